@@ -1,0 +1,1 @@
+"""One thin file per verb; torch is imported only inside verbs."""

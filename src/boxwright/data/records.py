@@ -1,0 +1,86 @@
+"""What the readers hand on: pictures with their annotations as they stand in the files, before anything is decoded.
+
+A reader keeps everything it was given, also what is wrong: `preflight` judges, and `Record.truth` leaves out the boxes
+that it quarantined. Boxes are absolute (x1, y1, x2, y2) in the pixels of the picture as stored (after EXIF rotation).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from boxwright.structures import Classes
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One labelled object as read: `label` in [0, K), `where` names file and line or id for reports.
+
+    `segmentation` is a COCO polygon list or run-length dict, not yet decoded.
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    where: str
+    ignore: bool = False
+    segmentation: Any = None
+    area: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture: its file, its id in the data set, the size that the annotation file states, and its objects."""
+
+    path: Path
+    image_id: int | str
+    stated_hw: tuple[int, int] | None
+    annotations: tuple[Annotation, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding of a reader or of preflight.
+
+    kind: short slug such as "zero-area-box"; where: file:line or file, id; quarantined: the box (or picture) that it
+    concerns is left out of training and evaluation.
+    """
+
+    kind: str
+    where: str
+    message: str
+    box: tuple[float, float, float, float] | None = None
+    quarantined: bool = False
+    severity: str = "warning"  # "error", "warning" or "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One split of a data set: its name, its pictures, its classes, and what the reader could not use."""
+
+    name: str
+    records: tuple[Record, ...]
+    classes: Classes
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def with_records(self, records: tuple[Record, ...], problems: tuple[Problem, ...] = ()) -> Split:
+        """The same split with other pictures and further findings."""
+        return replace(self, records=records, problems=self.problems + problems)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A folder of labelled pictures: its format ("voc", "coco", "yolo" or "shapes"), classes and splits by name.
+
+    `notes` say in one sentence each what was decided for the user (a validation split that was made, say).
+    """
+
+    root: Path
+    format: str
+    classes: Classes
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = field(default=())

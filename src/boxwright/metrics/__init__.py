@@ -1,0 +1,1 @@
+"""(Detections, Truth) in, numbers out."""

@@ -1,0 +1,1 @@
+"""Modules that two or more detectors use; plain arguments, no config."""

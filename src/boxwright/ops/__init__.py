@@ -1,0 +1,1 @@
+"""Pure tensor functions: geometry, coding, assignment, losses, selection. No modules, no config."""
