@@ -1,0 +1,139 @@
+"""What lies in a folder: its pictures, its sub-folders, the split that a name stands for.
+
+Nothing here opens a file; a folder is listed once, so that a hundred thousand pictures cost no hundred thousand calls.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SPLIT_ORDER = ("train", "val", "trainval", "test")
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "minival": "val",
+    "trainval": "trainval",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def split_name(text: str) -> str | None:
+    """The split that a folder or file name stands for, None where it names none.
+
+    >>> split_name("valid"), split_name("train2017"), split_name("Validation"), split_name("pictures")
+    ('val', 'train', 'val', None)
+    """
+    return _SPLIT_NAMES.get(re.sub(r"[_-]?(19|20)\d\d$", "", text.lower()))
+
+
+def split_order(names: Iterable[str]) -> list[str]:
+    """Split names as people list them: train, val, trainval, test, then the rest by name."""
+    return sorted(names, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name ends like a picture."""
+    return name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Names of the visible files directly in a folder, sorted; none where there is no such folder."""
+    return _entries(folder)[0]
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the visible folders directly in a folder, sorted."""
+    return _entries(folder)[1]
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    files, folders = [], []
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                # macOS leaves "._a.jpg" beside every picture of an archive: not pictures.
+                if not entry.name.startswith((".", "__MACOSX")):
+                    (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(files), sorted(folders)
+
+
+def subfolder(folder: Path, *names: str) -> Path | None:
+    """The first sub-folder with one of the names, whatever their case."""
+    present = {name.lower(): name for name in folders_in(folder)}
+    return next((folder / present[name] for name in names if name in present), None)
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Sub-folders whose names stand for a split, by split; the plainest name wins where two stand for one."""
+    found: dict[str, Path] = {}
+    for name in sorted(folders_in(folder), key=lambda name: (len(name), name)):
+        split = split_name(name)
+        if split:
+            found.setdefault(split, folder / name)
+    return {split: found[split] for split in split_order(found)}
+
+
+def pictures_below(folder: Path, depth: int = 4) -> Iterator[Path]:
+    """Pictures in a folder and its sub-folders, in the order of their names."""
+    files, folders = _entries(folder)
+    yield from (folder / name for name in files if is_picture(name))
+    if depth > 0:
+        for name in folders:
+            yield from pictures_below(folder / name, depth - 1)
+
+
+class PictureFinder:
+    """Finds a picture by the name that an annotation file gives it, in any of several folders.
+
+    The exact name is preferred, then the same name in other case, then the same stem with another picture suffix.
+    Paths of another machine ("C:\\data\\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
+    """
+
+    def __init__(self, folders: Sequence[Path | None]) -> None:
+        self.folders = tuple(dict.fromkeys(folder for folder in folders if folder is not None))
+        self._listed: dict[Path, tuple[set[str], dict[str, str], dict[str, str]]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """The path of a picture named `name`, None where there is none."""
+        return self._search(name, 0) or self._search(name, 1) or self.find_stem(name)
+
+    def find_exact(self, name: str) -> Path | None:
+        """The path of a picture named exactly `name` but for case."""
+        return self._search(name, 0) or self._search(name, 1)
+
+    def find_stem(self, name: str) -> Path | None:
+        """The path of a picture with the stem of `name` and any picture suffix."""
+        return self._search(name, 2)
+
+    def _search(self, name: str, rule: int) -> Path | None:
+        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "."]
+        if not parts:
+            return None
+        relative = not name.startswith(("/", "\\")) and ":" not in parts[0] and ".." not in parts
+        for below in ([parts[:-1]] if relative and len(parts) > 1 else []) + [[]]:
+            for folder in self.folders:
+                found = self._in_folder(folder.joinpath(*below), parts[-1], rule)
+                if found:
+                    return found
+        return None
+
+    def _in_folder(self, folder: Path, name: str, rule: int) -> Path | None:
+        if folder not in self._listed:
+            pictures = [file for file in files_in(folder) if is_picture(file)]
+            lower = {file.lower(): file for file in reversed(pictures)}
+            stems = {os.path.splitext(file)[0].lower(): file for file in reversed(pictures)}
+            self._listed[folder] = (set(pictures), lower, stems)
+        names, lower, stems = self._listed[folder]
+        if rule == 0:
+            return folder / name if name in names else None
+        stem = os.path.splitext(name)[0] if is_picture(name) else name
+        found = lower.get(name.lower()) if rule == 1 else stems.get(stem.lower())
+        return folder / found if found else None

@@ -1,0 +1,235 @@
+"""COCO average precision and recall, for boxes and masks, defined also where the COCO tools give up.
+
+The counting is done by faster-coco-eval, whose figures equal pycocotools'. What it is fed is ours: picture and
+annotation ids run from 1 (an id of 0 means "unmatched" inside the COCO tools and costs hits), areas are always
+there, and -1 ("undefined") leaves as None. Its limits on detections hold for each class of a picture, as in COCO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwright.ops.masks import encode_rle
+from boxwright.structures import Classes, CroppedMask, Detections, Truth
+
+IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
+
+Areas = Sequence[Sequence[float | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoResult:
+    """COCO's figures, fractions in [0, 1], or None where undefined (no truth of that kind).
+
+    `ar` and `per_class*` are keyed by the limit on detections and by class name; `notes` are sentences on what is
+    undefined or empty.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: dict[int, float | None]
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    per_class: dict[str, float | None]
+    per_class_ap50: dict[str, float | None]
+    kind: str
+    notes: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """The result as one JSON object, under the names that the field knows (AP50, ARs, ...)."""
+        figures: dict[str, Any] = {"metric": "coco", "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
+        figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
+        figures |= {f"AR{limit}": value for limit, value in self.ar.items()}
+        figures |= {"ARs": self.ar_small, "ARm": self.ar_medium, "ARl": self.ar_large}
+        return figures | {"per_class": self.per_class, "per_class_AP50": self.per_class_ap50}
+
+
+def coco_ap(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    classes: Classes,
+    *,
+    kind: Literal["boxes", "masks"] = "boxes",
+    max_detections: Sequence[int] = (1, 10, 100),
+    iou_thresholds: Sequence[float] | None = None,
+    areas: Areas | None = None,
+) -> CocoResult:
+    """COCO AP and AR of detections against the truth of the same pictures in the same order.
+
+    Ignored truth counts as COCO crowd. The largest of `max_detections` holds for AP. `areas` (per picture, per
+    object) are those of the annotation file and decide what is small, medium or large; where they are missing it is
+    the number of mask pixels, or else the area of the box.
+
+    Raises ValueError where lengths differ, a score is not a number, or masks are asked for and missing.
+    """
+    _check(detections, truths, classes, kind, areas)
+    limits = sorted(set(max_detections))
+    if not limits or limits[0] < 1:
+        raise ValueError(f"max_detections: expected numbers from 1, got {list(max_detections)}")
+    thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
+    truth_rows = _truth_rows(detections, truths, kind, areas)
+    found_rows = _found_rows(detections, kind)
+    precision, recall = _count(truth_rows, found_rows, detections, len(classes), kind, limits, thresholds)
+
+    def at(iou: float) -> NDArray[np.bool_]:
+        return np.isclose(thresholds, iou)
+
+    everything, largest = 0, -1  # first area range, last limit on detections
+    return CocoResult(
+        ap=_mean(precision[..., everything, largest]),
+        ap50=_mean(precision[at(0.5)][..., everything, largest]),
+        ap75=_mean(precision[at(0.75)][..., everything, largest]),
+        ap_small=_mean(precision[..., 1, largest]),
+        ap_medium=_mean(precision[..., 2, largest]),
+        ap_large=_mean(precision[..., 3, largest]),
+        ar={limit: _mean(recall[..., everything, index]) for index, limit in enumerate(limits)},
+        ar_small=_mean(recall[..., 1, largest]),
+        ar_medium=_mean(recall[..., 2, largest]),
+        ar_large=_mean(recall[..., 3, largest]),
+        per_class={name: _mean(precision[:, :, k, everything, largest]) for k, name in enumerate(classes.names)},
+        per_class_ap50={
+            name: _mean(precision[at(0.5)][:, :, k, everything, largest]) for k, name in enumerate(classes.names)
+        },
+        kind=kind,
+        notes=_notes(truth_rows, found_rows, classes),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of what is defined (COCO marks the undefined with -1), or None where nothing is."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None
+
+
+def _check(
+    detections: Sequence[Detections], truths: Sequence[Truth], classes: Classes, kind: str, areas: Areas | None
+) -> None:
+    if len(detections) != len(truths):
+        raise ValueError(f"detections of {len(detections)} pictures but truth of {len(truths)}")
+    if areas is not None and len(areas) != len(truths):
+        raise ValueError(f"areas of {len(areas)} pictures but truth of {len(truths)}")
+    for index, (found, truth) in enumerate(zip(detections, truths, strict=True)):
+        highest = max([*truth.labels.tolist(), *found.labels.tolist()], default=0)
+        if highest >= len(classes):
+            raise ValueError(f"picture {index}: label {highest}, but there are {len(classes)} classes")
+        if bool(torch.isnan(found.scores).any()):
+            raise ValueError(f"picture {index}: a score is not a number")
+        if kind == "masks" and ((len(truth) and truth.masks is None) or (len(found) and found.masks is None)):
+            raise ValueError(f"picture {index}: AP of masks needs masks in the truth and in the detections")
+        given = None if areas is None else areas[index]
+        if given is not None and len(given) != len(truth):
+            raise ValueError(f"picture {index}: {len(given)} areas for {len(truth)} objects")
+
+
+def _truth_rows(
+    detections: Sequence[Detections], truths: Sequence[Truth], kind: str, areas: Areas | None
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, (found, truth) in enumerate(zip(detections, truths, strict=True)):
+        given = None if areas is None else areas[index]
+        for thing, (box, label, ignore) in enumerate(
+            zip(_xywh(truth.boxes), truth.labels.tolist(), truth.ignore.tolist(), strict=True)
+        ):
+            area = box[2] * box[3] if truth.masks is None else int(truth.masks[thing].bitmap.sum())
+            stated = None if given is None else given[thing]
+            row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": int(ignore)}
+            row |= {"bbox": box, "area": area if stated is None else stated}
+            if kind == "masks" and truth.masks is not None:
+                row["segmentation"] = encode_rle(_whole(truth.masks[thing], found.size_hw))
+            rows.append(row)
+    return rows
+
+
+def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, found in enumerate(detections):
+        scores, labels = found.scores.tolist(), found.labels.tolist()
+        for thing, (box, score, label) in enumerate(zip(_xywh(found.boxes), scores, labels, strict=True)):
+            row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": 0, "score": score}
+            row |= {"bbox": box, "area": box[2] * box[3]}
+            if kind == "masks" and found.masks is not None:
+                mask = found.masks[thing]
+                row |= {"segmentation": encode_rle(mask), "area": int(mask.sum())}
+            rows.append(row)
+    return rows
+
+
+def _xywh(boxes: Tensor) -> list[list[float]]:
+    wide = boxes.detach().cpu().double()
+    rows: list[list[float]] = torch.cat([wide[:, :2], wide[:, 2:] - wide[:, :2]], 1).tolist()
+    return rows
+
+
+def _whole(mask: CroppedMask, size_hw: tuple[int, int]) -> Tensor:
+    """The mask on the whole picture (H, W)."""
+    canvas = torch.zeros(size_hw, dtype=torch.bool)
+    height, width = mask.bitmap.shape
+    canvas[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
+    return canvas
+
+
+def _count(
+    truth_rows: list[dict[str, Any]],
+    found_rows: list[dict[str, Any]],
+    detections: Sequence[Detections],
+    num_classes: int,
+    kind: str,
+    limits: list[int],
+    thresholds: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, classes, areas and limits."""
+    if not detections:
+        shape = (len(thresholds), 101, num_classes, 4, len(limits))
+        return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    # Loaded here: its import takes a second that only an evaluation should pay.
+    from faster_coco_eval.core.coco import COCO
+    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+    def quiet(*_: object) -> None:
+        """Swallow what the COCO tools would print."""
+
+    images = [
+        {"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]}
+        for index, found in enumerate(detections)
+    ]
+    categories = [{"id": label + 1, "name": str(label)} for label in range(num_classes)]
+    tables = [
+        COCO({"info": {}, "images": images, "annotations": rows, "categories": categories}, print_function=quiet)
+        for rows in (truth_rows, found_rows)
+    ]
+    evaluation = COCOeval_faster(
+        *tables, iouType="segm" if kind == "masks" else "bbox", ranges=AREA_RANGES, print_function=quiet
+    )
+    evaluation.params.maxDets = limits
+    evaluation.params.iouThrs = thresholds
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
+
+
+def _notes(
+    truth_rows: list[dict[str, Any]], found_rows: list[dict[str, Any]], classes: Classes
+) -> tuple[str, ...]:
+    notes = []
+    present = {row["category_id"] - 1 for row in truth_rows if not row["iscrowd"]}
+    absent = [name for label, name in enumerate(classes.names) if label not in present]
+    if not present:
+        notes.append("No truth at all: AP is undefined.")
+    elif absent:
+        notes.append(f"Without truth, so left out of the mean: {', '.join(absent)}.")
+    if present and not found_rows:
+        notes.append("No detections at all: AP is 0.")
+    return tuple(notes)

@@ -1,0 +1,247 @@
+"""Matching: which detection found which object, at one overlap, over any number of pictures at once.
+
+Shape legend: D = detections of all pictures together, G = truth of all pictures together, P = pairs that overlap
+enough, K = classes. Everything is numpy in float64, so that neither a GPU nor rounding decides a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwright.structures import Detections, Truth
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+PAIRS_AT_ONCE = 2_000_000  # bounds the memory of crowded sets: 2 million pairs of boxes are about 200 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Detections and truth of many pictures in flat arrays, each row with the number of its picture.
+
+    boxes (D, 4), scores (D,), labels (D,), pictures (D,); truth_boxes (G, 4), truth_labels (G,), truth_ignore (G,),
+    truth_pictures (G,); sizes_hw (N, 2) of the N pictures.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Integers
+    pictures: Integers
+    truth_boxes: Floats
+    truth_labels: Integers
+    truth_ignore: Flags
+    truth_pictures: Integers
+    sizes_hw: Integers
+
+    @property
+    def order(self) -> Integers:
+        """Indices (D,) of the detections, best score first; equal scores keep their order."""
+        return np.argsort(-self.scores, kind="stable")
+
+    def above(self, score: float) -> Gathered:
+        """The same truth with the detections whose score is at least `score`."""
+        keep = self.scores >= score
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            pictures=self.pictures[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What became of every detection at one overlap: a hit, ignored, or (neither) a false alarm.
+
+    hit (D,) and ignored (D,) bool, truth (D,) the object that was hit or -1; scores, labels, pictures (D,) as in
+    `Gathered`; totals (K,) counts the objects of each class that had to be found; total_pictures (G,) and
+    total_labels (G,) name picture and label of each of them.
+    """
+
+    hit: Flags
+    ignored: Flags
+    truth: Integers
+    scores: Floats
+    labels: Integers
+    pictures: Integers
+    totals: Integers
+    total_pictures: Integers
+    total_labels: Integers
+
+
+def gather(detections: Sequence[Detections], truths: Sequence[Truth]) -> Gathered:
+    """Flat arrays of the detections and the truth of the same pictures in the same order.
+
+    Raises ValueError where the two differ in length or a score is not a number.
+    """
+    if len(detections) != len(truths):
+        raise ValueError(f"detections of {len(detections)} pictures but truth of {len(truths)}")
+    scores = _floats([found.scores for found in detections], ())
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} detections have a score that is not a number")
+    return Gathered(
+        boxes=_floats([found.boxes for found in detections], (4,)),
+        scores=scores,
+        labels=_integers([found.labels for found in detections]),
+        pictures=np.repeat(np.arange(len(detections)), [len(found) for found in detections]),
+        truth_boxes=_floats([truth.boxes for truth in truths], (4,)),
+        truth_labels=_integers([truth.labels for truth in truths]),
+        truth_ignore=_integers([truth.ignore for truth in truths]).astype(np.bool_),
+        truth_pictures=np.repeat(np.arange(len(truths)), [len(truth) for truth in truths]),
+        sizes_hw=np.array([found.size_hw for found in detections], dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def _floats(parts: list[Tensor], tail: tuple[int, ...]) -> Floats:
+    joined = torch.cat([part.detach().cpu().double() for part in parts]) if parts else torch.zeros(0, *tail)
+    return np.asarray(joined.numpy(), dtype=np.float64).reshape(-1, *tail)
+
+
+def _integers(parts: list[Tensor]) -> Integers:
+    joined = torch.cat([part.detach().cpu().long() for part in parts]) if parts else torch.zeros(0)
+    return np.asarray(joined.numpy(), dtype=np.int64)
+
+
+def overlaps(boxes: Floats, truth_boxes: Floats, crowd: Flags | None = None, *, plus_one: bool = False) -> Floats:
+    """Intersection over union (P,) of boxes (P, 4) row by row; over the first box's own area where `crowd` (P,).
+
+    plus_one: a box includes its right and lower pixel, as in the VOC development kit.
+
+    >>> overlaps(np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 0, 2, 1]]), plus_one=True).tolist()
+    [0.3333333333333333]
+    """
+    extra = 1.0 if plus_one else 0.0
+    corner = np.maximum(boxes[:, :2], truth_boxes[:, :2])
+    sides = np.clip(np.minimum(boxes[:, 2:], truth_boxes[:, 2:]) - corner + extra, 0, None)
+    inside = sides[:, 0] * sides[:, 1]
+    area = np.clip(boxes[:, 2:] - boxes[:, :2] + extra, 0, None).prod(1)
+    truth_area = np.clip(truth_boxes[:, 2:] - truth_boxes[:, :2] + extra, 0, None).prod(1)
+    whole = area + truth_area - inside
+    if crowd is not None:
+        whole = np.where(crowd, area, whole)
+    return np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
+
+
+def candidate_pairs(
+    gathered: Gathered, iou: float, *, class_agnostic: bool = False, plus_one: bool = False, crowd: bool = True
+) -> tuple[Integers, Integers, Floats]:
+    """Every detection and object of one picture (and class) that overlap by at least `iou`: indices (P,), (P,), IoU.
+
+    crowd: overlap with an ignored object is measured against the detection alone (COCO's rule).
+    """
+    first: list[Integers] = []
+    second: list[Integers] = []
+    values: list[Floats] = []
+    for found, truth in _same_place(gathered, class_agnostic):
+        flags = gathered.truth_ignore[truth] if crowd else None
+        value = overlaps(gathered.boxes[found], gathered.truth_boxes[truth], flags, plus_one=plus_one)
+        keep = value >= min(iou, 1 - 1e-10)
+        first.append(found[keep])
+        second.append(truth[keep])
+        values.append(value[keep])
+    if not first:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    return np.concatenate(first), np.concatenate(second), np.concatenate(values)
+
+
+def _same_place(gathered: Gathered, class_agnostic: bool) -> Iterator[tuple[Integers, Integers]]:
+    """All pairs (detection, object) of one picture and class, in portions of bounded size."""
+    base = 1 + max(gathered.labels.max(initial=0), gathered.truth_labels.max(initial=0))
+    places = gathered.pictures * base + (0 if class_agnostic else gathered.labels)
+    truth_places = gathered.truth_pictures * base + (0 if class_agnostic else gathered.truth_labels)
+    by_place = np.argsort(truth_places, kind="stable")
+    start = np.searchsorted(truth_places[by_place], places, "left")
+    counts = np.searchsorted(truth_places[by_place], places, "right") - start
+    portions = np.cumsum(counts) // PAIRS_AT_ONCE
+    for portion in np.unique(portions[counts > 0]):
+        rows = np.flatnonzero((portions == portion) & (counts > 0))
+        found = np.repeat(rows, counts[rows])
+        ends = np.cumsum(counts[rows])
+        within = np.arange(len(found)) - np.repeat(ends - counts[rows], counts[rows])
+        yield found, by_place[np.repeat(start[rows], counts[rows]) + within]
+
+
+def match(gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False) -> Matches:
+    """Which detection is a hit at this overlap, by COCO's rule.
+
+    In order of score, each detection takes the free object of its class that it overlaps most. One that finds none
+    but lies on an ignored object is ignored (any number of detections may lie on one); the rest are false alarms.
+    class_agnostic: labels play no part, and everything counts as class 0.
+    """
+    labels = np.zeros_like(gathered.labels) if class_agnostic else gathered.labels
+    truth_labels = np.zeros_like(gathered.truth_labels) if class_agnostic else gathered.truth_labels
+    found, truth, value = candidate_pairs(gathered, iou, class_agnostic=class_agnostic)
+    rank = np.empty(len(gathered.scores), np.int64)
+    rank[gathered.order] = np.arange(len(rank))
+    # The last key sorts first. Of equal overlaps the later object wins, as in pycocotools.
+    order = np.lexsort((-truth, -value, gathered.truth_ignore[truth], rank[found]))
+    owner = np.full(len(gathered.scores), -1, np.int64)
+    ignored = np.zeros(len(gathered.scores), np.bool_)
+    taken = set[int]()
+    settled = set[int]()
+    ignore = gathered.truth_ignore.tolist()
+    for detection, thing in zip(found[order].tolist(), truth[order].tolist(), strict=True):
+        if detection in settled or thing in taken:
+            continue
+        settled.add(detection)
+        if ignore[thing]:
+            ignored[detection] = True
+        else:
+            taken.add(thing)
+            owner[detection] = thing
+    wanted = ~gathered.truth_ignore
+    return Matches(
+        hit=owner >= 0,
+        ignored=ignored,
+        truth=owner,
+        scores=gathered.scores,
+        labels=labels,
+        pictures=gathered.pictures,
+        totals=np.bincount(truth_labels[wanted], minlength=num_classes),
+        total_pictures=gathered.truth_pictures[wanted],
+        total_labels=truth_labels[wanted],
+    )
+
+
+def confusion_matrix(
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    *,
+    score_threshold: float = 0.25,
+    iou: float = 0.5,
+) -> Integers:
+    """Counts (K + 1, K + 1): row = predicted class, column = true class, the last of each = background.
+
+    Pairs are made whatever their classes, the greatest overlap first (of equal overlaps the higher score). The last
+    row counts objects that were missed, the last column detections where nothing is. Ignored objects, and
+    detections that lie on nothing else, are left out.
+    """
+    kept = gather(detections, truths).above(score_threshold)
+    found, truth, value = candidate_pairs(kept, iou, class_agnostic=True)
+    on_ignored = np.zeros(len(kept.scores), np.bool_)
+    on_ignored[found[kept.truth_ignore[truth]]] = True
+    solid = ~kept.truth_ignore[truth]
+    found, truth, value = found[solid], truth[solid], value[solid]
+    partner = np.full(len(kept.scores), -1, np.int64)
+    taken = np.zeros(len(kept.truth_labels), np.bool_)
+    order = np.lexsort((-kept.scores[found], -value))
+    for detection, thing in zip(found[order].tolist(), truth[order].tolist(), strict=True):
+        if partner[detection] < 0 and not taken[thing]:
+            partner[detection] = thing
+            taken[thing] = True
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    paired = partner >= 0
+    np.add.at(matrix, (kept.labels[paired], kept.truth_labels[partner[paired]]), 1)
+    np.add.at(matrix, (kept.labels[~paired & ~on_ignored], num_classes), 1)
+    np.add.at(matrix, (num_classes, kept.truth_labels[~taken & ~kept.truth_ignore]), 1)
+    return matrix

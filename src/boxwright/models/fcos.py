@@ -1,0 +1,281 @@
+"""FCOS: every location of a feature pyramid predicts a class, four distances to the sides of a box, and centerness.
+
+Papers: Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019 (the baseline, Table 3
+row 4, and its improvements, rows 5 to 9). The presets are the course variant, the baseline and the improved one.
+
+Shape legend: B = images, L = levels, P = locations on all levels, G = ground-truth boxes, N = candidates, K = classes.
+Boxes are absolute (x1, y1, x2, y2) in network pixels; distances are (left, top, right, bottom); label -1 is background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from boxwright.models.detection import DetectSettings, normalise_and_pad, pad_detections, restore
+from boxwright.nn.backbones import Backbone
+from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.norm import Norm
+from boxwright.nn.towers import conv_tower, init_dense
+from boxwright.ops.assign import assign_locations, gather_rows
+from boxwright.ops.boxes import clip_boxes
+from boxwright.ops.coding import centerness, decode_ltrb, encode_ltrb
+from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss
+from boxwright.ops.points import level_ranges, pyramid_locations
+from boxwright.ops.select import top_candidates
+from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FCOSConfig:
+    """What an FCOS is made of. The defaults are the improved variant (Table 3, row 9)."""
+
+    num_classes: int
+    backbone: str = "resnet50"
+    backbone_weights: str | None = None
+    backbone_norm: Norm = "frozen_bn"
+    frozen_stages: int = 2
+    """Stem and C2 are not trained, as in the authors' code (FREEZE_AT 2)."""
+    fpn_channels: int = 256
+    extra_levels: int = 2
+    """2 gives P3 to P7 (the paper), 0 gives P3 to P5 (the course)."""
+    extra_from: Literal["p5", "c5"] = "p5"
+    """Rows 2 and 3: P5 is as good as C5 and smaller."""
+    stem_channels: tuple[int, ...] = (256, 256, 256, 256)
+    head_norm: Norm = "gn"
+    """Row 5: group norm in the head."""
+    centerness_on: Literal["box", "class"] = "box"
+    """Row 6: centerness beside the box regression; the baseline has it beside the classification."""
+    center_radius: float | None = 1.5
+    """Row 7: only locations this near to a box's centre, in strides, may learn it. None is the baseline."""
+    box_loss: BoxLoss = "giou"
+    """Row 8: GIoU; the baseline is IoU; "l1" in stride units is the course variant of seed 003."""
+    normalise_targets: bool = True
+    """Row 9: distances are learnt in strides; the baseline learns pixels."""
+    box_output: Literal["exp", "relu", "clip"] = "relu"
+    """Row 9 goes with ReLU, the baseline with exp, the course with clip(min=0) at decoding (gradient 0 below it)."""
+    box_bias: float = 0.0
+    """Start of the box output, before its map. Above 0 it keeps relu and clip alive where all raw outputs are negative
+    (pitfall 17)."""
+    scale_per_level: bool = True
+    """A learnt factor per level on the box output (the paper, section 3.2)."""
+    level_bounds: tuple[float, ...] = (64, 128, 256, 512)
+    """max(l, t, r, b) at which responsibility passes to the next level, half-open."""
+    box_weighting: Literal["centerness", "none"] = "centerness"
+    """The authors' code weights the box loss by centerness; the paper's equation 2 and the course do not."""
+    normaliser: Literal["positives", "ema"] = "positives"
+    """Divide by the positives of all ranks, or by their running mean (the course, Detectron2)."""
+    normaliser_start: float = 150.0
+    """First value of the running mean, in positives per picture."""
+    normaliser_momentum: float = 0.9
+    multi_label: bool = True
+    """Whether one location may report several classes at test; the course keeps the best only."""
+    prior_probability: float = 0.01
+    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {self.num_classes}")
+        if len(self.level_bounds) != 2 + self.extra_levels:
+            levels = 3 + self.extra_levels
+            raise ValueError(f"level_bounds: expected {levels - 1} for {levels} levels, got {self.level_bounds}")
+
+
+BASELINE = {
+    "head_norm": "none",
+    "centerness_on": "class",
+    "center_radius": None,
+    "box_loss": "iou",
+    "normalise_targets": False,
+    "box_output": "exp",
+}
+"""Table 3, row 4. Rows 5 to 9 each take one of these back, in this order (row 9 the last two)."""
+
+COURSE = {
+    "backbone": "regnet_x_400mf",
+    "backbone_norm": "bn",
+    "frozen_stages": 0,
+    "fpn_channels": 64,
+    "extra_levels": 0,
+    "level_bounds": (64, 128),
+    "stem_channels": (64, 64),
+    "head_norm": "none",
+    "center_radius": None,
+    "box_output": "clip",
+    "box_bias": 2.0,
+    "scale_per_level": False,
+    "box_weighting": "none",
+    "normaliser": "ema",
+    "multi_label": False,
+}
+"""Seeds 000 and 001, corrected: its regression starts alive, which in the seed it did not."""
+
+
+class FCOSOutputs(NamedTuple):
+    """Raw predictions of all locations, level by level, and where those locations are."""
+
+    class_logits: Tensor  # (B, P, K)
+    distances: Tensor  # (B, P, 4) after the output map: strides if targets are normalised, else pixels
+    centerness_logits: Tensor  # (B, P)
+    locations: Tensor  # (P, 2)
+    strides: Tensor  # (P,)
+    sizes_hw: Tensor  # (B, 2) of the pictures within the batch
+    level_sizes: tuple[tuple[int, int], ...]
+
+
+class FCOSHead(nn.Module):
+    """Two towers and three predictors, shared by all levels; gives logits and raw box outputs only."""
+
+    def __init__(self, config: FCOSConfig, num_levels: int) -> None:
+        super().__init__()
+        width = config.stem_channels[-1] if config.stem_channels else config.fpn_channels
+        self.class_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
+        self.box_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
+        self.class_logits = nn.Conv2d(width, config.num_classes, 3, padding=1)
+        self.box_distances = nn.Conv2d(width, 4, 3, padding=1)
+        self.centerness = nn.Conv2d(width, 1, 3, padding=1)
+        for predictor in (self.class_logits, self.box_distances, self.centerness):
+            init_dense(predictor)
+        prior = config.prior_probability
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - prior) / prior))  # type: ignore[arg-type]
+        nn.init.constant_(self.box_distances.bias, config.box_bias)  # type: ignore[arg-type]
+        self.scales = nn.Parameter(torch.ones(num_levels)) if config.scale_per_level else None
+        self.centerness_on = config.centerness_on
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits (B, P, K), raw box outputs (B, P, 4) and centerness logits (B, P) from maps (B, C, h, w)."""
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index, level in enumerate(levels):
+            for_class, for_box = self.class_tower(level), self.box_tower(level)
+            box = self.box_distances(for_box)
+            if self.scales is not None:
+                box = box * self.scales[index]
+            central = self.centerness(for_box if self.centerness_on == "box" else for_class)
+            rows.append((_flatten(self.class_logits(for_class)), _flatten(box), _flatten(central)))
+        classes, boxes, central_rows = (torch.cat(column, dim=1).float() for column in zip(*rows, strict=True))
+        return classes, boxes, central_rows[..., 0]
+
+
+def _flatten(map_: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h * w, C), row by row."""
+    return map_.permute(0, 2, 3, 1).reshape(map_.shape[0], -1, map_.shape[1])
+
+
+class FCOS(nn.Module):
+    """The detector; see `DetectionModel` for what its methods promise."""
+
+    def __init__(self, config: FCOSConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(
+            config.backbone,
+            weights=config.backbone_weights,
+            norm=config.backbone_norm,
+            frozen_stages=config.frozen_stages,
+        )
+        self.fpn = FeaturePyramid(
+            self.backbone.channels,
+            config.fpn_channels,
+            extra_levels=config.extra_levels,
+            extra_from=config.extra_from,
+        )
+        self.strides = [8 * 2**level for level in range(3 + config.extra_levels)]
+        self.head = FCOSHead(config, len(self.strides))
+        # saved with the weights, moved by training steps only, the same on every rank
+        self.register_buffer("mean_positives", torch.tensor(float(config.normaliser_start)))
+        self.mean_positives: Tensor
+
+    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
+        """Raw predictions for a batch; truth and proposals play no part in them."""
+        pixels = normalise_and_pad(images, self.config.pixel_mean, self.config.pixel_std)
+        levels = self.fpn(self.backbone(pixels))
+        classes, boxes, central = self.head(levels)
+        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
+        locations, strides = pyramid_locations(sizes, self.strides, device=pixels.device)
+        return FCOSOutputs(classes, self._box_map(boxes), central, locations, strides, images.sizes_hw, sizes)
+
+    def _box_map(self, raw: Tensor) -> Tensor:
+        """Distances (B, P, 4) from raw outputs; "clip" leaves them raw, decoding clips."""
+        if self.config.box_output == "exp":
+            return raw.exp()
+        return F.relu(raw) if self.config.box_output == "relu" else raw
+
+    def loss(self, outputs: FCOSOutputs, targets: Targets) -> dict[str, Tensor]:
+        """Losses "classification", "box" and "centerness", and the entropy floor of the last as "centerness_floor".
+
+        Names with "_floor" are for reading, not for training. Every term stays in the graph when nothing is positive.
+        """
+        config = self.config
+        bounds = torch.tensor(level_ranges(config.level_bounds), device=outputs.locations.device)
+        level_counts = torch.tensor([h * w for h, w in outputs.level_sizes], device=bounds.device)
+        ranges = bounds.repeat_interleave(level_counts, dim=0, output_size=len(outputs.locations))  # (P, 2)
+        index, ignored = assign_locations(
+            outputs.locations, outputs.strides, ranges, targets.boxes, targets.valid, targets.ignore,
+            center_radius=config.center_radius,
+        )  # fmt: skip
+        positive = index >= 0  # (B, P)
+        labels = torch.where(positive, gather_rows(targets.labels, index), -1)
+        units = outputs.strides if config.normalise_targets else 1.0
+        distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, index), units)  # (B, P, 4)
+        central = centerness(torch.where(positive[..., None], distances, 1.0))
+        predicted = outputs.distances.clamp(min=0) if config.box_output == "clip" else outputs.distances
+
+        weights = positive * (central if config.box_weighting == "centerness" else 1.0)  # (B, P)
+        num_positive, weight_sum = self._normalisers(positive, weights)
+        floor = entropy_floor(central, positive)
+        return {
+            "classification": focal_loss(outputs.class_logits, labels, ~ignored) / num_positive,
+            "box": box_loss(predicted, distances, weights, config.box_loss) / weight_sum,
+            "centerness": centerness_loss(outputs.centerness_logits, central, positive) / num_positive,
+            "centerness_floor": floor.detach() / num_positive,
+        }
+
+    @torch.no_grad()
+    def _normalisers(self, positive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Positives, and the sum of box weights, of the mean rank: at least 1 and a little above 0."""
+        sums = torch.stack([positive.sum().to(weights.dtype), weights.sum()])
+        if dist.is_available() and dist.is_initialized() and self.training:
+            dist.all_reduce(sums)  # every rank takes part, also one without a single box
+            sums /= dist.get_world_size()
+        batch = len(positive)
+        if self.config.normaliser == "positives":
+            return sums[0].clamp(min=1.0), sums[1].clamp(min=1e-6 if self.config.box_weighting != "none" else 1.0)
+        mean = self.mean_positives
+        if self.training:
+            mean.lerp_(sums[0] / batch, 1 - self.config.normaliser_momentum)
+        total = (mean * batch).clamp(min=1.0)
+        return total, total
+
+    def detect_padded(self, outputs: FCOSOutputs, settings: DetectSettings) -> PaddedDetections:
+        """The best detections of each picture in network pixels: top candidates per level, decoded, clipped, NMS."""
+        scores = (outputs.class_logits.sigmoid() * outputs.centerness_logits.sigmoid()[..., None]).sqrt()  # (B, P, K)
+        num_classes = scores.shape[-1]
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
+        start = 0
+        for height, width in outputs.level_sizes:
+            level = slice(start, start := start + height * width)
+            if self.config.multi_label:
+                candidates, label_of = scores[:, level].flatten(1), None
+            else:
+                candidates, label_of = scores[:, level].max(-1)
+            values, picked = top_candidates(candidates, settings.candidates_per_level, settings.score_threshold)
+            safe = picked.clamp(min=0)  # (B, N)
+            place = safe // num_classes if label_of is None else safe
+            labels = safe % num_classes if label_of is None else label_of.gather(1, safe)
+            distances = outputs.distances[:, level].gather(1, place[..., None].expand(-1, -1, 4))
+            units = outputs.strides[level][place] if self.config.normalise_targets else 1.0
+            boxes = decode_ltrb(outputs.locations[level][place], distances, units)
+            columns.append((boxes, values, torch.where(picked >= 0, labels, -1)))
+        boxes, values, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
+        return pad_detections(clip_boxes(boxes, outputs.sizes_hw), values, labels, settings)
+
+    def detect(self, outputs: FCOSOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
+        """Detections of each picture, in the coordinates of the original pictures."""
+        return restore(self.detect_padded(outputs, settings), images)

@@ -1,0 +1,208 @@
+"""Backbones: any classification network of torchvision or timm, cut into feature maps at strides 4, 8, 16 and 32.
+
+Maps are named C2 (stride 4) to C5 (stride 32) as in the FPN paper (Lin et al. 2017). "Stages" count from the input:
+the stem is the first, the one that ends in C2 the second, and so on to the fifth.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from boxwright.nn.norm import Norm, replace_batch_norm
+
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+class Backbone(nn.Module):
+    """Feature maps of the wanted levels from pictures (B, 3, H, W): a list of (B, C, ceil(H / s), ceil(W / s)).
+
+    Args:
+        name: a torchvision model name, or `timm/<name>` with the timm extra.
+        levels: a subset of "c2" to "c5", in order.
+        weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, the path of a
+            file with the classification network's state dict, or None for random weights.
+        norm: what the backbone's BatchNorm layers become ("bn" leaves them).
+        frozen_stages: how many stages are not trained; their BatchNorm keeps its statistics too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        levels: Sequence[str] = ("c3", "c4", "c5"),
+        *,
+        weights: str | None = None,
+        norm: Norm = "bn",
+        frozen_stages: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= frozen_stages <= 5:
+            raise ValueError(f"frozen_stages: expected 0 to 5, got {frozen_stages}")
+        self.levels = tuple(levels)
+        self.strides = [STRIDES[level] for level in self.levels]
+        if name.startswith("timm/"):
+            self.body, stages = _timm_body(name.removeprefix("timm/"), self.levels, weights)
+        else:
+            self.body, stages = _torchvision_body(name, self.levels, weights)
+        replace_batch_norm(self.body, norm)
+        for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
+            _freeze(self.body, prefix)
+        self.channels = self._probe_channels(name)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self._maps(images)
+        # Swin keeps its channels last: (B, H, W, C)
+        return [
+            m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.channels, strict=True)
+        ]  # fmt: skip
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        features = self.body(images)
+        return list(features.values()) if isinstance(features, dict) else list(features)
+
+    def _probe_channels(self, name: str) -> list[int]:
+        """Channels of each level, from one small picture, without touching statistics or gradients."""
+        was_training = self.body.training
+        self.body.eval()
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, 96, 96))
+        self.body.train(was_training)
+        channels = []
+        for stride, found in zip(self.strides, maps, strict=True):
+            side = (96 // stride, 96 // stride)
+            if found.shape[2:] == side:
+                channels.append(int(found.shape[1]))
+            elif found.shape[1:3] == side:
+                channels.append(int(found.shape[3]))
+            else:
+                raise ValueError(f"backbone {name}: expected a map of stride {stride}, got {tuple(found.shape)}")
+        return channels
+
+
+def _freeze(body: nn.Module, prefix: str) -> None:
+    """Stop training of one submodule; its BatchNorm becomes frozen, or its statistics would still drift."""
+    part = body.get_submodule(prefix)
+    if isinstance(part, nn.BatchNorm2d):
+        holder = nn.Sequential(part)
+        replace_batch_norm(holder, "frozen_bn")
+        body.set_submodule(prefix, holder[0])
+        return
+    replace_batch_norm(part, "frozen_bn")
+    part.requires_grad_(False)
+
+
+def _torchvision_body(
+    name: str, levels: Sequence[str], weights: str | None
+) -> tuple[nn.Module, list[tuple[str, ...]]]:  # fmt: skip
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"backbone: torchvision has no classification model {name!r}; timm models are `timm/<name>`")
+    file = Path(weights) if weights else None
+    from_file = file is not None and (file.suffix in (".pt", ".pth", ".safetensors") or file.exists())
+    try:
+        model = torchvision.models.get_model(name, weights=None if from_file else weights)
+    except (URLError, OSError) as error:
+        url = torchvision.models.get_weight(f"{type_of_weights(name)}.{weights}").url
+        raise OSError(
+            f"no network for the pretrained weights of {name}: fetch {url} elsewhere and give the file as "
+            f"model.backbone_weights=FILE, or put it into {torch.hub.get_dir()}/checkpoints ({error})"
+        ) from error
+    except (KeyError, ValueError) as error:
+        known = [weight.name for weight in torchvision.models.get_model_weights(name)]
+        raise ValueError(f"backbone {name}: no weights {weights!r}; torchvision has {known}") from error
+    if from_file and file is not None:
+        _load_file(model, file, name)
+    stages = _stages(name, model)
+    nodes = {stages[1 + list(STRIDES).index(level)][-1]: level for level in levels}
+    return create_feature_extractor(model, return_nodes=nodes), stages
+
+
+def type_of_weights(name: str) -> str:
+    """The name of torchvision's weight enum of a model, such as `ResNet50_Weights`."""
+    return str(torchvision.models.get_model_weights(name).__name__)
+
+
+def _stages(name: str, model: nn.Module) -> list[tuple[str, ...]]:
+    """The submodules that make up the stem and the stages that end in C2 to C5; the last of each is its output."""
+    if hasattr(model, "layer4"):  # ResNet, ResNeXt, Wide ResNet
+        return [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]
+    if hasattr(model, "trunk_output"):  # RegNet
+        return [("stem",), *((f"trunk_output.block{k}",) for k in range(1, 5))]
+    if isinstance(getattr(model, "features", None), nn.Sequential):  # MobileNet, EfficientNet, ConvNeXt, Swin
+        return _feature_stages(model.get_submodule("features"))
+    raise ValueError(f"backbone {name}: boxwright does not know where its stages end; use it as `timm/{name}`")
+
+
+@torch.no_grad()
+def _feature_stages(features: nn.Module) -> list[tuple[str, ...]]:
+    """Stages of a plain sequence, found by the size of the map after each of its parts."""
+    was_training = features.training
+    features.eval()
+    map_, stages = torch.zeros(1, 3, 96, 96), [[] for _ in range(5)]  # type: Tensor, list[list[str]]
+    for index, part in enumerate(features.children()):
+        map_ = part(map_)
+        channels_last = map_.shape[1] == map_.shape[2] != map_.shape[3]  # (B, H, W, C)
+        stride = 96 // int(map_.shape[1] if channels_last else map_.shape[2])
+        stages[{1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}[stride]].append(f"features.{index}")
+    features.train(was_training)
+    if not stages[0]:  # a patch embedding goes straight to stride 4
+        stages[0].append(stages[1].pop(0))
+    return [tuple(stage) for stage in stages]
+
+
+def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[nn.Module, list[tuple[str, ...]]]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[timm]'") from error
+    if not timm.is_model(name):
+        raise ValueError(f"backbone: timm has no model {name!r}")
+    file = Path(weights) if weights not in (None, "pretrained") else None  # type: ignore[arg-type]
+    try:
+        probe = timm.create_model(name, features_only=True, pretrained=False)
+        reductions = list(probe.feature_info.reduction())
+        indices = [reductions.index(STRIDES[level]) for level in levels]
+        body: Any = timm.create_model(
+            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained",
+            **({"checkpoint_path": str(file)} if file else {}),
+        )  # fmt: skip
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"no weights for timm/{name}: {error}; without network give a local file as model.backbone_weights=FILE"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"backbone timm/{name}: it has no maps of the strides 8, 16 and 32 ({error})") from error
+    names = [child for child, _ in body.named_children()]
+    outputs = [str(node).replace(".", "_") for node in probe.feature_info.module_name()]
+    stages: list[tuple[str, ...]] = [() for _ in range(5)]
+    position = 0
+    for output, stride in zip(outputs, reductions, strict=True):
+        end = names.index(output) + 1 if output in names else position
+        stage = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}[stride]
+        stages[stage] = (*stages[stage], *names[position:end])
+        position = max(position, end)
+    return body, stages
+
+
+def _load_file(model: nn.Module, file: Path, name: str) -> None:
+    """Load a classification network's own weights; its classifier may be missing or of another size."""
+    if not file.is_file():
+        raise FileNotFoundError(f"backbone weights {file}: no such file")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"backbone weights {file}: not a file of plain tensors ({str(error)[:120]})") from error
+    own = model.state_dict()
+    usable = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = [key for key in own if key not in usable and not key.startswith(("fc.", "classifier.", "head."))]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(f"backbone weights {file}: not those of {name}, {len(missing)} entries missing: {missing[:3]}")
+    model.load_state_dict(usable, strict=False)

@@ -1,0 +1,53 @@
+"""Normalisation layers by name, and how to change those that a backbone came with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
+
+
+def group_count(channels: int, groups: int = 32) -> int:
+    """The largest number of groups up to `groups` that divides the channels.
+
+    >>> group_count(256), group_count(48), group_count(64)
+    (32, 24, 32)
+    """
+    return next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
+
+
+def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
+    """One normalisation layer for maps of `channels`."""
+    if kind == "none":
+        return nn.Identity()
+    if kind == "gn":
+        return nn.GroupNorm(group_count(channels), channels, eps=eps)
+    if kind == "bn":
+        return nn.BatchNorm2d(channels, eps=eps)
+    if kind == "sync_bn":
+        return nn.SyncBatchNorm(channels, eps=eps)
+    if kind == "frozen_bn":
+        return FrozenBatchNorm2d(channels, eps=eps)
+    raise ValueError(f"norm: expected none, gn, bn, sync_bn or frozen_bn, got {kind!r}")
+
+
+def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
+    """Turn every BatchNorm below `module` into another norm, in place, keeping weights and statistics.
+
+    "bn" leaves them as they are; "gn" keeps scale and shift only, since group norm has no running statistics.
+    """
+    if kind == "bn":
+        return
+    for name, child in list(module.named_modules()):
+        if not isinstance(child, nn.BatchNorm2d):
+            continue
+        new = make_norm(kind, child.num_features, child.eps)
+        state = child.state_dict()
+        state.pop("num_batches_tracked", None)
+        if kind == "gn":
+            state = {key: value for key, value in state.items() if not key.startswith("running")}
+        new.load_state_dict(state, strict=kind != "sync_bn")
+        module.set_submodule(name, new)

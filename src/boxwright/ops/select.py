@@ -1,0 +1,58 @@
+"""Selection: from thousands of scored candidates to the few detections of each picture.
+
+Shape legend: B = images, N = candidates, D = detections kept. Order is by falling score everywhere; equal scores keep
+the order in which they came, as torchvision's kernel does.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms as nms_kernel
+
+from boxwright.ops.boxes import pairwise_iou
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Indices (D,) of the boxes (N, 4) that no better one overlaps by more than `iou_threshold`, best first.
+
+    The algorithm itself, as the courses ask for it; the library runs torchvision's kernel, which gives the same answer
+    (benchmarks/nms.py compares them). Boxes of zero area overlap nothing.
+
+    >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 29.0, 29.0]])
+    >>> nms(boxes, torch.tensor([0.6, 0.9, 0.5]), 0.5).tolist()
+    [1, 2]
+    """
+    order = scores.argsort(descending=True, stable=True)
+    overlaps = pairwise_iou(boxes[order], boxes[order]) > iou_threshold  # (N, N)
+    overlaps = overlaps.triu(diagonal=1)  # only a better box suppresses a worse one
+    alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    for index in range(len(order)):
+        if alive[index]:
+            alive &= ~overlaps[index]
+    return order[alive]
+
+
+def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Indices (D,) kept by NMS within each class of one picture, best first: boxes (N, 4), scores and labels (N,).
+
+    Classes are told apart by sorting, not by shifting coordinates: a shift costs float32 precision, and with negative
+    coordinates it lets one class suppress another.
+    """
+    if len(boxes) == 0:
+        return torch.empty(0, dtype=torch.int64, device=boxes.device)
+    order = labels.argsort(stable=True)
+    counts = torch.unique_consecutive(labels[order], return_counts=True)[1].tolist()
+    kept = [rows[nms_kernel(boxes[rows], scores[rows], iou_threshold)] for rows in order.split(counts)]
+    keep = torch.cat(kept).sort().values  # back to the order of arrival, so that equal scores keep it
+    return keep[scores[keep].argsort(descending=True, stable=True)]
+
+
+def top_candidates(scores: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """The best `count` of scores (B, N) above `threshold`: (values, indices), both (B, n), -1 where none is left.
+
+    n is the smaller of count and N, so shapes depend on shapes only.
+    """
+    values, indices = scores.topk(min(count, scores.shape[1]), dim=1)
+    good = values > threshold
+    return values * good, torch.where(good, indices, -1)

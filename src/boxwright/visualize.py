@@ -1,0 +1,401 @@
+"""Draw what a picture holds or what a detector found: boxes, masks and label tags that can be read.
+
+Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the picture in pixels. A class index has
+the same colour in every picture. Tags stay inside the picture and keep off each other; where the picture is crowded
+they get shorter, and where they still do not fit only the colour speaks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from boxwright.structures import Classes, Detections, Truth
+
+Colour: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Rectangle: TypeAlias = tuple[int, int, int, int]
+
+NUM_COLOURS = 64
+FIRST_COLOUR_OKLAB = (0.67, 0.25, 0.0)
+IGNORED_COLOUR: Colour = (150, 150, 150)
+PAPER: Colour = (255, 255, 255)
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+           ".tiff": "TIFF"}  # fmt: skip
+
+
+@cache
+def _palette() -> tuple[Colour, ...]:
+    """Colours in the order of use: each is the one farthest from all before it in OKLab, a perceptually even space.
+
+    A class keeps its colour however many classes there are. White, black and the grey of ignored regions count as
+    taken. Source of the conversion: Ottosson, "A perceptual color space for image processing" (2020).
+    """
+    hues = np.deg2rad(np.arange(0, 360, 5))
+    lightness, chroma, hue = (np.asarray(axis) for axis in zip(
+        *product((0.50, 0.585, 0.67, 0.755, 0.84), (0.09, 0.13, 0.17, 0.21, 0.25), hues), strict=True))  # fmt: skip
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
+    cubes = lab @ np.array([[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775],
+                            [0.2158037573, -0.0638541728, -1.2914855480]])  # fmt: skip
+    linear = cubes**3 @ np.array([[4.0767416621, -1.2684380046, -0.0041960863],
+                                  [-3.3077115913, 2.6097574011, -0.7034186147],
+                                  [0.2309699292, -0.3413193965, 1.7076147010]])  # fmt: skip
+    shown = ((linear >= 0) & (linear <= 1)).all(1)
+    lab, linear = lab[shown], linear[shown]
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    taken = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.67, 0.0, 0.0]])
+    distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
+    chosen = []
+    for number in range(NUM_COLOURS):
+        # The first colour is alone in most pictures: a hot pink, which stands out on black, white, grey and green.
+        best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
+        red, green, blue = (round(255 * float(value)) for value in encoded[best])
+        chosen.append((red, green, blue))
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[best], axis=1))
+    return tuple(chosen)
+
+
+def class_colour(label: int) -> Colour:
+    """The colour (red, green, blue) of a class index, the same in every picture; repeats after 64 classes."""
+    return _palette()[label % NUM_COLOURS]
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever is easier to read on a background, by its relative luminance.
+
+    The threshold lies above the 0.179 of equal WCAG 2 contrast, which puts black on saturated middle tones.
+    """
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in background)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.25 else (255, 255, 255)
+
+
+@cache
+def _font(size: int, ascii_only: bool) -> Font:
+    """Pillow's built-in font; it knows ASCII only, so other names take the DejaVu Sans that matplotlib carries."""
+    matplotlib = None if ascii_only else importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.submodule_search_locations:
+        path = Path(matplotlib.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
+
+
+def _text_width(text: str, font: Font) -> int:
+    return round(font.getlength(text))
+
+
+def _shortened(text: str, font: Font, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if _text_width(text, font) <= width:
+        return text
+    while text and _text_width(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One object to draw: its rectangle in output pixels, its class, and its tag text, long and short."""
+
+    rectangle: Rectangle
+    label: int
+    ignored: bool
+    texts: tuple[str, str]
+    index: int
+
+    @property
+    def area(self) -> int:
+        """Area in output pixels."""
+        return (self.rectangle[2] - self.rectangle[0]) * (self.rectangle[3] - self.rectangle[1])
+
+    @property
+    def colour(self) -> Colour:
+        """Colour of the class, or grey where ignored."""
+        return IGNORED_COLOUR if self.ignored else class_colour(self.label)
+
+
+def draw(
+    image: Tensor,
+    found: Detections | Truth,
+    *,
+    classes: Classes | None = None,
+    min_score: float = 0.0,
+    scale: float = 1.0,
+    masks: bool = True,
+) -> Image.Image:
+    """The picture (3, H, W) uint8 with its objects drawn on it, as a Pillow image `scale` times as large.
+
+    Detections under `min_score` are left out; ignored regions are grey, dashed and hatched. Names come from `classes`,
+    else from the detections, else the label number stands for the name. Raises ValueError where the picture is not
+    (3, H, W) uint8 or the detections belong to a picture of another size.
+    """
+    if image.dim() != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
+        raise ValueError(f"picture to draw on: expected (3, H, W) uint8, got {tuple(image.shape)} {image.dtype}")
+    height, width = int(image.shape[1]), int(image.shape[2])
+    if isinstance(found, Detections) and tuple(found.size_hw) != (height, width):
+        raise ValueError(f"detections of a picture of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "
+                         f"cannot be drawn on one of {height} x {width}")  # fmt: skip
+    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
+    if scale != 1.0:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
+    items = _items(found, classes, min_score, scale, picture.size)
+    if masks and found.masks is not None and items:
+        picture = _with_masks(picture, found, items, scale)
+    _draw_boxes(picture, items)
+    _draw_tags(picture, items)
+    return picture
+
+
+def _items(
+    found: Detections | Truth, classes: Classes | None, min_score: float, scale: float, size: tuple[int, int]
+) -> list[_Item]:
+    """What is to be drawn, largest first, so that small objects lie on top of the large ones around them."""
+    if classes is None and isinstance(found, Detections):
+        classes = found.classes
+    boxes = found.boxes.detach().cpu().double().numpy() * scale
+    labels = found.labels.cpu().tolist()
+    scores = found.scores.detach().cpu().tolist() if isinstance(found, Detections) else [None] * len(labels)
+    ignored = found.ignore.cpu().tolist() if isinstance(found, Truth) else [False] * len(labels)
+    width, height = size
+    items = []
+    for index, (box, label, score, ignore) in enumerate(zip(boxes, labels, scores, ignored, strict=True)):
+        if (score is not None and not score >= min_score) or not np.isfinite(box).all():
+            continue
+        x1, y1, x2, y2 = (round(float(edge)) for edge in np.clip(box, 0, [width, height, width, height]))
+        if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+            continue  # outside the picture
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
+        rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
+        name = classes.names[label] if classes is not None and 0 <= label < len(classes) else str(label)
+        if score is not None:
+            # Where there is only one class, the score says more than the name.
+            texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes) == 1 else name)
+        else:
+            texts = (f"{name} (ignored)", name) if ignore else (name, name)
+        items.append(_Item(rectangle, label, ignore, texts, index))
+    return sorted(items, key=lambda item: -item.area)
+
+
+def _with_masks(picture: Image.Image, found: Detections | Truth, items: Sequence[_Item], scale: float) -> Image.Image:
+    """The picture with each object's mask as a translucent fill and a solid outline of its class colour."""
+    canvas = np.array(picture)
+    thickness = max(1, round(_line_width(picture.size) / 2))
+    for item in items:
+        cropped = _cropped_mask(found, item.index)
+        if cropped is None:
+            continue
+        x, y, bitmap = cropped
+        if scale != 1.0:
+            right, bottom = round((x + bitmap.shape[1]) * scale), round((y + bitmap.shape[0]) * scale)
+            x, y = round(x * scale), round(y * scale)
+            grey = Image.fromarray(bitmap.astype(np.uint8) * 255)
+            grey = grey.resize((max(1, right - x), max(1, bottom - y)), Image.Resampling.BILINEAR)
+            bitmap = np.asarray(grey) > 127
+        region = canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
+        bitmap = bitmap[: region.shape[0], : region.shape[1]]
+        inner = np.pad(bitmap, thickness)
+        for _ in range(thickness):
+            inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        outline = bitmap & ~inner[thickness:-thickness, thickness:-thickness]
+        colour = np.array(item.colour)
+        region[bitmap] = (0.62 * region[bitmap] + 0.38 * colour).astype(np.uint8)
+        region[outline] = colour
+    return Image.fromarray(canvas)
+
+
+def _cropped_mask(found: Detections | Truth, index: int) -> tuple[int, int, npt.NDArray[np.bool_]] | None:
+    """Left, top and bitmap of one object's mask, no larger than the object; None where it is empty."""
+    if found.masks is None:
+        return None
+    if isinstance(found, Truth):
+        x, y, bitmap = found.masks[index]
+        return (int(x), int(y), bitmap.cpu().numpy().astype(bool)) if bitmap.any() else None
+    full: npt.NDArray[np.bool_] = found.masks[index].cpu().numpy().astype(bool)
+    rows, columns = np.flatnonzero(full.any(1)), np.flatnonzero(full.any(0))
+    if len(rows) == 0:
+        return None
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, full[y : rows[-1] + 1, x : columns[-1] + 1]
+
+
+def _line_width(size: tuple[int, int]) -> int:
+    """Line width in pixels for a picture of (width, height): 1 for thumbnails, 2 at 640 x 480, 14 at 12 megapixels."""
+    return max(1, round(math.sqrt(size[0] * size[1]) / 260))
+
+
+def _draw_boxes(picture: Image.Image, items: Sequence[_Item]) -> None:
+    """Draw rectangles, thinner for small objects and in crowds; ignored ones dashed and hatched."""
+    pen = ImageDraw.Draw(picture, "RGBA")
+    common = _line_width(picture.size)
+    if len(items) > 60:
+        common = max(1, common // 2)
+    for item in items:
+        x1, y1, x2, y2 = item.rectangle
+        line = min(common, max(1, min(x2 - x1, y2 - y1) // 12))
+        if item.ignored:
+            _hatch(pen, item.rectangle, line, common)
+            continue
+        if line > 1:  # a dark seam inside keeps the line apart from ground of its own colour
+            pen.rectangle((x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line), outline=(0, 0, 0, 110), width=1)
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=item.colour, width=line)
+
+
+def _hatch(pen: ImageDraw.ImageDraw, rectangle: Rectangle, line: int, common: int) -> None:
+    """Draw an ignored region: light diagonals, and dashes of light grey on a dark frame, seen on any ground."""
+    x1, y1, x2, y2 = rectangle[0], rectangle[1], rectangle[2] - 1, rectangle[3] - 1
+    step = 6 + 5 * common
+    for start in range(x1 + y1 + step, x2 + y2, step):  # the diagonals x + y = start
+        left, right = max(x1, start - y2), min(x2, start - y1)
+        pen.line((left, start - left, right, start - right), fill=(255, 255, 255, 90), width=line)
+    pen.rectangle((x1, y1, x2, y2), outline=(60, 60, 60), width=line)
+    light, far = (225, 225, 225), line - 1
+    for x in range(x1, x2 + 1, step):
+        end = min(x + step // 2, x2)
+        pen.rectangle((x, y1, end, min(y1 + far, y2)), fill=light)
+        pen.rectangle((x, max(y2 - far, y1), end, y2), fill=light)
+    for y in range(y1, y2 + 1, step):
+        end = min(y + step // 2, y2)
+        pen.rectangle((x1, y, min(x1 + far, x2), end), fill=light)
+        pen.rectangle((max(x2 - far, x1), y, x2, end), fill=light)
+
+
+def _draw_tags(picture: Image.Image, items: Sequence[_Item]) -> None:
+    """Draw the tags, each where it covers no other tag and hides least of the objects.
+
+    In a crowd a tag may not be wider than its box, nor lie on another: it gets shorter, then it is left out. But every
+    class is named at least once.
+    """
+    width, height = picture.size
+    font_size = max(10, round(0.013 * math.sqrt(width * height)) + 5)
+    plain = all(text.isascii() for item in items for text in item.texts)
+    font = _font(font_size, plain)
+    top, bottom = font.getbbox("Ag0" if plain else "ÅÉ")[1], font.getbbox("gj")[3]
+    margin = max(2, font_size // 6)
+    tag_height = round(bottom - top) + margin
+    tag_widths = {text: _text_width(text, font) + 2 * margin for item in items for text in item.texts}
+    crowded = sum(tag_widths[item.texts[0]] for item in items) * tag_height > 0.12 * width * height
+    room = _Room(picture.size, max(1, tag_height // 4), items)
+    named: set[tuple[int, bool]] = set()
+    pen = ImageDraw.Draw(picture)
+    for item in items:
+        widest = item.rectangle[2] - item.rectangle[0] if crowded else width
+        spot = None
+        for text in item.texts:
+            if tag_widths[text] <= widest:
+                spot = room.place(item.rectangle, (tag_widths[text], tag_height))
+            if spot is not None:
+                break
+        if spot is None and (not crowded or (item.label, item.ignored) not in named):
+            text = _shortened(item.texts[0], font, width - 2 * margin)
+            spot = room.place(item.rectangle, (_text_width(text, font) + 2 * margin, tag_height), must=True)
+        if spot is None:
+            continue
+        named.add((item.label, item.ignored))
+        x, y = spot
+        right = x + _text_width(text, font) + 2 * margin - 1
+        pen.rectangle((x, y, right, y + tag_height - 1), fill=item.colour)
+        pen.text((x + margin, y + (margin + 1) // 2 - top), text, font=font, fill=text_colour(item.colour))
+
+
+class _Room:
+    """Where tags already lie, pixel by pixel, and how much of the objects a tag would hide, cell by cell."""
+
+    def __init__(self, size: tuple[int, int], cell: int, items: Sequence[_Item]) -> None:
+        self.width, self.height, self.cell = *size, cell
+        self.taken = np.zeros((self.height, self.width), dtype=np.bool_)
+        self.objects = np.zeros((self.height // cell + 1, self.width // cell + 1), dtype=np.float32)
+        for item in items:
+            region = self.objects[self._cells(item.rectangle)]
+            region += 1 / region.size
+
+    def _cells(self, rectangle: Rectangle) -> tuple[slice, slice]:
+        x1, y1, x2, y2 = rectangle
+        return slice(y1 // self.cell, (y2 - 1) // self.cell + 1), slice(x1 // self.cell, (x2 - 1) // self.cell + 1)
+
+    def place(self, rectangle: Rectangle, tag: tuple[int, int], *, must: bool = False) -> tuple[int, int] | None:
+        """Left and top of a free place at a box for a tag (width, height), which is then taken.
+
+        Among the places at the four corners, outside and inside, moved into the picture where they leave it, the one
+        that hides least wins; earlier ones a little preferred. With `must` a tag may cover others, as little as can be.
+        """
+        (x1, y1, x2, y2), (width, height) = rectangle, tag
+        right, lowest = max(0, self.width - width), max(0, self.height - height)
+        best, least = None, math.inf
+        corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x2 - width, y1),
+                   (x1, y2), (x2 - width, y2), (x1, y2 - height), (x2 - width, y2 - height))  # fmt: skip
+        for order, (x, y) in enumerate(corners):
+            x, y = min(max(x, 0), right), min(max(y, 0), lowest)
+            covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))
+            if covered and not must:
+                continue
+            hidden = float(self.objects[self._cells((x, y, x + width, y + height))].sum())
+            cost = 0.04 * order + hidden + 10 * covered / (width * height)
+            if cost < least:
+                best, least = (x, y), cost
+        if best is not None:
+            self.taken[best[1] : best[1] + height, best[0] : best[0] + width] = True
+        return best
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Pictures in rows on white paper, each centred in a cell as large as the largest; by default nearly a square."""
+    if not images:
+        raise ValueError("a contact sheet needs at least one picture")
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    cell_width, cell_height = max(i.width for i in images), max(i.height for i in images)
+    gap = max(2, round(0.01 * max(cell_width, cell_height)))
+    sheet = Image.new("RGB", (columns * (cell_width + gap) + gap, rows * (cell_height + gap) + gap), PAPER)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        x = gap + column * (cell_width + gap) + (cell_width - image.width) // 2
+        y = gap + row * (cell_height + gap) + (cell_height - image.height) // 2
+        sheet.paste(image, (x, y))
+    return sheet
+
+
+def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures in one row, each under its title."""
+    if len(images) != len(titles):
+        raise ValueError(f"{len(images)} pictures but {len(titles)} titles")
+    return contact_sheet([titled(image, title) for image, title in zip(images, titles, strict=True)], len(images))
+
+
+def titled(image: Image.Image, title: str) -> Image.Image:
+    """A picture under a strip of paper with its title, cut with an ellipsis where it is too long."""
+    font_size = max(11, round(0.02 * math.sqrt(image.width * image.height)) + 5)
+    font = _font(font_size, title.isascii())
+    strip = round(1.6 * font_size)
+    sheet = Image.new("RGB", (image.width, image.height + strip), PAPER)
+    sheet.paste(image, (0, strip))
+    text = _shortened(title, font, image.width - 4)
+    ImageDraw.Draw(sheet).text((image.width / 2, strip / 2), text, font=font, fill=(20, 20, 20), anchor="mm")
+    return sheet
+
+
+def save(image: Image.Image, path: str | Path) -> None:
+    """Write a picture in the format of its file's suffix: .jpg, .png, .webp, .bmp or .tif.
+
+    JPEG and WebP are written without loss of colour resolution, which would blur thin coloured lines. Raises ValueError
+    for another suffix.
+    """
+    path = Path(path)
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ValueError(f"{path}: pictures are written as {', '.join(FORMATS)}, not as {path.suffix or 'no suffix'!r}")
+    options: dict[str, Any] = {"JPEG": {"quality": 90, "subsampling": 0}, "WEBP": {"quality": 90}}.get(form, {})
+    image.save(path, format=form, **options)

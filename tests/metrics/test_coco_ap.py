@@ -1,0 +1,171 @@
+"""COCO AP equals pycocotools where that is valid, and is defined where it is not."""
+
+import contextlib
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from boxwright.metrics.coco_ap import coco_ap
+from boxwright.ops.masks import encode_rle
+from boxwright.structures import Classes, CroppedMask, Detections, Truth
+
+CLASSES = Classes.named(["cat", "dog", "cow"])
+
+
+def oracle(detections, truths, kind="boxes", areas=None, limits=(1, 10, 100)):
+    """The twelve figures of pycocotools, and the per-class APs, on the same boxes."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    images, rows, found_rows = [], [], []
+    for index, (found, truth) in enumerate(zip(detections, truths, strict=True)):
+        images.append({"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]})
+        for thing in range(len(truth)):
+            x1, y1, x2, y2 = truth.boxes[thing].tolist()
+            area = areas[index][thing] if areas else (x2 - x1) * (y2 - y1)
+            row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": int(truth.labels[thing]) + 1}
+            row |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": area, "iscrowd": int(truth.ignore[thing])}
+            if kind == "masks":
+                whole = torch.zeros(found.size_hw, dtype=torch.bool)
+                crop = truth.masks[thing]
+                height, width = crop.bitmap.shape
+                whole[crop.y : crop.y + height, crop.x : crop.x + width] = crop.bitmap
+                row |= {"segmentation": encode_rle(whole), "area": int(whole.sum())}
+            rows.append(row)
+        for row in replace(found, classes=Classes.named(CLASSES.names, 1)).to_coco(index + 1):
+            if kind == "masks":
+                del row["bbox"]
+            found_rows.append(row)
+    with contextlib.redirect_stdout(io.StringIO()):
+        table = COCO()
+        table.dataset = {"info": {}, "images": images, "annotations": rows}
+        table.dataset["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES.names)]
+        table.createIndex()
+        evaluation = COCOeval(table, table.loadRes(found_rows), "segm" if kind == "masks" else "bbox")
+        evaluation.params.maxDets = list(limits)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    precision = evaluation.eval["precision"][..., 0, -1]
+    per_class = [precision[:, :, k][precision[:, :, k] > -1] for k in range(len(CLASSES))]
+    return evaluation.stats, [float(p.mean()) if p.size else None for p in per_class]
+
+
+def stats(result):
+    figures = [result.ap, result.ap50, result.ap75, result.ap_small, result.ap_medium, result.ap_large]
+    figures += [*result.ar.values(), result.ar_small, result.ar_medium, result.ar_large]
+    return np.array([-1.0 if figure is None else figure for figure in figures])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("ties", [False, True])
+def test_boxes_equal_pycocotools(random_set, seed, ties):
+    detections, truths = random_set(seed, ties=ties)
+    expected, per_class = oracle(detections, truths)
+    result = coco_ap(detections, truths, CLASSES)
+    np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(list(result.per_class.values()), per_class, rtol=0, atol=1e-12)
+    assert 0.05 < result.ap < 0.95  # a set on which nothing could go wrong would prove nothing
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_equal_pycocotools(random_set, seed):
+    detections, truths = random_set(seed, masks=True, pictures=6)
+    expected, _ = oracle(detections, truths, "masks")
+    result = coco_ap(detections, truths, CLASSES, kind="masks")
+    np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
+    assert result.figures()["kind"] == "masks"
+
+
+def test_stated_areas_decide_what_is_small(random_set):
+    detections, truths = random_set(5)
+    areas = [[20.0] * len(truth) for truth in truths]
+    expected, _ = oracle(detections, truths, areas=areas)
+    result = coco_ap(detections, truths, CLASSES, areas=areas)
+    np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
+    assert result.ap_large is None
+    assert result.ap_small is not None
+
+
+def test_area_of_an_object_with_a_mask_is_its_pixels():
+    truth = Truth.of([[0, 0, 40, 40]], [0])
+    detections = [Detections(truth.boxes, torch.ones(1), truth.labels, (50, 50))]
+    assert coco_ap(detections, [truth], CLASSES).ap_medium == pytest.approx(1)  # 1600 square pixels
+    bitmap = torch.zeros(40, 40, dtype=torch.bool)
+    bitmap[:10] = True  # 400 pixels: small
+    masked = Truth.of(truth.boxes, truth.labels, masks=[CroppedMask(0, 0, bitmap)])
+    assert coco_ap(detections, [masked], CLASSES).ap_medium is None
+    assert coco_ap(detections, [masked], CLASSES, areas=[[None]]).ap_medium is None
+    assert coco_ap(detections, [masked], CLASSES, areas=[[1100.0]]).ap_medium == pytest.approx(1)
+
+
+def test_no_detections_is_zero_and_no_truth_is_undefined(random_set):
+    _, truths = random_set(1)
+    nothing = [Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (240, 320))] * 12
+    result = coco_ap(nothing, truths, CLASSES)
+    assert result.ap == 0
+    assert result.ar[100] == 0
+    assert result.notes == ("No detections at all: AP is 0.",)
+    detections, _ = random_set(1)
+    result = coco_ap(detections, [Truth.empty()] * 12, CLASSES)
+    assert result.ap is None
+    assert result.per_class == {"cat": None, "dog": None, "cow": None}
+    assert result.notes[0].startswith("No truth at all")
+    assert coco_ap([], [], CLASSES).ap is None
+    assert coco_ap(nothing, [Truth.empty()] * 12, CLASSES).ap is None
+
+
+def test_perfect_detections_are_perfect_from_the_first_object(random_set):
+    _, truths = random_set(2, crowd=0, most=4)  # few enough that AR10 keeps all
+    detections = [Detections(t.boxes, torch.full((len(t),), 0.9), t.labels, (240, 320)) for t in truths]
+    result = coco_ap(detections, truths, CLASSES)
+    assert result.ap == pytest.approx(1, abs=1e-9)  # pycocotools loses the object with id 0
+    assert result.ar[100] == 1
+
+
+@pytest.mark.parametrize("limit", [1, 5, 300])
+def test_other_limits_than_100_give_the_right_figures(random_set, limit):
+    detections, truths = random_set(3, num_classes=1, most=30)
+    result = coco_ap(detections, truths, CLASSES, max_detections=(limit,))
+    cut = [found.select(torch.arange(min(limit, len(found)))) for found in detections]
+    expected, _ = oracle(cut, truths)  # cut beforehand: one class, so a picture's limit is its class's
+    assert result.ap == pytest.approx(expected[0], abs=1e-12)
+    assert result.ar == {limit: pytest.approx(expected[8], abs=1e-12)}
+
+
+def test_thresholds_without_a_half_leave_ap50_undefined(random_set):
+    detections, truths = random_set(4)
+    result = coco_ap(detections, truths, CLASSES, iou_thresholds=[0.75])
+    assert result.ap50 is None
+    assert result.ap == result.ap75 == pytest.approx(oracle(detections, truths)[0][2], abs=1e-12)
+
+
+def test_it_prints_nothing(random_set, capfd):
+    coco_ap(*random_set(0), CLASSES)
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("change", ["length", "label", "score", "masks", "areas", "limit"])
+def test_wrong_input_is_one_sentence(random_set, change):
+    detections, truths = random_set(0)
+    at = next(index for index, found in enumerate(detections) if len(found))
+    options = {}
+    if change == "length":
+        truths = truths[1:]
+    elif change == "label":
+        detections[at] = replace(detections[at], labels=detections[at].labels + 3)
+    elif change == "score":
+        detections[at] = replace(detections[at], scores=detections[at].scores * float("nan"))
+    elif change == "masks":
+        options = {"kind": "masks"}
+    elif change == "areas":
+        options = {"areas": [[1.0] * 99] * len(truths)}
+    else:
+        options = {"max_detections": (0,)}
+    with pytest.raises(ValueError, match=r"pictures|picture \d+|max_detections"):
+        coco_ap(detections, truths, CLASSES, **options)
