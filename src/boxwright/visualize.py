@@ -28,7 +28,9 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle: TypeAlias = tuple[int, int, int, int]
 
 NUM_COLOURS = 64
-FIRST_COLOUR_OKLAB = (0.67, 0.25, 0.0)
+FEW_OBJECTS = 10
+MOST_HIDDEN = 0.5  # of an object, by a tag
+FIRST_COLOUR_OKLAB = (0.67, 0.217, -0.125)
 IGNORED_COLOUR: Colour = (150, 150, 150)
 PAPER: Colour = (255, 255, 255)
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
@@ -58,7 +60,7 @@ def _palette() -> tuple[Colour, ...]:
     distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
     chosen = []
     for number in range(NUM_COLOURS):
-        # The first colour is alone in most pictures: a hot pink, which stands out on black, white, grey and green.
+        # The first colour is alone in most pictures: a magenta, which stands out on black, white, grey, skin and green.
         best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
         red, green, blue = (round(255 * float(value)) for value in encoded[best])
         chosen.append((red, green, blue))
@@ -275,8 +277,8 @@ def _hatch(pen: ImageDraw.ImageDraw, rectangle: Rectangle, line: int, common: in
 def _draw_tags(picture: Image.Image, items: Sequence[_Item]) -> None:
     """Draw the tags, each where it covers no other tag and hides least of the objects.
 
-    In a crowd a tag may not be wider than its box, nor lie on another: it gets shorter, then it is left out. But every
-    class is named at least once.
+    Where it finds no such place it gets shorter, then it is left out; in a crowd it may not be wider than its box
+    either. But every class has at least one tag, and among few objects each has its own.
     """
     width, height = picture.size
     font_size = max(10, round(0.013 * math.sqrt(width * height)) + 5)
@@ -286,7 +288,7 @@ def _draw_tags(picture: Image.Image, items: Sequence[_Item]) -> None:
     margin = max(2, font_size // 6)
     tag_height = round(bottom - top) + margin
     tag_widths = {text: _text_width(text, font) + 2 * margin for item in items for text in item.texts}
-    crowded = sum(tag_widths[item.texts[0]] for item in items) * tag_height > 0.12 * width * height
+    crowded = sum(tag_widths[item.texts[0]] for item in items) * tag_height > 0.1 * width * height
     room = _Room(picture.size, max(1, tag_height // 4), items)
     named: set[tuple[int, bool]] = set()
     pen = ImageDraw.Draw(picture)
@@ -298,8 +300,8 @@ def _draw_tags(picture: Image.Image, items: Sequence[_Item]) -> None:
                 spot = room.place(item.rectangle, (tag_widths[text], tag_height))
             if spot is not None:
                 break
-        if spot is None and (not crowded or (item.label, item.ignored) not in named):
-            text = _shortened(item.texts[0], font, width - 2 * margin)
+        if spot is None and (len(items) <= FEW_OBJECTS or (item.label, item.ignored) not in named):
+            text = _shortened(item.texts[1 if crowded else 0], font, width - 2 * margin)
             spot = room.place(item.rectangle, (_text_width(text, font) + 2 * margin, tag_height), must=True)
         if spot is None:
             continue
@@ -339,9 +341,9 @@ class _Room:
         for order, (x, y) in enumerate(corners):
             x, y = min(max(x, 0), right), min(max(y, 0), lowest)
             covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))
-            if covered and not must:
-                continue
             hidden = float(self.objects[self._cells((x, y, x + width, y + height))].sum())
+            if (covered or hidden > MOST_HIDDEN) and not must:
+                continue
             cost = 0.04 * order + hidden + 10 * covered / (width * height)
             if cost < least:
                 best, least = (x, y), cost

@@ -1,3 +1,56 @@
 """Check a data set before training."""
-def inspect() -> None:
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Folder of labelled pictures, or a data .yaml or COCO .json.")],
+    classes: Annotated[
+        str | None, typer.Option(help='Only these classes, or merged ones: "car,person", "car+truck=vehicle".')
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Check one split only: train, val, test, ...")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Count box sizes by the pyramid levels of this recipe's model.")
+    ] = "fcos-small",
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture and mask: slower, thorough.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    all_findings: Annotated[bool, typer.Option("--all", help="Print every finding, not ten of a kind.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors or warnings.")] = False,
+) -> None:
     """Check a data set before training: every bad box with its file and line."""
+    from dataclasses import replace
+    from json import dumps
+
+    from rich.console import Console
+
+    from boxwright.data.folder import open_folder
+    from boxwright.data.folder import split as split_called
+    from boxwright.data.preflight import preflight
+    from boxwright.data.report_text import print_report
+    from boxwright.ops.points import level_ranges
+    from boxwright.recipes import load_recipe
+
+    settings = load_recipe(recipe)
+    bounds = getattr(settings.model, "level_bounds", None)
+    dataset = open_folder(folder, classes)
+    if split is not None:
+        chosen = split_called(dataset, split)
+        dataset = replace(dataset, splits={chosen.name: chosen})
+    report = preflight(
+        dataset,
+        level_ranges=level_ranges(bounds) if bounds else None,
+        resize=settings.data.resize.rule(),
+        check_pixels=decode,
+        check_masks=decode,
+    )
+    if json:
+        typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))
+    else:
+        print_report(report, Console(), None if all_findings else 10)
+    if strict and report.serious:
+        raise typer.Exit(1)

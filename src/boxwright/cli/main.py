@@ -42,6 +42,7 @@ def run() -> None:
 
     Set BOXWRIGHT_TRACEBACK=1 to see where it came from.
     """
+    _fill_in_resume(sys.argv)
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
@@ -50,6 +51,14 @@ def run() -> None:
         text = str(error) if not isinstance(error, OSError) or error.filename is None else _os_sentence(error)
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def _fill_in_resume(arguments: list[str]) -> None:
+    """Let `--resume` stand without a value: it means the newest run."""
+    if "--resume" in arguments:
+        place = arguments.index("--resume") + 1
+        if place == len(arguments) or arguments[place].startswith("-") or "=" in arguments[place]:
+            arguments.insert(place, "latest")
 
 
 def _os_sentence(error: OSError) -> str:

@@ -1,3 +1,39 @@
-"""Generate the synthetic shapes data set."""
-def shapes() -> None:
-    """Generate the synthetic shapes data set."""
+"""`boxwright shapes`: write the synthetic shapes set into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def shapes(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+    train: Annotated[int, typer.Option(help="Training pictures.")] = 800,
+    val: Annotated[int, typer.Option(help="Validation pictures; the same ones whatever --train is.")] = 200,
+    layout: Annotated[str, typer.Option(help="voc (XML files) or coco (JSON with masks).")] = "voc",
+    size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 256,
+    classes: Annotated[int, typer.Option(help="How many classes, 1 to 8.")] = 6,
+    difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
+) -> None:
+    """Generate the synthetic shapes data set: pictures whose every box and mask is known."""
+    import shlex
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from boxwright.data.shapes import ShapesConfig, write_shapes
+
+    console = Console(stderr=True)
+
+    def progress(split: str, indices: Iterator[int], count: int) -> Iterator[int]:
+        yield from track(indices, description=f"drawing {split}", total=count, console=console)
+
+    config = ShapesConfig(size=size, num_classes=classes, difficulty=difficulty)  # type: ignore[arg-type]
+    write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
+    names = ", ".join(config.classes.names)
+    typer.echo(f"{folder}: {train} training and {val} validation pictures in {layout.upper()} layout ({names})")
+    typer.echo(f"next: boxwright train fcos --data {shlex.quote(str(folder))}")

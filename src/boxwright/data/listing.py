@@ -55,7 +55,8 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    files, folders = [], []
+    files: list[str] = []
+    folders: list[str] = []
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -91,10 +92,10 @@ def pictures_below(folder: Path, depth: int = 4) -> Iterator[Path]:
 
 
 class PictureFinder:
-    """Finds a picture by the name that an annotation file gives it, in any of several folders.
+    r"""Finds a picture by the name that an annotation file gives it, in any of several folders.
 
     The exact name is preferred, then the same name in other case, then the same stem with another picture suffix.
-    Paths of another machine ("C:\\data\\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
+    Paths of another machine ("C:\data\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
     """
 
     def __init__(self, folders: Sequence[Path | None]) -> None:

@@ -1,7 +1,7 @@
 """What the readers hand on: pictures with their annotations as they stand in the files, before anything is decoded.
 
-A reader keeps everything it was given, also what is wrong: `preflight` judges, and `Record.truth` leaves out the boxes
-that it quarantined. Boxes are absolute (x1, y1, x2, y2) in the pixels of the picture as stored (after EXIF rotation).
+A reader keeps everything it was given, also what is wrong: `preflight` judges, and `truth.truth_of` leaves out
+the boxes that are none. Boxes are absolute (x1, y1, x2, y2) in the pixels of the upright picture (after EXIF rotation).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture: its file, its id in the data set, the size that the annotation file states, and its objects."""
+    """One picture: its file, its id in the data set, the size that the annotation file states, and its objects.
+
+    After preflight `stated_hw` is the size that the picture really has, after EXIF rotation.
+    """
 
     path: Path
     image_id: int | str

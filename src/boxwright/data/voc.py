@@ -1,9 +1,9 @@
 """Pascal VOC: one XML file a picture, split lists in ImageSets, in the layouts that people really have.
 
-Understood: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below `VOCdevkit/VOC2007`,
-`train/ valid/ test/` folders that hold XML beside pictures, and everything in one folder. Coordinates are taken as they
-stand: the standard counts pixels from 1 and includes both ends, files in the wild hold 0-based floats, and no file says
-which, so none is shifted (half a pixel at most). `difficult` objects become ignore regions.
+Understood: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below
+`VOCdevkit/VOC2007`, `train/ valid/ test/` folders that hold XML beside pictures, and everything in one folder.
+Coordinates are taken as they stand: the standard counts pixels from 1 and includes both ends, files in the wild hold
+0-based floats, and no file says which, so none is shifted. `difficult` objects become ignore regions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boxwright.data.listing import (
@@ -25,24 +25,41 @@ from boxwright.data.listing import (
     subfolder,
 )
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
-from boxwright.data.voc_xml import VocFile, VocObject, read_voc_file
+from boxwright.data.voc_xml import VocFile, read_voc_file
 from boxwright.structures import Classes
 
-LAYOUT = "Pascal VOC (Annotations/*.xml with JPEGImages/, with or without ImageSets/Main/*.txt, or XML beside pictures)"
-_FLAGS = {"-1": False, "0": True, "1": True}  # 0 marks a difficult picture, which still belongs to the split
+VOC_LAYOUT = "Pascal VOC (Annotations/*.xml with JPEGImages/ and perhaps ImageSets/Main/*.txt, or XML beside pictures)"
+_FLAGS = ("-1", "0", "1")  # not in the split, in it but difficult, in it
 
 
 @dataclass
 class _Place:
-    """One folder of XML files with the folders of its pictures, and its split lists or the one split it stands for."""
+    """One folder of XML files, where its pictures are, and its split lists or else the one split it stands for."""
 
+    root: Path
     annotations: Path
-    finder: PictureFinder
     split: str = "train"
     lists: dict[str, Path] = field(default_factory=dict)
 
-    def stems(self) -> list[str]:
-        return [name[:-4] for name in files_in(self.annotations) if name.lower().endswith(".xml")]
+    def __post_init__(self) -> None:
+        self.files = {name[:-4]: self.annotations / name for name in files_in(self.annotations) if _is_xml(name)}
+        folder = subfolder(self.root, "jpegimages", "images", "image", "imgs", "pictures", "jpegs")
+        below = split_folders(folder).get(self.split) if folder else None
+        self.pictures = below or folder or self.annotations
+        self.finder = PictureFinder([below, folder, self.annotations, self.root])
+        self.parsed: dict[str, VocFile | Problem] = {}
+
+    def content(self, stem: str) -> VocFile | Problem:
+        if stem not in self.parsed:
+            self.parsed[stem] = read_voc_file(self.files[stem])
+        return self.parsed[stem]
+
+    def picture(self, stem: str, filename: str) -> Path:
+        """The file of a picture: the one named like the XML, as the standard has it, or else by `<filename>`."""
+        same_name = filename and Path(filename.replace("\\", "/")).stem == stem
+        found = self.finder.find_exact(filename) if same_name else None
+        found = found or self.finder.find_stem(stem) or (self.finder.find(filename) if filename else None)
+        return found or self.pictures / (Path(filename.replace("\\", "/")).name or f"{stem}.jpg")
 
 
 def recognises_voc(path: Path) -> bool:
@@ -54,31 +71,158 @@ def read_voc(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     """A Pascal VOC folder; classes are ordered by name unless `class_names` gives them, and have the ids 1 to K."""
     places = list(_places(path))
     notes = []
-    if len(places) > 1 and not all(place.split != "train" for place in places[1:]):
-        notes.append("several VOC folders are read together: " + ", ".join(str(p.annotations.parent) for p in places))
-    loaded = [_load(place) for place in places]
-    names = list(class_names or sorted({name for place in loaded for name in place.names()}))
-    if not names:
-        broken = [problem for place in loaded for problem in place.problems]
-        reason = f"; the first problem is {broken[0].where}: {broken[0].message}" if broken else ""
-        raise ValueError(f"{path}: no XML file here holds an object with a class name{reason}")
-    classes = Classes.named(names, first_id=1)
-    records: dict[str, list[Record]] = {}
+    if len({place.root for place in places if place.lists}) > 1:
+        notes.append("several VOC folders are read together: " + ", ".join(place.root.name for place in places))
+    members: dict[str, list[tuple[_Place, str]]] = {}
     problems: dict[str, list[Problem]] = {}
-    for place in loaded:
-        for split, stems in place.members.items():
-            rows, found = place.records(stems, classes)
-            records.setdefault(split, []).extend(_unique_ids(rows, records.get(split, []), place.root.name))
-            problems.setdefault(split, []).extend(found + place.split_problems.get(split, []))
-    splits = {
-        name: Split(name, tuple(records[name]), classes, tuple(problems[name])) for name in split_order(records)
-    }
-    notes += [note for place in loaded for note in place.notes]
+    for place in places:
+        for split, stems, found in _membership(place):
+            members.setdefault(split, []).extend((place, stem) for stem in stems)
+            problems.setdefault(split, []).extend(found)
+    classes = _classes(path, [item for items in members.values() for item in items], class_names)
+    splits = {}
+    for split in split_order(members):
+        records, found = _records(members[split], classes)
+        splits[split] = Split(split, records, classes, tuple(problems[split] + found))
     return DataSet(path, "voc", classes, splits, tuple(notes))
 
 
-def _unique_ids(rows: list[Record], earlier: list[Record], prefix: str) -> list[Record]:
-    from dataclasses import replace
+def _is_xml(name: str) -> bool:
+    return name.lower().endswith(".xml")
 
-    taken = {record.image_id for record in earlier}
-    return [replace(row, image_id=f"{prefix}/{row.image_id}") if row.image_id in taken else row for row in rows]
+
+def _has_xml(folder: Path | None) -> bool:
+    return folder is not None and any(_is_xml(name) for name in files_in(folder))
+
+
+def _places(path: Path) -> Iterator[_Place]:
+    """Where XML files lie: the folder itself or VOC years below it, else folders named like splits."""
+    kit = subfolder(path, "vocdevkit") or path
+    years = [kit / name for name in folders_in(kit) if re.fullmatch(r"(?i)voc(19|20)\d\d", name)]
+    plain = False
+    for root in dict.fromkeys([path, kit, *years]):
+        annotations = subfolder(root, "annotations", "annotation", "xmls", "xml", "labels")
+        for folder in (annotations, root):
+            if folder is not None and _has_xml(folder):
+                plain = True
+                yield _Place(root, folder, lists=_lists(root))
+                break
+        else:
+            for split, folder in split_folders(annotations).items() if annotations else ():
+                if _has_xml(folder):
+                    plain = True
+                    yield _Place(root, folder, split)
+    if not plain:
+        for split, root in split_folders(path).items():
+            annotations = subfolder(root, "annotations", "annotation", "xmls", "xml", "labels")
+            folder = annotations if _has_xml(annotations) else root
+            if folder is not None and _has_xml(folder):
+                yield _Place(root, folder, split)
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """Split lists by split name; the per-class lists of VOC (aeroplane_train.txt) are no splits."""
+    sets = subfolder(root, "imagesets")
+    main = subfolder(sets, "main") if sets else None
+    for folder in (main, sets):
+        if folder is not None:
+            names = [name[:-4] for name in files_in(folder) if name.lower().endswith(".txt")]
+            plain = [name for name in names if not re.fullmatch(r".+_(train|val|trainval|test)", name)]
+            if plain:
+                return {split_name(name) or name: folder / f"{name}.txt" for name in plain}
+    names = [name for name in files_in(root) if name.lower().endswith(".txt") and split_name(name[:-4])]
+    return {split_name(name[:-4]) or name: root / name for name in names}
+
+
+def _membership(place: _Place) -> Iterator[tuple[str, list[str], list[Problem]]]:
+    """Each split of a place with the stems of its pictures and what is wrong with its list."""
+    for split, file in place.lists.items():
+        yield split, *_listed(place, file)
+    if not place.lists:
+        lonely = []
+        if place.pictures.is_dir():
+            stems = {stem.lower() for stem in place.files}
+            pictures = [name for name in files_in(place.pictures) if is_picture(name)]
+            lonely = [name for name in pictures if name.rsplit(".", 1)[0].lower() not in stems]
+        found = []
+        if lonely:
+            message = f"{len(lonely)} pictures have no XML file and are left out, such as {lonely[0]}"
+            found.append(Problem("picture-without-annotation", str(place.pictures), message))
+        yield place.split, list(place.files), found
+
+
+def _listed(place: _Place, file: Path) -> tuple[list[str], list[Problem]]:
+    stems: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        name = line.strip()
+        head, _, flag = name.rpartition(" ")
+        if name not in place.files and flag in _FLAGS and head:
+            name = head.strip()
+            if flag == "-1":
+                continue
+        if not name:
+            continue
+        stem = name if name in place.files else _stem(name)
+        where = f"{file}:{number}"
+        if stem in stems:
+            message = f"{stem} already stands in line {stems[stem]}; it is kept once"
+            problems.append(Problem("repeated-line", where, message))
+        elif stem not in place.files:
+            message = f"{stem} has no annotation file {place.annotations.name}/{stem}.xml; the picture is left out"
+            problems.append(Problem("missing-annotation", where, message, quarantined=True, severity="error"))
+        stems.setdefault(stem, number)
+    return [stem for stem in stems if stem in place.files], problems
+
+
+def _stem(name: str) -> str:
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return last.rsplit(".", 1)[0] if is_picture(last) or _is_xml(last) else last
+
+
+def _classes(path: Path, members: list[tuple[_Place, str]], given: Sequence[str] | None) -> Classes:
+    if given:
+        return Classes.named(given, first_id=1)
+    contents = [place.content(stem) for place, stem in members]
+    names = sorted({thing.name for file in contents if isinstance(file, VocFile) for thing in file.objects} - {""})
+    if not names:
+        broken = [content for content in contents if isinstance(content, Problem)]
+        reason = f"; the first problem is {broken[0].where}: {broken[0].message}" if broken else ""
+        raise ValueError(f"{path}: no XML file of a split holds an object with a class name{reason}")
+    return Classes.named(names, first_id=1)
+
+
+def _records(members: list[tuple[_Place, str]], classes: Classes) -> tuple[tuple[Record, ...], list[Problem]]:
+    labels = {name: label for label, name in enumerate(classes.names)}
+    stems = Counter(stem for _, stem in members)
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for place, stem in members:
+        content = place.content(stem)
+        if isinstance(content, Problem):
+            problems.append(content)
+            continue
+        annotations, found = _annotations(content, labels)
+        image_id = stem if stems[stem] == 1 else f"{place.root.name}/{stem}"
+        picture = place.picture(stem, content.filename)
+        records.append(Record(picture, image_id, content.stated_hw, annotations, str(content.path)))
+        problems.extend(found)
+    return tuple(records), problems
+
+
+def _annotations(content: VocFile, labels: dict[str, int]) -> tuple[tuple[Annotation, ...], list[Problem]]:
+    annotations, problems = [], []
+    for thing in content.objects:
+        where = f"{content.path}:{thing.line}"
+        bad = Problem("", where, "", thing.box, quarantined=True, severity="error")
+        if not thing.name:
+            problems.append(replace(bad, kind="missing-class", message="the object has no <name>"))
+        elif thing.name not in labels:
+            message = f'class "{thing.name}" is not among the {len(labels)} classes given'
+            problems.append(replace(bad, kind="unknown-class", message=message))
+        elif thing.box is None:
+            message = f"the {thing.name} has no <bndbox> of four numbers xmin, ymin, xmax, ymax"
+            problems.append(replace(bad, kind="bad-box", message=message))
+        else:
+            annotations.append(Annotation(thing.box, labels[thing.name], where, ignore=thing.difficult))
+    return tuple(annotations), problems

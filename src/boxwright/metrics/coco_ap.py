@@ -85,7 +85,7 @@ def coco_ap(
     precision, recall = _count(truth_rows, found_rows, detections, len(classes), kind, limits, thresholds)
 
     def at(iou: float) -> NDArray[np.bool_]:
-        return np.isclose(thresholds, iou)
+        return np.asarray(np.isclose(thresholds, iou))
 
     everything, largest = 0, -1  # first area range, last limit on detections
     return CocoResult(
@@ -220,9 +220,7 @@ def _count(
     return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
 
 
-def _notes(
-    truth_rows: list[dict[str, Any]], found_rows: list[dict[str, Any]], classes: Classes
-) -> tuple[str, ...]:
+def _notes(truth_rows: list[dict[str, Any]], found_rows: list[dict[str, Any]], classes: Classes) -> tuple[str, ...]:
     notes = []
     present = {row["category_id"] - 1 for row in truth_rows if not row["iscrowd"]}
     absent = [name for label, name in enumerate(classes.names) if label not in present]

@@ -128,7 +128,7 @@ def overlaps(boxes: Floats, truth_boxes: Floats, crowd: Flags | None = None, *, 
     whole = area + truth_area - inside
     if crowd is not None:
         whole = np.where(crowd, area, whole)
-    return np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0)
+    return np.asarray(np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0))
 
 
 def candidate_pairs(
@@ -239,9 +239,9 @@ def confusion_matrix(
         if partner[detection] < 0 and not taken[thing]:
             partner[detection] = thing
             taken[thing] = True
-    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    paired = partner >= 0
-    np.add.at(matrix, (kept.labels[paired], kept.truth_labels[partner[paired]]), 1)
-    np.add.at(matrix, (kept.labels[~paired & ~on_ignored], num_classes), 1)
-    np.add.at(matrix, (num_classes, kept.truth_labels[~taken & ~kept.truth_ignore]), 1)
-    return matrix
+    paired, missed = partner >= 0, ~taken & ~kept.truth_ignore
+    lonely = ~paired & ~on_ignored
+    predicted = np.concatenate([kept.labels[paired], kept.labels[lonely], np.full(missed.sum(), num_classes)])
+    actual = [kept.truth_labels[partner[paired]], np.full(lonely.sum(), num_classes), kept.truth_labels[missed]]
+    cells = predicted * (num_classes + 1) + np.concatenate(actual)
+    return np.bincount(cells, minlength=(num_classes + 1) ** 2).reshape(num_classes + 1, num_classes + 1)

@@ -1,1 +1,171 @@
-"""Named, complete run descriptions."""
+"""Recipes: named, complete descriptions of a run, as YAML with `base:` inheritance and dotted overrides.
+
+`load_recipe("fcos-small", ["optim.lr=0.01"])` reads a shipped recipe (or a YAML file), lays it over its base, applies
+the overrides, and checks everything; all mistakes are told at once, each with the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from boxwright.models import MODELS
+from boxwright.recipes.schema import Recipe, model_section
+
+FOLDER = Path(__file__).parent
+ALIASES = {"fcos": "fcos-small"}
+"""Short names of the recipes that a user's own data should start from."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by its name, short alias or YAML path, with overrides such as `optim.lr=0.01`.
+
+    Raises ValueError with every mistake in it, FileNotFoundError when there is no such recipe.
+    """
+    path = _find(str(name))
+    data = _with_base(path, ())
+    for override in overrides:
+        _apply(data, override)
+    data["name"] = path.stem
+    return check_recipe(data, str(path.stem if path.parent == FOLDER else path))
+
+
+def check_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """A recipe from plain data (a parsed YAML file, or a checkpoint); `where` names it in messages."""
+    data = dict(data)
+    model = data.get("model")
+    known = ", ".join(MODELS)
+    if not isinstance(model, dict) or model.get("name") not in MODELS:
+        got = model.get("name") if isinstance(model, dict) else model
+        raise ValueError(f"recipe {where}: model.name: expected one of {known}, got {got!r}")
+    mistakes: list[str] = []
+    section = model_section(model["name"])
+    try:
+        data["model"] = section(**model)
+    except ValidationError as error:
+        mistakes += _sentences(error, section, ("model",))
+        data["model"] = None
+    try:
+        recipe = Recipe(**data)
+    except ValidationError as error:
+        mistakes += _sentences(error, Recipe, ())
+    if mistakes:
+        raise ValueError(f"recipe {where}: " + "; ".join(mistakes))
+    try:
+        recipe.model_config_of(num_classes=1)
+    except ValueError as error:
+        raise ValueError(f"recipe {where}: model.{error}") from error
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data that `check_recipe` reads back."""
+    data = recipe.model_dump(mode="json")
+    data["model"] = recipe.model.model_dump(mode="json")
+    return data
+
+
+def _find(name: str) -> Path:
+    name = ALIASES.get(name, name)
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"recipe {name}: no such file")
+        return Path(name)
+    if name not in recipe_names():
+        near = difflib.get_close_matches(name, [*recipe_names(), *ALIASES], n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no recipe {name!r}{hint} (`boxwright recipes` lists them; or give a YAML file)")
+    return FOLDER / f"{name}.yaml"
+
+
+def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file."""
+    if path in seen:
+        raise ValueError(f"recipe {path}: its base leads back to itself ({' -> '.join(p.stem for p in (*seen, path))})")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"recipe {path}: expected settings by name, got {type(data).__name__}")
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    beside = path.parent / str(base)
+    return _overlay(_with_base(beside if beside.is_file() else _find(str(base)), (*seen, path)), data)
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _overlay(merged[key], value) if nested else value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set one dotted key, as in `optim.lr=0.01`; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"override {override!r}: expected key=value, as in optim.lr=0.01")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML") from error
+    if isinstance(value, str):
+        value = _number(value)
+    *path, last = key.split(".")
+    place = data
+    for part in path:
+        below = place.get(part)
+        place[part] = below = dict(below) if isinstance(below, dict) else {}
+        place = below
+    place[last] = value
+    if key == "schedule.epochs" and value is not None:  # the one length replaces the other
+        place["steps"] = None
+    if key == "schedule.steps" and value is not None:
+        place["epochs"] = None
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-4 as text; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _sentences(error: ValidationError, section: type[BaseModel], prefix: tuple[str, ...]) -> Iterable[str]:
+    """One clause for each mistake: where, what, and the nearest known key for a typo."""
+    for detail in error.errors():
+        location = (*prefix, *(str(part) for part in detail["loc"]))
+        where = ".".join(location)
+        if detail["type"] == "extra_forbidden":
+            known = _keys(section, location[len(prefix) : -1])
+            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(known)})")
+        elif detail["type"] == "missing":
+            yield f"{where}: missing"
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            yield f"{where}: {message[0].lower()}{message[1:]}, got {detail['input']!r}" if where else message
+
+
+def _keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    for part in path:
+        field = section.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)

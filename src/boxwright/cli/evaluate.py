@@ -1,0 +1,165 @@
+"""The verb `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from boxwright.metrics.measure import Measurement
+    from boxwright.structures import Classes, Detections, Truth
+
+
+def evaluate(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint (or run folder) to measure; needs --data.", show_default=False)
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout.")] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a checkpoint: COCO JSON, VOC, COCO or YOLO folder, or Cartucho text folder."),
+    ] = None,
+    detections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Detections for --truth: COCO results JSON, or a folder of Cartucho, VOC or YOLO text files."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to measure; val if not given (with --truth: the only one).")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="coco (AP over ten overlaps) or voc (mAP at one).")] = "coco",
+    iou: Annotated[float, typer.Option(help="Overlap of a hit for the voc metric, the table and the curves.")] = 0.5,
+    eleven_point: Annotated[bool, typer.Option("--eleven-point", help="voc: eleven points, as in VOC 2007.")] = False,
+    plus_one: Annotated[
+        bool, typer.Option(help="voc: boxes include their right and lower pixel, as in the VOC kit.")
+    ] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    max_detections: Annotated[int, typer.Option(min=1, help="Most detections of a picture.")] = 100,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many pictures only.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for result files, the table, curves and confusion matrices.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure a checkpoint on labelled pictures, or detections from a file against the truth.
+
+    boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --truth PATH --detections PATH. Figures go to
+    standard output, everything else to standard error; every figure is a fraction in [0, 1]. The voc metric is the
+    area under the whole curve with whole-pixel boxes (+1) unless --eleven-point or --no-plus-one is given.
+    """
+    _check(checkpoint, data, truth, detections, metric)
+    if save is not None:
+        _refuse_inside(save, [path for path in (data, truth) if path is not None])
+    from dataclasses import replace
+
+    from boxwright.metrics.measure import measure
+
+    areas = None
+    if truth is not None and detections is not None:
+        from boxwright.inference.comparison import compare_files
+
+        compared = compare_files(truth, detections, split=split, classes=classes)
+        for warning in compared.warnings:
+            typer.echo(f"boxwright: {warning}", err=True)
+        found, wanted, known, areas = compared.detections, compared.truths, compared.classes, compared.areas
+        image_ids, paths = compared.image_ids, compared.paths
+        if score_threshold is not None:
+            found = [picture.above(score_threshold) for picture in found]
+        found, wanted = found[:limit], wanted[:limit]
+        image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
+    else:
+        assert checkpoint is not None and data is not None  # noqa: S101, PT018  (_check has seen to it)
+        from boxwright.inference.evaluate import evaluate_checkpoint
+
+        result = evaluate_checkpoint(
+            checkpoint, data, split or "val", classes=classes, metric=metric, iou=iou, batch=batch, device=device,
+            score_threshold=score_threshold, max_detections=max_detections, limit=limit,
+        )  # fmt: skip
+        known, wanted = result.classes, list(result.truths)
+        found = [replace(picture, classes=known) for picture in result.detections]
+        image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
+    measured = measure(
+        found, wanted, known, metric=metric, iou=iou, max_detections=max_detections, areas=areas,
+        eleven_point=eleven_point, plus_one=plus_one,
+    )  # fmt: skip
+    _print(measured, len(found), iou, json_output)
+    if save is not None:
+        _save(save, measured, found, wanted, known, image_ids, paths, iou)
+
+
+def _check(
+    checkpoint: Path | None, data: Path | None, truth: Path | None, detections: Path | None, metric: str
+) -> None:
+    """Refuse what does not go together, with one sentence."""
+    of_model = [name for name, value in (("CHECKPOINT", checkpoint), ("--data", data)) if value is not None]
+    of_files = [name for name, value in (("--truth", truth), ("--detections", detections)) if value is not None]
+    if len(of_model) + len(of_files) != 2 or len(of_model) == 1:
+        given = " and ".join(of_model + of_files) or "neither"
+        raise typer.BadParameter(
+            f"give a CHECKPOINT with --data, or --truth with --detections; got {given}", param_hint="arguments"
+        )
+    if metric not in ("coco", "voc"):
+        raise typer.BadParameter(f"{metric!r} is neither coco nor voc", param_hint="--metric")
+
+
+def _refuse_inside(save: Path, sources: list[Path]) -> None:
+    for source in sources:
+        folder = source.resolve() if source.is_dir() else None
+        if folder is not None and (save.resolve() == folder or folder in save.resolve().parents):
+            raise ValueError(f"{save}: lies inside the data folder {source}, which is only read; save elsewhere")
+
+
+def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) -> None:
+    import json
+
+    for sentence in (*measured.notes, *measured.diagnosis):
+        typer.echo(f"boxwright: {sentence}", err=True)
+    if json_output:
+        typer.echo(json.dumps(measured.figures, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from boxwright.metrics.measure import headline
+    from boxwright.metrics.report import class_table
+
+    console = Console(highlight=False)
+    console.print(class_table(measured.rows, iou))
+    for line in (f"\n{pictures} pictures", *headline(measured)):
+        typer.echo(line)
+
+
+def _save(
+    folder: Path,
+    measured: Measurement,
+    detections: list[Detections],
+    truths: list[Truth],
+    classes: Classes,
+    image_ids: list[int | str],
+    paths: list[str],
+    iou: float,
+) -> None:
+    """Write figures, result files, the table and the charts; says where."""
+    import json
+
+    from boxwright.metrics import result_files
+    from boxwright.metrics.report import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(measured.figures, indent=1) + "\n", encoding="utf-8")
+    stems = result_files.unique_stems(paths)
+    result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
+    result_files.write_text_results(folder / "detection-results", detections, stems)
+    result_files.write_text_truth(folder / "ground-truth", truths, stems, classes)
+    result_files.write_voc_results(folder / "voc", detections, stems, classes)
+    write_report(folder, detections, truths, classes, measured.per_class, iou=iou)
+    typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

@@ -1,0 +1,58 @@
+"""The verb `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
+    ] = "fcos",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout, found out by itself.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
+    val_split: Annotated[str, typer.Option(help="Split to measure on while training.")] = "val",
+    weights: Annotated[Path | None, typer.Option(help="Start from this boxwright checkpoint (fine-tuning).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder; the recipe's name if not given.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that run folders are made in.")] = Path("runs"),
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[RUN]",
+            help="Go on with a run folder; without a value, with the newest one (of this --name). "
+            "Recipe and settings come from the run.",
+        ),
+    ] = None,
+    overfit: Annotated[
+        int | None, typer.Option(help="Sanity check: train and measure on this many pictures; the loss must collapse.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time budget; the number of steps is fixed after a few measured ones.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Train a detector on a folder of labelled pictures.
+
+    Prints the run folder on standard output; everything else goes to standard error. Several GPUs or machines:
+    `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
+    """
+    from boxwright.training.run import train as run
+
+    result = run(
+        recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
+        weights=weights, name=name, runs=runs, resume=resume, overfit=overfit, minutes=minutes, device=device,
+        seed=seed,
+    )  # fmt: skip
+    typer.echo(str(result.folder))

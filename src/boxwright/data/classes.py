@@ -1,0 +1,113 @@
+"""The one class contract: whatever ids come in, labels [0, K) inside, the same ids and names out.
+
+A subset or a merge is chosen by a text such as "car,person" or "car+truck=vehicle,person"; the classes of a model and
+of a data set are compared by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from boxwright.data.records import DataSet, Split
+from boxwright.structures import Classes
+
+_Data = TypeVar("_Data", DataSet, Split)
+
+
+def select_classes(data: _Data, spec: str) -> _Data:
+    """The same data with only the classes that `spec` names, in its order; objects of the others are dropped.
+
+    "car,person" takes two classes, "car+truck=vehicle" makes one of two. A merged class has the id of its first part.
+    Raises ValueError for a name that is not there, with the nearest one.
+    """
+    chosen, mapping = parse_classes(data.classes, spec)
+    return _mapped(data, chosen, mapping)
+
+
+def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None, ...]]:
+    """The classes that a text names, and for each known label the new one (None: dropped).
+
+    >>> parse_classes(Classes(("car", "truck", "cat"), (3, 8, 17)), "cat,car+truck=vehicle")
+    (Classes(names=('cat', 'vehicle'), ids=(17, 3)), (1, 1, 0))
+    """
+    names: list[str] = []
+    ids: list[int] = []
+    mapping: list[int | None] = [None] * len(known)
+    # A class name may itself hold a comma, plus or equals sign: a part that is a known name is that class.
+    for part in (part.strip() for part in spec.split(",")):
+        if not part:
+            continue
+        left, equals, new = (part, "", "") if part in known.names else map(str.strip, part.partition("="))
+        members = [left] if left in known.names else [name.strip() for name in left.split("+")]
+        if len(members) > 1 and not new:
+            raise ValueError(f"classes {part!r}: a merge needs a name, as in {'+'.join(members)}=name")
+        if equals and not new:
+            raise ValueError(f"classes {part!r}: the name after = is missing")
+        for member in members:
+            if member not in known.names:
+                raise ValueError(_unknown(member, known.names))
+            label = known.names.index(member)
+            if mapping[label] is not None:
+                raise ValueError(f"classes {spec!r}: {member!r} is named twice")
+            mapping[label] = len(names)
+        names.append(new or members[0])
+        ids.append(known.ids[known.names.index(members[0])])
+    if not names:
+        raise ValueError(f"classes {spec!r} name no class; known classes: {', '.join(known.names)}")
+    return Classes(tuple(names), tuple(ids)), tuple(mapping)
+
+
+def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
+    """For each label of the data the model's label of the same name: 0, 1, 2, ... where the orders agree.
+
+    Raises ValueError with both lists where the names differ.
+
+    >>> check_same_classes(Classes.named(["a", "b"]), Classes.named(["b", "a"], first_id=1))
+    (1, 0)
+    """
+    if set(model.names) != set(data.names):
+        raise ValueError(
+            f"the classes differ: the model has {len(model)} ({', '.join(model.names)}), the data has {len(data)} "
+            f"({', '.join(data.names)}); choose the data's classes with --classes or take another model"
+        )
+    return tuple(model.names.index(name) for name in data.names)
+
+
+def relabelled(data: _Data, model: Classes) -> _Data:
+    """The same data with the labels of a model that knows the same names; the data's own ids stay with their names."""
+    mapping = check_same_classes(model, data.classes)
+    if mapping == tuple(range(len(mapping))):
+        return data
+    id_of = dict(zip(data.classes.names, data.classes.ids, strict=True))
+    return _mapped(data, Classes(model.names, tuple(id_of[name] for name in model.names)), mapping)
+
+
+def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Data:
+    if isinstance(data, Split):
+        return _mapped_split(data, classes, mapping)
+    splits = {name: _mapped_split(split, classes, mapping) for name, split in data.splits.items()}
+    lost = [name for name, label in zip(data.classes.names, mapping, strict=True) if label is None]
+    note: tuple[str, ...] = ()
+    if lost:
+        count = sum(len(row.annotations) for split in data.splits.values() for row in split.records)
+        count -= sum(len(row.annotations) for split in splits.values() for row in split.records)
+        note = (f"{count} objects of {len(lost)} classes that were not chosen are dropped: {', '.join(lost)}",)
+    return replace(data, classes=classes, splits=splits, notes=data.notes + note)
+
+
+def _mapped_split(split: Split, classes: Classes, mapping: Sequence[int | None]) -> Split:
+    records = []
+    for record in split.records:
+        pairs = [(item, mapping[item.label]) for item in record.annotations]
+        kept = tuple(replace(item, label=label) for item, label in pairs if label is not None)
+        records.append(replace(record, annotations=kept))
+    return replace(split, records=tuple(records), classes=classes)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1) or [other for other in known if other.lower() == name.lower()]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"no class is called {name!r}{hint} Known classes: {', '.join(known)}"

@@ -1,0 +1,115 @@
+"""A folder of labelled pictures, whatever its format: sniff it, read it, and see that it has a validation split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from boxwright.data.classes import select_classes
+from boxwright.data.coco import COCO_LAYOUT, read_coco, recognises_coco
+from boxwright.data.listing import pictures_below, split_order
+from boxwright.data.records import DataSet, Record, Split
+from boxwright.data.voc import VOC_LAYOUT, read_voc, recognises_voc
+from boxwright.data.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
+
+
+class Reader(NamedTuple):
+    """One format: its name, its layout in words, whether a path has it, and how it is read."""
+
+    name: str
+    layout: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, Sequence[str] | None], DataSet]
+
+
+READERS = (
+    Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
+    Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
+    Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
+)
+VALIDATION_SHARE = 0.1
+
+
+def open_folder(path: str | Path, classes: str | None = None, class_names: Sequence[str] | None = None) -> DataSet:
+    """The labelled pictures of a folder (or of a data YAML or COCO JSON file), with a train and a validation split.
+
+    `classes` takes a subset or merges ("car,person", "car+truck=vehicle"); `class_names` gives the order of classes
+    where the format leaves it open. A missing validation split is made from the training pictures, the same one every
+    time, and said in the notes. Raises FileNotFoundError or ValueError with one sentence.
+    """
+    path = Path(path)
+    reader, notes = _reader_for(path)
+    dataset = reader.read(path, class_names)
+    if not any(record.annotations for split in dataset.splits.values() for record in split.records):
+        problems = [problem for split in dataset.splits.values() for problem in split.problems]
+        hint = f"; the first problem is {problems[0].where}: {problems[0].message}" if problems else ""
+        raise ValueError(f"{path}: no picture has a labelled object ({reader.name} layout){hint}")
+    dataset = with_validation(replace(dataset, notes=notes + dataset.notes))
+    return select_classes(dataset, classes) if classes else dataset
+
+
+def split(dataset: DataSet, name: str) -> Split:
+    """The split called `name` ("valid" and "validation" mean "val"); ValueError names those that exist."""
+    known = {"valid": "val", "validation": "val"}.get(name.lower(), name)
+    if known not in dataset.splits:
+        raise ValueError(f"{dataset.root}: no split {name!r}; it has {', '.join(dataset.splits)}")
+    return dataset.splits[known]
+
+
+def with_validation(dataset: DataSet) -> DataSet:
+    """The same data with a validation split, made from the training pictures where there is none.
+
+    A picture belongs to it by a hash of its own name, so that it never changes sides when pictures are added;
+    augmented copies of one picture ("name.rf.<hash>.jpg") and pictures of one name stay together.
+    """
+    source = "train" if "train" in dataset.splits else "trainval"
+    if "val" in dataset.splits or source not in dataset.splits:
+        return dataset
+    whole = dataset.splits[source]
+    chosen = {record.image_id for record in whole.records if _fraction(record) < VALIDATION_SHARE}
+    groups = {_group(record) for record in whole.records}
+    if len(groups) < 2:
+        return replace(dataset, notes=(*dataset.notes, "one training picture is too few to make a validation split"))
+    if not chosen or len(chosen) == len(whole):
+        first = min(whole.records, key=_fraction)
+        chosen = {record.image_id for record in whole.records if _group(record) == _group(first)}
+    parts = {
+        name: replace(whole, name=name, records=tuple(r for r in whole.records if (r.image_id in chosen) is held))
+        for name, held in (("train", False), ("val", True))
+    }
+    parts["val"] = replace(parts["val"], problems=())  # they stay with the training split, so that each is said once
+    count = len(parts["val"])
+    note = f"no validation split: {count} of the {len(whole)} {source} pictures were set aside as val, by their names"
+    splits = dataset.splits | parts
+    return replace(dataset, splits={name: splits[name] for name in split_order(splits)}, notes=(*dataset.notes, note))
+
+
+def _group(record: Record) -> str:
+    return record.path.stem.split(".rf.")[0]
+
+
+def _fraction(record: Record) -> float:
+    digest = hashlib.sha256(_group(record).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such folder or file")
+    fitting = [reader for reader in READERS if reader.recognises(path)]
+    if fitting:
+        others = ", ".join(reader.name for reader in fitting[1:])
+        also = f"{path} fits several layouts; it is read as {fitting[0].name} (also found: {others})"
+        return fitting[0], (also,) if others else ()
+    layouts = "; ".join(reader.layout for reader in READERS)
+    if path.is_file():
+        raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json or a data .yaml")
+    if not any(path.iterdir()):
+        raise ValueError(f"{path}: the folder is empty; understood layouts: {layouts}")
+    pictures = len(list(islice(pictures_below(path), 100_000)))
+    state = f"{pictures} pictures but no labels were found" if pictures else "neither pictures nor labels were found"
+    raise ValueError(f"{path}: {state}; understood layouts: {layouts}")

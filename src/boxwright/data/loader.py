@@ -1,0 +1,249 @@
+"""The loader: which pictures make up step n, how each is augmented, and how a batch is put together.
+
+All of it is a function of (seed, step): nothing is remembered between steps, so a resumed run sees exactly what an
+uninterrupted one would, with any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from boxwright.data.image_file import image_size, read_image
+from boxwright.data.mosaic import Mosaic
+from boxwright.data.records import Record, Split
+from boxwright.data.transforms import Compose, Sample, resize_sample
+from boxwright.data.truth import truth_of
+from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.structures import ImageBatch, Targets, Truth
+
+CACHE_LIMIT = 4 << 30
+"""Bytes of decoded pictures that are kept in memory at most, besides a quarter of what the machine has free."""
+
+
+class Batch(NamedTuple):
+    """What one training or evaluation step is fed: pictures, truth, and which records they are."""
+
+    images: ImageBatch
+    targets: Targets
+    indices: tuple[int, ...]
+
+
+class SampleKey(NamedTuple):
+    """One draw: the record, the seed of its augmentation, and whether mosaics are still on."""
+
+    index: int
+    seed: int
+    mosaic: bool = False
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training picture after resizing: a mosaic now and then, then the other steps."""
+
+    steps: Compose
+    mosaic: Mosaic | None = None
+
+
+class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
+    """Resized pictures of a split with their truth; augmented where a key brings a seed and a pipeline is given."""
+
+    def __init__(
+        self,
+        split: Split,
+        rule: ResizeRule,
+        *,
+        augmentation: Augmentation | None = None,
+        masks: bool = False,
+        cache: bool | None = None,
+    ) -> None:
+        self.records = split.records
+        self.rule = rule
+        self.augmentation = augmentation
+        self.masks = masks
+        self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
+        if cache is not False:
+            self._fill_cache(forced=cache is True)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of pictures in memory; 0 without a cache."""
+        return sum(image.numel() for image, _ in self._kept) if self._kept is not None else 0
+
+    def _fill_cache(self, forced: bool) -> None:
+        """Decode and resize everything once, if it fits; workers share the memory."""
+        if not self.records:
+            return
+        first, _ = self._decode(self.records[0])
+        limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // 4)
+        if first.numel() * len(self.records) > limit and not forced:
+            return
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            kept = list(pool.map(self._decode, self.records))
+        self._kept = [(image.share_memory_(), hw) for image, hw in kept]
+
+    def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
+        image = read_image(record.path)
+        hw = (int(image.shape[1]), int(image.shape[2]))
+        return resize_sample(Sample(image, Truth.empty()), self.rule).image, hw
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def base(self, index: int) -> Sample:
+        """One resized picture, not augmented."""
+        return self._with_size(index)[0]
+
+    def _with_size(self, index: int) -> tuple[Sample, tuple[int, int]]:
+        record = self.records[index]
+        if self._kept is None:
+            image = read_image(record.path)
+            hw = (int(image.shape[1]), int(image.shape[2]))
+            return resize_sample(Sample(image, truth_of(record, hw, masks=self.masks)), self.rule), hw
+        image, hw = self._kept[index]
+        truth = resize_truth(truth_of(record, hw, masks=self.masks), hw, self.rule)
+        return Sample(image, truth), hw
+
+    def original(self, index: int) -> Tensor:
+        """The picture (3, H, W) as it is in its file."""
+        return read_image(self.records[index].path)
+
+    def original_hw(self, index: int) -> tuple[int, int]:
+        """Height and width of the picture in its file."""
+        return self._kept[index][1] if self._kept is not None else image_size(self.records[index].path)
+
+    def network_truth(self, index: int) -> tuple[Truth, tuple[int, int]]:
+        """The truth in network pixels, without masks, and the size of the network's picture."""
+        hw = self.original_hw(index)
+        truth = resize_truth(truth_of(self.records[index], hw), hw, self.rule)
+        return truth, resize_plan(hw, self.rule).size_hw
+
+    def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
+        if not isinstance(key, SampleKey) or self.augmentation is None:
+            index = key.index if isinstance(key, SampleKey) else key
+            return *self._with_size(index), index
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.seed)
+            sample, hw = self._with_size(key.index)
+            if key.mosaic and self.augmentation.mosaic is not None:
+                sample = self.augmentation.mosaic(self.base, len(self), sample)
+            return self.augmentation.steps(sample), hw, key.index
+
+
+def resize_truth(truth: Truth, hw: tuple[int, int], rule: ResizeRule) -> Truth:
+    """The truth of a picture of size `hw` in network coordinates (boxes; masks go through `resize_sample`)."""
+    if truth.masks is not None:
+        blank = torch.zeros(3, *hw, dtype=torch.uint8)
+        return resize_sample(Sample(blank, truth), rule).truth
+    plan = resize_plan(hw, rule)
+    scale = torch.tensor([*plan.scale_xy, *plan.scale_xy])
+    offset = torch.tensor([*plan.offset_xy, *plan.offset_xy])
+    return Truth(truth.boxes * scale + offset, truth.labels, truth.ignore)
+
+
+class Collate:
+    """Stack samples into a batch, padded at the right and bottom."""
+
+    def __init__(self, rule: ResizeRule) -> None:
+        self.rule = rule
+
+    def __call__(self, rows: Sequence[tuple[Sample, tuple[int, int], int]]) -> Batch:
+        plans = [resize_plan(hw, self.rule) for _, hw, _ in rows]
+        images = ImageBatch.of(
+            [sample.image for sample, _, _ in rows],
+            [hw for _, hw, _ in rows],
+            [plan.scale_xy for plan in plans],
+            [plan.offset_xy for plan in plans],
+        )
+        return Batch(images, Targets.of([sample.truth for sample, _, _ in rows]), tuple(index for *_, index in rows))
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """The keys of the batch of each step, from `start` to `stop`, for one rank of `world`.
+
+    Each epoch is a permutation of the records; batches run on over the end of an epoch. Pictures of like shape stand
+    together, in blocks that are drawn at random, so that padding is small.
+    """
+
+    def __init__(
+        self, aspects: Sequence[float], batch: int, *, seed: int, start: int, stop: int, mosaic_stop: int = 0,
+        rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        self.aspects = torch.tensor(aspects)
+        self.batch, self.seed, self.start, self.stop = batch, seed, start, stop
+        self.mosaic_stop, self.rank, self.world = mosaic_stop, rank, world
+        self._epoch: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for step in range(self.start, self.stop):
+            first = (step * self.world + self.rank) * self.batch
+            mosaic = step < self.mosaic_stop
+            yield [
+                SampleKey(self._record(n), draw_seed(self.seed, n), mosaic) for n in range(first, first + self.batch)
+            ]
+
+    def _record(self, draw: int) -> int:
+        epoch, place = divmod(draw, len(self.aspects))
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        return self._epoch[1][place]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, -1 - epoch))
+        order = torch.randperm(len(self.aspects), generator=generator)
+        block = self.batch * self.world
+        if self.aspects.amax() < 1.02 * self.aspects.amin() or len(order) <= block:
+            return order.tolist()
+        windows = []
+        for window in order.split(block * 16):
+            blocks = window[self.aspects[window].argsort(stable=True)].split(block)
+            windows += [blocks[index] for index in torch.randperm(len(blocks), generator=generator).tolist()]
+        return torch.cat(windows).tolist()
+
+
+def draw_seed(seed: int, number: int) -> int:
+    """A well-mixed 63-bit seed for draw `number` of a run (splitmix64)."""
+    value = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**64 - 1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value = ((value ^ (value >> shift)) * factor) & (2**64 - 1)
+    return (value ^ (value >> 31)) >> 1
+
+
+def make_loader(
+    pictures: PictureSet,
+    batches: Sampler[list[SampleKey]] | Sequence[Sequence[int]],
+    *,
+    workers: int,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """A loader of the given batches; workers run one torch thread each and hold no state."""
+    return DataLoader(
+        pictures,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=Collate(pictures.rule),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def aspects_of(split: Split) -> list[float]:
+    """Width over height of every record, 1 where the annotation file does not say."""
+    return [r.stated_hw[1] / r.stated_hw[0] if r.stated_hw and all(r.stated_hw) else 1.0 for r in split.records]
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return CACHE_LIMIT

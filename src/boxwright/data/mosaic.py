@@ -1,0 +1,100 @@
+"""Four pictures in one: each shows a random part of itself in one quadrant, around a random centre.
+
+It teaches small objects and crowded borders from little data. Chance comes from torch's global generator only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from boxwright.data.transforms import Placement, Sample, paste_window, place_truth
+from boxwright.ops.image import padded_canvas
+from boxwright.structures import Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Mosaic:
+    """With probability `p`, a sample joined with three others drawn at random, at the size of the sample.
+
+    low, high: how large the pictures are drawn, against the canvas; a picture that would leave its quadrant unfilled
+    is drawn larger. min_visibility: the part of a box that its quadrant must show for the object to stay.
+    """
+
+    p: float = 1.0
+    low: float = 0.5
+    high: float = 1.0
+    min_visibility: float = 0.3
+
+    def __call__(self, fetch: Callable[[int], Sample], count: int, sample: Sample) -> Sample:
+        """The mosaic of `sample` and three of the `count` samples that `fetch` gives by index."""
+        if bool(torch.rand(()) >= self.p):
+            return sample
+        others = [fetch(index) for index in torch.randint(count, (3,)).tolist()]
+        order = torch.randperm(4).tolist()
+        four = [sample, *others]
+        return mosaic(
+            [four[index] for index in order],
+            sample.size_hw,
+            scales=(self.low, self.high),
+            min_visibility=self.min_visibility,
+        )
+
+
+def mosaic(
+    samples: Sequence[Sample],
+    size_hw: tuple[int, int],
+    *,
+    scales: tuple[float, float] = (0.5, 1.0),
+    min_visibility: float = 0.3,
+) -> Sample:
+    """Four samples on one canvas of `size_hw`: top left, top right, bottom left, bottom right of a random centre."""
+    if len(samples) != 4:
+        raise ValueError(f"a mosaic takes 4 pictures, got {len(samples)}")
+    height, width = size_hw
+    if height < 4 or width < 4:
+        raise ValueError(f"a mosaic needs a canvas of at least 4 x 4 pixels, got {height} x {width}")
+    across, down = (0.3 + 0.4 * torch.rand(2)).tolist()
+    x, y = round(width * across), round(height * down)
+    canvas = padded_canvas(samples[0].image, size_hw)
+    truths = []
+    quadrants = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
+    for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
+        placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
+        paste_window(canvas, sample.image, placement)
+        truths.append(place_truth(sample.truth, placement, min_visibility))
+    return Sample(canvas, join_truths(truths))
+
+
+def _fill(
+    picture_hw: tuple[int, int],
+    canvas_hw: tuple[int, int],
+    quadrant: tuple[int, int, int, int],
+    scales: tuple[float, float],
+) -> Placement:
+    """A random window of a picture, at a random scale, that fills a quadrant of the canvas; aspect kept."""
+    x1, y1, x2, y2 = quadrant
+    size_hw = (y2 - y1, x2 - x1)
+    fit = min(canvas_hw[0] / picture_hw[0], canvas_hw[1] / picture_hw[1])
+    scale, across, down = torch.rand(3).tolist()
+    scale = fit * (scales[0] + (scales[1] - scales[0]) * scale)
+    scale = max(scale, size_hw[0] / picture_hw[0], size_hw[1] / picture_hw[1])
+    height = min(picture_hw[0], max(1, round(size_hw[0] / scale)))
+    width = min(picture_hw[1], max(1, round(size_hw[1] / scale)))
+    left, top = round((picture_hw[1] - width) * across), round((picture_hw[0] - height) * down)
+    return Placement((left, top, left + width, top + height), size_hw, (x1, y1))
+
+
+def join_truths(truths: Sequence[Truth]) -> Truth:
+    """The objects of several truths as one; masks are kept where every picture with objects has them."""
+    some = any(truth.masks is not None for truth in truths)
+    every = all(truth.masks is not None for truth in truths if len(truth))
+    masks = tuple(mask for truth in truths for mask in truth.masks or ()) if some and every else None
+    return Truth(
+        torch.cat([truth.boxes for truth in truths]),
+        torch.cat([truth.labels for truth in truths]),
+        torch.cat([truth.ignore for truth in truths]),
+        masks,
+    )

@@ -1,0 +1,92 @@
+"""What is wrong with picture files: missing, damaged, cut short, or the same content twice.
+
+Headers are read and, where sizes in bytes agree, contents compared by hash; nothing is decoded unless asked for or
+unless a file does not end as its format must.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxwright.data.image_file import image_header, read_image
+
+_TAIL = 64  # bytes; a good file with more than this behind its end mark is decoded to be sure
+
+
+@dataclass(frozen=True, slots=True)
+class PictureState:
+    """What a look at one file gave: its upright size, whether EXIF swapped its sides, its bytes, or what is wrong."""
+
+    hw: tuple[int, int] | None
+    turned: bool
+    num_bytes: int
+    fault: str | None = None
+    missing: bool = False
+
+
+def look_at_pictures(paths: Iterable[Path], *, decode: bool = False) -> dict[Path, PictureState]:
+    """The state of every picture file, each looked at once; `decode` reads all pixels."""
+    unique = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        return dict(zip(unique, pool.map(lambda path: look_at_picture(path, decode=decode), unique), strict=True))
+
+
+def look_at_picture(path: Path, *, decode: bool = False) -> PictureState:
+    """The state of one picture file from its header and its end, or from all its pixels."""
+    try:
+        num_bytes = path.stat().st_size
+        hw, turned = image_header(path)
+        if decode or not _ends_as_it_must(path, num_bytes):
+            read_image(path)
+    except FileNotFoundError:
+        return PictureState(None, False, 0, "the picture is missing", missing=True)
+    except (ValueError, OSError) as error:
+        text = str(error).removeprefix(f"{path}: ")
+        return PictureState(None, False, 0, text)
+    return PictureState(hw, turned, num_bytes)
+
+
+def _ends_as_it_must(path: Path, num_bytes: int) -> bool:
+    with path.open("rb") as handle:
+        start = handle.read(12)
+        handle.seek(max(0, num_bytes - _TAIL))
+        tail = handle.read()
+    if start.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" in tail
+    if start.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    if start.startswith(b"RIFF"):
+        return num_bytes >= int.from_bytes(start[4:8], "little") + 8
+    if start.startswith(b"BM"):
+        return num_bytes >= int.from_bytes(start[2:6], "little")
+    return False
+
+
+def same_content(states: dict[Path, PictureState]) -> list[list[Path]]:
+    """Groups of different files with the same bytes, each in the order of `states`."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path, state in states.items():
+        if state.fault is None:
+            by_size[state.num_bytes].append(path)
+    candidates = [path for paths in by_size.values() if len(paths) > 1 for path in paths]
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
+        digests = list(pool.map(_digest, candidates))
+    groups: dict[bytes, list[Path]] = defaultdict(list)
+    for path, digest in zip(candidates, digests, strict=True):
+        if digest:
+            groups[digest].append(path)
+    return [paths for paths in groups.values() if len(paths) > 1]
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").digest()
+    except OSError:
+        return b""

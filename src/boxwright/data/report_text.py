@@ -1,0 +1,95 @@
+"""The preflight report as tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from boxwright.data.preflight import PreflightReport
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def print_report(report: PreflightReport, console: Console, shown: int | None = 10) -> None:
+    """Print a report: what the data set is, its classes and box sizes by split, and its findings by kind.
+
+    At most `shown` findings of a kind are printed (None: all).
+    """
+    dataset = report.dataset
+    console.print(f"[bold]{escape(str(dataset.root))}[/]: {dataset.format}, {len(dataset.classes)} classes")
+    for note in dataset.notes:
+        console.print(f"  {escape(note)}", soft_wrap=True)
+    console.print(_pictures(report))
+    if report.level_ranges:
+        console.print(_levels(report))
+    console.print(_classes(report))
+    _print_findings(report, console, shown)
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", caption_justify="left", pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table
+
+
+def _pictures(report: PreflightReport) -> Table:
+    table = _table("Pictures", "split")
+    for heading in ("pictures", "empty", "objects", "ignored", "width x height", "object side"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, values in report.statistics.items():
+        small, large = values.smallest_hw, values.largest_hw
+        size = f"{small[1]}x{small[0]}" if small else "-"
+        size += f" - {large[1]}x{large[0]}" if large and large != small else ""
+        sides = "{:.0f} / {:.0f} / {:.0f}".format(*values.side_px) if values.side_px else "-"
+        counts = (values.pictures, values.empty, values.objects, values.ignored)
+        table.add_row(name, *map(str, counts), size, sides)
+    table.caption = "object side: square root of the area, smallest / median / largest, in pixels"
+    return table
+
+
+def _levels(report: PreflightReport) -> Table:
+    table = _table("Objects by pyramid level", "split")
+    for low, high in report.level_ranges:
+        heading = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, values in report.statistics.items():
+        table.add_row(name, *map(str, values.per_level))
+    table.caption = "by half the longer side at network size"
+    return table
+
+
+def _classes(report: PreflightReport) -> Table:
+    table = _table("Objects by class", "class")
+    table.add_column("id", justify="right")
+    for name in report.statistics:
+        table.add_column(name, justify="right")
+    classes = report.dataset.classes
+    for identity, label in zip(classes.ids, classes.names, strict=True):
+        counts = (values.per_class[label] for values in report.statistics.values())
+        table.add_row(escape(label), str(identity), *map(str, counts))
+    return table
+
+
+def _print_findings(report: PreflightReport, console: Console, shown: int | None) -> None:
+    if not report.findings:
+        console.print("[green]No findings.[/]")
+        return
+    ordered = sorted(report.findings, key=lambda finding: list(report.counts()).index(finding.kind))
+    for kind, group in groupby(ordered, key=lambda finding: finding.kind):
+        found = list(group)
+        worst = found[0].severity
+        console.print(f"[{_COLOURS[worst]}]{worst}[/] [bold]{kind}[/] ({len(found)})")
+        for finding in found[:shown]:
+            corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
+            left_out = " (left out)" if finding.quarantined and finding.box else ""
+            text = f"  {finding.where}: {finding.message}{corners}{left_out}"
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+        if shown is not None and len(found) > shown:
+            console.print(f"  ... and {len(found) - shown} more; --all shows them")
+    errors, warnings = (sum(f.severity == name for f in report.findings) for name in ("error", "warning"))
+    console.print(f"{errors} errors, {warnings} warnings, {len(report.findings) - errors - warnings} notes")

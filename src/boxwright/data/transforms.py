@@ -1,0 +1,334 @@
+"""Augmentation and resizing of one picture together with its truth: boxes, labels, ignore flags and masks stay in step.
+
+A step is any callable `Sample -> Sample`. Chance comes from torch's global generator only, which the loader seeds for
+each sample. Shape legend: G = objects of the picture, H W = its height and width. Boxes are (x1, y1, x2, y2) in pixels.
+
+Every step that moves pixels is one `Placement` (a window of the picture, resized, put on a canvas), so that there is a
+single place where pixels, boxes and masks could disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from boxwright.ops.boxes import box_area, pairwise_iou
+from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_image, resize_plan
+from boxwright.structures import CroppedMask, Truth
+
+
+class Sample(NamedTuple):
+    """One picture (3, H, W) uint8 and what it holds."""
+
+    image: Tensor
+    truth: Truth
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+
+Step: TypeAlias = Callable[[Sample], Sample]
+
+
+class Placement(NamedTuple):
+    """A window (x1, y1, x2, y2) of a picture, resized to `size_hw`, its corner put at `corner_xy` of a canvas."""
+
+    window: tuple[int, int, int, int]
+    size_hw: tuple[int, int]
+    corner_xy: tuple[int, int]
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Canvas pixels per picture pixel."""
+        x1, y1, x2, y2 = self.window
+        return self.size_hw[1] / (x2 - x1), self.size_hw[0] / (y2 - y1)
+
+
+def _chance(probability: float) -> bool:
+    return bool(torch.rand(()) < probability)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _whole_number(limit: int) -> int:
+    """A random whole number in [0, limit]."""
+    return int(torch.randint(limit + 1, ()))
+
+
+def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
+    """Draw the placed window of a picture (3, H, W) onto a canvas, in place."""
+    x1, y1, x2, y2 = placement.window
+    (left, top), (height, width) = placement.corner_xy, placement.size_hw
+    canvas[:, top : top + height, left : left + width] = resize_image(image[:, y1:y2, x1:x2], placement.size_hw)
+
+
+def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep: Tensor | None = None) -> Truth:
+    """The truth that a placed window still shows, in canvas coordinates.
+
+    An object goes where less than 1 pixel or less than `min_visibility` of its box is left, or where `keep` (G,) is
+    False. An ignored region stays as long as it shows at all: what lies in it must not turn into background. A box
+    that the window cuts is drawn tight around what is left of its mask, where there is one.
+    """
+    if not len(truth):
+        return truth
+    scale = torch.tensor(placement.scale_xy * 2)
+    corner = torch.tensor(placement.corner_xy * 2, dtype=torch.float32)
+    x1, y1, x2, y2 = placement.window
+    origin, limits = torch.tensor([x1, y1] * 2), torch.tensor([x2, y2] * 2)
+    clipped = truth.boxes.maximum(origin).minimum(limits)
+    boxes = (clipped - origin) * scale + corner
+    shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    enough = box_area(clipped) >= min_visibility * box_area(truth.boxes)
+    if keep is not None:
+        enough &= keep
+    left = shown & (enough | truth.ignore)
+    if truth.masks is None:
+        return Truth(boxes[left], truth.labels[left], truth.ignore[left])
+
+    cut = (clipped != truth.boxes).any(1)
+    indices, masks = [], []
+    for index in left.nonzero().flatten().tolist():
+        mask = place_mask(truth.masks[index], placement)
+        if cut[index]:
+            tight = _tight_box(mask)
+            if tight is None:
+                continue
+            boxes[index] = torch.tensor(tight, dtype=torch.float32)
+        indices.append(index)
+        masks.append(mask)
+    chosen = torch.tensor(indices, dtype=torch.int64)
+    return Truth(boxes[chosen], truth.labels[chosen], truth.ignore[chosen], tuple(masks))
+
+
+def place_mask(mask: CroppedMask, placement: Placement) -> CroppedMask:
+    """What a placed window shows of a mask: each canvas pixel takes the mask's value at its centre."""
+    height, width = mask.bitmap.shape
+    x1, y1, x2, y2 = placement.window
+    scale_x, scale_y = placement.scale_xy
+    columns, left = _sampled(mask.x, width, (x1, x2), scale_x)
+    rows, top = _sampled(mask.y, height, (y1, y2), scale_y)
+    corner_x, corner_y = placement.corner_xy
+    return CroppedMask(left + corner_x, top + corner_y, mask.bitmap[rows][:, columns])
+
+
+def _sampled(start: int, length: int, window: tuple[int, int], scale: float) -> tuple[Tensor, int]:
+    """Which bitmap rows (or columns) the canvas pixels show, and the first of those pixels, counted in the window."""
+    first = max(start, window[0]) - window[0]
+    last = min(start + length, window[1]) - window[0]
+    begin, end = math.ceil(first * scale - 0.5), math.ceil(last * scale - 0.5)
+    if end <= begin:  # thinner than a pixel: the pixel that it lies in shows it
+        limit = math.floor((window[1] - window[0]) * scale + 0.5)
+        begin = min(max(math.floor(first * scale), 0), max(limit - 1, 0))
+        end = begin + 1 if last > first else begin
+    centres = (torch.arange(begin, end, dtype=torch.float64) + 0.5) / scale
+    return (centres.floor().long() + (window[0] - start)).clamp(0, length - 1), begin
+
+
+def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
+    rows = mask.bitmap.any(1).nonzero().flatten().tolist()
+    columns = mask.bitmap.any(0).nonzero().flatten().tolist()
+    if not rows or not columns:
+        return None
+    return mask.x + columns[0], mask.y + rows[0], mask.x + columns[-1] + 1, mask.y + rows[-1] + 1
+
+
+def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
+    """The sample at network size by a rule; every object is kept, however small it gets."""
+    image, truth = sample
+    height, width = sample.size_hw
+    plan = resize_plan((height, width), rule)
+    if plan.size_hw == (height, width) and plan.picture_hw == (height, width):
+        return sample
+    boxes = truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
+    corner = (int(plan.offset_xy[0]), int(plan.offset_xy[1]))
+    placement = Placement((0, 0, width, height), plan.picture_hw, corner)
+    masks = None if truth.masks is None else tuple(place_mask(mask, placement) for mask in truth.masks)
+    return Sample(fit_image(image, plan), Truth(boxes, truth.labels, truth.ignore, masks))
+
+
+@dataclass(frozen=True, slots=True)
+class Compose:
+    """Several steps, one after the other."""
+
+    steps: Sequence[Step]
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample after every step."""
+        for step in self.steps:
+            sample = step(sample)
+        return sample
+
+
+@dataclass(frozen=True, slots=True)
+class HorizontalFlip:
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample, mirrored or as it was."""
+        return _flipped(sample, axis=0) if _chance(self.p) else sample
+
+
+@dataclass(frozen=True, slots=True)
+class VerticalFlip:
+    """Mirror top and bottom with probability `p` (microscope and aerial pictures have no up)."""
+
+    p: float = 0.5
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample, mirrored or as it was."""
+        return _flipped(sample, axis=1) if _chance(self.p) else sample
+
+
+def _flipped(sample: Sample, axis: int) -> Sample:
+    """The mirrored sample: axis 0 turns x round, axis 1 turns y round."""
+    image, truth = sample
+    extent = sample.size_hw[1 - axis]
+    boxes = truth.boxes.clone()
+    boxes[:, axis], boxes[:, axis + 2] = extent - truth.boxes[:, axis + 2], extent - truth.boxes[:, axis]
+    masks = truth.masks
+    if masks is not None and axis == 0:
+        masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
+    elif masks is not None:
+        masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
+    pixels = vision.horizontal_flip_image(image) if axis == 0 else vision.vertical_flip_image(image)
+    return Sample(pixels, Truth(boxes, truth.labels, truth.ignore, masks))
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleJitter:
+    """Zoom by a random factor and keep the picture's size: a crop where it grows, padding where it shrinks.
+
+    Large-scale jitter of Ghiasi et al. (Simple Copy-Paste, section 3), but the smaller picture lands anywhere, not
+    always in the top left corner. Only the window that is seen gets resized.
+    """
+
+    low: float = 0.5
+    high: float = 1.5
+    p: float = 1.0
+    min_visibility: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"scale jitter: expected 0 < low <= high, got {self.low} and {self.high}")
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample at another zoom, at its old size."""
+        if not _chance(self.p):
+            return sample
+        height, width = sample.size_hw
+        factor = _uniform(self.low, self.high)
+        if factor >= 1:
+            window_hw = (max(1, round(height / factor)), max(1, round(width / factor)))
+            x, y = _whole_number(width - window_hw[1]), _whole_number(height - window_hw[0])
+            placement = Placement((x, y, x + window_hw[1], y + window_hw[0]), (height, width), (0, 0))
+        else:
+            size_hw = (max(1, round(height * factor)), max(1, round(width * factor)))
+            corner = (_whole_number(width - size_hw[1]), _whole_number(height - size_hw[0]))
+            placement = Placement((0, 0, width, height), size_hw, corner)
+        canvas = padded_canvas(sample.image, (height, width))
+        paste_window(canvas, sample.image, placement)
+        return Sample(canvas, place_truth(sample.truth, placement, self.min_visibility))
+
+
+@dataclass(frozen=True, slots=True)
+class RandomIoUCrop:
+    """Crop so that some object overlaps the crop by a random least IoU (SSD, section 2.2), and enlarge to the old size.
+
+    Objects whose centre the crop leaves out are gone. The choice of the crop follows torchvision's `v2.RandomIoUCrop`,
+    whose forty attempts are drawn here at once.
+    """
+
+    p: float = 0.5
+    min_scale: float = 0.3
+    least_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    attempts: int = 40
+    rounds: int = 8
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample cropped and enlarged, or as it was where no crop fits."""
+        truth = sample.truth
+        objects = truth.boxes[~truth.ignore]
+        if not _chance(self.p) or not len(objects):
+            return sample
+        for _ in range(self.rounds):  # torchvision goes on until something fits
+            least_iou = self.least_ious[_whole_number(len(self.least_ious) - 1)]
+            if least_iou >= 1:
+                return sample
+            window = self._window(objects, sample.size_hw, least_iou)
+            if window is not None:
+                placement = Placement(window, sample.size_hw, (0, 0))
+                canvas = torch.empty_like(sample.image)
+                paste_window(canvas, sample.image, placement)
+                inside = _centres_within(truth.boxes, torch.tensor([window]))[:, 0]
+                return Sample(canvas, place_truth(truth, placement, min_visibility=0.0, keep=inside))
+        return sample
+
+    def _window(self, boxes: Tensor, hw: tuple[int, int], least_iou: float) -> tuple[int, int, int, int] | None:
+        """The first of the attempted crops that holds an object's centre and overlaps it enough."""
+        extent = torch.tensor([hw[1], hw[0]])
+        draws = torch.rand(2, self.attempts, 2)
+        size = (extent * (self.min_scale + (1 - self.min_scale) * draws[0])).floor()
+        aspect = size[:, 0] / size[:, 1].clamp(min=1)
+        corner = ((extent - size) * draws[1]).floor()
+        windows = torch.cat([corner, corner + size], 1)  # (attempts, 4)
+        best = torch.where(_centres_within(boxes, windows), pairwise_iou(boxes, windows), -1.0).amax(0)
+        good = (best >= least_iou) & (aspect >= 0.5) & (aspect <= 2) & (size >= 1).all(1)
+        if not bool(good.any()):
+            return None
+        x1, y1, x2, y2 = (int(value) for value in windows[int(good.to(torch.uint8).argmax())].tolist())
+        return x1, y1, x2, y2
+
+
+def _centres_within(boxes: Tensor, windows: Tensor) -> Tensor:
+    """Which boxes (G, 4) have their centre inside which windows (N, 4): (G, N) bool."""
+    centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    return ((centres > windows[None, :, :2]) & (centres < windows[None, :, 2:])).all(-1)
+
+
+# Luma and the two chroma axes of YIQ (NTSC); in that space a hue shift is a rotation, so it costs nothing extra here.
+_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+@dataclass(frozen=True, slots=True)
+class ColourJitter:
+    """Random brightness, contrast, saturation (each a factor in 1 +- value) and hue (turned by +- value of a circle).
+
+    All four are one colour matrix and one offset, applied once and rounded once. torchvision applies them one by one,
+    rounds and clips after each, and turns the hue in HSV, at many times the cost.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.0
+    p: float = 1.0
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The sample in other colours; its truth stays."""
+        if not _chance(self.p):
+            return sample
+        brightness, contrast, saturation = (
+            _uniform(max(0.0, 1 - value), 1 + value) for value in (self.brightness, self.contrast, self.saturation)
+        )
+        angle = 2 * math.pi * _uniform(-self.hue, self.hue)
+        yiq = torch.tensor(_YIQ, dtype=torch.float64)
+        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
+        turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float64)
+        matrix = (brightness * contrast * torch.linalg.inv(yiq) @ turn @ yiq).float()
+        pixels = sample.image.flatten(1).float()
+        luma = torch.tensor(_YIQ[0]) @ pixels.mean(1)
+        offset = brightness * (1 - contrast) * luma
+        changed = torch.addmm(offset, matrix, pixels).round_().clamp_(0, 255).to(torch.uint8)
+        return Sample(changed.view_as(sample.image), sample.truth)

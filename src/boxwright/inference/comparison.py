@@ -1,0 +1,138 @@
+"""Truth and detections from files, wherever they come from, brought into one order so that they can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from boxwright.data.classes import parse_classes
+from boxwright.data.folder import READERS, open_folder
+from boxwright.data.folder import split as split_called
+from boxwright.data.image_file import image_size
+from boxwright.data.records import Annotation, Record, Split
+from boxwright.metrics.joining import Picture, join_results, read_text_truth
+from boxwright.metrics.result_files import holds_text_truth, read_results
+from boxwright.structures import Classes, Detections, Truth
+
+Areas = list[list[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Detections and truth of the same pictures in the same order, ready to be measured.
+
+    `areas` are those that a COCO file states for its objects; `warnings` are sentences on what was left out.
+    """
+
+    detections: list[Detections]
+    truths: list[Truth]
+    classes: Classes
+    image_ids: list[int | str]
+    paths: list[str]
+    areas: Areas | None
+    warnings: tuple[str, ...]
+
+
+def compare_files(truth: Path, detections: Path, *, split: str | None = None, classes: str | None = None) -> Comparison:
+    """Read truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
+
+    `split` is needed where a folder has several. `classes` takes a subset or merges, by the truth's names. Boxes are
+    taken as they stand, not clipped to the picture. Raises ValueError or FileNotFoundError with one sentence.
+    """
+    if not truth.exists():
+        raise FileNotFoundError(f"{truth}: there is no such file or folder of truth")
+    if holds_text_truth(truth):
+        text = read_text_truth(truth)
+        pictures, truths, known = text.pictures, text.truths, text.classes
+        areas: Areas | None = None
+        warnings = text.warnings
+    else:
+        part = _split(truth, split)
+        records = _ordered(part.records)
+        known = part.classes
+        pictures = [Picture(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
+        truths, areas, warnings = _truths(part, records)
+    table = read_results(detections, known.names)
+    if table.format == "yolo":
+        pictures = [_measured(picture) for picture in pictures]
+    joined = join_results(table, pictures, known)
+    found = joined.detections
+    if classes:
+        known, mapping = parse_classes(known, classes)
+        found, truths, areas = _reclassed(found, truths, areas, known, mapping)
+    return Comparison(
+        detections=found,
+        truths=truths,
+        classes=known,
+        image_ids=[picture.image_id for picture in pictures],
+        paths=[picture.file_name for picture in pictures],
+        areas=areas,
+        warnings=warnings + joined.warnings,
+    )
+
+
+def _split(path: Path, name: str | None) -> Split:
+    """The split that is asked for, or the only one."""
+    if name is not None:
+        return split_called(open_folder(path), name)
+    # Read without open_folder, which would set pictures aside for validation.
+    reader = next((reader for reader in READERS if reader.recognises(path)), None)
+    dataset = open_folder(path) if reader is None else reader.read(path, None)
+    if len(dataset.splits) > 1:
+        raise ValueError(f"{path}: it has the splits {', '.join(dataset.splits)}; choose one with --split")
+    return next(iter(dataset.splits.values()))
+
+
+def _ordered(records: Sequence[Record]) -> list[Record]:
+    """Records by picture id where ids are numbers: of equal scores pycocotools takes the lower picture id first."""
+    ids = [record.image_id for record in records]
+    return sorted(records, key=lambda row: row.image_id) if all(isinstance(key, int) for key in ids) else list(records)
+
+
+def _truths(part: Split, records: Sequence[Record]) -> tuple[list[Truth], Areas, tuple[str, ...]]:
+    truths, areas = [], []
+    bad = [problem.where for problem in part.problems if problem.quarantined]
+    for record in records:
+        good = [row for row in record.annotations if _has_area(row)]
+        bad += [row.where for row in record.annotations if not _has_area(row)]
+        truths.append(Truth.of([r.box for r in good], [r.label for r in good], [r.ignore for r in good]))
+        areas.append([row.area for row in good])
+    warnings = (
+        (f"{len(bad)} entries of the truth cannot be used and are left out, the first: {bad[0]}.",) if bad else ()
+    )
+    return truths, areas, warnings
+
+
+def _has_area(row: Annotation) -> bool:
+    box = torch.tensor(row.box, dtype=torch.float32)  # judged as it will be kept
+    return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
+
+
+def _measured(picture: Picture) -> Picture:
+    known = picture.size_hw != (0, 0) or not Path(picture.file_name).is_file()
+    return picture if known else replace(picture, size_hw=image_size(picture.file_name))
+
+
+def _reclassed(
+    detections: list[Detections],
+    truths: list[Truth],
+    areas: Areas | None,
+    classes: Classes,
+    mapping: Sequence[int | None],
+) -> tuple[list[Detections], list[Truth], Areas | None]:
+    """The same pictures with other labels; what has none any more is dropped."""
+    label_of = torch.tensor([-1 if label is None else label for label in mapping])
+    found = []
+    for old in detections:
+        kept = old.select(label_of[old.labels] >= 0)
+        found.append(replace(kept, labels=label_of[kept.labels], classes=classes))
+    wanted, wanted_areas = [], []
+    for index, truth in enumerate(truths):
+        keep = label_of[truth.labels] >= 0
+        wanted.append(Truth(truth.boxes[keep], label_of[truth.labels[keep]], truth.ignore[keep]))
+        if areas is not None:
+            wanted_areas.append([area for area, stays in zip(areas[index], keep.tolist(), strict=True) if stays])
+    return found, wanted, None if areas is None else wanted_areas

@@ -1,0 +1,173 @@
+"""Joining: detections from a file brought together with the truth of the pictures that they name.
+
+A result file calls its pictures and classes by whatever its tool chose: ids, file names, stems, numbers out of file
+names. One reading is chosen for the whole file, the one that fits most rows; what then fits nothing is counted and
+said, and a file of which nothing fits is an error, not an AP of 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from boxwright.metrics.matching import Integers
+from boxwright.metrics.result_files import ResultTable, read_text_rows
+from boxwright.structures import Classes, Detections, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """How a picture may be called: its id in the data set and its file name; `size_hw` (0, 0) where nobody knows."""
+
+    image_id: int | str
+    file_name: str
+    size_hw: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Detections in the order of the pictures that were given, and a sentence for each thing that did not fit."""
+
+    detections: list[Detections]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextTruth:
+    """Truth from text files: one entry a file, in order of name; `warnings` tell of boxes that were left out."""
+
+    truths: list[Truth]
+    pictures: list[Picture]
+    classes: Classes
+    warnings: tuple[str, ...]
+
+
+def read_text_truth(folder: Path) -> TextTruth:
+    """Truth from a folder of text files (`class x1 y1 x2 y2 [difficult]`), classes in order of name.
+
+    Raises ValueError naming file and line, or where the folder holds no box.
+    """
+    rows = read_text_rows(folder)
+    if not rows:
+        raise ValueError(f"{folder}: expected .txt files with rows of class x1 y1 x2 y2, found none")
+    classes = Classes.named(sorted({name for _, _, name, _, _ in rows}))
+    stems = sorted(file.stem for file in folder.glob("*.txt"))
+    boxes: dict[str, list[tuple[list[float], int, bool]]] = {stem: [] for stem in stems}
+    bad = []
+    for where, stem, name, box, hard in rows:
+        narrow = np.array(box, dtype=np.float32)  # judged as it will be kept: a width of 1e-9 is none in float32
+        if narrow[2] > narrow[0] and narrow[3] > narrow[1]:
+            boxes[stem].append((box, classes.names.index(name), hard))
+        else:
+            bad.append(where)
+    truths = [Truth.of(*zip(*boxes[stem], strict=True)) if boxes[stem] else Truth.empty() for stem in stems]
+    warnings = (f"{len(bad)} truth boxes without width or height are left out, the first in {bad[0]}.",) if bad else ()
+    return TextTruth(truths, [Picture(stem, stem) for stem in stems], classes, warnings)
+
+
+def join_results(table: ResultTable, pictures: Sequence[Picture], classes: Classes) -> Joined:
+    """The detections of a result file for the given pictures, best first, with labels of `classes`.
+
+    Raises ValueError where no row fits a picture, or none a class.
+    """
+    of_picture, of_class = _picture_numbers(table, pictures), _labels(table, classes)
+    lost_pictures, lost_classes = of_picture < 0, of_class < 0
+    for lost, given, known, what in (
+        (lost_pictures, table.pictures, [picture.file_name for picture in pictures], "picture of the truth"),
+        (lost_classes, table.classes, [f"{n} ({i})" for n, i in zip(classes.names, classes.ids, strict=True)], "class"),
+    ):
+        if len(table) and lost.all():
+            raise ValueError(
+                f"{table.source}: none of its {len(table)} detections names a known {what}: it speaks of "
+                f"{_some(given)}, the truth of {_some(known)}"
+            )
+    boxes = table.boxes
+    if table.format == "yolo":
+        boxes = _to_pixels(table, of_picture, pictures)
+    keep = np.flatnonzero(~lost_pictures & ~lost_classes)
+    keep = keep[np.lexsort((-table.scores[keep], of_picture[keep]))]
+    bounds = np.searchsorted(of_picture[keep], np.arange(len(pictures) + 1))
+    detections = []
+    for number, picture in enumerate(pictures):
+        rows = keep[bounds[number] : bounds[number + 1]]
+        detections.append(
+            Detections(
+                torch.from_numpy(boxes[rows]).float(),
+                torch.from_numpy(table.scores[rows]),  # float64, lest two scores of the file become equal
+                torch.from_numpy(of_class[rows]),
+                picture.size_hw,
+                classes,
+                path=picture.file_name,
+            )
+        )
+    return Joined(detections, _warnings(table, lost_pictures, lost_classes))
+
+
+def _picture_numbers(table: ResultTable, pictures: Sequence[Picture]) -> Integers:
+    """The number (N,) of each row's picture, -1 where none is known by that name."""
+    names = [Path(picture.file_name) for picture in pictures]
+    readings: list[list[Hashable]] = [
+        [picture.image_id for picture in pictures],
+        [picture.file_name for picture in pictures],
+        [name.name for name in names],
+        [name.stem for name in names],
+        [str(picture.image_id) for picture in pictures],
+        [int(name.stem) if name.stem.isdecimal() else None for name in names],  # 000005.jpg is number 5 to some tools
+    ]
+    spoken = [table.pictures, [Path(str(key)).stem for key in table.pictures]]
+    return _best_reading([(keys, said) for said in spoken for keys in readings], len(table))
+
+
+def _labels(table: ResultTable, classes: Classes) -> Integers:
+    """The label (N,) of each row, -1 where the class is unknown."""
+    if table.format == "yolo":
+        return _best_reading([(list(range(len(classes))), table.classes)], len(table))
+    readings: list[list[Hashable]] = [list(classes.ids), list(classes.names), [str(key) for key in classes.ids]]
+    folded = [str(key).strip().casefold() for key in table.classes]
+    choices: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = [(keys, table.classes) for keys in readings]
+    choices.append(([name.casefold() for name in classes.names], folded))
+    return _best_reading(choices, len(table))
+
+
+def _best_reading(choices: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]], count: int) -> Integers:
+    """Numbers (N,) of what the rows say among the known keys, by the first of the readings that fits most rows."""
+    best = np.full(count, -1, np.int64)
+    for keys, said in choices:
+        times = Counter(keys)  # a key that two pictures share tells nothing
+        index = {key: number for number, key in enumerate(keys) if times[key] == 1 and key is not None}
+        numbers = np.array([index.get(word, -1) for word in said], dtype=np.int64)
+        if (numbers >= 0).sum() > (best >= 0).sum():
+            best = numbers
+    return best
+
+
+def _to_pixels(table: ResultTable, of_picture: Integers, pictures: Sequence[Picture]) -> np.ndarray:
+    sizes = np.array([picture.size_hw for picture in pictures], dtype=np.float64).reshape(-1, 2)
+    used = np.unique(of_picture[of_picture >= 0])
+    if (sizes[used] <= 0).any():
+        name = pictures[int(used[(sizes[used] <= 0).any(1)][0])].file_name
+        raise ValueError(f"{table.source}: boxes are fractions, but the size of picture {name} is not known")
+    return table.boxes * sizes[of_picture][:, [1, 0, 1, 0]]
+
+
+def _warnings(table: ResultTable, lost_pictures: np.ndarray, lost_classes: np.ndarray) -> tuple[str, ...]:
+    warnings = []
+    for lost, given, what in ((lost_pictures, table.pictures, "pictures"), (lost_classes, table.classes, "classes")):
+        if lost.any():
+            names = [given[index] for index in np.flatnonzero(lost)]
+            warnings.append(
+                f"{table.source}: {int(lost.sum())} of {len(table)} detections name {what} that the truth does not "
+                f"know and are left out: {_some(names)}."
+            )
+    return tuple(warnings)
+
+
+def _some(names: Iterable[Hashable]) -> str:
+    """The first few different names."""
+    different = list(dict.fromkeys(str(name) for name in names))
+    return ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")

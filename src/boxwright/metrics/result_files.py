@@ -1,0 +1,259 @@
+"""Result files: detections (and truth as text) written and read in the formats that other tools use.
+
+| format | where | a row |
+|---|---|---|
+| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` |
+| text (Cartucho/mAP) | a file a picture | `class score x1 y1 x2 y2`; truth `class x1 y1 x2 y2 [difficult]` |
+| VOC | a file a class, `comp4_det_test_<class>.txt` | `picture score x1 y1 x2 y2` |
+| YOLO | a file a picture | `class cx cy width height score`, as fractions of the picture |
+
+Coordinates are written so that reading them gives the same float32 numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from boxwright.metrics.matching import Floats
+from boxwright.structures import Classes, Detections, Truth
+
+VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """Rows of a result file before anyone knows the pictures: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
+
+    `pictures` and `classes` (N) hold what the file says: an id or a name. format is "coco", "text", "voc" or "yolo";
+    in the last boxes are fractions of the picture and classes are positions in the list of classes.
+    """
+
+    source: Path
+    format: str
+    pictures: tuple[int | str, ...]
+    classes: tuple[int | str, ...]
+    scores: Floats
+    boxes: Floats
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+def write_coco_results(path: Path, detections: Sequence[Detections], image_ids: Sequence[int | str]) -> None:
+    """One COCO result file with the user's own picture and category ids."""
+    rows = [row for found, key in zip(detections, image_ids, strict=True) for row in found.to_coco(key)]
+    _write(path, json.dumps(rows))
+
+
+def write_text_results(folder: Path, detections: Sequence[Detections], stems: Sequence[str]) -> None:
+    """A text file a picture, `class score x1 y1 x2 y2`; pictures without detections get an empty file."""
+    for found, stem in zip(detections, stems, strict=True):
+        rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
+        _write(folder / f"{stem}.txt", "".join(f"{name} {_join([score, *box])}\n" for name, score, box in rows))
+
+
+def write_text_truth(folder: Path, truths: Sequence[Truth], stems: Sequence[str], classes: Classes) -> None:
+    """A text file a picture, `class x1 y1 x2 y2 [difficult]`."""
+    for truth, stem in zip(truths, stems, strict=True):
+        rows = zip(truth.labels.tolist(), truth.boxes.tolist(), truth.ignore.tolist(), strict=True)
+        lines = [f"{classes.names[label]} {_join(box)}{' difficult' if hard else ''}\n" for label, box, hard in rows]
+        _write(folder / f"{stem}.txt", "".join(lines))
+
+
+def write_voc_results(
+    folder: Path, detections: Sequence[Detections], stems: Sequence[str], classes: Classes, split: str = "test"
+) -> None:
+    """A text file a class, `picture score x1 y1 x2 y2`, named as the VOC kit wants them."""
+    lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}
+    for found, stem in zip(detections, stems, strict=True):
+        for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True):
+            lines[label].append(f"{stem} {_join([score, *box])}\n")
+    for label, name in enumerate(classes.names):
+        _write(folder / f"comp4_det_{split}_{name.replace('/', '-')}.txt", "".join(lines[label]))
+
+
+def write_yolo_results(folder: Path, detections: Sequence[Detections], stems: Sequence[str]) -> None:
+    """A text file a picture, `class cx cy width height score`, boxes as fractions of the picture."""
+    for found, stem in zip(detections, stems, strict=True):
+        height, width = found.size_hw
+        lines = []
+        for label, score, (x1, y1, x2, y2) in zip(
+            found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+        ):
+            numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height, score]
+            lines.append(f"{label} {_join(numbers)}\n")
+        _write(folder / f"{stem}.txt", "".join(lines))
+
+
+def unique_stems(names: Sequence[str | Path]) -> list[str]:
+    """A name for each picture that can be a file name: its stem, with its folder (and a number) where stems repeat."""
+    paths = [Path(name) for name in names]
+    stems = [path.stem for path in paths]
+    if len(set(stems)) < len(stems):
+        stems = [f"{path.parent.name}__{path.stem}" if path.parent.name else path.stem for path in paths]
+    if len(set(stems)) < len(stems):
+        stems = [f"{index:06d}__{stem}" for index, stem in enumerate(stems)]
+    return stems
+
+
+def _join(numbers: Iterable[float]) -> str:
+    return " ".join(f"{number:.9g}" for number in numbers)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
+    """Detections from a COCO result file, or from a text, VOC or YOLO folder, told apart by what is in it.
+
+    A folder holds VOC files where they are called `comp4_det_<split>_<class>.txt` or by names out of `class_names`.
+    Raises ValueError naming file and row, or FileNotFoundError.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder of detections")
+    if path.is_file() and path.suffix == ".json":
+        return _read_coco(path)
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = [file for file in files if file.name != "classes.txt"]  # labelling tools leave it beside YOLO rows
+    if not files or (path.is_file() and path.suffix != ".txt"):
+        raise ValueError(f"{path}: expected a COCO result file (.json) or a folder of .txt files with detections")
+    stems = {file.stem for file in files}
+    if any(VOC_FILE.fullmatch(stem) for stem in stems) or (class_names and stems <= set(class_names)):
+        return _read_voc(path, files)
+    rows = [(file, where, words) for file in files for where, words in _lines(file)]
+    if rows and all(_is_yolo(words) for _, _, words in rows):
+        return _read_yolo(path, rows)
+    named = [(file.stem, *_text_row(where, words, 5)) for file, where, words in rows]
+    return _table(path, "text", [(stem, name, *numbers) for stem, name, numbers in named])
+
+
+def _table(source: Path, kind: str, rows: list[tuple[Any, ...]]) -> ResultTable:
+    """Rows (picture, class, score, x1, y1, x2, y2) as one table."""
+    numbers = np.array([row[2:] for row in rows], dtype=np.float64).reshape(-1, 5)
+    pictures, names = tuple(row[0] for row in rows), tuple(row[1] for row in rows)
+    return ResultTable(source, kind, pictures, names, numbers[:, 0], numbers[:, 1:])
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds; ValueError with file and line where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        at = f", line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ValueError(f"{path}: not a JSON file{at}") from error
+
+
+def _read_coco(path: Path) -> ResultTable:
+    data = load_json(path)
+    data = data.get("annotations") if isinstance(data, dict) else data
+    if not isinstance(data, list):
+        raise ValueError(f"{path}: expected a JSON list of detections with image_id, category_id, bbox and score")
+    return _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
+
+
+def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
+    where = f"{path}: detection {index}"
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object with image_id, category_id, bbox and score")
+    missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
+    if missing:
+        hint = "; this looks like truth, not detections" if missing == ["score"] else ""
+        raise ValueError(f"{where} has no {' and no '.join(missing)}{hint}")
+    box, score = row["bbox"], row["score"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in (*box, score)):
+        raise ValueError(f"{where}: expected bbox [x, y, width, height] and score as finite numbers, got {row}"[:300])
+    if not all(isinstance(row[key], (int, str)) for key in ("image_id", "category_id")):
+        raise ValueError(f"{where}: image_id and category_id must be numbers or text")
+    return row["image_id"], row["category_id"], score, box[0], box[1], box[0] + box[2], box[1] + box[3]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_voc(path: Path, files: list[Path]) -> ResultTable:
+    rows = []
+    for file in files:
+        match = VOC_FILE.fullmatch(file.stem)
+        name = match["name"] if match else file.stem
+        for where, words in _lines(file):
+            picture, numbers = _text_row(where, words, 5)
+            rows.append((picture, name, *numbers))
+    return _table(path, "voc", rows)
+
+
+def _is_yolo(words: list[str]) -> bool:
+    if len(words) not in (5, 6) or not words[0].isdigit():
+        return False
+    numbers = [_number(word) for word in words[1:]]
+    return all(number is not None and -0.001 <= number <= 1.001 for number in numbers)
+
+
+def _read_yolo(path: Path, lines: list[tuple[Path, str, list[str]]]) -> ResultTable:
+    rows = []
+    for file, where, words in lines:
+        if len(words) == 5:
+            raise ValueError(f"{where}: five numbers hold no score; let YOLO write it (save_conf=True)")
+        cx, cy, width, height, score = (float(word) for word in words[1:])
+        box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+        rows.append((file.stem, int(words[0]), score, *box))
+    return _table(path, "yolo", rows)
+
+
+def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each line that is not blank: `file:line` and its words."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not a text file") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield f"{file}:{number}", line.split()
+
+
+def _text_row(where: str, words: list[str], count: int) -> tuple[str, list[float]]:
+    """A name (it may hold spaces) and the `count` numbers after it."""
+    numbers = [_number(word) for word in words[-count:]]
+    known = [number for number in numbers if number is not None]
+    if len(words) <= count or len(known) < count:
+        raise ValueError(f"{where}: expected a name and {count} numbers, got {' '.join(words)[:80]!r}")
+    return " ".join(words[:-count]), known
+
+
+def _number(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def read_text_rows(folder: Path) -> list[tuple[str, str, str, list[float], bool]]:
+    """Rows of truth text: file:line, picture, class, the four coordinates, and whether it says "difficult"."""
+    rows = []
+    for file in sorted(folder.glob("*.txt")):
+        for where, words in _lines(file):
+            hard = words[-1].lower() == "difficult"
+            name, box = _text_row(where, words[:-1] if hard else words, 4)
+            rows.append((where, file.stem, name, box, hard))
+    return rows
+
+
+def holds_text_truth(folder: Path) -> bool:
+    """Whether a folder holds truth as text files of `class x1 y1 x2 y2` (YOLO's rows of fractions are not that)."""
+    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    for file in files:
+        for _, words in _lines(file):
+            body = words[:-1] if words[-1].lower() == "difficult" else words
+            return len(body) >= 5 and all(_number(w) is not None for w in body[-4:]) and not _is_yolo(body)
+    return False

@@ -1,0 +1,122 @@
+"""Pictures brought to the size that a network sees: the same rule, and the same pixels, in training and inference.
+
+Shape legend: H W = height and width in pixels. A picture is (3, H, W), uint8 or float in [0, 1]. Network coordinates =
+original coordinates * scale + offset.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+# Where a picture does not fill its canvas: the ImageNet mean, which the models' normalisation turns into (nearly) zero.
+PAD_COLOUR = (124, 116, 104)
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRule:
+    """How a picture is brought to network size.
+
+    mode "short_side": the shorter side becomes `size`, unless the longer one would pass `max_size`; aspect kept.
+    mode "letterbox": as large as fits into `height` x `width`, aspect kept, in the top left corner; the rest is padded.
+    mode "fixed": exactly `height` x `width`, aspect not kept. mode "none": as it is.
+    """
+
+    mode: Literal["short_side", "letterbox", "fixed", "none"] = "none"
+    size: int | None = None
+    max_size: int | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        needs = {"short_side": ("size",), "letterbox": ("height", "width"), "fixed": ("height", "width"), "none": ()}
+        if self.mode not in needs:
+            raise ValueError(f"resize mode {self.mode!r}: expected one of {', '.join(needs)}")
+        takes = (*needs[self.mode], "max_size") if self.mode == "short_side" else needs[self.mode]
+        for name in ("size", "max_size", "height", "width"):
+            value = getattr(self, name)
+            if value is None and name in needs[self.mode]:
+                raise ValueError(f"resize mode {self.mode!r} needs `{name}`")
+            if value is not None and name not in takes:
+                raise ValueError(f"resize mode {self.mode!r} does not use `{name}`")
+            if value is not None and value < 1:
+                raise ValueError(f"resize `{name}`: expected at least 1 pixel, got {value}")
+
+
+class ResizePlan(NamedTuple):
+    """What a rule means for one picture: resize it to `picture_hw`, put it at `offset_xy` on a canvas of `size_hw`."""
+
+    size_hw: tuple[int, int]
+    picture_hw: tuple[int, int]
+    scale_xy: tuple[float, float]
+    offset_xy: tuple[float, float]
+
+
+def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
+    """The plan for a picture of size `hw` under a rule; the scale is new over old size, per axis, after rounding.
+
+    >>> resize_plan((480, 640), ResizeRule("short_side", size=240, max_size=300))
+    ResizePlan(size_hw=(225, 300), picture_hw=(225, 300), scale_xy=(0.46875, 0.46875), offset_xy=(0.0, 0.0))
+    >>> resize_plan((480, 640), ResizeRule("letterbox", height=320, width=320)).picture_hw
+    (240, 320)
+    """
+    height, width = hw
+    if height < 1 or width < 1:
+        raise ValueError(f"a picture of {height} x {width} pixels cannot be resized")
+    if rule.mode == "fixed":
+        assert rule.height is not None
+        assert rule.width is not None
+        picture = (rule.height, rule.width)
+    elif rule.mode == "none":
+        picture = hw
+    else:
+        if rule.mode == "short_side":
+            assert rule.size is not None
+            scale = min(rule.size / min(hw), (rule.max_size or math.inf) / max(hw))
+        else:
+            assert rule.height is not None
+            assert rule.width is not None
+            scale = min(rule.height / height, rule.width / width)
+        picture = (max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5)))
+    canvas = picture
+    if rule.mode == "letterbox" and rule.height is not None and rule.width is not None:
+        canvas = (rule.height, rule.width)
+    return ResizePlan(canvas, picture, (picture[1] / width, picture[0] / height), (0.0, 0.0))
+
+
+def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """A picture (3, H, W) at another size: bilinear with antialiasing; uint8 stays uint8, float stays float.
+
+    >>> resize_image(torch.full((3, 8, 8), 7, dtype=torch.uint8), (3, 5)).unique().tolist()
+    [7]
+    """
+    if tuple(image.shape[-2:]) == tuple(size_hw):
+        return image
+    resized: Tensor = vision.resize_image(
+        image, list(size_hw), interpolation=vision.InterpolationMode.BILINEAR, antialias=True
+    )
+    return resized
+
+
+def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """An empty canvas (3, H, W) in the padding colour, of the same type and device as the picture `like`."""
+    colour = torch.tensor(PAD_COLOUR, dtype=torch.float32, device=like.device)
+    if like.is_floating_point():
+        colour = colour / 255
+    return colour.to(like.dtype)[:, None, None].expand(3, *size_hw).contiguous()
+
+
+def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
+    """A picture (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
+    resized = resize_image(image, plan.picture_hw)
+    if plan.picture_hw == plan.size_hw:
+        return resized
+    canvas = padded_canvas(resized, plan.size_hw)
+    left, top = (int(value) for value in plan.offset_xy)
+    canvas[:, top : top + plan.picture_hw[0], left : left + plan.picture_hw[1]] = resized
+    return canvas

@@ -1,0 +1,187 @@
+"""What a recipe may say: every setting of a run, its type and its default, checked before anything starts.
+
+Lengths are pixels, learning rates are for `optim.reference_batch` pictures a step (`training.optim.scaled` applies the
+linear scaling rule), and steps are optimiser steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from boxwright.models import MODELS, DetectSettings
+from boxwright.ops.image import ResizeRule
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values cannot be changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Resize(Section):
+    """How a picture gets to network size: the same in training and at test."""
+
+    mode: Literal["short_side", "letterbox", "fixed", "none"] = "short_side"
+    size: int = Field(800, ge=16)
+    """Short side (short_side)."""
+    max_size: int = Field(1333, ge=16)
+    """Long side at most (short_side)."""
+    height: int = Field(0, ge=0)
+    """Network height (letterbox, fixed)."""
+    width: int = Field(0, ge=0)
+    """Network width (letterbox, fixed)."""
+
+    @model_validator(mode="after")
+    def _sides_given(self) -> Resize:
+        if self.mode in ("letterbox", "fixed") and (self.height < 16 or self.width < 16):
+            raise ValueError(f"mode {self.mode} needs height and width of at least 16")
+        return self
+
+    def rule(self) -> ResizeRule:
+        """The same for `ops.image.resize_plan`."""
+        if self.mode == "short_side":
+            return ResizeRule("short_side", size=self.size, max_size=self.max_size)
+        return ResizeRule(self.mode, height=self.height, width=self.width) if self.height else ResizeRule(self.mode)
+
+
+class Augment(Section):
+    """Random changes to training pictures; probabilities in [0, 1], 0 or null is off."""
+
+    horizontal_flip: Fraction = 0.5
+    vertical_flip: Fraction = 0.0
+    scale_jitter: tuple[Positive, Positive] | None = None
+    """Enlarge or shrink by a factor in this range, then crop or pad back."""
+    iou_crop: Fraction = 0.0
+    """Crop as SSD does, keeping an overlap with some object."""
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
+    mosaic: Fraction = 0.0
+    """Four pictures in one."""
+    mosaic_until: Fraction = 0.8
+    """No mosaics in the last part of training."""
+
+
+class Data(Section):
+    """Pictures on their way to the network."""
+
+    resize: Resize = Resize()
+    train_scales: tuple[Positive, ...] = ()
+    """Multi-scale training: each batch is resized by one of these factors of `resize`."""
+    augment: Augment = Augment()
+    batch_size: int = Field(16, ge=1)
+    """Pictures a process and step."""
+    workers: int | None = Field(None, ge=0)
+    """Loader processes; null: as many as the machine has cores to spare."""
+    cache: bool | None = None
+    """Keep decoded, resized pictures in memory; null: when they fit."""
+
+
+class Optim(Section):
+    """The optimiser. Norms and biases have no weight decay."""
+
+    kind: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: float = Field(1e-4, ge=0.0)
+    backbone_lr_factor: float = Field(1.0, ge=0.0)
+    clip_norm: float | None = Field(None, gt=0.0)
+    """Largest gradient norm; null: not clipped."""
+    reference_batch: int = Field(16, ge=1)
+    """The pictures a step that lr and schedule are meant for."""
+    accumulate: int = Field(1, ge=1)
+    """Batches a step."""
+
+
+class Schedule(Section):
+    """How long, and how the learning rate moves."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: Positive | None = None
+    """Instead of steps: passes over the training pictures."""
+    warmup_steps: int = Field(1000, ge=0)
+    warmup_start: Fraction = 0.001
+    """Factor of lr at step 0; linear from there."""
+    kind: Literal["multistep", "cosine"] = "multistep"
+    milestones: tuple[Fraction, ...] = (2 / 3, 8 / 9)
+    """Parts of the run after which lr is multiplied by gamma (multistep)."""
+    gamma: Fraction = 0.1
+    final_factor: Fraction = 0.01
+    """Factor of lr at the end (cosine)."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Schedule:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs (set the other to null)")
+        return self
+
+
+class Validation(Section):
+    """When a run is measured, and when it stops."""
+
+    times: int = Field(10, ge=1)
+    """Measurements over the whole run, evenly spaced, the last at its end."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many measurements without a better AP; null: never."""
+    max_pictures: int | None = Field(None, ge=1)
+    """Measure on the first so many pictures only; null: all."""
+    batch_size: int | None = Field(None, ge=1)
+    """Pictures a forward; null: as in training."""
+
+
+class Detect(Section):
+    """How raw predictions become detections."""
+
+    score_threshold: Fraction = 0.05
+    nms_iou: Fraction = 0.6
+    candidates_per_level: int = Field(1000, ge=1)
+    max_detections: int = Field(100, ge=1)
+
+    def settings(self) -> DetectSettings:
+        """The same for a detector's `detect`."""
+        return DetectSettings(**self.model_dump())
+
+
+class Recipe(Section):
+    """A complete run: what is built, fed, trained and measured."""
+
+    version: Literal[1] = 1
+    name: str = ""
+    description: str = ""
+    reference: str = ""
+    """The AP published for this recipe and where; empty where there is none."""
+    model: Any
+    data: Data = Data()
+    optim: Optim = Optim()
+    schedule: Schedule
+    ema_decay: Fraction = 0.0
+    """Decay of the running mean of the weights, 0 for none; it ramps up over the first steps."""
+    validation: Validation = Validation()
+    detect: Detect = Detect()
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes it natively, else fp32."""
+
+    def model_config_of(self, num_classes: int) -> Any:
+        """The config dataclass of the recipe's model for so many classes."""
+        fields = self.model.model_dump()
+        name = fields.pop("name")
+        return MODELS[name].config(num_classes=num_classes, **fields)
+
+
+def model_section(name: str) -> type[Section]:
+    """The section `model` for one detector: the fields of its config dataclass, but for the number of classes."""
+    config = MODELS[name].config
+    hints = get_type_hints(config)
+    fields: dict[str, Any] = {"name": (Literal[name], name)}
+    for field in dataclasses.fields(config):
+        if field.name != "num_classes":
+            default = ... if field.default is dataclasses.MISSING else field.default
+            fields[field.name] = (hints[field.name], default)
+    return create_model(f"{name}_model", __base__=Section, **fields)

@@ -1,0 +1,50 @@
+"""What a person sees of a run: lines on standard error, and a progress bar where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Lines and a bar; silent on all processes but the main one."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        if self.enabled:
+            self.console.print(text, markup=False)
+
+    def __enter__(self) -> None:
+        if self.enabled and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"), console=self.console,
+            )  # fmt: skip
+            self._task = self._bar.add_task("training", total=None, numbers="")
+            self._bar.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, step: int, steps: int, row: Mapping[str, float]) -> None:
+        """Show where the run stands; a plain line every hundred steps where there is no terminal."""
+        losses = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and "floor" not in k}
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        numbers += f"  lr {row['lr']:.2g}  {row['pictures_per_second']:.1f} pictures/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, total=steps, numbers=numbers)
+        elif step % 100 == 0 or step == steps:
+            left = (steps - step) * row.get("seconds_per_step", 0.0)
+            self.say(f"step {step}/{steps}  {numbers}" + (f"  {left / 60:.1f} min left" if left else ""))

@@ -1,0 +1,44 @@
+"""Starting from a trained detector: what fits is taken over, and classes are matched by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwright.checkpoint import load_checkpoint
+from boxwright.structures import Classes
+
+
+@torch.no_grad()
+def load_weights(model: Any, classes: Classes, path: Path) -> str:
+    """Load a checkpoint's weights into a model that may have other classes; gives a sentence for the log.
+
+    Tensors of one shape are copied. Where the number of classes differs, rows of classes with the same name are kept
+    and the rest stay as initialised. Raises ValueError where the detector is of another kind.
+    """
+    checkpoint = load_checkpoint(path)
+    own: dict[str, Tensor] = model.state_dict()
+    old, new = len(checkpoint.classes), len(classes)
+    rows = [(k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names]
+    same_order = checkpoint.classes.names == classes.names
+    by_row, left = 0, []
+    for name, tensor in own.items():
+        theirs = checkpoint.weights.get(name)
+        per_class = theirs is not None and theirs.dim() and theirs.shape[0] == old and tensor.shape[0] == new
+        if theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
+            tensor.copy_(theirs)
+        elif theirs is not None and per_class and theirs.shape[1:] == tensor.shape[1:]:
+            for mine, other in rows:
+                tensor[mine] = theirs[other]
+            by_row += 1
+        else:
+            left.append(name)
+    if len(left) > len(own) // 2:
+        raise ValueError(f"{path} holds another detector ({checkpoint.recipe.model.name}, {checkpoint.recipe.name}): "
+                         f"{len(left)} of {len(own)} tensors do not fit, for example {left[0]}")  # fmt: skip
+    kept = "" if same_order else f"; classes kept by name: {', '.join(classes.names[k] for k, _ in rows) or 'none'}"
+    skipped = f"; {len(left)} tensors start anew" if left else ""
+    return f"weights: {path}{kept}{skipped}"

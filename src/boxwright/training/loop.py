@@ -1,0 +1,303 @@
+"""The one training loop: a step, its numbers, a measurement now and then, and a checkpoint that resumes exactly.
+
+Everything random in step n is a function of (seed, n): the pictures, their augmentation, and the network's own chance
+(stochastic depth). So a checkpoint needs no generator states, and a resumed run repeats an uninterrupted one bit for
+bit on a CPU with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from boxwright.data.loader import Batch, PictureSet, StepSampler, draw_seed, make_loader
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import ImageBatch, Targets
+from boxwright.training.ema import WeightAverage
+from boxwright.training.optim import Plan, apply_lr, lr_factor
+from boxwright.training.precision import autocast
+from boxwright.training.validate import Measured
+
+MEASURED_STEPS = 16
+"""With a time budget: steps that are timed before the length of the run is fixed."""
+LOG_EVERY = 20
+"""Steps between log rows; on a GPU numbers are fetched only then."""
+SAVE_SECONDS = 120.0
+"""At most this much work is lost when the machine dies."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with every checkpoint."""
+
+    steps: int
+    """Optimiser steps of the whole run; provisional until `fixed`."""
+    fixed: bool
+    step: int = 0
+    seconds: float = 0.0
+    best_ap: float = -1.0
+    best_step: int = 0
+    since_best: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Losses added up since the last measurement, over `counted` steps."""
+    counted: int = 0
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run is made of, ready to go."""
+
+    recipe: Recipe
+    plan: Plan
+    seed: int
+    minutes: float | None
+    accelerator: Accelerator
+    precision: str
+    model: Any
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    pictures: PictureSet
+    aspects: list[float]
+    workers: int
+    measure: Callable[[Any], Measured]
+    """Validate a model."""
+    validation_pictures: int
+    on_row: Callable[[dict[str, Any]], None]
+    on_measured: Callable[[Measured, bool], None]
+    """Called on the main process with a measurement and whether it is the best so far."""
+    on_progress: Callable[[Progress, dict[str, float]], None]
+    save: Callable[[Progress], None]
+    """Write the checkpoint `last` (main process)."""
+    stop_wanted: Callable[[], bool]
+
+
+def fit(job: Job, progress: Progress) -> Progress:
+    """Train until the end, until patience or the user stops it; `progress` may come from a checkpoint."""
+    torch.manual_seed(draw_seed(job.seed, progress.step))
+    wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
+    wrapped.train()
+    timer = _Timer()
+    saved_at = time.monotonic()
+    while progress.step < progress.steps:
+        stop = progress.steps if progress.fixed else min(MEASURED_STEPS, progress.steps)
+        for batches in _grouped(job, progress, stop):
+            losses = _step(job, wrapped, optimizer, batches, progress)
+            _check_finite(job, losses, batches, progress)
+            progress.step += 1
+            progress.seconds += timer.lap()
+            _count(progress, losses)
+            if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
+                row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
+                numbers = {name: float(value) for name, value in losses.items()}
+                rate = job.plan.batch / timer.median
+                row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
+                job.on_row(row)
+                job.on_progress(progress, row)
+            if progress.fixed and _measure_now(job, progress):
+                _measure(job, progress)
+                timer.restart()
+                if _patience_over(job, progress):
+                    progress.steps = progress.step
+            stopping = job.stop_wanted()
+            if stopping or time.monotonic() - saved_at > SAVE_SECONDS:
+                job.save(progress)
+                saved_at = time.monotonic()
+            if stopping:
+                return progress
+            if progress.step >= progress.steps:
+                break
+        if not progress.fixed and progress.step >= stop:
+            _fix_length(job, progress, timer)
+    progress.finished = True
+    job.save(progress)
+    return progress
+
+
+def _grouped(job: Job, progress: Progress, stop: int) -> Any:
+    """The batches of each step from where the run stands: one, or as many as are accumulated."""
+    accumulate = job.recipe.optim.accumulate
+    mosaic_part = job.recipe.data.augment.mosaic_until
+    mosaic_stop = math.floor(progress.steps * mosaic_part) if progress.fixed else stop
+    sampler = StepSampler(
+        job.aspects, job.recipe.data.batch_size, seed=job.seed, start=progress.step * accumulate,
+        stop=stop * accumulate, mosaic_stop=mosaic_stop * accumulate,
+        rank=job.accelerator.process_index, world=job.accelerator.num_processes,
+    )  # fmt: skip
+    loader = make_loader(
+        job.pictures, sampler, workers=job.workers, pin=job.accelerator.device.type == "cuda"
+    )  # fmt: skip
+    group: list[Batch] = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == accumulate:
+            yield group
+            group = []
+
+
+def _step(
+    job: Job, wrapped: Any, optimizer: Any, batches: list[Batch], progress: Progress
+) -> dict[str, Tensor]:  # fmt: skip
+    """One optimiser step; gives the detached losses, their total as "loss"."""
+    accelerator, step = job.accelerator, progress.step
+    apply_lr(optimizer, _lr(job, step, progress))
+    torch.manual_seed(draw_seed(job.seed, (step << 20) + 1 + accelerator.process_index))
+    scale = batch_scale(job.recipe.data.train_scales, job.seed, step)
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        images = batch.images.to(accelerator.device, non_blocking=True)
+        targets = batch.targets.to(accelerator.device, non_blocking=True)
+        if scale != 1.0:
+            images, targets = scale_batch(images, targets, scale)
+        last = number == len(batches) - 1
+        with nullcontext() if last else accelerator.no_sync(wrapped):
+            with autocast(accelerator.device, job.precision):
+                outputs = wrapped(images, targets)
+            losses = job.model.loss(outputs, targets)
+            total = torch.stack([value for name, value in losses.items() if not name.endswith("_floor")]).sum()
+            accelerator.backward(total / len(batches))
+        for name, value in {"loss": total, **losses}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach() / len(batches)
+    if job.recipe.optim.clip_norm is not None:
+        accelerator.clip_grad_norm_(job.model.parameters(), job.recipe.optim.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if job.average is not None:
+        job.average.update(job.model)
+    return sums
+
+
+def batch_scale(scales: tuple[float, ...], seed: int, step: int) -> float:
+    """The multi-scale factor of a step: one of `scales`, the same on every process."""
+    return scales[draw_seed(seed + 1, step) % len(scales)] if scales else 1.0
+
+
+def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
+    """The whole batch at another size, on the device: pixels, sizes and boxes (masks are left as they are)."""
+    height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
+    factors = torch.tensor(
+        [width / images.pixels.shape[-1], height / images.pixels.shape[-2]], device=images.pixels.device
+    )  # x, y
+    pixels = F.interpolate(images.pixels.float(), size=(height, width), mode="bilinear", antialias=True)
+    pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.pixels.dtype == torch.uint8 else pixels
+    sizes = (images.sizes_hw * factors.flip(0)).round().long()
+    scaled = ImageBatch(pixels, sizes, images.original_hw, images.scale_xy * factors, images.offset_xy * factors)
+    boxes = targets.boxes * factors.repeat(2)
+    return scaled, Targets(boxes, targets.labels, targets.ignore, targets.valid, targets.masks)
+
+
+def _lr(job: Job, step: int, progress: Progress) -> float:
+    warmup = max(job.plan.warmup_steps, MEASURED_STEPS)  # a budget's first steps do not depend on its length
+    if progress.fixed:
+        warmup = min(job.plan.warmup_steps, max(1, progress.steps // 4))
+    return job.plan.lr * lr_factor(step, progress.steps, warmup, job.recipe.schedule)
+
+
+def _check_finite(job: Job, losses: dict[str, Tensor], batches: list[Batch], progress: Progress) -> None:
+    """Stop at a loss that is no number, and name the pictures; on a GPU it is looked at with the log only."""
+    on_gpu = job.accelerator.device.type != "cpu"
+    if on_gpu and (progress.step + 1) % LOG_EVERY:
+        return
+    if bool(torch.isfinite(losses["loss"])):
+        return
+    broken = {name: float(value) for name, value in losses.items() if not bool(torch.isfinite(value))}
+    names = [str(job.pictures.records[index].path) for batch in batches for index in batch.indices]
+    since = f" or in the {LOG_EVERY - 1} steps before" if on_gpu else ""
+    raise FloatingPointError(
+        f"the loss is not a number at step {progress.step}{since} ({broken}); pictures of this step: "
+        f"{', '.join(names)}. The last checkpoint is from before; a lower optim.lr or optim.clip_norm=10 often helps"
+    )
+
+
+def _count(progress: Progress, losses: dict[str, Tensor]) -> None:
+    """Add the losses up for the next measurement; tensors stay on the device until then."""
+    for name, value in losses.items():
+        progress.sums[name] = progress.sums.get(name, 0.0) + (float(value) if value.device.type == "cpu" else value)  # type: ignore[operator]
+    progress.counted += 1
+
+
+def _measure_now(job: Job, progress: Progress) -> bool:
+    times = min(job.recipe.validation.times, progress.steps)
+    before, now = (step * times // progress.steps for step in (progress.step - 1, progress.step))
+    return now > before
+
+
+def _measure(job: Job, progress: Progress) -> None:
+    start = time.monotonic()
+    measured = job.measure(job.average.model if job.average is not None else job.model)
+    ap = measured.coco.ap or 0.0
+    best = ap > progress.best_ap
+    if best:
+        progress.best_ap, progress.best_step, progress.since_best = ap, progress.step, 0
+    else:
+        progress.since_best += 1
+    row: dict[str, Any] = {"step": progress.step, "epoch": progress.step * job.plan.batch / len(job.pictures)}
+    row |= {f"train/{name}": float(value) / progress.counted for name, value in progress.sums.items()}
+    validation = {name: value for name, value in measured.losses.items()}
+    total = sum(value for name, value in validation.items() if not name.endswith("_floor"))
+    row |= {f"val/{name}": value for name, value in {"loss": total, **validation}.items()}
+    row |= {"val/AP": measured.coco.ap, "val/AP50": measured.coco.ap50, "val/AP75": measured.coco.ap75}
+    row |= {"lr": _lr(job, progress.step - 1, progress)}
+    progress.sums, progress.counted = {}, 0
+    progress.seconds += time.monotonic() - start
+    row["seconds"] = round(progress.seconds, 2)
+    job.on_row(row)
+    if job.accelerator.is_main_process:
+        job.on_measured(measured, best)
+
+
+def _patience_over(job: Job, progress: Progress) -> bool:
+    patience = job.recipe.validation.patience
+    return patience is not None and progress.since_best >= patience
+
+
+def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
+    """With a time budget: how many steps still fit, measurements counted in, decided once and saved."""
+    assert job.minutes is not None
+    step_seconds = timer.median
+    forward = 0.4 * step_seconds / job.plan.batch * job.validation_pictures * job.recipe.validation.times
+    left = job.minutes * 60 - progress.seconds - forward
+    count = torch.tensor(progress.step + max(1.0, left / step_seconds), device=job.accelerator.device)
+    progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
+    progress.fixed = True
+    job.save(progress)
+
+
+class _Timer:
+    """Seconds a step: what lies between two laps, data loading included, and their running median."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._laps: list[float] = []
+
+    def restart(self) -> None:
+        """Begin the next lap now (after something that was no step)."""
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        seconds = time.monotonic() - self._last
+        self._last += seconds
+        self._laps = [*self._laps[-63:], seconds]
+        return seconds
+
+    @property
+    def median(self) -> float:
+        laps = self._laps[3:] if 6 < len(self._laps) < 64 else self._laps
+        return sorted(laps)[len(laps) // 2]
+
+
+def progress_state(progress: Progress) -> dict[str, Any]:
+    """The progress as plain data for a checkpoint."""
+    state = asdict(progress)
+    state["sums"] = {name: float(value) for name, value in progress.sums.items()}
+    return state

@@ -1,0 +1,116 @@
+"""From a folder to what the loop is fed: format, splits, classes, preflight, loaders - and a log of what was decided."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from boxwright.data.folder import open_folder, split
+from boxwright.data.loader import Augmentation, PictureSet, aspects_of
+from boxwright.data.mosaic import Mosaic
+from boxwright.data.preflight import PreflightReport, preflight
+from boxwright.data.records import Split
+from boxwright.data.transforms import ColourJitter, Compose, HorizontalFlip, RandomIoUCrop, ScaleJitter, Step, VerticalFlip
+from boxwright.recipes.schema import Augment, Recipe
+from boxwright.structures import Classes
+
+PROBLEMS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The checked data of a run: what it trains on and what it is measured on."""
+
+    train: Split
+    val: Split
+    classes: Classes
+    report: PreflightReport
+
+
+def open_checked(
+    path: str | Path,
+    *,
+    classes: str | None,
+    train_split: str,
+    val_split: str,
+    overfit: int | None,
+    say: Callable[[str], None],
+) -> Prepared:
+    """Open a data folder, check it, and pick the two splits; everything decided is said."""
+    dataset = open_folder(path, classes=classes)
+    wanted = {name: split(dataset, name) for name in {train_split, *([] if overfit else [val_split])}}
+    say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    report = preflight(replace(dataset, splits=wanted))
+    for note in report.dataset.notes:
+        say(f"data: {note}")
+    _say_problems(report, say)
+    train = split(report.dataset, train_split)
+    if not any(record.annotations for record in train.records):
+        raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
+    if overfit is not None:
+        labelled = tuple(record for record in train.records if record.annotations)
+        if len(labelled) < overfit:
+            raise ValueError(f"--overfit {overfit}: split {train_split} has {len(labelled)} pictures with objects")
+        train = train.with_records(labelled[:overfit])
+    val = train if overfit is not None else split(report.dataset, val_split)
+    say(f"data: {len(train)} pictures to train on ({train.name}), {len(val)} to measure on ({val.name})")
+    return Prepared(train, val, dataset.classes, report)
+
+
+def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
+    serious = [finding for finding in report.findings if finding.severity != "note"]
+    for finding in serious[:PROBLEMS_SHOWN]:
+        left_out = " (left out)" if finding.quarantined else ""
+        say(f"data: {finding.where}: {finding.message}{left_out}")
+    if len(serious) > PROBLEMS_SHOWN:
+        say(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
+
+
+def augmentation(settings: Augment) -> Augmentation:
+    """The pipeline that a recipe's `data.augment` describes."""
+    steps: list[Step] = []
+    if settings.iou_crop:
+        steps.append(RandomIoUCrop(p=settings.iou_crop))
+    if settings.scale_jitter:
+        steps.append(ScaleJitter(*settings.scale_jitter))
+    if settings.horizontal_flip:
+        steps.append(HorizontalFlip(settings.horizontal_flip))
+    if settings.vertical_flip:
+        steps.append(VerticalFlip(settings.vertical_flip))
+    colours = (settings.brightness, settings.contrast, settings.saturation, settings.hue)
+    if any(colours):
+        steps.append(ColourJitter(*colours))
+    return Augmentation(Compose(steps), Mosaic(settings.mosaic) if settings.mosaic else None)
+
+
+def picture_sets(recipe: Recipe, data: Prepared, *, augment: bool) -> tuple[PictureSet, PictureSet, list[float]]:
+    """Training and validation pictures, and the aspect of each training picture."""
+    rule = recipe.data.resize.rule()
+    pipeline = augmentation(recipe.data.augment) if augment else None
+    train = PictureSet(data.train, rule, augmentation=pipeline, cache=recipe.data.cache)
+    val = PictureSet(data.val, rule, cache=recipe.data.cache)
+    return train, val, aspects_of(data.train)
+
+
+def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
+    """Loader processes: the recipe's number, else what the machine has to spare.
+
+    A CPU that trains and has the pictures in memory loads them between steps: a process more would only take turns.
+    """
+    if wanted is not None:
+        return wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device.type == "cpu":
+        return 0 if cached else min(2, max(1, cores // 4))
+    return max(1, min(8, cores - 1))
+
+
+def write_check(report: PreflightReport, path: Path) -> None:
+    """Write the findings of preflight as JSON."""
+    path.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+

@@ -1,0 +1,82 @@
+"""What a run leaves for people: curves, tables and pictures of what it was shown and what it found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from boxwright.data.loader import Batch, PictureSet
+from boxwright.data.truth import truth_of
+from boxwright.metrics.curves import best_threshold, score_curves
+from boxwright.metrics.report import write_report as write_metrics
+from boxwright.ops.points import level_ranges
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes, Detections, Truth
+from boxwright.training.plots import plot_labels, plot_results, save_batch
+from boxwright.training.run_folder import Results
+from boxwright.training.validate import Measured
+
+SHOWN = 16
+
+
+def draw_labels(pictures: PictureSet, classes: Classes, recipe: Recipe, path: Path) -> None:
+    """`labels.jpg`: the boxes of the training pictures as the network sees them."""
+    boxes: list[Tensor] = []
+    labels: list[Tensor] = []
+    sizes: list[Tensor] = []
+    for index in range(len(pictures)):
+        truth, size_hw = pictures.network_truth(index)
+        boxes.append(truth.boxes)
+        labels.append(truth.labels)
+        sizes.append(torch.tensor(size_hw).expand(len(truth), 2))
+    bounds = getattr(recipe.model, "level_bounds", ())
+    ranges = {f"P{level}": pair for level, pair in enumerate(level_ranges(bounds), start=3)} if bounds else None
+    plot_labels(torch.cat(boxes), torch.cat(labels), torch.cat(sizes), classes, path, level_ranges=ranges)
+
+
+def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
+    """`train_batch0.jpg`: pictures with their truth after augmentation, just as the network gets them."""
+    images, truths = [], []
+    for index, (height, width) in enumerate(batch.images.sizes_hw.tolist()[:SHOWN]):
+        images.append(batch.images.pixels[index, :, :height, :width])
+        truths.append(batch.targets.picture(index))
+    save_batch(images, truths, classes, path, max_images=SHOWN)
+
+
+def draw_validation(pictures: PictureSet, measured: Measured, classes: Classes, score: float, folder: Path) -> None:
+    """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: truth and detections of the same pictures."""
+    for number in range(min(3, -(-len(measured.detections) // SHOWN))):
+        rows = range(number * SHOWN, min((number + 1) * SHOWN, len(measured.detections)))
+        images = [pictures.original(index) for index in rows]
+        truths: list[Detections | Truth] = [measured.truths[index] for index in rows]
+        found: list[Detections | Truth] = [measured.detections[index] for index in rows]
+        save_batch(images, truths, classes, folder / f"val_batch{number}_labels.jpg")
+        save_batch(images, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
+
+
+def validation_truths(pictures: PictureSet) -> list[Truth]:
+    """The truth of each picture, in the pixels of the original."""
+    return [truth_of(record, pictures.original_hw(index)) for index, record in enumerate(pictures.records)]
+
+
+def default_score(measured: Measured, classes: Classes) -> float | None:
+    """The score threshold with the best F1; None where nothing was found."""
+    best = best_threshold(score_curves(measured.detections, measured.truths, len(classes)))
+    return None if best is None else best.score
+
+
+def write_report(
+    folder: Path, results: Results, measured: Measured, pictures: PictureSet, classes: Classes, score: float | None
+) -> dict[str, object]:
+    """Everything that is made once, at the end; gives the figures that `metrics.json` holds."""
+    plot_results(results.rows, folder / "results.png")
+    write_metrics(folder, measured.detections, measured.truths, classes, measured.coco.per_class)
+    draw_validation(pictures, measured, classes, score or 0.3, folder)
+    figures: dict[str, object] = {**measured.coco.figures(), "score_threshold": score}
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return figures
+
+

@@ -1,0 +1,94 @@
+"""The run folder: a new one for each run, and the rows of results in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def new_run_folder(parent: Path, name: str) -> Path:
+    """Create `parent/name`, or `parent/name-2`, `-3`, ... where that is taken: a new run never overwrites an old one."""
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        (folder / "weights").mkdir()
+        return folder
+
+
+def newest_run(parent: Path, name: str | None) -> Path:
+    """The run below `parent` (called `name` or `name-N` if given) that was written to last and can be resumed."""
+    lasts = [path for path in parent.glob("*/weights/last.pt")]
+    if name is not None:
+        lasts = [path for path in lasts if re.fullmatch(re.escape(name) + r"(-\d+)?", path.parent.parent.name)]
+    if not lasts:
+        called = f" called {name}" if name else ""
+        raise FileNotFoundError(f"nothing to resume: no run{called} with weights/last.pt below {parent}/")
+    return max(lasts, key=lambda path: path.stat().st_mtime).parent.parent
+
+
+def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
+    """Plain data as YAML, keys in the given order."""
+    path.write_text(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+class Results:
+    """The rows of a run: every log line in `results.jsonl`, every measurement as a line of `results.csv`.
+
+    With TensorBoard installed (`boxwright[tensorboard]`) the same numbers go there.
+    """
+
+    def __init__(self, folder: Path, *, keep_until: int | None = None) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        path = folder / "results.jsonl"
+        if keep_until is not None and path.exists():  # resuming: what came after the checkpoint will come again
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            self.rows = [row for row in rows if row["step"] <= keep_until]
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        self._write_csv()
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=(keep_until or 0) + 1)
+        except ImportError:
+            pass
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row; rows with a measurement (`val/AP`) also make up the CSV."""
+        clean = {k: (None if isinstance(v, float) and v != v else v) for k, v in row.items()}
+        self.rows.append(clean)
+        with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+        if "val/AP" in clean:
+            self._write_csv()
+        if self._board is not None:
+            for key, value in clean.items():
+                if isinstance(value, (int, float)) and key != "step":
+                    self._board.add_scalar(key, value, clean["step"])
+
+    def measured(self) -> list[dict[str, Any]]:
+        """The rows that hold a measurement."""
+        return [row for row in self.rows if "val/AP" in row]
+
+    def _write_csv(self) -> None:
+        rows = self.measured()
+        if not rows:
+            return
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with (self.folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+

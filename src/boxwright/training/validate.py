@@ -1,0 +1,72 @@
+"""Validation: losses and detections from one forward pass over the pictures, then AP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+
+from boxwright.data.loader import Batch
+from boxwright.metrics.coco_ap import CocoResult, coco_ap
+from boxwright.models import DetectSettings
+from boxwright.structures import Classes, Detections, Truth
+from boxwright.training.precision import autocast
+
+
+class Measured(NamedTuple):
+    """What validation found: mean losses by name, COCO figures, and each picture's detections and truth."""
+
+    losses: dict[str, float]
+    coco: CocoResult
+    detections: list[Detections]
+    truths: list[Truth]
+
+
+@torch.inference_mode()
+def detect_all(
+    model: Any, batches: Iterable[Batch], settings: DetectSettings, *, device: torch.device, precision: str
+) -> tuple[dict[int, Detections], dict[str, float], int]:
+    """Detections by record index, the sum of each loss, and the number of batches."""
+    found: dict[int, Detections] = {}
+    sums: dict[str, torch.Tensor] = {}
+    count = 0
+    for batch in batches:
+        images, targets = batch.images.to(device), batch.targets.to(device)
+        with autocast(device, precision):
+            outputs = model(images)
+        for name, value in model.loss(outputs, targets).items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+        found.update(zip(batch.indices, model.detect(outputs, images, settings), strict=True))
+        count += 1
+    return found, {name: float(value) for name, value in sums.items()}, count
+
+
+def measure(
+    model: Any,
+    batches: Iterable[Batch],
+    truths: list[Truth],
+    classes: Classes,
+    settings: DetectSettings,
+    *,
+    device: torch.device,
+    precision: str,
+) -> Measured:
+    """Validate a model over the batches of this process; figures are those of all processes together."""
+    was_training = model.training
+    model.eval()
+    rows = gather_object([detect_all(model, batches, settings, device=device, precision=precision)])
+    model.train(was_training)
+    found: dict[int, Detections] = {}
+    sums: dict[str, float] = {}
+    count = 0
+    for part, part_sums, part_count in rows:
+        found |= part
+        count += part_count
+        for name, value in part_sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    ordered = [found[index] for index in sorted(found)]
+    own = [truths[index] for index in sorted(found)]
+    losses = {name: value / max(1, count) for name, value in sums.items()}
+    return Measured(losses, coco_ap(ordered, own, classes), ordered, own)
