@@ -78,16 +78,18 @@ def evaluate(
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
     else:
-        assert checkpoint is not None and data is not None  # noqa: S101, PT018  (_check has seen to it)
+        assert checkpoint is not None  # _check has seen to it
+        assert data is not None
         from boxwright.inference.evaluate import evaluate_checkpoint
 
         result = evaluate_checkpoint(
-            checkpoint, data, split or "val", classes=classes, metric=metric, iou=iou, batch=batch, device=device,
+            checkpoint, data, split or "val", classes=classes, batch=batch, device=device,
             score_threshold=score_threshold, max_detections=max_detections, limit=limit,
         )  # fmt: skip
         known, wanted = result.classes, list(result.truths)
         found = [replace(picture, classes=known) for picture in result.detections]
         image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
+        areas = result.areas
     measured = measure(
         found, wanted, known, metric=metric, iou=iou, max_detections=max_detections, areas=areas,
         eleven_point=eleven_point, plus_one=plus_one,
@@ -133,7 +135,7 @@ def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) 
     from boxwright.metrics.report import class_table
 
     console = Console(highlight=False)
-    console.print(class_table(measured.rows, iou))
+    console.print(class_table(measured.rows, iou, voc=measured.figures["metric"] == "voc"))
     for line in (f"\n{pictures} pictures", *headline(measured)):
         typer.echo(line)
 

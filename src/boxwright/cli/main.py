@@ -14,9 +14,7 @@ import typer
 
 VERBS = ("train", "evaluate", "predict", "explain", "inspect", "shapes", "recipes", "demo")
 
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _verb in VERBS:
     if importlib.util.find_spec(f"boxwright.cli.{_verb}"):
         app.command(name=_verb)(getattr(importlib.import_module(f"boxwright.cli.{_verb}"), _verb))

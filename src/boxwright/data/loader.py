@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from boxwright.data.image_file import image_size, read_image
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.records import Record, Split
-from boxwright.data.transforms import Compose, Sample, resize_sample
+from boxwright.data.transforms import Compose, Sample, resize_sample, resize_truth
 from boxwright.data.truth import truth_of
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import ImageBatch, Targets, Truth
@@ -135,17 +135,6 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
             if key.mosaic and self.augmentation.mosaic is not None:
                 sample = self.augmentation.mosaic(self.base, len(self), sample)
             return self.augmentation.steps(sample), hw, key.index
-
-
-def resize_truth(truth: Truth, hw: tuple[int, int], rule: ResizeRule) -> Truth:
-    """The truth of a picture of size `hw` in network coordinates (boxes; masks go through `resize_sample`)."""
-    if truth.masks is not None:
-        blank = torch.zeros(3, *hw, dtype=torch.uint8)
-        return resize_sample(Sample(blank, truth), rule).truth
-    plan = resize_plan(hw, rule)
-    scale = torch.tensor([*plan.scale_xy, *plan.scale_xy])
-    offset = torch.tensor([*plan.offset_xy, *plan.offset_xy])
-    return Truth(truth.boxes * scale + offset, truth.labels, truth.ignore)
 
 
 class Collate:

@@ -45,10 +45,10 @@ def _pictures(report: PreflightReport) -> Table:
         small, large = values.smallest_hw, values.largest_hw
         size = f"{small[1]}x{small[0]}" if small else "-"
         size += f" - {large[1]}x{large[0]}" if large and large != small else ""
-        sides = "{:.0f} / {:.0f} / {:.0f}".format(*values.side_px) if values.side_px else "-"
+        sides = "{:.0f}/{:.0f}/{:.0f}".format(*values.side_px) if values.side_px else "-"
         counts = (values.pictures, values.empty, values.objects, values.ignored)
         table.add_row(name, *map(str, counts), size, sides)
-    table.caption = "object side: square root of the area, smallest / median / largest, in pixels"
+    table.caption = "object side: square root of the area, smallest/median/largest, in pixels"
     return table
 
 

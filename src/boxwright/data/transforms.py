@@ -144,16 +144,20 @@ def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
 
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
     """The sample at network size by a rule; every object is kept, however small it gets."""
-    image, truth = sample
-    height, width = sample.size_hw
-    plan = resize_plan((height, width), rule)
-    if plan.size_hw == (height, width) and plan.picture_hw == (height, width):
-        return sample
+    plan = resize_plan(sample.size_hw, rule)
+    return Sample(fit_image(sample.image, plan), resize_truth(sample.truth, sample.size_hw, rule))
+
+
+def resize_truth(truth: Truth, hw: tuple[int, int], rule: ResizeRule) -> Truth:
+    """The truth of a picture of size `hw` in network coordinates, with its masks; every object is kept."""
+    plan = resize_plan(hw, rule)
+    if plan.size_hw == plan.picture_hw == hw:
+        return truth
     boxes = truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
     corner = (int(plan.offset_xy[0]), int(plan.offset_xy[1]))
-    placement = Placement((0, 0, width, height), plan.picture_hw, corner)
+    placement = Placement((0, 0, hw[1], hw[0]), plan.picture_hw, corner)
     masks = None if truth.masks is None else tuple(place_mask(mask, placement) for mask in truth.masks)
-    return Sample(fit_image(image, plan), Truth(boxes, truth.labels, truth.ignore, masks))
+    return Truth(boxes, truth.labels, truth.ignore, masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwright.metrics.matching import Floats, Matches, gather, match
+from boxwright.metrics.matching import Flags, Floats, Matches, gather, match
 from boxwright.structures import Detections, Truth
 
 SCORES = np.linspace(0.0, 1.0, 1001)  # thresholds of the curves, 0.001 apart
@@ -87,10 +87,16 @@ def mean_over_classes(values: Floats) -> Floats:
     return np.asarray(known.mean(0)) if len(known) else np.zeros(values.shape[1])
 
 
+def kept_any(curves: Curves) -> Flags:
+    """Whether (K, S) a class has any detection at a threshold, so that its precision says something."""
+    return np.asarray(~((curves.precision == 1) & (curves.recall == 0)))  # one hit alone would give recall
+
+
 def best_threshold(curves: Curves) -> BestThreshold | None:
     """The threshold with the best F1, mean over classes (each class counts alike); None without a single hit.
 
-    Of a plateau its middle is taken, which leaves most room on both sides.
+    Of a plateau its middle is taken, which leaves most room on both sides. Precision there is the mean over the
+    classes that have detections left.
     """
     f1 = mean_over_classes(curves.f1)
     if f1.max() <= 0:
@@ -98,7 +104,8 @@ def best_threshold(curves: Curves) -> BestThreshold | None:
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     first = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)[0]
     index = int(first[len(first) // 2])
-    precision, recall = mean_over_classes(curves.precision)[index], mean_over_classes(curves.recall)[index]
+    precision = np.nanmean(curves.precision[kept_any(curves)[:, index], index])
+    recall = mean_over_classes(curves.recall)[index]
     return BestThreshold(float(curves.scores[index]), float(f1[index]), float(precision), float(recall))
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from boxwright.metrics.coco_ap import Areas, coco_ap
-from boxwright.metrics.curves import bootstrap_ap, curves_of
 from boxwright.metrics.curves import best_threshold as find_best_threshold
+from boxwright.metrics.curves import bootstrap_ap, curves_of
 from boxwright.metrics.diagnose import diagnose
 from boxwright.metrics.matching import gather, match
 from boxwright.metrics.report import ClassRow, class_rows

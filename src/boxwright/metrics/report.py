@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from boxwright.metrics.curves import BestThreshold, Curves, best_threshold, mean_over_classes, score_curves
+from boxwright.metrics.curves import BestThreshold, Curves, best_threshold, kept_any, mean_over_classes, score_curves
 from boxwright.metrics.matching import Floats, Integers, confusion_matrix
 from boxwright.structures import Classes, Detections, Truth
 
@@ -49,13 +49,15 @@ def class_rows(
     best: BestThreshold | None,
     per_class_ap: dict[str, float | None],
 ) -> list[ClassRow]:
-    """A row for every class, in label order; a figure that is undefined is None."""
+    """A row for every class, in label order; a figure that is undefined is None (precision: nothing is kept)."""
     labels = np.array([k for truth in truths for k in truth.labels[~truth.ignore].tolist()], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(classes))
     at = None if best is None else int(np.argmin(np.abs(curves.scores - best.score)))
 
     def figure(values: Floats, label: int) -> float | None:
         return None if at is None or np.isnan(values[label, at]) else float(values[label, at])
+
+    kept = kept_any(curves)
 
     rows = []
     for label, name in enumerate(classes.names):
@@ -64,7 +66,7 @@ def class_rows(
             ClassRow(
                 name=name,
                 objects=int(counts[label]),
-                precision=figure(curves.precision, label),
+                precision=figure(curves.precision, label) if at is None or kept[label, at] else None,
                 recall=figure(curves.recall, label),
                 f1=figure(curves.f1, label),
                 ap50=None if np.isnan(ap50) else ap50,
@@ -74,16 +76,16 @@ def class_rows(
     return rows
 
 
-def class_table(rows: Sequence[ClassRow], iou: float = 0.5) -> Table:
-    """The rows as a table for the terminal."""
+def class_table(rows: Sequence[ClassRow], iou: float = 0.5, *, voc: bool = False) -> Table:
+    """The rows as a table for the terminal; `voc` leaves out the column of COCO's AP at one overlap."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("class")
-    for column in ("objects", "precision", "recall", "F1", f"AP{round(100 * iou)}", "AP"):
+    for column in ("objects", "precision", "recall", "F1", *(() if voc else (f"AP{round(100 * iou)}",)), "AP"):
         table.add_column(column, justify="right")
     for row in rows:
-        figures = (row.precision, row.recall, row.f1, row.ap50, row.ap)
+        figures = (row.precision, row.recall, row.f1, *(() if voc else (row.ap50,)), row.ap)
         table.add_row(row.name, str(row.objects), *("-" if value is None else f"{value:.3f}" for value in figures))
     return table
 

@@ -22,7 +22,9 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     checkpoint = load_checkpoint(path)
     own: dict[str, Tensor] = model.state_dict()
     old, new = len(checkpoint.classes), len(classes)
-    rows = [(k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names]
+    rows = [
+        (k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names
+    ]
     same_order = checkpoint.classes.names == classes.names
     by_row, left = 0, []
     for name, tensor in own.items():

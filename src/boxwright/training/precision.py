@@ -11,7 +11,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """"fp32", "bf16" or "fp16" for the recipe's wish on this device; "auto" never picks an emulated type."""
+    """ "fp32", "bf16" or "fp16" for the recipe's wish on this device; "auto" never picks an emulated type."""
     if wanted == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or auto")
     if wanted != "auto":

@@ -15,7 +15,15 @@ from boxwright.data.loader import Augmentation, PictureSet, aspects_of
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.preflight import PreflightReport, preflight
 from boxwright.data.records import Split
-from boxwright.data.transforms import ColourJitter, Compose, HorizontalFlip, RandomIoUCrop, ScaleJitter, Step, VerticalFlip
+from boxwright.data.transforms import (
+    ColourJitter,
+    Compose,
+    HorizontalFlip,
+    RandomIoUCrop,
+    ScaleJitter,
+    Step,
+    VerticalFlip,
+)
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
 
@@ -113,4 +121,3 @@ def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
 def write_check(report: PreflightReport, path: Path) -> None:
     """Write the findings of preflight as JSON."""
     path.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
-

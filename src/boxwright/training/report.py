@@ -78,5 +78,3 @@ def write_report(
     figures: dict[str, object] = {**measured.coco.figures(), "score_threshold": score}
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures
-
-

@@ -234,7 +234,9 @@ class _Run:
     def measure(self, model: Any) -> Measured:
         """Validate over all processes; each takes its share of the pictures."""
         limit = self.recipe.validation.max_pictures or len(self.val_set)
-        indices = list(range(min(limit, len(self.val_set))))[self.accelerator.process_index :: self.accelerator.num_processes]
+        indices = list(range(min(limit, len(self.val_set))))[
+            self.accelerator.process_index :: self.accelerator.num_processes
+        ]
         size = self.recipe.validation.batch_size or self.recipe.data.batch_size
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
         loader = make_loader(self.val_set, batches, workers=0)

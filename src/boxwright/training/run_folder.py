@@ -12,18 +12,24 @@ from typing import Any
 import yaml
 
 
-def new_run_folder(parent: Path, name: str) -> Path:
-    """Create `parent/name`, or `parent/name-2`, `-3`, ... where that is taken: a new run never overwrites an old one."""
+def free_folder(wanted: Path) -> Path:
+    """Create `wanted`, or `wanted-2`, `-3`, ... where that is taken."""
     number = 1
     while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             number += 1
             continue
-        (folder / "weights").mkdir()
         return folder
+
+
+def new_run_folder(parent: Path, name: str) -> Path:
+    """A new run folder below `parent`: a run never overwrites an older one."""
+    folder = free_folder(parent / name)
+    (folder / "weights").mkdir()
+    return folder
 
 
 def newest_run(parent: Path, name: str | None) -> Path:
@@ -91,4 +97,3 @@ class Results:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-

@@ -1,0 +1,105 @@
+"""The verb `predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    sources: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or quoted patterns.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is written; a new predictions, predictions-2, ... if not given."),
+    ] = None,
+    draw: Annotated[bool, typer.Option(help="Write each picture with its detections drawn.")] = True,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Write detections.json: boxes, scores and names per file.")
+    ] = False,
+    coco: Annotated[
+        bool, typer.Option(help="Write detections.coco.json, a COCO result file (image_id: the file's stem).")
+    ] = False,
+    yolo: Annotated[bool, typer.Option(help="Write labels/*.txt: class, centre, size as shares, score.")] = False,
+    text: Annotated[bool, typer.Option(help="Write text/*.txt: class, score, x1, y1, x2, y2.")] = False,
+    score: Annotated[
+        float | None, typer.Option(help="Least score; the one of the best F1 in validation if not given.")
+    ] = None,
+    nms_iou: Annotated[
+        float | None, typer.Option(help="Overlap from which the weaker of two boxes goes; the recipe's if not given.")
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option(help="Detections a picture at most; the recipe's if not given.")
+    ] = None,
+    no_resize: Annotated[
+        bool, typer.Option("--no-resize", help="Feed pictures as they are, not resized as the recipe says.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Pictures a forward pass.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text.
+
+    An unreadable picture is said and left out; the others are done, and the exit code is 1.
+    """
+    from boxwright.data.image_file import read_image
+    from boxwright.inference.predictor import Detector, picture_paths
+    from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
+    from boxwright.training.run_folder import free_folder
+    from boxwright.visualize import draw as drawn
+    from boxwright.visualize import save
+
+    for name, value in (("score", score), ("nms-iou", nms_iou)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name}: expected 0 to 1, got {value}")
+    detector = Detector.load(checkpoint, device)
+    paths = [path for source in sources for path in picture_paths(source)]
+    folder = out or free_folder(Path("predictions"))
+    if any(path.parent.resolve() == folder.resolve() for path in paths):
+        raise ValueError(f"{folder} holds the pictures themselves; give another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    found, good, broken = [], [], 0
+    names = unique_stems(paths)
+    for start in range(0, len(paths), 64):
+        images, rows = [], []
+        for index in range(start, min(start + 64, len(paths))):
+            try:
+                images.append(read_image(paths[index]))
+                rows.append(index)
+            except (ValueError, OSError) as error:
+                typer.echo(f"boxwright: {error}", err=True)
+                broken += 1
+        kinds: Any = None if no_resize else "recipe"
+        results = detector.predict(
+            images, score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections
+        )
+        for image, index, one in zip(images, rows, results, strict=True):
+            found.append(one)
+            good.append(index)
+            if draw:
+                save(drawn(image, one), folder / f"{names[index]}.jpg")
+    stems = [names[index] for index in good]
+    if json_:
+        listed = {
+            str(paths[index]): [
+                {"name": name, "score": s, "box": box}
+                for name, s, box in zip(one.names, one.scores.tolist(), one.boxes.tolist(), strict=True)
+            ]
+            for index, one in zip(good, found, strict=True)
+        }
+        (folder / "detections.json").write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+    if coco:
+        write_coco_results(folder / "detections.coco.json", found, stems)
+    if yolo:
+        write_yolo_results(folder / "labels", found, stems)
+    if text:
+        write_text_results(folder / "text", found, stems)
+    count = sum(len(one) for one in found)
+    typer.echo(
+        f"{count} objects in {len(found)} pictures (score from {score or detector.score_threshold:.2f})", err=True
+    )
+    typer.echo(str(folder))
+    if broken:
+        raise typer.Exit(1)

@@ -1,0 +1,76 @@
+"""Detections of a trained detector on a labelled split, beside the truth: what the metrics are computed from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.progress import track
+
+from boxwright.data.classes import relabelled
+from boxwright.data.folder import open_folder, split as split_called
+from boxwright.data.image_file import image_size
+from boxwright.data.preflight import preflight
+from boxwright.data.truth import clip_box, truth_of
+from boxwright.inference.predictor import Detector
+from boxwright.structures import Classes, Detections, Truth
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Detections and truth of the same pictures in the same order, in original pixels.
+
+    `areas` are those that the annotation file states, per object of the truth.
+    """
+
+    detections: list[Detections]
+    truths: list[Truth]
+    classes: Classes
+    image_ids: list[int | str]
+    paths: list[Path]
+    areas: list[list[float | None]]
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    split: str,
+    *,
+    classes: str | None = None,
+    batch: int = 8,
+    device: str = "auto",
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    limit: int | None = None,
+) -> Evaluated:
+    """Run a checkpoint over a split of a data folder.
+
+    Raises ValueError with both class lists where the model's classes are not those of the data. The score threshold is
+    the recipe's if not given (0.05 or less): a higher one cuts the tail off every precision-recall curve.
+    """
+    detector = Detector.load(checkpoint, device)
+    dataset = open_folder(data, classes=classes)
+    part = relabelled(split_called(dataset, split), detector.classes)
+    report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes))
+    records = report.dataset.splits[part.name].records[:limit]
+    if not records:
+        raise ValueError(f"{data}: split {split} has no usable picture")
+    score = min(0.05, detector.settings.score_threshold) if score_threshold is None else score_threshold
+    stream = detector.stream(
+        (record.path for record in records), score=score, batch=batch, max_detections=max_detections
+    )
+    shown = track(stream, total=len(records), description="evaluating", disable=not sys.stderr.isatty())
+    found = [replace(one, classes=part.classes) for one in shown]
+    sizes = [image_size(record.path) for record in records]
+    return Evaluated(
+        detections=found,
+        truths=[truth_of(record, hw) for record, hw in zip(records, sizes, strict=True)],
+        classes=part.classes,
+        image_ids=[record.image_id for record in records],
+        paths=[record.path for record in records],
+        areas=[
+            [item.area for item in record.annotations if clip_box(item.box, hw) is not None]
+            for record, hw in zip(records, sizes, strict=True)
+        ],
+    )

@@ -1,0 +1,230 @@
+"""COCO JSON: layouts, ids of every kind, categories that are none, crowds, and JSON of the wrong shape."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from boxwright.data.coco import read_coco, recognises_coco
+
+
+def save_picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40)).save(path)
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 60, "height": 40}],
+        "annotations": [{"id": 17, "image_id": 5, "category_id": 3, "bbox": [1, 2, 10, 20], "area": 200, "iscrowd": 0}],
+        "categories": [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}],
+    }
+    return base | changes
+
+
+def save_json(path: Path, data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return path
+
+
+@pytest.mark.parametrize("file", ["instances_{}.json", "instances_{}2017.json", "{}.json", "person_{}.json"])
+@pytest.mark.parametrize("pictures", ["images", "", "{}", "{}2017", "images/{}"])
+def test_folder_layouts(tmp_path: Path, file: str, pictures: str) -> None:
+    for split in ("train", "val"):
+        save_json(tmp_path / "annotations" / file.format(split), content())
+        save_picture(tmp_path / pictures.format(split) / "a.jpg")
+    assert recognises_coco(tmp_path)
+    data = read_coco(tmp_path)
+    assert list(data.splits) == ["train", "val"]
+    for split, part in data.splits.items():
+        assert part.records[0].path == tmp_path / pictures.format(split) / "a.jpg"
+
+
+def test_json_beside_pictures_in_split_folders(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        save_json(tmp_path / split / "_annotations.coco.json", content())
+        save_picture(tmp_path / split / "a.jpg")
+    data = read_coco(tmp_path)
+    assert {name: split.records[0].path.parent.name for name, split in data.splits.items()} == {
+        "train": "train",
+        "val": "valid",
+        "test": "test",
+    }
+
+
+def test_captions_and_keypoints_beside_instances_are_left_alone(tmp_path: Path) -> None:
+    save_json(tmp_path / "annotations" / "instances_val2017.json", content())
+    save_json(tmp_path / "annotations" / "captions_val2017.json", {"images": [], "annotations": []})
+    assert list(read_coco(tmp_path).splits) == ["val"]
+
+
+def test_one_object(tmp_path: Path) -> None:
+    path = save_json(tmp_path / "labels.json", content())
+    for given_path in (path, tmp_path):
+        data = read_coco(given_path)
+        assert data.classes.names == ("cat", "dog")
+        assert data.classes.ids == (1, 3)
+        (record,) = data.splits["train"].records
+        assert (record.image_id, record.stated_hw) == (5, (40, 60))
+        (item,) = record.annotations
+        assert (item.box, item.label, item.area, item.ignore) == ((1, 2, 11, 22), 1, 200.0, False)
+        assert item.where == f"{path}: annotation id 17 (image id 5, a.jpg)"
+
+
+def test_missing_fields_crowds_and_masks(tmp_path: Path) -> None:
+    code = {"size": [40, 60], "counts": [0, 10, 2390]}
+    rows = [
+        {"image_id": "x", "category_id": 3, "bbox": [0, 0, 5, 5], "iscrowd": 1, "segmentation": code},
+        {"image_id": "x", "category_id": 3, "segmentation": [[1, 2, 11, 2, 11, 12]]},
+        {"id": 0, "image_id": "x", "category_id": 1, "bbox": [0, 0, 5, 5], "segmentation": []},
+    ]
+    image = {"id": "x", "file_name": "a.jpg"}
+    split = read_coco(save_json(tmp_path / "a.json", content(images=[image], annotations=rows))).splits["train"]
+    assert split.problems == ()
+    assert split.records[0].stated_hw is None
+    crowd, polygon, plain = split.records[0].annotations
+    assert (crowd.ignore, crowd.segmentation, crowd.area) == (True, code, None)
+    assert (polygon.box, polygon.segmentation) == ((1, 2, 11, 12), [[1, 2, 11, 2, 11, 12]])
+    assert plain.segmentation is None
+
+
+def test_rows_that_cannot_be_used_become_problems(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"id": 1, "image_id": 99, "category_id": 3, "bbox": [0, 0, 5, 5]},
+        {"id": 2, "image_id": 5, "category_id": 77, "bbox": [0, 0, 5, 5]},
+        {"id": 3, "image_id": 5, "category_id": [3], "bbox": [0, 0, 5, 5]},
+        {"id": 4, "image_id": 5, "category_id": 3, "bbox": [0, 0, 5]},
+        {"id": 5, "image_id": 5, "category_id": 3, "bbox": "0 0 5 5"},
+        {"id": 6},
+        "seven",
+        {"id": 8, "image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 5]},
+    ]
+    images: list[Any] = [*content()["images"], {"id": 5, "file_name": "b.jpg"}, {"id": 6}, "b.jpg"]
+    split = read_coco(save_json(tmp_path / "a.json", content(annotations=rows, images=images))).splits["train"]
+    assert [problem.kind for problem in split.problems] == [
+        "repeated-image-id",
+        "bad-image",
+        "bad-image",
+        "unknown-image",
+        "unknown-class",
+        "unknown-class",
+        "bad-box",
+        "bad-box",
+        "bad-annotation",
+        "bad-annotation",
+    ]
+    assert all(problem.quarantined and str(tmp_path / "a.json") in problem.where for problem in split.problems)
+    assert len(split.records) == 1
+    assert len(split.records[0].annotations) == 1
+
+
+def test_a_dummy_parent_is_no_class(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "animals"},
+        {"id": 3, "name": "dog", "supercategory": "animals"},
+        {"id": 4, "name": "unused", "supercategory": "animals"},
+    ]
+    data = read_coco(save_json(tmp_path / "a.json", content(categories=categories)))
+    assert data.classes.names == ("cat", "dog", "unused")
+    assert data.classes.ids == (1, 3, 4)
+    assert "animals" in data.notes[0]
+
+
+def test_a_parent_that_is_used_is_a_class(tmp_path: Path) -> None:
+    categories = [{"id": 3, "name": "dog", "supercategory": "none"}, {"id": 4, "name": "pug", "supercategory": "dog"}]
+    assert read_coco(save_json(tmp_path / "a.json", content(categories=categories))).classes.ids == (3, 4)
+
+
+def test_a_class_that_is_its_own_parent_stays_though_unused(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "person", "supercategory": "person"}, {"id": 3, "name": "dog"}]
+    assert read_coco(save_json(tmp_path / "a.json", content(categories=categories))).classes.ids == (1, 3)
+
+
+def test_splits_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    save_json(tmp_path / "annotations" / "instances_train.json", content())
+    save_json(tmp_path / "annotations" / "instances_val.json", content(categories=[{"id": 3, "name": "horse"}]))
+    with pytest.raises(ValueError, match=r"category id 3 is 'horse', but 'dog' in .*instances_train\.json"):
+        read_coco(tmp_path)
+
+
+def test_classes_are_those_of_all_splits(tmp_path: Path) -> None:
+    save_json(tmp_path / "annotations" / "instances_train.json", content())
+    save_json(tmp_path / "annotations" / "instances_val.json", content(categories=[{"id": 2, "name": "bird"}]))
+    assert read_coco(tmp_path).classes.names == ("cat", "bird", "dog")
+
+
+def test_names_that_repeat_are_told_apart(tmp_path: Path) -> None:
+    categories = [{"id": 1, "name": "dog"}, {"id": 3, "name": "dog"}]
+    assert read_coco(save_json(tmp_path / "a.json", content(categories=categories))).classes.names == ("dog", "dog#3")
+
+
+def test_paths_of_another_machine(tmp_path: Path) -> None:
+    save_picture(tmp_path / "images" / "sub" / "a.jpg")
+    save_picture(tmp_path / "images" / "b.jpg")
+    names = ["sub/a.jpg", "C:\\data\\b.jpg", "/home/me/b.jpg", "../../b.jpg", "gone.jpg"]
+    images = [{"id": index, "file_name": name} for index, name in enumerate(names)]
+    file = save_json(tmp_path / "annotations" / "train.json", content(images=images, annotations=[]))
+    records = read_coco(file.parent.parent).splits["train"].records
+    below = tmp_path / "images"
+    assert [record.path for record in records] == [below / "sub" / "a.jpg", *[below / "b.jpg"] * 3, below / "gone.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("{", "this is not valid JSON"),
+        ("", "this is not valid JSON"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}], "this is a COCO result file"),
+        ([1, 2], "got a list"),
+        ("3", "expected a JSON object"),
+        ({"images": [], "annotations": []}, '"categories" is missing'),
+        (content(images={"a": 1}), '"images" is not a list'),
+        (content(categories=[]), '"categories" is empty'),
+        (content(categories=[{"id": None, "name": "dog"}]), "no whole number as its id"),
+        (content(categories=[{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]), "stands for both 'dog' and 'cat'"),
+    ],
+)
+def test_json_of_the_wrong_shape_is_one_sentence(tmp_path: Path, data: Any, sentence: str) -> None:
+    path = save_json(tmp_path / "instances_train.json", data)
+    for given_path in (path, tmp_path):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            read_coco(given_path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 200), min_size=1, max_size=8, unique=True),
+    dummy=st.booleans(),
+    first_image=st.sampled_from([0, 1, 1000]),
+    data=st.data(),
+)
+def test_ids_go_in_and_come_out(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int], dummy: bool, first_image: int, data: st.DataObject
+) -> None:
+    """0-based, 1-based, gaps, unused classes and dummy parents: every object keeps its id."""
+    parent = {"id": max(ids) + 1, "name": "all", "supercategory": "none"}
+    categories = [{"id": i, "name": f"name{i}", "supercategory": "all" if dummy else "none"} for i in ids]
+    used = data.draw(st.lists(st.sampled_from(ids), min_size=1, max_size=10))
+    rows = [{"id": n, "image_id": first_image, "category_id": i, "bbox": [n, 0, 5, 5]} for n, i in enumerate(used)]
+    file = save_json(
+        tmp_path_factory.mktemp("coco") / "a.json",
+        content(
+            images=[{"id": first_image, "file_name": "a.jpg"}],
+            annotations=rows,
+            categories=categories + [parent] * dummy,
+        ),
+    )
+    read = read_coco(file)
+    assert list(read.classes.ids) == sorted(ids)
+    assert list(read.classes.names) == [f"name{i}" for i in sorted(ids)]
+    (record,) = read.splits["train"].records
+    assert record.image_id == first_image
+    assert [read.classes.ids[item.label] for item in record.annotations] == used
