@@ -156,13 +156,16 @@ class Targets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on another device (masks stay where they are)."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.ignore, self.valid))
-        return Targets(*moved, self.masks)
+        boxes, labels, ignore, valid = (
+            t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.ignore, self.valid)
+        )
+        return Targets(boxes, labels, ignore, valid, self.masks)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
-        return Targets(*(tensor.pin_memory() for tensor in tensors), self.masks)
+        boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
+        return Targets(boxes, labels, ignore, valid, self.masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,22 @@ class ImageBatch:
             offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
         )
 
+    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+        """Pixels (B, 3, H, W) float minus mean over std (of [0, 1]), and zero outside each picture.
+
+        Zero after normalisation is what a convolution pads with, so a picture ends in a batch as it ends alone.
+        """
+        unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
+        device = self.pixels.device
+        scale = torch.tensor([1 / (unit * s) for s in std], device=device)[:, None, None]
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
+        normal = torch.addcmul(shift, self.pixels.float(), scale)
+        height, width = self.pixels.shape[-2:]
+        rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
+        columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)
+        normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
+        return normal.contiguous(memory_format=torch.channels_last)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """The same batch on another device."""
         tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
@@ -238,15 +257,29 @@ class ImageBatch:
 
 
 class PaddedDetections(NamedTuple):
-    """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), count (B,).
+    """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), counts (B,).
 
-    Rows from `count` on are padding: box 0, score 0, label -1. Boxes are in network coordinates.
+    Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    count: Tensor
+    counts: Tensor
+
+    def restore(self, images: ImageBatch) -> list[Detections]:
+        """Detections of each picture on the CPU, in the pixels of the original pictures."""
+        scale = images.scale_xy.to(self.boxes.device).repeat(1, 2)[:, None]  # (B, 1, 4)
+        offset = images.offset_xy.to(self.boxes.device).repeat(1, 2)[:, None]
+        boxes = ((self.boxes - offset) / scale).cpu()
+        scores, labels, counts = self.scores.cpu(), self.labels.cpu(), self.counts.tolist()
+        found = []
+        for picture, (height, width) in enumerate(images.original_hw.tolist()):
+            rows = slice(0, counts[picture])
+            limits = torch.tensor([width, height, width, height])
+            own = boxes[picture, rows].clamp(min=0).minimum(limits)
+            found.append(Detections(own, scores[picture, rows], labels[picture, rows], (height, width)))
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def test_the_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
 def one_sentence(path: Path, **options: int) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match="picture|pixels|empty") as caught:
+        with pytest.raises(ValueError, match=r"picture|pixels|empty") as caught:
             read_image(path, **options)
     text = str(caught.value)
     assert text.startswith(str(path))

@@ -118,8 +118,8 @@ def test_missing_and_odd_fields(tmp_path: Path) -> None:
     head = "<size><width></width><depth/></size><source><annotation>x</annotation></source>"
     extra = "<difficult>1</difficult><part><name>head</name><bndbox><xmin>9</xmin></bndbox></part>"
     attribute = "<attributes><attribute><name>track</name><value>0</value></attribute></attributes>"
-    save_xml(tmp_path / "a.xml", xml_object("dog", (0.5, 1.25, "3e1", 20.75), extra), xml_object("cat", extra=attribute),
-             head=head)  # fmt: skip
+    objects = [xml_object("dog", (0.5, 1.25, "3e1", 20.75), extra), xml_object("cat", extra=attribute)]
+    save_xml(tmp_path / "a.xml", *objects, head=head)
     (record,) = read_voc(tmp_path).splits["train"].records
     assert record.stated_hw is None
     assert [(item.box, item.ignore) for item in record.annotations] == [

@@ -79,6 +79,15 @@ def test_names_by_index_with_gaps(tmp_path: Path) -> None:
     assert problem.where.endswith("train1.txt:3")
 
 
+def test_labels_beside_pictures_in_an_images_folder(tmp_path: Path) -> None:
+    save_picture(tmp_path / "images" / "a.jpg")
+    save_text(tmp_path / "images" / "a.txt", ROW)
+    save_text(tmp_path / "data.yaml", "train: images\nval:\ntest: null\nnames: [dog]\n")
+    data = read_yolo(tmp_path)
+    assert list(data.splits) == ["train"]
+    assert len(data.splits["train"].records[0].annotations) == 1
+
+
 def test_yaml_entries_as_lists_text_files_and_paths(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for folder in ("a", "b", "c"):

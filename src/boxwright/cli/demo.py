@@ -29,9 +29,8 @@ def demo(
     from boxwright.metrics.coco_ap import coco_ap
     from boxwright.training.run import train as run
     from boxwright.training.run_folder import free_folder
-    from boxwright.visualize import contact_sheet
+    from boxwright.visualize import contact_sheet, save
     from boxwright.visualize import draw as drawn
-    from boxwright.visualize import save
 
     folder = free_folder(out)
     data = folder / "data"

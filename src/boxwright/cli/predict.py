@@ -51,9 +51,7 @@ def predict(
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
 
-    for name, value in (("score", score), ("nms-iou", nms_iou)):
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"--{name}: expected 0 to 1, got {value}")
+    _check_shares(score=score, nms_iou=nms_iou)
     detector = Detector.load(checkpoint, device)
     paths = [path for source in sources for path in picture_paths(source)]
     folder = out or free_folder(Path("predictions"))
@@ -82,14 +80,7 @@ def predict(
                 save(drawn(image, one), folder / f"{names[index]}.jpg")
     stems = [names[index] for index in good]
     if json_:
-        listed = {
-            str(paths[index]): [
-                {"name": name, "score": s, "box": box}
-                for name, s, box in zip(one.names, one.scores.tolist(), one.boxes.tolist(), strict=True)
-            ]
-            for index, one in zip(good, found, strict=True)
-        }
-        (folder / "detections.json").write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+        _write_json(folder / "detections.json", [paths[index] for index in good], found)
     if coco:
         write_coco_results(folder / "detections.coco.json", found, stems)
     if yolo:
@@ -103,3 +94,21 @@ def predict(
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(1)
+
+
+def _check_shares(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected 0 to 1, got {value}")
+
+
+def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
+    """Names, scores and boxes (x1, y1, x2, y2) of each picture, by its path."""
+    listed = {
+        str(picture): [
+            {"name": name, "score": score, "box": box}
+            for name, score, box in zip(one.names, one.scores.tolist(), one.boxes.tolist(), strict=True)
+        ]
+        for picture, one in zip(pictures, found, strict=True)
+    }
+    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")

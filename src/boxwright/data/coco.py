@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwright.data.coco_categories import join_categories, read_categories
 from boxwright.data.listing import PictureFinder, files_in, split_folders, split_name, split_order, subfolder
@@ -234,15 +234,15 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, int | str)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e18)
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int] | None:
     height, width = image.get("height"), image.get("width")
-    if not (_is_number(height) and _is_number(width)) or height <= 0 or width <= 0:  # type: ignore[operator]
+    if not _is_number(height) or not _is_number(width):
         return None
-    return int(height), int(width)  # type: ignore[arg-type]
+    return (int(height), int(width)) if 0 < height < 1e9 and 0 < width < 1e9 else None
 
 
 def _corners(row: dict[str, Any]) -> tuple[float, float, float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +25,13 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
     supers: dict[int, Any] = {}
     for index, row in enumerate(content["categories"]):
         key = row.get("id") if isinstance(row, dict) else None
-        try:
-            identity = int(key)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise ValueError(
-                f'{file}: entry {index} of "categories" has no whole number as its id, got {key!r}'
-            ) from None
+        if not isinstance(key, int | str) or not re.fullmatch(r"-?\d{1,18}", str(key).strip()):
+            raise ValueError(f'{file}: entry {index} of "categories" has no whole number as its id, got {key!s:.40}')
+        identity = int(key)
         name = str(row.get("name") or f"class{identity}").strip()
         if identity in found and found[identity].name != name:
             raise ValueError(f"{file}: category id {identity} stands for both {found[identity].name!r} and {name!r}")
-        found[identity] = Category(identity, name, key)  # type: ignore[arg-type]
+        found[identity] = Category(identity, name, key)
         supers[identity] = row.get("supercategory")
     if not found:
         raise ValueError(f'{file}: "categories" is empty; a COCO truth file names at least one category')

@@ -73,7 +73,8 @@ def with_validation(dataset: DataSet) -> DataSet:
     chosen = {record.image_id for record in whole.records if _fraction(record) < VALIDATION_SHARE}
     groups = {_group(record) for record in whole.records}
     if len(groups) < 2:
-        return replace(dataset, notes=(*dataset.notes, "one training picture is too few to make a validation split"))
+        note = "one training picture is too few to make a validation split"
+        return replace(dataset, notes=tuple(dict.fromkeys((*dataset.notes, note))))
     if not chosen or len(chosen) == len(whole):
         first = min(whole.records, key=_fraction)
         chosen = {record.image_id for record in whole.records if _group(record) == _group(first)}
@@ -100,11 +101,18 @@ def _fraction(record: Record) -> float:
 def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such folder or file")
-    fitting = [reader for reader in READERS if reader.recognises(path)]
+    fitting, errors = [], []
+    for reader in READERS:
+        try:
+            fitting += [reader] if reader.recognises(path) else []
+        except ValueError as error:  # a broken YAML, say, which matters only where no other format fits
+            errors.append(error)
     if fitting:
         others = ", ".join(reader.name for reader in fitting[1:])
         also = f"{path} fits several layouts; it is read as {fitting[0].name} (also found: {others})"
         return fitting[0], (also,) if others else ()
+    if errors:
+        raise errors[0]
     layouts = "; ".join(reader.layout for reader in READERS)
     if path.is_file():
         raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json or a data .yaml")

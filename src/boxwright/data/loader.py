@@ -7,10 +7,10 @@ uninterrupted one would, with any number of workers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
 
 
 class SampleKey(NamedTuple):
-    """One draw: the record, the seed of its augmentation, and whether mosaics are still on."""
+    """One draw: the index of the record, the seed of its augmentation, and whether mosaics are still on."""
 
-    index: int
+    record: int
     seed: int
     mosaic: bool = False
 
@@ -87,7 +87,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             kept = list(pool.map(self._decode, self.records))
-        self._kept = [(image.share_memory_(), hw) for image, hw in kept]
+        self._kept = [(image.share_memory_(), hw) for image, hw in kept]  # type: ignore[no-untyped-call]
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path)
@@ -127,14 +127,14 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
         if not isinstance(key, SampleKey) or self.augmentation is None:
-            index = key.index if isinstance(key, SampleKey) else key
+            index = key.record if isinstance(key, SampleKey) else key
             return *self._with_size(index), index
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key.seed)
-            sample, hw = self._with_size(key.index)
+            sample, hw = self._with_size(key.record)
             if key.mosaic and self.augmentation.mosaic is not None:
                 sample = self.augmentation.mosaic(self.base, len(self), sample)
-            return self.augmentation.steps(sample), hw, key.index
+            return self.augmentation.steps(sample), hw, key.record
 
 
 class Collate:
@@ -194,8 +194,8 @@ class StepSampler(Sampler[list[SampleKey]]):
         if self.aspects.amax() < 1.02 * self.aspects.amin() or len(order) <= block:
             return order.tolist()
         windows = []
-        for window in order.split(block * 16):
-            blocks = window[self.aspects[window].argsort(stable=True)].split(block)
+        for window in torch.split(order, block * 16):
+            blocks = torch.split(window[self.aspects[window].argsort(stable=True)], block)
             windows += [blocks[index] for index in torch.randperm(len(blocks), generator=generator).tolist()]
         return torch.cat(windows).tolist()
 
@@ -214,9 +214,9 @@ def make_loader(
     *,
     workers: int,
     pin: bool = False,
-) -> DataLoader[Batch]:
+) -> Iterable[Batch]:
     """A loader of the given batches; workers run one torch thread each and hold no state."""
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         pictures,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=Collate(pictures.rule),
@@ -224,6 +224,7 @@ def make_loader(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
+    return loader
 
 
 def aspects_of(split: Split) -> list[float]:

@@ -78,7 +78,7 @@ def _fill(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> CroppedMa
     height, width = hw
     columns = [value for polygon in polygons for value in polygon[0::2]]
     rows = [value for polygon in polygons for value in polygon[1::2]]
-    left, top = max(math.floor(min(columns)), 0), max(math.floor(min(rows)), 0)
+    left, top = max(math.floor(min(columns)) - 1, 0), max(math.floor(min(rows)) - 1, 0)
     right, bottom = min(math.ceil(max(columns)) + 1, width), min(math.ceil(max(rows)) + 1, height)
     if right <= left or bottom <= top:
         return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from boxwright.data.image_file import image_size
 from boxwright.data.listing import split_order
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
-from boxwright.data.yolo_layout import YoloLayout, find_layout, label_file
+from boxwright.data.yolo_layout import YoloLayout, find_layout, label_files
 from boxwright.structures import Classes
 
 YOLO_LAYOUT = "YOLO (images/ and labels/ with train/ and val/, or the other way round, with or without data.yaml)"
@@ -47,14 +47,15 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     keypoints = layout.has_keypoints
     rows: dict[Path, list[_Row]] = {}
     problems: dict[str, list[Problem]] = {split: [] for split in layout.pictures}
+    files = label_files([picture for pictures in layout.pictures.values() for picture in pictures])
     for split, pictures in layout.pictures.items():
         for picture in pictures:
-            rows[picture], found = read_label_file(label_file(picture), keypoints)
+            rows[picture], found = read_label_file(files[picture], keypoints)
             problems[split].extend(found)
     classes, note = _classes(layout, rows, class_names, path)
     splits = {}
     for split in split_order(layout.pictures):
-        records, found = _records(layout, layout.pictures[split], rows, classes)
+        records, found = _records(layout, layout.pictures[split], files, rows, classes)
         splits[split] = Split(split, records, classes, tuple(problems[split] + found))
     return DataSet(layout.root, "yolo", classes, splits, (note,) if note else ())
 
@@ -129,7 +130,11 @@ def _classes(
 
 
 def _records(
-    layout: YoloLayout, pictures: list[Path], rows: dict[Path, list[_Row]], classes: Classes
+    layout: YoloLayout,
+    pictures: list[Path],
+    files: dict[Path, Path],
+    rows: dict[Path, list[_Row]],
+    classes: Classes,
 ) -> tuple[tuple[Record, ...], list[Problem]]:
     labels = {identity: label for label, identity in enumerate(classes.ids)}
     records: list[Record] = []
@@ -138,7 +143,7 @@ def _records(
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sizes = list(pool.map(_size_or_none, [picture if rows[picture] else None for picture in pictures]))
     for picture, size in zip(pictures, sizes, strict=True):
-        file = label_file(picture)
+        file = files[picture]
         annotations = []
         for row in rows[picture]:
             where = f"{file}:{row.line}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,24 @@ def find_layout(path: Path) -> YoloLayout | None:
     return YoloLayout(path, pictures, _names_beside(path)) if pictures else None
 
 
-def label_file(picture: Path) -> Path:
-    """The label file of a picture: below `labels/` where the picture is below `images/`, else beside it."""
-    parts = list(picture.parts)
-    for index in range(len(parts) - 2, -1, -1):
+def label_files(pictures: Iterable[Path]) -> dict[Path, Path]:
+    """The label file of each picture, whether it is there or not."""
+    folders: dict[Path, Path] = {}
+    for picture in pictures:
+        if picture.parent not in folders:
+            folders[picture.parent] = _label_folder(picture.parent)
+    return {picture: folders[picture.parent] / f"{picture.stem}.txt" for picture in pictures}
+
+
+def _label_folder(folder: Path) -> Path:
+    """Where the labels of a folder of pictures lie: below `labels/` for one below `images/`, else there too."""
+    parts = folder.parts
+    for index in range(len(parts) - 1, -1, -1):
         if parts[index].lower() == "images":
-            for name in ("labels", "Labels"):
-                beside = Path(*parts[:index], name, *parts[index + 1 :]).with_suffix(".txt")
-                if beside.exists() or Path(*parts[:index], name).is_dir():
-                    return beside
-            break
-    return picture.with_suffix(".txt")
+            labels = subfolder(Path(*parts[:index]), "labels")
+            beside = labels.joinpath(*parts[index + 1 :]) if labels else None
+            return beside if beside and beside.is_dir() else folder
+    return folder
 
 
 def _load(file: Path) -> Any:
@@ -76,7 +83,7 @@ def _from_yaml(file: Path, content: Any) -> YoloLayout:
         base = base / content["path"]
     pictures: dict[str, list[Path]] = {}
     for split in ("train", "val", "valid", "validation", "test"):
-        if content.get(split):
+        if content.get(split) not in (None, "", "null", "~"):
             found = _entry(file, base, split, content[split])
             pictures.setdefault(split_name(split) or split, found)
     if not pictures:
@@ -150,10 +157,10 @@ def _pictures_without_yaml(root: Path) -> dict[str, list[Path]]:
 
 
 def _has_labels(pictures: dict[str, Sequence[Path]] | dict[str, list[Path]]) -> bool:
-    folders = {label_file(picture).parent for found in pictures.values() for picture in found}
-    stems = {picture.stem for found in pictures.values() for picture in found}
-    texts = [name for folder in folders for name in files_in(folder) if name.lower() not in _NOT_LABELS]
-    return any(name.endswith(".txt") and name[:-4] in stems for name in texts)
+    wanted = set(label_files([picture for found in pictures.values() for picture in found]).values())
+    folders = {file.parent for file in wanted}
+    texts = (folder / name for folder in folders for name in files_in(folder) if name.lower() not in _NOT_LABELS)
+    return any(file in wanted for file in texts)
 
 
 def _names_beside(root: Path) -> dict[int, str] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import track
 
 from boxwright.data.classes import relabelled
-from boxwright.data.folder import open_folder, split as split_called
+from boxwright.data.folder import open_folder
+from boxwright.data.folder import split as split_called
 from boxwright.data.image_file import image_size
 from boxwright.data.preflight import preflight
 from boxwright.data.truth import clip_box, truth_of
@@ -60,7 +61,8 @@ def evaluate_checkpoint(
     stream = detector.stream(
         (record.path for record in records), score=score, batch=batch, max_detections=max_detections
     )
-    shown = track(stream, total=len(records), description="evaluating", disable=not sys.stderr.isatty())
+    console = Console(stderr=True)  # standard output is for the figures
+    shown = track(stream, "evaluating", len(records), console=console, disable=not console.is_terminal)
     found = [replace(one, classes=part.classes) for one in shown]
     sizes = [image_size(record.path) for record in records]
     return Evaluated(

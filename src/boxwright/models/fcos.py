@@ -18,17 +18,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.models.detection import DetectSettings, normalise_and_pad, pad_detections, restore
+from boxwright.models.detection import DetectSettings
 from boxwright.nn.backbones import Backbone
 from boxwright.nn.fpn import FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import clip_boxes
-from boxwright.ops.coding import centerness, decode_ltrb, encode_ltrb
 from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss
-from boxwright.ops.points import level_ranges, pyramid_locations
-from boxwright.ops.select import top_candidates
+from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges, pyramid_locations
+from boxwright.ops.select import select_detections, top_candidates
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
 
 
@@ -194,7 +193,7 @@ class FCOS(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
         """Raw predictions for a batch; truth and proposals play no part in them."""
-        pixels = normalise_and_pad(images, self.config.pixel_mean, self.config.pixel_std)
+        pixels = images.normalised(self.config.pixel_mean, self.config.pixel_std)
         levels = self.fpn(self.backbone(pixels))
         classes, boxes, central = self.head(levels)
         sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
@@ -216,14 +215,14 @@ class FCOS(nn.Module):
         bounds = torch.tensor(level_ranges(config.level_bounds), device=outputs.locations.device)
         level_counts = torch.tensor([h * w for h, w in outputs.level_sizes], device=bounds.device)
         ranges = bounds.repeat_interleave(level_counts, dim=0, output_size=len(outputs.locations))  # (P, 2)
-        index, ignored = assign_locations(
+        owner, ignored = assign_locations(
             outputs.locations, outputs.strides, ranges, targets.boxes, targets.valid, targets.ignore,
             center_radius=config.center_radius,
         )  # fmt: skip
-        positive = index >= 0  # (B, P)
-        labels = torch.where(positive, gather_rows(targets.labels, index), -1)
+        positive = owner >= 0  # (B, P)
+        labels = torch.where(positive, gather_rows(targets.labels, owner), -1)
         units = outputs.strides if config.normalise_targets else 1.0
-        distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, index), units)  # (B, P, 4)
+        distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, owner), units)  # (B, P, 4)
         central = centerness(torch.where(positive[..., None], distances, 1.0))
         predicted = outputs.distances.clamp(min=0) if config.box_output == "clip" else outputs.distances
 
@@ -274,8 +273,9 @@ class FCOS(nn.Module):
             boxes = decode_ltrb(outputs.locations[level][place], distances, units)
             columns.append((boxes, values, torch.where(picked >= 0, labels, -1)))
         boxes, values, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
-        return pad_detections(clip_boxes(boxes, outputs.sizes_hw), values, labels, settings)
+        boxes = clip_boxes(boxes, outputs.sizes_hw)  # before NMS: what lies outside must not overlap
+        return PaddedDetections(*select_detections(boxes, values, labels, settings.nms_iou, settings.max_detections))
 
     def detect(self, outputs: FCOSOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
         """Detections of each picture, in the coordinates of the original pictures."""
-        return restore(self.detect_padded(outputs, settings), images)
+        return self.detect_padded(outputs, settings).restore(images)

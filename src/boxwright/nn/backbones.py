@@ -164,7 +164,7 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
         raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[timm]'") from error
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has no model {name!r}")
-    file = Path(weights) if weights not in (None, "pretrained") else None  # type: ignore[arg-type]
+    file = Path(weights) if weights not in (None, "pretrained") else None
     try:
         probe = timm.create_model(name, features_only=True, pretrained=False)
         reductions = list(probe.feature_info.reduction())

@@ -30,7 +30,8 @@ def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     if kind == "sync_bn":
         return nn.SyncBatchNorm(channels, eps=eps)
     if kind == "frozen_bn":
-        return FrozenBatchNorm2d(channels, eps=eps)
+        frozen: nn.Module = FrozenBatchNorm2d(channels, eps=eps)
+        return frozen
     raise ValueError(f"norm: expected none, gn, bn, sync_bn or frozen_bn, got {kind!r}")
 
 

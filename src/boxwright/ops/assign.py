@@ -16,9 +16,9 @@ _CHUNK_ELEMENTS = 1 << 22  # B * P * g at a time: bounds memory, and stays withi
 
 
 class Assignment(NamedTuple):
-    """Owner of each location: `index` (B, P) into the ground truth or -1; `ignored` (B, P) takes no part in a loss."""
+    """Who owns each location: `owner` (B, P), a row of the truth or -1; where `ignored` (B, P) nothing is charged."""
 
-    index: Tensor
+    owner: Tensor
     ignored: Tensor
 
 

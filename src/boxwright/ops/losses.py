@@ -18,7 +18,7 @@ BoxLoss = Literal["iou", "giou", "l1"]
 
 
 def focal_loss(logits: Tensor, labels: Tensor, keep: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sum of the sigmoid focal loss (Lin et al. 2017, eq. 5) of logits (B, P, K) against labels (B, P), -1 = background.
+    """Sum of the focal loss (Lin et al. 2017, eq. 5) of logits (B, P, K) against labels (B, P), -1 for background.
 
     Every entry is charged as a negative; the entry of a location's own class then has that charge replaced by the
     positive one, so no one-hot tensor (B, P, K) is made. keep (B, P) False leaves a location out.

@@ -1,12 +1,14 @@
-"""Locations: where in the picture the cells of a feature map look, and which objects each level is for.
+"""Points: where in the picture the cells of a feature map look, and boxes as distances from there to their sides.
 
-Shape legend: L = levels, P = locations on all levels. Cell (row i, column j) of stride s stands at
-x = (j + 0.5) s, y = (i + 0.5) s (FCOS, section 3.1).
+Shape legend: L = levels, P = locations on all levels; `...` = leading batch shape. Cell (row i, column j) of stride s
+stands at x = (j + 0.5) s, y = (i + 0.5) s. Distances are (left, top, right, bottom). Source: FCOS (Tian et al. 2019),
+section 3.1, equations 1 and 3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,4 +44,43 @@ def level_ranges(bounds: Sequence[float]) -> list[tuple[float, float]]:
     edges = [0.0, *map(float, bounds), float("inf")]
     if sorted(edges) != edges:
         raise ValueError(f"level bounds: expected rising numbers, got {list(bounds)}")
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
+
+
+def encode_ltrb(locations: Tensor, boxes: Tensor, strides: Tensor | float = 1.0) -> Tensor:
+    """Distances (..., P, 4) from locations (P, 2) to the sides of boxes (..., P, 4), divided by the stride.
+
+    >>> encode_ltrb(torch.tensor([[30.0, 40.0]]), torch.tensor([[10.0, 15.0, 100.0, 115.0]]), 8.0).tolist()
+    [[2.5, 3.125, 8.75, 9.375]]
+    """
+    distances = torch.cat([locations - boxes[..., :2], boxes[..., 2:] - locations], dim=-1)
+    return distances / _per_location(strides)
+
+
+def decode_ltrb(locations: Tensor, distances: Tensor, strides: Tensor | float = 1.0) -> Tensor:
+    """Boxes (..., P, 4) from distances (..., P, 4) in strides; negative distances count as zero.
+
+    >>> decode_ltrb(torch.tensor([[100.0, 200.0]]), torch.tensor([[-1.0, -1.0, -1.0, 2.0]]), 8.0).tolist()
+    [[100.0, 200.0, 100.0, 216.0]]
+    """
+    sides = distances.clamp(min=0) * _per_location(strides)
+    return torch.cat([locations - sides[..., :2], locations + sides[..., 2:]], dim=-1)
+
+
+def _per_location(strides: Tensor | float) -> Tensor | float:
+    return strides[..., None] if isinstance(strides, Tensor) and strides.dim() else strides
+
+
+def centerness(distances: Tensor) -> Tensor:
+    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) (..., P): 1 at the centre of a box, 0 on its border.
+
+    A location outside its box (a negative distance, as background rows have) gives -1, never NaN.
+
+    >>> [round(value, 4) for value in centerness(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 2.0, 1.0]])).tolist()]
+    [1.0, 0.0]
+    """
+    left, top, right, bottom = distances.unbind(-1)
+    inside = distances.amin(-1) >= 0
+    across = torch.minimum(left, right) / torch.maximum(left, right).clamp(min=1e-12)
+    down = torch.minimum(top, bottom) / torch.maximum(top, bottom).clamp(min=1e-12)
+    return torch.where(inside, torch.where(inside, across * down, 1.0).sqrt(), -1.0)

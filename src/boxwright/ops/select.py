@@ -43,7 +43,7 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
         return torch.empty(0, dtype=torch.int64, device=boxes.device)
     order = labels.argsort(stable=True)
     counts = torch.unique_consecutive(labels[order], return_counts=True)[1].tolist()
-    kept = [rows[nms_kernel(boxes[rows], scores[rows], iou_threshold)] for rows in order.split(counts)]
+    kept = [rows[nms_kernel(boxes[rows], scores[rows], iou_threshold)] for rows in torch.split(order, counts)]
     keep = torch.cat(kept).sort().values  # back to the order of arrival, so that equal scores keep it
     return keep[scores[keep].argsort(descending=True, stable=True)]
 
@@ -56,3 +56,28 @@ def top_candidates(scores: Tensor, count: int, threshold: float) -> tuple[Tensor
     values, indices = scores.topk(min(count, scores.shape[1]), dim=1)
     good = values > threshold
     return values * good, torch.where(good, indices, -1)
+
+
+def select_detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """NMS within each picture and class, then the best `max_detections` of each picture at fixed ranks.
+
+    boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped.
+    Gives boxes (B, D, 4), scores (B, D), labels (B, D) and how many of the rows are real (B,); the rest is 0, 0, -1.
+    """
+    batch = len(boxes)
+    good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    kept_boxes = boxes.new_zeros(batch, max_detections, 4)
+    kept_scores = scores.new_zeros(batch, max_detections)
+    kept_labels = labels.new_full((batch, max_detections), -1)
+    counts = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
+    for picture in range(batch):
+        rows = good[picture].nonzero()[:, 0]
+        keep = nms_per_class(boxes[picture, rows], scores[picture, rows], labels[picture, rows], nms_iou)
+        rows = rows[keep[:max_detections]]
+        kept_boxes[picture, : len(rows)] = boxes[picture, rows]
+        kept_scores[picture, : len(rows)] = scores[picture, rows]
+        kept_labels[picture, : len(rows)] = labels[picture, rows]
+        counts[picture] = len(rows)
+    return kept_boxes, kept_scores, kept_labels, counts

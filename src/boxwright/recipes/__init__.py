@@ -44,19 +44,22 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data (a parsed YAML file, or a checkpoint); `where` names it in messages."""
     data = dict(data)
     model = data.get("model")
-    known = ", ".join(MODELS)
-    if not isinstance(model, dict) or model.get("name") not in MODELS:
-        got = model.get("name") if isinstance(model, dict) else model
-        raise ValueError(f"recipe {where}: model.name: expected one of {known}, got {got!r}")
+    name = model.get("name") if isinstance(model, dict) else model
     mistakes: list[str] = []
-    section = model_section(model["name"])
-    try:
-        data["model"] = section(**model)
-    except ValidationError as error:
-        mistakes += _sentences(error, section, ("model",))
+    if isinstance(model, dict) and isinstance(name, str) and name in MODELS:
+        section = model_section(name)
+        try:
+            data["model"] = section.model_validate(model)
+        except ValidationError as error:
+            mistakes += _sentences(error, section, ("model",))
+            data["model"] = None
+    else:
+        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.5)
+        hint = f", did you mean {near[0]}?" if near else ""
+        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {name!r}{hint}")
         data["model"] = None
     try:
-        recipe = Recipe(**data)
+        recipe = Recipe.model_validate(data)
     except ValidationError as error:
         mistakes += _sentences(error, Recipe, ())
     if mistakes:
@@ -102,7 +105,11 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return data
     beside = path.parent / str(base)
-    return _overlay(_with_base(beside if beside.is_file() else _find(str(base)), (*seen, path)), data)
+    try:
+        below = beside if beside.is_file() else _find(str(base))
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"recipe {path}: base: {error}") from error
+    return _overlay(_with_base(below, (*seen, path)), data)
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +161,8 @@ def _sentences(error: ValidationError, section: type[BaseModel], prefix: tuple[s
             known = _keys(section, location[len(prefix) : -1])
             near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(known)})")
+        elif detail["type"] == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
+            yield f"{where}: expected a key that is text, got {detail['input']!r}"
         elif detail["type"] == "missing":
             yield f"{where}: missing"
         else:

@@ -7,6 +7,7 @@ linear scaling rule), and steps are optimiser steps.
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
@@ -21,7 +22,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values cannot be changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Resize(Section):
@@ -175,6 +176,7 @@ class Recipe(Section):
         return MODELS[name].config(num_classes=num_classes, **fields)
 
 
+@cache  # one class a detector, so that equal sections compare equal
 def model_section(name: str) -> type[Section]:
     """The section `model` for one detector: the fields of its config dataclass, but for the number of classes."""
     config = MODELS[name].config

@@ -87,6 +87,8 @@ def fit(job: Job, progress: Progress) -> Progress:
     wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
     wrapped.train()
     timer = _Timer()
+    if progress.step == 0:
+        job.save(progress)  # there is something to resume from the first step on
     saved_at = time.monotonic()
     while progress.step < progress.steps:
         stop = progress.steps if progress.fixed else min(MEASURED_STEPS, progress.steps)
@@ -96,7 +98,7 @@ def fit(job: Job, progress: Progress) -> Progress:
             progress.step += 1
             progress.seconds += timer.lap()
             _count(progress, losses)
-            if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
+            if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
                 numbers = {name: float(value) for name, value in losses.items()}
                 rate = job.plan.batch / timer.median
@@ -105,9 +107,11 @@ def fit(job: Job, progress: Progress) -> Progress:
                 job.on_progress(progress, row)
             if progress.fixed and _measure_now(job, progress):
                 _measure(job, progress)
-                timer.restart()
                 if _patience_over(job, progress):
                     progress.steps = progress.step
+                job.save(progress)
+                saved_at = time.monotonic()
+                timer.restart()
             stopping = job.stop_wanted()
             if stopping or time.monotonic() - saved_at > SAVE_SECONDS:
                 job.save(progress)
@@ -221,7 +225,8 @@ def _check_finite(job: Job, losses: dict[str, Tensor], batches: list[Batch], pro
 def _count(progress: Progress, losses: dict[str, Tensor]) -> None:
     """Add the losses up for the next measurement; tensors stay on the device until then."""
     for name, value in losses.items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + (float(value) if value.device.type == "cpu" else value)  # type: ignore[operator]
+        number: Any = float(value) if value.device.type == "cpu" else value
+        progress.sums[name] = progress.sums.get(name, 0.0) + number
     progress.counted += 1
 
 

@@ -11,7 +11,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """ "fp32", "bf16" or "fp16" for the recipe's wish on this device; "auto" never picks an emulated type."""
+    """The arithmetic (fp32, bf16, fp16) that a recipe asks for, on this device; "auto" takes no emulated one."""
     if wanted == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or auto")
     if wanted != "auto":
@@ -19,7 +19,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
         return "bf16" if native else "fp32"
     return "fp32"

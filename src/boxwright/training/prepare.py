@@ -1,4 +1,4 @@
-"""From a folder to what the loop is fed: format, splits, classes, preflight, loaders - and a log of what was decided."""
+"""From a folder to what the loop is fed: format, splits, classes, preflight, pictures; what is decided is said."""
 
 from __future__ import annotations
 

@@ -1,0 +1,76 @@
+"""The verb `explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def explain(
+    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    picture: Annotated[str, typer.Argument(help="A picture; with --data its file name is enough.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of labelled pictures (VOC, COCO or YOLO layout) that has its truth.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Look in one split only: train, val, test, ...")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The subset or merge of classes that the model was trained with.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; a new explained/NAME, NAME-2, ... if not given.")
+    ] = None,
+    box: Annotated[int | None, typer.Option(help="Number of the truth box to explain; 0 if not given.")] = None,
+    detection: Annotated[
+        int | None, typer.Option(help="Number of the detection to explain; 0, the best, if not given.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Draw the class maps of this class; the best class if not given.")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(help="Least score of a detection; the checkpoint's own if not given.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Draw what the detector sees in one picture: locations, owners, centerness, classes, a box and a detection.
+
+    Without --data there is no truth, and only predictions are drawn. The words go to standard output.
+    """
+    from boxwright.data.image_file import read_image
+    from boxwright.inference.explain import describe, describe_box, describe_detection
+    from boxwright.inference.explain import explain as explained
+    from boxwright.inference.explain_drawing import write_explanation
+    from boxwright.inference.labelled import labelled_picture
+    from boxwright.inference.predictor import Detector
+    from boxwright.training.run_folder import free_folder
+
+    if score is not None and not 0 <= score <= 1:
+        raise ValueError(f"--score: expected 0 to 1, got {score}")
+    if data is None and (split is not None or classes is not None or box is not None):
+        raise ValueError("--split, --classes and --box are about the truth: give --data FOLDER too")
+    if out is not None and data is not None and out.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"{out}: lies inside the data folder {data}, which is only read; write elsewhere")
+    detector = Detector.load(checkpoint, device)
+    if class_name is not None and class_name not in detector.classes.names:
+        raise ValueError(f"--class {class_name}: the model's classes are {', '.join(detector.classes.names)}")
+    label = None if class_name is None else detector.classes.names.index(class_name)
+    path, truth = Path(picture), None
+    if data is not None:
+        path, truth = labelled_picture(picture, data, detector.classes, split=split, classes=classes)
+    explanation = explained(detector, read_image(path), truth, score=score)
+    if box is None and truth is not None and len(truth):
+        box = 0
+    if detection is None and len(explanation.found):
+        detection = 0
+    lines = [f"{path}", *describe(explanation)]
+    lines += describe_box(explanation, box) if box is not None else []
+    lines += describe_detection(explanation, detection) if detection is not None else []
+    if out is None:
+        folder = free_folder(Path("explained") / path.stem)
+    else:
+        folder = out
+        folder.mkdir(parents=True, exist_ok=True)
+    written = write_explanation(explanation, folder, box=box, detection=detection, label=label)
+    typer.echo("\n".join(lines))
+    typer.echo(f"\nPictures in {folder}: {', '.join(file.name for file in written)}")

@@ -1,0 +1,332 @@
+"""What an FCOS makes of one picture, location by location: where it looks, what it says there, what it had to learn.
+
+Shape legend: P = locations on all levels, K = classes, D = detections, G = ground-truth boxes. Coordinates are those
+of the network's picture (resized) unless a name says `original`; distances are (left, top, right, bottom) in its
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwright.data.transforms import resize_truth
+from boxwright.inference.predictor import Detector
+from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
+from boxwright.ops.assign import assign_locations, gather_rows
+from boxwright.ops.boxes import clip_boxes, pairwise_iou
+from boxwright.ops.image import ResizePlan, fit_image, resize_plan
+from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges
+from boxwright.structures import Classes, Detections, ImageBatch, Truth
+
+SIDES = ("l", "t", "r", "b")
+FOUND_IOU = 0.5
+
+
+class Level(NamedTuple):
+    """One feature map: its name, stride, cells, its rows among all P locations, and the reach that it is for."""
+
+    name: str
+    stride: int
+    size_hw: tuple[int, int]
+    rows: slice
+    low: float
+    high: float
+
+    @property
+    def reach(self) -> str:
+        """The half-open range of max(l, t, r, b) in words."""
+        return f"{self.low:g} or more" if self.high == float("inf") else f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the truth asks of each location, exactly as the loss has it.
+
+    `owner` (P,) is the index of the box that a location must find, or -1; `ignored` (P,) takes no part in the loss;
+    `distances` (P, 4) and `centerness` (P,) are the targets of owned locations, and centerness is -1 elsewhere.
+    """
+
+    truth: Truth
+    owner: Tensor
+    ignored: Tensor
+    distances: Tensor
+    centerness: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One picture as a detector sees it: predictions at every location, the detections among them, and the lesson.
+
+    class_scores and scores (P, K), centerness (P,), distances and boxes (P, 4); `found` holds the detections in
+    network pixels and `source` (D,) the location that each comes from.
+    """
+
+    image: Tensor
+    plan: ResizePlan
+    classes: Classes
+    config: FCOSConfig
+    levels: tuple[Level, ...]
+    locations: Tensor
+    strides: Tensor
+    class_scores: Tensor
+    centerness: Tensor
+    scores: Tensor
+    distances: Tensor
+    boxes: Tensor
+    found: Detections
+    source: Tensor
+    score_threshold: float
+    lesson: Lesson | None
+
+    def level_of(self, location: int) -> Level:
+        """The level that a location lies on."""
+        return next(level for level in self.levels if location < level.rows.stop)
+
+    def original(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) in the pixels of the picture's file."""
+        return (boxes - torch.tensor(self.plan.offset_xy * 2)) / torch.tensor(self.plan.scale_xy * 2)
+
+    def truth_box(self, index: int) -> Lesson:
+        """The lesson, if it has a box of this number; otherwise ValueError says which there are."""
+        if self.lesson is None:
+            raise ValueError("a truth box can be explained only with the picture's truth: give --data FOLDER")
+        _in_range(index, len(self.lesson.truth), "box", "truth boxes")
+        return self.lesson
+
+
+def _in_range(index: int, count: int, word: str, words: str) -> None:
+    if not 0 <= index < count:
+        known = f"{count} {words}, numbered from 0" if count else f"no {words}"
+        raise ValueError(f"{word} {index}: this picture has {known}")
+
+
+@torch.inference_mode()
+def explain(
+    detector: Detector, image: Tensor, truth: Truth | None = None, *, score: float | None = None
+) -> Explanation:
+    """Everything that a detector says about a picture (3, H, W) uint8, and what its truth (original pixels) asks.
+
+    Detections are those from `score` on (the checkpoint's threshold if not given). Raises ValueError for a detector
+    that has no locations.
+    """
+    model = detector.model
+    if not isinstance(model, FCOS):
+        raise ValueError(f"explain draws the locations of FCOS; this checkpoint is a {type(model).__name__}")
+    hw = (int(image.shape[1]), int(image.shape[2]))
+    plan = resize_plan(hw, detector.resize)
+    images = ImageBatch.of([fit_image(image, plan)], [hw], [plan.scale_xy], [plan.offset_xy])
+    raw: FCOSOutputs = model(images.to(detector.device))
+    outputs = FCOSOutputs(*(part.cpu() if isinstance(part, Tensor) else part for part in raw))
+    class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
+    units = outputs.strides[:, None] if model.config.normalise_targets else 1.0
+    distances = outputs.distances[0].clamp(min=0) * units
+    boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
+    scores = (class_scores * central[:, None]).sqrt()
+    least = detector.score_threshold if score is None else score
+    padded = model.detect_padded(outputs, replace(detector.settings, score_threshold=least))
+    kept_boxes, kept_scores, kept_labels, counts = padded
+    rows = slice(0, int(counts[0]))
+    found = Detections(kept_boxes[0, rows], kept_scores[0, rows], kept_labels[0, rows], plan.size_hw, detector.classes)
+    levels = _levels(model, outputs)
+    lesson = None
+    if truth is not None:
+        lesson = _lesson(model.config, outputs, levels, resize_truth(truth, hw, detector.resize))
+    return Explanation(
+        image=image, plan=plan, classes=detector.classes, config=model.config, levels=levels,
+        locations=outputs.locations, strides=outputs.strides, class_scores=class_scores, centerness=central,
+        scores=scores, distances=distances, boxes=boxes, found=found, source=_sources(found, boxes, scores),
+        score_threshold=least, lesson=lesson,
+    )  # fmt: skip
+
+
+def _levels(model: FCOS, outputs: FCOSOutputs) -> tuple[Level, ...]:
+    levels: list[Level] = []
+    ranges = level_ranges(model.config.level_bounds)
+    for stride, size_hw, (low, high) in zip(model.strides, outputs.level_sizes, ranges, strict=True):
+        start = levels[-1].rows.stop if levels else 0
+        rows = slice(start, start + size_hw[0] * size_hw[1])
+        levels.append(Level(f"P{stride.bit_length() - 1}", stride, size_hw, rows, low, high))
+    return tuple(levels)
+
+
+def _sources(found: Detections, boxes: Tensor, scores: Tensor) -> Tensor:
+    """The location (D,) that each detection comes from: the one that gives its box and its score."""
+    rows = [
+        int(((boxes - box).abs().amax(1) + (scores[:, int(label)] - score).abs()).argmin())
+        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _ranges(levels: tuple[Level, ...]) -> Tensor:
+    """The reach [low, high) (P, 2) that each location is for."""
+    return torch.cat([torch.tensor([[x.low, x.high]]).expand(x.rows.stop - x.rows.start, 2) for x in levels])
+
+
+def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...], truth: Truth) -> Lesson:
+    boxes = truth.boxes[None]
+    valid = torch.ones(1, len(truth), dtype=torch.bool)
+    owner, ignored = assign_locations(
+        outputs.locations, outputs.strides, _ranges(levels), boxes, valid, truth.ignore[None],
+        center_radius=config.center_radius,
+    )  # fmt: skip
+    distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
+    central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
+    return Lesson(truth, owner[0], ignored[0], distances, central)
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def describe(explanation: Explanation) -> list[str]:
+    """Lines on the picture as a whole: its size, its levels, its truth and its detections."""
+    (height, width), (net_height, net_width) = explanation.image.shape[1:], explanation.plan.size_hw
+    lines = [f"The picture has {width} x {height} pixels (width x height); the network sees {net_width} x {net_height}."]
+    for level in explanation.levels:
+        rows, columns = level.size_hw
+        line = (
+            f"{level.name}: stride {level.stride}, {columns} x {rows} locations, for objects whose farthest side is "
+            f"{level.reach} network pixels away"
+        )
+        if explanation.lesson is not None:
+            owner = explanation.lesson.owner[level.rows]
+            owned = int((owner >= 0).sum())
+            line += f"; {owned} locations are owned by {len(set(owner[owner >= 0].tolist()))} truth boxes"
+        lines.append(line)
+    if explanation.lesson is not None:
+        truth = explanation.lesson.truth
+        names = Counter(explanation.classes.names[label] for label in truth.labels.tolist())
+        lines.append(f"Truth: {len(truth)} boxes" + (f" ({_counts(names)})." if names else "."))
+        lost = sorted(set((~truth.ignore).nonzero()[:, 0].tolist()) - set(explanation.lesson.owner.tolist()))
+        if lost:
+            lines.append(f"No location must learn these truth boxes: {', '.join(map(str, lost))}.")
+    found = explanation.found
+    listed = f" ({_counts(Counter(found.names))})." if len(found) else "; a lower --score shows weaker ones."
+    lines.append(f"Detections: {len(found)} from score {explanation.score_threshold:.2f}{listed}")
+    return lines
+
+
+def _counts(names: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in names.most_common())
+
+
+def describe_box(explanation: Explanation, index: int) -> list[str]:
+    """Lines on one truth box: who must learn it, from where, what the model says there, and whether it was found."""
+    lesson = explanation.truth_box(index)
+    box, name = lesson.truth.boxes[index], explanation.classes.names[int(lesson.truth.labels[index])]
+    lines = [f"Truth box {index}: {name}, {_size(explanation.original(box))} pixels in the picture, "
+             f"{_size(box)} as the network sees it."]  # fmt: skip
+    if lesson.truth.ignore[index]:
+        return [*lines, "  It is an ignored region: no location learns it, and what lies in it counts for nothing."]
+    owned = (lesson.owner == index).nonzero()[:, 0]
+    per_level = ", ".join(f"{x.name} {int((lesson.owner[x.rows] == index).sum())}" for x in explanation.levels)
+    lines.append(f"  Locations that must learn it: {per_level}.")
+    if len(owned) == 0:
+        lines.append(f"  {_why_unowned(explanation, index)}")
+    else:
+        location = most_central(lesson, index)
+        label = int(lesson.truth.labels[index])
+        overlap = float(pairwise_iou(explanation.boxes[location][None], box[None]))
+        lines += [
+            f"  The most central one: {place(explanation, location)}.",
+            f"  From there {_distances(explanation, location, lesson.distances[location])}; "
+            f"centerness target {float(lesson.centerness[location]):.2f}.",
+            f"  The model says there: {name} {float(explanation.class_scores[location, label]):.2f}, centerness "
+            f"{float(explanation.centerness[location]):.2f}, a box with IoU {overlap:.2f}.",
+        ]
+    return [*lines, f"  {_whether_found(explanation, index)}"]
+
+
+def most_central(lesson: Lesson, index: int) -> int:
+    """The location with the largest centerness target among those that a truth box owns."""
+    return int(torch.where(lesson.owner == index, lesson.centerness, -2.0).argmax())
+
+
+def _why_unowned(explanation: Explanation, index: int) -> str:
+    assert explanation.lesson is not None
+    box, alone = explanation.lesson.truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
+    owner, _ = assign_locations(
+        explanation.locations, explanation.strides, _ranges(explanation.levels), box[None, None], alone, ~alone,
+        center_radius=explanation.config.center_radius,
+    )  # fmt: skip
+    wanted = int((owner >= 0).sum())
+    if wanted:
+        return f"Smaller boxes own all of the {wanted} locations that it could have had."
+    radius = explanation.config.center_radius
+    near = "" if radius is None else f" and within {radius:g} strides of its centre"
+    return f"It is too small or too narrow: no location of a level for its size lies inside it{near}."
+
+
+def _whether_found(explanation: Explanation, index: int) -> str:
+    assert explanation.lesson is not None
+    truth, found = explanation.lesson.truth, explanation.found
+    overlaps = pairwise_iou(truth.boxes[index][None], found.boxes)[0]
+    overlaps = torch.where(found.labels == truth.labels[index], overlaps, 0.0)
+    best = int(overlaps.argmax()) if len(found) else -1
+    if best < 0 or float(overlaps[best]) < FOUND_IOU:
+        close = f"; the nearest of its class is {best}, IoU {float(overlaps[best]):.2f}" if overlaps.any() else ""
+        return f"Not found: no detection of its class overlaps it by IoU {FOUND_IOU} or more{close}."
+    return f"Found: detection {best}, score {float(found.scores[best]):.2f}, IoU {float(overlaps[best]):.2f}."
+
+
+def describe_detection(explanation: Explanation, index: int) -> list[str]:
+    """Lines on one detection: the location and level that it comes from, its scores, its distances, and the truth."""
+    found = explanation.found
+    _in_range(index, len(found), "detection", f"detections from score {explanation.score_threshold:.2f}")
+    location, label = int(explanation.source[index]), int(found.labels[index])
+    corners = ", ".join(f"{value:.1f}" for value in explanation.original(found.boxes[index]).tolist())
+    lines = [
+        f"Detection {index}: {found.names[index]}, {score_sum(explanation, index)}.",
+        f"  It comes from {place(explanation, location)}.",
+        f"  From there {_distances(explanation, location, explanation.distances[location])}.",
+        f"  Its box in the picture's own pixels (x1, y1, x2, y2): {corners}.",
+    ]
+    nearest = nearest_truth(explanation, index)
+    if explanation.lesson is not None:
+        lines.append(f"  {nearest[1] if nearest else 'No truth box overlaps it.'}")
+    return lines
+
+
+def nearest_truth(explanation: Explanation, index: int) -> tuple[int, str] | None:
+    """The truth box that a detection overlaps most, and a sentence on it; None where it overlaps none."""
+    if explanation.lesson is None or not len(explanation.lesson.truth):
+        return None
+    truth = explanation.lesson.truth
+    overlaps = pairwise_iou(explanation.found.boxes[index][None], truth.boxes)[0]
+    best = int(overlaps.argmax())
+    if not float(overlaps[best]):
+        return None
+    name = explanation.classes.names[int(truth.labels[best])]
+    return best, f"The truth box that it overlaps most: {best}, {name}, IoU {float(overlaps[best]):.2f}."
+
+
+def score_sum(explanation: Explanation, index: int) -> str:
+    """The score of a detection with what it is made of."""
+    location, label = int(explanation.source[index]), int(explanation.found.labels[index])
+    parts = (float(explanation.class_scores[location, label]), float(explanation.centerness[location]))
+    return f"score {float(explanation.found.scores[index]):.2f} = sqrt(class {parts[0]:.2f} x centerness {parts[1]:.2f})"
+
+
+def place(explanation: Explanation, location: int) -> str:
+    """A location in words: its level, its cell, and its pixel."""
+    level = explanation.level_of(location)
+    row, column = divmod(location - level.rows.start, level.size_hw[1])
+    x, y = explanation.locations[location].tolist()
+    return f"{level.name} (stride {level.stride}), row {row}, column {column}, at x {x:g}, y {y:g}"
+
+
+def _distances(explanation: Explanation, location: int, distances: Tensor) -> str:
+    stride = explanation.level_of(location).stride
+    pixels = ", ".join(f"{side} {value:.1f}" for side, value in zip(SIDES, distances.tolist(), strict=True))
+    strides = ", ".join(f"{value / stride:.2f}" for value in distances.tolist())
+    return f"{pixels} network pixels ({strides} strides)"
+
+
+def _size(box: Tensor) -> str:
+    x1, y1, x2, y2 = box.tolist()
+    return f"{x2 - x1:.0f} x {y2 - y1:.0f}"

@@ -1,0 +1,190 @@
+"""The run's side of the loop: rows of results, measurements, checkpoints, signals, and the report at the end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.data.loader import Collate, PictureSet, StepSampler, make_loader
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes
+from boxwright.training import report
+from boxwright.training.display import Display
+from boxwright.training.ema import WeightAverage
+from boxwright.training.loop import Progress, progress_state
+from boxwright.training.run_folder import Results
+from boxwright.training.validate import Measured, measure
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run came to: its folder, the checkpoints in it, the figures, and whether it was stopped before its end."""
+
+    folder: Path
+    best: Path
+    last: Path
+    metrics: dict[str, Any]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the user asked for; saved with the run, so that resume needs nothing else."""
+
+    data: str
+    classes: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    overfit: int | None = None
+    minutes: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    weights: str | None = None
+
+
+class Session:
+    """The run's side of the loop: rows, pictures, checkpoints and signals."""
+
+    def __init__(
+        self, recipe: Recipe, asked: Arguments, folder: Path, classes: Classes, model: Any,
+        average: WeightAverage | None, optimizer: Any, precision: str, accelerator: Accelerator, display: Display,
+        val_set: PictureSet,
+    ) -> None:  # fmt: skip
+        self.recipe, self.asked, self.folder, self.classes = recipe, asked, folder, classes
+        self.model, self.average, self.optimizer = model, average, optimizer
+        self.precision, self.accelerator, self.display = precision, accelerator, display
+        self.val_set = val_set
+        self.results: Results | None = None
+        self.progress = Progress(steps=1, fixed=True)
+        self.score: float | None = None
+        self._measured: Measured | None = None
+        self._truths = report.validation_truths(val_set)
+        self._signal: int | None = None
+
+    def first_pictures(self, train_set: PictureSet, aspects: list[float]) -> None:
+        """What the network will be shown: label statistics and the first three batches."""
+        report.draw_labels(train_set, self.classes, self.recipe, self.folder / "labels.jpg")
+        size = min(self.recipe.data.batch_size, report.SHOWN)
+        collate = Collate(train_set.rule)
+        sampler = StepSampler(aspects, size, seed=self.asked.seed, start=0, stop=3, mosaic_stop=3)
+        for number, keys in enumerate(sampler):
+            batch = collate([train_set[key] for key in keys])
+            report.draw_training_batch(batch, self.classes, self.folder / f"train_batch{number}.jpg")
+
+    def measure(self, model: Any) -> Measured:
+        """Validate over all processes; each takes its share of the pictures."""
+        limit = self.recipe.validation.max_pictures or len(self.val_set)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        indices = list(range(min(limit, len(self.val_set))))[rank::world]
+        size = self.recipe.validation.batch_size or self.recipe.data.batch_size
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+        loader = make_loader(self.val_set, batches, workers=0)
+        return measure(
+            model, loader, self._truths, self.classes, self.recipe.detect.settings(),
+            device=self.accelerator.device, precision=self.precision,
+        )  # fmt: skip
+
+    def on_row(self, row: dict[str, Any]) -> None:
+        """Keep a row of numbers (main process)."""
+        if self.results is not None:
+            self.results.add(row)
+
+    def on_progress(self, progress: Progress, row: dict[str, float]) -> None:
+        """Move the progress bar."""
+        self.display.update(progress.step, progress.steps, row)
+
+    def on_measured(self, measured: Measured, best: bool) -> None:
+        """Say the figures; keep the best weights."""
+        self._measured = measured
+        self.score = report.default_score(measured, self.classes)
+        row = self.results.rows[-1] if self.results is not None else {}
+        ap, ap50 = measured.coco.ap or 0.0, measured.coco.ap50 or 0.0
+        self.display.say(f"step {row.get('step')}: AP {ap:.4f}  AP50 {ap50:.4f}  validation loss {row['val/loss']:.4f}"
+                         + ("  (best)" if best else ""))  # fmt: skip
+        if best:
+            save_checkpoint(self._checkpoint(None, measured), self.folder / "weights" / "best.pt")
+
+    def save(self, progress: Progress) -> None:
+        """Write `last.pt`, from which the run can go on."""
+        self.progress = progress
+        if not self.accelerator.is_main_process:
+            return
+        training: dict[str, Any] = {
+            "arguments": asdict(self.asked),
+            "progress": progress_state(progress),
+            "precision": self.precision,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+            "average_updates": self.average.updates if self.average is not None else 0,
+            "score": self.score,
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
+        }
+        save_checkpoint(self._checkpoint(training, self._measured), self.folder / "weights" / "last.pt")
+
+    def _checkpoint(self, training: dict[str, Any] | None, measured: Measured | None) -> Checkpoint:
+        weights = (self.average or self.model).state_dict()
+        metrics = None if measured is None else measured.coco.figures()
+        return Checkpoint(self.recipe, self.classes, weights, self.score, metrics, training)
+
+    def stop_wanted(self) -> bool:
+        """Whether any process was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return self._signal is not None
+        flag = torch.tensor(int(self._signal is not None), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag).item())
+
+    def signals(self) -> _Signals:
+        """Turn SIGTERM and Ctrl-C into a wish that the loop sees after its step."""
+        return _Signals(self)
+
+    def conclude(self, progress: Progress) -> TrainResult:
+        """Write the report, or say how to go on."""
+        weights = self.folder / "weights"
+        best, last = weights / "best.pt", weights / "last.pt"
+        if not progress.finished:
+            self.display.say(f"stopped at step {progress.step} of {progress.steps}; saved. Go on with: "
+                             f"boxwright train --resume {self.folder}")  # fmt: skip
+            return TrainResult(self.folder, best, last, {}, finished=False)
+        if self._measured is None:  # resumed after the last step
+            self._measured = self.measure(self.average.model if self.average is not None else self.model)
+            self.score = report.default_score(self._measured, self.classes)
+        figures: dict[str, Any] = {}
+        if self.accelerator.is_main_process and self.results is not None:
+            figures = report.write_report(
+                self.folder, self.results, self._measured, self.val_set, self.classes, self.score
+            )
+            ap, ap50 = figures["AP"] or 0.0, figures["AP50"] or 0.0
+            best_so_far = f"best AP {progress.best_ap:.4f} at step {progress.best_step}"
+            self.display.say(f"finished: AP {ap:.4f}  AP50 {ap50:.4f} with the last weights ({best_so_far})")
+            self.display.say(f"folder: {self.folder}")
+        return TrainResult(self.folder, best, last, figures, finished=True)
+
+
+class _Signals:
+    """SIGTERM and SIGINT are noted while this is entered; a second Ctrl-C interrupts at once."""
+
+    def __init__(self, run: Session) -> None:
+        self.run = run
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # a notebook or server may train in a thread
+            self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _note(self, number: int, _frame: Any) -> None:
+        if self.run._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.run._signal = number
+        self.run.display.say("stopping after this step ...")
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,63 @@
+"""The verb inspect: its tables, its JSON, its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer import Typer
+from typer.testing import CliRunner, Result
+
+from boxwright.cli.inspect import inspect
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        Image.new("RGB", (60, 40), (number, 0, 0)).save(tmp_path / f"p{number}.png")
+        box = "<xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax>"
+        good = box.replace("<xmax>5", "<xmax>30")
+        boxes = [good, box] if number == 0 else [good]
+        objects = "".join(f"<object>\n<name>[b]no</name><bndbox>{corners}</bndbox></object>" for corners in boxes)
+        (tmp_path / f"p{number}.xml").write_text(f"<annotation>{objects}</annotation>")
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> Result:
+    app = Typer()
+    app.command()(inspect)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_report_names_file_line_and_box(folder: Path) -> None:
+    result = call(folder)
+    assert result.exit_code == 0
+    assert f"{folder / 'p0.xml'}:2: the [b]no has a box of 0 x 4 pixels box 5, 5, 5, 9 (left out)" in result.stdout
+    assert "0 errors, 1 warnings" in result.stdout
+    assert "128 and more" in result.stdout
+
+
+def test_json_is_one_object_and_nothing_else(folder: Path) -> None:
+    result = call(folder, "--json", "--split", "train")
+    assert list(json.loads(result.stdout)["splits"]) == ["train"]
+
+
+def test_strict_ends_with_one_where_there_are_findings(folder: Path) -> None:
+    assert call(folder, "--strict").exit_code == 1
+    (folder / "p0.xml").unlink()
+    (folder / "p0.png").unlink()
+    assert call(folder, "--strict", "--decode", "--json").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--split", "test"], "no split 'test'; it has train, val"),
+        (["--classes", "nope"], "no class is called 'nope'"),
+        (["--recipe", "fcoss"], "no recipe 'fcoss'"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
+    result = call(folder, *arguments)
+    assert isinstance(result.exception, ValueError)
+    assert sentence in str(result.exception)

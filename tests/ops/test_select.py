@@ -1,0 +1,98 @@
+"""Our NMS and candidate selection against torchvision's kernel and a plain reading."""
+
+import pytest
+import torch
+from torchvision.ops import batched_nms
+from torchvision.ops import nms as kernel
+
+from boxwright.ops.select import nms, nms_per_class, top_candidates
+
+
+def random_set(seed):
+    """Boxes and scores (N, ...) with what breaks implementations: ties, repeats, flat boxes, touching boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    count = int(torch.randint(0, 120, (), generator=generator))
+    grid = seed % 3 == 0  # whole numbers: many overlaps are exactly equal to a threshold
+    corner = torch.rand(count, 2, generator=generator) * 60 - 10
+    side = torch.rand(count, 2, generator=generator) * 40
+    if grid:
+        corner, side = corner.div(6).round() * 6, side.div(6).round() * 6  # also sides of zero
+    boxes = torch.cat([corner, corner + side], 1)
+    scores = torch.rand(count, generator=generator)
+    if seed % 2 == 0:
+        scores = scores.mul(8).round() / 8  # ties
+    if count > 4:
+        boxes[count // 2] = boxes[0]  # a repeat
+        boxes[count // 3, 2:] = boxes[count // 3, :2]  # no area
+    return boxes, scores
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6])
+def test_nms_equals_torchvision_on_hundreds_of_random_sets(threshold):
+    for seed in range(200):
+        boxes, scores = random_set(seed)
+        assert torch.equal(nms(boxes, scores, threshold), kernel(boxes, scores, threshold)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_nms_equals_torchvision_at_the_ends_of_the_range(threshold):
+    for seed in range(40):
+        boxes, scores = random_set(seed)
+        assert torch.equal(nms(boxes, scores, threshold), kernel(boxes, scores, threshold)), f"seed {seed}"
+
+
+def test_nms_of_nothing_is_an_index_of_nothing():
+    keep = nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
+    assert keep.dtype == torch.int64
+    assert keep.shape == (0,)
+
+
+def test_nms_keeps_its_own_result():
+    boxes, scores = random_set(17)
+    keep = nms(boxes, scores, 0.5)
+    assert torch.equal(nms(boxes[keep], scores[keep], 0.5), torch.arange(len(keep)))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nms_per_class_equals_nms_class_by_class(seed):
+    boxes, scores = random_set(seed)
+    labels = torch.randint(0, 4, (len(boxes),), generator=torch.Generator().manual_seed(seed))
+    kept = set()
+    for label in range(4):
+        rows = (labels == label).nonzero()[:, 0]
+        kept |= set(rows[nms(boxes[rows], scores[rows], 0.5)].tolist())
+    result = nms_per_class(boxes, scores, labels, 0.5)
+    assert set(result.tolist()) == kept
+    assert len(result) == len(kept)
+    assert (scores[result].diff() <= 0).all()
+
+
+def test_nms_per_class_equals_torchvision_where_coordinates_are_not_negative():
+    for seed in range(1, 60, 2):  # odd seeds: no tied scores, whose order torchvision does not promise
+        boxes, scores = random_set(seed)
+        boxes = boxes + 20
+        labels = torch.randint(0, 4, (len(boxes),), generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(nms_per_class(boxes, scores, labels, 0.5), batched_nms(boxes, scores, labels, 0.5))
+
+
+def test_nms_per_class_keeps_equal_scores_in_their_order():
+    boxes = torch.tensor([[0.0, 0, 5, 5], [10, 0, 15, 5], [20, 0, 25, 5], [30, 0, 35, 5]])
+    keep = nms_per_class(boxes, torch.full((4,), 0.5), torch.tensor([3, 0, 2, 0]), 0.5)
+    assert keep.tolist() == [0, 1, 2, 3]
+
+
+class TestTopCandidates:
+    def test_gives_the_best_above_the_threshold_in_order(self):
+        values, indices = top_candidates(torch.tensor([[0.1, 0.9, 0.4, 0.8]]), 3, 0.3)
+        torch.testing.assert_close(values, torch.tensor([[0.9, 0.8, 0.4]]))
+        assert indices.tolist() == [[1, 3, 2]]
+
+    def test_marks_what_is_not_above_the_threshold(self):
+        values, indices = top_candidates(torch.tensor([[0.5, 0.25, 0.75], [0.0, 0.0, 0.0]]), 3, 0.5)
+        assert values.tolist() == [[0.75, 0.0, 0.0], [0.0, 0.0, 0.0]]
+        assert indices.tolist() == [[2, -1, -1], [-1, -1, -1]]
+
+    @pytest.mark.parametrize(("available", "wanted"), [(0, 5), (3, 5), (9, 5)])
+    def test_shape_depends_on_shapes_only(self, available, wanted):
+        values, indices = top_candidates(torch.rand(2, available), wanted, 0.9)
+        assert values.shape == indices.shape == (2, min(available, wanted))

@@ -1,0 +1,215 @@
+"""Recipes: inheritance, overrides, and every kind of mistake in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from boxwright.models.fcos import COURSE, FCOSConfig
+from boxwright.recipes import ALIASES, check_recipe, dump_recipe, load_recipe, recipe_names
+
+ISSUED = {
+    "fcos-shapes",
+    "fcos-small",
+    "fcos-regnetx400mf-224",
+    "fcos-regnetx400mf-224-overfit",
+    "fcos-r50-fpn-1x",
+    "fcos-r50-fpn-1x-gn",
+    "fcos-r50-fpn-1x-improved",
+    "fcos-r101-fpn-2x-improved",
+    "fcos-x101-32x8d-fpn-2x-improved",
+}
+
+# Table 3 of Tian et al. 2019: what each row adds to the one before it, from row 5 on
+ROWS = {
+    5: ["model.head_norm=gn"],
+    6: ["model.centerness_on=box"],
+    7: ["model.center_radius=1.5"],
+    8: ["model.box_loss=giou"],
+    9: ["model.normalise_targets=true", "model.box_output=relu"],
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "mine.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_the_package_has_the_recipes_of_the_issue() -> None:
+    assert set(recipe_names()) >= ISSUED
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_says_what_it_is_and_survives_a_round_trip(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert check_recipe(yaml.safe_load(yaml.safe_dump(dump_recipe(recipe))), "again") == recipe
+
+
+def test_an_alias_is_the_recipe_that_it_stands_for() -> None:
+    assert ALIASES["fcos"] == "fcos-small"
+    assert load_recipe("fcos") == load_recipe("fcos-small")
+
+
+def test_each_row_of_table_3_is_one_override_away_from_the_row_before() -> None:
+    overrides: list[str] = []
+    before = load_recipe("fcos-r50-fpn-1x").model
+    for row, added in ROWS.items():
+        overrides += added
+        model = load_recipe("fcos-r50-fpn-1x", overrides).model
+        changed = {key for key, value in model if getattr(before, key) != value}
+        assert changed == {override.partition("=")[0].removeprefix("model.") for override in added}, row
+        before = model
+    assert before == load_recipe("fcos-r50-fpn-1x-improved").model
+    assert load_recipe("fcos-r50-fpn-1x", ROWS[5]).model == load_recipe("fcos-r50-fpn-1x-gn").model
+
+
+def test_the_improved_recipe_is_the_default_configuration() -> None:
+    config = load_recipe("fcos-r50-fpn-1x-improved").model_config_of(num_classes=80)
+    assert config == FCOSConfig(num_classes=80, backbone_weights="IMAGENET1K_V1")
+
+
+def test_the_course_recipe_is_the_course_preset_at_its_final_width() -> None:
+    model = load_recipe("fcos-regnetx400mf-224", ["model.fpn_channels=64", "model.stem_channels=[64,64]"]).model
+    assert {key: getattr(model, key) for key in COURSE} == COURSE
+
+
+def test_the_big_recipes_differ_from_the_improved_one_in_backbone_and_length() -> None:
+    improved, deep, wide = (
+        load_recipe(name)
+        for name in ("fcos-r50-fpn-1x-improved", "fcos-r101-fpn-2x-improved", "fcos-x101-32x8d-fpn-2x-improved")
+    )
+    assert (deep.model.backbone, wide.model.backbone) == ("resnet101", "resnext101_32x8d")
+    assert deep.model.model_copy(update={"backbone": "resnet50"}) == improved.model
+    assert deep.schedule.steps == wide.schedule.steps == 2 * improved.schedule.steps
+
+
+def test_a_file_without_base_stands_on_its_own(write) -> None:
+    recipe = load_recipe(write("model: {name: fcos, backbone: resnet18}\nschedule: {steps: 7}\noptim: {lr: 1e-4}\n"))
+    assert (recipe.name, recipe.schedule.steps, recipe.model.backbone) == ("mine", 7, "resnet18")
+    assert recipe.optim.lr == 1e-4  # YAML 1.1 reads it as text
+
+
+def test_a_base_is_a_recipe_or_a_file_beside_and_is_laid_under_key_by_key(write) -> None:
+    write("base: fcos-small\noptim: {lr: 0.5}\n", "first.yaml")
+    recipe = load_recipe(write("base: first.yaml\nmodel: {head_norm: none}\noptim: {weight_decay: 0}\n"))
+    small = load_recipe("fcos-small")
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.kind) == (0.5, 0, small.optim.kind)
+    assert recipe.model == small.model.model_copy(update={"head_norm": "none"})
+
+
+def test_overrides_take_numbers_lists_null_and_words() -> None:
+    recipe = load_recipe(
+        "fcos-small",
+        ["optim.lr=1e-4", "data.train_scales=[0.5,1e0]", "optim.clip_norm=null", "model.head_norm=none",
+         "model.stem_channels=[32, 32, 32]", "data.augment.scale_jitter=[0.5,2]", "data.cache=false"],
+    )  # fmt: skip
+    assert recipe.optim.lr == 1e-4
+    assert recipe.data.train_scales == (0.5, 1.0)
+    assert recipe.optim.clip_norm is None
+    assert recipe.model.head_norm == "none"
+    assert recipe.model.stem_channels == (32, 32, 32)
+    assert recipe.data.augment.scale_jitter == (0.5, 2.0)
+    assert recipe.data.cache is False
+
+
+def test_the_last_override_of_a_key_counts() -> None:
+    assert load_recipe("fcos-small", ["optim.lr=1", "optim.lr=2"]).optim.lr == 2
+
+
+def test_epochs_replace_steps_and_steps_replace_epochs() -> None:
+    by_epochs = load_recipe("fcos-small", ["schedule.epochs=3.5"]).schedule
+    assert (by_epochs.steps, by_epochs.epochs) == (None, 3.5)
+    by_steps = load_recipe("fcos-small", ["schedule.epochs=3", "schedule.steps=9"]).schedule
+    assert (by_steps.steps, by_steps.epochs) == (9, None)
+
+
+def test_all_mistakes_are_told_at_once_with_the_nearest_key() -> None:
+    overrides = ["optim.lrr=1", "model.headnorm=gn", "schedul.steps=3", "data.batch_size=0", "model.box_loss=huber"]
+    with pytest.raises(ValueError, match="recipe fcos-small") as caught:
+        load_recipe("fcos-small", overrides)
+    text = str(caught.value)
+    assert "optim.lrr: unknown key, did you mean lr?" in text
+    assert "model.headnorm: unknown key, did you mean head_norm?" in text
+    assert "schedul: unknown key, did you mean schedule?" in text
+    assert "data.batch_size: input should be greater than or equal to 1, got 0" in text
+    assert "model.box_loss: input should be 'iou', 'giou' or 'l1', got 'huber'" in text
+    assert "\n" not in text
+
+
+def test_an_unknown_detector_does_not_hide_the_other_mistakes() -> None:
+    with pytest.raises(ValueError, match="model.name: expected one of fcos.*, got 'fcoss', did you mean fcos") as caught:
+        load_recipe("fcos-small", ["model.name=fcoss", "optim.lrr=1"])
+    assert "optim.lrr: unknown key, did you mean lr?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("fcos-r50-fpn", "no recipe 'fcos-r50-fpn'; did you mean fcos-r50-fpn-1x"),
+        ("nothing-like-it", r"no recipe 'nothing-like-it' \(`boxwright recipes` lists them"),
+    ],
+)
+def test_an_unknown_name_is_told_the_nearest(name: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        load_recipe(name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.yaml: no such file"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "expected settings by name, got NoneType"),
+        ("[1, 2]", "expected settings by name, got list"),
+        ("model: [", "not YAML"),
+        ("base: fcos-smal", "base: no recipe 'fcos-smal'; did you mean fcos-small"),
+        ("base: other.yaml", "base: recipe other.yaml: no such file"),
+        ("base: mine.yaml", r"its base leads back to itself \(mine -> mine\)"),
+        ("model: {name: fcos}", "schedule: missing"),
+        ("schedule: {steps: 1}", "model.name: expected one of fcos"),
+        ("model: {name: [fcos]}\nschedule: {steps: 1}", "model.name: expected one of fcos"),
+        ("base: fcos-small\nversion: 2", "version: input should be 1, got 2"),
+        ("base: fcos-small\nschedule: {epochs: 3}", "exactly one of steps and epochs"),
+        ("base: fcos-small\nno: 3", "expected a key that is text, got False"),
+        ("base: fcos-small\nmodel: {5: 3}", "model.5: expected a key that is text"),
+        ("base: fcos-small\nmodel: {extra_levels: 2}", "level_bounds: expected 4 for 5 levels"),
+        ("base: fcos-small\ndata: {resize: {mode: fixed}}", "mode fixed needs height and width"),
+        ("base: fcos-small\noptim: {lr: .inf}", "optim.lr: input should be a finite number"),
+        ("base: fcos-small\noptim: 3", "optim: input should be a valid dictionary"),
+    ],
+)
+def test_a_broken_file_is_one_sentence_that_names_it(write, text: str, sentence: str) -> None:
+    path = write(text)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load_recipe(path)
+    assert "mine" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_circle_of_bases_is_told_as_such(write) -> None:
+    write("base: mine.yaml", "second.yaml")
+    with pytest.raises(ValueError, match=r"leads back to itself \(mine -> second -> mine\)"):
+        load_recipe(write("base: second.yaml"))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"mine.yaml: not YAML"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("override", ["optim.lr", "=3", "optim.lr=[", ""])
+def test_an_override_that_is_none_is_quoted(override: str) -> None:
+    with pytest.raises(ValueError, match="override"):
+        load_recipe("fcos-small", [override])
