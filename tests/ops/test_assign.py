@@ -67,7 +67,7 @@ def test_equals_a_location_by_location_reading_of_the_paper(pictures, radius):
     result = assigned(*padded(boxes, flags), radius)
     for index in range(len(pictures)):
         owners, ignored = one_by_one(boxes[index], flags[index], radius)
-        assert result.index[index].tolist() == owners
+        assert result.owner[index].tolist() == owners
         assert result.ignored[index].tolist() == ignored
 
 
@@ -91,7 +91,7 @@ def test_a_batch_equals_its_pictures_one_by_one(seed):
     together = assigned(*padded(pictures, flags), 1.5)
     for index, (boxes, ignore) in enumerate(zip(pictures, flags, strict=True)):
         alone = assigned(*padded([boxes], [ignore]), 1.5)
-        assert torch.equal(together.index[index], alone.index[0])
+        assert torch.equal(together.owner[index], alone.owner[0])
         assert torch.equal(together.ignored[index], alone.ignored[0])
 
 
@@ -102,8 +102,8 @@ def test_shuffling_the_boxes_shuffles_the_owners(seed):
     order = torch.randperm(boxes.shape[1], generator=torch.Generator().manual_seed(seed))
     straight = assigned(boxes, valid, ignore)
     shuffled = assigned(boxes[:, order], valid[:, order], ignore[:, order])
-    back = torch.where(shuffled.index >= 0, order[shuffled.index.clamp(min=0)], -1)
-    assert torch.equal(back, straight.index)
+    back = torch.where(shuffled.owner >= 0, order[shuffled.owner.clamp(min=0)], -1)
+    assert torch.equal(back, straight.owner)
     assert torch.equal(shuffled.ignored, straight.ignored)
 
 
@@ -118,7 +118,7 @@ def test_chunks_give_the_same_as_one_piece(monkeypatch, elements, radius):
     monkeypatch.setattr(assign, "_CHUNK_ELEMENTS", elements)
     pieces = assigned(*arguments, radius)
     assert len(calls) > 1
-    assert torch.equal(whole.index, pieces.index)
+    assert torch.equal(whole.owner, pieces.owner)
     assert torch.equal(whole.ignored, pieces.ignored)
 
 
@@ -130,24 +130,24 @@ def test_every_location_strictly_inside_a_lone_box_belongs_to_exactly_one_level(
             rows = (RANGES[:, 0] == low) & (RANGES[:, 1] == high)
             reach = torch.maximum(LOCATIONS, length - LOCATIONS).amax(1)
             inside = ((LOCATIONS > 0) & (LOCATIONS < length)).all(1)
-            assert torch.equal(result.index[0, rows] == 0, (inside & (reach >= low) & (reach < high))[rows])
+            assert torch.equal(result.owner[0, rows] == 0, (inside & (reach >= low) & (reach < high))[rows])
 
 
 def test_equal_areas_go_to_the_earlier_box():
     boxes = torch.tensor([[[0.0, 0.0, 20.0, 10.0], [0.0, 0.0, 10.0, 20.0]]])
     yes, no = torch.ones(1, 2) > 0, torch.zeros(1, 2) > 0
-    assert assigned(boxes, yes, no).index[0, 0] == 0  # (4, 4) lies in both
-    assert assigned(boxes.flip(1), yes, no).index[0, 0] == 0
+    assert assigned(boxes, yes, no).owner[0, 0] == 0  # (4, 4) lies in both
+    assert assigned(boxes.flip(1), yes, no).owner[0, 0] == 0
 
 
 class TestIgnoredRegions:
     def test_a_region_owns_nothing_and_silences_what_nobody_owns(self):
         boxes, valid, ignore = padded([[(0.0, 0.0, 60.0, 60.0), (0.0, 0.0, 20.0, 20.0)]], [[True, False]])
         result = assigned(boxes, valid, ignore)
-        assert not (result.index == 0).any()
-        assert (result.index == 1).any()
+        assert not (result.owner == 0).any()
+        assert (result.owner == 1).any()
         inside = ((LOCATIONS > 0) & (LOCATIONS < 60)).all(1)
-        assert torch.equal(result.ignored[0], inside & (result.index[0] < 0))
+        assert torch.equal(result.ignored[0], inside & (result.owner[0] < 0))
 
     def test_a_region_counts_on_every_level_and_outside_of_the_centre_too(self):
         boxes, valid, ignore = padded([[(0.0, 0.0, 96.0, 64.0)]], [[True]])

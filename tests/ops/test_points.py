@@ -1,7 +1,16 @@
+import math
+
 import pytest
 import torch
 
-from boxwright.ops.points import grid_locations, level_ranges, pyramid_locations
+from boxwright.ops.points import (
+    centerness,
+    decode_ltrb,
+    encode_ltrb,
+    grid_locations,
+    level_ranges,
+    pyramid_locations,
+)
 
 
 def test_cell_in_row_i_and_column_j_stands_at_its_centre():
@@ -41,3 +50,60 @@ def test_ranges_touch_without_a_gap_and_are_open_at_the_ends():
 def test_falling_bounds_are_refused_by_name():
     with pytest.raises(ValueError, match=r"rising numbers, got \[128, 64\]"):
         level_ranges((128, 64))
+
+
+def case(count=200, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    locations = torch.rand(count, 2, generator=generator) * 200
+    sides = torch.rand(2, count, 4, generator=generator) * 80
+    boxes = torch.cat([locations - sides[..., :2], locations + sides[..., 2:]], -1)  # (2, P, 4)
+    strides = torch.tensor([8.0, 16.0, 32.0, 64.0]).repeat_interleave(count // 4)
+    return locations, boxes, strides
+
+
+def test_decoding_what_was_encoded_gives_the_box_back():
+    locations, boxes, strides = case()
+    for unit in (strides, 8.0, 1.0):
+        back = decode_ltrb(locations, encode_ltrb(locations, boxes, unit), unit)
+        torch.testing.assert_close(back, boxes, rtol=1e-5, atol=1e-4)
+
+
+def test_encoding_what_was_decoded_gives_the_distances_back():
+    locations, _, strides = case()
+    distances = torch.rand(200, 4) * 9
+    back = encode_ltrb(locations, decode_ltrb(locations, distances, strides), strides)
+    torch.testing.assert_close(back, distances, rtol=1e-4, atol=1e-4)
+
+
+def test_strides_of_each_location_divide_its_own_distances():
+    locations, boxes, strides = case()
+    pixels = encode_ltrb(locations, boxes)
+    assert torch.equal(encode_ltrb(locations, boxes, strides), pixels / strides[:, None])
+
+
+def test_a_decoded_box_always_holds_its_location():
+    locations, _, strides = case()
+    boxes = decode_ltrb(locations, torch.randn(200, 4), strides)
+    assert (boxes[:, :2] <= locations).all()
+    assert (boxes[:, 2:] >= locations).all()
+
+
+class TestCenterness:
+    def test_follows_equation_3(self):
+        distances = (torch.rand(100, 4) + 0.01) * 50
+        for (left, top, right, bottom), value in zip(distances.tolist(), centerness(distances).tolist(), strict=True):
+            across = min(left, right) / max(left, right)
+            down = min(top, bottom) / max(top, bottom)
+            assert value == pytest.approx(math.sqrt(across * down), rel=1e-5)
+
+    def test_does_not_depend_on_the_unit(self):
+        distances = torch.rand(100, 4) + 0.01
+        torch.testing.assert_close(centerness(distances * 32), centerness(distances))
+
+    def test_lies_between_zero_and_one_inside(self):
+        values = centerness(torch.rand(1000, 4) * 100)
+        assert (values >= 0).all()
+        assert (values <= 1).all()
+
+    def test_of_a_box_without_width_is_zero_and_not_nan(self):
+        assert centerness(torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])).tolist() == [0.0, 0.0]

@@ -186,7 +186,9 @@ def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...],
 def describe(explanation: Explanation) -> list[str]:
     """Lines on the picture as a whole: its size, its levels, its truth and its detections."""
     (height, width), (net_height, net_width) = explanation.image.shape[1:], explanation.plan.size_hw
-    lines = [f"The picture has {width} x {height} pixels (width x height); the network sees {net_width} x {net_height}."]
+    lines = [
+        f"The picture has {width} x {height} pixels (width x height); the network sees {net_width} x {net_height}."
+    ]
     for level in explanation.levels:
         rows, columns = level.size_hw
         line = (
@@ -309,7 +311,9 @@ def score_sum(explanation: Explanation, index: int) -> str:
     """The score of a detection with what it is made of."""
     location, label = int(explanation.source[index]), int(explanation.found.labels[index])
     parts = (float(explanation.class_scores[location, label]), float(explanation.centerness[location]))
-    return f"score {float(explanation.found.scores[index]):.2f} = sqrt(class {parts[0]:.2f} x centerness {parts[1]:.2f})"
+    return (
+        f"score {float(explanation.found.scores[index]):.2f} = sqrt(class {parts[0]:.2f} x centerness {parts[1]:.2f})"
+    )
 
 
 def place(explanation: Explanation, location: int) -> str:

@@ -38,13 +38,12 @@ class Display:
             self._bar.stop()
             self._bar = None
 
-    def update(self, step: int, steps: int, row: Mapping[str, float]) -> None:
+    def update(self, step: int, steps: int, row: Mapping[str, float], seconds_left: float) -> None:
         """Show where the run stands; a plain line every hundred steps where there is no terminal."""
         losses = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and "floor" not in k}
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         numbers += f"  lr {row['lr']:.2g}  {row['pictures_per_second']:.1f} pictures/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, total=steps, numbers=numbers)
-        elif step % 100 == 0 or step == steps:
-            left = (steps - step) * row.get("seconds_per_step", 0.0)
-            self.say(f"step {step}/{steps}  {numbers}" + (f"  {left / 60:.1f} min left" if left else ""))
+        elif step % 100 == 0:
+            self.say(f"step {step}/{steps}  {numbers}  {seconds_left / 60:.1f} min left")

@@ -55,7 +55,7 @@ def train(
         train_split, val_split: names of the splits to train and measure on.
         weights: a boxwright checkpoint to start from (fine-tuning).
         name: of the run folder below `runs`; the recipe's name if not given.
-        resume: a run folder (or its weights/last.pt) to go on with, or "latest"; everything else comes from there.
+        resume: a run folder, one of its checkpoints, or "latest", to go on with; everything else comes from there.
         overfit: train and measure on this many training pictures, not augmented: the loss must collapse.
         minutes: a time budget; the number of steps is fixed after a few measured ones.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -95,7 +95,7 @@ def _resumed(
     if str(path) == "latest":
         path = newest_run(runs, name)
     folder = path.parent.parent if path.is_file() else path
-    last = folder / "weights" / "last.pt"
+    last = path if path.is_file() else folder / "weights" / "last.pt"
     if not last.exists():
         raise FileNotFoundError(f"{path}: nothing to resume, there is no {last}")
     checkpoint = load_checkpoint(last)
@@ -110,7 +110,7 @@ def _resumed(
     asked = Arguments(**state["arguments"])
     if data is not None:  # the data may have moved
         asked = Arguments(**{**state["arguments"], "data": str(Path(data).resolve())})
-    return checkpoint.recipe, asked, runs, name, folder
+    return checkpoint.recipe, asked, runs, name, last
 
 
 def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: Path | None) -> TrainResult:
@@ -123,8 +123,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     )  # fmt: skip
     state, classes, folder = None, data.classes, Path()
     if resumed is not None:
-        loaded = load_checkpoint(resumed / "weights" / "last.pt")
-        state, classes, folder = loaded.training, loaded.classes, resumed
+        loaded = load_checkpoint(resumed)
+        state, classes, folder = loaded.training, loaded.classes, resumed.parent.parent
         if classes != data.classes:
             raise ValueError(f"{resumed} was trained on classes {list(classes.names)}, {asked.data} now has "
                              f"{list(data.classes.names)}")  # fmt: skip
@@ -151,7 +151,9 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         "pictures are decoded anew each time")  # fmt: skip
     display.say(f"loader: {workers} workers, {cached} ({time.monotonic() - start:.1f} s)")
     display.say(f"training: {recipe.name} on {device}, {precision}, {plan.sentence}; folder {folder}")
-    run = Session(recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set)
+    run = Session(
+        recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
+    )
     run.results = Results(folder, keep_until=progress.step if state is not None else None) if main else None
     if main and resumed is None:
         run.first_pictures(train_set, aspects)

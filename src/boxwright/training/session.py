@@ -19,6 +19,7 @@ from boxwright.training import report
 from boxwright.training.display import Display
 from boxwright.training.ema import WeightAverage
 from boxwright.training.loop import Progress, progress_state
+from boxwright.training.optim import Plan
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import Measured, measure
 
@@ -56,11 +57,12 @@ class Session:
         self, recipe: Recipe, asked: Arguments, folder: Path, classes: Classes, model: Any,
         average: WeightAverage | None, optimizer: Any, precision: str, accelerator: Accelerator, display: Display,
         val_set: PictureSet,
+        plan: Plan,
     ) -> None:  # fmt: skip
         self.recipe, self.asked, self.folder, self.classes = recipe, asked, folder, classes
         self.model, self.average, self.optimizer = model, average, optimizer
         self.precision, self.accelerator, self.display = precision, accelerator, display
-        self.val_set = val_set
+        self.val_set, self.plan = val_set, plan
         self.results: Results | None = None
         self.progress = Progress(steps=1, fixed=True)
         self.score: float | None = None
@@ -98,40 +100,40 @@ class Session:
 
     def on_progress(self, progress: Progress, row: dict[str, float]) -> None:
         """Move the progress bar."""
-        self.display.update(progress.step, progress.steps, row)
+        left = (progress.steps - progress.step) * self.plan.batch / row["pictures_per_second"]
+        self.display.update(progress.step, progress.steps, row, left)
 
-    def on_measured(self, measured: Measured, best: bool) -> None:
+    def on_measured(self, measured: Measured, progress: Progress, best: bool) -> None:
         """Say the figures; keep the best weights."""
-        self._measured = measured
+        self._measured, self.progress = measured, progress
         self.score = report.default_score(measured, self.classes)
         row = self.results.rows[-1] if self.results is not None else {}
         ap, ap50 = measured.coco.ap or 0.0, measured.coco.ap50 or 0.0
         self.display.say(f"step {row.get('step')}: AP {ap:.4f}  AP50 {ap50:.4f}  validation loss {row['val/loss']:.4f}"
                          + ("  (best)" if best else ""))  # fmt: skip
         if best:
-            save_checkpoint(self._checkpoint(None, measured), self.folder / "weights" / "best.pt")
+            save_checkpoint(self._checkpoint(), self.folder / "weights" / "best.pt")
 
     def save(self, progress: Progress) -> None:
         """Write `last.pt`, from which the run can go on."""
         self.progress = progress
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            save_checkpoint(self._checkpoint(), self.folder / "weights" / "last.pt")
+
+    def _checkpoint(self) -> Checkpoint:
+        """The weights to use, and everything else for resume."""
         training: dict[str, Any] = {
             "arguments": asdict(self.asked),
-            "progress": progress_state(progress),
+            "progress": progress_state(self.progress),
             "precision": self.precision,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else {},
             "average_updates": self.average.updates if self.average is not None else 0,
-            "score": self.score,
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
         }
-        save_checkpoint(self._checkpoint(training, self._measured), self.folder / "weights" / "last.pt")
-
-    def _checkpoint(self, training: dict[str, Any] | None, measured: Measured | None) -> Checkpoint:
         weights = (self.average or self.model).state_dict()
-        metrics = None if measured is None else measured.coco.figures()
+        metrics = None if self._measured is None else self._measured.coco.figures()
         return Checkpoint(self.recipe, self.classes, weights, self.score, metrics, training)
 
     def stop_wanted(self) -> bool:
