@@ -229,16 +229,15 @@ class ImageBatch:
             offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
         )
 
-    def normalised(self, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-        """Pixels (B, 3, H, W) float minus mean over std (of [0, 1]), and zero outside each picture.
+    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:
+        """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each picture.
 
         Zero after normalisation is what a convolution pads with, so a picture ends in a batch as it ends alone.
         """
         unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
         device = self.pixels.device
-        scale = torch.tensor([1 / (unit * s) for s in std], device=device)[:, None, None]
-        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
-        normal = torch.addcmul(shift, self.pixels.float(), scale)
+        mean, std = (torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
+        normal = torch.addcmul(-mean / std, self.pixels.float(), 1 / (unit * std))
         height, width = self.pixels.shape[-2:]
         rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
         columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.models import MODELS
 from boxwright.recipes import load_recipe, recipe_names
+from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.training.optim import apply_lr, build_optimizer
 from boxwright.training.run import train
 
 # what makes a recipe tiny; everything else is the recipe's own
@@ -21,7 +25,7 @@ TINY = (
     "validation.times=1",
     "precision=fp32",
 )
-# hundreds of megabytes of weights: written, read and thrown away
+# a gigabyte of checkpoints: its whole run is for `make test-long`, its steps alone for every day
 HUGE = {"fcos-x101-32x8d-fpn-2x-improved"}
 
 
@@ -50,3 +54,23 @@ def test_a_recipe_trains_two_steps(name: str, shapes: Path, tmp_path: Path) -> N
     # pytest keeps the folders of three sessions, and these files are large
     for file in (result.folder / "weights").iterdir():
         file.unlink()
+
+
+@pytest.mark.parametrize("name", sorted(HUGE))
+def test_a_huge_recipe_takes_two_steps_in_memory(name: str) -> None:
+    recipe = load_recipe(name, TINY)
+    torch.manual_seed(0)
+    model = MODELS[recipe.model.name].build(recipe.model_config_of(num_classes=3)).train()
+    optimizer = build_optimizer(model, recipe.optim)
+    apply_lr(optimizer, recipe.optim.lr)
+    images = ImageBatch.of([torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)])
+    targets = Targets.of([Truth.of([[8, 8, 40, 50]], [1]), Truth.empty()])
+    before = model.head.class_logits.weight.detach().clone()
+    for _ in range(2):
+        losses = model.loss(model(images), targets)
+        total = torch.stack([value for key, value in losses.items() if not key.endswith("_floor")]).sum()
+        assert torch.isfinite(total)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert not torch.equal(before, model.head.class_logits.weight)

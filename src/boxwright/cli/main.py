@@ -43,7 +43,7 @@ def run() -> None:
     _fill_in_resume(sys.argv)
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
         text = str(error) if not isinstance(error, OSError) or error.filename is None else _os_sentence(error)

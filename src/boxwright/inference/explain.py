@@ -196,10 +196,8 @@ def describe(explanation: Explanation) -> list[str]:
             f"{level.reach} network pixels away"
         )
         if explanation.lesson is not None:
-            owner = explanation.lesson.owner[level.rows]
-            owned = int((owner >= 0).sum())
-            line += f"; {owned} locations are owned by {len(set(owner[owner >= 0].tolist()))} truth boxes"
-        lines.append(line)
+            line += f"; {learners(explanation.lesson.owner[level.rows])}"
+        lines.append(f"{line}.")
     if explanation.lesson is not None:
         truth = explanation.lesson.truth
         names = Counter(explanation.classes.names[label] for label in truth.labels.tolist())
@@ -211,6 +209,17 @@ def describe(explanation: Explanation) -> list[str]:
     listed = f" ({_counts(Counter(found.names))})." if len(found) else "; a lower --score shows weaker ones."
     lines.append(f"Detections: {len(found)} from score {explanation.score_threshold:.2f}{listed}")
     return lines
+
+
+def learners(owner: Tensor) -> str:
+    """How many locations (N,) of a level must learn how many truth boxes."""
+    owned = owner[owner >= 0]
+    boxes = len(owned.unique())
+    return (
+        f"{len(owned)} must learn {boxes} truth {'box' if boxes == 1 else 'boxes'}"
+        if boxes
+        else "none must learn a box"
+    )
 
 
 def _counts(names: Counter[str]) -> str:
@@ -321,7 +330,7 @@ def place(explanation: Explanation, location: int) -> str:
     level = explanation.level_of(location)
     row, column = divmod(location - level.rows.start, level.size_hw[1])
     x, y = explanation.locations[location].tolist()
-    return f"{level.name} (stride {level.stride}), row {row}, column {column}, at x {x:g}, y {y:g}"
+    return f"{level.name} (stride {level.stride}), row {row}, column {column}, at pixel ({x:g}, {y:g})"
 
 
 def _distances(explanation: Explanation, location: int, distances: Tensor) -> str:

@@ -19,6 +19,7 @@ from boxwright.inference.explain import (
     Explanation,
     Lesson,
     Level,
+    learners,
     most_central,
     nearest_truth,
     place,
@@ -67,16 +68,22 @@ def write_explanation(
 # ---- panels -----------------------------------------------------------------------------------------------------------
 
 
-def _panels(explanation: Explanation, titles: Sequence[str], heading: str, rows: int = 1) -> tuple[Any, list[Any]]:
-    """A figure with one panel for each title, in so many rows (or more, where three in a row do not suffice)."""
+def _panels(
+    explanation: Explanation, titles: Sequence[str], heading: str, rows: int = 1, *, foot: float = 0.0
+) -> tuple[Any, list[Any]]:
+    """A figure with one panel for each title, in so many rows (or more, where three in a row do not suffice).
+
+    `foot` is what the panels need below them, in inches.
+    """
     columns = len(titles) // rows if rows > 1 else min(len(titles), 3)
     rows = -(-len(titles) // columns)
     height, width = explanation.plan.size_hw
     panel_width = PANEL_INCHES * min(1.5, max(0.7, (width / height) ** 0.5))
     figure = plain_figure(panel_width * columns, 1)
-    lines = textwrap.wrap(heading, max(40, int(panel_width * columns * 11.5)))
-    panel_height = panel_width * min(2.0, max(0.4, height / width)) + 0.55
-    figure.set_size_inches(panel_width * columns, panel_height * rows + 0.22 * len(lines) + 0.15)
+    lines = textwrap.wrap(heading, max(40, int(panel_width * columns * 12.5)))
+    title_lines = max(title.count("\n") for title in titles) + 1
+    panel_height = panel_width * min(2.0, max(0.4, height / width)) + 0.1 + 0.18 * title_lines + foot
+    figure.set_size_inches(panel_width * columns, panel_height * rows + 0.2 * len(lines) + 0.1)
     figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left", parse_math=False)
     panels = []
     for number, title in enumerate(titles):
@@ -135,6 +142,13 @@ def _tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float =
     )  # fmt: skip
 
 
+def _number(axes: Any, explanation: Explanation, box: Tensor, index: int, colour: Any) -> None:
+    """The number of a box at its corner, wholly inside the picture."""
+    height, width = explanation.plan.size_hw
+    x, y = min(max(float(box[0]), 0.008 * width), 0.95 * width), max(float(box[1]), 0.025 * height)
+    _tag(axes, x, y, str(index), colour, size=7)
+
+
 def _colour(index: int) -> tuple[float, float, float]:
     red, green, blue = class_colour(index)
     return red / 255, green / 255, blue / 255
@@ -147,21 +161,30 @@ def _dark(colour: Any) -> Any:
     return tuple(0.55 * part for part in to_rgb(colour))
 
 
-def _dots(axes: Any, explanation: Explanation, points: Tensor, stride: int, colour: Any, share: float) -> None:
+def _dots(axes: Any, points: Tensor, stride: int, colour: Any, share: float, *, edge: str = "none") -> None:
     """Dots at points (N, 2) whose diameter is a share of their stride, as the panel is drawn now."""
     low, high = axes.get_xlim()
     inches = axes.get_position().width * axes.figure.get_size_inches()[0]
     diameter = max(1.2, min(9.0, share * stride * inches * 72 / (high - low)))
-    axes.scatter(points[:, 0], points[:, 1], s=diameter**2, color=colour, linewidths=0, zorder=4)
+    axes.scatter(points[:, 0], points[:, 1], s=diameter**2, color=colour, edgecolors=edge, linewidths=0.4, zorder=4)
 
 
-def _map(axes: Any, level: Level, values: npt.NDArray[Any]) -> Any:
+def _map(axes: Any, level: Level, values: npt.NDArray[Any]) -> None:
     """A heat map (h, w) of a level: every cell is as large as its stride, with its location in its middle."""
     rows, columns = level.size_hw
-    return axes.imshow(
-        values.reshape(rows, columns), extent=(0, columns * level.stride, rows * level.stride, 0), cmap="inferno",
-        vmin=0, vmax=1, alpha=0.72, interpolation="nearest", zorder=1,
-    )  # fmt: skip
+    cells = values.reshape(rows, columns)
+    extent = (0, columns * level.stride, rows * level.stride, 0)
+    clear = np.ma.filled(0.25 + 0.55 * cells, 0.0)  # where a value is low, the picture shows
+    axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest",
+                zorder=1)  # fmt: skip
+
+
+def _scale(figure: Any, panels: list[Any]) -> None:
+    """The scale of heat maps beside their panels."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure.colorbar(ScalarMappable(Normalize(0, 1), "plasma"), ax=panels, shrink=0.6, pad=0.01)
 
 
 # ---- figures ----------------------------------------------------------------------------------------------------------
@@ -175,14 +198,14 @@ def _overview(explanation: Explanation) -> Any:
     heading = "The numbers are those that --detection takes" + (
         ", and --box on the left." if lesson is not None else "."
     )
-    figure, panels = _panels(explanation, titles, f"{heading} Colours are classes.")
+    figure, panels = _panels(explanation, titles, f"{heading} Colours are classes.", foot=0.3)
     sides = ([lesson.truth] if lesson is not None else []) + [found]  # type: ignore[list-item]
     for axes, shown in zip(panels, sides, strict=True):
         _show(axes, explanation)
         for index, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
             colour = _colour(label)
             _rectangle(axes, box, colour, width=1.5)
-            _tag(axes, float(box[0]), float(box[1]), str(index), colour, size=7)
+            _number(axes, explanation, box, index, colour)
         present = sorted(set(shown.labels.tolist()))
         handles = [axes.plot([], [], color=_colour(k), linewidth=3, label=explanation.classes.names[k])[0]
                    for k in present[:12]]  # fmt: skip
@@ -200,7 +223,7 @@ def _locations(explanation: Explanation) -> Any:
     figure, panels = _panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
         _show(axes, explanation, faded=True)
-        _dots(axes, explanation, explanation.locations[level.rows], level.stride, POINT_COLOUR, 0.3)
+        _dots(axes, explanation.locations[level.rows], level.stride, POINT_COLOUR, 0.3)
     return figure
 
 
@@ -208,20 +231,19 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
     titles = []
     for level in explanation.levels:
         owner = lesson.owner[level.rows]
-        owned, boxes = int((owner >= 0).sum()), len(set(owner[owner >= 0].tolist()))
         ignored = int(lesson.ignored[level.rows].sum())
-        titles.append(f"{level.name}: {owned} of {len(owner)} locations must learn {boxes} boxes"
-                      + (f", {ignored} are ignored (x)" if ignored else ""))  # fmt: skip
+        titles.append(f"{level.name}: of {len(owner)} locations, {learners(owner)}"
+                      + (f"; {ignored} are ignored (x)" if ignored else ""))  # fmt: skip
     radius = explanation.config.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
-    heading = (f"Who owns which box: a dot has the colour and the number of the box that it must learn. It lies inside "
+    heading = (f"Which box each location must learn: a dot has the colour of its box. It lies inside "
                f"that box{near}, and the box's size suits its level; of several such boxes the smallest wins. Grey dots "
                "are background.")  # fmt: skip
     figure, panels = _panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
         _show(axes, explanation, faded=True)
         owner, points = lesson.owner[level.rows], explanation.locations[level.rows]
-        _dots(axes, explanation, points[owner < 0], level.stride, "#707070", 0.12)
+        _dots(axes, points[owner < 0], level.stride, "#707070", 0.12)
         ignored = points[lesson.ignored[level.rows]]
         axes.scatter(ignored[:, 0], ignored[:, 1], marker="x", s=14, linewidths=0.8, color="black", zorder=4)
         for index in range(len(lesson.truth)):
@@ -231,8 +253,8 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
                 axes.add_patch(_thin(box, ignored=bool(lesson.truth.ignore[index])))
                 continue
             _rectangle(axes, box, colour)
-            _dots(axes, explanation, mine, level.stride, colour, 0.55)
-            _tag(axes, float(box[0]), float(box[1]), str(index), colour, size=7)
+            _dots(axes, mine, level.stride, colour, 0.55, edge="black")
+            _number(axes, explanation, box, index, colour)
     return figure
 
 
@@ -253,16 +275,15 @@ def _centerness(explanation: Explanation) -> Any:
     heading = ("Centerness: 1 in the middle of a box, 0 at its border. It is learnt inside boxes only, so what is "
                "predicted outside means nothing; there the class scores are low.")  # fmt: skip
     figure, panels = _panels(explanation, titles, heading, rows=1 if lesson is None else 2)
-    last = None
     for number, axes in enumerate(panels):
         level = levels[number % len(levels)]
         target = lesson is not None and number < len(levels)
         _show(axes, explanation, faded=True)
         values = (lesson.centerness if target and lesson is not None else explanation.centerness)[level.rows].numpy()
-        last = _map(axes, level, np.ma.masked_less(values, 0))
+        _map(axes, level, np.ma.masked_less(values, 0))
         for box in lesson.truth.boxes if lesson is not None else ():
             axes.add_patch(_thin(box, ignored=False))
-    figure.colorbar(last, ax=panels, shrink=0.6, pad=0.01)
+    _scale(figure, panels)
     return figure
 
 
@@ -273,14 +294,13 @@ def _classes(explanation: Explanation, label: int | None) -> Any:
     heading = ("Class scores, and final scores = sqrt(class score x centerness), which rank the detections: centerness "
                "takes away from locations far from the middle of their object.")  # fmt: skip
     figure, panels = _panels(explanation, titles, heading, rows=2)
-    last = None
     for number, axes in enumerate(panels):
         level = levels[number % len(levels)]
         scores = explanation.class_scores if number < len(levels) else explanation.scores
         chosen = scores.amax(1) if label is None else scores[:, label]
         _show(axes, explanation, faded=True)
-        last = _map(axes, level, chosen[level.rows].numpy())
-    figure.colorbar(last, ax=panels, shrink=0.6, pad=0.01)
+        _map(axes, level, chosen[level.rows].numpy())
+    _scale(figure, panels)
     return figure
 
 
@@ -300,8 +320,8 @@ def _box(explanation: Explanation, lesson: Lesson, index: int) -> Any:
         _zoom(axes, explanation, box)
         _rectangle(axes, box, TRUTH_COLOUR)
         points, mine = explanation.locations[level.rows], lesson.owner[level.rows] == index
-        _dots(axes, explanation, points[~mine], level.stride, "#8c8c8c", 0.16)
-        _dots(axes, explanation, points[mine], level.stride, TRUTH_COLOUR, 0.4)
+        _dots(axes, points[~mine], level.stride, "#8c8c8c", 0.16)
+        _dots(axes, points[mine], level.stride, TRUTH_COLOUR, 0.4, edge="black")
         if central is not None and explanation.level_of(central) is level:
             _arrows(axes, explanation.locations[central], lesson.distances[central])
     return figure
@@ -325,8 +345,8 @@ def _detection(explanation: Explanation, index: int) -> Any:
         if nearest and explanation.lesson is not None:
             _rectangle(axes, explanation.lesson.truth.boxes[nearest[0]], TRUTH_COLOUR, dashed=True, width=1.4)
         _rectangle(axes, box, FOUND_COLOUR)
-        _dots(axes, explanation, explanation.locations[level.rows], level.stride, "#8c8c8c", 0.14)
-        _dots(axes, explanation, explanation.locations[location][None], level.stride, POINT_COLOUR, 0.5)
+        _dots(axes, explanation.locations[level.rows], level.stride, "#8c8c8c", 0.14)
+        _dots(axes, explanation.locations[location][None], level.stride, POINT_COLOUR, 0.5)
     _arrows(panels[1], explanation.locations[location], explanation.distances[location])
     handles = [panels[0].plot([], [], color=FOUND_COLOUR, linewidth=3, label="detection")[0]]
     if nearest:

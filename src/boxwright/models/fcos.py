@@ -190,10 +190,20 @@ class FCOS(nn.Module):
         # saved with the weights, moved by training steps only, the same on every rank
         self.register_buffer("mean_positives", torch.tensor(float(config.normaliser_start)))
         self.mean_positives: Tensor
+        # constants that belong on the device: made anew in each step they would make a GPU wait
+        for name, value in (
+            ("pixel_mean", config.pixel_mean),
+            ("pixel_std", config.pixel_std),
+            ("ranges", level_ranges(config.level_bounds)),
+        ):
+            self.register_buffer(name, torch.tensor(value), persistent=False)
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.ranges: Tensor  # (L, 2)
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
         """Raw predictions for a batch; truth and proposals play no part in them."""
-        pixels = images.normalised(self.config.pixel_mean, self.config.pixel_std)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std)
         levels = self.fpn(self.backbone(pixels))
         classes, boxes, central = self.head(levels)
         sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
@@ -212,9 +222,8 @@ class FCOS(nn.Module):
         Names with "_floor" are for reading, not for training. Every term stays in the graph when nothing is positive.
         """
         config = self.config
-        bounds = torch.tensor(level_ranges(config.level_bounds), device=outputs.locations.device)
-        level_counts = torch.tensor([h * w for h, w in outputs.level_sizes], device=bounds.device)
-        ranges = bounds.repeat_interleave(level_counts, dim=0, output_size=len(outputs.locations))  # (P, 2)
+        sizes = outputs.level_sizes
+        ranges = torch.cat([pair.expand(h * w, 2) for pair, (h, w) in zip(self.ranges, sizes, strict=True)])  # (P, 2)
         owner, ignored = assign_locations(
             outputs.locations, outputs.strides, ranges, targets.boxes, targets.valid, targets.ignore,
             center_radius=config.center_radius,

@@ -46,10 +46,14 @@ def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss) 
     target = torch.where(counts[..., None], target, 1.0)
     if kind == "l1":
         return ((predicted - target).abs().mean(-1) * weights).sum()
-    sign = predicted.new_tensor([-1.0, -1.0, 1.0, 1.0])  # distances as a box around the origin
-    overlap = matched_iou(predicted * sign, target * sign, generalised=kind == "giou")
+    overlap = matched_iou(_around_origin(predicted), _around_origin(target), generalised=kind == "giou")
     loss = 1 - overlap if kind == "giou" else -overlap.clamp(min=1e-6).log()
     return (loss * weights).sum()
+
+
+def _around_origin(distances: Tensor) -> Tensor:
+    """The box (..., 4) whose sides lie at these distances from the origin."""
+    return torch.cat([-distances[..., :2], distances[..., 2:]], dim=-1)
 
 
 def centerness_loss(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     [1, 2]
     """
     order = scores.argsort(descending=True, stable=True)
-    overlaps = pairwise_iou(boxes[order], boxes[order]) > iou_threshold  # (N, N)
+    # in float64, as the kernel compares: an overlap of exactly 0.6 in float32 is a little more than 0.6
+    overlaps = pairwise_iou(boxes[order], boxes[order]).double() > iou_threshold  # (N, N)
     overlaps = overlaps.triu(diagonal=1)  # only a better box suppresses a worse one
     alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for index in range(len(order)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,13 +17,28 @@ class Display:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._log: Path | None = None
+        self._said: list[str] = []
         self._bar: Progress | None = None
         self._task: Any = None
 
     def say(self, text: str) -> None:
-        """One line."""
+        """One line, for the person and for the log."""
         if self.enabled:
             self.console.print(text, markup=False)
+            self._said.append(text + "\n")
+            self._write()
+
+    def log_to(self, path: Path) -> None:
+        """Keep the lines in a file too, those already said first."""
+        self._log = path if self.enabled else None
+        self._write()
+
+    def _write(self) -> None:
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.writelines(self._said)
+            self._said = []
 
     def __enter__(self) -> None:
         if self.enabled and self.console.is_terminal:

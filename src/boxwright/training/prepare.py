@@ -24,6 +24,7 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
+from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
 
@@ -47,13 +48,16 @@ def open_checked(
     train_split: str,
     val_split: str,
     overfit: int | None,
+    recipe: Recipe,
     say: Callable[[str], None],
 ) -> Prepared:
     """Open a data folder, check it, and pick the two splits; everything decided is said."""
     dataset = open_folder(path, classes=classes)
     wanted = {name: split(dataset, name) for name in {train_split, *([] if overfit else [val_split])}}
     say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
-    report = preflight(replace(dataset, splits=wanted))
+    bounds = getattr(recipe.model, "level_bounds", None)
+    ranges = None if bounds is None else level_ranges(bounds)
+    report = preflight(replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule())
     for note in report.dataset.notes:
         say(f"data: {note}")
     _say_problems(report, say)

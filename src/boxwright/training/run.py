@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     display = Display(enabled=main)
     data = open_checked(
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
-        overfit=asked.overfit, say=display.say,
+        overfit=asked.overfit, recipe=recipe, say=display.say,
     )  # fmt: skip
     state, classes, folder = None, data.classes, Path()
     if resumed is not None:
@@ -131,6 +131,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     precision = precision if state is None else state["precision"]
     torch.manual_seed(asked.seed)
     config = recipe.model_config_of(len(classes))
+    if state is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
+        config = replace(config, backbone_weights=None)
     model = MODELS[recipe.model.name].build(config).to(device, memory_format=torch.channels_last)
     if asked.weights is not None and state is None:
         display.say(load_weights(model, classes, Path(asked.weights)))
@@ -144,6 +146,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         folder = new_run_folder(runs, name or recipe.name)
         write_yaml(folder / "args.yaml", {"arguments": asdict(asked), "recipe": dump_recipe(recipe)})
         write_check(data.report, folder / "dataset_check.json")
+    if main:
+        display.log_to(folder / "log.txt")
     start = time.monotonic()
     train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None)
     workers = worker_count(recipe.data.workers, device, train_set.cached_bytes > 0)
