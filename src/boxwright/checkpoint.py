@@ -7,8 +7,6 @@ where there is one); `training` is what resume needs.
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +77,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"checkpoint {path}: no such file")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # on a damaged file torch raises anything from struct.error to IndexError
         raise ValueError(f"{path} is not a boxwright checkpoint (not a file of plain tensors, or damaged)") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{path} is not a boxwright checkpoint: it does not say what it is")
-    if data["version"] != VERSION:
-        raise ValueError(f"{path}: checkpoint version {data['version']}, this boxwright reads {VERSION}; upgrade it")
+    version = data.get("version")
+    if version != VERSION:
+        raise ValueError(f"{path}: checkpoint version {version}, this boxwright reads {VERSION}; upgrade it")
     return Checkpoint(
         recipe=check_recipe(data["recipe"], str(path)),
         classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),

@@ -144,7 +144,9 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_key() -> None:
 
 
 def test_an_unknown_detector_does_not_hide_the_other_mistakes() -> None:
-    with pytest.raises(ValueError, match="model.name: expected one of fcos.*, got 'fcoss', did you mean fcos") as caught:
+    with pytest.raises(
+        ValueError, match=r"model.name: expected one of fcos.*, got 'fcoss', did you mean fcos"
+    ) as caught:
         load_recipe("fcos-small", ["model.name=fcoss", "optim.lrr=1"])
     assert "optim.lrr: unknown key, did you mean lr?" in str(caught.value)
 

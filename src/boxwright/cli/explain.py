@@ -49,8 +49,6 @@ def explain(
         raise ValueError(f"--score: expected 0 to 1, got {score}")
     if data is None and (split is not None or classes is not None or box is not None):
         raise ValueError("--split, --classes and --box are about the truth: give --data FOLDER too")
-    if out is not None and data is not None and out.resolve().is_relative_to(data.resolve()):
-        raise ValueError(f"{out}: lies inside the data folder {data}, which is only read; write elsewhere")
     detector = Detector.load(checkpoint, device)
     if class_name is not None and class_name not in detector.classes.names:
         raise ValueError(f"--class {class_name}: the model's classes are {', '.join(detector.classes.names)}")
@@ -58,6 +56,10 @@ def explain(
     path, truth = Path(picture), None
     if data is not None:
         path, truth = labelled_picture(picture, data, detector.classes, split=split, classes=classes)
+    wanted = out or Path("explained") / path.stem
+    place = wanted.resolve()
+    if place == path.parent.resolve() or (data is not None and place.is_relative_to(data.resolve())):
+        raise ValueError(f"{wanted}: lies in the folder of the pictures, which is only read; choose another with --out")
     explanation = explained(detector, read_image(path), truth, score=score)
     if box is None and truth is not None and len(truth):
         box = 0
@@ -66,11 +68,8 @@ def explain(
     lines = [f"{path}", *describe(explanation)]
     lines += describe_box(explanation, box) if box is not None else []
     lines += describe_detection(explanation, detection) if detection is not None else []
-    if out is None:
-        folder = free_folder(Path("explained") / path.stem)
-    else:
-        folder = out
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = out or free_folder(wanted)
+    folder.mkdir(parents=True, exist_ok=True)
     written = write_explanation(explanation, folder, box=box, detection=detection, label=label)
     typer.echo("\n".join(lines))
     typer.echo(f"\nPictures in {folder}: {', '.join(file.name for file in written)}")

@@ -5,6 +5,7 @@ Nothing here imports torch: a verb's file imports what it needs inside the verb.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -46,7 +47,7 @@ def run() -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
-        text = str(error) if not isinstance(error, OSError) or error.filename is None else _os_sentence(error)
+        text = _os_sentence(error) if isinstance(error, OSError) else str(error)
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
 
@@ -60,7 +61,11 @@ def _fill_in_resume(arguments: list[str]) -> None:
 
 
 def _os_sentence(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror or error}"
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    if error.errno == errno.ENOSPC:  # writing to an open file does not say which
+        return "the disk is full (no space left on device); free some space and start again"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ def predict(
         float | None, typer.Option(help="Overlap from which the weaker of two boxes goes; the recipe's if not given.")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(help="Detections a picture at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Detections a picture at most; the recipe's if not given.")
     ] = None,
     no_resize: Annotated[
         bool, typer.Option("--no-resize", help="Feed pictures as they are, not resized as the recipe says.")
     ] = False,
-    batch: Annotated[int, typer.Option(help="Pictures a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text.
@@ -53,10 +53,10 @@ def predict(
 
     _check_shares(score=score, nms_iou=nms_iou)
     detector = Detector.load(checkpoint, device)
-    paths = [path for source in sources for path in picture_paths(source)]
-    folder = out or free_folder(Path("predictions"))
-    if any(path.parent.resolve() == folder.resolve() for path in paths):
-        raise ValueError(f"{folder} holds the pictures themselves; give another --out")
+    paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
+    wanted = out or Path("predictions")
+    _refuse_among_pictures(wanted, [Path(source) for source in sources], paths)
+    folder = out or free_folder(wanted)
     folder.mkdir(parents=True, exist_ok=True)
     found, good, broken = [], [], 0
     names = unique_stems(paths)
@@ -87,10 +87,8 @@ def predict(
         write_yolo_results(folder / "labels", found, stems)
     if text:
         write_text_results(folder / "text", found, stems)
-    count = sum(len(one) for one in found)
-    typer.echo(
-        f"{count} objects in {len(found)} pictures (score from {score or detector.score_threshold:.2f})", err=True
-    )
+    count, least = sum(len(one) for one in found), detector.score_threshold if score is None else score
+    typer.echo(f"{count} objects in {len(found)} pictures (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(1)
@@ -112,3 +110,12 @@ def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
         for picture, one in zip(pictures, found, strict=True)
     }
     path.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:
+    """Refuse to write beside the pictures, or anywhere below a folder of them that was given."""
+    place = out.resolve()
+    among = [path.parent for path in pictures if path.parent.resolve() == place]
+    among += [source for source in sources if source.is_dir() and place.is_relative_to(source.resolve())]
+    if among:
+        raise ValueError(f"{out}: lies in the picture folder {among[0]}, which is only read; choose another with --out")

@@ -56,7 +56,7 @@ def split(dataset: DataSet, name: str) -> Split:
     """The split called `name` ("valid" and "validation" mean "val"); ValueError names those that exist."""
     known = {"valid": "val", "validation": "val"}.get(name.lower(), name)
     if known not in dataset.splits:
-        raise ValueError(f"{dataset.root}: no split {name!r}; it has {', '.join(dataset.splits)}")
+        raise ValueError(f"{dataset.root}: no split {name!r}; it has {', '.join(dataset.splits)}: name one of these")
     return dataset.splits[known]
 
 

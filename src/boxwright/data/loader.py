@@ -7,6 +7,7 @@ uninterrupted one would, with any number of workers.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,8 +87,8 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         if first.numel() * len(self.records) > limit and not forced:
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            kept = list(pool.map(self._decode, self.records))
-        self._kept = [(image.share_memory_(), hw) for image, hw in kept]  # type: ignore[no-untyped-call]
+            # Forked workers see it as it is; share_memory_ would hold one open file a picture, of 1024 allowed.
+            self._kept = list(pool.map(self._decode, self.records))
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path)
@@ -223,8 +224,15 @@ def make_loader(
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
     )
     return loader
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died of it would keep the run from saving."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def aspects_of(split: Split) -> list[float]:

@@ -30,7 +30,7 @@ class Mosaic:
 
     def __call__(self, fetch: Callable[[int], Sample], count: int, sample: Sample) -> Sample:
         """The mosaic of `sample` and three of the `count` samples that `fetch` gives by index."""
-        if bool(torch.rand(()) >= self.p):
+        if bool(torch.rand(()) >= self.p) or min(sample.size_hw) < 4:  # too small for four quadrants
             return sample
         others = [fetch(index) for index in torch.randint(count, (3,)).tolist()]
         order = torch.randperm(4).tolist()

@@ -62,6 +62,10 @@ def evaluate_checkpoint(
         (record.path for record in records), score=score, batch=batch, max_detections=max_detections
     )
     console = Console(stderr=True)  # standard output is for the figures
+    for finding in report.findings:
+        if finding.kind in ("missing-picture", "unreadable-picture"):
+            sentence = f"boxwright: {finding.where}: {finding.message}"
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     shown = track(stream, "evaluating", len(records), console=console, disable=not console.is_terminal)
     found = [replace(one, classes=part.classes) for one in shown]
     sizes = [image_size(record.path) for record in records]

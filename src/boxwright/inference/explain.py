@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -121,7 +121,8 @@ def explain(
     plan = resize_plan(hw, detector.resize)
     images = ImageBatch.of([fit_image(image, plan)], [hw], [plan.scale_xy], [plan.offset_xy])
     raw: FCOSOutputs = model(images.to(detector.device))
-    outputs = FCOSOutputs(*(part.cpu() if isinstance(part, Tensor) else part for part in raw))
+    moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
+    outputs = raw._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
     units = outputs.strides[:, None] if model.config.normalise_targets else 1.0
     distances = outputs.distances[0].clamp(min=0) * units
@@ -180,7 +181,7 @@ def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...],
     return Lesson(truth, owner[0], ignored[0], distances, central)
 
 
-# ---- in words ---------------------------------------------------------------------------------------------------------
+# ---- in words -------------------------------------------------------------------------------------------------------
 
 
 def describe(explanation: Explanation) -> list[str]:
@@ -214,7 +215,7 @@ def describe(explanation: Explanation) -> list[str]:
 def learners(owner: Tensor) -> str:
     """How many locations (N,) of a level must learn how many truth boxes."""
     owned = owner[owner >= 0]
-    boxes = len(owned.unique())
+    boxes = len(set(owned.tolist()))
     return (
         f"{len(owned)} must learn {boxes} truth {'box' if boxes == 1 else 'boxes'}"
         if boxes
@@ -289,7 +290,7 @@ def describe_detection(explanation: Explanation, index: int) -> list[str]:
     """Lines on one detection: the location and level that it comes from, its scores, its distances, and the truth."""
     found = explanation.found
     _in_range(index, len(found), "detection", f"detections from score {explanation.score_threshold:.2f}")
-    location, label = int(explanation.source[index]), int(found.labels[index])
+    location = int(explanation.source[index])
     corners = ", ".join(f"{value:.1f}" for value in explanation.original(found.boxes[index]).tolist())
     lines = [
         f"Detection {index}: {found.names[index]}, {score_sum(explanation, index)}.",

@@ -167,6 +167,8 @@ def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
         pixels = picture
     else:
         array = np.ascontiguousarray(picture)
+        if not array.flags.writeable:  # as PIL's own arrays are; torch would warn
+            array = array.copy()
         if array.ndim == 2:
             array = np.repeat(array[:, :, None], 3, axis=2)
         if array.ndim != 3 or array.shape[2] != 3:
@@ -178,7 +180,7 @@ def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
         return pixels.contiguous(), None
     if not pixels.is_floating_point():
         raise ValueError(f"pixels: expected uint8, or float in [0, 1], got {pixels.dtype}")
-    if pixels.numel() and (float(pixels.min()) < 0 or float(pixels.max()) > 1):
+    if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):  # so also where one is NaN
         raise ValueError(
             f"float pixels: expected [0, 1], got [{float(pixels.min()):.4g}, {float(pixels.max()):.4g}]; "
             f"give uint8 for 0 to 255, and do not normalise: the model does"
@@ -189,7 +191,12 @@ def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device}: this machine (or this torch) has no Apple GPU; use cpu or auto")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device}: this machine (or this torch) has no CUDA GPU; use cpu or auto")
     return chosen

@@ -20,6 +20,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from boxwright.nn.norm import Norm, replace_batch_norm
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+_STAGE_OF = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}  # by the stride of its output; the stem is 0
 
 
 class Backbone(nn.Module):
@@ -136,23 +137,26 @@ def _stages(name: str, model: nn.Module) -> list[tuple[str, ...]]:
     if hasattr(model, "trunk_output"):  # RegNet
         return [("stem",), *((f"trunk_output.block{k}",) for k in range(1, 5))]
     if isinstance(getattr(model, "features", None), nn.Sequential):  # MobileNet, EfficientNet, ConvNeXt, Swin
-        return _feature_stages(model.get_submodule("features"))
+        stages = _feature_stages(model.get_submodule("features"))
+        if all(stages):
+            return stages
     raise ValueError(f"backbone {name}: boxwright does not know where its stages end; use it as `timm/{name}`")
 
 
 @torch.no_grad()
 def _feature_stages(features: nn.Module) -> list[tuple[str, ...]]:
-    """Stages of a plain sequence, found by the size of the map after each of its parts."""
+    """Stages of a plain sequence, by the size of the map after each of its parts; empty ones where sizes are odd."""
     was_training = features.training
     features.eval()
     map_, stages = torch.zeros(1, 3, 96, 96), [[] for _ in range(5)]  # type: Tensor, list[list[str]]
-    for index, part in enumerate(features.children()):
+    for name, part in features.named_children():
         map_ = part(map_)
         channels_last = map_.shape[1] == map_.shape[2] != map_.shape[3]  # (B, H, W, C)
         stride = 96 // int(map_.shape[1] if channels_last else map_.shape[2])
-        stages[{1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}[stride]].append(f"features.{index}")
+        if stride in _STAGE_OF:
+            stages[_STAGE_OF[stride]].append(f"features.{name}")
     features.train(was_training)
-    if not stages[0]:  # a patch embedding goes straight to stride 4
+    if not stages[0] and stages[1]:  # a patch embedding goes straight to stride 4
         stages[0].append(stages[1].pop(0))
     return [tuple(stage) for stage in stages]
 
@@ -165,14 +169,16 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has no model {name!r}")
     file = Path(weights) if weights not in (None, "pretrained") else None
+    settings: dict[str, Any] = {"pretrained": weights == "pretrained"}
+    if file is not None:  # read by ourselves, as for torchvision: what does not fit is told by name
+        network = timm.create_model(name)
+        _load_file(network, file, f"timm/{name}")
+        settings = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": network.state_dict()}}
     try:
         probe = timm.create_model(name, features_only=True, pretrained=False)
         reductions = list(probe.feature_info.reduction())
         indices = [reductions.index(STRIDES[level]) for level in levels]
-        body: Any = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained",
-            **({"checkpoint_path": str(file)} if file else {}),
-        )  # fmt: skip
+        body: Any = timm.create_model(name, features_only=True, out_indices=indices, **settings)
     except (OSError, RuntimeError) as error:
         raise OSError(
             f"no weights for timm/{name}: {error}; without network give a local file as model.backbone_weights=FILE"
@@ -185,7 +191,7 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
     position = 0
     for output, stride in zip(outputs, reductions, strict=True):
         end = names.index(output) + 1 if output in names else position
-        stage = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}[stride]
+        stage = _STAGE_OF[stride]
         stages[stage] = (*stages[stage], *names[position:end])
         position = max(position, end)
     return body, stages

@@ -38,7 +38,8 @@ def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
 def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
     """Turn every BatchNorm below `module` into another norm, in place, keeping weights and statistics.
 
-    "bn" leaves them as they are; "gn" keeps scale and shift only, since group norm has no running statistics.
+    "bn" leaves them as they are; "gn" keeps scale and shift only, since group norm has no running statistics; "none"
+    takes them out.
     """
     if kind == "bn":
         return
@@ -48,7 +49,7 @@ def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
         new = make_norm(kind, child.num_features, child.eps)
         state = child.state_dict()
         state.pop("num_batches_tracked", None)
-        if kind == "gn":
-            state = {key: value for key, value in state.items() if not key.startswith("running")}
+        if kind in ("gn", "none"):
+            state = {key: value for key, value in state.items() if kind == "gn" and not key.startswith("running")}
         new.load_state_dict(state, strict=kind != "sync_bn")
         module.set_submodule(name, new)

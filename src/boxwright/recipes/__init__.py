@@ -85,6 +85,8 @@ def _find(name: str) -> Path:
             raise FileNotFoundError(f"recipe {name}: no such file")
         return Path(name)
     if name not in recipe_names():
+        if "=" in name:
+            raise ValueError(f"no recipe {name!r}: the recipe's name comes before its settings, as in fcos {name}")
         near = difflib.get_close_matches(name, [*recipe_names(), *ALIASES], n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"no recipe {name!r}{hint} (`boxwright recipes` lists them; or give a YAML file)")

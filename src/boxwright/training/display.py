@@ -36,7 +36,7 @@ class Display:
 
     def _write(self) -> None:
         if self._log is not None:
-            with self._log.open("a", encoding="utf-8") as file:
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(self._said)
             self._said = []
 

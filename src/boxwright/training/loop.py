@@ -74,7 +74,7 @@ class Job:
     validation_pictures: int
     on_row: Callable[[dict[str, Any]], None]
     on_measured: Callable[[Measured, Progress, bool], None]
-    """Called on the main process with a measurement, where the run stands, and whether it is the best so far."""
+    """Called with a measurement, where the run stands, and whether it is the best so far."""
     on_progress: Callable[[Progress, dict[str, float]], None]
     save: Callable[[Progress], None]
     """Write the checkpoint `last` (main process)."""
@@ -256,8 +256,7 @@ def _measure(job: Job, progress: Progress) -> None:
     progress.seconds += time.monotonic() - start
     row["seconds"] = round(progress.seconds, 2)
     job.on_row(row)
-    if job.accelerator.is_main_process:
-        job.on_measured(measured, progress, best)
+    job.on_measured(measured, progress, best)
 
 
 def _patience_over(job: Job, progress: Progress) -> bool:

@@ -53,13 +53,13 @@ def open_checked(
 ) -> Prepared:
     """Open a data folder, check it, and pick the two splits; everything decided is said."""
     dataset = open_folder(path, classes=classes)
-    wanted = {name: split(dataset, name) for name in {train_split, *([] if overfit else [val_split])}}
     say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    for note in dataset.notes:
+        say(f"data: {note}")
+    wanted = {name: split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(recipe.model, "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule())
-    for note in report.dataset.notes:
-        say(f"data: {note}")
     _say_problems(report, say)
     train = split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
@@ -70,6 +70,8 @@ def open_checked(
             raise ValueError(f"--overfit {overfit}: split {train_split} has {len(labelled)} pictures with objects")
         train = train.with_records(labelled[:overfit])
     val = train if overfit is not None else split(report.dataset, val_split)
+    if not len(val):
+        raise ValueError(f"{path}: split {val_split} has no usable picture to measure on; name another: --val-split")
     say(f"data: {len(train)} pictures to train on ({train.name}), {len(val)} to measure on ({val.name})")
     return Prepared(train, val, dataset.classes, report)
 
@@ -77,7 +79,7 @@ def open_checked(
 def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
-        left_out = " (left out)" if finding.quarantined else ""
+        left_out = " (left out)" if finding.quarantined and finding.box else ""
         say(f"data: {finding.where}: {finding.message}{left_out}")
     if len(serious) > PROBLEMS_SHOWN:
         say(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
@@ -124,4 +126,5 @@ def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
 
 def write_check(report: PreflightReport, path: Path) -> None:
     """Write the findings of preflight as JSON."""
-    path.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -64,13 +66,22 @@ def train(
     Raises ValueError or OSError with one sentence for whatever the user can put right.
     """
     if resume is not None:
+        if overrides or "=" in recipe:
+            raise ValueError(
+                f"--resume takes all settings from the run, so {' '.join(overrides) or recipe} would have no effect: "
+                "leave it out, or start a new run with --weights"
+            )
         return _run(*_resumed(Path(resume), Path(runs), name, data))
     if data is None:
         raise ValueError("no data: give a folder of labelled pictures (--data FOLDER)")
     if overfit is not None:
         overrides = [*_overfit_overrides(overfit), *overrides]
-    if minutes is not None and minutes <= 0:
-        raise ValueError(f"minutes: expected more than 0, got {minutes}")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"minutes: expected a number above 0, got {minutes}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected 0 to 2**63 - 1, got {seed}")
+    if Path(runs).resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{runs}: lies inside the data folder {data}, which is only read; choose another with --runs")
     asked = Arguments(
         str(Path(data).resolve()), classes, train_split, val_split, overfit, minutes, device, seed,
         None if weights is None else str(Path(weights).resolve()),
@@ -110,6 +121,8 @@ def _resumed(
     asked = Arguments(**state["arguments"])
     if data is not None:  # the data may have moved
         asked = Arguments(**{**state["arguments"], "data": str(Path(data).resolve())})
+    if not Path(asked.data).exists():
+        raise FileNotFoundError(f"{asked.data}: the data of {folder} is not there; say where it is with --data FOLDER")
     return checkpoint.recipe, asked, runs, name, last
 
 
@@ -142,18 +155,19 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     progress = Progress(steps=plan.steps, fixed=asked.minutes is None)
     if state is not None:
         progress = _restore(state, model, optimizer, average, accelerator)
-    if main and resumed is None:
+    start = time.monotonic()
+    train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None)
+    seconds = time.monotonic() - start
+    if main and resumed is None:  # not before all pictures that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)
         write_yaml(folder / "args.yaml", {"arguments": asdict(asked), "recipe": dump_recipe(recipe)})
         write_check(data.report, folder / "dataset_check.json")
     if main:
         display.log_to(folder / "log.txt")
-    start = time.monotonic()
-    train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None)
     workers = worker_count(recipe.data.workers, device, train_set.cached_bytes > 0)
     cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded pictures in memory" if train_set.cached_bytes else (
         "pictures are decoded anew each time")  # fmt: skip
-    display.say(f"loader: {workers} workers, {cached} ({time.monotonic() - start:.1f} s)")
+    display.say(f"loader: {workers} workers, {cached} ({seconds:.1f} s)")
     display.say(f"training: {recipe.name} on {device}, {precision}, {plan.sentence}; folder {folder}")
     run = Session(
         recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
@@ -166,17 +180,27 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         workers, run.measure, len(val_set), run.on_row, run.on_measured, run.on_progress, run.save, run.stop_wanted,
     )  # fmt: skip
     with run.signals(), display:
-        progress = _fit(job, progress)
+        progress = _fit(job, progress, folder)
     accelerator.wait_for_everyone()
     return run.conclude(progress)
 
 
-def _fit(job: Job, progress: Progress) -> Progress:
-    """The loop; running out of memory becomes advice."""
+def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
+    """The loop; running out of memory becomes advice, and other mishaps say how to go on."""
     try:
         return fit(job, progress)
+    except (ValueError, OSError) as error:  # a damaged picture, a full disk
+        text = str(error).strip()
+        if "in DataLoader worker" in text:  # its last line is what went wrong, after the traceback of the worker
+            text = text.splitlines()[-1].partition(": ")[2]
+        raise ValueError(f"{text}; then go on with: boxwright train --resume {folder}") from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error)
+        if "DataLoader worker" in text:  # killed from outside, for want of memory most often
+            raise ValueError(
+                f"a loader process ended unexpectedly ({text.splitlines()[0][:120]}): give it more shared memory "
+                f"(docker run --shm-size=8g); data.workers=0 does without such processes"
+            ) from error
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in text:
             raise
         data = job.recipe.data
@@ -190,12 +214,17 @@ def _fit(job: Job, progress: Progress) -> Progress:
 def _accelerator(device: str, precision: str) -> tuple[Accelerator, str]:
     """Accelerate's view of the processes, and the arithmetic; only fp16 needs its help (it scales the gradient)."""
     kind = "cuda" if device == "auto" and torch.cuda.is_available() else device.removesuffix("auto") or "cpu"
-    if torch.device(kind).type not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", kind):
         raise ValueError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device}: this machine (or this torch) has no Apple GPU; use --device cpu or auto")
     if kind.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ValueError(f"device {device}: this machine (or this torch) has no CUDA GPU; use --device cpu or auto")
         if ":" in kind:
+            count = torch.cuda.device_count()
+            if int(kind[5:]) >= count:
+                raise ValueError(f"device {device}: this machine has {count} CUDA GPUs, cuda:0 to cuda:{count - 1}")
             torch.cuda.set_device(torch.device(kind))
     chosen = choose_precision(precision, torch.device(kind))
     return Accelerator(mixed_precision="fp16" if chosen == "fp16" else "no", cpu=kind == "cpu"), chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ class Results:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row; rows with a measurement (`val/AP`) also make up the CSV."""
-        clean = {k: (None if isinstance(v, float) and v != v else v) for k, v in row.items()}
+        # JSON has no word for NaN and infinity
+        clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
         self.rows.append(clean)
         with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")

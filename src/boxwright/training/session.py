@@ -107,10 +107,11 @@ class Session:
         """Say the figures; keep the best weights."""
         self._measured, self.progress = measured, progress
         self.score = report.default_score(measured, self.classes)
-        row = self.results.rows[-1] if self.results is not None else {}
+        if not self.accelerator.is_main_process:
+            return
         ap, ap50 = measured.coco.ap or 0.0, measured.coco.ap50 or 0.0
-        self.display.say(f"step {row.get('step')}: AP {ap:.4f}  AP50 {ap50:.4f}  validation loss {row['val/loss']:.4f}"
-                         + ("  (best)" if best else ""))  # fmt: skip
+        mark = "  (best)" if best else ""
+        self.display.say(f"step {progress.step}: AP {ap:.4f}  AP50 {ap50:.4f}{mark}")
         if best:
             save_checkpoint(self._checkpoint(), self.folder / "weights" / "best.pt")
 
@@ -133,6 +134,12 @@ class Session:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
         }
         weights = (self.average or self.model).state_dict()
+        floats = [t for part in (weights, training["model"]) for t in part.values() if t.is_floating_point()]
+        if not bool(torch.stack([torch.isfinite(t).all() for t in floats]).all()):
+            raise FloatingPointError(
+                f"the weights are no numbers any more at step {self.progress.step} of {self.folder}; what was saved "
+                "before is kept. A lower optim.lr or optim.clip_norm=10 often helps"
+            )
         metrics = None if self._measured is None else self._measured.coco.figures()
         return Checkpoint(self.recipe, self.classes, weights, self.score, metrics, training)
 

@@ -1,0 +1,83 @@
+"""One data folder, two trainers: ours through `boxwright.train`, the peer through `torchvision_fcos`.
+
+Both are measured on the same pictures against the same truth by the same `coco_ap`, with the weights that training
+ended with. The pictures measured on play no part in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.table import Measurement
+from benchmarks.torchvision_fcos import build_peer, detect_peer, train_peer
+from boxwright import train
+from boxwright.checkpoint import load_checkpoint
+from boxwright.data.folder import open_folder, split
+from boxwright.data.loader import PictureSet, aspects_of
+from boxwright.data.preflight import preflight
+from boxwright.data.truth import truth_of
+from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.metrics.coco_ap import coco_ap
+from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Augment
+from boxwright.training.prepare import augmentation
+
+
+def measure_ours(
+    name: str,
+    recipe: str,
+    data: Path,
+    *,
+    train_split: str,
+    val_split: str,
+    test_split: str,
+    runs: Path,
+    overrides: Sequence[str] = (),
+    minutes: float | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Train by a recipe, then measure the last weights on the test split."""
+    result = train(
+        recipe, data, overrides=overrides, train_split=train_split, val_split=val_split, name=f"{data.name}-{name}",
+        runs=runs, minutes=minutes, device="cpu", seed=seed,
+    )  # fmt: skip
+    if not result.finished:
+        raise SystemExit(f"stopped; go on with boxwright train --resume {result.folder}")
+    training = load_checkpoint(result.last).training
+    assert training is not None
+    progress = training["progress"]
+    evaluated = evaluate_checkpoint(result.last, data, test_split, device="cpu")
+    figures = coco_ap(evaluated.detections, evaluated.truths, evaluated.classes)
+    return Measurement.of(f"boxwright {name}", figures, progress["step"], progress["seconds"])
+
+
+def measure_peer(
+    recipe: str,
+    data: Path,
+    *,
+    train_split: str,
+    test_split: str,
+    augment: Augment,
+    overrides: Sequence[str] = (),
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Train torchvision's FCOS on the pictures as the recipe resizes them, then measure it on the test split."""
+    settings = load_recipe(recipe, overrides)
+    dataset = open_folder(data)
+    wanted = {name: split(dataset, name) for name in (train_split, test_split)}
+    checked = preflight(replace(dataset, splits=wanted)).dataset
+    rule = settings.data.resize.rule()
+    pictures = PictureSet(checked.splits[train_split], rule, augmentation=augmentation(augment))
+    model = build_peer(len(dataset.classes), backbone=settings.model.backbone, precision=settings.precision, seed=seed)
+    run = train_peer(
+        model, pictures, aspects_of(checked.splits[train_split]), minutes=minutes, steps=steps,
+        batch=settings.data.batch_size, seed=seed,
+    )  # fmt: skip
+    test = PictureSet(checked.splits[test_split], rule)
+    truths = [truth_of(record, test.original_hw(index)) for index, record in enumerate(test.records)]
+    figures = coco_ap(detect_peer(model, test), truths, dataset.classes)
+    return Measurement.of("torchvision FCOS", figures, run.steps, run.seconds)

@@ -1,0 +1,190 @@
+"""The peer: torchvision's own FCOS on a RegNetX-400MF pyramid, trained by the shortest fair loop.
+
+It sees the same pictures as ours, decoded, cached, augmented and batched by boxwright's loader; runs in the same
+precision and memory layout; and is measured by the same `coco_ap`. Its model, losses and selection are torchvision's.
+Shape legend: B = images of a batch, K = classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import FeaturePyramidNetwork
+
+from boxwright.data.loader import Batch, PictureSet, StepSampler, make_loader
+from boxwright.structures import Detections
+from boxwright.training.precision import autocast, choose_precision
+
+CPU = torch.device("cpu")
+MEASURED_STEPS = 12
+"""Steps of a throwaway copy that are timed before the length of a run is fixed; the first ones are not counted."""
+
+
+class Pyramid(nn.Module):
+    """P3 to P5, each of `width` channels, from a RegNet: what `FCOS` calls a backbone."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        body = torchvision.models.get_model(name, weights=None)
+        nodes = {f"trunk_output.block{k}": f"c{k + 1}" for k in (2, 3, 4)}
+        self.body = create_feature_extractor(body, return_nodes=nodes)
+        with torch.no_grad():
+            self.body.eval()
+            channels = [map_.shape[1] for map_ in self.body(torch.zeros(1, 3, 64, 64)).values()]
+            self.body.train()
+        self.fpn = FeaturePyramidNetwork(channels, width)
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        levels: dict[str, Tensor] = self.fpn(self.body(images))
+        return levels
+
+
+class InPrecision(nn.Module):
+    """A part of a network run in reduced precision and channels last; what it gives is float32 again."""
+
+    def __init__(self, part: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.part, self.precision = part, precision
+
+    def forward(self, maps: Any) -> Any:
+        with autocast(CPU, self.precision):
+            if isinstance(maps, Tensor):
+                maps = maps.contiguous(memory_format=torch.channels_last)
+            return _as_float(self.part(maps))
+
+
+def _as_float(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float()
+    if isinstance(value, dict):
+        return {key: _as_float(part) for key, part in value.items()}
+    return type(value)(_as_float(part) for part in value)
+
+
+def build_peer(
+    num_classes: int, *, backbone: str = "regnet_x_400mf", width: int = 64, precision: str = "auto", seed: int = 0
+) -> FCOS:
+    """The peer from random weights: P3 to P5, GIoU, centre sampling 1.5, group norm, four-layer heads."""
+    torch.manual_seed(seed)
+    model = FCOS(
+        Pyramid(backbone, width),
+        num_classes,
+        anchor_generator=AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3),
+        center_sampling_radius=1.5,
+        score_thresh=0.05,
+        nms_thresh=0.6,
+        detections_per_img=100,
+        topk_candidates=1000,
+        _skip_resize=True,  # the loader has brought the pictures to network size
+    )
+    chosen = choose_precision(precision, CPU)
+    model.backbone = InPrecision(model.backbone, chosen)
+    model.head.classification_head = InPrecision(model.head.classification_head, chosen)
+    model.head.regression_head = InPrecision(model.head.regression_head, chosen)
+    return model.to(memory_format=torch.channels_last)
+
+
+class PeerRun(NamedTuple):
+    """How long the peer was trained."""
+
+    steps: int
+    seconds: float
+
+
+def train_peer(
+    model: FCOS,
+    pictures: PictureSet,
+    aspects: Sequence[float],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch: int = 16,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    seed: int = 0,
+) -> PeerRun:
+    """Train with AdamW and one cycle for so many steps, or as many as fit into the minutes by its own step time.
+
+    Measuring the step time counts as training, as it does for ours.
+    """
+    if (minutes is None) == (steps is None):
+        raise ValueError("give minutes or steps, not both")
+    start = time.monotonic()
+    if steps is None:
+        assert minutes is not None
+        each = _step_seconds(copy.deepcopy(model), pictures, aspects, batch, seed)
+        steps = max(10, math.floor((60 * minutes - (time.monotonic() - start)) / each))
+        print(f"peer: {each:.3f} s a step of {batch}, {steps} steps in {minutes:g} minutes", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
+    model.train()
+    for step, loaded in enumerate(_batches(pictures, aspects, batch, seed, steps), start=1):
+        losses = _train_step(model, optimizer, loaded)
+        cycle.step()
+        if step % 100 == 0 or step == steps:
+            numbers = "  ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
+            print(f"peer: step {step}/{steps}  {numbers}  {time.monotonic() - start:.0f} s", flush=True)
+    return PeerRun(steps, time.monotonic() - start)
+
+
+def _batches(
+    pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int, steps: int
+) -> Iterator[Batch]:  # fmt: skip
+    sampler = StepSampler(aspects, batch, seed=seed, start=0, stop=steps)
+    yield from make_loader(pictures, sampler, workers=0)
+
+
+def _train_step(model: FCOS, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
+    truths = [batch.targets.picture(index) for index in range(len(batch.indices))]
+    # torchvision knows no regions to ignore; a missing object is less wrong than a false one
+    targets = [{"boxes": t.boxes[~t.ignore], "labels": t.labels[~t.ignore]} for t in truths]
+    losses: dict[str, Tensor] = model(_images(batch), targets)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _images(batch: Batch) -> list[Tensor]:
+    """The pictures (3, h, w) of a batch in [0, 1], without padding."""
+    sizes = batch.images.sizes_hw.tolist()
+    return [pixels[:, :h, :w].float() / 255 for pixels, (h, w) in zip(batch.images.pixels, sizes, strict=True)]
+
+
+def _step_seconds(model: FCOS, pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int) -> float:
+    """The median step time of a copy that is thrown away."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    laps: list[float] = []
+    last = time.monotonic()
+    for loaded in _batches(pictures, aspects, batch, seed + 1, MEASURED_STEPS):
+        _train_step(model, optimizer, loaded)
+        laps.append(time.monotonic() - last)
+        last += laps[-1]
+    counted = sorted(laps[4:])
+    return counted[len(counted) // 2]
+
+
+@torch.inference_mode()
+def detect_peer(model: FCOS, pictures: PictureSet, batch: int = 16) -> list[Detections]:
+    """What the peer finds in each picture, in the pixels of the original."""
+    model.eval()
+    rows = [list(range(start, min(start + batch, len(pictures)))) for start in range(0, len(pictures), batch)]
+    found: list[Detections] = []
+    for loaded in make_loader(pictures, rows, workers=0):
+        scales = loaded.images.scale_xy.repeat(1, 2)
+        sizes = [(int(h), int(w)) for h, w in loaded.images.original_hw.tolist()]
+        for one, scale, size in zip(model(_images(loaded)), scales, sizes, strict=True):
+            found.append(Detections(one["boxes"] / scale, one["scores"], one["labels"], size))
+    return found

@@ -1,0 +1,174 @@
+"""Panels of an explanation: the picture, and on it dots, boxes, heat maps and arrows, in network pixels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from boxwright.inference.explain import SIDES, Explanation, Level
+from boxwright.metrics.report import plain_figure
+from boxwright.ops.image import resize_image
+from boxwright.visualize import class_colour
+
+PANEL_INCHES = 4.6
+MOST_PIXELS = 1200  # of the longer side of the picture under a panel
+SIDE_COLOURS = ("#1f77ff", "#ff7f0e", "#19b34a", "#e8308c")
+POINT_COLOUR = "#ff2d2d"
+
+
+def open_panels(
+    explanation: Explanation, titles: Sequence[str], heading: str, rows: int = 1, *, foot: float = 0.0
+) -> tuple[Any, list[Any]]:
+    """A figure with one panel for each title, in so many rows (or more, where three in a row do not suffice).
+
+    `foot` is what the panels need below them, in inches.
+    """
+    columns = len(titles) // rows if rows > 1 else min(len(titles), 3)
+    rows = -(-len(titles) // columns)
+    height, width = explanation.plan.size_hw
+    panel_width = PANEL_INCHES * min(1.5, max(0.7, (width / height) ** 0.5))
+    figure = plain_figure(panel_width * columns, 1)
+    lines = textwrap.wrap(heading, max(40, int(panel_width * columns * 12.5)))
+    title_lines = max(title.count("\n") for title in titles) + 1
+    panel_height = panel_width * min(2.0, max(0.4, height / width)) + 0.1 + 0.18 * title_lines + foot
+    figure.set_size_inches(panel_width * columns, panel_height * rows + 0.2 * len(lines) + 0.1)
+    figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left", parse_math=False)
+    panels = []
+    for number, title in enumerate(titles):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.set_title(title, fontsize=10, parse_math=False)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        panels.append(axes)
+    return figure, panels
+
+
+def show_picture(axes: Any, explanation: Explanation, *, faded: bool = False) -> None:
+    """Draw the picture itself; faded to light grey where colours on it are to speak."""
+    image = explanation.image
+    longer = max(image.shape[1:])
+    if longer > MOST_PIXELS:
+        shrunk = [max(1, round(side * MOST_PIXELS / longer)) for side in image.shape[1:]]
+        image = resize_image(image, (shrunk[0], shrunk[1]))
+    pixels = image.permute(1, 2, 0).numpy()
+    if faded:
+        grey = pixels.mean(2, keepdims=True) * 0.6 + 255 * 0.35
+        pixels = grey.repeat(3, axis=2).astype(np.uint8)
+    (left, top), (height, width) = explanation.plan.offset_xy, explanation.plan.picture_hw
+    axes.imshow(pixels, extent=(left, left + width, top + height, top), interpolation="antialiased", zorder=0)
+    axes.set_xlim(0, explanation.plan.size_hw[1])
+    axes.set_ylim(explanation.plan.size_hw[0], 0)
+
+
+def zoom_to(axes: Any, explanation: Explanation, box: Tensor) -> None:
+    """Show only the surroundings of a box."""
+    x1, y1, x2, y2 = box.tolist()
+    height, width = explanation.plan.size_hw
+    aspect = width / height
+    tall = max(y2 - y1, (x2 - x1) / aspect) * 1.7 + 12
+    wide = min(tall * aspect, width)
+    tall = min(tall, height)
+    left = min(max((x1 + x2 - wide) / 2, 0), width - wide)
+    top = min(max((y1 + y2 - tall) / 2, 0), height - tall)
+    axes.set_xlim(left, left + wide)
+    axes.set_ylim(top + tall, top)
+
+
+def rectangle(axes: Any, box: Tensor, colour: Any, *, dashed: bool = False, width: float = 1.8) -> None:
+    """Draw a box (4,)."""
+    from matplotlib.patches import Rectangle
+
+    x1, y1, x2, y2 = box.tolist()
+    style: dict[str, Any] = {"fill": False, "linestyle": "--" if dashed else "-", "zorder": 3}
+    for colour_, width_ in (("black", width + 1.2), (colour, width)):  # a dark seam shows the line on any ground
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, edgecolor=colour_, linewidth=width_, **style))
+
+
+def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 8, anchor: str = "left") -> None:
+    """Write a short text on a plate of the colour, darkened so that white letters stand out."""
+    axes.text(
+        x, y, text, fontsize=size, ha=anchor, va="center", color="white", zorder=6, parse_math=False, clip_on=True,
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": _dark(colour), "edgecolor": "none", "alpha": 0.9},
+    )  # fmt: skip
+
+
+def number_tag(axes: Any, explanation: Explanation, box: Tensor, index: int, colour: Any) -> None:
+    """The number of a box at its corner, wholly inside the picture."""
+    height, width = explanation.plan.size_hw
+    x, y = min(max(float(box[0]), 0.008 * width), 0.95 * width), max(float(box[1]), 0.025 * height)
+    tag(axes, x, y, str(index), colour, size=7)
+
+
+def legend_line(axes: Any, name: str, colour: Any, *, style: str = "-") -> Any:
+    """A line for a legend; in its name a dollar sign would begin a formula, and an underscore at the start hide it."""
+    text = " " + name.replace("$", r"\$")
+    return axes.plot([], [], color=colour, linestyle=style, linewidth=3, label=text)[0]
+
+
+def box_colour(index: int) -> tuple[float, float, float]:
+    """The colour of a class, or of a box by its number, for matplotlib."""
+    red, green, blue = class_colour(index)
+    return red / 255, green / 255, blue / 255
+
+
+def _dark(colour: Any) -> Any:
+    """The colour, darkened so that white writing stands out on it."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.55 * part for part in to_rgb(colour))
+
+
+def dots(axes: Any, points: Tensor, stride: int, colour: Any, share: float, *, edge: str = "none") -> None:
+    """Dots at points (N, 2) whose diameter is a share of their stride, as the panel is drawn now."""
+    low, high = axes.get_xlim()
+    inches = axes.get_position().width * axes.figure.get_size_inches()[0]
+    diameter = max(1.2, min(9.0, share * stride * inches * 72 / (high - low)))
+    axes.scatter(points[:, 0], points[:, 1], s=diameter**2, color=colour, edgecolors=edge, linewidths=0.4, zorder=4)
+
+
+def heat_map(axes: Any, level: Level, values: npt.NDArray[Any]) -> None:
+    """A heat map (h, w) of a level: every cell is as large as its stride, with its location in its middle."""
+    rows, columns = level.size_hw
+    cells = values.reshape(rows, columns)
+    extent = (0, columns * level.stride, rows * level.stride, 0)
+    clear = np.ma.filled(0.05 + 0.75 * cells, 0.0)  # where a value is low, the picture shows
+    axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest",
+                zorder=1)  # fmt: skip
+
+
+def heat_scale(figure: Any, panels: list[Any]) -> None:
+    """The scale of heat maps beside their panels."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure.colorbar(ScalarMappable(Normalize(0, 1), "plasma"), ax=panels, shrink=0.6, pad=0.01)
+
+
+def thin_box(box: Tensor, *, ignored: bool) -> Any:
+    """A truth box that no location of this level learns."""
+    from matplotlib.patches import Rectangle
+
+    x1, y1, x2, y2 = box.tolist()
+    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#606060", linewidth=0.7,
+                     linestyle="--" if ignored else "-", zorder=2)  # fmt: skip
+
+
+def arrows(axes: Any, explanation: Explanation, location: int, distances: Tensor) -> None:
+    """The distances l, t, r, b of a location as arrows to the sides of its box, each with its length.
+
+    What reaches out of the picture is drawn to its border.
+    """
+    x, y = explanation.locations[location].tolist()
+    left, top, right, bottom = distances.tolist()
+    height, width = explanation.plan.size_hw
+    ends = ((max(x - left, 0), y), (x, max(y - top, 0)), (min(x + right, width), y), (x, min(y + bottom, height)))
+    for side, end, distance, colour in zip(SIDES, ends, distances.tolist(), SIDE_COLOURS, strict=True):
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", xy=end, xytext=(x, y), arrowprops=arrow, zorder=5)
+        tag(axes, (x + end[0]) / 2, (y + end[1]) / 2, f"{side} {distance:.1f}", colour, anchor="center")
+    axes.scatter([x], [y], s=36, color=POINT_COLOUR, edgecolors="white", linewidths=0.8, zorder=7)

@@ -1,0 +1,357 @@
+"""What users really have: broken pictures, labels and checkpoints each end with one sentence that names the file."""
+
+import errno
+import io
+import json
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Call, snapshot, voc_object, write_labels, write_voc
+from PIL import Image
+
+from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from boxwright.data.folder import open_folder
+from boxwright.data.loader import PictureSet
+from boxwright.models import MODELS
+from boxwright.ops.image import ResizeRule
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes
+
+ODD = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif", "turned.jpg", "grey.png")
+BROKEN = ("text.jpg", "empty.png", "cut.jpg", "enormous.png", "gone.png")
+
+
+def write_odd_pictures(folder: Path) -> None:
+    """Readable pictures of kinds that naive readers get wrong, all 64 x 48."""
+    red = Image.new("RGB", (64, 48), (200, 10, 10))
+    red.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((48, 64), 40_000, np.uint16)).save(folder / "deep.png")
+    red.convert("P").save(folder / "palette.png", transparency=0)
+    red.save(folder / "animated.gif", save_all=True, append_images=[Image.new("RGB", (64, 48), (1, 2, 3))])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (48, 64), (9, 9, 90)).save(folder / "turned.jpg", exif=turned)
+    Image.new("L", (64, 48), 77).save(folder / "grey.png")
+
+
+def write_broken_pictures(folder: Path) -> None:
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "empty.png").write_bytes(b"")
+    whole = io.BytesIO()
+    Image.effect_noise((64, 48), 90).convert("RGB").save(whole, "JPEG")
+    (folder / "cut.jpg").write_bytes(whole.getvalue()[:900])
+    (folder / "enormous.png").write_bytes(png(60_000, 60_000, b""))
+    (folder / "gone.png").unlink(missing_ok=True)
+
+
+def png(width: int, height: int, pixels: bytes) -> bytes:
+    """A PNG file that says it is so large, whatever its pixels are."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def untrained(path: Path, names: tuple[str, ...] = ("cell", "dot")) -> Path:
+    """A checkpoint of ours with random weights."""
+    recipe = load_recipe("fcos", TINY)
+    classes = Classes.named(names, first_id=1)
+    torch.manual_seed(0)
+    model = MODELS["fcos"].build(recipe.model_config_of(len(classes)))
+    save_checkpoint(Checkpoint(recipe, classes, model.state_dict()), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(tmp_path_factory.mktemp("checkpoint") / "cells.pt")
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_odd_pictures_are_used_and_broken_ones_left_out_and_named(
+    tmp_path: Path, boxwright: Call, checkpoint: Path
+) -> None:
+    data = write_voc(tmp_path / "data", train=("p0.png", *ODD, *BROKEN), val=("p1.png", "p2.png"))
+    write_odd_pictures(data / "JPEGImages")
+    write_broken_pictures(data / "JPEGImages")
+    before = snapshot(data)
+
+    seen = boxwright("inspect", data, "--all")
+    assert seen.code == 0
+    for name in BROKEN:
+        assert name in seen.out
+
+    trained = boxwright("train", "fcos", *TINY, "schedule.steps=4", "--data", data, "--device", "cpu")
+    assert trained.code == 0, trained.err
+    assert "7 pictures to train on" in trained.err
+    for name in BROKEN:
+        assert name in trained.err
+
+    found = boxwright("predict", checkpoint, data / "JPEGImages", "--json", "--score", "0", "--out", tmp_path / "found")
+    assert found.code == 1
+    listed = json.loads((tmp_path / "found" / "detections.json").read_text(encoding="utf-8"))
+    assert {Path(path).name for path in listed} == {"p0.png", "p1.png", "p2.png", *ODD}
+    for name in BROKEN[:-1]:
+        assert f"{data / 'JPEGImages' / name}: " in found.err
+    assert "Traceback" not in seen.err + trained.err + found.err
+    assert snapshot(data) == before
+
+
+def test_a_broken_picture_of_the_validation_split_is_said_when_measuring(
+    tmp_path: Path, boxwright: Call, checkpoint: Path
+) -> None:
+    data = write_voc(tmp_path / "data")
+    (data / "JPEGImages" / "p3.png").write_bytes(b"")
+    ended = boxwright("evaluate", checkpoint, "--data", data, "--json", "--device", "cpu")
+    assert ended.code == 0
+    assert "p3.png: the file is empty" in ended.err
+    json.loads(ended.out)
+
+
+def test_every_picture_broken_is_one_sentence(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
+    data = write_voc(tmp_path / "data")
+    for path in (data / "JPEGImages").iterdir():
+        path.write_bytes(b"broken")
+    boxwright("train", "fcos", *TINY, "--data", data).refused(str(data), "no labelled object")
+    boxwright("evaluate", checkpoint, "--data", data)
+    found = boxwright("predict", checkpoint, data / "JPEGImages")
+    assert found.code in (1, 2)
+    assert "p0.png" in found.err
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("settings", [("data.cache=true",), ("data.cache=false",), ("data.cache=false", "data.workers=1")])
+def test_a_picture_that_is_damaged_inside_is_named_and_the_run_goes_on_without_it(
+    tmp_path: Path, boxwright: Call, settings: tuple[str, ...]
+) -> None:
+    # Header and end are whole, so that only decoding finds it.
+    data = write_voc(tmp_path / "data", train=("p0.png", "p1.png", "p2.png", "inside.png"), val=("p3.png",))
+    (data / "JPEGImages" / "inside.png").write_bytes(png(64, 48, zlib.compress(bytes(9 * 48))[:20]))
+    tiny = (*TINY, "model.backbone_norm=frozen_bn", "schedule.steps=8", *settings)
+    ended = boxwright("train", "fcos", *tiny, "--data", data, "--device", "cpu")
+    ended.refused(str(data / "JPEGImages" / "inside.png"), "damaged or cut short", "copy it again or remove it")
+    runs = list(Path("runs").glob("*"))
+    if settings == ("data.cache=true",):
+        assert runs == []
+        return
+    assert "boxwright train --resume runs/fcos-small" in ended.err
+    assert load_checkpoint(runs[0] / "weights" / "last.pt").training is not None
+    (data / "JPEGImages" / "inside.png").unlink()
+    ended = boxwright("train", "--resume", runs[0])
+    assert ended.code == 0, ended.err
+    assert json.loads((runs[0] / "metrics.json").read_text())["AP"] is not None
+
+
+def test_pictures_kept_in_memory_keep_no_file_open(tmp_path: Path) -> None:
+    # 1024 open files is what most systems allow; data sets have more pictures.
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not list the open files of a process")
+    data = write_voc(tmp_path / "data", train=[f"{number}.png" for number in range(40)], val=("v.png",))
+    before = len(os.listdir("/proc/self/fd"))
+    pictures = PictureSet(open_folder(data).splits["train"], ResizeRule("none"), cache=True)
+    assert pictures.cached_bytes > 0
+    assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def test_entities_in_xml_are_not_expanded(tmp_path: Path, boxwright: Call) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("cell")
+    data = write_voc(tmp_path / "data", train=("p0.png",), val=("p1.png",))
+    levels = "".join(f'<!ENTITY l{k} "{f"&l{k - 1};" * 10}">' for k in range(1, 12))
+    for text in (
+        f'<!DOCTYPE x [<!ENTITY l0 "cell">{levels}]><annotation>{voc_object("", (1, 1, 9, 9))}</annotation>'.replace(
+            "<name></name>", "<name>&l11;</name>"
+        ),
+        f'<!DOCTYPE x [<!ENTITY e SYSTEM "file://{secret}">]><annotation><object><name>&e;</name></object></annotation>',
+    ):
+        (data / "Annotations" / "p0.xml").write_text(text)
+        ended = boxwright("inspect", data, "--all")
+        assert ended.code == 0
+        assert "p0.xml" in ended.out
+        (data / "Annotations" / "p1.xml").rename(tmp_path / "aside.xml")
+        boxwright("train", "fcos", "--data", data).refused(str(data), "p0.xml")
+        (tmp_path / "aside.xml").rename(data / "Annotations" / "p1.xml")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1, 2]", "expected a JSON object"),
+        ("{", "not valid JSON"),
+        ('{"images": [], "annotations": []', "not valid JSON"),
+        ('{"images": [], "annotations": []}', '"categories" is missing'),
+        ('{"images": {}, "annotations": [], "categories": []}', '"images" is not a list'),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "result file"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "no whole number as its id"),
+    ],
+)
+def test_json_of_the_wrong_shape(tmp_path: Path, boxwright: Call, checkpoint: Path, content: str, reason: str) -> None:
+    file = tmp_path / "data" / "annotations" / "instances_train.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    for words in (("inspect",), ("train", "fcos", "--data"), ("evaluate", checkpoint, "--data")):
+        boxwright(*words, file.parent.parent).refused(str(file), reason)
+
+
+def test_yolo_rows_with_words(tmp_path: Path, boxwright: Call) -> None:
+    data = tmp_path / "data"
+    for folder in ("images/train", "labels/train"):
+        (data / folder).mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (40, 30), (number, 0, 0)).save(data / "images" / "train" / f"p{number}.png")
+        (data / "labels" / "train" / f"p{number}.txt").write_text("cell 0.5 0.5 0.2 0.2\n")
+    boxwright("train", "fcos", "--data", data).refused(str(data))
+    (data / "labels" / "train" / "p0.txt").write_text("0 0.5 0.5 0.2 0.2\ncell 0.5 0.5 0.2 0.2\n")
+    ended = boxwright("inspect", data, "--all")
+    assert ended.code == 0
+    assert f"{data / 'labels' / 'train' / 'p0.txt'}:2: 'cell' is not a number" in ended.out
+
+
+def test_folders_without_labels(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for reason in ("the folder is empty", "1 pictures but no labels were found"):
+        for words in (("inspect",), ("train", "fcos", "--data"), ("evaluate", checkpoint, "--data")):
+            boxwright(*words, data).refused(str(data), reason)
+        Image.new("RGB", (40, 30)).save(data / "p.png")
+    boxwright("train", "fcos", "--data", data / "p.png").refused("p.png", "expected a folder of labelled pictures")
+    boxwright("predict", checkpoint, tmp_path / "*.png").refused("*.png", "no such picture")
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """Unpickling it would create a file."""
+
+    def __reduce__(self) -> object:
+        return Path.touch, (Path("was_run"),)
+
+
+def other_files(folder: Path, checkpoint: Path) -> dict[str, Path]:
+    """Files that are no checkpoint of ours."""
+    files = {name: folder / name for name in ("text.pt", "empty.pt", "cut.pt", "evil.pt", "weights.pt", "picture.png")}
+    files["text.pt"].write_text("hello")
+    files["empty.pt"].write_bytes(b"")
+    files["cut.pt"].write_bytes(checkpoint.read_bytes()[:-5000])
+    files["evil.pt"].write_bytes(pickle.dumps(Evil()))
+    torch.save({"conv.weight": torch.zeros(3)}, files["weights.pt"])
+    Image.new("RGB", (8, 8)).save(files["picture.png"])
+    return files
+
+
+def test_a_checkpoint_of_something_else(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
+    data = write_voc(tmp_path / "data")
+    for file in other_files(tmp_path, checkpoint).values():
+        for words in (
+            ("predict", file, data / "JPEGImages"),
+            ("evaluate", file, "--data", data),
+            ("train", "fcos", *TINY, "--data", data, "--device", "cpu", "--weights", file),
+            ("train", "--resume", file),
+        ):
+            ended = boxwright(*words)
+            ended.refused(str(file), "not a boxwright checkpoint")
+    assert not list(Path.cwd().iterdir())
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
+    data = write_voc(tmp_path / "data", names=("cell", "dog"))
+    boxwright("evaluate", checkpoint, "--data", data).refused("the classes differ", "cell, dot", "cell, dog", "--classes")
+    boxwright("train", "--resume", checkpoint).refused(str(checkpoint), "weights only", "--weights")
+    wide = ("model.fpn_channels=32", "model.stem_channels=[32]", "model.backbone=resnet18")
+    boxwright(
+        "train", "fcos", *TINY, *wide, "--data", data, "--device", "cpu", "--weights", checkpoint
+    ).refused(str(checkpoint), "another detector")
+    boxwright("predict", checkpoint.parent, data / "JPEGImages").refused(str(checkpoint.parent), "folder")
+    assert not list(Path.cwd().iterdir())
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, boxwright: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_voc(tmp_path / "data")
+    real, calls = torch.save, []
+
+    def save(content: object, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            return real(content, path)
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
+    weights = Path("runs/fcos-small/weights")
+    ended.refused(str(weights), "No space left on device", "unchanged", "boxwright train --resume runs/fcos-small")
+    assert [path.name for path in weights.iterdir()] == ["last.pt"]
+    state = load_checkpoint(weights / "last.pt").training
+    assert state is not None
+    assert state["progress"]["step"] == 0
+    assert boxwright("train", "--resume").code == 0
+    assert (weights / "best.pt").exists()
+
+
+def test_a_full_disk_while_predicting(
+    tmp_path: Path, boxwright: Call, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_voc(tmp_path / "data")
+
+    def save(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    boxwright("predict", checkpoint, data / "JPEGImages").refused("disk is full", "free some space")
+
+
+def test_no_network_for_pretrained_weights(
+    tmp_path: Path, boxwright: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_voc(tmp_path / "data")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    ended = boxwright("train", "fcos", *TINY, "model.backbone_weights=IMAGENET1K_V2", "--data", data, "--device", "cpu")
+    ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone_weights=FILE")
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.e2e
+def test_a_loss_that_is_no_number_stops_and_names_the_pictures(tmp_path: Path, boxwright: Call) -> None:
+    data = write_voc(tmp_path / "data")
+    settings = ("optim.lr=1e30", "optim.kind=sgd", "optim.clip_norm=null", "schedule.steps=6", "validation.times=6")
+    ended = boxwright("train", "fcos", *TINY, *settings, "--data", data, "--device", "cpu")
+    ended.refused("number", "optim.lr")
+    last = load_checkpoint(Path("runs/fcos-small/weights/last.pt"))
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in last.weights.values())
+    if "the loss" in ended.err:
+        assert "p0.png" in ended.err
+
+
+def test_empty_labels_are_no_objects(tmp_path: Path, boxwright: Call) -> None:
+    data = write_voc(tmp_path / "data")
+    for number in range(4):
+        write_labels(data, f"p{number}", "")
+    boxwright("train", "fcos", "--data", data).refused(str(data), "class name")

@@ -1,0 +1,73 @@
+"""A small detector with random but lively weights, saved as a checkpoint, and pictures to feed it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes, ImageBatch
+
+CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
+SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=none", "data.resize.size=96",
+         "data.resize.max_size=160")  # fmt: skip
+
+
+def draw_scene(height: int, width: int, seed: int) -> np.ndarray:
+    """A picture (H, W, 3) of discs on a gradient."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(np.linspace(40, 180, height * width * 3).reshape(height, width, 3).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y, radius = rng.integers(0, width), rng.integers(0, height), rng.integers(6, 25)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(rng.integers(0, 255, 3).tolist()))
+    return np.array(image)
+
+
+def _liven(model, pixels: np.ndarray) -> None:
+    """Scale the predictors so that scores and boxes differ from place to place, as in a trained detector."""
+    head = model.head
+    images = ImageBatch.of([torch.from_numpy(pixels).permute(2, 0, 1)])
+    with torch.no_grad():
+        outputs = model.eval()(images)
+        for layer, values, spread, middle in (
+            (head.class_logits, outputs.class_logits, 1.5, -1.0),
+            (head.centerness, outputs.centerness_logits, 1.0, 0.5),
+            (head.box_distances, outputs.distances.log(), 0.4, 0.7),
+        ):
+            factor = spread / float(values.std())
+            layer.weight.mul_(factor)
+            layer.bias.fill_(middle)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    recipe = load_recipe("fcos-small", SMALL)
+    model = MODELS["fcos"].build(recipe.model_config_of(len(CLASSES)))
+    _liven(model, draw_scene(96, 128, 0))
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(Checkpoint(recipe, CLASSES, model.state_dict(), score_threshold=0.6), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def detector(checkpoint_file) -> Detector:
+    return Detector.load(checkpoint_file, "cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[np.ndarray]:
+    """Three pictures of one size."""
+    return [draw_scene(96, 128, seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """Makes a picture (H, W, 3) of a height, a width and a seed."""
+    return draw_scene

@@ -1,0 +1,299 @@
+"""What every detector promises, whatever it is: add a model to `MODELS` and one line to `TINY`, and it is held to it."""
+
+import dataclasses
+import inspect
+
+import pytest
+import torch
+
+from boxwright.models import MODELS, DetectSettings
+from boxwright.models.fcos import BASELINE, COURSE
+from boxwright.ops.boxes import matched_iou
+from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets, Truth
+
+SMALL = {"num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,)}
+TINY = {
+    "improved": ("fcos", SMALL),
+    "baseline": ("fcos", {**BASELINE, **SMALL}),
+    "course": ("fcos", {**COURSE, **SMALL, "num_classes": 3}),
+}
+EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
+BOXES = {
+    "one": Truth.of([[10.0, 12.0, 50.0, 40.0]], [1]),
+    "two": Truth.of([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2]),
+    "region": Truth.of([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2], [False, True]),
+    "none": Truth.empty(),
+}
+
+
+def picture(seed, height=64, width=64):
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def total(losses):
+    return sum(value for name, value in losses.items() if not name.endswith("_floor"))
+
+
+def assert_same(one, other, **tolerance):
+    torch.testing.assert_close(one.boxes, other.boxes, **(tolerance or {"rtol": 1e-4, "atol": 1e-2}))
+    torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+    assert torch.equal(one.labels, other.labels)
+    assert one.size_hw == other.size_hw
+
+
+def build(name):
+    kind, settings = TINY[name]
+    torch.manual_seed(0)
+    return MODELS[kind].build(MODELS[kind].config(**settings))
+
+
+@pytest.fixture(params=TINY)
+def model(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return ImageBatch.of([picture(1), picture(2)])
+
+
+def test_every_model_is_held_to_the_contract():
+    assert {kind for kind, _ in TINY.values()} == set(MODELS)
+
+
+class TestForm:
+    def test_config_is_a_frozen_dataclass_and_no_two_models_share_one(self):
+        for entry in MODELS.values():
+            assert dataclasses.is_dataclass(entry.config)
+            assert entry.config.__dataclass_params__.frozen
+        assert len({entry.config for entry in MODELS.values()}) == len(MODELS)
+
+    def test_methods_take_what_the_contract_says(self, model):
+        expected = {
+            "forward": ["images", "targets", "proposals"],
+            "loss": ["outputs", "targets"],
+            "detect_padded": ["outputs", "settings"],
+            "detect": ["outputs", "images", "settings"],
+        }
+        for method, names in expected.items():
+            assert list(inspect.signature(getattr(model, method)).parameters) == names
+
+    def test_forward_gives_the_same_fields_in_training_and_evaluation(self, model, images):
+        found = []
+        for training in (True, False):
+            outputs = model.train(training)(images)
+            found.append([(type(outputs), name, getattr(value, "shape", value)) for name, value in
+                          zip(outputs._fields, outputs, strict=True)])  # fmt: skip
+        assert found[0] == found[1]
+
+    def test_losses_are_named_scalars_with_a_graph(self, model, images):
+        losses = model.train().loss(model(images), Targets.of([BOXES["one"], BOXES["two"]]))
+        assert all(value.shape == () and value.dtype == torch.float32 for value in losses.values())
+        assert all(value.requires_grad != name.endswith("_floor") for name, value in losses.items())
+
+    def test_detections_are_sorted_valid_and_inside_the_picture(self, model, images):
+        with torch.no_grad():
+            found = model.eval().detect(model(images), images, EVERYTHING)
+        assert len(found) == 2
+        for one in found:
+            assert isinstance(one, Detections)
+            assert 0 < len(one) <= EVERYTHING.max_detections
+            assert (one.scores.diff() <= 0).all()
+            assert ((one.boxes >= 0) & (one.boxes <= 64)).all()
+            assert (one.boxes[:, 2:] > one.boxes[:, :2]).all()
+            assert ((one.labels >= 0) & (one.labels < 3)).all()
+
+    def test_padded_detections_have_fixed_ranks_and_empty_padding(self, model, images):
+        for count in (5, 40):
+            settings = DetectSettings(score_threshold=0.0, max_detections=count)
+            with torch.no_grad():
+                padded = model.eval().detect_padded(model(images), settings)
+            assert isinstance(padded, PaddedDetections)
+            assert (padded.boxes.shape, padded.scores.shape) == ((2, count, 4), (2, count))
+            assert (padded.labels.shape, padded.counts.shape) == ((2, count), (2,))
+            rest = torch.arange(count) >= padded.counts[:, None]
+            assert not padded.boxes[rest].any()
+            assert not padded.scores[rest].any()
+            assert (padded.labels[rest] == -1).all()
+
+    def test_nothing_above_the_threshold_gives_empty_detections(self, model, images):
+        with torch.no_grad():
+            found = model.eval().detect(model(images), images, DetectSettings(score_threshold=1.0))
+        assert [len(one) for one in found] == [0, 0]
+
+    def test_detections_come_back_in_the_pixels_of_the_original(self, model):
+        network = ImageBatch.of([picture(1)], [(128, 32)], [(2.0, 0.5)])
+        with torch.no_grad():
+            outputs = model.eval()(network)
+            (there,) = model.detect(outputs, ImageBatch.of([picture(1)]), EVERYTHING)
+            (back,) = model.detect(outputs, network, EVERYTHING)
+        assert back.size_hw == (128, 32)
+        torch.testing.assert_close(back.boxes, there.boxes * torch.tensor([0.5, 2.0, 0.5, 2.0]))
+
+
+class TestTruth:
+    @pytest.mark.parametrize("contents", [("one", "none"), ("none", "none"), ("region", "one"), ("two", "two")])
+    def test_every_parameter_gets_a_finite_gradient_even_without_boxes(self, model, images, contents):
+        losses = model.train().loss(model(images), Targets.of([BOXES[name] for name in contents]))
+        total(losses).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None, name
+                assert torch.isfinite(parameter.grad).all(), name
+        assert all(torch.isfinite(value) for value in losses.values())
+
+    def test_without_boxes_only_the_background_is_learnt(self, model, images):
+        losses = model.train().loss(model(images), Targets.of([BOXES["none"]] * 2))
+        assert losses.pop("classification") > 0
+        assert all(value == 0 for value in losses.values())
+
+    def test_forward_and_detect_read_no_truth(self, model, images):
+        model.eval()
+        targets = Targets.of([BOXES["one"], BOXES["two"]])
+        with torch.no_grad():
+            without, given = model(images), model(images, targets)
+            for one, other in zip(model.detect(without, images, EVERYTHING), model.detect(given, images, EVERYTHING),
+                                  strict=True):  # fmt: skip
+                assert_same(one, other, rtol=0, atol=0)
+
+    def test_outputs_of_one_forward_serve_loss_and_detections(self, model, images):
+        targets = Targets.of([BOXES["one"], BOXES["two"]])
+        with torch.no_grad():
+            outputs = model.eval()(images)
+            before = model.loss(outputs, targets)
+            found = model.detect(outputs, images, EVERYTHING)
+            after = model.loss(outputs, targets)
+            again = model.detect(outputs, images, EVERYTHING)
+        assert {name: float(value) for name, value in before.items()} == {k: float(v) for k, v in after.items()}
+        for one, other in zip(found, again, strict=True):
+            assert_same(one, other, rtol=0, atol=0)
+
+    def test_the_order_of_boxes_and_padding_do_not_matter(self, model, images):
+        outputs = model.eval()(images)
+        straight = Targets.of([BOXES["two"], BOXES["one"]])
+        turned = Targets.of([Truth(*(field.flip(0) for field in (BOXES["two"].boxes, BOXES["two"].labels,
+                                                               BOXES["two"].ignore))), BOXES["one"]])  # fmt: skip
+        wide = Targets.of([BOXES["two"], BOXES["one"], Truth.of([[1.0, 1, 2, 2]] * 5, [0] * 5)])
+        wide = Targets(wide.boxes[:2], wide.labels[:2], wide.ignore[:2], wide.valid[:2])
+        expected = model.loss(outputs, straight)
+        for targets in (turned, wide):
+            for name, value in model.loss(outputs, targets).items():
+                torch.testing.assert_close(value, expected[name])
+
+
+class TestBatch:
+    def test_each_picture_alone_gives_what_it_gives_in_a_batch(self, model, images):
+        with torch.no_grad():
+            together = model.eval().detect(model(images), images, EVERYTHING)
+            for index, expected in enumerate(together):
+                alone = ImageBatch.of([images.pixels[index]])
+                (found,) = model.detect(model(alone), alone, EVERYTHING)
+                assert_same(found, expected)
+
+    def test_the_order_of_pictures_does_not_matter(self, model, images):
+        turned = ImageBatch.of(list(images.pixels.flip(0)))
+        with torch.no_grad():
+            straight = model.eval().detect(model(images), images, EVERYTHING)
+            for found, expected in zip(model.detect(model(turned), turned, EVERYTHING), straight[::-1], strict=True):
+                assert_same(found, expected)
+            truths = [BOXES["one"], BOXES["two"]]
+            one = model.loss(model(images), Targets.of(truths))
+            other = model.loss(model(turned), Targets.of(truths[::-1]))
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("sizes", [[(64, 96), (80, 48)], [(65, 97), (33, 70)], [(40, 200)]])
+    def test_mixed_and_odd_sizes(self, model, sizes):
+        pictures = ImageBatch.of([picture(3, *size) for size in sizes])
+        losses = model.train().loss(outputs := model(pictures), Targets.of([BOXES["one"]] * len(sizes)))
+        total(losses).backward()
+        assert torch.isfinite(total(losses))
+        for found, (height, width) in zip(model.detect(outputs, pictures, EVERYTHING), sizes, strict=True):
+            assert found.size_hw == (height, width)
+            assert (found.boxes <= torch.tensor([width, height, width, height])).all()
+
+    def test_what_lies_in_the_padding_does_not_matter(self, model):
+        clean = ImageBatch.of([picture(3, 64, 96), picture(4, 48, 64)])
+        dirty = dataclasses.replace(clean, pixels=clean.pixels.clone())
+        dirty.pixels[1, :, 48:], dirty.pixels[1, :, :, 64:] = 255, 255
+        with torch.no_grad():
+            for one, other in zip(model.eval()(clean)[:3], model(dirty)[:3], strict=True):
+                assert torch.equal(one, other)
+
+    def test_whole_and_float_pixels_give_the_same(self, model, images):
+        floats = ImageBatch.of(list(images.pixels / 255))
+        with torch.no_grad():
+            for one, other in zip(model.eval()(images)[:3], model(floats)[:3], strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+class TestState:
+    def test_is_kept_whole_by_a_round_trip_through_a_file(self, model, images, tmp_path):
+        model.train()
+        model.loss(model(images), Targets.of([BOXES["one"], BOXES["two"]]))  # moves statistics and normaliser
+        torch.save(model.state_dict(), tmp_path / "state.pt")
+        torch.manual_seed(9)
+        other = type(model)(model.config)
+        other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        with torch.no_grad():
+            for one, two in zip(model.eval()(images)[:3], other.eval()(images)[:3], strict=True):
+                assert torch.equal(one, two)
+
+    def test_does_not_move_in_evaluation(self, model, images):
+        before = {key: value.clone() for key, value in model.eval().state_dict().items()}
+        outputs = model(images)
+        model.loss(outputs, Targets.of([BOXES["one"], BOXES["two"]]))
+        model.detect(outputs, images, EVERYTHING)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+    @pytest.mark.parametrize("name", TINY)
+    def test_the_same_seed_gives_the_same_losses_bit_for_bit(self, name, images):
+        targets = Targets.of([BOXES["one"], BOXES["two"]])
+        losses = []
+        for _ in range(2):
+            fresh = build(name).train()
+            losses.append({key: float(value) for key, value in fresh.loss(fresh(images), targets).items()})
+        assert losses[0] == losses[1]
+
+    def test_bfloat16_networks_give_float32_outputs_and_losses(self, model, images):
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model.train()(images)
+        assert all(value.dtype == torch.float32 for value in outputs[:3])
+        losses = model.loss(outputs, Targets.of([BOXES["one"], BOXES["two"]]))
+        assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in losses.values())
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+    def test_a_gpu_gives_what_the_cpu_gives(self, model, images):
+        with torch.no_grad():
+            expected = model.eval()(images)
+            moved = model.cuda()(images.to("cuda"))
+        for one, other in zip(expected[:3], moved[:3], strict=True):
+            torch.testing.assert_close(one, other.cpu(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_picture_is_learnt_by_heart(name):
+    """The sanity check of the seeds: the loss collapses, and the picture's boxes come back."""
+    model = build(name).train()
+    truth = Truth.of([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])
+    pixels = torch.full((3, 64, 96), 90, dtype=torch.uint8)
+    pixels[:, 8:52, 6:44] = torch.tensor([250, 30, 30], dtype=torch.uint8)[:, None, None]
+    pixels[:, 20:60, 56:90] = torch.tensor([20, 60, 240], dtype=torch.uint8)[:, None, None]
+    images, targets = ImageBatch.of([pixels] * 2), Targets.of([truth] * 2)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    first = None
+    for _ in range(80):
+        losses = model.loss(model(images), targets)
+        loss = total(losses) - losses["centerness_floor"] if "centerness_floor" in losses else total(losses)
+        first = float(loss) if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    assert loss < first / 4
+    model.eval()
+    with torch.no_grad():
+        found = model.detect(model(images), images, DetectSettings(score_threshold=0.3))[0]
+    for box, label in zip(truth.boxes, truth.labels, strict=True):
+        best = matched_iou(found.boxes[found.labels == label], box.expand(int((found.labels == label).sum()), 4))
+        assert best.amax() > 0.6

@@ -1,0 +1,197 @@
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from boxwright.nn.backbones import Backbone
+
+CHANNELS = {
+    "resnet18": [128, 256, 512],
+    "regnet_x_400mf": [64, 160, 400],
+    "mobilenet_v3_large": [40, 112, 960],
+    "efficientnet_b0": [40, 112, 1280],
+    "convnext_tiny": [192, 384, 768],
+    "swin_t": [192, 384, 768],
+    "densenet121": [512, 1024, 1024],
+    "timm/resnet18": [128, 256, 512],
+}
+
+
+@pytest.fixture(autouse=True)
+def _quick_initial_weights(monkeypatch):
+    """Truncated normal numbers take seconds in large networks, and here any weights will do."""
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, *_rest, **_settings: tensor)
+
+
+def backbone(name, *arguments, **settings):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return Backbone(name, *arguments, **settings)
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_maps_have_the_stated_channels_at_strides_8_16_and_32(name):
+    body = backbone(name).eval()
+    assert body.channels == CHANNELS[name]
+    assert body.strides == [8, 16, 32]
+    with torch.no_grad():
+        maps = body(torch.randn(1, 3, 64, 128))
+    assert [tuple(map_.shape) for map_ in maps] == [
+        (1, channels, 64 // stride, 128 // stride) for channels, stride in zip(body.channels, body.strides, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf", "mobilenet_v3_large", "timm/resnet18"])
+def test_odd_pictures_round_up(name):
+    with torch.no_grad():
+        maps = backbone(name).eval()(torch.randn(1, 3, 65, 97))
+    assert [tuple(map_.shape[2:]) for map_ in maps] == [(9, 13), (5, 7), (3, 4)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+def test_levels_are_those_asked_for(name):
+    body = backbone(name, ("c2", "c4")).eval()
+    with torch.no_grad():
+        maps = body(torch.randn(1, 3, 64, 64))
+    assert [tuple(map_.shape[1:]) for map_ in maps] == [(64, 16, 16), (256, 4, 4)]
+
+
+def test_maps_are_those_of_the_classification_network():
+    body = backbone("resnet18").eval()
+    network = torchvision.models.resnet18(weights=None).eval()
+    network.load_state_dict(body.body.state_dict(), strict=False)
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        early = network.maxpool(network.relu(network.bn1(network.conv1(pictures))))
+        expected = network.layer2(network.layer1(early))
+        torch.testing.assert_close(body(pictures)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    [("resnet18", 0), ("resnet18", 2), ("resnet18", 5), ("regnet_x_400mf", 2), ("mobilenet_v3_large", 2),
+     ("convnext_tiny", 2), ("timm/resnet18", 0), ("timm/resnet18", 2)],
+)  # fmt: skip
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(name, frozen):
+    body = backbone(name, frozen_stages=frozen).train()
+    before = {key: value.clone() for key, value in body.state_dict().items()}
+    maps = body(torch.randn(2, 3, 32, 64))
+    if frozen == 5:
+        assert not any(parameter.requires_grad for parameter in body.parameters())
+    else:
+        sum(map_.square().mean() for map_ in maps).backward()
+    trained = [name for name, parameter in body.named_parameters() if parameter.grad is not None]
+    moved = [key for key, value in body.state_dict().items() if not torch.equal(value, before[key])]
+    first = ("body.conv1", "body.bn1", "body.layer1", "body.stem", "body.trunk_output.block1.", "body.features.0.")
+    early = [key for key in [*trained, *moved] if key.startswith(first)]
+    assert bool(early) == (frozen == 0)
+    assert bool(trained) == (frozen < 5)
+    if name != "convnext_tiny":  # it has no statistics
+        assert bool(moved) == (frozen < 5)
+
+
+def test_frozen_stages_are_counted_from_the_stem():
+    parameters = dict(backbone("resnet18", frozen_stages=2).named_parameters())
+    trainable = {name.split(".")[1] for name, parameter in parameters.items() if parameter.requires_grad}
+    assert trainable == {"layer2", "layer3", "layer4"}
+    with pytest.raises(ValueError, match="0 to 5, got 6"):
+        backbone("resnet18", frozen_stages=6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+def test_frozen_batch_norm_equals_batch_norm_in_evaluation(name):
+    pictures = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        plain, frozen = backbone(name).eval(), backbone(name, norm="frozen_bn").train()
+        for one, other in zip(plain(pictures), frozen(pictures), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in frozen.modules())
+    assert any(isinstance(part, FrozenBatchNorm2d) for part in frozen.modules())
+
+
+class TestWeights:
+    def file(self, folder, name="resnet18", **changes):
+        torch.manual_seed(5)
+        network = torchvision.models.get_model(name, weights=None)
+        state = {**network.state_dict(), **changes}
+        torch.save(state, folder / "own.pth")
+        return folder / "own.pth", state
+
+    def test_from_a_local_file(self, tmp_path):
+        path, state = self.file(tmp_path)
+        loaded = backbone("resnet18", weights=str(path)).body.state_dict()
+        assert all(torch.equal(loaded[key], state[key]) for key in loaded)
+
+    def test_from_a_file_with_another_classifier(self, tmp_path):
+        path, state = self.file(tmp_path, **{"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)})
+        loaded = backbone("resnet18", weights=str(path)).body.state_dict()
+        assert torch.equal(loaded["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+    def test_of_another_network_are_refused_by_name(self, tmp_path):
+        path, _ = self.file(tmp_path, "mobilenet_v3_large")
+        with pytest.raises(ValueError, match=r"own\.pth: not those of resnet18, \d+ entries missing"):
+            backbone("resnet18", weights=str(path))
+
+    def test_that_are_missing_or_broken_are_refused_by_name(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file"):
+            backbone("resnet18", weights=str(tmp_path / "none.pth"))
+        (tmp_path / "text.pth").write_text("not weights")
+        with pytest.raises(ValueError, match=r"text\.pth: not a file of plain tensors"):
+            backbone("resnet18", weights=str(tmp_path / "text.pth"))
+
+    def test_that_torchvision_does_not_know_are_refused_with_those_it_knows(self):
+        with pytest.raises(ValueError, match=r"no weights 'IMAGENET22K'; torchvision has \['IMAGENET1K_V1'\]"):
+            backbone("resnet18", weights="IMAGENET22K")
+
+    @pytest.mark.parametrize("error", [URLError("no route to host"), OSError("network is unreachable")])
+    def test_without_network_one_sentence_says_what_to_fetch_and_where_to_put_it(self, monkeypatch, error):
+        def unreachable(*_arguments, **_settings):
+            raise error
+
+        monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+        with pytest.raises(OSError, match=r"no network for .* resnet18: fetch https://\S+\.pth .*backbone_weights=FILE"):
+            backbone("resnet18", weights="IMAGENET1K_V1")
+
+    def test_of_timm_from_a_local_file(self, tmp_path):
+        timm = pytest.importorskip("timm")
+        torch.manual_seed(5)
+        network = timm.create_model("resnet18")
+        torch.save(network.state_dict(), tmp_path / "timm.pth")
+        loaded = backbone("timm/resnet18", weights=str(tmp_path / "timm.pth")).body.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items() if key in loaded)
+        assert len(loaded) > 100
+
+    def test_of_timm_without_network_give_one_sentence(self, monkeypatch):
+        pytest.importorskip("timm")
+        import timm.models._builder as builder
+
+        def unreachable(*_arguments, **_settings):
+            raise OSError("network is unreachable")
+
+        monkeypatch.setattr(builder, "load_pretrained", unreachable)
+        with pytest.raises(OSError, match=r"no weights for timm/resnet18: .*backbone_weights=FILE"):
+            backbone("timm/resnet18", weights="pretrained")
+
+    def test_of_timm_that_are_missing_are_refused_by_name(self, tmp_path):
+        pytest.importorskip("timm")
+        with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file"):
+            backbone("timm/resnet18", weights=str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet19", "torchvision has no classification model 'resnet19'"),
+        ("timm/no_such_net", "timm has no model 'no_such_net'"),
+        ("alexnet", "does not know where its stages end; use it as `timm/alexnet`"),
+        ("shufflenet_v2_x0_5", "does not know where its stages end"),
+    ],
+)
+def test_networks_that_cannot_serve_are_refused_by_name(name, message):
+    with pytest.raises(ValueError, match=message):
+        backbone(name)

@@ -1,0 +1,109 @@
+"""The tour's counts are those of the code: the files that run for a snippet, and about how long they are."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+import boxwright
+from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(boxwright.__file__).parent
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"(?ms)^```python tour=(\w+)\n(.*?)^```\n\n^```text\n(.*?)^```", TOUR)
+
+
+def files_that_run(setup: str, name: str) -> dict[str, set[CodeType]]:
+    """The package's files, and the functions in them, that are called while `name` runs after `setup`."""
+    names: dict[str, Any] = {"__name__": "tour"}
+    exec(compile(setup, "tour", "exec"), names)
+    called: dict[str, set[CodeType]] = defaultdict(set)
+
+    def record(frame: Any, event: str, _argument: Any) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(str(PACKAGE)):
+            called[Path(path).relative_to(PACKAGE).as_posix()].add(frame.f_code)
+
+    before = sys.getprofile()
+    sys.setprofile(record)
+    try:
+        names[name]()
+    finally:
+        sys.setprofile(before)
+    return called
+
+
+def test_the_tour_has_its_three_counts() -> None:
+    assert [name for name, _, _ in SNIPPETS] == ["loss_and_detect", "look", "step"]
+
+
+@pytest.mark.parametrize(("name", "setup", "printed"), SNIPPETS, ids=[name for name, _, _ in SNIPPETS])
+def test_the_tour_counts_what_runs(
+    name: str, setup: str, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = re.findall(r"(\d+) lines +(\d+) functions +(\S+)", printed)
+    called = files_that_run(setup, name)
+    assert sorted(called) == [file for _, _, file in rows], "run reading_load.py again and put its output into the tour"
+    lines = sum(len((PACKAGE / file).read_text(encoding="utf-8").splitlines()) for file in called)
+    functions = sum(len(codes) for codes in called.values())
+    sums = re.search(r"(\d+) files / (\d+) lines / (\d+) functions", printed)
+    assert sums is not None
+    told = [int(number) for number in sums.groups()]
+    assert told == [len(rows), sum(int(row[0]) for row in rows), sum(int(row[1]) for row in rows)]
+    # small changes do not make the tour false; a tenth does
+    assert abs(lines - told[1]) <= told[1] / 10, f"{lines} lines now: run reading_load.py again"
+    assert abs(functions - told[2]) <= max(3, told[2] / 10), f"{functions} functions now: run reading_load.py again"
+
+
+def test_the_tour_names_real_functions() -> None:
+    """Each `file.py: name, name` of the tour is defined in that file."""
+    named = re.findall(r"`([\w/]+\.py): ([^`]+)`", TOUR)
+    assert len(named) > 15
+    for file, names in named:
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        for name in names.replace("\n", " ").split(", "):
+            for part in name.strip().split("."):
+                assert re.search(rf"(?m)^\s*(?:def|class) {part}\b", text), f"{file} has no {part}"
+
+
+def keys_of(section: Any, prefix: str = "") -> set[str]:
+    """All dotted keys of a recipe section, and of its detector's."""
+    found = set()
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        found |= {prefix + name}
+        if hasattr(type(value), "model_fields"):
+            found |= keys_of(value, f"{prefix}{name}.")
+        assert field is not None
+    return found
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_settings_named_in_a_page_exist(page: Path) -> None:
+    """Dotted settings such as `optim.lr` (with or without a value) are keys of a recipe."""
+    recipe: Recipe = load_recipe("fcos-small")
+    known = keys_of(recipe)
+    spans = re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    sections = "model|data|optim|schedule|validation|detect"
+    told = {key for span in spans for key in re.findall(rf"(?<![\w./])((?:{sections})(?:\.[a-z]\w*)+)(?![\w/(])", span)}
+    files = {key for key in told if key.endswith((".py", ".yaml", ".json"))}
+    assert not told - known - files, f"{page.name}: {sorted(told - known - files)}"
+
+
+def test_conventions_name_the_settings_that_fcos_has() -> None:
+    """Each field of FCOS's config on which references differ has its line in the conventions."""
+    text = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
+    recipe = load_recipe("fcos-small")
+    plain = {"name", "backbone", "backbone_weights", "fpn_channels", "pixel_mean", "pixel_std", "prior_probability"}
+    plain |= {"normaliser_start", "normaliser_momentum"}
+    fields = set(type(recipe.model).model_fields) - plain
+    assert not {field for field in fields if f"`{field}" not in text and f" {field}`" not in text}

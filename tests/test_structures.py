@@ -1,0 +1,260 @@
+import sys
+import types
+
+import pytest
+import torch
+
+from boxwright.structures import (
+    Classes,
+    CroppedMask,
+    Detections,
+    ImageBatch,
+    PaddedDetections,
+    Targets,
+    Truth,
+)
+
+SQUARE = [0.0, 0.0, 4.0, 4.0]
+
+
+def truth(count, label=0, masks=False):
+    rows = [[float(n), 0.0, n + 2.0, 3.0] for n in range(count)]
+    bitmaps = [CroppedMask(n, 0, torch.ones(3, 2, dtype=torch.bool)) for n in range(count)] if masks else None
+    return Truth.of(rows, [label] * count, masks=bitmaps)
+
+
+class TestClasses:
+    def test_are_numbered_in_order(self):
+        assert Classes.named(["cat", "dog"], first_id=1) == Classes(("cat", "dog"), (1, 2))
+        assert len(Classes.named("abc")) == 3
+
+    @pytest.mark.parametrize(
+        ("names", "ids", "message"),
+        [
+            (("a", "b"), (1,), "2 class names but 1 class ids"),
+            ((), (), "at least one class"),
+            (("a", "a"), (1, 2), "class names repeat"),
+            (("a", "b"), (7, 7), "class ids repeat"),
+        ],
+    )
+    def test_that_make_no_sense_are_refused(self, names, ids, message):
+        with pytest.raises(ValueError, match=message):
+            Classes(names, ids)
+
+
+class TestTruth:
+    def test_of_nothing_is_empty_and_of_the_right_types(self):
+        for empty in (Truth.empty(), Truth.of([], [])):
+            assert len(empty) == 0
+            assert empty.boxes.shape == (0, 4)
+            assert (empty.labels.dtype, empty.ignore.dtype) == (torch.int64, torch.bool)
+
+    @pytest.mark.parametrize(
+        "box",
+        [
+            [4.0, 0.0, 0.0, 4.0],
+            [0.0, 4.0, 4.0, 0.0],
+            [0.0, 0.0, 0.0, 4.0],
+            [0.0, 0.0, 4.0, 0.0],
+            [0.0, 0.0, float("nan"), 4.0],
+            [0.0, 0.0, float("inf"), 4.0],
+        ],
+    )
+    def test_names_the_first_box_that_is_none(self, box):
+        with pytest.raises(ValueError, match=r"box 1 .*expected finite x1 < x2 and y1 < y2"):
+            Truth.of([SQUARE, box, box], [0, 0, 0])
+
+    def test_refuses_negative_labels_since_background_is_no_class(self):
+        with pytest.raises(ValueError, match=r"expected \[0, K\), got -1"):
+            Truth.of([SQUARE], [-1])
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("boxes", torch.zeros(1, 5), r"expected \(G, 4\), got \(1, 5\)"),
+            ("boxes", torch.tensor([SQUARE], dtype=torch.float64), "expected float32, got torch.float64"),
+            ("labels", torch.zeros(2, dtype=torch.int64), r"labels: expected \(1,\), got \(2,\)"),
+            ("labels", torch.zeros(1), "labels: expected int64"),
+            ("ignore", torch.zeros(0, dtype=torch.bool), r"ignore: expected \(1,\)"),
+            ("ignore", torch.zeros(1), "ignore: expected bool"),
+            ("masks", (), "masks: expected 1, got 0"),
+        ],
+    )
+    def test_says_what_it_expected_and_what_it_got(self, field, value, message):
+        good = {
+            "boxes": torch.tensor([SQUARE]),
+            "labels": torch.zeros(1, dtype=torch.int64),
+            "ignore": torch.zeros(1, dtype=torch.bool),
+            "masks": None,
+        }
+        assert len(Truth(**good)) == 1
+        with pytest.raises(ValueError, match=message):
+            Truth(**{**good, field: value})
+
+
+class TestTargets:
+    def test_pad_to_the_fullest_picture_and_give_each_back(self):
+        truths = [truth(2, 1), Truth.empty(), truth(3, 2)]
+        targets = Targets.of(truths)
+        assert targets.boxes.shape == (3, 3, 4)
+        assert targets.valid.tolist() == [[True, True, False], [False] * 3, [True] * 3]
+        for index, one in enumerate(truths):
+            back = targets.picture(index)
+            assert torch.equal(back.boxes, one.boxes)
+            assert torch.equal(back.labels, one.labels)
+            assert torch.equal(back.ignore, one.ignore)
+
+    def test_of_pictures_without_objects_have_no_rows(self):
+        targets = Targets.of([Truth.empty(), Truth.empty()])
+        assert targets.boxes.shape == (2, 0, 4)
+        assert targets.labels.shape == targets.valid.shape == (2, 0)
+
+    def test_keep_ignore_flags(self):
+        targets = Targets.of([Truth.of([SQUARE, SQUARE], [0, 0], [False, True]), Truth.empty()])
+        assert targets.ignore.tolist() == [[False, True], [False, False]]
+
+    def test_masks_stay_with_their_picture(self):
+        targets = Targets.of([truth(2, masks=True), Truth.empty(), truth(1, masks=True)])
+        assert targets.masks is not None
+        assert [len(one) for one in targets.masks] == [2, 0, 1]
+        assert targets.picture(2).masks is not None
+
+    def test_masks_are_dropped_where_some_picture_with_objects_has_none(self):
+        assert Targets.of([truth(2, masks=True), truth(1)]).masks is None
+        assert Targets.of([Truth.empty()]).masks is None
+
+    def test_move_as_one(self):
+        moved = Targets.of([truth(2)]).to("meta")
+        assert {t.device.type for t in (moved.boxes, moved.labels, moved.ignore, moved.valid)} == {"meta"}
+
+    def test_of_no_picture_and_of_other_shapes_are_refused(self):
+        with pytest.raises(ValueError, match="at least one picture"):
+            Targets.of([])
+        flags = torch.zeros(1, 2, dtype=torch.bool)
+        with pytest.raises(ValueError, match=r"labels: expected \(1, 3\), got \(1, 2\)"):
+            Targets(torch.zeros(1, 3, 4), flags.long(), flags, flags)
+
+
+class TestImageBatch:
+    def test_pads_at_the_right_and_the_bottom(self):
+        pictures = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]
+        batch = ImageBatch.of(pictures)
+        assert batch.pixels.shape == (2, 3, 5, 6)
+        assert torch.equal(batch.pixels[0, :, :4, :6], pictures[0])
+        assert not batch.pixels[0, :, 4:].any()
+        assert not batch.pixels[1, :, :, 2:].any()
+        assert batch.sizes_hw.tolist() == batch.original_hw.tolist() == [[4, 6], [5, 2]]
+
+    def test_rounds_up_to_a_multiple(self):
+        batch = ImageBatch.of([torch.zeros(3, 33, 64)], multiple_of=32)
+        assert batch.pixels.shape == (1, 3, 64, 64)
+        assert batch.sizes_hw.tolist() == [[33, 64]]
+
+    @pytest.mark.parametrize(
+        ("pictures", "message"),
+        [
+            ([], "at least one picture"),
+            ([torch.zeros(1, 4, 4)], r"picture 0: expected \(3, H, W\), got \(1, 4, 4\)"),
+            ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)], "picture 1: torch.uint8 in a batch of"),
+            ([torch.zeros(3, 4, 4, dtype=torch.int32)], r"expected uint8 or float in \[0, 1\], got torch.int32"),
+        ],
+    )
+    def test_refuses_what_is_no_batch(self, pictures, message):
+        with pytest.raises(ValueError, match=message):
+            ImageBatch.of(pictures)
+
+    def test_normalises_and_then_pads_with_zero(self):
+        pictures = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
+        mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+        normal = ImageBatch.of(pictures).normalised(mean, std)
+        columns = [torch.tensor(values)[:, None, None] for values in (mean, std)]
+        for index, picture in enumerate(pictures):
+            height, width = picture.shape[1:]
+            torch.testing.assert_close(normal[index, :, :height, :width], (picture - columns[0]) / columns[1])
+            assert not normal[index, :, height:].any()
+            assert not normal[index, :, :, width:].any()
+
+    def test_uint8_and_float_pixels_mean_the_same(self):
+        whole = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        one = ImageBatch.of([whole]).normalised(mean, std)
+        torch.testing.assert_close(one, ImageBatch.of([whole / 255]).normalised(mean, std), rtol=1e-5, atol=1e-5)
+
+
+class TestPaddedDetections:
+    def restored(self, box, scale, offset, original_hw):
+        padded = PaddedDetections(
+            torch.tensor([[box, [0.0] * 4]]),
+            torch.tensor([[0.9, 0.0]]),
+            torch.tensor([[2, -1]]),
+            torch.tensor([1]),
+        )
+        images = ImageBatch.of([torch.zeros(3, 50, 100)], [original_hw], [scale], [offset])
+        return padded.restore(images)
+
+    def test_go_back_to_the_pixels_of_the_original(self):
+        (found,) = self.restored([15.0, 20.0, 35.0, 40.0], (0.5, 2.0), (5.0, 10.0), (300, 400))
+        assert found.boxes.tolist() == [[20.0, 5.0, 60.0, 15.0]]
+        assert found.labels.tolist() == [2]
+        assert found.size_hw == (300, 400)
+
+    def test_end_at_the_border_of_the_original(self):
+        (found,) = self.restored([0.0, 0.0, 100.0, 50.0], (1.0, 1.0), (10.0, 20.0), (25, 60))
+        assert found.boxes.tolist() == [[0.0, 0.0, 60.0, 25.0]]
+
+
+class TestDetections:
+    def detections(self, **more):
+        return Detections(
+            torch.tensor([SQUARE, [1.0, 2.0, 5.0, 8.0]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]), (10, 20), **more
+        )
+
+    def test_give_names_and_the_users_own_ids(self):
+        classes = Classes(("cat", "dog"), (17, 3))
+        found = self.detections(classes=classes)
+        assert found.names == ["dog", "cat"]
+        assert found.to_coco(image_id=42) == [
+            {"image_id": 42, "category_id": 3, "bbox": [0.0, 0.0, 4.0, 4.0], "score": pytest.approx(0.9)},
+            {"image_id": 42, "category_id": 17, "bbox": [1.0, 2.0, 4.0, 6.0], "score": pytest.approx(0.4)},
+        ]
+        assert self.detections().names == ["1", "0"]
+
+    def test_masks_go_out_as_run_length_codes(self):
+        masks = torch.zeros(2, 10, 20, dtype=torch.bool)
+        masks[0, 0, 0] = True
+        rows = self.detections(masks=masks).to_coco(1)
+        assert rows[0]["segmentation"] == {"size": [10, 20], "counts": "01W6"}
+        assert rows[1]["segmentation"]["size"] == [10, 20]
+
+    def test_above_keeps_scores_from_the_threshold_on(self):
+        found = self.detections(masks=torch.ones(2, 10, 20, dtype=torch.bool), path="a.jpg").above(0.9)
+        assert (len(found), found.path, found.size_hw) == (1, "a.jpg", (10, 20))
+        assert found.masks is not None
+        assert found.masks.shape == (1, 10, 20)
+        assert len(self.detections().above(0.95)) == 0
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"masks": torch.zeros(2, 20, 10)}, r"masks: expected \(2, 10, 20\), got \(2, 20, 10\)"),
+            ({"classes": Classes.named(["only"])}, "label 1 of a detector with 1 classes"),
+        ],
+    )
+    def test_that_do_not_fit_together_are_refused(self, changes, message):
+        with pytest.raises(ValueError, match=message):
+            self.detections(**changes)
+
+    def test_go_to_supervision_where_it_is_installed(self, monkeypatch):
+        made = {}
+        fake = types.ModuleType("supervision")
+        fake.Detections = lambda **fields: made.update(fields)
+        monkeypatch.setitem(sys.modules, "supervision", fake)
+        self.detections(classes=Classes.named(["cat", "dog"])).to_supervision()
+        assert made["xyxy"].tolist() == [SQUARE, [1.0, 2.0, 5.0, 8.0]]
+        assert made["class_id"].tolist() == [1, 0]
+        assert made["data"] == {"class_name": ["dog", "cat"]}
+
+    def test_without_supervision_one_sentence_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "supervision", None)
+        with pytest.raises(ImportError, match="pip install supervision"):
+            self.detections().to_supervision()
