@@ -86,13 +86,18 @@ def build_peer(
         nms_thresh=0.6,
         detections_per_img=100,
         topk_candidates=1000,
-        _skip_resize=True,  # the loader has brought the pictures to network size
     )
+    # the loader has brought the pictures to network size (torchvision's own `_skip_resize` holds in training only)
+    model.transform.resize = _as_it_is
     chosen = choose_precision(precision, CPU)
     model.backbone = InPrecision(model.backbone, chosen)
     model.head.classification_head = InPrecision(model.head.classification_head, chosen)
     model.head.regression_head = InPrecision(model.head.regression_head, chosen)
     return model.to(memory_format=torch.channels_last)
+
+
+def _as_it_is(image: Tensor, target: Any) -> tuple[Tensor, Any]:
+    return image, target
 
 
 class PeerRun(NamedTuple):

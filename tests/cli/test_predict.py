@@ -134,7 +134,7 @@ def test_patterns_and_equal_names(call, folder, tmp_path):
 def test_pictures_as_they_are(call, folder, tmp_path):
     def boxes(*words):
         out = tmp_path / f"out{len(words)}"
-        assert call(folder, "--json", "--no-draw", "--score", 0, "--out", out, *words)[0] == 0
+        assert call(folder, "--json", "--no-draw", "--score", 0, "--out", out, "--batch", 1, *words)[0] == 0
         return json.loads((out / "detections.json").read_text())
 
     resized, as_they_are = boxes(), boxes("--no-resize")

@@ -28,9 +28,14 @@ from boxwright.data.truth import truth_of
 from boxwright.structures import Truth
 
 # Picture 0 of seed 0, as drawn when this test was written.
-RECORDED_LABELS = [1, 2]
-RECORDED_BOXES = [[116.0, 41.0, 199.0, 117.0], [63.0, 141.0, 140.0, 226.0]]
-RECORDED_MEANS = [35.92, 66.16, 55.01]
+RECORDED_LABELS = [4, 1, 1, 2]
+RECORDED_BOXES = [
+    [60.0, 13.0, 153.0, 99.0],
+    [0.0, 85.0, 121.0, 225.0],
+    [133.0, 64.0, 233.0, 172.0],
+    [74.0, 202.0, 119.0, 250.0],
+]
+RECORDED_MEANS = [59.71, 62.83, 52.25]
 SMALL = ShapesConfig(size=96, max_objects=5)
 
 

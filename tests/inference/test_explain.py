@@ -1,6 +1,7 @@
-"""`explain`: its owners are those of the loss, its detections those of `predict`, and its words and pictures are there."""
+"""`explain`: its owners are those of the loss, its detections those of `predict`; its words and pictures are there."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from boxwright.inference.explain import describe, describe_box, describe_detecti
 from boxwright.inference.explain_drawing import write_explanation
 from boxwright.inference.labelled import labelled_picture
 from boxwright.inference.predictor import Detector
-from boxwright.models.fcos import FCOSOutputs
+from boxwright.models.fcos import FCOS, FCOSOutputs
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import Targets, Truth
 
@@ -32,11 +33,11 @@ def explained(detector, image):
 
 
 def reconfigured(checkpoint_file, **changes):
-    """The detector with other settings of its model (weights do not depend on them)."""
-    from dataclasses import replace
-
+    """The detector with other settings of its model that no weight depends on."""
     detector = Detector.load(checkpoint_file, "cpu")
-    detector.model.config = replace(detector.model.config, **changes)
+    weights = detector.model.state_dict()
+    detector.model = FCOS(replace(detector.model.config, **changes)).eval()
+    detector.model.load_state_dict(weights)
     return detector
 
 
@@ -68,7 +69,7 @@ def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
         locations=made.locations, strides=made.strides, sizes_hw=torch.tensor([made.plan.size_hw]),
         level_sizes=tuple(level.size_hw for level in made.levels),
     )  # fmt: skip
-    losses = detector.model.eval().loss(outputs, targets)
+    losses = detector.model.loss(outputs, targets)
     assert float(losses["classification"]) < 1e-6
     assert float(losses["box"]) < 1e-5
     torch.testing.assert_close(losses["centerness"], losses["centerness_floor"], atol=1e-4, rtol=0)
@@ -169,7 +170,7 @@ def test_a_number_that_is_not_there(detector, image, explained):
     with pytest.raises(ValueError, match="detection -1: this picture has"):
         describe_detection(explained, -1)
     bare = explain(detector, image, score=1.0)
-    with pytest.raises(ValueError, match="detection 0: this picture has no detections from score 1.00"):
+    with pytest.raises(ValueError, match=r"detection 0: this picture has no detections from score 1\.00"):
         describe_detection(bare, 0)
     with pytest.raises(ValueError, match="give --data"):
         describe_box(bare, 0)

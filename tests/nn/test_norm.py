@@ -24,6 +24,15 @@ def test_groups_divide_the_channels_and_are_at_most_32(channels, groups):
     assert make_norm("gn", channels)(torch.randn(1, channels, 2, 2)).shape == (1, channels, 2, 2)
 
 
+def test_group_norm_equals_torchs_and_takes_a_single_pixel_with_one_channel_a_group():
+    norm = make_norm("gn", 16)
+    norm.bias.data.uniform_()
+    map_ = torch.randn(2, 16, 3, 3)
+    torch.testing.assert_close(norm(map_), nn.functional.group_norm(map_, 16, norm.weight, norm.bias))
+    pixel = norm.train()(torch.randn(1, 16, 1, 1))
+    torch.testing.assert_close(pixel[0, :, 0, 0], norm.bias, rtol=0, atol=1e-3)
+
+
 def test_an_unknown_norm_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="none, gn, bn, sync_bn or frozen_bn, got 'ln'"):
         make_norm("ln", 8)

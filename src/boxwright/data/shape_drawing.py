@@ -43,7 +43,7 @@ class Difficulty:
 
 DIFFICULTIES = {
     "easy": Difficulty(10, 1.1, 120, 14, 3, 0.1, (0, 1), 0.3),
-    "medium": Difficulty(30, 1.35, 85, 30, 7, 0.3, (2, 6), 0.6),
+    "medium": Difficulty(20, 1.2, 110, 22, 5, 0.2, (1, 4), 0.6),
     "hard": Difficulty(180, 1.6, 55, 45, 14, 0.5, (5, 12), 0.6),
 }
 

@@ -7,6 +7,7 @@ size. Boxes are tight around the visible part of each object, masks are that par
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,13 +123,16 @@ def _add_object(
 ) -> None:
     """Paint one more object where it hides no earlier one too much; none if there is no such place."""
     label = int(random.integers(config.num_classes))
-    longer = config.min_pixels * (config.largest / config.min_pixels) ** float(random.random())
+    small, large = math.sqrt(config.min_pixels), math.sqrt(config.largest)
+    longer = (small + (large - small) * float(random.random())) ** 2
     degrees = level.rotation * float(2 * random.random() - 1)
     aspect = level.aspect ** float(2 * random.random() - 1)
     shape = silhouette(config.classes.names[label], longer, degrees, aspect)
     height, width = shape.mask.shape
     area = int(np.count_nonzero(shape.mask))
-    limit = np.array([part.area for part in placed]) * (1 - level.cover)
+    # Few pictures are as crowded as allowed: most objects hide little of each other.
+    cover = level.cover * float(random.random()) ** 2
+    limit = np.array([part.area for part in placed]) * (1 - cover)
     for _ in range(PLACEMENT_TRIES):
         # Up to a tenth of the patch may lie beyond each border.
         x = int(random.integers(-width // 10, max(config.size - width + width // 10, 1)))

@@ -103,7 +103,7 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
         owner = lesson.owner[level.rows]
         ignored = int(lesson.ignored[level.rows].sum())
         titles.append(f"{level.name}: of {len(owner)} locations, {learners(owner)}"
-                      + (f"; {ignored} are ignored (x)" if ignored else ""))  # fmt: skip
+                      + (f"\n{ignored} ignored (x)" if ignored else ""))  # fmt: skip
     radius = explanation.config.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
     heading = (
@@ -114,8 +114,9 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
     for axes, level in zip(panels, explanation.levels, strict=True):
         show_picture(axes, explanation, faded=True)
         owner, points = lesson.owner[level.rows], explanation.locations[level.rows]
-        dots(axes, points[owner < 0], level.stride, "#707070", 0.12)
-        crosses = points[lesson.ignored[level.rows]]
+        ignored_here = lesson.ignored[level.rows]
+        dots(axes, points[(owner < 0) & ~ignored_here], level.stride, "#707070", 0.12)
+        crosses = points[ignored_here]
         axes.scatter(crosses[:, 0], crosses[:, 1], marker="x", s=14, linewidths=0.8, color="black", zorder=4)
         for index in range(len(lesson.truth)):
             mine = points[owner == index]

@@ -34,6 +34,8 @@ def open_panels(
     panel_width = PANEL_INCHES * min(1.5, max(0.7, (width / height) ** 0.5))
     figure = plain_figure(panel_width * columns, 1)
     lines = textwrap.wrap(heading, max(40, int(panel_width * columns * 12.5)))
+    characters = int(panel_width * 13)
+    titles = ["\n".join(part for line in x.splitlines() for part in textwrap.wrap(line, characters)) for x in titles]
     title_lines = max(title.count("\n") for title in titles) + 1
     panel_height = panel_width * min(2.0, max(0.4, height / width)) + 0.1 + 0.18 * title_lines + foot
     figure.set_size_inches(panel_width * columns, panel_height * rows + 0.2 * len(lines) + 0.1)

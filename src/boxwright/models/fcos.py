@@ -117,6 +117,10 @@ COURSE = {
 """Seeds 000 and 001, corrected: its regression starts alive, which in the seed it did not."""
 
 
+LARGEST_EXPONENT = 20.0
+"""exp() of more is no distance in a picture, and from 44 on its square overflows: a loss with a gradient of NaN."""
+
+
 class FCOSOutputs(NamedTuple):
     """Raw predictions of all locations, level by level, and where those locations are."""
 
@@ -213,7 +217,7 @@ class FCOS(nn.Module):
     def _box_map(self, raw: Tensor) -> Tensor:
         """Distances (B, P, 4) from raw outputs; "clip" leaves them raw, decoding clips."""
         if self.config.box_output == "exp":
-            return raw.exp()
+            return raw.clamp(max=LARGEST_EXPONENT).exp()
         return F.relu(raw) if self.config.box_output == "relu" else raw
 
     def loss(self, outputs: FCOSOutputs, targets: Targets) -> dict[str, Tensor]:

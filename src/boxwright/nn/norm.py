@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
@@ -19,12 +20,22 @@ def group_count(channels: int, groups: int = 32) -> int:
     return next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm that takes a single pixel with one channel a group too, where torch's own raises: its shift is left.
+
+    A coarse level of a small picture is such a pixel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     """One normalisation layer for maps of `channels`."""
     if kind == "none":
         return nn.Identity()
     if kind == "gn":
-        return nn.GroupNorm(group_count(channels), channels, eps=eps)
+        return GroupNorm(group_count(channels), channels, eps=eps)
     if kind == "bn":
         return nn.BatchNorm2d(channels, eps=eps)
     if kind == "sync_bn":

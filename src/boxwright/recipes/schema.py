@@ -76,6 +76,9 @@ class Data(Section):
     resize: Resize = Resize()
     train_scales: tuple[Positive, ...] = ()
     """Multi-scale training: each batch is resized by one of these factors of `resize`."""
+    scale_order: Literal["random", "rising"] = "random"
+    """Draw the factor anew for each batch, or go through them in order over the run (small pictures first: cheap steps
+    while there is most to learn)."""
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
     """Pictures a process and step."""

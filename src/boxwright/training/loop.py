@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.data.loader import Batch, PictureSet, StepSampler, draw_seed, make_loader
-from boxwright.recipes.schema import Recipe
+from boxwright.recipes.schema import Data, Recipe
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.ema import WeightAverage
 from boxwright.training.optim import Plan, apply_lr, lr_factor
@@ -155,7 +155,7 @@ def _step(
     accelerator, step = job.accelerator, progress.step
     apply_lr(optimizer, _lr(job, step, progress))
     torch.manual_seed(draw_seed(job.seed, (step << 20) + 1 + accelerator.process_index))
-    scale = batch_scale(job.recipe.data.train_scales, job.seed, step)
+    scale = batch_scale(job.recipe.data, job.seed, step, progress)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         images = batch.images.to(accelerator.device, non_blocking=True)
@@ -180,9 +180,14 @@ def _step(
     return sums
 
 
-def batch_scale(scales: tuple[float, ...], seed: int, step: int) -> float:
-    """The multi-scale factor of a step: one of `scales`, the same on every process."""
-    return scales[draw_seed(seed + 1, step) % len(scales)] if scales else 1.0
+def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
+    """The multi-scale factor of a step, the same on every process."""
+    if not data.train_scales:
+        return 1.0
+    if data.scale_order == "random":
+        return data.train_scales[draw_seed(seed + 1, step) % len(data.train_scales)]
+    part = step / progress.steps if progress.fixed else 0.0  # a budget's first steps are its smallest
+    return data.train_scales[int(part * len(data.train_scales))]
 
 
 def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
@@ -267,8 +272,12 @@ def _patience_over(job: Job, progress: Progress) -> bool:
 def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     """With a time budget: how many steps still fit, measurements counted in, decided once and saved."""
     assert job.minutes is not None
-    step_seconds = timer.median
-    forward = 0.4 * step_seconds / job.plan.batch * job.validation_pictures * job.recipe.validation.times
+    data = job.recipe.data
+    areas = [scale**2 for scale in data.train_scales] or [1.0]  # a step costs as its pictures' area
+    measured = [batch_scale(data, job.seed, step, progress) ** 2 for step in range(progress.step)][-timer.counted :]
+    whole = timer.mean * len(measured) / sum(measured)  # seconds of a step at scale 1
+    step_seconds = whole * sum(areas) / len(areas)
+    forward = 0.4 * whole / job.plan.batch * job.validation_pictures * job.recipe.validation.times
     left = job.minutes * 60 - progress.seconds - forward
     count = torch.tensor(progress.step + max(1.0, left / step_seconds), device=job.accelerator.device)
     progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
@@ -295,9 +304,24 @@ class _Timer:
         return seconds
 
     @property
+    def _steady(self) -> list[float]:
+        """The laps without the first few, in which memory is found and workers start."""
+        return self._laps[3:] if 6 < len(self._laps) < 64 else self._laps
+
+    @property
+    def counted(self) -> int:
+        """How many laps the mean is taken over."""
+        return len(self._steady)
+
+    @property
+    def mean(self) -> float:
+        """Mean seconds a step."""
+        return sum(self._steady) / len(self._steady)
+
+    @property
     def median(self) -> float:
-        laps = self._laps[3:] if 6 < len(self._laps) < 64 else self._laps
-        return sorted(laps)[len(laps) // 2]
+        """Median seconds a step: a measurement or a busy moment does not move it."""
+        return sorted(self._steady)[len(self._steady) // 2]
 
 
 def progress_state(progress: Progress) -> dict[str, Any]:
