@@ -206,7 +206,11 @@ class TestPaddedDetections:
 class TestDetections:
     def detections(self, **more):
         return Detections(
-            torch.tensor([SQUARE, [1.0, 2.0, 5.0, 8.0]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]), (10, 20), **more
+            torch.tensor([SQUARE, [1.0, 2.0, 5.0, 8.0]]),
+            torch.tensor([0.9, 0.4]),
+            torch.tensor([1, 0]),
+            (10, 20),
+            **more,
         )
 
     def test_give_names_and_the_users_own_ids(self):

@@ -157,7 +157,7 @@ def test_any_class_and_file_name_from_training_to_prediction(
 
     measured = boxwright("evaluate", best, "--data", data, "--json", "--save", "measured", "--device", "cpu")
     assert measured.code == 0, measured.err
-    assert set(strict(measured.out)["per_class_AP"]) == {*NAMES, "_", ".hidden"}
+    assert set(strict(measured.out)["per_class"]) == {*NAMES, "_", ".hidden"}
 
     words = ("--json", "--coco", "--yolo", "--text", "--score", "0", "--max-detections", "3", "--out", "found")
     found = boxwright("predict", best, data / "JPEGImages", *words, "--device", "cpu")
@@ -194,8 +194,8 @@ def test_yolo_names_stay_words_and_both_layouts_train(tmp_path: Path, boxwright:
     assert trained.code == 0, trained.err
     assert load_checkpoint("runs/inside/weights/best.pt").classes.names == ("no", "yes", "1.5")
     figures = strict(boxwright("evaluate", "runs/inside/weights/best.pt", "--data", data, "--json").out)
-    assert figures["per_class_AP"]["no"] is None  # val has no object of it
-    assert figures["per_class_AP"]["yes"] is not None
+    assert figures["per_class"]["no"] is None  # val has no object of it
+    assert figures["per_class"]["yes"] is not None
     assert snapshot(data) == before
 
 
@@ -262,11 +262,11 @@ def test_a_finished_run_is_not_started_again_and_data_may_move(tmp_path: Path, b
 # ---- being stopped --------------------------------------------------------------------------------------------------
 
 
-def started(folder: Path, data: Path) -> subprocess.Popen[str]:
+def started(folder: Path, data: Path, *settings: str) -> subprocess.Popen[str]:
     """A long run in its own process group, with a loader process, once it has written its first checkpoint."""
-    words = ("fcos", *TINY, "schedule.steps=100000", "data.workers=1", "data.cache=false", "--data", str(data))
+    words = ("fcos", *TINY, "schedule.steps=100000", "data.workers=1", "data.cache=false", *settings)
     process = subprocess.Popen(
-        [sys.executable, "-m", "boxwright", "train", *words, "--device", "cpu"], cwd=folder, text=True,
+        [sys.executable, "-m", "boxwright", "train", *words, "--data", str(data), "--device", "cpu"], cwd=folder, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
@@ -296,14 +296,20 @@ def test_a_signal_to_the_whole_process_group_saves_and_resumes(tmp_path: Path, v
 
 
 @pytest.mark.e2e
-def test_ctrl_c_twice_ends_at_once_and_leaves_a_whole_checkpoint(tmp_path: Path, voc: Voc) -> None:
+def test_ctrl_c_twice_ends_within_the_step_and_leaves_a_whole_checkpoint(tmp_path: Path, voc: Voc) -> None:
     data = voc(tmp_path / "data")
-    process = started(tmp_path, data)
-    for _ in range(20):  # the second one may come when the first has done its work
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.01)
+    slow = ("data.resize.size=400", "data.resize.max_size=600", "data.batch_size=8")  # a step of seconds
+    process = started(tmp_path, data, *slow)
+    assert process.stderr is not None
+    os.killpg(process.pid, signal.SIGINT)
+    said = ""
+    while "stopping after this step" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=240)
-    assert process.returncode in (0, 1, -signal.SIGINT), errors
-    assert "Traceback" not in errors
+    assert process.returncode == 1, said + errors
+    assert "Traceback" not in said + errors
+    assert "Go on with" not in errors
     assert load_checkpoint(tmp_path / "runs/fcos-small/weights/last.pt").training is not None

@@ -28,14 +28,15 @@ from boxwright.data.truth import truth_of
 from boxwright.structures import Truth
 
 # Picture 0 of seed 0, as drawn when this test was written.
-RECORDED_LABELS = [4, 1, 1, 2]
+RECORDED_LABELS = [4, 1, 1, 4, 2]
 RECORDED_BOXES = [
     [60.0, 13.0, 153.0, 99.0],
     [0.0, 85.0, 121.0, 225.0],
     [133.0, 64.0, 233.0, 172.0],
-    [74.0, 202.0, 119.0, 250.0],
+    [67.0, 81.0, 130.0, 135.0],
+    [187.0, 192.0, 200.0, 206.0],
 ]
-RECORDED_MEANS = [59.71, 62.83, 52.25]
+RECORDED_MEANS = [63.53, 63.29, 54.41]
 SMALL = ShapesConfig(size=96, max_objects=5)
 
 
@@ -177,11 +178,11 @@ def test_source_gives_samples_and_splits_share_nothing() -> None:
 
 @pytest.mark.parametrize("layout", ["voc", "coco"])
 def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path: Path, layout: str) -> None:
-    folder = write_shapes(tmp_path / "shapes", 5, 2, layout, SMALL, seed=4)  # type: ignore[arg-type]
+    folder = write_shapes(tmp_path / "shapes", 8, 2, layout, SMALL, seed=4)  # type: ignore[arg-type]
     data = open_folder(folder)
     assert data.format == layout
     assert data.classes.names == SMALL.classes.names
-    for name, source in shapes_splits(SMALL, 4, 5, 2).items():
+    for name, source in shapes_splits(SMALL, 4, 8, 2).items():
         records = sorted(data.splits[name].records, key=lambda record: record.path.name)
         assert len(records) == len(source)
         for index, record in enumerate(records):

@@ -1,4 +1,4 @@
-"""What every detector promises, whatever it is: add a model to `MODELS` and one line to `TINY`, and it is held to it."""
+"""What every detector of `MODELS` promises, held to at once: one class of tests, run for each."""
 
 import dataclasses
 import inspect

@@ -1,6 +1,7 @@
 """Pitfalls of the seed documents about geometry, targets, detections and NMS: each a test named for the law it broke.
 
-The numbers are those of section 3 of `reference/detector-facts.md`; test_pitfalls_training.py holds 14 to 30.
+The numbers are those of section 3 of `reference/detector-facts.md`; test_pitfalls_training.py holds most of
+14 to 30.
 """
 
 import inspect

@@ -55,7 +55,7 @@ class TestDeltas:
         rows = torch.cat([deltas, torch.full((1, 4), -1.0)])
         assert centerness(rows).tolist() == pytest.approx([0.30880671401, 0.1666666716, -1.0], abs=2.1e-4)
         assert centerness(rows).tolist() == pytest.approx([0.30860671401, 0.1666666716, -1.0], abs=3e-8)
-        assert (20 / 70 * 25 / 75) ** 0.5 == pytest.approx(0.30860671401, abs=3e-8)
+        assert pytest.approx(0.30860671401, abs=3e-8) == (20 / 70 * 25 / 75) ** 0.5
 
     def test_centerness_of_a_location_outside_of_its_box_is_that_of_background(self):
         """Seed 003, line 373: the box [10, 15, 100, 115] and the location [100, 200]."""

@@ -154,7 +154,9 @@ class TestWeights:
 
         monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-        with pytest.raises(OSError, match=r"no network for .* resnet18: fetch https://\S+\.pth .*backbone_weights=FILE"):
+        with pytest.raises(
+            OSError, match=r"no network for .* resnet18: fetch https://\S+\.pth .*backbone_weights=FILE"
+        ):
             backbone("resnet18", weights="IMAGENET1K_V1")
 
     def test_of_timm_from_a_local_file(self, tmp_path):

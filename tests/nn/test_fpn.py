@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ def test_levels_have_the_size_of_their_maps_for_even_and_odd_pictures(height, wi
     levels = FeaturePyramid(CHANNELS, 16, extra_levels=extra)(maps)
     assert [level.shape for level in levels[:3]] == [(1, 16, *map_.shape[2:]) for map_ in maps]
     sides = [level.shape[2:] for level in levels]
-    for finer, coarser in zip(sides[2:-1], sides[3:], strict=True):
+    for finer, coarser in itertools.pairwise(sides):
         assert tuple(coarser) == tuple(-(-side // 2) for side in finer)
 
 

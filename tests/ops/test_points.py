@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -44,7 +45,7 @@ def test_ranges_touch_without_a_gap_and_are_open_at_the_ends():
     assert len(ranges) == 5
     assert ranges[0][0] == 0
     assert ranges[-1][1] == float("inf")
-    assert all(one[1] == next_[0] for one, next_ in zip(ranges[:-1], ranges[1:], strict=True))
+    assert all(one[1] == next_[0] for one, next_ in itertools.pairwise(ranges))
 
 
 def test_falling_bounds_are_refused_by_name():

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import warnings
 
 import typer
 
@@ -42,6 +43,7 @@ def run() -> None:
     Set BOXWRIGHT_TRACEBACK=1 to see where it came from.
     """
     _fill_in_resume(sys.argv)
+    warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that the charts' font does not have
     try:
         app()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:

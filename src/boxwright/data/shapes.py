@@ -40,7 +40,7 @@ Layout = Literal["voc", "coco"]
 
 # Validation pictures are counted from here, so that they are the same however many pictures one trains on.
 VALIDATION_START = 1_000_000
-PLACEMENT_TRIES = 12
+PLACEMENT_TRIES = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,10 @@ def _add_object(
     shape = silhouette(config.classes.names[label], longer, degrees, aspect)
     height, width = shape.mask.shape
     area = int(np.count_nonzero(shape.mask))
-    # Few pictures are as crowded as allowed: most objects hide little of each other.
-    cover = level.cover * float(random.random()) ** 2
-    limit = np.array([part.area for part in placed]) * (1 - cover)
-    for _ in range(PLACEMENT_TRIES):
+    areas = np.array([part.area for part in placed])
+    cover = level.cover * float(random.random()) ** 2  # most objects find a place where they hide little
+    for attempt in range(PLACEMENT_TRIES):
+        limit = areas * (1 - (cover if attempt < PLACEMENT_TRIES // 2 else level.cover))
         # Up to a tenth of the patch may lie beyond each border.
         x = int(random.integers(-width // 10, max(config.size - width + width // 10, 1)))
         y = int(random.integers(-height // 10, max(config.size - height + height // 10, 1)))

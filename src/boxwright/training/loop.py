@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from boxwright.training.optim import Plan, apply_lr, lr_factor
 from boxwright.training.precision import autocast
 from boxwright.training.validate import Measured
 
-MEASURED_STEPS = 16
+MEASURED_STEPS = 24
 """With a time budget: steps that are timed before the length of the run is fixed."""
 LOG_EVERY = 20
 """Steps between log rows; on a GPU numbers are fetched only then."""
@@ -101,7 +102,7 @@ def fit(job: Job, progress: Progress) -> Progress:
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
                 numbers = {name: float(value) for name, value in losses.items()}
-                rate = job.plan.batch / timer.median
+                rate = job.plan.batch / median(timer.laps)
                 row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
                 job.on_row(row)
                 job.on_progress(progress, row)
@@ -184,10 +185,11 @@ def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
     """The multi-scale factor of a step, the same on every process."""
     if not data.train_scales:
         return 1.0
+    if not progress.fixed:  # every factor in turn, to learn what each costs
+        return data.train_scales[step % len(data.train_scales)]
     if data.scale_order == "random":
         return data.train_scales[draw_seed(seed + 1, step) % len(data.train_scales)]
-    part = step / progress.steps if progress.fixed else 0.0  # a budget's first steps are its smallest
-    return data.train_scales[int(part * len(data.train_scales))]
+    return data.train_scales[step * len(data.train_scales) // progress.steps]
 
 
 def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
@@ -272,12 +274,12 @@ def _patience_over(job: Job, progress: Progress) -> bool:
 def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     """With a time budget: how many steps still fit, measurements counted in, decided once and saved."""
     assert job.minutes is not None
-    data = job.recipe.data
-    areas = [scale**2 for scale in data.train_scales] or [1.0]  # a step costs as its pictures' area
-    measured = [batch_scale(data, job.seed, step, progress) ** 2 for step in range(progress.step)][-timer.counted :]
-    whole = timer.mean * len(measured) / sum(measured)  # seconds of a step at scale 1
-    step_seconds = whole * sum(areas) / len(areas)
-    forward = 0.4 * whole / job.plan.batch * job.validation_pictures * job.recipe.validation.times
+    scales = job.recipe.data.train_scales or (1.0,)
+    steps = range(progress.step - len(timer.laps), progress.step)
+    laps = list(zip(steps, timer.laps, strict=True))[-len(timer.laps) * 3 // 4 :]  # not the first: memory, workers
+    costs = [median([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
+    step_seconds = sum(costs) / len(costs)
+    forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures * job.recipe.validation.times
     left = job.minutes * 60 - progress.seconds - forward
     count = torch.tensor(progress.step + max(1.0, left / step_seconds), device=job.accelerator.device)
     progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
@@ -286,11 +288,12 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
 
 
 class _Timer:
-    """Seconds a step: what lies between two laps, data loading included, and their running median."""
+    """Seconds a step: what lies between two laps, data loading included."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
-        self._laps: list[float] = []
+        self.laps: list[float] = []
+        """The last laps, 64 at most."""
 
     def restart(self) -> None:
         """Begin the next lap now (after something that was no step)."""
@@ -300,28 +303,8 @@ class _Timer:
         """Seconds since the last lap."""
         seconds = time.monotonic() - self._last
         self._last += seconds
-        self._laps = [*self._laps[-63:], seconds]
+        self.laps = [*self.laps[-63:], seconds]
         return seconds
-
-    @property
-    def _steady(self) -> list[float]:
-        """The laps without the first few, in which memory is found and workers start."""
-        return self._laps[3:] if 6 < len(self._laps) < 64 else self._laps
-
-    @property
-    def counted(self) -> int:
-        """How many laps the mean is taken over."""
-        return len(self._steady)
-
-    @property
-    def mean(self) -> float:
-        """Mean seconds a step."""
-        return sum(self._steady) / len(self._steady)
-
-    @property
-    def median(self) -> float:
-        """Median seconds a step: a measurement or a busy moment does not move it."""
-        return sorted(self._steady)[len(self._steady) // 2]
 
 
 def progress_state(progress: Progress) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _plot_counts(axes: Any, counts: npt.NDArray[np.int64], classes: Classes) -> 
     for place, count in enumerate(shown):
         axes.text(count, place, f" {count}", va="center", fontsize=8)
     _clean(axes, title, "boxes")
-    axes.set_yticks(np.arange(len(order)), names, fontsize=8 if len(order) > 12 else 9)
+    axes.set_yticks(np.arange(len(order)), names, fontsize=8 if len(order) > 12 else 9, parse_math=False)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(0, 1.15 * max(1, int(shown.max(initial=0))))
 
