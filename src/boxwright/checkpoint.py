@@ -40,7 +40,10 @@ class Checkpoint:
         # the weights are here: nothing is fetched
         config = self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update=_NO_DOWNLOAD)})
         model = MODELS[self.recipe.model.name].build(config.model_config_of(len(self.classes)))
-        model.load_state_dict(self.weights)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise ValueError(f"the weights do not fit their recipe ({' '.join(str(error).split())[:200]})") from error
         return model.eval()
 
 
@@ -69,10 +72,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint. Raises FileNotFoundError, or ValueError for a file that is not one of ours."""
+    """Read a checkpoint; of a run folder its weights/best.pt.
+
+    Raises FileNotFoundError, or ValueError for a file that is not one of ours.
+    """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give its file weights/best.pt")
+        if not (path / "weights" / "best.pt").exists():
+            raise ValueError(f"{path} is a folder without weights/best.pt; give a checkpoint or a run folder")
+        path = path / "weights" / "best.pt"
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path}: no such file")
     try:
@@ -86,6 +94,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     version = data.get("version")
     if version != VERSION:
         raise ValueError(f"{path}: checkpoint version {version}, this boxwright reads {VERSION}; upgrade it")
+    missing = {"recipe", "classes", "weights", "score_threshold", "metrics", "training"} - set(data)
+    if missing:
+        raise ValueError(f"{path}: a boxwright checkpoint without {', '.join(sorted(missing))}; it was changed or cut")
     return Checkpoint(
         recipe=check_recipe(data["recipe"], str(path)),
         classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),

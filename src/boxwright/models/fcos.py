@@ -85,6 +85,7 @@ class FCOSConfig:
         if len(self.level_bounds) != 2 + self.extra_levels:
             levels = 3 + self.extra_levels
             raise ValueError(f"level_bounds: expected {levels - 1} for {levels} levels, got {self.level_bounds}")
+        level_ranges(self.level_bounds)  # they must rise
 
 
 BASELINE = {

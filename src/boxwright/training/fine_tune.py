@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,20 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     """
     checkpoint = load_checkpoint(path)
     own: dict[str, Tensor] = model.state_dict()
-    old, new = len(checkpoint.classes), len(classes)
+    old, with_classes = len(checkpoint.classes), _rows_of_classes(model)
     rows = [
         (k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names
     ]
     same_order = checkpoint.classes.names == classes.names
-    by_row, left = 0, []
+    left = []
     for name, tensor in own.items():
         theirs = checkpoint.weights.get(name)
-        per_class = theirs is not None and theirs.dim() and theirs.shape[0] == old and tensor.shape[0] == new
+        per_class = name in with_classes
         if theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
             tensor.copy_(theirs)
-        elif theirs is not None and per_class and theirs.shape[1:] == tensor.shape[1:]:
+        elif theirs is not None and per_class and theirs.shape == (old, *tensor.shape[1:]):
             for mine, other in rows:
                 tensor[mine] = theirs[other]
-            by_row += 1
         else:
             left.append(name)
     if len(left) > len(own) // 2:
@@ -44,3 +44,14 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     kept = "" if same_order else f"; classes kept by name: {', '.join(classes.names[k] for k, _ in rows) or 'none'}"
     skipped = f"; {len(left)} tensors start anew" if left else ""
     return f"weights: {path}{kept}{skipped}"
+
+
+def _rows_of_classes(model: Any) -> set[str]:
+    """Names of the tensors with a row for each class: those that another class would make longer.
+
+    Their length alone does not tell: a box has four sides whether or not there are four classes.
+    """
+    config = replace(model.config, num_classes=model.config.num_classes + 1, backbone_weights=None)
+    with torch.device("meta"):
+        wider: dict[str, Tensor] = type(model)(config).state_dict()
+    return {name for name, tensor in model.state_dict().items() if wider[name].shape != tensor.shape}

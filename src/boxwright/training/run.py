@@ -169,6 +169,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         "pictures are decoded anew each time")  # fmt: skip
     display.say(f"loader: {workers} workers, {cached} ({seconds:.1f} s)")
     display.say(f"training: {recipe.name} on {device}, {precision}, {plan.sentence}; folder {folder}")
+    if not progress.fixed:
+        display.say(f"training: {asked.minutes} minutes; how many steps that makes is fixed after a few measured ones")
     run = Session(
         recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
     )
