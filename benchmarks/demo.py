@@ -23,8 +23,8 @@ RECIPE = "fcos-shapes"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=2.75, help="training time of each")
-    parser.add_argument("--train", type=int, default=800, help="pictures to train on")
+    parser.add_argument("--minutes", type=float, default=2.9, help="training time of each")
+    parser.add_argument("--train", type=int, default=1000, help="pictures to train on")
     parser.add_argument("--val", type=int, default=150, help="pictures to measure on")
     parser.add_argument("--peer-steps", type=int, help="steps of the peer instead of its minutes")
     parser.add_argument("--seed", type=int, default=0, help="of pictures and training")

@@ -18,6 +18,8 @@ SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "optim.reference_batch=4",
     "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]", "model.backbone_norm=frozen_bn",
     "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
+    # AdamW would turn the rounding of gradients that are zero in truth (a bias before a norm) into whole steps
+    "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
 
 
@@ -49,8 +51,8 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs").iterdir() if path.name.startswith("two-")] == []
     first, second = (load_checkpoint(path / "weights" / "last.pt") for path in (one, two))
     for key, value in first.weights.items():
-        # sums are taken in another order: float32 rounding, grown by six steps of AdamW
-        torch.testing.assert_close(second.weights[key], value, rtol=1e-3, atol=2e-4, msg=key)
+        # sums are taken in another order: float32 rounding, grown over six steps
+        torch.testing.assert_close(second.weights[key], value, rtol=1e-3, atol=1e-5, msg=key)
     rows = [json.loads((path / "results.jsonl").read_text().splitlines()[0]) for path in (one, two)]
     assert rows[0]["val/AP50"] == pytest.approx(rows[1]["val/AP50"], abs=1e-3)
     # one process would be the same command with the same batch: make sure that two took part

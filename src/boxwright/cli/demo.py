@@ -10,8 +10,8 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and pictures.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Time for training.")] = 2.75,
-    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 800,
+    minutes: Annotated[float, typer.Option(help="Time for training.")] = 2.9,
+    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
     val: Annotated[int, typer.Option(help="Pictures to measure on.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of pictures and training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",

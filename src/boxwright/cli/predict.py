@@ -109,7 +109,8 @@ def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
         ]
         for picture, one in zip(pictures, found, strict=True)
     }
-    path.write_text(json.dumps(listed, indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(listed, indent=1, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
 
 
 def _refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:

@@ -195,6 +195,8 @@ def _device(device: str | torch.device) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {device}: this machine (or this torch) has no Apple GPU; use cpu or auto")
     if chosen.type == "cuda" and not torch.cuda.is_available():

@@ -110,7 +110,7 @@ def _join(numbers: Iterable[float]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
 
 
 def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:

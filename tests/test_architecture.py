@@ -1,0 +1,157 @@
+"""The layout of the design, proved: imports point down, nothing heavy comes along, names say what a thing is."""
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import boxwright
+
+PACKAGE = Path(boxwright.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# what stands later may import what stands earlier; what stands together may not import each other
+LAYERS = (
+    {"ops"},
+    {"structures"},
+    {"nn", "data", "metrics"},
+    {"models", "visualize"},
+    {"recipes"},
+    {"checkpoint", "convert"},
+    {"inference"},
+    {"training"},
+    {"deploy"},
+    {"cli"},
+    {"__init__", "__main__"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+OPTIONAL = ("timm", "tensorboard", "supervision", "av", "onnx", "onnxruntime", "openvino", "ray", "fastapi", "uvicorn")
+HEAVY = ("torch", "torchvision", "numpy", "PIL", "accelerate", "pydantic", "matplotlib", "faster_coco_eval", *OPTIONAL)
+
+
+def home(path):
+    """The folder, or the file, of the package that a file belongs to."""
+    part = path.relative_to(PACKAGE).parts[0]
+    return part.removesuffix(".py")
+
+
+def imported_homes(tree):
+    """Folders and files of the package that a module imports, at its top or inside of functions, with the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "boxwright" else [node.module]
+        else:
+            continue
+        for name in names:
+            parts = (name or "").split(".")
+            if parts[0] == "boxwright":
+                yield (parts[1] if len(parts) > 1 and parts[1] in RANK else "__init__"), node.lineno
+
+
+def wrong_imports(tree, own):
+    """Lines of a module of `own` that import something of its own rank, or from above."""
+    for other, line in imported_homes(tree):
+        if other != own and RANK[other] >= RANK[own]:
+            yield f"line {line} imports {other}"
+
+
+def test_every_folder_has_its_place():
+    assert {home(path) for path in FILES} <= set(RANK)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = home(path)
+    found = list(wrong_imports(ast.parse(path.read_text(encoding="utf-8")), own))
+    if own == "cli":  # `--version`
+        found = [line for line in found if not line.endswith("imports __init__")]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("own", "source"),
+    [
+        ("ops", "from boxwright.structures import Truth"),
+        ("metrics", "from boxwright.data.records import Record"),
+        ("nn", "def f():\n    import boxwright.models.fcos"),
+        ("data", "from boxwright import recipes"),
+        ("models", "import boxwright"),
+    ],
+)
+def test_the_check_of_imports_sees_what_it_should(own, source):
+    assert list(wrong_imports(ast.parse(source), own))
+
+
+def run(code):
+    """Run Python code in a new process; gives what it prints and the seconds of computing that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_command_line_starts_without_anything_heavy():
+    modules, _ = run("import sys, boxwright, boxwright.cli.main; print(*sys.modules)")
+    loaded = {name.split(".")[0] for name in modules.split()}
+    assert "boxwright" in loaded
+    assert loaded & set(HEAVY) == set()
+
+
+def test_no_module_takes_an_optional_package():
+    names = [
+        ".".join(("boxwright", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in FILES
+        if path.stem != "__main__"
+    ]
+    modules, _ = run(f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\nprint(*sys.modules)")
+    loaded = {name.split(".")[0] for name in modules.split()}
+    assert "torch" in loaded
+    assert loaded & set(OPTIONAL) == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import boxwright",
+        "import sys; sys.argv = ['boxwright', '--help']\nfrom boxwright.cli.main import run\n"
+        "try: run()\nexcept SystemExit as end: assert not end.code",
+    ],
+)
+def test_starting_is_quick(code):
+    assert min(run(code)[1] for _ in range(3)) < 1.5
+
+
+@pytest.mark.parametrize("name", ["utils", "util", "misc", "common", "helpers", "helper", "tools"])
+def test_names_say_what_a_thing_is(name):
+    parts = {part.removesuffix(".py") for path in FILES for part in path.relative_to(PACKAGE).parts}
+    assert name not in parts
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_is_short_enough_to_read(path):
+    """About 400 lines, where a reader tires."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 410
+
+
+def test_no_class_of_ours_has_a_subclass_of_ours():
+    """But for the sections of a recipe, which inherit how pydantic is to treat them and nothing else."""
+    bases = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases
+                                    if not ast.unparse(base).startswith(("nn.", "torch."))}  # fmt: skip
+    inherited = {(name, base) for name, of in bases.items() for base in of & set(bases)}
+    assert {base for _, base in inherited} <= {"Section"}
+    section = next(
+        node
+        for node in ast.parse((PACKAGE / "recipes" / "schema.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == "Section"
+    )
+    assert [type(part) for part in section.body] == [ast.Expr, ast.Assign]  # a docstring and `model_config`

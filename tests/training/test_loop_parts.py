@@ -1,0 +1,197 @@
+"""The parts of the loop, each by itself: scales, rates, measurements, budgets, and losses that are no numbers."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from boxwright.data.loader import Batch
+from boxwright.recipes import load_recipe
+from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.training import loop
+from boxwright.training.loop import MEASURED_STEPS, Progress, batch_scale, progress_state, scale_batch
+from boxwright.training.optim import scaled
+
+CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1, gather=lambda value: value)
+
+
+def job(*overrides, **changes):
+    """What the parts of the loop look at."""
+    recipe = load_recipe("fcos-small", ["data.batch_size=4", "optim.reference_batch=4", *overrides])
+    records = [SimpleNamespace(path=Path(f"picture{n}.jpg")) for n in range(8)]
+    given = {
+        "recipe": recipe, "plan": scaled(recipe, 8, 1), "seed": 0, "minutes": None, "accelerator": CPU, "model": None,
+        "average": None, "pictures": SimpleNamespace(records=records, __len__=lambda: 8), "validation_pictures": 0,
+        "on_row": lambda row: None, "save": lambda progress: None,
+    }  # fmt: skip
+    return SimpleNamespace(**{**given, **changes})
+
+
+def batch_of(*indices):
+    pictures = ImageBatch.of([torch.zeros(3, 4, 4)] * len(indices))
+    return Batch(pictures, Targets.of([Truth.empty()] * len(indices)), indices)
+
+
+class TestScales:
+    def batch(self, dtype=torch.uint8):
+        pixels = torch.arange(64).expand(3, 48, 64).to(dtype)
+        mask = CroppedMask(8, 8, torch.ones(16, 16, dtype=torch.bool))
+        truth = Truth.of([[8.0, 8.0, 24.0, 24.0]], [1], masks=[mask])
+        images = ImageBatch.of([pixels, pixels[:, :40, :32]], [(96, 128), (80, 64)], [(0.5, 0.5)] * 2, [(2.0, 4.0)] * 2)
+        return images, Targets.of([truth, Truth.empty()])
+
+    @pytest.mark.parametrize("factor", [0.5, 0.75, 1.5])
+    def test_a_batch_is_scaled_with_its_boxes_and_the_way_back(self, factor):
+        images, targets = self.batch()
+        small, moved = scale_batch(images, targets, factor)
+        assert small.pixels.shape == (2, 3, max(32, 48 * factor), 64 * factor)
+        x, y = factor, small.pixels.shape[2] / 48
+        torch.testing.assert_close(moved.boxes, targets.boxes * torch.tensor([x, y, x, y]))
+        original = (targets.boxes[0, 0] - images.offset_xy[0].repeat(2)) / images.scale_xy[0].repeat(2)
+        back = (moved.boxes[0, 0] - small.offset_xy[0].repeat(2)) / small.scale_xy[0].repeat(2)
+        torch.testing.assert_close(back, original)
+        assert small.sizes_hw.tolist() == [[round(48 * y), round(64 * x)], [round(40 * y), round(32 * x)]]
+        assert torch.equal(small.original_hw, images.original_hw)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_pixels_keep_their_type_and_range(self, dtype):
+        images, targets = self.batch(dtype)
+        small, _ = scale_batch(images, targets, 0.5)
+        assert small.pixels.dtype == dtype
+        assert small.pixels.amax() <= images.pixels.amax() + 1
+
+    def test_without_scales_nothing_changes(self):
+        assert batch_scale(job().recipe.data, 0, 5, Progress(steps=10, fixed=True)) == 1.0
+
+    def test_a_random_scale_depends_on_seed_and_step_only(self):
+        data = job("data.train_scales=[0.5,0.75,1.0]").recipe.data
+        drawn = [batch_scale(data, 3, step, Progress(steps=60, fixed=True)) for step in range(60)]
+        assert drawn == [batch_scale(data, 3, step, Progress(steps=99, fixed=True)) for step in range(60)]
+        assert drawn != [batch_scale(data, 4, step, Progress(steps=60, fixed=True)) for step in range(60)]
+        assert set(drawn) == {0.5, 0.75, 1.0}
+
+    def test_rising_scales_go_through_in_order(self):
+        data = job("data.train_scales=[0.5,0.75,1.0]", "data.scale_order=rising").recipe.data
+        drawn = [batch_scale(data, 0, step, Progress(steps=9, fixed=True)) for step in range(9)]
+        assert drawn == [0.5] * 3 + [0.75] * 3 + [1.0] * 3
+
+    def test_while_a_budget_is_measured_every_scale_has_its_turn(self):
+        data = job("data.train_scales=[0.5,1.0]", "data.scale_order=rising").recipe.data
+        drawn = [batch_scale(data, 0, step, Progress(steps=900, fixed=False)) for step in range(4)]
+        assert drawn == [0.5, 1.0, 0.5, 1.0]
+
+
+class TestNonFiniteLoss:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_stops_the_run_and_names_the_pictures(self, value):
+        """Pitfall 19: "just interrupt and run again"."""
+        losses = {"loss": torch.tensor(value), "box": torch.tensor(value), "classification": torch.tensor(1.0)}
+        sentence = r"not a number at step 7 \(\{.*'box'.*\}\); pictures of this step: picture2\.jpg, picture5\.jpg"
+        with pytest.raises(FloatingPointError, match=sentence) as caught:
+            loop._check_finite(job(), losses, [batch_of(2), batch_of(5)], Progress(steps=10, fixed=True, step=7))
+        assert "classification" not in str(caught.value)
+
+    def test_a_finite_one_goes_on(self):
+        loop._check_finite(job(), {"loss": torch.tensor(3.0)}, [batch_of(1)], Progress(steps=10, fixed=True))
+
+
+class TestRate:
+    def test_follows_the_plan(self):
+        run = job("schedule.steps=100", "schedule.warmup_steps=10", "schedule.warmup_start=0.1", "optim.lr=0.5")
+        progress = Progress(steps=100, fixed=True)
+        assert loop._lr(run, 0, progress) == pytest.approx(0.05)
+        assert loop._lr(run, 10, progress) == pytest.approx(0.5)
+        assert loop._lr(run, 99, progress) < 0.02
+
+    def test_of_a_budgets_measured_steps_does_not_depend_on_its_length(self):
+        run = job("schedule.steps=100", "schedule.warmup_steps=5")
+        rates = [[loop._lr(run, step, Progress(steps=steps, fixed=False)) for step in range(MEASURED_STEPS)]
+                 for steps in (100, 5000)]  # fmt: skip
+        assert rates[0] == rates[1]
+
+
+class TestMeasurements:
+    @pytest.mark.parametrize(("steps", "times"), [(10, 3), (7, 7), (100, 1), (3, 10), (24, 5)])
+    def test_are_as_many_as_asked_and_the_last_is_at_the_end(self, steps, times):
+        run = job(f"validation.times={times}")
+        at = [step for step in range(1, steps + 1) if loop._measure_now(run, Progress(steps=steps, fixed=True, step=step))]
+        assert len(at) == min(times, steps)
+        assert at[-1] == steps
+
+    def test_the_best_is_kept_and_patience_counts_from_it(self):
+        rows, seen = [], []
+        run = job("validation.patience=2", on_row=rows.append)
+        figures = iter([0.2, 0.5, 0.4, 0.5])
+        run.measure = lambda model: SimpleNamespace(
+            coco=SimpleNamespace(ap=next(figures), ap50=0.6, ap75=0.1), losses={"box": 1.0, "box_floor": 0.25}
+        )
+        run.on_measured = lambda measured, progress, best: seen.append(best)
+        run.pictures = [None] * 8
+        progress = Progress(steps=40, fixed=True)
+        over = []
+        for step in (10, 20, 30, 40):
+            progress.step = step
+            progress.sums, progress.counted = {"loss": 6.0}, 3
+            loop._measure(run, progress)
+            over.append(loop._patience_over(run, progress))
+        assert seen == [True, True, False, False]  # an equal AP is not better
+        assert (progress.best_ap, progress.best_step) == (0.5, 20)
+        assert over == [False, False, False, True]
+        assert rows[0]["train/loss"] == 2.0
+        assert rows[0]["val/loss"] == 1.0  # a floor is for reading
+        assert (progress.sums, progress.counted) == ({}, 0)
+
+    def test_without_patience_nothing_stops(self):
+        assert not loop._patience_over(job(), Progress(steps=9, fixed=True, since_best=99))
+
+
+class TestBudget:
+    def test_takes_as_many_steps_as_fit_and_fixes_them_for_good(self):
+        saved = []
+        run = job(minutes=1.0, save=lambda progress: saved.append((progress.steps, progress.fixed)))
+        timer = SimpleNamespace(laps=[9.0, 9.0, 9.0, 9.0] + [0.5] * 12)  # the first are slow: not counted
+        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
+        loop._fix_length(run, progress, timer)
+        assert progress.steps == 16 + (60 - 20) / 0.5
+        assert saved == [(progress.steps, True)]
+
+    def test_leaves_time_for_measuring(self):
+        run = job("validation.times=5", minutes=1.0, validation_pictures=40)
+        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
+        assert 16 < progress.steps < 16 + 80
+
+    def test_that_is_used_up_still_ends_with_a_step(self):
+        run = job(minutes=0.01)
+        progress = Progress(steps=900, fixed=False, step=16, seconds=99.0)
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
+        assert progress.steps == 17
+
+
+def test_progress_is_saved_as_plain_numbers_and_comes_back():
+    progress = Progress(steps=9, fixed=True, step=4, sums={"loss": torch.tensor(1.5)}, counted=2)
+    state = progress_state(progress)
+    assert state["sums"] == {"loss": 1.5}
+    assert type(state["sums"]["loss"]) is float
+    assert Progress(**state) == Progress(steps=9, fixed=True, step=4, sums={"loss": 1.5}, counted=2)
+
+
+def test_sums_of_losses_are_counted():
+    progress = Progress(steps=9, fixed=True)
+    for value in (1.0, 2.0):
+        loop._count(progress, {"loss": torch.tensor(value)})
+    assert (progress.sums, progress.counted) == ({"loss": 3.0}, 2)
+
+
+def test_the_timer_keeps_the_last_laps_and_can_leave_out_a_pause(monkeypatch):
+    clock = iter([0.0, 1.0, 11.0, 11.5, *[11.5 + n for n in range(1, 100)]])
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    timer = loop._Timer()
+    timer.lap()
+    timer.restart()
+    assert timer.lap() == 0.5
+    assert timer.laps == [1.0, 0.5]
+    for _ in range(80):
+        timer.lap()
+    assert len(timer.laps) == 64

@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from boxwright.training.precision import autocast, choose_precision
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_is_asked_for_is_what_is_used(wanted, device):
+    assert choose_precision(wanted, device) == wanted
+
+
+def test_half_precision_on_a_cpu_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="fp16 needs a GPU; on a CPU use fp32, bf16 or auto"):
+        choose_precision("fp16", CPU)
+    assert choose_precision("fp16", GPU) == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_tile": True}, "bf16"), ({"avx512_f": True}, "fp32")],
+)
+def test_auto_takes_bfloat16_only_where_a_cpu_computes_it_natively(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_auto_takes_bfloat16_only_where_a_gpu_computes_it_natively(monkeypatch, native, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert choose_precision("auto", GPU) == expected
+
+
+def test_auto_on_anything_else_is_float32():
+    assert choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_networks_run_in_the_chosen_type(precision, dtype):
+    layer = torch.nn.Linear(2, 2)
+    with autocast(CPU, precision):
+        assert layer(torch.zeros(1, 2)).dtype == dtype
+    assert layer(torch.zeros(1, 2)).dtype == torch.float32
