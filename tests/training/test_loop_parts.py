@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwright.data.loader import Batch
 from boxwright.recipes import load_recipe
@@ -53,6 +54,21 @@ class TestScales:
         torch.testing.assert_close(back, original)
         assert small.sizes_hw.tolist() == [[round(48 * y), round(64 * x)], [round(40 * y), round(32 * x)]]
         assert torch.equal(small.original_hw, images.original_hw)
+
+    def test_scaling_makes_no_constant_on_the_host(self):
+        """It would have to be copied, and a GPU waits for that."""
+        images, targets = self.batch()
+        made = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, function, kinds, arguments=(), settings=None):
+                if function.__name__.startswith(("lift_fresh", "_local_scalar_dense")):
+                    made.append(function.__name__)
+                return function(*arguments, **(settings or {}))
+
+        with Watch():
+            scale_batch(images, targets, 0.5)
+        assert made == []
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
     def test_pixels_keep_their_type_and_range(self, dtype):

@@ -91,8 +91,8 @@ def fit(job: Job, progress: Progress) -> Progress:
     if progress.step == 0:
         job.save(progress)  # there is something to resume from the first step on
     saved_at = time.monotonic()
-    while progress.step < progress.steps:
-        stop = progress.steps if progress.fixed else min(MEASURED_STEPS, progress.steps)
+    while progress.step < progress.steps or not progress.fixed:
+        stop = progress.steps if progress.fixed else progress.step + MEASURED_STEPS
         for batches in _grouped(job, progress, stop):
             losses = _step(job, wrapped, optimizer, batches, progress)
             _check_finite(job, losses, batches, progress)
@@ -119,9 +119,9 @@ def fit(job: Job, progress: Progress) -> Progress:
                 saved_at = time.monotonic()
             if stopping:
                 return progress
-            if progress.step >= progress.steps:
+            if progress.fixed and progress.step >= progress.steps:
                 break
-        if not progress.fixed and progress.step >= stop:
+        if not progress.fixed:
             _fix_length(job, progress, timer)
     progress.finished = True
     job.save(progress)
@@ -195,9 +195,9 @@ def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
 def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
     """The whole batch at another size, on the device: pixels, sizes and boxes (masks are left as they are)."""
     height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
-    factors = torch.tensor(
-        [width / images.pixels.shape[-1], height / images.pixels.shape[-2]], device=images.pixels.device
-    )  # x, y
+    sides = (width / images.pixels.shape[-1], height / images.pixels.shape[-2])
+    # filled on the device: a tensor made on the host would make a GPU wait
+    factors = torch.stack([torch.full((), side, device=images.pixels.device) for side in sides])  # x, y
     pixels = F.interpolate(images.pixels.float(), size=(height, width), mode="bilinear", antialias=True)
     pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.pixels.dtype == torch.uint8 else pixels
     sizes = (images.sizes_hw * factors.flip(0)).round().long()
