@@ -23,7 +23,9 @@ from boxwright.ops.image import ResizeRule
 from boxwright.structures import Classes
 
 RULE = ResizeRule("short_side", size=48, max_size=96)
-AUGMENTATION = Augmentation(Compose([HorizontalFlip(0.5), ScaleJitter(0.6, 1.4), ColourJitter(0.3, 0.3, 0.3, 0.1)]), Mosaic(0.5))
+AUGMENTATION = Augmentation(
+    Compose([HorizontalFlip(0.5), ScaleJitter(0.6, 1.4), ColourJitter(0.3, 0.3, 0.3, 0.1)]), Mosaic(0.5)
+)
 SIZES = [(60, 80), (80, 60), (50, 90), (64, 64), (90, 50), (60, 80)]
 
 
@@ -47,7 +49,9 @@ def keys_of(sampler):
 
 def same(one, other):
     pixels = torch.equal(one.images.pixels, other.images.pixels)
-    truth = torch.equal(one.targets.boxes, other.targets.boxes) and torch.equal(one.targets.labels, other.targets.labels)
+    truth = torch.equal(one.targets.boxes, other.targets.boxes) and torch.equal(
+        one.targets.labels, other.targets.labels
+    )
     return pixels and truth and one.indices == other.indices
 
 

@@ -140,6 +140,15 @@ def test_equal_areas_go_to_the_earlier_box():
     assert assigned(boxes.flip(1), yes, no).owner[0, 0] == 0
 
 
+def test_centre_sampling_takes_what_is_nearer_than_the_radius():
+    box = torch.tensor([[[0.0, 0.0, 32.0, 32.0]]])  # its centre is (16, 16); P3 cells stand at 4, 12, 20, 28
+    yes, no = torch.ones(1, 1) > 0, torch.zeros(1, 1) > 0
+    finest = STRIDE_OF == 8
+    for radius, expected in ((0.5, set()), (0.51, {12.0, 20.0})):
+        owned = LOCATIONS[(assigned(box, yes, no, radius).owner[0] == 0) & finest]
+        assert set(owned.flatten().tolist()) == expected
+
+
 class TestIgnoredRegions:
     def test_a_region_owns_nothing_and_silences_what_nobody_owns(self):
         boxes, valid, ignore = padded([[(0.0, 0.0, 60.0, 60.0), (0.0, 0.0, 20.0, 20.0)]], [[True, False]])

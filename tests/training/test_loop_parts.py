@@ -131,7 +131,9 @@ class TestMeasurements:
     @pytest.mark.parametrize(("steps", "times"), [(10, 3), (7, 7), (100, 1), (3, 10), (24, 5)])
     def test_are_as_many_as_asked_and_the_last_is_at_the_end(self, steps, times):
         run = job(f"validation.times={times}")
-        at = [step for step in range(1, steps + 1) if loop._measure_now(run, Progress(steps=steps, fixed=True, step=step))]
+        at = [
+            step for step in range(1, steps + 1) if loop._measure_now(run, Progress(steps=steps, fixed=True, step=step))
+        ]
         assert len(at) == min(times, steps)
         assert at[-1] == steps
 
