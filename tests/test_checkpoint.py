@@ -56,11 +56,13 @@ class TestRoundTrip:
         recipe = load_recipe("fcos-small", [*TINY, "model.backbone_weights=IMAGENET1K_V1"])
         save_checkpoint(Checkpoint(recipe, checkpoint.classes, checkpoint.weights), tmp_path / "w.pt")
         monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_a, **_s: pytest.fail("fetched"))
-        asked = []
-        original = backbones._torchvision_body
-        monkeypatch.setattr(
-            backbones, "_torchvision_body", lambda name, levels, weights: asked.append(weights) or original(name, levels, weights)
-        )  # fmt: skip
+        asked, original = [], backbones._torchvision_body
+
+        def noting(name, levels, weights):
+            asked.append(weights)
+            return original(name, levels, weights)
+
+        monkeypatch.setattr(backbones, "_torchvision_body", noting)
         load_checkpoint(tmp_path / "w.pt").build()
         assert asked == [None]
 
