@@ -94,6 +94,20 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(nam
         assert bool(moved) == (frozen < 5)
 
 
+@pytest.mark.parametrize("norm", ["bn", "sync_bn", "frozen_bn"])
+def test_frozen_stages_keep_their_statistics_whatever_the_norm_of_the_others(norm):
+    body = backbone("resnet18", norm=norm, frozen_stages=2).body
+    kinds = {}
+    for name, part in body.named_modules():
+        if "bn" in name or "downsample.1" in name:
+            kinds.setdefault(name.split(".")[0], set()).add(type(part).__name__)
+    other = {"bn": "BatchNorm2d", "sync_bn": "SyncBatchNorm", "frozen_bn": "FrozenBatchNorm2d"}[norm]
+    assert kinds == {
+        **{part: {"FrozenBatchNorm2d"} for part in ("bn1", "layer1")},
+        **{part: {other} for part in ("layer2", "layer3", "layer4")},
+    }
+
+
 def test_frozen_stages_are_counted_from_the_stem():
     parameters = dict(backbone("resnet18", frozen_stages=2).named_parameters())
     trainable = {name.split(".")[1] for name, parameter in parameters.items() if parameter.requires_grad}

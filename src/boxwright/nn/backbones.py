@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from boxwright.nn.norm import Norm, replace_batch_norm
+from boxwright.nn.norm import BATCH_NORMS, Norm, replace_batch_norm
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 _STAGE_OF = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}  # by the stride of its output; the stem is 0
@@ -91,7 +91,7 @@ class Backbone(nn.Module):
 def _freeze(body: nn.Module, prefix: str) -> None:
     """Stop training of one submodule; its BatchNorm becomes frozen, or its statistics would still drift."""
     part = body.get_submodule(prefix)
-    if isinstance(part, nn.BatchNorm2d):
+    if isinstance(part, BATCH_NORMS):
         holder = nn.Sequential(part)
         replace_batch_norm(holder, "frozen_bn")
         body.set_submodule(prefix, holder[0])

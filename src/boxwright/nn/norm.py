@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+"""Layers whose statistics move in training."""
 
 
 def group_count(channels: int, groups: int = 32) -> int:
@@ -55,7 +57,7 @@ def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
     if kind == "bn":
         return
     for name, child in list(module.named_modules()):
-        if not isinstance(child, nn.BatchNorm2d):
+        if not isinstance(child, BATCH_NORMS):
             continue
         new = make_norm(kind, child.num_features, child.eps)
         state = child.state_dict()
