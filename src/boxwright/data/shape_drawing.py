@@ -28,7 +28,8 @@ class Difficulty:
 
     rotation in degrees, aspect as longer over shorter side, contrast as the least distance in RGB between an object
     and what lies under it, texture, noise and lighting as amplitudes, distractors as least and greatest number, cover
-    as the greatest part of an object that others hide.
+    as the greatest part of an object that others hide, hue_spread as the part of the colour circle on either side of
+    its class's own hue from which an object takes its colour: 0.5 means any colour, so that only the outline tells.
     """
 
     rotation: float
@@ -39,12 +40,13 @@ class Difficulty:
     lighting: float
     distractors: tuple[int, int]
     cover: float
+    hue_spread: float
 
 
 DIFFICULTIES = {
-    "easy": Difficulty(10, 1.1, 120, 14, 3, 0.1, (0, 1), 0.3),
-    "medium": Difficulty(20, 1.2, 110, 22, 5, 0.2, (1, 4), 0.6),
-    "hard": Difficulty(180, 1.6, 55, 45, 14, 0.5, (5, 12), 0.6),
+    "easy": Difficulty(10, 1.1, 120, 14, 3, 0.1, (0, 1), 0.3, 0.03),
+    "medium": Difficulty(20, 1.2, 110, 22, 5, 0.2, (1, 4), 0.6, 0.06),
+    "hard": Difficulty(180, 1.6, 55, 45, 14, 0.5, (5, 12), 0.6, 0.5),
 }
 
 
@@ -101,19 +103,22 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
     return Silhouette(opacity, opacity >= 128)
 
 
-def vivid_colour(random: np.random.Generator) -> Canvas:
-    """A random object colour (3,), from pale to saturated."""
-    hue, saturation, value = random.random(3)
-    return np.array(colorsys.hsv_to_rgb(hue, 0.25 + 0.75 * saturation, 0.15 + 0.85 * value), np.float32) * np.float32(
-        255
-    )
+def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 0.5) -> Canvas:
+    """A random object colour (3,) of a hue in [0, 1) give or take `spread`; a narrow one stays away from grey."""
+    turn, saturation, value = random.random(3)
+    own = (hue + spread * (2 * turn - 1)) % 1
+    palest, darkest = (0.25, 0.15) if spread >= 0.5 else (0.5, 0.4)
+    colour = colorsys.hsv_to_rgb(own, palest + (1 - palest) * saturation, darkest + (1 - darkest) * value)
+    return np.array(colour, np.float32) * np.float32(255)
 
 
-def contrasting_colour(random: np.random.Generator, under: Canvas, contrast: float) -> Canvas:
-    """A random colour at least `contrast` away from the colour `under` (3,), or the farthest of a dozen."""
+def contrasting_colour(
+    random: np.random.Generator, under: Canvas, contrast: float, hue: float = 0.0, spread: float = 0.5
+) -> Canvas:
+    """A random colour of a hue, at least `contrast` away from the colour `under` (3,), or the farthest of a dozen."""
     best, distance = under, -1.0
     for _ in range(12):
-        colour = vivid_colour(random)
+        colour = vivid_colour(random, hue, spread)
         away = float(np.sqrt(np.square(colour - under).sum()))
         if away > distance:
             best, distance = colour, away

@@ -147,7 +147,7 @@ def _add_object(
         visible[: len(placed)] -= hidden
         visible[len(placed)] = int(np.count_nonzero(mask))
         under = canvas[rows, columns][mask].mean(0, dtype=np.float64).astype(np.float32)
-        colour = contrasting_colour(random, under, level.contrast)
+        colour = contrasting_colour(random, under, level.contrast, label / config.num_classes, level.hue_spread)
         shading = random.random(2) * 0.3 - 0.15
         paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
         placed.append(_Placed(label, x, y, (height, width), area))

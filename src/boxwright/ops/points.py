@@ -9,28 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Grid = Literal["centre", "corner", "torchvision"]
+"""Where a cell stands: "centre" x = (j + 0.5) s, "corner" x = j s (Detectron2's anchors), "torchvision" x = j (W // w)
+with the width of the padded batch and of the map, which is j s only where s divides the width."""
 
-def grid_locations(size_hw: tuple[int, int], stride: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Centres (H * W, 2) as x, y of the cells of one feature map, row by row.
+
+def grid_locations(
+    size_hw: tuple[int, int],
+    stride: int,
+    *,
+    device: torch.device | str | None = None,
+    grid: Grid = "centre",
+    padded_hw: tuple[int, int] | None = None,
+) -> Tensor:
+    """Locations (H * W, 2) as x, y of the cells of one feature map, row by row.
+
+    `padded_hw` is the size of the batch's pixels, which the grid "torchvision" needs.
 
     >>> grid_locations((1, 3), 8).tolist()
     [[4.0, 4.0], [12.0, 4.0], [20.0, 4.0]]
+    >>> grid_locations((1, 3), 8, grid="torchvision", padded_hw=(8, 23)).tolist()
+    [[0.0, 0.0], [7.0, 0.0], [14.0, 0.0]]
     """
     height, width = size_hw
-    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
-    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
+    step_y, step_x, offset = stride, stride, 0.5 if grid == "centre" else 0.0
+    if grid == "torchvision":
+        if padded_hw is None:
+            raise ValueError("the grid 'torchvision' needs the size of the padded batch")
+        step_y, step_x = padded_hw[0] // height, padded_hw[1] // width
+    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * step_y
+    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * step_x
     return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
 
 
 def pyramid_locations(
-    level_sizes: Sequence[tuple[int, int]], strides: Sequence[int], *, device: torch.device | str | None = None
+    level_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    *,
+    device: torch.device | str | None = None,
+    grid: Grid = "centre",
+    padded_hw: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Locations (P, 2) of all levels, level by level, and the stride (P,) of the level that each lies on."""
-    grids = [grid_locations(size, s, device=device) for size, s in zip(level_sizes, strides, strict=True)]
+    grids = [
+        grid_locations(size, s, device=device, grid=grid, padded_hw=padded_hw)
+        for size, s in zip(level_sizes, strides, strict=True)
+    ]
     rows = [torch.full((len(grid),), float(s), device=device) for grid, s in zip(grids, strides, strict=True)]
     return torch.cat(grids), torch.cat(rows)
 

@@ -1,0 +1,105 @@
+"""Matching by overlap: which ground-truth box each anchor or proposal must learn, for a whole batch; and sampling.
+
+Shape legend: B = images, N = anchors or proposals, G = ground-truth boxes (padded), g = a chunk of them, S = sampled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.assign import BACKGROUND, Assignment
+from boxwright.ops.boxes import box_area
+
+_CHUNK_ELEMENTS = 1 << 22  # B * N * g at a time: bounds memory, and stays within the caches of a CPU
+INSIDE = 0.5
+"""An anchor or proposal lies inside an ignore region if at least this part of its area does."""
+
+
+class Sampled(NamedTuple):
+    """Rows chosen from N, positives first: index (B, S), positive (B, S), and real (B, S), False for padding."""
+
+    index: Tensor
+    positive: Tensor
+    real: Tensor
+
+
+def match_boxes(
+    candidates: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    ignore: Tensor,
+    *,
+    positive_iou: float,
+    negative_iou: float,
+    low_quality: bool,
+) -> Assignment:
+    """Give each candidate the ground-truth box that it overlaps most, if by `positive_iou` or more.
+
+    Args:
+        candidates: (N, 4) anchors of every image, or (B, N, 4) proposals of each.
+        boxes: (B, G, 4) ground truth.
+        valid: (B, G) False for padding rows.
+        ignore: (B, G) regions that own nothing; what lies inside one and is not positive is ignored.
+        positive_iou, negative_iou: from the first on a candidate is positive, below the second it is background,
+            between them it is ignored.
+        low_quality: for every box, its best candidates (all of equal overlap) are positive too, however low that is;
+            each learns the box that it overlaps most itself (Faster R-CNN, section 3.1.2; Detectron2, torchvision).
+
+    Equal overlaps go to the earlier box.
+    """
+    candidates = candidates.expand(len(boxes), -1, 4)
+    batch, count = candidates.shape[:2]
+    best = candidates.new_zeros((batch, count))
+    owner = torch.full((batch, count), BACKGROUND, dtype=torch.int64, device=boxes.device)
+    forced = torch.zeros((batch, count), dtype=torch.bool, device=boxes.device)
+    in_region = torch.zeros_like(forced)
+    area = box_area(candidates)  # (B, N)
+    chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * count))
+    for start in range(0, boxes.shape[1], chunk):
+        part = slice(start, start + chunk)
+        shared = _intersection(candidates, boxes[:, part])  # (B, N, g)
+        union = area[..., None] + box_area(boxes[:, None, part]) - shared
+        overlap = torch.where(union > 0, shared / union, 0.0) * (valid & ~ignore)[:, None, part]
+        value, index = overlap.max(-1)
+        owner = torch.where(value > best, index + start, owner)
+        best = torch.maximum(best, value)
+        if low_quality and count:
+            highest = overlap.amax(1, keepdim=True)  # (B, 1, g)
+            forced |= ((overlap == highest) & (highest > 0)).any(-1)
+        in_region |= ((shared >= INSIDE * area[..., None]) & (valid & ignore)[:, None, part]).any(-1)
+    positive = (best >= positive_iou) & (owner >= 0) | forced
+    between = (best >= negative_iou) & ~positive
+    return Assignment(torch.where(positive, owner, BACKGROUND), (between | in_region) & ~positive)
+
+
+def _intersection(first: Tensor, second: Tensor) -> Tensor:
+    """Shared area (B, N, G) of boxes (B, N, 4) and (B, G, 4)."""
+    a, b = first[:, :, None].unbind(-1), second[:, None].unbind(-1)
+    width = (torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])).clamp(min=0)
+    return width * (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
+
+
+def sample_balanced(positive: Tensor, negative: Tensor, count: int, positive_fraction: float) -> Sampled:
+    """Draw up to `count` rows an image from positive and negative (B, N), positives up to the given part of them.
+
+    Negatives fill what positives leave; an image with too few of both gets padding rows. Drawn from torch's generator
+    (an image's draw does not change the number of random values used, so runs repeat); no host synchronisation.
+    """
+    limit = min(count, positive.shape[1])
+    most_positive = min(int(count * positive_fraction), limit)
+    key = torch.rand(positive.shape, device=positive.device)
+    positive_key, positive_index = torch.where(positive, key, 2.0).topk(most_positive, dim=1, largest=False)
+    negative_key, negative_index = torch.where(negative, key, 2.0).topk(limit, dim=1, largest=False)
+    is_positive = positive_key < 2
+    room = count - is_positive.sum(1, keepdim=True)  # (B, 1)
+    is_negative = (negative_key < 2) & (torch.arange(limit, device=key.device) < room)
+    index = torch.cat([positive_index, negative_index], dim=1)
+    real = torch.cat([is_positive, is_negative], dim=1)
+    # what is real to the front, in order: at most `limit` rows are
+    order = real.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :limit]
+    real = real.gather(1, order)
+    from_positive = order < most_positive
+    return Sampled(index.gather(1, order), real & from_positive, real)

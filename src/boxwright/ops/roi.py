@@ -1,0 +1,63 @@
+"""Regions of interest: which pyramid level a box is pooled from, and pooling it to a fixed size.
+
+Shape legend: R = regions of all images, C = channels, s = side of the pooled map. Sources: Feature Pyramid Networks
+(Lin et al. 2017), equation 1; Mask R-CNN (He et al. 2017), section 3 (RoIAlign).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from boxwright.ops.boxes import box_area
+
+CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
+
+
+def region_levels(boxes: Tensor, lowest: int, highest: int) -> Tensor:
+    """The pyramid level (...,) that each box (..., 4) is pooled from, `lowest` to `highest` (2 for P2).
+
+    A box of 224 x 224 pixels belongs to P4, half its side to P3, and so on.
+
+    >>> region_levels(torch.tensor([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 111.0, 111.0]]), 2, 5).tolist()
+    [4, 2]
+    """
+    side = box_area(boxes).sqrt()
+    level = (CANONICAL_LEVEL + (side / CANONICAL_SIZE + 1e-8).log2()).floor()
+    return level.clamp(lowest, highest).to(torch.int64)
+
+
+def pool_regions(
+    levels: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    picture: Tensor,
+    level: Tensor,
+    size: int,
+    *,
+    sampling: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """RoIAlign of boxes (R, 4), each from its own picture (R,) and its own map: features (R, C, size, size).
+
+    Args:
+        levels: maps (B, C, h, w), finest first.
+        strides: of each map, in network pixels.
+        boxes: in network pixels.
+        picture: which image of the batch each box belongs to.
+        level: index into `levels` for each box.
+        sampling: points a bin and axis; 0 takes as many as the bin has cells (Detectron2), torchvision takes 2.
+        aligned: shift by half a cell, which is right; False is the convention of torchvision's own models.
+    """
+    rows = torch.cat([picture[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+    shape = (len(boxes), levels[0].shape[1], size, size)
+    if len(levels) == 1:
+        return roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
+    pooled = levels[0].new_zeros(shape, dtype=torch.float32)
+    for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
+        own = (level == index).nonzero()[:, 0]
+        pooled = pooled.index_copy(0, own, roi_align(map_.float(), rows[own], size, 1 / stride, sampling, aligned))
+    return pooled
