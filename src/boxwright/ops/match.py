@@ -19,9 +19,9 @@ INSIDE = 0.5
 
 
 class Sampled(NamedTuple):
-    """Rows chosen from N, positives first: index (B, S), positive (B, S), and real (B, S), False for padding."""
+    """Rows chosen from N, positives first: rows (B, S), positive (B, S), and real (B, S), False for padding."""
 
-    index: Tensor
+    rows: Tensor
     positive: Tensor
     real: Tensor
 

@@ -55,7 +55,8 @@ def pool_regions(
     rows = torch.cat([picture[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
     shape = (len(boxes), levels[0].shape[1], size, size)
     if len(levels) == 1:
-        return roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
+        only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
+        return only
     pooled = levels[0].new_zeros(shape, dtype=torch.float32)
     for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
         own = (level == index).nonzero()[:, 0]
