@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from boxwright.ops.losses import box_loss, centerness_loss, entropy_floor, focal_loss
+from boxwright.ops.losses import box_loss, centerness_loss, entropy_floor, focal_loss, giou_loss, smooth_l1
 
 KINDS = ("iou", "giou", "l1")
 EXTREMES = (0.0, 1e-30, -1e-30, 1e4, -1e4, 1e30, -1e30)
@@ -155,6 +155,61 @@ class TestBoxLoss:
         assert loss == 0
         assert predicted.grad is not None
         assert not predicted.grad.any()
+
+
+class TestSmoothL1:
+    @pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+    def test_value_and_gradient_equal_torch(self, beta):
+        predicted, target = torch.randn(30, 4), torch.randn(30, 4)
+        weights = torch.rand(30)
+
+        def reference(values):
+            return (F.smooth_l1_loss(values, target, reduction="none", beta=beta).sum(1) * weights).sum()
+
+        def ours(values):
+            return smooth_l1(values, target, weights, beta)
+
+        torch.testing.assert_close(ours(predicted), reference(predicted))
+        torch.testing.assert_close(gradient(ours, predicted), gradient(reference, predicted))
+
+    def test_meets_itself_at_beta_in_value_and_slope(self):
+        errors = torch.tensor([[0.4999, 0.5001, 0, 0]])
+        slope = gradient(lambda v: smooth_l1(v, torch.zeros(1, 4), torch.ones(1), 0.5), errors)
+        torch.testing.assert_close(slope, torch.tensor([[1.0, 1, 0, 0]]), rtol=1e-3, atol=0)
+
+    @pytest.mark.parametrize("beta", [0.0, 1.0])
+    def test_rows_without_weight_have_no_gradient_whatever_they_hold(self, beta):
+        predicted, target = torch.randn(4, 4), torch.randn(4, 4)
+        predicted[0], target[1] = float("nan"), float("inf")
+        weights = torch.tensor([0.0, 0.0, 1.0, 2.0])
+        slope = gradient(lambda v: smooth_l1(v, target, weights, beta), predicted)
+        assert torch.isfinite(slope).all()
+        assert not slope[:2].any()
+        assert slope[2:].all()
+
+
+class TestGiouLoss:
+    def test_value_and_gradient_equal_torchvision(self):
+        predicted, target = as_boxes(distances(1)[0]), as_boxes(distances(2)[0])
+        weights = torch.rand(50)
+
+        def reference(values):
+            return (generalized_box_iou_loss(values, target) * weights).sum()
+
+        def ours(values):
+            return giou_loss(values, target, weights)
+
+        torch.testing.assert_close(ours(predicted), reference(predicted), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradient(ours, predicted), gradient(reference, predicted), rtol=1e-4, atol=1e-5)
+
+    def test_rows_without_weight_have_no_gradient_whatever_they_hold(self):
+        predicted, target = as_boxes(distances(3)[0]), as_boxes(distances(4)[0])
+        predicted[0], target[1], predicted[2] = float("nan"), float("inf"), 0.0
+        weights = torch.tensor([0.0] * 3 + [1.0] * 47)
+        slope = gradient(lambda v: giou_loss(v, target, weights), predicted)
+        assert torch.isfinite(slope).all()
+        assert not slope[:3].any()
+        assert slope[3:].any(-1).all()
 
 
 class TestCenternessLoss:

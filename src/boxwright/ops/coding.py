@@ -29,7 +29,8 @@ def encode_boxes(reference: Tensor, boxes: Tensor, weights: Weights = (1.0, 1.0,
     box_centre, box_sides = _centre_and_sides(boxes)
     shift = (box_centre - centre) / sides.clamp(min=1e-6)
     growth = (box_sides.clamp(min=1e-6) / sides.clamp(min=1e-6)).log()
-    return torch.cat([shift, growth], dim=-1) * torch.tensor(weights, device=boxes.device)
+    offsets = torch.cat([shift, growth], dim=-1)
+    return torch.stack([column * weight for column, weight in zip(offsets.unbind(-1), weights, strict=True)], dim=-1)
 
 
 def decode_boxes(
@@ -44,7 +45,8 @@ def decode_boxes(
     [5.0, 0.0, 15.0, 10.0]
     """
     centre, sides = _centre_and_sides(reference)
-    offsets = offsets / torch.tensor(weights, device=offsets.device)
+    # one by one: a tensor of the weights, made on the host, would make a GPU wait
+    offsets = torch.stack([column / weight for column, weight in zip(offsets.unbind(-1), weights, strict=True)], dim=-1)
     new_centre = centre + offsets[..., :2] * sides
     half = sides * offsets[..., 2:].clamp(max=largest_log_ratio).exp() / 2
     return torch.cat([new_centre - half, new_centre + half], dim=-1)

@@ -56,6 +56,29 @@ def _around_origin(distances: Tensor) -> Tensor:
     return torch.cat([-distances[..., :2], distances[..., 2:]], dim=-1)
 
 
+def smooth_l1(predicted: Tensor, target: Tensor, weights: Tensor, beta: float = 0.0) -> Tensor:
+    """Weighted sum of the smooth absolute error of offsets (..., 4), columns added up; weights (...,) of 0 leave a row out.
+
+    Quadratic below `beta` (error^2 / 2 beta), straight above it (Fast R-CNN, equation 3, where beta is 1); 0 is L1.
+
+    >>> smooth_l1(torch.tensor([[3.0, 0.5, 0.0, 0.0]]), torch.zeros(1, 4), torch.ones(1), beta=1.0).item()
+    2.625
+    """
+    counts = (weights > 0)[..., None]
+    error = F.smooth_l1_loss(
+        torch.where(counts, predicted, 0.0), torch.where(counts, target, 0.0), reduction="none", beta=beta
+    )
+    return (error.sum(-1) * weights).sum()
+
+
+def giou_loss(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of 1 - GIoU of boxes (..., 4) row by row; weights (...,) of 0 leave a row out."""
+    counts = (weights > 0)[..., None]
+    unit = torch.arange(4, device=predicted.device) // 2  # the box (0, 0, 1, 1)
+    overlap = matched_iou(torch.where(counts, predicted, unit), torch.where(counts, target, unit), generalised=True)
+    return ((1 - overlap) * weights).sum()
+
+
 def centerness_loss(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     """Sum of the binary cross-entropy of logits (...,) against soft targets in [0, 1] where keep (...,)."""
     target = torch.where(keep, target, 0.0)

@@ -47,6 +47,7 @@ def match_boxes(
             between them it is ignored.
         low_quality: for every box, its best candidates (all of equal overlap) are positive too, however low that is;
             each learns the box that it overlaps most itself (Faster R-CNN, section 3.1.2; Detectron2, torchvision).
+            A box that nothing overlaps gets none; the references then give it every candidate, at overlap 0.
 
     Equal overlaps go to the earlier box.
     """
@@ -69,7 +70,8 @@ def match_boxes(
         if low_quality and count:
             highest = overlap.amax(1, keepdim=True)  # (B, 1, g)
             forced |= ((overlap == highest) & (highest > 0)).any(-1)
-        in_region |= ((shared >= INSIDE * area[..., None]) & (valid & ignore)[:, None, part]).any(-1)
+        inside = (shared >= INSIDE * area[..., None]) & (shared > 0)
+        in_region |= (inside & (valid & ignore)[:, None, part]).any(-1)
     positive = (best >= positive_iou) & (owner >= 0) | forced
     between = (best >= negative_iou) & ~positive
     return Assignment(torch.where(positive, owner, BACKGROUND), (between | in_region) & ~positive)

@@ -1,0 +1,205 @@
+import pytest
+import torch
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
+from torchvision.ops import box_iou
+
+from boxwright.ops import match
+from boxwright.ops.match import match_boxes, sample_balanced
+from boxwright.structures import Targets, Truth
+
+RULES = {"positive_iou": 0.5, "negative_iou": 0.4, "low_quality": True}
+
+
+def boxes(count, seed=0, span=100.0):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * span
+    return torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * span / 2 + 1], 1)
+
+
+def matched(candidates, truths, **rules):
+    targets = Targets.of(truths)
+    return match_boxes(candidates, targets.boxes, targets.valid, targets.ignore, **{**RULES, **rules})
+
+
+def truth(rows, ignore=None):
+    return Truth.of(rows, [0] * len(rows), ignore)
+
+
+class TestParity:
+    @pytest.mark.parametrize("low_quality", [True, False])
+    @pytest.mark.parametrize(("positive", "negative"), [(0.5, 0.4), (0.7, 0.3), (0.5, 0.5)])
+    @pytest.mark.parametrize("count", [1, 7, 40])
+    def test_equals_torchvision_picture_by_picture(self, low_quality, positive, negative, count):
+        candidates = boxes(400)
+        rows = [candidates[:count] + boxes(count, 8, 6.0) - 3, boxes(count + 3, 9)]  # some on candidates, some not
+        rows = [row[(row[:, 2:] > row[:, :2]).all(1)] for row in rows]
+        owner, ignored = matched(candidates, [truth(row.tolist()) for row in rows], positive_iou=positive,
+                                 negative_iou=negative, low_quality=low_quality)  # fmt: skip
+        for picture, row in enumerate(rows):
+            overlap = box_iou(row, candidates)
+            assert (overlap.amax(1) > 0).all()  # else theirs gives the box every candidate
+            expected = Matcher(positive, negative, low_quality)(overlap)
+            assert torch.equal(owner[picture], expected.clamp(min=-1))
+            assert torch.equal(ignored[picture], expected == Matcher.BETWEEN_THRESHOLDS)
+
+    def test_ties_of_low_quality_are_all_positive_as_in_torchvision(self):
+        candidates = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [100, 100, 110, 110]])
+        row = [[2.0, 0, 12, 5]]
+        expected = Matcher(0.7, 0.3, True)(box_iou(torch.tensor(row), candidates))
+        owner, _ = matched(candidates, [truth(row)], positive_iou=0.7, negative_iou=0.3)
+        assert owner[0].tolist() == expected.tolist() == [0, 0, -1]
+
+
+class TestThresholds:
+    anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.5], [0, 0, 10, 3.9], [50, 50, 60, 60]])
+
+    def test_positive_from_its_threshold_on_background_below_the_other(self):
+        owner, ignored = matched(self.anchors, [truth([[0.0, 0, 10, 10]])], low_quality=False)
+        assert owner[0].tolist() == [0, 0, -1, -1, -1]
+        assert ignored[0].tolist() == [False, False, True, False, False]
+
+    def test_pitfall_42_a_box_that_no_anchor_fits_still_gets_its_best_one(self):
+        """Seed 002 asks for 0.6 and has no low-quality matches: such a box is learnt by nothing."""
+        small = [[0.0, 0, 10, 1]]
+        assert (matched(self.anchors, [truth(small)], low_quality=False).owner == -1).all()
+        owner, ignored = matched(self.anchors, [truth(small)])
+        assert owner[0].tolist() == [-1, -1, -1, 0, -1]
+        assert not ignored.any()
+
+    def test_a_forced_anchor_learns_the_box_that_it_overlaps_most_itself(self):
+        anchors = torch.tensor([[0.0, 0, 10, 10], [200, 200, 210, 210]])
+        rows = [[0.0, 0, 10, 9], [0.0, 0, 10, 2]]  # the second's best anchor fits the first better
+        assert matched(anchors, [truth(rows)]).owner[0].tolist() == [0, -1]
+
+    def test_a_box_far_from_everything_owns_nothing(self):
+        """Where Detectron2 and torchvision would give it every anchor."""
+        assert (matched(self.anchors, [truth([[500.0, 500, 510, 510]])]).owner == -1).all()
+
+    def test_equal_overlaps_go_to_the_earlier_box(self):
+        rows = [[0.0, 0, 10, 10], [0.0, 0, 10, 10]]
+        assert matched(self.anchors[:1], [truth(rows)]).owner.tolist() == [[0]]
+
+
+class TestIgnoreRegions:
+    region = truth([[0.0, 0, 100, 100]], [True])
+
+    def test_what_lies_inside_is_ignored_and_never_positive(self):
+        anchors = torch.tensor([[10.0, 10, 30, 30], [90, 0, 110, 20], [95, 0, 115, 20], [200, 200, 220, 220]])
+        owner, ignored = matched(anchors, [self.region])
+        assert (owner == -1).all()
+        assert ignored[0].tolist() == [True, True, False, False]  # half inside is inside
+
+    def test_a_positive_inside_a_region_stays_positive(self):
+        both = truth([[0.0, 0, 100, 100], [10, 10, 30, 30]], [True, False])
+        owner, ignored = matched(torch.tensor([[10.0, 10, 30, 30]]), [both])
+        assert owner.tolist() == [[1]]
+        assert not ignored.any()
+
+    def test_a_candidate_without_area_lies_nowhere(self):
+        flat = torch.tensor([[5.0, 5, 5, 5], [30, 30, 10, 10]])
+        owner, ignored = matched(flat, [self.region])
+        assert (owner == -1).all()
+        assert not ignored.any()
+
+
+class TestBatch:
+    truths = (truth(boxes(3, 1).tolist()), Truth.empty(), truth(boxes(9, 2).tolist(), [False] * 8 + [True]))
+
+    def test_equals_one_picture_at_a_time(self):
+        candidates = boxes(200, 3)
+        together = matched(candidates, list(self.truths))
+        for index, one in enumerate(self.truths):
+            alone = matched(candidates, [one])
+            assert torch.equal(together.owner[index], alone.owner[0])
+            assert torch.equal(together.ignored[index], alone.ignored[0])
+
+    def test_proposals_of_each_picture(self):
+        proposals = torch.stack([boxes(50, seed) for seed in (4, 5, 6)])
+        together = matched(proposals, list(self.truths))
+        for index, one in enumerate(self.truths):
+            assert torch.equal(together.owner[index], matched(proposals[index], [one]).owner[0])
+
+    @pytest.mark.parametrize("low_quality", [True, False])
+    def test_padding_rows_own_nothing_whatever_their_coordinates(self, low_quality):
+        targets = Targets.of([self.truths[0], self.truths[2]])
+        padded = targets.boxes.clone()
+        padded[~targets.valid] = torch.tensor([0.0, 0, 150, 150])
+        rules = {**RULES, "low_quality": low_quality}
+        expected = match_boxes(boxes(200, 3), targets.boxes, targets.valid, targets.ignore, **rules)
+        got = match_boxes(boxes(200, 3), padded, targets.valid, targets.ignore, **rules)
+        assert torch.equal(got.owner, expected.owner)
+        assert torch.equal(got.ignored, expected.ignored)
+
+    def test_no_boxes_at_all_is_all_background(self):
+        owner, ignored = matched(boxes(20), [Truth.empty(), Truth.empty()])
+        assert owner.shape == (2, 20)
+        assert (owner == -1).all()
+        assert not ignored.any()
+
+    def test_no_candidates_give_empty_rows(self):
+        assert matched(boxes(0), [self.truths[0]]).owner.shape == (1, 0)
+
+    def test_chunks_give_what_the_whole_gives(self, monkeypatch):
+        candidates = boxes(60, 7)
+        rows = [truth(boxes(40, 8).tolist(), [index % 5 == 0 for index in range(40)])]
+        whole = matched(candidates, rows)
+        monkeypatch.setattr(match, "_CHUNK_ELEMENTS", 60 * 7)
+        parts = matched(candidates, rows)
+        assert torch.equal(whole.owner, parts.owner)
+        assert torch.equal(whole.ignored, parts.ignored)
+
+
+class TestSampling:
+    @pytest.mark.parametrize(("positives", "negatives"), [(200, 700), (10, 700), (200, 5), (0, 40), (3, 0), (0, 0)])
+    @pytest.mark.parametrize(("count", "fraction"), [(256, 0.5), (64, 0.25), (33, 0.3)])
+    def test_counts_equal_torchvision(self, positives, negatives, count, fraction):
+        labels = torch.full((1000,), -1)
+        labels[:positives], labels[500 : 500 + negatives] = 1, 0
+        labels = labels[torch.randperm(1000)]
+        drawn = sample_balanced((labels == 1)[None], (labels == 0)[None], count, fraction)
+        (expected_positive,), (expected_negative,) = BalancedPositiveNegativeSampler(count, fraction)([labels])
+        assert drawn.positive.sum() == expected_positive.sum()
+        assert (drawn.real & ~drawn.positive).sum() == expected_negative.sum()
+        assert drawn.rows.shape == (1, count)
+
+    def test_draws_what_it_says_each_row_once_positives_first(self):
+        positive, negative = torch.rand(3, 300) < 0.2, torch.rand(3, 300) < 0.6
+        negative &= ~positive
+        rows, is_positive, real = sample_balanced(positive, negative, 50, 0.25)
+        for picture in range(3):
+            own = rows[picture][real[picture]]
+            assert len(own.unique()) == len(own) == 50
+            assert torch.equal(positive[picture, own], is_positive[picture][real[picture]])
+            assert torch.equal(negative[picture, own], ~is_positive[picture][real[picture]])
+        assert (is_positive.int().diff(dim=1) <= 0).all()
+        assert (real.int().diff(dim=1) <= 0).all()
+
+    def test_pitfall_45_a_short_sample_is_padded_by_rows_that_do_not_count(self):
+        """Seed 002 says that it fills up with duplicates, returns fewer, and divides by the full number."""
+        positive, negative = torch.zeros(2, 30, dtype=torch.bool), torch.zeros(2, 30, dtype=torch.bool)
+        positive[0, 3], negative[0, 4:6] = True, True
+        drawn = sample_balanced(positive, negative, 10, 0.5)
+        assert drawn.real.sum(1).tolist() == [3, 0]
+        assert drawn.positive.sum(1).tolist() == [1, 0]
+        assert sorted(drawn.rows[0, :3].tolist()) == [3, 4, 5]
+        assert drawn.rows.max() < 30
+
+    def test_fewer_rows_than_asked_for(self):
+        drawn = sample_balanced(torch.tensor([[True, False]]), torch.tensor([[False, True]]), 10, 0.5)
+        assert drawn.rows.tolist() == [[0, 1]]
+        assert drawn.real.all()
+
+    def test_every_row_has_the_same_chance(self):
+        torch.manual_seed(0)
+        everything = torch.ones(2000, 10, dtype=torch.bool)
+        drawn = sample_balanced(torch.zeros_like(everything), everything, 5, 0.5)
+        share = torch.bincount(drawn.rows.flatten(), minlength=10) / 2000
+        torch.testing.assert_close(share, torch.full((10,), 0.5), rtol=0, atol=0.06)
+
+    def test_the_same_seed_draws_the_same(self):
+        positive = torch.rand(2, 100) < 0.3
+        draws = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            draws.append(sample_balanced(positive, ~positive, 20, 0.5).rows)
+        assert torch.equal(*draws)
