@@ -1,8 +1,9 @@
 """The records that cross folders: what a picture holds, what a detector found, and a batch of pixels.
 
 Shape legend: B = images, G = ground-truth boxes (of one picture, or the padded maximum of a batch), D = detections,
-K = classes, H W = height and width in pixels. Boxes are absolute (x1, y1, x2, y2) float32 without `+1`; labels lie in
-[0, K). Every record is checked when it is built, so that a wrong box cannot travel further than the line that made it.
+R = proposals (likewise), K = classes, H W = height and width in pixels. Boxes are absolute (x1, y1, x2, y2) float32
+without `+1`; labels lie in [0, K). Every record is checked when it is built, so that a wrong box cannot travel further
+than the line that made it.
 """
 
 from __future__ import annotations
@@ -253,6 +254,53 @@ class ImageBatch:
         """The same batch in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
         return ImageBatch(*(tensor.pin_memory() for tensor in tensors))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Boxes that may hold an object, for a batch, padded: boxes (B, R, 4) in network pixels, scores and valid (B, R).
+
+    Best first within each picture (within each level where levels have limits of their own); `valid` marks the rows
+    that are proposals. `level` (B, R) is the index of the pyramid level that each came from, where that is known.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    valid: Tensor
+    level: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        batch, count = self.boxes.shape[:2]
+        _require(self.boxes.shape == (batch, count, 4), f"boxes: expected (B, R, 4), got {tuple(self.boxes.shape)}")
+        for name, field in (("scores", self.scores), ("valid", self.valid), ("level", self.level)):
+            shape = (batch, count) if field is None else tuple(field.shape)
+            _require(shape == (batch, count), f"{name}: expected {(batch, count)}, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def of(cls, boxes: Sequence[Tensor], scores: Sequence[Tensor] | None = None) -> Proposals:
+        """Pad the proposals (R, 4) of several pictures to one batch; without scores all are 1."""
+        _require(len(boxes) > 0, "a batch needs at least one picture")
+        scores = [torch.ones(len(rows)) for rows in boxes] if scores is None else scores
+        shape = (len(boxes), max(1, *(len(rows) for rows in boxes)))
+        padded, values = torch.zeros(*shape, 4), torch.zeros(shape)
+        valid = torch.zeros(shape, dtype=torch.bool)
+        for index, (rows, own) in enumerate(zip(boxes, scores, strict=True)):
+            padded[index, : len(rows)], values[index, : len(rows)], valid[index, : len(rows)] = rows, own, True
+        return cls(padded, values, valid)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Proposals:
+        """The same proposals on another device."""
+        tensors = (self.boxes, self.scores, self.valid, self.level)
+        moved = (None if t is None else t.to(device, non_blocking=non_blocking) for t in tensors)
+        return Proposals(*moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Proposals:
+        """The same proposals in pinned memory, for an asynchronous copy to a GPU."""
+        tensors = (self.boxes, self.scores, self.valid, self.level)
+        return Proposals(*(None if t is None else t.pin_memory() for t in tensors))  # type: ignore[arg-type]
 
 
 class PaddedDetections(NamedTuple):

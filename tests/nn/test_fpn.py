@@ -69,8 +69,24 @@ def test_second_extra_level_follows_relu_of_the_first():
 
 
 def test_three_extra_levels_are_refused():
-    with pytest.raises(ValueError, match="expected 0, 1 or 2, got 3"):
+    with pytest.raises(ValueError, match="expected 0 to 2 from p5, got 3"):
         FeaturePyramid(CHANNELS, 4, extra_levels=3)
+
+
+def test_a_pooled_level_is_every_other_cell_of_the_coarsest_and_has_no_weights():
+    pyramid = FeaturePyramid(CHANNELS, 4, extra_levels=1, extra_from="pool")
+    levels = pyramid(maps_of(96, 96))
+    assert torch.equal(levels[3], F.max_pool2d(levels[2], 1, stride=2))
+    assert len(pyramid.extras) == 0
+    with pytest.raises(ValueError, match="expected 0 to 1 from pool, got 2"):
+        FeaturePyramid(CHANNELS, 4, extra_levels=2, extra_from="pool")
+
+
+def test_with_a_norm_convolutions_have_no_bias():
+    pyramid = FeaturePyramid(CHANNELS, 4, norm="bn")
+    assert all(convolution.bias is None for convolution in [*pyramid.laterals, *pyramid.outputs])
+    level = pyramid(maps_of(64, 64))[0]
+    torch.testing.assert_close(level.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-5)  # batch statistics
 
 
 def test_maps_that_do_not_fit_are_refused():

@@ -8,12 +8,12 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
 from boxwright.models import MODELS
-from boxwright.recipes.schema import Recipe, model_section
+from boxwright.recipes.schema import Recipe
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _PLAIN = {int: "whole number", float: "number", bool: "true | false", str: "text", Any: "anything"}
@@ -52,12 +52,19 @@ def _section_keys(section: type[BaseModel], prefix: str, model: str) -> Iterator
 
 def _model_keys(model: str) -> Iterator[Key]:
     """The section `model`; its explanations stand in the detector's config dataclass."""
-    config = MODELS[model].config
-    texts = _field_texts(config)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, field in model_section(model).model_fields.items():
-        text = "Which detector." if name == "name" else texts.get(name, "")
-        yield Key(f"model.{name}", _type_text(field.annotation, field.metadata), defaults.get(name, model), text)
+    yield Key("model.name", model, model, "Which detector.")
+    yield from _config_keys(MODELS[model].config, None, "model.")
+
+
+def _config_keys(config: type[Any], given: Any, prefix: str) -> Iterator[Key]:
+    """The fields of a config dataclass; `given` is an instance whose values are the defaults."""
+    texts, hints = _field_texts(config), get_type_hints(config)
+    for field in dataclasses.fields(config):
+        default = field.default if given is None else getattr(given, field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _config_keys(type(default), default, f"{prefix}{field.name}.")
+        elif field.name != "num_classes":
+            yield Key(prefix + field.name, _type_text(hints[field.name]), default, texts.get(field.name, ""))
 
 
 def _field_texts(cls: type[Any]) -> dict[str, str]:

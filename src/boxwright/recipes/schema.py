@@ -176,17 +176,38 @@ class Recipe(Section):
         """The config dataclass of the recipe's model for so many classes."""
         fields = self.model.model_dump()
         name = fields.pop("name")
-        return MODELS[name].config(num_classes=num_classes, **fields)
+        return _config_of(MODELS[name].config, {"num_classes": num_classes, **fields})
 
 
 @cache  # one class a detector, so that equal sections compare equal
 def model_section(name: str) -> type[Section]:
-    """The section `model` for one detector: the fields of its config dataclass, but for the number of classes."""
-    config = MODELS[name].config
+    """The section `model` for one detector: the fields of its config dataclass, but for the number of classes.
+
+    A field that is a dataclass itself (the settings of a part that several detectors hold) is a section within it.
+    """
+    fields = _fields_of(MODELS[name].config)
+    del fields["num_classes"]
+    return create_model(f"{name}_model", __base__=Section, **{"name": (Literal[name], name)} | fields)
+
+
+def _fields_of(config: type[Any], given: Any = None) -> dict[str, Any]:
+    """Type and default of each field of a config dataclass; `given` is an instance whose values are the defaults."""
     hints = get_type_hints(config)
-    fields: dict[str, Any] = {"name": (Literal[name], name)}
+    fields: dict[str, Any] = {}
     for field in dataclasses.fields(config):
-        if field.name != "num_classes":
-            default = ... if field.default is dataclasses.MISSING else field.default
-            fields[field.name] = (hints[field.name], default)
-    return create_model(f"{name}_model", __base__=Section, **fields)
+        default = field.default if given is None else getattr(given, field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            part: Any = hints[field.name]
+            section = create_model(part.__name__, __base__=Section, **_fields_of(part, default))
+            fields[field.name] = (section, section())
+        else:
+            fields[field.name] = (hints[field.name], ... if default is dataclasses.MISSING else default)
+    return fields
+
+
+def _config_of(config: type[Any], fields: dict[str, Any]) -> Any:
+    """A config dataclass from plain data."""
+    hints = get_type_hints(config)
+    parts = {name: _config_of(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+             for name, value in fields.items()}  # fmt: skip
+    return config(**parts)

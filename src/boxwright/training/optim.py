@@ -68,7 +68,7 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (parameter.dim() > 1, name.startswith("backbone."))
+            key = (parameter.dim() > 1, "backbone" in name.split("."))
             groups.setdefault(key, []).append(parameter)
     settings = [
         {
