@@ -6,7 +6,6 @@ the stem is the first, the one that ends in C2 the second, and so on to the fift
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from boxwright.nn.backbone_files import SUFFIXES, load_backbone_file
 from boxwright.nn.norm import BATCH_NORMS, Norm, replace_batch_norm
+from boxwright.nn.resnet import ResNet, ResNetVariant
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+TORCHVISION_RESNET = ResNetVariant()
 _STAGE_OF = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}  # by the stride of its output; the stem is 0
 
 
@@ -28,10 +30,12 @@ class Backbone(nn.Module):
 
     Args:
         name: a torchvision model name, or `timm/<name>` with the timm extra.
-        levels: a subset of "c2" to "c5", in order.
+        levels: a subset of "c2" to "c5", in order; or names of a torchvision network's modules, such as
+            "features.13" (torchvision's MobileNet detectors take two maps of one stride).
         weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, the path of a
-            file with the classification network's state dict, or None for random weights.
+            file with the classification network's state dict (also Detectron2's `.pkl`), or None for random weights.
         norm: what the backbone's BatchNorm layers become ("bn" leaves them).
+        variant: in what a reference's backbone differs from torchvision's.
         frozen_stages: how many stages are not trained; their BatchNorm keeps its statistics too.
     """
 
@@ -43,20 +47,26 @@ class Backbone(nn.Module):
         weights: str | None = None,
         norm: Norm = "bn",
         frozen_stages: int = 0,
+        variant: ResNetVariant = TORCHVISION_RESNET,
     ) -> None:
         super().__init__()
         if not 0 <= frozen_stages <= 5:
             raise ValueError(f"frozen_stages: expected 0 to 5, got {frozen_stages}")
         self.levels = tuple(levels)
-        self.strides = [STRIDES[level] for level in self.levels]
         if name.startswith("timm/"):
+            if variant.needs_own_network:
+                raise ValueError(f"backbone_variant: for torchvision's ResNets, not for {name}")
             self.body, stages = _timm_body(name.removeprefix("timm/"), self.levels, weights)
         else:
-            self.body, stages = _torchvision_body(name, self.levels, weights)
+            self.body, stages = _torchvision_body(name, self.levels, weights, variant)
+        if variant.norm_eps is not None:
+            for part in self.body.modules():
+                if isinstance(part, BATCH_NORMS):
+                    part.eps = variant.norm_eps
         replace_batch_norm(self.body, norm)
         for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
             _freeze(self.body, prefix)
-        self.channels = self._probe_channels(name)
+        self.strides, self.channels = self._probe(name, variant)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self._maps(images)
@@ -69,15 +79,17 @@ class Backbone(nn.Module):
         features = self.body(images)
         return list(features.values()) if isinstance(features, dict) else list(features)
 
-    def _probe_channels(self, name: str) -> list[int]:
-        """Channels of each level, from one small picture, without touching statistics or gradients."""
+    def _probe(self, name: str, variant: ResNetVariant) -> tuple[list[int], list[int]]:
+        """Stride and channels of each level, from one small picture, without touching statistics or gradients."""
         was_training = self.body.training
         self.body.eval()
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, 96, 96))
         self.body.train(was_training)
-        channels = []
-        for stride, found in zip(self.strides, maps, strict=True):
+        strides, channels = [], []
+        for level, found in zip(self.levels, maps, strict=True):
+            stride = STRIDES.get(level, 96 // int(found.shape[2]))
+            stride = 16 if level == "c5" and variant.dilated_c5 else stride
             side = (96 // stride, 96 // stride)
             if found.shape[2:] == side:
                 channels.append(int(found.shape[1]))
@@ -85,7 +97,8 @@ class Backbone(nn.Module):
                 channels.append(int(found.shape[3]))
             else:
                 raise ValueError(f"backbone {name}: expected a map of stride {stride}, got {tuple(found.shape)}")
-        return channels
+            strides.append(stride)
+        return strides, channels
 
 
 def _freeze(body: nn.Module, prefix: str) -> None:
@@ -101,14 +114,40 @@ def _freeze(body: nn.Module, prefix: str) -> None:
 
 
 def _torchvision_body(
-    name: str, levels: Sequence[str], weights: str | None
-) -> tuple[nn.Module, list[tuple[str, ...]]]:  # fmt: skip
+    name: str, levels: Sequence[str], weights: str | None, variant: ResNetVariant
+) -> tuple[nn.Module, list[tuple[str, ...]]]:
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"backbone: torchvision has no classification model {name!r}; timm models are `timm/<name>`")
     file = Path(weights) if weights else None
-    from_file = file is not None and (file.suffix in (".pt", ".pth", ".safetensors") or file.exists())
+    from_file = file is not None and (file.suffix in SUFFIXES or file.exists())
+    if variant.needs_own_network:
+        own = ResNet(name, levels, variant)
+        if from_file and file is not None:
+            load_backbone_file(own, file, name, stride_in_1x1=variant.stride_in_1x1)
+        elif weights is not None:
+            _copy_weights(own, _torchvision_network(name, weights), name)
+        return own, _stages(name, own)
+    model = _torchvision_network(name, None if from_file else weights)
+    if from_file and file is not None:
+        load_backbone_file(model, file, name, stride_in_1x1=False if hasattr(model, "layer4") else None)
+    stages = _stages(name, model)
+    nodes = {stages[1 + list(STRIDES).index(level)][-1] if level in STRIDES else level: level for level in levels}
+    return create_feature_extractor(model, return_nodes=nodes), stages
+
+
+def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
+    """Weights of torchvision's network for a variant of it whose shapes are the same."""
+    state = {key: value for key, value in network.state_dict().items() if key in own.state_dict()}
     try:
-        model = torchvision.models.get_model(name, weights=None if from_file else weights)
+        own.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"backbone {name}: pretrained weights do not fit backbone_variant.widths") from error
+
+
+def _torchvision_network(name: str, weights: str | None) -> nn.Module:
+    """A classification network with torchvision's weights of that name, which are fetched where they are not cached."""
+    try:
+        network: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (URLError, OSError) as error:
         url = torchvision.models.get_weight(f"{type_of_weights(name)}.{weights}").url
         raise OSError(
@@ -118,11 +157,7 @@ def _torchvision_body(
     except (KeyError, ValueError) as error:
         known = [weight.name for weight in torchvision.models.get_model_weights(name)]
         raise ValueError(f"backbone {name}: no weights {weights!r}; torchvision has {known}") from error
-    if from_file and file is not None:
-        _load_file(model, file, name)
-    stages = _stages(name, model)
-    nodes = {stages[1 + list(STRIDES).index(level)][-1]: level for level in levels}
-    return create_feature_extractor(model, return_nodes=nodes), stages
+    return network
 
 
 def type_of_weights(name: str) -> str:
@@ -132,8 +167,8 @@ def type_of_weights(name: str) -> str:
 
 def _stages(name: str, model: nn.Module) -> list[tuple[str, ...]]:
     """The submodules that make up the stem and the stages that end in C2 to C5; the last of each is its output."""
-    if hasattr(model, "layer4"):  # ResNet, ResNeXt, Wide ResNet
-        return [("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)]
+    if hasattr(model, "layer1"):  # ResNet, ResNeXt, Wide ResNet; ours ends with the last level that is wanted
+        return [("conv1", "bn1"), *((f"layer{k}",) for k in range(1, 5) if hasattr(model, f"layer{k}"))]
     if hasattr(model, "trunk_output"):  # RegNet
         return [("stem",), *((f"trunk_output.block{k}",) for k in range(1, 5))]
     if isinstance(getattr(model, "features", None), nn.Sequential):  # MobileNet, EfficientNet, ConvNeXt, Swin
@@ -172,7 +207,7 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
     settings: dict[str, Any] = {"pretrained": weights == "pretrained"}
     if file is not None:  # read by ourselves, as for torchvision: what does not fit is told by name
         network = timm.create_model(name)
-        _load_file(network, file, f"timm/{name}")
+        load_backbone_file(network, file, f"timm/{name}")
         settings = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": network.state_dict()}}
     try:
         probe = timm.create_model(name, features_only=True, pretrained=False)
@@ -195,20 +230,3 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
         stages[stage] = (*stages[stage], *names[position:end])
         position = max(position, end)
     return body, stages
-
-
-def _load_file(model: nn.Module, file: Path, name: str) -> None:
-    """Load a classification network's own weights; its classifier may be missing or of another size."""
-    if not file.is_file():
-        raise FileNotFoundError(f"backbone weights {file}: no such file")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"backbone weights {file}: not a file of plain tensors ({str(error)[:120]})") from error
-    own = model.state_dict()
-    usable = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    missing = [key for key in own if key not in usable and not key.startswith(("fc.", "classifier.", "head."))]
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(f"backbone weights {file}: not those of {name}, {len(missing)} entries missing: {missing[:3]}")
-    model.load_state_dict(usable, strict=False)

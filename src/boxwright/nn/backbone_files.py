@@ -1,0 +1,166 @@
+"""Pretrained backbones from files: torchvision's own layout, Detectron2's, and the Caffe2 names of MSRA's and FAIR's.
+
+Whatever a file calls its entries, what comes out has torchvision's names and expects RGB.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from boxwright.nn.pickles import read_pickle
+
+SUFFIXES = (".pt", ".pth", ".safetensors", ".pkl")
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The content of a weights file, by name, without running anything in it.
+
+    Raises FileNotFoundError, or ValueError where it holds more than tensors, numbers, text and containers.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    if path.suffix == ".pkl":
+        data = read_pickle(path)
+    else:
+        try:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # on a damaged file torch raises anything from struct.error to IndexError
+            named = re.search(r"(?:GLOBAL|function) ([\w.]+)", str(error))
+            if named and isinstance(error, pickle.UnpicklingError):
+                raise ValueError(
+                    f"{path}: refused: not a file of plain tensors, it asks for {named[1]}; only tensors, numbers, "
+                    f"text and containers are read"
+                ) from error
+            text = " ".join(str(error).split())[:120]
+            raise ValueError(f"{path}: not a file of plain tensors, or damaged ({text})") from error
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path}: expected entries by name, got {type(data).__name__}")
+    return {str(key): value for key, value in data.items()}
+
+
+def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a file: below "model" or "state_dict" where it has one, arrays as tensors, no "module."."""
+    for key in ("model", "state_dict"):
+        if isinstance(data.get(key), Mapping):
+            data = data[key]
+            break
+    state = {}
+    for name, value in data.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value))  # a copy: the file's own may not be writable
+        if isinstance(value, Tensor):
+            state[str(name).removeprefix("module.")] = value.float() if value.is_floating_point() else value
+    return state
+
+
+def is_caffe2(state: Mapping[str, Tensor]) -> bool:
+    """Whether a backbone's entries have the names of Caffe2 (`res2_0_branch2a_w`)."""
+    return any(re.match(r"res\d_\d+_branch", name) for name in state)
+
+
+def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone of Caffe2's or Detectron2's ResNet names with those of torchvision; others are left as they are.
+
+    >>> list(torchvision_names({"res2_0_branch2a_bn_s": torch.ones(1), "res3.1.conv2.norm.bias": torch.ones(1)}))
+    ['layer1.0.bn1.weight', 'layer2.1.bn2.bias']
+    """
+    return {torchvision_name(caffe2_name(name)): value for name, value in state.items()}
+
+
+_CAFFE2_ENDS = {
+    "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean", "bn_riv": "norm.running_var",
+    "bn_gamma": "norm.weight", "bn_beta": "norm.bias", "bn_running_mean": "norm.running_mean",
+    "bn_running_var": "norm.running_var", "w": "weight", "b": "bias",
+}  # fmt: skip
+_CAFFE2_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+
+
+def caffe2_name(name: str) -> str:
+    """Detectron2's name for an entry of a Caffe2 backbone."""
+    if match := re.fullmatch(r"res(\d)_(\d+)_branch(1|2[abc])_(.+)", name):
+        stage, block, branch, end = match.groups()
+        if end in _CAFFE2_ENDS:
+            return f"res{stage}.{block}.{_CAFFE2_BRANCHES[branch]}.{_CAFFE2_ENDS[end]}"
+    if (match := re.fullmatch(r"(?:res_)?conv1_(.+)", name)) and match[1] in _CAFFE2_ENDS:
+        return f"stem.conv1.{_CAFFE2_ENDS[match[1]]}"
+    return name
+
+
+def torchvision_name(name: str) -> str:
+    """The name in torchvision of an entry of a Detectron2 ResNet (without any prefix).
+
+    >>> torchvision_name("res2.0.shortcut.norm.weight"), torchvision_name("stem.conv1.weight")
+    ('layer1.0.downsample.1.weight', 'conv1.weight')
+    """
+    if match := re.fullmatch(r"stem\.conv1(\.norm)?\.(\w+)", name):
+        return f"{'bn1' if match[1] else 'conv1'}.{match[2]}"
+    if match := re.fullmatch(r"res(\d)\.(\d+)\.(shortcut|conv(\d))(\.norm)?\.(\w+)", name):
+        stage, block, part, number, norm, end = match.groups()
+        names = {"shortcut": "downsample.1" if norm else "downsample.0"}
+        part = names.get(part, f"bn{number}" if norm else part)
+        return f"layer{int(stage) - 1}.{block}.{part}.{end}"
+    return name
+
+
+def complete_norms(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
+    """The same with statistics of the identity for BatchNorm layers that come as a scale and a shift (Caffe2)."""
+    full = dict(state)
+    for name, scale in state.items():
+        if re.search(r"(^|\.)(bn\d|downsample\.1|norm)\.weight$", name):
+            prefix = name.removesuffix("weight")
+            full.setdefault(f"{prefix}running_mean", torch.zeros_like(scale))
+            full.setdefault(f"{prefix}running_var", torch.ones_like(scale))
+    return full
+
+
+def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1: bool | None = None) -> None:
+    """Load a classification network's own weights; its classifier may be missing or of another size.
+
+    Files with Caffe2's names (MSRA, FAIR) hold weights for BGR: their first convolution is turned to RGB. MSRA's R-50
+    and R-101 have their strides in the 1x1: another network is refused.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"backbone weights {file}: no such file")
+    try:
+        data = read_tensors(file)
+    except ValueError as error:
+        raise ValueError(f"backbone weights {error}") from error
+    state = state_of(data)
+    if is_caffe2(state):
+        wide, grouped = state["res2_0_branch2a_w"], state["res2_0_branch2b_w"]
+        groups = wide.shape[0] // grouped.shape[1]
+        if stride_in_1x1 is not None and stride_in_1x1 != (groups == 1):
+            pixels = "model.pixel_std=[0.00392157,0.00392157,0.00392157]" if groups == 1 else "the default pixel_std"
+            raise ValueError(
+                f"backbone weights {file}: this network needs model.backbone_variant.stride_in_1x1="
+                f"{str(groups == 1).lower()} and {pixels}"
+            )
+    bgr = is_caffe2(state)
+    state = complete_norms(torchvision_names(state)) if bgr or "stem.conv1.weight" in state else state
+    if bgr:
+        state["conv1.weight"] = state["conv1.weight"].flip(1)
+    own = model.state_dict()
+    usable = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    missing = [key for key in own if key not in usable and not key.startswith(("fc.", "classifier.", "head."))]
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(f"backbone weights {file}: not those of {name}, {len(missing)} entries missing: {missing[:3]}")
+    model.load_state_dict(usable, strict=False)
