@@ -5,7 +5,16 @@ import torch
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as kernel
 
-from boxwright.ops.select import nms, nms_per_class, top_candidates
+from boxwright.ops import select
+from boxwright.ops.select import (
+    largest_below,
+    nms,
+    nms_per_class,
+    select_detections,
+    suppress,
+    suppress_by_pairs,
+    top_candidates,
+)
 
 
 def random_set(seed):
@@ -96,3 +105,72 @@ class TestTopCandidates:
     def test_shape_depends_on_shapes_only(self, available, wanted):
         values, indices = top_candidates(torch.rand(2, available), wanted, 0.9)
         assert values.shape == indices.shape == (2, min(available, wanted))
+
+
+class TestBatchedSuppression:
+    @pytest.fixture(params=[0.3, 0.5, 0.6, 0.0, 1.0])
+    def threshold(self, request):
+        return request.param
+
+    @staticmethod
+    def batch(seeds):
+        """Random sets as one batch: boxes (B, N, 4) best first, labels (B, N) with -1 behind the last one."""
+        sets = [random_set(seed) for seed in seeds]
+        count = max(len(boxes) for boxes, _ in sets)
+        boxes, labels = torch.zeros(len(sets), count, 4), torch.full((len(sets), count), -1)
+        for row, (own, scores) in enumerate(sets):
+            boxes[row, : len(own)] = own[scores.argsort(descending=True, stable=True)]
+            labels[row, : len(own)] = torch.arange(len(own)) % 3
+        return boxes, labels
+
+    def test_all_pairs_at_once_keep_what_the_kernel_keeps(self, threshold):
+        for start in range(0, 120, 6):
+            boxes, labels = self.batch(range(start, start + 6))
+            assert torch.equal(suppress_by_pairs(boxes, labels, threshold), suppress(boxes, labels, threshold)), start
+
+    def test_a_batch_that_is_too_large_is_done_in_parts(self, monkeypatch):
+        boxes, labels = self.batch(range(7))
+        monkeypatch.setattr(select, "LARGEST_PAIRS", 2 * boxes.shape[1] ** 2)
+        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5), suppress(boxes, labels, 0.5))
+
+    def test_rows_without_a_label_neither_stay_nor_suppress(self):
+        boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]])
+        for way in (suppress, suppress_by_pairs):
+            assert way(boxes, torch.tensor([[0, 0, -1]]), 0.5).tolist() == [[True, False, False]]
+            assert way(boxes, torch.tensor([[0, 1, -1]]), 0.5).tolist() == [[True, True, False]]
+            assert way(boxes[:, :0], torch.zeros(1, 0).long(), 0.5).shape == (1, 0)
+
+    def test_the_operator_keeps_what_torch_asks_of_one(self):
+        boxes, labels = self.batch(range(3))
+        torch.library.opcheck(suppress, (boxes, labels, 0.5))
+
+
+def test_a_float32_overlap_is_above_the_same_threshold_in_both_precisions():
+    for threshold in (0.1, 0.3, 0.45, 0.5, 0.6, 0.7, 1.0, 0.0):
+        near = torch.tensor(threshold)
+        for value in (near.nextafter(torch.tensor(-1.0)), near, near.nextafter(torch.tensor(2.0))):
+            assert (float(value) > threshold) == (float(value) > largest_below(threshold))
+
+
+def test_detections_of_a_batch_are_those_of_its_pictures():
+    """At fixed ranks: best first, then rows 0, 0, -1; the order of equal scores is that of arrival."""
+    for start in range(0, 60, 3):
+        sets = [random_set(seed) for seed in range(start, start + 3)]
+        count = max(1, *(len(boxes) for boxes, _ in sets))
+        boxes, scores = torch.zeros(3, count, 4), torch.zeros(3, count)
+        labels = torch.full((3, count), -1)
+        for row, (own, own_scores) in enumerate(sets):
+            boxes[row, : len(own)], scores[row, : len(own)] = own, own_scores
+            labels[row, : len(own)] = torch.arange(len(own)) % 2
+        found = select_detections(boxes, scores, labels, 0.5, 20)
+        for row in range(3):
+            good = (labels[row] >= 0) & (boxes[row, :, 2:] > boxes[row, :, :2]).all(1)
+            keep = good.nonzero()[:, 0]
+            keep = keep[nms_per_class(boxes[row, keep], scores[row, keep], labels[row, keep], 0.5)][:20]
+            assert int(found[3][row]) == len(keep)
+            assert torch.equal(found[0][row, : len(keep)], boxes[row, keep])
+            assert torch.equal(found[1][row, : len(keep)], scores[row, keep])
+            assert torch.equal(found[2][row, : len(keep)], labels[row, keep])
+            assert not found[0][row, len(keep) :].any()
+            assert not found[1][row, len(keep) :].any()
+            assert bool((found[2][row, len(keep) :] == -1).all())

@@ -1,7 +1,8 @@
 """Selection: from thousands of scored candidates to the few detections of each picture.
 
 Shape legend: B = images, N = candidates, D = detections kept. Order is by falling score everywhere; equal scores keep
-the order in which they came, as torchvision's kernel does.
+the order in which they came, as torchvision's kernel does. Shapes never depend on what is in a picture, so all of it
+can be exported; the one step that needs more than tensor arithmetic is the operator `boxwright::suppress`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
-from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.boxes import box_area, clip_boxes, pairwise_iou
+
+LARGEST_PAIRS = 1 << 25
+"""Pairs of boxes that are compared at once on a GPU; more pictures than that allows are done one after the other."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -40,13 +44,77 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
     Classes are told apart by sorting, not by shifting coordinates: a shift costs float32 precision, and with negative
     coordinates it lets one class suppress another.
     """
-    if len(boxes) == 0:
-        return torch.empty(0, dtype=torch.int64, device=boxes.device)
-    order = labels.argsort(stable=True)
-    counts = torch.unique_consecutive(labels[order], return_counts=True)[1].tolist()
-    kept = [rows[nms_kernel(boxes[rows], scores[rows], iou_threshold)] for rows in torch.split(order, counts)]
-    keep = torch.cat(kept).sort().values  # back to the order of arrival, so that equal scores keep it
-    return keep[scores[keep].argsort(descending=True, stable=True)]
+    order = scores.argsort(descending=True, stable=True)
+    return order[suppress(boxes[order][None], labels[order][None], iou_threshold)[0]]
+
+
+@torch.library.custom_op("boxwright::suppress", mutates_args=(), device_types="cpu")
+def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """Which of the boxes (B, N, 4) no better one of its picture and label overlaps too much: (B, N) bool.
+
+    Boxes come best first; rows of label -1 are no candidates, never kept. An operator of its own, because a loop over
+    pictures and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's NonMaxSuppression.
+    """
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    for picture in range(len(boxes)):
+        order = labels[picture].argsort(stable=True)
+        found, counts = torch.unique_consecutive(labels[picture, order], return_counts=True)
+        falling = torch.arange(len(order), 0, -1, dtype=torch.float32)  # scores that say "in this order"
+        for label, rows in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
+            if label >= 0:
+                keep[picture, rows[nms_kernel(boxes[picture, rows], falling[: len(rows)], iou_threshold)]] = True
+    return keep
+
+
+@suppress.register_fake
+def _(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    return torch.empty_like(labels, dtype=torch.bool)
+
+
+@suppress.register_kernel(("cuda", "mps"))
+def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """The same from all pairs of boxes at once: whole batches, and no waiting for a GPU picture by picture.
+
+    A box is kept where no kept better one overlaps it; repeated from "all are kept", the first box is settled after
+    one round, those that only it overlaps after two, so the end is the answer of the one-by-one algorithm.
+    """
+    longest = int((labels >= 0).sum(1).amax()) if labels.numel() else 0  # candidates come first
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    pictures = max(1, LARGEST_PAIRS // max(1, longest * longest))
+    for start in range(0, len(boxes), pictures):
+        rows = (slice(start, start + pictures), slice(0, longest))
+        keep[rows] = _settle(boxes[rows], labels[rows], iou_threshold)
+    return keep
+
+
+def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    corner = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    opposite = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    width, height = (opposite - corner).clamp(min=0).unbind(-1)
+    intersection = width * height  # (B, N, N)
+    area = box_area(boxes)
+    overlap = intersection / (area[:, :, None] + area[:, None] - intersection)  # NaN, so no overlap, of two empty ones
+    beaten = (overlap > largest_below(iou_threshold)) & (labels[:, :, None] == labels[:, None])
+    beaten = beaten.triu(diagonal=1)  # [b, i, j]: the better box i would suppress j
+    candidate = labels >= 0
+    keep = candidate
+    while True:
+        better = candidate & ~(beaten & keep[:, :, None]).any(1)
+        if bool((better == keep).all()):
+            return keep
+        keep = better
+
+
+def largest_below(threshold: float) -> float:
+    """The largest float32 number not above a threshold: what float32 overlaps are compared with to the same end.
+
+    >>> largest_below(0.5), largest_below(0.6) < 0.6
+    (0.5, True)
+    """
+    near = torch.tensor(threshold, dtype=torch.float32)
+    if float(near) > threshold:
+        near = near.nextafter(torch.tensor(-torch.inf))
+    return float(near)
 
 
 def top_candidates(scores: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
@@ -54,9 +122,40 @@ def top_candidates(scores: Tensor, count: int, threshold: float) -> tuple[Tensor
 
     n is the smaller of count and N, so shapes depend on shapes only.
     """
-    values, indices = scores.topk(min(count, scores.shape[1]), dim=1)
+    values, indices = scores.topk(torch.sym_min(count, scores.shape[1]), dim=1)
     good = values > threshold
     return values * good, torch.where(good, indices, -1)
+
+
+def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `count` pairs of row and class of logits (B, N, K), best first: (values, rows, classes), each (B, n).
+
+    They lie within the `count` rows whose best class is best, so only those are sorted class by class.
+
+    >>> [part.tolist() for part in top_pairs(torch.tensor([[[1.0, 5.0], [4.0, 3.0], [0.0, 2.0]]]), 3)]
+    [[[5.0, 4.0, 3.0]], [[0, 1, 1]], [[1, 0, 1]]]
+    """
+    num_classes = logits.shape[2]
+    best = logits.amax(2).topk(torch.sym_min(count, logits.shape[1]), dim=1).indices  # (B, m)
+    near = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)  # (B, m K)
+    values, place = near.topk(torch.sym_min(count, near.shape[1]), dim=1)
+    return values, best.gather(1, place // num_classes), place % num_classes
+
+
+def clip_detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, sizes_hw: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Detections at fixed ranks cut to their pictures (B, 2) after NMS; those that lie outside are taken out."""
+    boxes = clip_boxes(boxes, sizes_hw)
+    good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, D)
+    order = (~good).to(torch.uint8).argsort(dim=1, stable=True)  # what is good moves up
+    good = good.gather(1, order)
+    return (
+        boxes.gather(1, order[..., None].expand(-1, -1, 4)) * good[..., None],
+        scores.gather(1, order) * good,
+        torch.where(good, labels.gather(1, order), -1),
+        good.sum(1),
+    )
 
 
 def select_detections(
@@ -67,18 +166,21 @@ def select_detections(
     boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped.
     Gives boxes (B, D, 4), scores (B, D), labels (B, D) and how many of the rows are real (B,); the rest is 0, 0, -1.
     """
-    batch = len(boxes)
     good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-    kept_boxes = boxes.new_zeros(batch, max_detections, 4)
-    kept_scores = scores.new_zeros(batch, max_detections)
-    kept_labels = labels.new_full((batch, max_detections), -1)
-    counts = torch.zeros(batch, dtype=torch.int64, device=boxes.device)
-    for picture in range(batch):
-        rows = good[picture].nonzero()[:, 0]
-        keep = nms_per_class(boxes[picture, rows], scores[picture, rows], labels[picture, rows], nms_iou)
-        rows = rows[keep[:max_detections]]
-        kept_boxes[picture, : len(rows)] = boxes[picture, rows]
-        kept_scores[picture, : len(rows)] = scores[picture, rows]
-        kept_labels[picture, : len(rows)] = labels[picture, rows]
-        counts[picture] = len(rows)
-    return kept_boxes, kept_scores, kept_labels, counts
+    order = torch.where(good, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (B, N)
+    labels = torch.where(good, labels, -1).gather(1, order)
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    keep = suppress(boxes, labels, nms_iou)
+    kept = keep.cumsum(1)  # (B, N): how many are kept up to here, so the place of each kept one, counted from 1
+    place = torch.where(keep & (kept <= max_detections), kept, 0)
+    # row `place` of a table with one row more; what is not wanted goes to its row 0, which is cut off
+    source = order.new_zeros(order.shape[0], max_detections + 1)
+    source = source.scatter(1, place, torch.arange(order.shape[1], device=order.device).expand_as(order))[:, 1:]
+    counts = keep.sum(1, keepdim=True).clamp(max=max_detections)  # (B, 1)
+    real = torch.arange(max_detections, device=order.device) < counts  # (B, D)
+    return (
+        torch.where(real[..., None], boxes.gather(1, source[..., None].expand(-1, -1, 4)), 0.0),
+        torch.where(real, scores.gather(1, order).gather(1, source), 0.0),
+        torch.where(real, labels.gather(1, source), -1),
+        counts[:, 0],
+    )
