@@ -211,7 +211,7 @@ class FCOS(nn.Module):
         pixels = images.normalised(self.pixel_mean, self.pixel_std)
         levels = self.fpn(self.backbone(pixels))
         classes, boxes, central = self.head(levels)
-        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
         locations, strides = pyramid_locations(sizes, self.strides, device=pixels.device)
         return FCOSOutputs(classes, self._box_map(boxes), central, locations, strides, images.sizes_hw, sizes)
 

@@ -14,9 +14,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Grid = Literal["centre", "corner", "torchvision"]
+Grid = Literal["centre", "corner", "torchvision", "swapped"]
 """Where a cell stands: "centre" x = (j + 0.5) s, "corner" x = j s (Detectron2's anchors), "torchvision" x = j (W // w)
-with the width of the padded batch and of the map, which is j s only where s divides the width."""
+with the width of the padded batch and of the map, which is j s only where s divides the width. "swapped" gives x the
+row and y the column: the slip of the course variant 003, right for weights that were trained with it."""
 
 
 def grid_locations(
@@ -37,14 +38,15 @@ def grid_locations(
     [[0.0, 0.0], [7.0, 0.0], [14.0, 0.0]]
     """
     height, width = size_hw
-    step_y, step_x, offset = stride, stride, 0.5 if grid == "centre" else 0.0
+    step_y, step_x, offset = stride, stride, 0.5 if grid in ("centre", "swapped") else 0.0
     if grid == "torchvision":
         if padded_hw is None:
             raise ValueError("the grid 'torchvision' needs the size of the padded batch")
         step_y, step_x = padded_hw[0] // height, padded_hw[1] // width
     y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * step_y
     x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * step_x
-    return torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+    points = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+    return points.flip(1) if grid == "swapped" else points
 
 
 def pyramid_locations(
@@ -60,7 +62,7 @@ def pyramid_locations(
         grid_locations(size, s, device=device, grid=grid, padded_hw=padded_hw)
         for size, s in zip(level_sizes, strides, strict=True)
     ]
-    rows = [torch.full((len(grid),), float(s), device=device) for grid, s in zip(grids, strides, strict=True)]
+    rows = [torch.full((grid.shape[0],), float(s), device=device) for grid, s in zip(grids, strides, strict=True)]
     return torch.cat(grids), torch.cat(rows)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.structures.requirement import require
@@ -26,7 +27,7 @@ class ImageBatch:
     offset_xy: Tensor
 
     def __post_init__(self) -> None:
-        batch = len(self.pixels)
+        batch = self.pixels.shape[0]  # len() would fix the size in an exported graph
         require(
             self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
             f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
@@ -72,10 +73,13 @@ class ImageBatch:
             offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
         )
 
-    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:
+    def normalised(
+        self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1
+    ) -> Tensor:
         """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each picture.
 
-        Zero after normalisation is what a convolution pads with, so a picture ends in a batch as it ends alone.
+        Zero after normalisation is what a convolution pads with, so a picture ends in a batch as it ends alone. Sides
+        are padded up to `multiple_of`, which the checkpoints of some libraries were trained with.
         """
         unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
         device = self.pixels.device
@@ -85,6 +89,8 @@ class ImageBatch:
         rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
         columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)
         normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
+        if multiple_of > 1:
+            normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
         return normal.contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
