@@ -1,4 +1,4 @@
-"""The peer: torchvision's own FCOS on a RegNetX-400MF pyramid, trained by the shortest fair loop.
+"""The peer: torchvision's own FCOS on a pyramid of the same backbone, trained by the shortest fair loop.
 
 It sees the same pictures as ours, decoded, cached, augmented and batched by boxwright's loader; runs in the same
 precision and memory layout; and is measured by the same `coco_ap`. Its model, losses and selection are torchvision's.
@@ -31,12 +31,13 @@ MEASURED_STEPS = 12
 
 
 class Pyramid(nn.Module):
-    """P3 to P5, each of `width` channels, from a RegNet: what `FCOS` calls a backbone."""
+    """P3 to P5, each of `width` channels, from a RegNet or a ResNet: what `FCOS` calls a backbone."""
 
     def __init__(self, name: str, width: int) -> None:
         super().__init__()
         body = torchvision.models.get_model(name, weights=None)
-        nodes = {f"trunk_output.block{k}": f"c{k + 1}" for k in (2, 3, 4)}
+        stage = "layer" if hasattr(body, "layer4") else "trunk_output.block"
+        nodes = {f"{stage}{k}": f"c{k + 1}" for k in (2, 3, 4)}
         self.body = create_feature_extractor(body, return_nodes=nodes)
         with torch.no_grad():
             self.body.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from boxwright.cli.main import app
 from boxwright.data import shapes as shapes_module
 from boxwright.data.folder import open_folder
-from boxwright.data.shape_drawing import DIFFICULTIES, OUTLINES, silhouette
+from boxwright.data.shape_drawing import DIFFICULTIES, OUTLINES, contrasting_colour, silhouette
 from boxwright.data.shapes import (
     VALIDATION_START,
     ShapesConfig,
@@ -28,15 +29,15 @@ from boxwright.data.truth import truth_of
 from boxwright.structures import Truth
 
 # Picture 0 of seed 0, as drawn when this test was written.
-RECORDED_LABELS = [4, 1, 1, 4, 2]
+RECORDED_LABELS = [4, 5, 1, 5, 2]
 RECORDED_BOXES = [
-    [60.0, 13.0, 153.0, 99.0],
-    [0.0, 85.0, 121.0, 225.0],
-    [133.0, 64.0, 233.0, 172.0],
-    [67.0, 81.0, 130.0, 135.0],
-    [187.0, 192.0, 200.0, 206.0],
+    [53.0, 9.0, 164.0, 112.0],
+    [16.0, 105.0, 90.0, 176.0],
+    [149.0, 140.0, 248.0, 250.0],
+    [48.0, 153.0, 165.0, 256.0],
+    [94.0, 226.0, 116.0, 249.0],
 ]
-RECORDED_MEANS = [63.53, 63.29, 54.41]
+RECORDED_MEANS = [76.79, 69.82, 59.59]
 SMALL = ShapesConfig(size=96, max_objects=5)
 
 
@@ -78,6 +79,20 @@ def test_the_first_picture_is_the_recorded_one() -> None:
     assert truth.labels.tolist() == RECORDED_LABELS
     assert truth.boxes.tolist() == RECORDED_BOXES
     assert image.mean((0, 1)) == pytest.approx(RECORDED_MEANS, abs=0.2)
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
+def test_objects_have_the_hue_of_their_class_but_in_hard_pictures(difficulty: str) -> None:
+    level = DIFFICULTIES[difficulty]
+    random = np.random.Generator(np.random.PCG64(3))
+    ground = np.full(3, 128, np.float32)
+    hues = []
+    for _ in range(200):
+        colour = contrasting_colour(random, ground, level.contrast, 0.5, level.hue_spread) / 255
+        hues.append(colorsys.rgb_to_hsv(*colour.tolist())[0])
+    widest = max(abs(hue - 0.5) for hue in hues)
+    assert widest <= level.hue_spread + 1e-3
+    assert widest > level.hue_spread * 0.9
 
 
 def test_the_set_has_the_sizes_counts_and_classes_that_it_promises() -> None:

@@ -7,7 +7,6 @@ size. Boxes are tight around the visible part of each object, masks are that par
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +122,7 @@ def _add_object(
 ) -> None:
     """Paint one more object where it hides no earlier one too much; none if there is no such place."""
     label = int(random.integers(config.num_classes))
-    small, large = math.sqrt(config.min_pixels), math.sqrt(config.largest)
-    longer = (small + (large - small) * float(random.random())) ** 2
+    longer = config.min_pixels + (config.largest - config.min_pixels) * float(random.random())
     degrees = level.rotation * float(2 * random.random() - 1)
     aspect = level.aspect ** float(2 * random.random() - 1)
     shape = silhouette(config.classes.names[label], longer, degrees, aspect)

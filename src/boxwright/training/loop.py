@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.data.loader import Batch, PictureSet, StepSampler, draw_seed, make_loader
+from boxwright.nn.norm import BATCH_NORMS
 from boxwright.recipes.schema import Data, Recipe
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.ema import WeightAverage
@@ -157,6 +158,7 @@ def _step(
     apply_lr(optimizer, _lr(job, step, progress))
     torch.manual_seed(draw_seed(job.seed, (step << 20) + 1 + accelerator.process_index))
     scale = batch_scale(job.recipe.data, job.seed, step, progress)
+    _hold_statistics(job, progress)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         images = batch.images.to(accelerator.device, non_blocking=True)
@@ -181,6 +183,14 @@ def _step(
     return sums
 
 
+def _hold_statistics(job: Job, progress: Progress) -> None:
+    """In the last part of a run BatchNorm normalises as it will in use, by its running statistics."""
+    if progress.fixed and progress.step >= progress.steps * job.recipe.schedule.hold_statistics_from:
+        for module in job.model.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval()
+
+
 def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
     """The multi-scale factor of a step, the same on every process."""
     if not data.train_scales:
@@ -193,7 +203,7 @@ def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
 
 
 def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
-    """The whole batch at another size, on the device: pixels, sizes and boxes (masks are left as they are)."""
+    """The whole batch at another size, on the device: pixels, sizes, boxes and masks."""
     height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
     sides = (width / images.pixels.shape[-1], height / images.pixels.shape[-2])
     # filled on the device: a tensor made on the host would make a GPU wait
@@ -202,8 +212,7 @@ def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[Im
     pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.pixels.dtype == torch.uint8 else pixels
     sizes = (images.sizes_hw * factors.flip(0)).round().long()
     scaled = ImageBatch(pixels, sizes, images.original_hw, images.scale_xy * factors, images.offset_xy * factors)
-    boxes = targets.boxes * factors.repeat(2)
-    return scaled, Targets(boxes, targets.labels, targets.ignore, targets.valid, targets.masks)
+    return scaled, targets.scaled(factors)
 
 
 def _lr(job: Job, step: int, progress: Progress) -> float:
