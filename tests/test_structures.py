@@ -116,16 +116,37 @@ class TestTargets:
     def test_masks_stay_with_their_picture(self):
         targets = Targets.of([truth(2, masks=True), Truth.empty(), truth(1, masks=True)])
         assert targets.masks is not None
-        assert [len(one) for one in targets.masks] == [2, 0, 1]
-        assert targets.picture(2).masks is not None
+        assert targets.masks.known.tolist() == [[True, True], [False, False], [True, False]]
+        for index, one in enumerate([truth(2, masks=True), Truth.empty(), truth(1, masks=True)]):
+            back = targets.picture(index).masks
+            assert back is not None
+            assert len(back) == len(one)
+            for mask, before in zip(back, one.masks or (), strict=True):
+                assert (mask.x, mask.y) == (before.x, before.y)
+                assert torch.equal(mask.bitmap, before.bitmap)
+
+    def test_an_object_whose_mask_is_not_known_has_an_empty_bitmap(self):
+        hidden = CroppedMask(3, 3, torch.zeros(1, 1, dtype=torch.bool))
+        targets = Targets.of([Truth.of([SQUARE], [0], masks=[hidden])])
+        assert not targets.masks.known.any()
+        assert not targets.picture(0).masks[0].bitmap.any()
+
+    def test_resized_targets_keep_box_and_mask_together(self):
+        bitmap = torch.tensor([[1, 0], [1, 1]], dtype=torch.bool)
+        targets = Targets.of([Truth.of([[2.0, 4.0, 4.0, 6.0]], [0], masks=[CroppedMask(2, 4, bitmap)])])
+        larger = targets.scaled(torch.tensor([2.0, 3.0])).picture(0)
+        assert larger.boxes.tolist() == [[4, 12, 8, 18]]
+        assert (larger.masks[0].x, larger.masks[0].y) == (4, 12)
+        assert torch.equal(larger.masks[0].bitmap, bitmap.repeat_interleave(3, 0).repeat_interleave(2, 1))
 
     def test_masks_are_dropped_where_some_picture_with_objects_has_none(self):
         assert Targets.of([truth(2, masks=True), truth(1)]).masks is None
         assert Targets.of([Truth.empty()]).masks is None
 
     def test_move_as_one(self):
-        moved = Targets.of([truth(2)]).to("meta")
-        assert {t.device.type for t in (moved.boxes, moved.labels, moved.ignore, moved.valid)} == {"meta"}
+        moved = Targets.of([truth(2, masks=True)]).to("meta")
+        tensors = (moved.boxes, moved.labels, moved.ignore, moved.valid, *moved.masks)
+        assert {t.device.type for t in tensors} == {"meta"}
 
     def test_of_no_picture_and_of_other_shapes_are_refused(self):
         with pytest.raises(ValueError, match="at least one picture"):

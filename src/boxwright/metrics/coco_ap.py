@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwright.ops.masks import encode_rle
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -71,7 +70,8 @@ def coco_ap(
 
     Ignored truth counts as COCO crowd. The largest of `max_detections` holds for AP. `areas` (per picture, per
     object) are those of the annotation file and decide what is small, medium or large; where they are missing it is
-    the number of mask pixels, or else the area of the box.
+    the number of mask pixels, or else the area of the box. In AP of masks an object whose mask is not known (an empty
+    bitmap) is a region to ignore, as a crowd is.
 
     Raises ValueError where lengths differ, a score is not a number, or masks are asked for and missing.
     """
@@ -143,12 +143,16 @@ def _truth_rows(
         for thing, (box, label, ignore) in enumerate(
             zip(_xywh(truth.boxes), truth.labels.tolist(), truth.ignore.tolist(), strict=True)
         ):
-            area = box[2] * box[3] if truth.masks is None else int(truth.masks[thing].bitmap.sum())
+            mask = None if truth.masks is None else truth.masks[thing]
+            known = mask is not None and bool(mask.bitmap.any())
+            area = int(mask.bitmap.sum()) if mask is not None and known else box[2] * box[3]
             stated = None if given is None else given[thing]
             row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": int(ignore)}
             row |= {"bbox": box, "area": area if stated is None else stated}
-            if kind == "masks" and truth.masks is not None:
-                row["segmentation"] = encode_rle(_whole(truth.masks[thing], found.size_hw))
+            if kind == "masks" and mask is not None:
+                if not known:  # what is found in its box is neither right nor wrong
+                    mask, row["iscrowd"] = _filled(truth.boxes[thing], found.size_hw), 1
+                row["segmentation"] = mask.encoded(found.size_hw)
             rows.append(row)
     return rows
 
@@ -161,8 +165,8 @@ def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, A
             row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": 0, "score": score}
             row |= {"bbox": box, "area": box[2] * box[3]}
             if kind == "masks" and found.masks is not None:
-                mask = found.masks[thing]
-                row |= {"segmentation": encode_rle(mask), "area": int(mask.sum())}
+                mask = found.mask(thing)
+                row |= {"segmentation": mask.encoded(found.size_hw), "area": int(mask.bitmap.sum())}
             rows.append(row)
     return rows
 
@@ -173,12 +177,12 @@ def _xywh(boxes: Tensor) -> list[list[float]]:
     return rows
 
 
-def _whole(mask: CroppedMask, size_hw: tuple[int, int]) -> Tensor:
-    """The mask on the whole picture (H, W)."""
-    canvas = torch.zeros(size_hw, dtype=torch.bool)
-    height, width = mask.bitmap.shape
-    canvas[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
-    return canvas
+def _filled(box: Tensor, size_hw: tuple[int, int]) -> CroppedMask:
+    """A box as a mask: every pixel that it touches."""
+    x1, y1 = (max(0, int(value)) for value in box[:2].floor().tolist())
+    x2, y2 = (int(value) for value in box[2:].ceil().tolist())
+    shape = (max(0, min(y2, size_hw[0]) - y1), max(0, min(x2, size_hw[1]) - x1))
+    return CroppedMask(x1, y1, torch.ones(shape, dtype=torch.bool))
 
 
 def _count(

@@ -90,7 +90,7 @@ def cut_masks(
     if not len(boxes) or not len(packed.pixels):
         return target
     key = picture * packed.start.shape[1] + owner
-    objects, region_of = key.unique(return_inverse=True)
+    objects, region_of = torch.unique(key, return_inverse=True)
     size_hw, frame = packed.size_hw.flatten(0, 1)[objects], packed.frame.flatten(0, 1)[objects]
     start = packed.start.flatten()[objects]
     edge_hw = picture_hw[objects // packed.start.shape[1]]

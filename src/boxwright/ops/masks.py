@@ -31,6 +31,33 @@ def encode_rle(mask: Tensor) -> dict[str, Any]:
     return {"size": [int(height), int(width)], "counts": _counts_to_text(counts)}
 
 
+def encode_cropped(bitmap: Tensor, x: int, y: int, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """The run-length code of a picture (H, W) that is empty but for a bitmap (h, w) with its corner at (x, y).
+
+    The picture itself is never made: cost is that of the bitmap.
+
+    >>> encode_cropped(torch.ones(1, 1, dtype=torch.bool), 1, 1, (2, 3)) == encode_rle(torch.eye(3)[:2] * 0 + \
+    ...     torch.tensor([[0, 0, 0], [0, 1, 0]]))
+    True
+    """
+    height, width = size_hw
+    rows, columns = bitmap.shape
+    if not bitmap.numel():
+        return {"size": [height, width], "counts": _counts_to_text([height * width] if height * width else [])}
+    inside = np.zeros((columns, rows + 2), dtype=np.int8)  # column by column, each between two zeros
+    inside[:, 1:-1] = bitmap.to(torch.bool).cpu().numpy().T
+    column, row = np.nonzero(np.diff(inside, axis=1))  # where a run begins or ends, in pairs
+    edges = (column + x) * height + row + y
+    joined = np.concatenate([[0], edges, [height * width]])
+    # a run that ends at the foot of a column and one that begins at the head of the next are one
+    same = np.flatnonzero(np.diff(edges) == 0)
+    joined = np.delete(joined, np.concatenate([same + 1, same + 2]))
+    counts = np.diff(joined).tolist()
+    if len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return {"size": [height, width], "counts": _counts_to_text(counts)}
+
+
 def decode_rle(counts: str | bytes | Sequence[int], size_hw: tuple[int, int]) -> Tensor:
     """The mask (H, W) bool of a COCO run-length code, compressed (text) or plain (numbers).
 

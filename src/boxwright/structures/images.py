@@ -73,9 +73,7 @@ class ImageBatch:
             offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
         )
 
-    def normalised(
-        self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1
-    ) -> Tensor:
+    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
         """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each picture.
 
         Zero after normalisation is what a convolution pads with, so a picture ends in a batch as it ends alone. Sides

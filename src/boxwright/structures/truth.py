@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from boxwright.ops.masks import encode_cropped
+from boxwright.ops.mask_targets import PackedMasks, pack_masks
 from boxwright.structures.requirement import require
 
 
@@ -22,6 +24,23 @@ class CroppedMask(NamedTuple):
     x: int
     y: int
     bitmap: Tensor
+
+    def draw(self, plane: Tensor) -> None:
+        """Set this mask's part of a plane (H, W), in place."""
+        height, width = self.bitmap.shape
+        plane[self.y : self.y + height, self.x : self.x + width] = self.bitmap
+
+    def encoded(self, size_hw: tuple[int, int]) -> dict[str, Any]:
+        """The COCO run-length code of the mask on a picture of that size."""
+        return encode_cropped(self.bitmap, self.x, self.y, size_hw)
+
+    def tight(self) -> CroppedMask:
+        """The same mask without empty rows and columns around it; (0, 0) bool where nothing is set."""
+        rows, columns = self.bitmap.any(1).nonzero().flatten(), self.bitmap.any(0).nonzero().flatten()
+        if not len(rows):
+            return CroppedMask(self.x, self.y, self.bitmap[:0, :0])
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        return CroppedMask(self.x + left, self.y + top, self.bitmap[top:bottom, left:right])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +93,14 @@ class Truth:
 class Targets:
     """The truth of a batch, padded to its largest picture: boxes (B, G, 4), labels, ignore and valid (B, G).
 
-    Padding rows are marked by `valid` only, never by their coordinates. Masks stay ragged: one tuple a picture.
+    Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
     """
 
     boxes: Tensor
     labels: Tensor
     ignore: Tensor
     valid: Tensor
-    masks: tuple[tuple[CroppedMask, ...], ...] | None = None
+    masks: PackedMasks | None = None
 
     def __post_init__(self) -> None:
         batch, count = self.boxes.shape[:2]
@@ -89,6 +108,9 @@ class Targets:
         for name in ("labels", "ignore", "valid"):
             shape = tuple(getattr(self, name).shape)
             require(shape == (batch, count), f"{name}: expected {(batch, count)}, got {shape}")
+        if self.masks is not None:
+            shape = tuple(self.masks.start.shape)
+            require(shape == (batch, count), f"masks: expected those of {(batch, count)} objects, got {shape}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -112,24 +134,61 @@ class Targets:
             labels=pad([truth.labels for truth in truths]),
             ignore=pad([truth.ignore for truth in truths]),
             valid=pad([torch.ones(len(truth), dtype=torch.bool) for truth in truths]),
-            masks=tuple(truth.masks or () for truth in truths) if with_masks else None,
+            masks=_packed(truths) if with_masks else None,
         )
 
     def picture(self, index: int) -> Truth:
         """The truth of one picture, without padding, on the CPU."""
         keep = self.valid[index]
         boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
-        return Truth(boxes.cpu(), labels.cpu(), ignore.cpu(), None if self.masks is None else self.masks[index])
+        masks = None if self.masks is None else _unpacked(self.masks, index, keep)
+        return Truth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        """The same targets on another device (masks stay where they are)."""
-        boxes, labels, ignore, valid = (
-            t.to(device, non_blocking=non_blocking) for t in (self.boxes, self.labels, self.ignore, self.valid)
-        )
-        return Targets(boxes, labels, ignore, valid, self.masks)
+        """The same targets on another device."""
+        tensors = (self.boxes, self.labels, self.ignore, self.valid)
+        boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+        masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
+        return Targets(boxes, labels, ignore, valid, masks)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
-        return Targets(boxes, labels, ignore, valid, self.masks)
+        masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
+        return Targets(boxes, labels, ignore, valid, masks)
+
+    def scaled(self, factors_xy: Tensor) -> Targets:
+        """The same targets for pictures resized by the factors (2,) of width and height."""
+        factors = factors_xy.repeat(2)
+        masks = self.masks and self.masks._replace(frame=self.masks.frame * factors)
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks)
+
+
+def _packed(truths: Sequence[Truth]) -> PackedMasks:
+    """The masks of several pictures; all of them have masks, or no objects."""
+    rows = [truth.masks or () for truth in truths]
+    bitmaps, corners = (
+        [[mask.bitmap for mask in row] for row in rows],
+        [[(mask.x, mask.y) for mask in row] for row in rows],
+    )
+    return pack_masks(bitmaps, corners)
+
+
+def _unpacked(packed: PackedMasks, picture: int, keep: Tensor) -> tuple[CroppedMask, ...]:
+    """Cropped masks of one picture's objects; where the batch was resized, in whole pixels of its new size."""
+    pixels = packed.pixels.cpu()
+    rows = zip(packed.start[picture][keep].tolist(), packed.size_hw[picture][keep].tolist(),
+               packed.frame[picture][keep].cpu(), strict=True)  # fmt: skip
+    masks = []
+    for start, (height, width), frame in rows:
+        if height == 0:
+            masks.append(CroppedMask(0, 0, torch.zeros(1, 1, dtype=torch.bool)))
+            continue
+        bitmap = pixels[start : start + height * width].reshape(height, width)
+        x1, y1, x2, y2 = (round(value) for value in frame.tolist())
+        shape = (max(1, y2 - y1), max(1, x2 - x1))
+        if shape != (height, width):
+            bitmap = torch.nn.functional.interpolate(bitmap[None, None].float(), shape, mode="nearest-exact")[0, 0] > 0
+        masks.append(CroppedMask(x1, y1, bitmap))
+    return tuple(masks)
