@@ -9,11 +9,14 @@ from torch import nn
 from boxwright.nn.norm import Norm, make_norm
 
 
-def conv_tower(in_channels: int, widths: Sequence[int], norm: Norm = "none") -> nn.Sequential:
-    """3x3 convolution, norm and ReLU for every width; weights N(0, 0.01), biases 0 (RetinaNet, section 4.1)."""
+def conv_tower(in_channels: int, widths: Sequence[int], norm: Norm = "none", *, bias: bool = True) -> nn.Sequential:
+    """3x3 convolution, norm and ReLU for every width; weights N(0, 0.01), biases 0 (RetinaNet, section 4.1).
+
+    `bias` False takes the biases out where a norm follows, as torchvision does in some heads.
+    """
     layers: list[nn.Module] = []
     for width in widths:
-        convolution = nn.Conv2d(in_channels, width, 3, padding=1)
+        convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=bias or norm == "none")
         layers.append(convolution)
         if norm != "none":
             layers.append(make_norm(norm, width))

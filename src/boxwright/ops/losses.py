@@ -17,11 +17,20 @@ from boxwright.ops.boxes import matched_iou
 BoxLoss = Literal["iou", "giou", "l1"]
 
 
-def focal_loss(logits: Tensor, labels: Tensor, keep: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    keep: Tensor,
+    *,
+    weights: Tensor | None = None,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
     """Sum of the focal loss (Lin et al. 2017, eq. 5) of logits (B, P, K) against labels (B, P), -1 for background.
 
     Every entry is charged as a negative; the entry of a location's own class then has that charge replaced by the
-    positive one, so no one-hot tensor (B, P, K) is made. keep (B, P) False leaves a location out.
+    positive one, so no one-hot tensor (B, P, K) is made. keep (B, P) False leaves a location out; weights, such as (B, 1)
+    for each picture's own, multiply the rest.
 
     >>> round(focal_loss(torch.zeros(1, 1, 2), torch.tensor([[0]]), torch.tensor([[True]])).item(), 6)
     0.173287
@@ -32,21 +41,26 @@ def focal_loss(logits: Tensor, labels: Tensor, keep: Tensor, *, alpha: float = 0
     own = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, P)
     charge = alpha * (-own).sigmoid().pow(gamma) * F.softplus(-own)
     refund = (1 - alpha) * own.sigmoid().pow(gamma) * F.softplus(own)
-    return negative.sum() + torch.where(positive & keep, charge - refund, 0.0).sum()
+    difference = torch.where(positive & keep, charge - refund, 0.0)
+    if weights is None:
+        return negative.sum() + difference.sum()
+    return ((negative.sum(-1) + difference) * weights).sum()
 
 
-def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss) -> Tensor:
+def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, smoothing: float = 0.0) -> Tensor:
     """Weighted sum of a box loss over matched distances (..., 4) as left, top, right, bottom of one location.
 
     "iou" is -ln(IoU) (UnitBox; the FCOS paper), "giou" 1 - GIoU (its improvement), "l1" the mean absolute error of the
-    four sides (the course variant of seed 003). weights (...,) of 0 leave a row out.
+    four sides (the course variant of seed 003). weights (...,) of 0 leave a row out. `smoothing`: see `matched_iou`.
     """
     counts = weights > 0
     predicted = torch.where(counts[..., None], predicted, 1.0)
     target = torch.where(counts[..., None], target, 1.0)
     if kind == "l1":
         return ((predicted - target).abs().mean(-1) * weights).sum()
-    overlap = matched_iou(_around_origin(predicted), _around_origin(target), generalised=kind == "giou")
+    overlap = matched_iou(
+        _around_origin(predicted), _around_origin(target), generalised=kind == "giou", smoothing=smoothing
+    )
     loss = 1 - overlap if kind == "giou" else -overlap.clamp(min=1e-6).log()
     return (loss * weights).sum()
 
@@ -57,7 +71,7 @@ def _around_origin(distances: Tensor) -> Tensor:
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, weights: Tensor, beta: float = 0.0) -> Tensor:
-    """Weighted sum of the smooth absolute error of offsets (..., 4), columns added up; weights (...,) of 0 leave a row out.
+    """Weighted sum of the smooth absolute error of offsets (..., 4); weights (...,) of 0 leave a row out.
 
     Quadratic below `beta` (error^2 / 2 beta), straight above it (Fast R-CNN, equation 3, where beta is 1); 0 is L1.
 

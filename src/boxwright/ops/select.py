@@ -159,14 +159,17 @@ def clip_detections(
 
 
 def select_detections(
-    boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, max_detections: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, max_detections: int, *, keep_empty: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """NMS within each picture and class, then the best `max_detections` of each picture at fixed ranks.
 
-    boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped.
+    boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped,
+    unless `keep_empty` (torchvision's one-stage detectors report those that clipping left so).
     Gives boxes (B, D, 4), scores (B, D), labels (B, D) and how many of the rows are real (B,); the rest is 0, 0, -1.
     """
-    good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    good = labels >= 0
+    if not keep_empty:
+        good &= (boxes[..., 2:] > boxes[..., :2]).all(-1)
     order = torch.where(good, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (B, N)
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
