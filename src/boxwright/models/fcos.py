@@ -19,15 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.models.detection import DetectSettings
-from boxwright.nn.backbones import Backbone
+from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
 from boxwright.nn.fpn import FeaturePyramid
 from boxwright.nn.norm import Norm
+from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import clip_boxes
+from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss
-from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges, pyramid_locations
-from boxwright.ops.select import select_detections, top_candidates
+from boxwright.ops.points import (
+    Grid,
+    RangeEnds,
+    centerness,
+    decode_ltrb,
+    encode_ltrb,
+    level_ranges,
+    pyramid_locations,
+)
+from boxwright.ops.select import clip_detections, select_detections, top_candidates
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
 
 
@@ -39,6 +49,7 @@ class FCOSConfig:
     backbone: str = "resnet50"
     backbone_weights: str | None = None
     backbone_norm: Norm = "frozen_bn"
+    backbone_variant: ResNetVariant = TORCHVISION_RESNET
     frozen_stages: int = 2
     """Stem and C2 are not trained, as in the authors' code (FREEZE_AT 2)."""
     fpn_channels: int = 256
@@ -65,17 +76,36 @@ class FCOSConfig:
     scale_per_level: bool = True
     """A learnt factor per level on the box output (the paper, section 3.2)."""
     level_bounds: tuple[float, ...] = (64, 128, 256, 512)
-    """max(l, t, r, b) at which responsibility passes to the next level, half-open."""
+    """max(l, t, r, b) at which responsibility passes to the next level."""
+    level_range_ends: RangeEnds = "half_open"
+    """Which ends belong to a range: neither in Detectron2's, torchvision's and the course's checkpoints (which compare
+    areas roughly, too), both in AdelaiDet's and the authors'."""
+    locations: Grid = "centre"
+    """Where a cell looks; "torchvision" and, for the course variant 003, "swapped" are for their checkpoints."""
+    smoothing: float = 0.0
+    """Added to both areas of the IoU in the box loss: 1 in AdelaiDet and the authors' code."""
     box_weighting: Literal["centerness", "none"] = "centerness"
     """The authors' code weights the box loss by centerness; the paper's equation 2 and the course do not."""
-    normaliser: Literal["positives", "ema"] = "positives"
-    """Divide by the positives of all ranks, or by their running mean (the course, Detectron2)."""
+    normaliser: Literal["positives", "ema", "batch_ema"] = "positives"
+    """Divide by the positives of all ranks, by their running mean a picture (the course), or by the running mean of a
+    batch, at least 1 (Detectron2)."""
     normaliser_start: float = 150.0
-    """First value of the running mean, in positives per picture."""
+    """First value of the running mean: positives of a picture or batch."""
     normaliser_momentum: float = 0.9
     multi_label: bool = True
     """Whether one location may report several classes at test; the course keeps the best only."""
+    class_threshold: float = 0.0
+    """Least class probability of a candidate, whatever its centerness: 0.05 in AdelaiDet and the authors' code, where
+    no threshold holds for the final score."""
+    clip: Literal["before_nms", "after_nms"] = "before_nms"
+    """When boxes are cut to the picture; Detectron2 and AdelaiDet do so at the end."""
+    inclusive_pixels: bool = False
+    """Whether x2 and y2 are the last pixel of a box in clipping and NMS, as in the authors' code."""
+    class_channels: tuple[int, ...] | None = None
+    """The output channel of each class, where a checkpoint has more of them than classes (torchvision's 91)."""
     prior_probability: float = 0.01
+    pad_multiple: int = 1
+    """Batches are padded to sides of this multiple: 32 in all references."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -86,6 +116,7 @@ class FCOSConfig:
             levels = 3 + self.extra_levels
             raise ValueError(f"level_bounds: expected {levels - 1} for {levels} levels, got {self.level_bounds}")
         level_ranges(self.level_bounds)  # they must rise
+        channel_table(self.num_classes, self.class_channels)
 
 
 BASELINE = {
@@ -142,7 +173,8 @@ class FCOSHead(nn.Module):
         width = config.stem_channels[-1] if config.stem_channels else config.fpn_channels
         self.class_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
         self.box_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
-        self.class_logits = nn.Conv2d(width, config.num_classes, 3, padding=1)
+        num_channels = len(channel_table(config.num_classes, config.class_channels))
+        self.class_logits = nn.Conv2d(width, num_channels, 3, padding=1)
         self.box_distances = nn.Conv2d(width, 4, 3, padding=1)
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
         for predictor in (self.class_logits, self.box_distances, self.centerness):
@@ -183,6 +215,7 @@ class FCOS(nn.Module):
             weights=config.backbone_weights,
             norm=config.backbone_norm,
             frozen_stages=config.frozen_stages,
+            variant=config.backbone_variant,
         )
         self.fpn = FeaturePyramid(
             self.backbone.channels,
@@ -197,22 +230,29 @@ class FCOS(nn.Module):
         self.mean_positives: Tensor
         # constants that belong on the device: made anew in each step they would make a GPU wait
         for name, value in (
-            ("pixel_mean", config.pixel_mean),
-            ("pixel_std", config.pixel_std),
-            ("ranges", level_ranges(config.level_bounds)),
+            ("pixel_mean", torch.tensor(config.pixel_mean)),
+            ("pixel_std", torch.tensor(config.pixel_std)),
+            ("ranges", torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))),
+            ("class_of_channel", table := channel_table(config.num_classes, config.class_channels)),
+            ("channel_of_class", torch.tensor(config.class_channels or range(len(table)))),
         ):
-            self.register_buffer(name, torch.tensor(value), persistent=False)
+            self.register_buffer(name, value, persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.ranges: Tensor  # (L, 2)
+        self.class_of_channel: Tensor
+        self.channel_of_class: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
         """Raw predictions for a batch; truth and proposals play no part in them."""
-        pixels = images.normalised(self.pixel_mean, self.pixel_std)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
         levels = self.fpn(self.backbone(pixels))
         classes, boxes, central = self.head(levels)
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
-        locations, strides = pyramid_locations(sizes, self.strides, device=pixels.device)
+        padded_hw = (pixels.shape[2], pixels.shape[3])
+        locations, strides = pyramid_locations(
+            sizes, self.strides, device=pixels.device, grid=self.config.locations, padded_hw=padded_hw
+        )
         return FCOSOutputs(classes, self._box_map(boxes), central, locations, strides, images.sizes_hw, sizes)
 
     def _box_map(self, raw: Tensor) -> Tensor:
@@ -231,10 +271,10 @@ class FCOS(nn.Module):
         ranges = torch.cat([pair.expand(h * w, 2) for pair, (h, w) in zip(self.ranges, sizes, strict=True)])  # (P, 2)
         owner, ignored = assign_locations(
             outputs.locations, outputs.strides, ranges, targets.boxes, targets.valid, targets.ignore,
-            center_radius=config.center_radius,
+            center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
         )  # fmt: skip
         positive = owner >= 0  # (B, P)
-        labels = torch.where(positive, gather_rows(targets.labels, owner), -1)
+        labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
         units = outputs.strides if config.normalise_targets else 1.0
         distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, owner), units)  # (B, P, 4)
         central = centerness(torch.where(positive[..., None], distances, 1.0))
@@ -245,7 +285,7 @@ class FCOS(nn.Module):
         floor = entropy_floor(central, positive)
         return {
             "classification": focal_loss(outputs.class_logits, labels, ~ignored) / num_positive,
-            "box": box_loss(predicted, distances, weights, config.box_loss) / weight_sum,
+            "box": box_loss(predicted, distances, weights, config.box_loss, config.smoothing) / weight_sum,
             "centerness": centerness_loss(outputs.centerness_logits, central, positive) / num_positive,
             "centerness_floor": floor.detach() / num_positive,
         }
@@ -260,21 +300,25 @@ class FCOS(nn.Module):
         batch = len(positive)
         if self.config.normaliser == "positives":
             return sums[0].clamp(min=1.0), sums[1].clamp(min=1e-6 if self.config.box_weighting != "none" else 1.0)
+        by_batch = self.config.normaliser == "batch_ema"
         mean = self.mean_positives
         if self.training:
-            mean.lerp_(sums[0] / batch, 1 - self.config.normaliser_momentum)
-        total = (mean * batch).clamp(min=1.0)
+            mean.lerp_(sums[0].clamp(min=1.0) if by_batch else sums[0] / batch, 1 - self.config.normaliser_momentum)
+        total = mean.clone() if by_batch else (mean * batch).clamp(min=1.0)
         return total, total
 
     def detect_padded(self, outputs: FCOSOutputs, settings: DetectSettings) -> PaddedDetections:
         """The best detections of each picture in network pixels: top candidates per level, decoded, clipped, NMS."""
-        scores = (outputs.class_logits.sigmoid() * outputs.centerness_logits.sigmoid()[..., None]).sqrt()  # (B, P, K)
+        config, probabilities = self.config, outputs.class_logits.sigmoid()
+        scores = (probabilities * outputs.centerness_logits.sigmoid()[..., None]).sqrt()  # (B, P, K)
+        if config.class_threshold > 0:
+            scores = torch.where(probabilities > config.class_threshold, scores, -1.0)
         num_classes = scores.shape[-1]
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         start = 0
         for height, width in outputs.level_sizes:
             level = slice(start, start := start + height * width)
-            if self.config.multi_label:
+            if config.multi_label:
                 candidates, label_of = scores[:, level].flatten(1), None
             else:
                 candidates, label_of = scores[:, level].max(-1)
@@ -283,12 +327,20 @@ class FCOS(nn.Module):
             place = safe // num_classes if label_of is None else safe
             labels = safe % num_classes if label_of is None else label_of.gather(1, safe)
             distances = outputs.distances[:, level].gather(1, place[..., None].expand(-1, -1, 4))
-            units = outputs.strides[level][place] if self.config.normalise_targets else 1.0
+            units = outputs.strides[level][place] if config.normalise_targets else 1.0
             boxes = decode_ltrb(outputs.locations[level][place], distances, units)
             columns.append((boxes, values, torch.where(picked >= 0, labels, -1)))
         boxes, values, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
-        boxes = clip_boxes(boxes, outputs.sizes_hw)  # before NMS: what lies outside must not overlap
-        return PaddedDetections(*select_detections(boxes, values, labels, settings.nms_iou, settings.max_detections))
+        if config.clip == "before_nms":  # what lies outside must not overlap
+            boxes = clip_boxes(boxes, outputs.sizes_hw - int(config.inclusive_pixels))
+        extent = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]) * config.inclusive_pixels
+        found = select_detections(boxes + extent, values, labels, settings.nms_iou, settings.max_detections)
+        if config.clip == "after_nms":
+            found = clip_detections(*found, outputs.sizes_hw)
+        if config.class_channels is not None:
+            found = report_classes(*found, self.class_of_channel)
+        rows, scores, labels, counts = found
+        return PaddedDetections(rows - extent * (labels >= 0)[..., None], scores, labels, counts)
 
     def detect(self, outputs: FCOSOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
         """Detections of each picture, in the coordinates of the original pictures."""

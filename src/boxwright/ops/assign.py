@@ -31,6 +31,7 @@ def assign_locations(
     ignore: Tensor,
     *,
     center_radius: float | None = None,
+    coarse_areas: bool = False,
 ) -> Assignment:
     """Give each location the smallest box that may claim it (FCOS, section 3.2).
 
@@ -43,6 +44,8 @@ def assign_locations(
         ignore: (B, G) regions that may own nothing; a location inside one that no other box owns is ignored.
         center_radius: only locations within this many strides of a box's centre may be claimed ("center sampling",
             the authors' later improvement). None is the 2019 baseline.
+        coarse_areas: compare areas as 1e8 - area in float32, in which 8 square pixels are one step (Detectron2,
+            torchvision, the course).
 
     Equal areas go to the earlier box. Areas are compared in float64, so boxes of nearly equal or enormous area are
     told apart (float32 is 8 square pixels wide at 1e8).
@@ -53,8 +56,9 @@ def assign_locations(
         index = torch.full((batch, num_locations), BACKGROUND, dtype=torch.int64, device=boxes.device)
         return Assignment(index, torch.zeros_like(index, dtype=torch.bool))
 
-    sides = boxes.double()
+    sides = boxes if coarse_areas else boxes.double()
     area = (sides[..., 2] - sides[..., 0]) * (sides[..., 3] - sides[..., 1])  # (B, G)
+    area = area - 1e8 if coarse_areas else area
     order = area.argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=boxes.device).expand(batch, -1))
 

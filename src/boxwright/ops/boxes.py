@@ -43,9 +43,12 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(union > 0, intersection / union, 0.0)
 
 
-def matched_iou(first: Tensor, second: Tensor, *, generalised: bool = False, eps: float = 1e-7) -> Tensor:
+def matched_iou(
+    first: Tensor, second: Tensor, *, generalised: bool = False, eps: float = 1e-7, smoothing: float = 0.0
+) -> Tensor:
     """Intersection over union (...,) of boxes (..., 4) row by row, or GIoU (Rezatofighi et al. 2019, eq. 2).
 
+    `smoothing` is added to both areas of the IoU (1 in the FCOS authors' code and AdelaiDet).
     GIoU is IoU - (hull - union) / hull, in (-1, 1]; its gradient also pulls boxes together that do not touch.
 
     >>> a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]])
@@ -58,7 +61,7 @@ def matched_iou(first: Tensor, second: Tensor, *, generalised: bool = False, eps
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     intersection = width * height
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
-    iou = intersection / (union + eps)
+    iou = (intersection + smoothing) / (union + smoothing + eps)
     if not generalised:
         return iou
     hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)

@@ -10,12 +10,23 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 # Where a picture does not fill its canvas: the ImageNet mean, which the models' normalisation turns into (nearly) zero.
 PAD_COLOUR = (124, 116, 104)
+
+
+Filter = Literal["antialias", "plain", "pillow"]
+"""How pixels are made: bilinear with antialiasing; bilinear between the nearest four (torchvision's detectors); or by
+Pillow, whose rounding differs from the first by one level in few pixels (Detectron2, AdelaiDet, the original FCOS)."""
+Rounding = Literal["nearest", "down", "original"]
+"""How a side becomes whole: floor(side * scale + 0.5); floor(side * scale) (torchvision); or by the original FCOS's
+rule, which rounds the short side and cuts the long one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,8 @@ class ResizeRule:
     max_size: int | None = None
     height: int | None = None
     width: int | None = None
+    filter: Filter = "antialias"
+    rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
         needs = {"short_side": ("size",), "letterbox": ("height", "width"), "fixed": ("height", "width"), "none": ()}
@@ -55,13 +68,15 @@ class ResizePlan(NamedTuple):
     picture_hw: tuple[int, int]
     scale_xy: tuple[float, float]
     offset_xy: tuple[float, float]
+    filter: Filter = "antialias"
 
 
 def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
     """The plan for a picture of size `hw` under a rule; the scale is new over old size, per axis, after rounding.
 
-    >>> resize_plan((480, 640), ResizeRule("short_side", size=240, max_size=300))
-    ResizePlan(size_hw=(225, 300), picture_hw=(225, 300), scale_xy=(0.46875, 0.46875), offset_xy=(0.0, 0.0))
+    >>> plan = resize_plan((480, 640), ResizeRule("short_side", size=240, max_size=300))
+    >>> plan.size_hw, plan.scale_xy, plan.offset_xy
+    ((225, 300), (0.46875, 0.46875), (0.0, 0.0))
     >>> resize_plan((480, 640), ResizeRule("letterbox", height=320, width=320)).picture_hw
     (240, 320)
     """
@@ -74,6 +89,13 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
         picture = (rule.height, rule.width)
     elif rule.mode == "none":
         picture = hw
+    elif rule.mode == "short_side" and rule.rounding == "original":
+        assert rule.size is not None
+        short = rule.size
+        if rule.max_size and max(hw) / min(hw) * short > rule.max_size:
+            short = round(rule.max_size * min(hw) / max(hw))
+        long = max(1, int(short * max(hw) / min(hw)))
+        picture = (short, long) if height <= width else (long, short)
     else:
         if rule.mode == "short_side":
             assert rule.size is not None
@@ -82,21 +104,30 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
             assert rule.height is not None
             assert rule.width is not None
             scale = min(rule.height / height, rule.width / width)
-        picture = (max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5)))
+        up = 0.0 if rule.rounding == "down" else 0.5
+        picture = (max(1, math.floor(height * scale + up)), max(1, math.floor(width * scale + up)))
     canvas = picture
     if rule.mode == "letterbox" and rule.height is not None and rule.width is not None:
         canvas = (rule.height, rule.width)
-    return ResizePlan(canvas, picture, (picture[1] / width, picture[0] / height), (0.0, 0.0))
+    return ResizePlan(canvas, picture, (picture[1] / width, picture[0] / height), (0.0, 0.0), rule.filter)
 
 
-def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """A picture (3, H, W) at another size: bilinear with antialiasing; uint8 stays uint8, float stays float.
+def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "antialias") -> Tensor:
+    """A picture (3, H, W) at another size, of the same type; "plain" makes whole pixels float in [0, 1].
 
     >>> resize_image(torch.full((3, 8, 8), 7, dtype=torch.uint8), (3, 5)).unique().tolist()
     [7]
     """
+    if filter == "pillow" and image.dtype == torch.uint8:
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        array = np.array(picture.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    if filter == "plain" and image.dtype == torch.uint8:
+        image = image.float() / 255  # a whole pixel more or less would be 1e-3 in a score
     if tuple(image.shape[-2:]) == tuple(size_hw):
         return image
+    if filter != "antialias":
+        return F.interpolate(image[None], size_hw, mode="bilinear", align_corners=False)[0]
     resized: Tensor = vision.resize_image(
         image, list(size_hw), interpolation=vision.InterpolationMode.BILINEAR, antialias=True
     )
@@ -113,7 +144,7 @@ def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
     """A picture (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
-    resized = resize_image(image, plan.picture_hw)
+    resized = resize_image(image, plan.picture_hw, plan.filter)
     if plan.picture_hw == plan.size_hw:
         return resized
     canvas = padded_canvas(resized, plan.size_hw)

@@ -66,16 +66,31 @@ def pyramid_locations(
     return torch.cat(grids), torch.cat(rows)
 
 
-def level_ranges(bounds: Sequence[float]) -> list[tuple[float, float]]:
-    """Half-open ranges [low, high) of max(l, t, r, b) from the bounds between levels, open at both ends.
+RangeEnds = Literal["half_open", "open", "closed"]
+"""Which ends belong to a level's range: the lower, so that no object falls between levels or belongs to two; neither
+(Detectron2, torchvision, the course); or both (the FCOS authors, AdelaiDet)."""
+
+
+def level_ranges(bounds: Sequence[float], ends: RangeEnds = "half_open") -> list[tuple[float, float]]:
+    """Ranges [low, high) of max(l, t, r, b) from the bounds between levels, open at both ends of the whole.
+
+    Other ends than half-open ones are the same test with the neighbouring float32 number.
 
     >>> level_ranges([64, 128])
     [(0.0, 64.0), (64.0, 128.0), (128.0, inf)]
+    >>> level_ranges([64], "open")
+    [(0.0, 64.0), (64.00000762939453, inf)]
     """
     edges = [0.0, *map(float, bounds), float("inf")]
     if sorted(edges) != edges:
         raise ValueError(f"level bounds: expected rising numbers, got {list(bounds)}")
-    return list(pairwise(edges))
+    ranges = list(pairwise(edges))
+    if ends == "half_open":
+        return ranges
+    above = [float(torch.tensor(edge).nextafter(torch.tensor(torch.inf))) for edge in edges]
+    if ends == "open":
+        return [(0.0 if low == 0 else up, high) for (low, high), up in zip(ranges, above, strict=False)]
+    return [(low, up) for (low, _), up in zip(ranges, above[1:], strict=True)]
 
 
 def encode_ltrb(locations: Tensor, boxes: Tensor, strides: Tensor | float = 1.0) -> Tensor:

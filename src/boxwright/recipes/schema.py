@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from boxwright.models import MODELS, DetectSettings
-from boxwright.ops.image import ResizeRule
+from boxwright.ops.image import Filter, ResizeRule, Rounding
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -37,6 +37,10 @@ class Resize(Section):
     """Network height (letterbox, fixed)."""
     width: int = Field(0, ge=0)
     """Network width (letterbox, fixed)."""
+    filter: Filter = "antialias"
+    """How pixels are made: "plain" (no antialiasing) for torchvision's checkpoints, "pillow" for Detectron2's."""
+    rounding: Rounding = "nearest"
+    """How sides become whole: "down" for torchvision's checkpoints, "original" for those of the FCOS authors."""
 
     @model_validator(mode="after")
     def _sides_given(self) -> Resize:
@@ -46,9 +50,12 @@ class Resize(Section):
 
     def rule(self) -> ResizeRule:
         """The same for `ops.image.resize_plan`."""
+        sides: dict[str, int] = {}
         if self.mode == "short_side":
-            return ResizeRule("short_side", size=self.size, max_size=self.max_size)
-        return ResizeRule(self.mode, height=self.height, width=self.width) if self.height else ResizeRule(self.mode)
+            sides = {"size": self.size, "max_size": self.max_size}
+        elif self.height:
+            sides = {"height": self.height, "width": self.width}
+        return ResizeRule(self.mode, **sides, filter=self.filter, rounding=self.rounding)
 
 
 class Augment(Section):
@@ -119,6 +126,9 @@ class Schedule(Section):
     gamma: Fraction = 0.1
     final_factor: Fraction = 0.01
     """Factor of lr at the end (cosine)."""
+    hold_statistics_from: Fraction = 1.0
+    """Part of the run after which BatchNorm keeps its running statistics and normalises by them. In small batches they
+    differ from the batch's own by which it trained until then, and weights need time to get used to those."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Schedule:

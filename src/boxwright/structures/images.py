@@ -89,6 +89,8 @@ class ImageBatch:
         normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
         if multiple_of > 1:
             normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
+        if torch.compiler.is_exporting():  # layout is the runtime's business, and would tie the graph to sizes
+            return normal
         return normal.contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
