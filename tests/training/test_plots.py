@@ -27,13 +27,13 @@ def rows(count=50):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are made, so that a test can read what stands in them."""
-    made, original = [], plots._figure
+    made, original = [], plots.plain_figure
 
     def figure(width, height):
         made.append(original(width, height))
         return made[-1]
 
-    monkeypatch.setattr(plots, "_figure", figure)
+    monkeypatch.setattr(plots, "plain_figure", figure)
     return made
 
 

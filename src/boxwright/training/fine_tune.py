@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import load_checkpoint
+from boxwright.models.config import with_values
 from boxwright.structures import Classes
 
 
@@ -22,7 +22,7 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     """
     checkpoint = load_checkpoint(path)
     own: dict[str, Tensor] = model.state_dict()
-    old, with_classes = len(checkpoint.classes), _rows_of_classes(model)
+    old, with_classes = len(checkpoint.classes), _rows_of_a_class(model)
     rows = [
         (k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names
     ]
@@ -30,12 +30,13 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     left = []
     for name, tensor in own.items():
         theirs = checkpoint.weights.get(name)
-        per_class = name in with_classes
+        per_class = with_classes.get(name, 0)
         if theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
             tensor.copy_(theirs)
-        elif theirs is not None and per_class and theirs.shape == (old, *tensor.shape[1:]):
+        elif theirs is not None and per_class and _fits(theirs, tensor, per_class, old, len(classes)):
             for mine, other in rows:
-                tensor[mine] = theirs[other]
+                tensor[mine * per_class :][:per_class] = theirs[other * per_class :][:per_class]
+            tensor[len(classes) * per_class :] = theirs[old * per_class :]  # what belongs to no class: background
         else:
             left.append(name)
     if len(left) > len(own) // 2:
@@ -46,12 +47,23 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     return f"weights: {path}{kept}{skipped}"
 
 
-def _rows_of_classes(model: Any) -> set[str]:
-    """Names of the tensors with a row for each class: those that another class would make longer.
+def _fits(theirs: Tensor, own: Tensor, per_class: int, old: int, new: int) -> bool:
+    """Whether two tensors differ by the rows of their classes only."""
+    rest = len(own) - new * per_class
+    return theirs.shape == (old * per_class + rest, *own.shape[1:])
 
-    Their length alone does not tell: a box has four sides whether or not there are four classes.
+
+def _rows_of_a_class(model: Any) -> dict[str, int]:
+    """How many rows each class has in those tensors that another class would make longer; one row each as a rule.
+
+    Classes come in order, the rows of one together, and before what belongs to none. A tensor's length alone does not
+    tell: a box has four sides whether or not there are four classes.
     """
-    config = replace(model.config, num_classes=model.config.num_classes + 1, backbone_weights=None)
+    config = with_values(model.config, num_classes=model.config.num_classes + 1, backbone_weights=None)
     with torch.device("meta"):
         wider: dict[str, Tensor] = type(model)(config).state_dict()
-    return {name for name, tensor in model.state_dict().items() if wider[name].shape != tensor.shape}
+    return {
+        name: len(wider[name]) - len(tensor)
+        for name, tensor in model.state_dict().items()
+        if wider[name].shape != tensor.shape
+    }

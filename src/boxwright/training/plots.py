@@ -6,12 +6,7 @@ H W = height and width in pixels.
 
 from __future__ import annotations
 
-import atexit
 import math
-import os
-import shutil
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from boxwright.metrics.report import plain_figure
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, save
 
@@ -29,26 +25,6 @@ TRAIN_COLOUR, VALIDATION_COLOUR, FLOOR_COLOUR = "#1f5fbf", "#d9541e", "#6b6b6b"
 SHOWN_SCORES = ("AP", "AP50", "AP75", "precision", "recall", "F1")
 MOST_CLASSES_SHOWN = 40
 CELL_SIDE = 480  # pixels of a picture on a contact sheet
-
-
-def _figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure in inches that needs no display and leaves nothing in the home folder.
-
-    matplotlib writes its font list to ~/.cache and makes ~/.config/matplotlib when it is first imported; a user who
-    does not have that folder yet gets a temporary one for this process instead.
-    """
-    homes = [Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "matplotlib", Path("~/.matplotlib")]
-    known = "MPLCONFIGDIR" in os.environ or any(home.expanduser().is_dir() for home in homes)
-    if "matplotlib" not in sys.modules and not known:
-        folder = tempfile.mkdtemp(prefix="boxwright-matplotlib-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["MPLCONFIGDIR"] = folder
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _clean(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
@@ -83,7 +59,7 @@ def plot_results(
                if key in series]  # fmt: skip
     count = len(losses) + bool(scores) + len(singles)
     columns = min(max(count, 1), 3 if count <= 6 else 4)
-    figure = _figure(4.4 * columns, 3.3 * max(1, -(-count // columns)))
+    figure = plain_figure(4.4 * columns, 3.3 * max(1, -(-count // columns)))
     if not count:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
     panels = iter([figure.add_subplot(-(-count // columns), columns, place + 1) for place in range(count)])
@@ -203,7 +179,7 @@ def plot_labels(
     centres = (corners[:, 2:] + corners[:, :2]) / 2
     counts = np.bincount(labels.cpu().numpy().astype(np.int64), minlength=len(classes))
     bars = min(len(classes), MOST_CLASSES_SHOWN)
-    figure = _figure(11, max(8.0, 4.6 + 0.17 * bars))
+    figure = plain_figure(11, max(8.0, 4.6 + 0.17 * bars))
     grid = figure.add_gridspec(2, 2, height_ratios=(max(3.8, 0.6 + 0.17 * bars), 3.8))
     _plot_counts(figure.add_subplot(grid[0, 0]), counts, classes)
     shares, places = wide_high / sizes[:, ::-1], centres / sizes[:, ::-1]

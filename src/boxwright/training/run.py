@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.models import MODELS
+from boxwright.models.config import with_values
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.training.display import Display
@@ -145,7 +146,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     torch.manual_seed(asked.seed)
     config = recipe.model_config_of(len(classes))
     if state is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
-        config = replace(config, backbone_weights=None)
+        config = with_values(config, backbone_weights=None)
     model = MODELS[recipe.model.name].build(config).to(device, memory_format=torch.channels_last)
     if asked.weights is not None and state is None:
         display.say(load_weights(model, classes, Path(asked.weights)))

@@ -109,9 +109,8 @@ class Session:
         self.score = report.default_score(measured, self.classes)
         if not self.accelerator.is_main_process:
             return
-        ap, ap50 = measured.coco.ap or 0.0, measured.coco.ap50 or 0.0
         mark = "  (best)" if best else ""
-        self.display.say(f"step {progress.step}: AP {ap:.4f}  AP50 {ap50:.4f}{mark}")
+        self.display.say(f"step {progress.step}: {_aps(measured.coco.ap, measured.coco.ap50)}{mark}")
         if best:
             save_checkpoint(self._checkpoint(), self.folder / "weights" / "best.pt")
 
@@ -170,11 +169,18 @@ class Session:
             figures = report.write_report(
                 self.folder, self.results, self._measured, self.val_set, self.classes, self.score
             )
-            ap, ap50 = figures["AP"] or 0.0, figures["AP50"] or 0.0
             best_so_far = f"best AP {progress.best_ap:.4f} at step {progress.best_step}"
-            self.display.say(f"finished: AP {ap:.4f}  AP50 {ap50:.4f} with the last weights ({best_so_far})")
+            found = _aps(figures["AP"], figures["AP50"])
+            self.display.say(f"finished: {found} with the last weights ({best_so_far})")
             self.display.say(f"folder: {self.folder}")
         return TrainResult(self.folder, best, last, figures, finished=True)
+
+
+def _aps(ap: float | None, ap50: float | None) -> str:
+    """AP and AP50 for a line of the log."""
+    if ap is None or ap50 is None:
+        return "AP undefined (no object in the pictures measured on)"
+    return f"AP {ap:.4f}  AP50 {ap50:.4f}"
 
 
 class _Signals:

@@ -35,7 +35,7 @@ def detect_all(
     for batch in batches:
         images, targets = batch.images.to(device), batch.targets.to(device)
         with autocast(device, precision):
-            outputs = model(images)
+            outputs = model(images, targets)
         for name, value in model.loss(outputs, targets).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value
         found.update(zip(batch.indices, model.detect(outputs, images, settings), strict=True))
