@@ -170,7 +170,7 @@ class Session:
                 self.folder, self.results, self._measured, self.val_set, self.classes, self.score
             )
             best_so_far = f"best AP {progress.best_ap:.4f} at step {progress.best_step}"
-            found = _aps(figures["AP"], figures["AP50"])
+            found = _aps(self._measured.coco.ap, self._measured.coco.ap50)
             self.display.say(f"finished: {found} with the last weights ({best_so_far})")
             self.display.say(f"folder: {self.folder}")
         return TrainResult(self.folder, best, last, figures, finished=True)
