@@ -98,7 +98,9 @@ def mask_polygons(mask: Tensor, x: int = 0, y: int = 0) -> list[list[float]]:
     polygons = [list(loop) for loop in outer]
     for hole in (loop for loop in loops if _signed_area(loop) < 0):
         home = min(
-            (n for n, loop in enumerate(outer) if _inside(hole[0], loop)), key=lambda n: _signed_area(outer[n]), default=0
+            (n for n, loop in enumerate(outer) if _inside(hole[0], loop)),
+            key=lambda n: _signed_area(outer[n]),
+            default=0,
         )
         polygons[home] += [outer[home][0], *hole, hole[0]]
     return [[float(value) for u, v in polygon for value in (u - 1 + x, v - 1 + y)] for polygon in polygons]

@@ -15,10 +15,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from boxwright.models import MODELS
+from boxwright.models.config import held_config
 from boxwright.recipes.schema import Recipe, model_section
 
 FOLDER = Path(__file__).parent
-ALIASES = {"fcos": "fcos-small"}
+ALIASES = {"fcos": "fcos-small", "retinanet": "retinanet-small"}
 """Short names of the recipes that a user's own data should start from."""
 
 
@@ -111,7 +112,22 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         below = beside if beside.is_file() else _find(str(base))
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"recipe {path}: base: {error}") from error
-    return _overlay(_with_base(below, (*seen, path)), data)
+    whole = _with_base(below, (*seen, path))
+    if not _keeps_model(data.get("model"), whole.get("model")):
+        del whole["model"]
+    return _overlay(whole, data)
+
+
+def _keeps_model(model: Any, below: Any) -> bool:
+    """Whether the settings of the base's detector hold for a recipe's own too: not for another one, with other keys.
+
+    But for one that holds the base's.
+    """
+    if not isinstance(model, dict) or not isinstance(below, dict):
+        return True
+    name, other = model.get("name", below.get("name")), below.get("name")
+    held = held_config(MODELS[name].config) if name in MODELS else None
+    return name == other or (held is not None and other in MODELS and held.config is MODELS[other].config)
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

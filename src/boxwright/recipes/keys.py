@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import BaseModel
 
 from boxwright.models import MODELS
+from boxwright.models.config import held_config
 from boxwright.recipes.schema import Recipe
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -58,8 +59,11 @@ def _model_keys(model: str) -> Iterator[Key]:
 
 def _config_keys(config: type[Any], given: Any, prefix: str) -> Iterator[Key]:
     """The fields of a config dataclass; `given` is an instance whose values are the defaults."""
-    texts, hints = _field_texts(config), get_type_hints(config)
+    texts, hints, held = _field_texts(config), get_type_hints(config), held_config(config)
     for field in dataclasses.fields(config):
+        if held and field.name == held.field:
+            yield from _config_keys(held.config, None, prefix)
+            continue
         default = field.default if given is None else getattr(given, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _config_keys(type(default), default, f"{prefix}{field.name}.")

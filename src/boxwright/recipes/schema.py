@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from boxwright.models import MODELS, DetectSettings
+from boxwright.models.config import config_of, held_config
 from boxwright.ops.image import Filter, ResizeRule, Rounding
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -186,7 +187,7 @@ class Recipe(Section):
         """The config dataclass of the recipe's model for so many classes."""
         fields = self.model.model_dump()
         name = fields.pop("name")
-        return _config_of(MODELS[name].config, {"num_classes": num_classes, **fields})
+        return config_of(MODELS[name].config, {"num_classes": num_classes, **fields})
 
 
 @cache  # one class a detector, so that equal sections compare equal
@@ -202,9 +203,11 @@ def model_section(name: str) -> type[Section]:
 
 def _fields_of(config: type[Any], given: Any = None) -> dict[str, Any]:
     """Type and default of each field of a config dataclass; `given` is an instance whose values are the defaults."""
-    hints = get_type_hints(config)
-    fields: dict[str, Any] = {}
+    hints, held = get_type_hints(config), held_config(config)
+    fields: dict[str, Any] = _fields_of(held.config) if held else {}
     for field in dataclasses.fields(config):
+        if held and field.name == held.field:  # its fields stand beside those of the holder
+            continue
         default = field.default if given is None else getattr(given, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
             part: Any = hints[field.name]
@@ -213,11 +216,3 @@ def _fields_of(config: type[Any], given: Any = None) -> dict[str, Any]:
         else:
             fields[field.name] = (hints[field.name], ... if default is dataclasses.MISSING else default)
     return fields
-
-
-def _config_of(config: type[Any], fields: dict[str, Any]) -> Any:
-    """A config dataclass from plain data."""
-    hints = get_type_hints(config)
-    parts = {name: _config_of(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
-             for name, value in fields.items()}  # fmt: skip
-    return config(**parts)
