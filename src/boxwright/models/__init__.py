@@ -5,18 +5,31 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from boxwright.models.detection import DetectionModel, DetectSettings
+from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
+from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.models.fcos import FCOS, FCOSConfig
+from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
+from boxwright.models.rpn import RPN, RPNConfig
 
 __all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelEntry"]
 
 
 class ModelEntry(NamedTuple):
-    """A detector's config dataclass and its class, which is called with one such config."""
+    """A detector's config dataclass and its class, which is called with one such config.
+
+    With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals.
+    """
 
     config: type[Any]
     build: type[Any]
+    one_class: bool = False
+    needs_proposals: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
     "fcos": ModelEntry(FCOSConfig, FCOS),
+    "retinanet": ModelEntry(RetinaNetConfig, RetinaNet),
+    "rpn": ModelEntry(RPNConfig, RPN, one_class=True),
+    "fast_rcnn": ModelEntry(FastRCNNConfig, FastRCNN, needs_proposals=True),
+    "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
 }

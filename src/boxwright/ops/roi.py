@@ -14,19 +14,20 @@ from torchvision.ops import roi_align
 
 from boxwright.ops.boxes import box_area
 
-CANONICAL_SIZE, CANONICAL_LEVEL = 224.0, 4
+CANONICAL_SIZE = 224.0
 
 
-def region_levels(boxes: Tensor, lowest: int, highest: int) -> Tensor:
+def region_levels(boxes: Tensor, lowest: int, highest: int, *, canonical: int = 4, slack: float = 0.0) -> Tensor:
     """The pyramid level (...,) that each box (..., 4) is pooled from, `lowest` to `highest` (2 for P2).
 
-    A box of 224 x 224 pixels belongs to P4, half its side to P3, and so on.
+    A box of 224 x 224 pixels belongs to level `canonical`, half its side to the one below, and so on. `slack` lifts
+    boxes a hair below a border (torchvision adds 1e-6 to the logarithm).
 
     >>> region_levels(torch.tensor([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 111.0, 111.0]]), 2, 5).tolist()
     [4, 2]
     """
     side = box_area(boxes).sqrt()
-    level = (CANONICAL_LEVEL + (side / CANONICAL_SIZE + 1e-8).log2()).floor()
+    level = (canonical + (side / CANONICAL_SIZE + 1e-8).log2() + slack).floor()
     return level.clamp(lowest, highest).to(torch.int64)
 
 
@@ -53,12 +54,13 @@ def pool_regions(
         aligned: shift by half a cell, which is right; False is the convention of torchvision's own models.
     """
     rows = torch.cat([picture[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
-    shape = (len(boxes), levels[0].shape[1], size, size)
     if len(levels) == 1:
         only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
         return only
-    pooled = levels[0].new_zeros(shape, dtype=torch.float32)
-    for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
-        own = (level == index).nonzero()[:, 0]
-        pooled = pooled.index_copy(0, own, roi_align(map_.float(), rows[own], size, 1 / stride, sampling, aligned))
-    return pooled
+    order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order (pitfall 39)
+    counts = torch.stack([(level == index).sum() for index in range(len(levels))]).tolist()
+    parts = [
+        roi_align(map_.float(), own, size, 1 / stride, sampling, aligned)
+        for map_, stride, own in zip(levels, strides, rows[order].split(counts), strict=True)  # type: ignore[no-untyped-call]
+    ]
+    return torch.cat(parts)[order.argsort()]
