@@ -22,8 +22,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 
 from boxwright.data.loader import Batch, PictureSet, StepSampler, make_loader
+from boxwright.nn.precision import autocast, choose_precision
 from boxwright.structures import Detections
-from boxwright.training.precision import autocast, choose_precision
 
 CPU = torch.device("cpu")
 MEASURED_STEPS = 12

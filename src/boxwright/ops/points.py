@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def grid_locations(
         step_y, step_x = padded_hw[0] // height, padded_hw[1] // width
     y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * step_y
     x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * step_x
-    points = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
+    points = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).reshape(-1, 2)
     return points.flip(1) if grid == "swapped" else points
 
 
@@ -87,7 +88,7 @@ def level_ranges(bounds: Sequence[float], ends: RangeEnds = "half_open") -> list
     ranges = list(pairwise(edges))
     if ends == "half_open":
         return ranges
-    above = [float(torch.tensor(edge).nextafter(torch.tensor(torch.inf))) for edge in edges]
+    above = [float(np.nextafter(np.float32(edge), np.float32("inf"))) for edge in edges]
     if ends == "open":
         return [(0.0 if low == 0 else up, high) for (low, high), up in zip(ranges, above, strict=False)]
     return [(low, up) for (low, _), up in zip(ranges, above[1:], strict=True)]

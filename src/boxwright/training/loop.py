@@ -22,11 +22,11 @@ from torch import Tensor
 
 from boxwright.data.loader import Batch, PictureSet, StepSampler, draw_seed, make_loader
 from boxwright.nn.norm import BATCH_NORMS
+from boxwright.nn.precision import autocast
 from boxwright.recipes.schema import Data, Recipe
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.ema import WeightAverage
 from boxwright.training.optim import Plan, apply_lr, lr_factor
-from boxwright.training.precision import autocast
 from boxwright.training.validate import Measured
 
 MEASURED_STEPS = 24

@@ -11,8 +11,8 @@ from accelerate.utils import gather_object
 from boxwright.data.loader import Batch
 from boxwright.metrics.coco_ap import CocoResult, coco_ap
 from boxwright.models import DetectSettings
+from boxwright.nn.precision import autocast
 from boxwright.structures import Classes, Detections, Truth
-from boxwright.training.precision import autocast
 
 
 class Measured(NamedTuple):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from boxwright.training.precision import autocast, choose_precision
+from boxwright.nn.precision import autocast, choose_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

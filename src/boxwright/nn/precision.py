@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses: float32, bfloat16 where the device computes it natively, or float16 on a GPU."""
+"""Which arithmetic a network runs in: float32, bfloat16 where the device computes it natively, or float16 on a GPU."""
 
 from __future__ import annotations
 
