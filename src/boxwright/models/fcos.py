@@ -55,6 +55,8 @@ class FCOSConfig:
     fpn_channels: int = 256
     extra_levels: int = 2
     """2 gives P3 to P7 (the paper), 0 gives P3 to P5 (the course)."""
+    with_p2: bool = False
+    """A level of stride 4 too, which the head does not look at: masks are pooled from it (Mask R-CNN's P2)."""
     extra_from: Literal["p5", "c5"] = "p5"
     """Rows 2 and 3: P5 is as good as C5 and smaller."""
     stem_channels: tuple[int, ...] = (256, 256, 256, 256)
@@ -99,6 +101,8 @@ class FCOSConfig:
     no threshold holds for the final score."""
     clip: Literal["before_nms", "after_nms"] = "before_nms"
     """When boxes are cut to the picture; Detectron2 and AdelaiDet do so at the end."""
+    keep_empty: bool = False
+    """Whether boxes that clipping left without area are reported, as torchvision does."""
     inclusive_pixels: bool = False
     """Whether x2 and y2 are the last pixel of a box in clipping and NMS, as in the authors' code."""
     class_channels: tuple[int, ...] | None = None
@@ -212,6 +216,7 @@ class FCOS(nn.Module):
         self.config = config
         self.backbone = Backbone(
             config.backbone,
+            ("c2", "c3", "c4", "c5") if config.with_p2 else ("c3", "c4", "c5"),
             weights=config.backbone_weights,
             norm=config.backbone_norm,
             frozen_stages=config.frozen_stages,
@@ -245,13 +250,23 @@ class FCOS(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
         """Raw predictions for a batch; truth and proposals play no part in them."""
+        return self.predict(self.pyramid(images), images)
+
+    def pyramid(self, images: ImageBatch) -> list[Tensor]:
+        """Maps (B, C, h, w) of a batch, finest first."""
         pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
-        levels = self.fpn(self.backbone(pixels))
+        levels: list[Tensor] = self.fpn(self.backbone(pixels))
+        return levels
+
+    def predict(self, levels: list[Tensor], images: ImageBatch) -> FCOSOutputs:
+        """Raw predictions from the maps of a batch."""
+        levels = levels[-len(self.strides) :]
         classes, boxes, central = self.head(levels)
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
-        padded_hw = (pixels.shape[2], pixels.shape[3])
+        multiple = self.config.pad_multiple
+        height, width = (-(-side // multiple) * multiple for side in images.pixels.shape[2:])
         locations, strides = pyramid_locations(
-            sizes, self.strides, device=pixels.device, grid=self.config.locations, padded_hw=padded_hw
+            sizes, self.strides, device=classes.device, grid=self.config.locations, padded_hw=(height, width)
         )
         return FCOSOutputs(classes, self._box_map(boxes), central, locations, strides, images.sizes_hw, sizes)
 
@@ -334,7 +349,10 @@ class FCOS(nn.Module):
         if config.clip == "before_nms":  # what lies outside must not overlap
             boxes = clip_boxes(boxes, outputs.sizes_hw - int(config.inclusive_pixels))
         extent = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]) * config.inclusive_pixels
-        found = select_detections(boxes + extent, values, labels, settings.nms_iou, settings.max_detections)
+        found = select_detections(
+            boxes + extent, values, labels, settings.nms_iou, settings.max_detections,
+            keep_empty=config.keep_empty or config.clip == "after_nms",
+        )  # fmt: skip
         if config.clip == "after_nms":
             found = clip_detections(*found, outputs.sizes_hw)
         if config.class_channels is not None:

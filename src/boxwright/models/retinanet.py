@@ -27,6 +27,7 @@ from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.boxes import clip_boxes
+from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import focal_loss, giou_loss, smooth_l1
 from boxwright.ops.match import match_boxes
@@ -84,7 +85,11 @@ class RetinaNetConfig:
     """When boxes are cut to the picture; Detectron2 does so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
+    class_channels: tuple[int, ...] | None = None
+    """The output channel of each class, where a checkpoint has more of them than classes (torchvision's 91)."""
     prior_probability: float = 0.01
+    pad_multiple: int = 1
+    """Batches are padded to sides of this multiple: 32 in Detectron2 and torchvision."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -98,6 +103,7 @@ class RetinaNetConfig:
             raise ValueError("anchor_scales and anchor_ratios: expected at least one of each")
         if min(*self.anchor_sizes, *self.anchor_scales, *self.anchor_ratios) <= 0:
             raise ValueError("anchor_sizes, anchor_scales and anchor_ratios: expected numbers above 0")
+        channel_table(self.num_classes, self.class_channels)
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(f"negative_iou: expected 0 to positive_iou {self.positive_iou}, got {self.negative_iou}")
 
@@ -148,7 +154,8 @@ class RetinaNetHead(nn.Module):
         stem = (config.fpn_channels, config.stem_channels, config.head_norm)
         self.class_tower = conv_tower(*stem, bias=config.head_bias)
         self.box_tower = conv_tower(*stem, bias=config.head_bias)
-        self.class_logits = nn.Conv2d(width, config.num_classes * self.num_anchors, 3, padding=1)
+        num_channels = len(channel_table(config.num_classes, config.class_channels))
+        self.class_logits = nn.Conv2d(width, num_channels * self.num_anchors, 3, padding=1)
         self.box_offsets = nn.Conv2d(width, self.num_anchors * 4, 3, padding=1)
         for predictor in (self.class_logits, self.box_offsets):
             init_dense(predictor)
@@ -195,15 +202,19 @@ class RetinaNet(nn.Module):
             ("pixel_mean", torch.tensor(config.pixel_mean)),
             ("pixel_std", torch.tensor(config.pixel_std)),
             ("cells", torch.stack([_anchors_of_level(config, size) for size in config.anchor_sizes])),
+            ("class_of_channel", table := channel_table(config.num_classes, config.class_channels)),
+            ("channel_of_class", torch.tensor(config.class_channels or range(len(table)))),
         ):
             self.register_buffer(name, value, persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.cells: Tensor  # (L, A, 4), around the origin
+        self.class_of_channel: Tensor
+        self.channel_of_class: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> RetinaNetOutputs:
         """Raw predictions for a batch; truth and proposals play no part in them."""
-        pixels = images.normalised(self.pixel_mean, self.pixel_std)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
         levels = self.fpn(self.backbone(pixels))
         classes, offsets = self.head(levels)
         padded_hw = (pixels.shape[2], pixels.shape[3])
@@ -226,7 +237,7 @@ class RetinaNet(nn.Module):
             positive_iou=config.positive_iou, negative_iou=config.negative_iou, low_quality=True,
         )  # fmt: skip
         positive = owner >= 0  # (B, N)
-        labels = torch.where(positive, gather_rows(targets.labels, owner), -1)
+        labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
         boxes = gather_rows(targets.boxes, owner)  # (B, N, 4)
         share = 1 / self._normaliser(positive)  # (B, 1)
         if config.box_loss == "giou":
@@ -268,9 +279,14 @@ class RetinaNet(nn.Module):
         before = self.config.clip == "before_nms"
         boxes = clip_boxes(boxes, outputs.sizes_hw) if before else boxes
         found = select_detections(
-            boxes, scores, labels, settings.nms_iou, settings.max_detections, keep_empty=self.config.keep_empty
-        )
-        return PaddedDetections(*(found if before else clip_detections(*found, outputs.sizes_hw)))
+            boxes, scores, labels, settings.nms_iou, settings.max_detections, 
+            keep_empty=self.config.keep_empty or not before,
+        )  # fmt: skip
+        if not before:
+            found = clip_detections(*found, outputs.sizes_hw)
+        if self.config.class_channels is not None:
+            found = report_classes(*found, self.class_of_channel)
+        return PaddedDetections(*found)
 
     def detect(self, outputs: RetinaNetOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
         """Detections of each picture, in the coordinates of the original pictures."""

@@ -1,0 +1,1 @@
+"""Checkpoints of other libraries: one key table a family, read without running anything in the file."""

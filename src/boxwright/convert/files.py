@@ -1,0 +1,120 @@
+"""A file of another library becomes a recipe, classes and weights of ours; what it is, it says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwright.convert import adelaidet, course, detectron2, torchvision
+from boxwright.convert.architecture import State
+from boxwright.convert.keymap import Plan, take_weights
+from boxwright.models import MODELS
+from boxwright.nn.backbone_files import is_caffe2, read_tensors, state_of
+from boxwright.recipes import check_recipe
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes
+
+
+class Converted(NamedTuple):
+    """A foreign checkpoint as ours; `origin` says where it came from, with what is kept for the way back."""
+
+    recipe: Recipe
+    classes: Classes
+    weights: dict[str, Tensor]
+    score_threshold: float
+    origin: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class _Family(NamedTuple):
+    name: str
+    recognises: Callable[[State], bool]
+    plan: Callable[[State, dict[str, Any]], Plan]
+
+
+FAMILIES = (
+    _Family("torchvision", torchvision.recognises, torchvision.plan),
+    _Family("detectron2", detectron2.recognises, detectron2.plan),
+    _Family("adelaidet", adelaidet.recognises, adelaidet.plan),
+    _Family("fcos", adelaidet.recognises_original, adelaidet.plan_original),
+    _Family("course", course.recognises, course.plan),
+)
+
+
+def convert_file(
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    stride_in_1x1: bool | None = None,
+    norm_eps: float | None = None,
+    classes: Classes | None = None,
+) -> Converted:
+    """A checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course, as ours.
+
+    Args:
+        path: `.pth`, `.pt`, `.pkl` or `.safetensors`.
+        variant: where the file does not say it: "baseline" or "improved" of the original FCOS, "001" or "003".
+        stride_in_1x1, norm_eps: of the backbone, where they are not as usual in that library.
+        classes: names of the classes, which few files hold.
+
+    Raises FileNotFoundError, or ValueError where the file is of no known kind, or where any entry of it is missing or
+    left over: a detector that is nearly right is wrong.
+    """
+    path = Path(path)
+    options = {
+        "variant": variant, "stride_in_1x1": stride_in_1x1, "norm_eps": norm_eps, "file": path.name
+    }  # fmt: skip
+    return convert_state(state_of(read_tensors(path)), str(path), options, classes)
+
+
+def convert_state(
+    state: State, where: str, options: dict[str, Any] | None = None, classes: Classes | None = None
+) -> Converted:
+    """The same for a state dict; `where` names it in messages."""
+    if not state:
+        raise ValueError(f"{where}: holds no tensors by name; is it a state dict?")
+    state = torchvision.new_names(state)
+    family = next((family for family in FAMILIES if family.recognises(state)), None)
+    if family is None:
+        raise ValueError(f"{where}: {_what_instead(state)}")
+    try:
+        found = family.plan(state, options or {})
+    except (ValueError, KeyError) as error:
+        reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where}: taken for {family.name}, but {reason}") from error
+    names = classes or found.classes
+    if len(names) != len(found.classes):
+        raise ValueError(f"{where}: {len(found.classes)} classes, but {len(names)} names were given")
+    recipe = check_recipe(
+        {
+            "name": f"{family.name}/{found.architecture}",
+            "description": f"Converted from {Path(where).name} ({family.name}).",
+            "model": found.model, "data": {"resize": found.resize}, "detect": found.detect,
+            "schedule": {"steps": 90_000},
+        },
+        where,
+    )  # fmt: skip
+    with torch.device("meta"):
+        empty = MODELS[recipe.model.name].build(recipe.model_config_of(len(names)))
+    wanted = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in empty.state_dict().items()}
+    for name in wanted:
+        if name == "mean_positives":
+            wanted[name].fill_(recipe.model.normaliser_start)
+    weights, kept = take_weights(wanted, state, found.layout, where)
+    origin = {"family": family.name, "architecture": found.architecture, "kept": kept}
+    threshold = float(recipe.detect.score_threshold)
+    return Converted(recipe, names, weights, threshold, origin, found.notes)
+
+
+def _what_instead(state: State) -> str:
+    """What a file seems to be that is no detector known here."""
+    if is_caffe2(state) or "stem.conv1.weight" in state or ("conv1.weight" in state and "fc.weight" in state):
+        return "a classification network, no detector: give it as model.backbone_weights=FILE"
+    return (
+        f"no detector of torchvision, Detectron2, AdelaiDet, the original FCOS or the course: its entries are called "
+        f"{', '.join(list(state)[:3])}"
+    )
