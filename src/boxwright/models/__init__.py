@@ -8,6 +8,8 @@ from boxwright.models.detection import DetectionModel, DetectSettings
 from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.models.fcos import FCOS, FCOSConfig
+from boxwright.models.fcos_mask import FCOSMask, FCOSMaskConfig
+from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
 from boxwright.models.rpn import RPN, RPNConfig
 
@@ -17,13 +19,15 @@ __all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelEntry"]
 class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config.
 
-    With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals.
+    With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
+    `needs_masks` it learns masks.
     """
 
     config: type[Any]
     build: type[Any]
     one_class: bool = False
     needs_proposals: bool = False
+    needs_masks: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -32,4 +36,6 @@ MODELS: dict[str, ModelEntry] = {
     "rpn": ModelEntry(RPNConfig, RPN, one_class=True),
     "fast_rcnn": ModelEntry(FastRCNNConfig, FastRCNN, needs_proposals=True),
     "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
+    "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True),
+    "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True),
 }
