@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.inference.predictor import Detector, picture_paths
+from boxwright.inference.pictures import picture_paths
+from boxwright.inference.predictor import Detector, batches_of_like_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import PaddedDetections
@@ -138,10 +139,54 @@ def test_stream_reads_only_a_window_ahead(detector, pictures):
 
     stream = detector.stream(source(), window=2, batch=2)
     first = next(stream)
-    assert read == [0, 1]
+    assert read == [0, 1, 2, 3]  # one window is detected in, the next is being decoded
     rest = list(stream)
     assert len(rest) == 5
     assert_same(rest[2], first, 1e-3)
+
+
+def test_batches_need_little_padding():
+    """Tall and wide pictures stay apart, types too; the order of arrival does not matter."""
+    sizes = [(40, 60), (60, 40), (41, 60), (60, 41), (40, 58), (200, 200)]
+    pictures = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
+    assert batches_of_like_shape(pictures, 8) == [[4, 0, 2], [1, 3], [5]]
+    assert batches_of_like_shape(pictures, 2) == [[4, 0], [2], [1, 3], [5]]
+    assert batches_of_like_shape([pictures[0], pictures[0].float(), pictures[0]], 8) == [[1], [0, 2]]
+    assert batches_of_like_shape([], 8) == []
+
+
+def test_precision_is_a_switch(checkpoint_file, pictures, expected):
+    """bf16 moves detections a little, and only where it is asked for on a machine that emulates it."""
+    half = Detector.load(checkpoint_file, "cpu", precision="bf16")
+    assert half.engine.precision == "bf16"
+    (found,) = half.predict(pictures[0], score=0.0)
+    best, overlaps = expected[0].select(torch.arange(5)), None
+    overlaps = pairwise_iou(best.boxes, found.boxes) * (best.labels[:, None] == found.labels)
+    assert bool((overlaps.amax(1) > 0.8).all())
+    with pytest.raises(ValueError, match="precision: expected auto, fp32, bf16 or fp16, got 'int8'"):
+        Detector.load(checkpoint_file, "cpu", precision="int8")
+
+
+def test_norms_are_folded_and_nothing_changes(checkpoint_file, pictures, expected):
+    plain = load_checkpoint(checkpoint_file).build()
+    detector = Detector.load(checkpoint_file, "cpu")
+    assert detector.model.state_dict().keys() == plain.state_dict().keys()  # as it was trained
+    kinds = [{type(part).__name__ for part in model.modules()} for model in (plain, detector.engine.model)]
+    assert any("BatchNorm" in kind for kind in kinds[0])
+    assert not any("BatchNorm" in kind for kind in kinds[1])
+    detector.engine.model = plain
+    for one, other in zip(detector.predict(pictures), expected, strict=True):
+        assert_same(one, other, 1e-2)
+
+
+@pytest.mark.slow
+def test_a_compiled_detector_finds_the_same(checkpoint_file, scene):
+    images = [scene(height, width, seed) for seed, (height, width) in enumerate([(96, 128), (120, 96), (97, 131)])]
+    compiled = Detector.load(checkpoint_file, "cpu", compile=True)
+    plain = Detector.load(checkpoint_file, "cpu")
+    plain.engine.bucket, plain.engine.fixed_batch = compiled.engine.bucket, compiled.engine.fixed_batch
+    for one, other in zip(compiled.predict(images, batch=2), plain.predict(images, batch=2), strict=True):
+        assert_same(one, other, 1e-2)
 
 
 def test_resize_rules(detector, pictures, expected):
@@ -165,11 +210,11 @@ class FixedModel:
         self.shapes.append(tuple(images.pixels.shape))
         return images
 
-    def detect(self, outputs, images, settings):
+    def detect_padded(self, images, settings):
         count = len(images)
         box = torch.tensor([[[10.0, 20.0, 30.0, 60.0]]]).expand(count, 1, 4)
         ones = torch.ones(count, dtype=torch.int64)
-        return PaddedDetections(box, torch.full((count, 1), 0.9), torch.ones(count, 1).long(), ones).restore(images)
+        return PaddedDetections(box, torch.full((count, 1), 0.9), torch.ones(count, 1).long(), ones)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +228,9 @@ class FixedModel:
 )
 def test_boxes_come_back_in_the_pixels_of_the_picture(checkpoint_file, rule, shape, box):
     detector = Detector.load(checkpoint_file, "cpu")
-    detector.model = FixedModel()
+    detector.engine.model = FixedModel()
     (found,) = detector.predict(np.zeros((200, 240, 3), np.uint8), resize=rule)
-    assert detector.model.shapes == [(1, 3, *shape)]
+    assert detector.engine.model.shapes == [(1, 3, *shape)]
     assert found.boxes.tolist() == [box]
     assert found.names == ["dot"]
 

@@ -45,7 +45,8 @@ def predict(
     An unreadable picture is said and left out; the others are done, and the exit code is 1.
     """
     from boxwright.data.image_file import read_image
-    from boxwright.inference.predictor import Detector, picture_paths
+    from boxwright.inference.pictures import picture_paths
+    from boxwright.inference.predictor import Detector
     from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn

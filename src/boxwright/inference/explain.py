@@ -130,7 +130,7 @@ def explain(
     scores = (class_scores * central[:, None]).sqrt()
     least = detector.score_threshold if score is None else score
     padded = model.detect_padded(outputs, replace(detector.settings, score_threshold=least))
-    kept_boxes, kept_scores, kept_labels, counts = padded
+    kept_boxes, kept_scores, kept_labels, counts = padded[:4]
     rows = slice(0, int(counts[0]))
     found = Detections(kept_boxes[0, rows], kept_scores[0, rows], kept_labels[0, rows], plan.size_hw, detector.classes)
     levels = _levels(model, outputs)

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import glob
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from boxwright.checkpoint import Checkpoint, load_checkpoint
-from boxwright.data.image_file import read_image, upright_rgb
+from boxwright.checkpoint import Checkpoint
+from boxwright.inference.engine import Engine, TorchEngine
+from boxwright.inference.loading import open_checkpoint
+from boxwright.inference.pictures import Picture, as_pixels, pictures_of
 from boxwright.models import DetectSettings
-from boxwright.ops.image import ResizeRule, fit_image, resize_plan
-from boxwright.structures import Classes, Detections, ImageBatch
+from boxwright.nn.folding import fold_norms
+from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
+from boxwright.ops.mask_paste import Paste
+from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections
 
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+DECODERS = 2
+"""Threads that decode and resize pictures while the network runs."""
+MOST_PADDING = 1.3
+"""A batch ends before the next picture would make it more than so many times as large as its pictures."""
+
+
+class Prepared(NamedTuple):
+    """A picture at network size (3, h, w), how it got there from its own (height, width), and its path."""
+
+    pixels: Tensor
+    original_hw: tuple[int, int]
+    plan: ResizePlan
+    path: str | None
 
 
 class Detector:
@@ -31,20 +47,62 @@ class Detector:
     ['car', 'car', 'person']
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str | torch.device = "auto") -> None:
-        self.device = _device(device)
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str | torch.device = "auto",
+        *,
+        precision: str = "auto",
+        compile: bool = False,
+        engine: Engine | None = None,
+    ) -> None:
+        """Args:
+
+        checkpoint: what was trained.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": bf16 where the device computes it natively.
+        compile: let torch.compile fuse the network; the first batch of each shape then takes minutes.
+        engine: what runs instead of the checkpoint's own network, such as an exported file.
+        """
         self.recipe = checkpoint.recipe
         self.classes: Classes = checkpoint.classes
         self.score_threshold = 0.3 if checkpoint.score_threshold is None else checkpoint.score_threshold
         """What `predict` reports from: the score of the best F1 in validation."""
         self.resize: ResizeRule = self.recipe.data.resize.rule()
         self.settings: DetectSettings = self.recipe.detect.settings()
-        self.model: Any = checkpoint.build().to(self.device, memory_format=torch.channels_last)
+        config = self.recipe.model_config_of(len(self.classes))
+        self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
+        self._checkpoint = checkpoint
+        if engine is None:
+            network = checkpoint.build()
+            fold_norms(network)
+            engine = TorchEngine(network, device_called(device), precision=precision, compile=compile)
+        self.engine: Engine = engine
+        self.device = engine.device
+
+    @cached_property
+    def model(self) -> Any:
+        """The network as it was trained (what runs has its norms folded); an exported file has none."""
+        if not self._checkpoint.weights:
+            raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")
+        return self._checkpoint.build().to(self.device, memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "auto") -> Detector:
-        """The detector of a checkpoint. Raises FileNotFoundError, or ValueError where the file is not one."""
-        return cls(load_checkpoint(path), device)
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        precision: str = "auto",
+        compile: bool = False,
+        **options: Any,
+    ) -> Detector:
+        """The detector of a checkpoint, ours or one of another library's; `options` are those of `open_checkpoint`.
+
+        Also by name: "torchvision/fcos_resnet50_fpn", "detectron2://...", "https://...". Raises FileNotFoundError, or
+        ValueError where the file is no detector.
+        """
+        return cls(open_checkpoint(path, **options), device, precision=precision, compile=compile)
 
     def predict(
         self,
@@ -67,7 +125,7 @@ class Detector:
             nms_iou, max_detections: instead of the recipe's.
         """
         return list(self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                max_detections=max_detections, window=None))  # fmt: skip
+                                max_detections=max_detections))  # fmt: skip
 
     def stream(
         self,
@@ -78,9 +136,13 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        window: int | None = 256,
+        window: int = 64,
     ) -> Iterator[Detections]:
-        """`predict` for any number of pictures: a window of them is held in memory at a time (None: all)."""
+        """`predict` for any number of pictures, in their order.
+
+        Two windows of them are in memory at a time: one that is detected in, sorted into batches of like shape, and
+        the next, which is decoded and resized meanwhile.
+        """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
@@ -90,105 +152,82 @@ class Detector:
             settings = replace(settings, nms_iou=nms_iou)
         if max_detections is not None:
             settings = replace(settings, max_detections=max_detections)
-        held: list[tuple[Tensor, tuple[int, int], str | None]] = []
-        for picture in pictures_of(images):
-            pixels, path = as_pixels(picture)
-            hw = (int(pixels.shape[1]), int(pixels.shape[2]))
-            held.append((fit_image(pixels, resize_plan(hw, rule)), hw, path))
-            if window is not None and len(held) >= window:
-                yield from self._detect(held, rule, settings, batch)
-                held = []
-        yield from self._detect(held, rule, settings, batch)
+        source = pictures_of(images)
+        with ThreadPoolExecutor(DECODERS) as pool:
+            ahead: deque[list[Future[Prepared]]] = deque()
+            while True:
+                while len(ahead) < 2 and (pictures := list(islice(source, window))):
+                    ahead.append([pool.submit(_prepare, picture, rule) for picture in pictures])
+                if not ahead:
+                    return
+                try:
+                    held = [future.result() for future in ahead.popleft()]
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                yield from self._detect(held, settings, batch)
 
-    @torch.inference_mode()
-    def _detect(
-        self, held: list[tuple[Tensor, tuple[int, int], str | None]], rule: ResizeRule, settings: DetectSettings,
-        batch: int,
-    ) -> list[Detections]:  # fmt: skip
-        """Detections of resized pictures, in their order; batches are made of pictures of like shape and type."""
-        order = sorted(range(len(held)), key=lambda k: (str(held[k][0].dtype), *held[k][0].shape[1:]))
+    def _detect(self, held: list[Prepared], settings: DetectSettings, batch: int) -> list[Detections]:
+        """Detections of resized pictures, in their order.
+
+        A GPU works on a batch while the detections of the one before are brought to the pixels of its pictures.
+        """
         found: dict[int, Detections] = {}
-        while order:
-            rows = [k for k in order[:batch] if held[k][0].dtype == held[order[0]][0].dtype]
-            order = order[len(rows) :]
-            images = ImageBatch.of(
-                [held[k][0] for k in rows],
-                [held[k][1] for k in rows],
-                [resize_plan(held[k][1], rule).scale_xy for k in rows],
-                [resize_plan(held[k][1], rule).offset_xy for k in rows],
-            ).to(self.device)
-            outputs = self.model(images)
-            for k, one in zip(rows, self.model.detect(outputs, images, settings), strict=True):
-                found[k] = replace(one, classes=self.classes, path=held[k][2])
-        return [found[k] for k in range(len(held))]
+        started: tuple[list[int], ImageBatch, PaddedDetections] | None = None
+        for rows in [*batches_of_like_shape([one.pixels for one in held], batch), None]:
+            now = None
+            if rows is not None:
+                images = self._batch([held[row] for row in rows], batch)
+                now = (rows, images, self.engine(self._on_device(images), settings))
+            if started is not None:
+                done, images, padded = started
+                for row, one in zip(done, padded.restore(images, self._paste), strict=False):
+                    found[row] = replace(one, classes=self.classes, path=held[row].path)
+            started = now
+        return [found[row] for row in range(len(held))]
 
-
-def pictures_of(images: Any) -> Iterator[Picture]:
-    """The single pictures of whatever `predict` takes; folders and globs are listed in order of name."""
-    if isinstance(images, (str, Path)):
-        yield from picture_paths(images)
-    elif isinstance(images, Image.Image):
-        yield images
-    elif isinstance(images, (np.ndarray, Tensor)):
-        if images.ndim == 4:
-            yield from images
-        else:
-            yield images
-    elif isinstance(images, Iterable):
-        for part in images:
-            yield from pictures_of(part)
-    else:
-        raise ValueError(f"picture: expected a path, PIL image, array or tensor, got {type(images).__name__}")
-
-
-def picture_paths(source: str | Path) -> list[Path]:
-    """The picture files of a path, a glob or a folder (not its subfolders)."""
-    path = Path(source)
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        if not found:
-            raise FileNotFoundError(f"{path}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
-        return found
-    if path.exists():
-        return [path]
-    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
-    if not found:
-        raise FileNotFoundError(f"{source}: no such picture, folder or pattern")
-    return found
-
-
-def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
-    """One picture as (3, H, W) uint8 or float in [0, 1], and the path that it came from."""
-    if isinstance(picture, (str, Path)):
-        return read_image(picture), str(picture)
-    if isinstance(picture, Image.Image):
-        return torch.from_numpy(np.array(upright_rgb(picture))).permute(2, 0, 1).contiguous(), None
-    if isinstance(picture, Tensor):
-        pixels = picture
-    else:
-        array = np.ascontiguousarray(picture)
-        if not array.flags.writeable:  # as PIL's own arrays are; torch would warn
-            array = array.copy()
-        if array.ndim == 2:
-            array = np.repeat(array[:, :, None], 3, axis=2)
-        if array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(f"array: expected (H, W, 3) RGB or (H, W), got {array.shape}")
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-    if pixels.dim() != 3 or pixels.shape[0] != 3:
-        raise ValueError(f"tensor: expected (3, H, W) RGB, got {tuple(pixels.shape)}")
-    if pixels.dtype == torch.uint8:
-        return pixels.contiguous(), None
-    if not pixels.is_floating_point():
-        raise ValueError(f"pixels: expected uint8, or float in [0, 1], got {pixels.dtype}")
-    if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):  # so also where one is NaN
-        raise ValueError(
-            f"float pixels: expected [0, 1], got [{float(pixels.min()):.4g}, {float(pixels.max()):.4g}]; "
-            f"give uint8 for 0 to 255, and do not normalise: the model does"
+    def _batch(self, pictures: list[Prepared], batch: int) -> ImageBatch:
+        missing = batch - len(pictures) if self.engine.fixed_batch else 0
+        rows = [*pictures, *[pictures[0]] * missing]  # what is found in the filling is dropped
+        return ImageBatch.of(
+            [one.pixels for one in rows],
+            [one.original_hw for one in rows],
+            [one.plan.scale_xy for one in rows],
+            [one.plan.offset_xy for one in rows],
+            multiple_of=self.engine.bucket,
         )
-    return pixels.float().contiguous(), None
+
+    def _on_device(self, images: ImageBatch) -> ImageBatch:
+        if self.device.type != "cuda":
+            return images.to(self.device)
+        return images.pin_memory().to(self.device, non_blocking=True)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[int]]:
+    """Indices of pictures (3, h, w), at most `batch` together: of one type, and of sizes that need little padding."""
+    shapes = [(str(picture.dtype), *picture.shape[1:]) for picture in pictures]
+    batches: list[list[int]] = []
+    for index in sorted(range(len(pictures)), key=shapes.__getitem__):
+        if batches and len(batches[-1]) < batch:
+            group = [shapes[row] for row in [*batches[-1], index]]
+            padded = len(group) * max(h for _, h, _ in group) * max(w for _, _, w in group)
+            same = len({kind for kind, _, _ in group}) == 1
+            if same and padded <= MOST_PADDING * sum(height * width for _, height, width in group):
+                batches[-1].append(index)
+                continue
+        batches.append([index])
+    return batches
+
+
+def _prepare(picture: Picture, rule: ResizeRule) -> Prepared:
+    pixels, path = as_pixels(picture)
+    hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+    plan = resize_plan(hw, rule)
+    return Prepared(fit_image(pixels, plan), hw, plan, path)
+
+
+def device_called(device: str | torch.device) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one. Raises ValueError where this machine has no such."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
