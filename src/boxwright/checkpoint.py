@@ -34,6 +34,8 @@ class Checkpoint:
     """The score of the best F1 on the validation pictures: what `predict` shows by default."""
     metrics: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
+    origin: dict[str, Any] | None = None
+    """The library and architecture that it was converted from, and what is kept for the way back."""
 
     def build(self) -> Any:
         """The detector with these weights, in evaluation mode."""
@@ -61,6 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "score_threshold": checkpoint.score_threshold,
         "metrics": checkpoint.metrics,
         "training": checkpoint.training,
+        "origin": checkpoint.origin,
     }
     partial = path.with_name(path.name + ".partial")
     try:
@@ -104,4 +107,5 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         score_threshold=data["score_threshold"],
         metrics=data["metrics"],
         training=data["training"],
+        origin=data.get("origin"),
     )

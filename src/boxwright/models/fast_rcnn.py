@@ -246,6 +246,8 @@ class FastRCNNConfig:
     fpn_channels: int | None = 256
     """Width of the pyramid; null for none."""
     box: BoxSettings = PYRAMID_BOXES
+    pad_multiple: int = 1
+    """Batches are padded to sides of this multiple: 32 in Detectron2 (with a pyramid) and torchvision."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -296,7 +298,7 @@ class FastRCNN(nn.Module):
         """Maps of a batch with its proposals; with targets, also logits of regions drawn to learn from."""
         if proposals is None:
             raise ValueError("Fast R-CNN finds no regions itself: give it proposals, as a file with --proposals FILE")
-        levels = self.trunk(images.normalised(self.pixel_mean, self.pixel_std))
+        levels = self.trunk(images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple))
         proposals = replace(proposals, boxes=clip_boxes(proposals.boxes, images.sizes_hw))
         sampled, logits = None, None
         if targets is not None:

@@ -9,7 +9,7 @@ Shape legend: B = images, R = proposals, S = sampled regions. Boxes are absolute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from boxwright.nn.box_head import StageHead
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.trunk import Trunk
+from boxwright.ops.channels import channel_table, report_classes
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
 
 
@@ -47,6 +48,10 @@ class FasterRCNNConfig:
     """P6, every other cell of P5, for the anchors of large objects."""
     rpn: ProposalSettings = PYRAMID_PROPOSALS
     box: BoxSettings = PYRAMID_BOXES
+    class_channels: tuple[int, ...] | None = None
+    """The output channel of each class, where a checkpoint has more of them than classes (torchvision's 91)."""
+    pad_multiple: int = 1
+    """Batches are padded to sides of this multiple: 32 in Detectron2 (with a pyramid) and torchvision."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -54,6 +59,7 @@ class FasterRCNNConfig:
         if self.num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, got {self.num_classes}")
         check_trunk(self.levels, self.fpn_channels, self.pooled_level, self.rpn)
+        channel_table(self.num_classes, self.class_channels)
 
 
 _ONE_LEVEL = ((32.0, 64.0, 128.0, 256.0, 512.0),)
@@ -137,21 +143,29 @@ class FasterRCNN(nn.Module):
             variant=config.backbone_variant, frozen_stages=config.frozen_stages, fpn_channels=config.fpn_channels,
             pooled_level=config.pooled_level, fpn_norm=config.fpn_norm,
         )  # fmt: skip
-        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides)
+        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides, config.pad_multiple)
         stage = None
         if config.box.stage_head:
             stage = StageHead(
                 config.backbone, config.backbone_variant, config.backbone_norm, config.backbone_weights
             )  # fmt: skip
-        self.box = box_branch(config.box, config.num_classes, self.trunk, stage)
-        for name, value in (("pixel_mean", config.pixel_mean), ("pixel_std", config.pixel_std)):
-            self.register_buffer(name, torch.tensor(value), persistent=False)
+        table = channel_table(config.num_classes, config.class_channels)
+        self.box = box_branch(config.box, len(table), self.trunk, stage)
+        for name, value in (
+            ("pixel_mean", torch.tensor(config.pixel_mean)),
+            ("pixel_std", torch.tensor(config.pixel_std)),
+            ("class_of_channel", table),
+            ("channel_of_class", torch.tensor(config.class_channels or range(len(table)))),
+        ):
+            self.register_buffer(name, value, persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
+        self.class_of_channel: Tensor
+        self.channel_of_class: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FasterRCNNOutputs:
         """Maps and proposals of a batch; with targets, also logits of regions drawn to learn from."""
-        levels = self.trunk(images.normalised(self.pixel_mean, self.pixel_std))
+        levels = self.trunk(images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple))
         anchors = self.rpn(levels, images, targets)
         rpn = self.config.rpn
         found = self.rpn.propose(
@@ -163,7 +177,7 @@ class FasterRCNN(nn.Module):
         )
         sampled, logits = None, None
         if targets is not None:
-            sampled = self.box.sample(found, targets)
+            sampled = self.box.sample(found, replace(targets, labels=self.channel_of_class[targets.labels]))
             logits = self.box(levels, sampled.boxes, sampled.level)
         return FasterRCNNOutputs(tuple(levels), anchors, found, images.sizes_hw, sampled, logits)
 
@@ -174,7 +188,12 @@ class FasterRCNN(nn.Module):
     def detect_padded(self, outputs: FasterRCNNOutputs, settings: DetectSettings) -> PaddedDetections:
         """The best detections of each picture in network pixels: all its proposals classified, refined, NMS."""
         logits = self.box(outputs.levels, outputs.proposals.boxes, self.box.level_of(outputs.proposals))
-        return self.box.select(outputs.proposals, logits, outputs.sizes_hw, settings)
+        found = self.box.select(outputs.proposals, logits, outputs.sizes_hw, settings)
+        if self.config.class_channels is None:
+            return found
+        return PaddedDetections(
+            *report_classes(found.boxes, found.scores, found.labels, found.counts, self.class_of_channel)
+        )
 
     def detect(self, outputs: FasterRCNNOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
         """Detections of each picture, in the coordinates of the original pictures."""

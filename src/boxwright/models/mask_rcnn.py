@@ -8,9 +8,10 @@ Shape legend: B = images, R = regions, M = side of a mask. Boxes are absolute (x
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from boxwright.models import faster_rcnn
@@ -68,7 +69,8 @@ class MaskRCNN(nn.Module):
         self.detector = FasterRCNN(config.detector)
         trunk, stage = self.detector.trunk, self._stage()
         channels = trunk.channels if stage is None else stage.channels
-        self.mask = MaskBranch(config.mask, config.num_classes, channels, trunk.strides[: trunk.num_pooled])
+        num_channels = len(self.detector.class_of_channel)
+        self.mask = MaskBranch(config.mask, num_channels, channels, trunk.strides[: trunk.num_pooled])
 
     def _stage(self) -> StageHead | None:
         """The box branch's head where that gives maps too (C4): masks are read off the same."""
@@ -81,7 +83,8 @@ class MaskRCNN(nn.Module):
         regions = None
         if targets is not None:
             sampled = outputs.sampled
-            regions = self.mask.learn(outputs.levels, sampled.boxes, sampled.owner, targets, self._stage())
+            own = replace(targets, labels=self.detector.channel_of_class[targets.labels])
+            regions = self.mask.learn(outputs.levels, sampled.boxes, sampled.owner, own, self._stage())
         return MaskRCNNOutputs(outputs, regions)
 
     def loss(self, outputs: MaskRCNNOutputs, targets: Targets) -> dict[str, Tensor]:
@@ -93,7 +96,9 @@ class MaskRCNN(nn.Module):
     def detect_padded(self, outputs: MaskRCNNOutputs, settings: DetectSettings) -> PaddedDetections:
         """The best detections of each picture in network pixels, and a mask over each."""
         found = self.detector.detect_padded(outputs.detector, settings)
-        return self.mask.add_masks(found, outputs.detector.levels, self._stage())
+        channels = torch.where(found.labels >= 0, self.detector.channel_of_class[found.labels.clamp(min=0)], -1)
+        with_masks = self.mask.add_masks(found._replace(labels=channels), outputs.detector.levels, self._stage())
+        return with_masks._replace(labels=found.labels)
 
     def detect(self, outputs: MaskRCNNOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
         """Detections of each picture, in the coordinates of the original pictures."""

@@ -112,8 +112,11 @@ class AnchorOutputs(NamedTuple):
 class ProposalNetwork(nn.Module):
     """Objectness and offsets of anchors on maps of one width, their losses, and proposals."""
 
-    def __init__(self, settings: ProposalSettings, in_channels: int, strides: list[int]) -> None:
+    def __init__(
+        self, settings: ProposalSettings, in_channels: int, strides: list[int], pad_multiple: int = 1
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.pad_multiple = pad_multiple
         if len(settings.anchor_sizes) != len(strides):
             raise ValueError(
                 f"rpn.anchor_sizes: expected one entry for each of the strides {strides}, got {settings.anchor_sizes}"
@@ -147,11 +150,11 @@ class ProposalNetwork(nn.Module):
         return AnchorOutputs(objectness, offsets, anchors, images.sizes_hw, counts, sampled)
 
     def _anchors(self, levels: Sequence[Tensor], images: ImageBatch) -> Tensor:
-        padded = (int(images.pixels.shape[2]), int(images.pixels.shape[3]))
+        height, width = (-(-int(side) // self.pad_multiple) * self.pad_multiple for side in images.pixels.shape[2:])
         grids = [
             grid_locations(
                 (int(level.shape[2]), int(level.shape[3])), stride, device=level.device,
-                grid=self.settings.anchor_grid, padded_hw=padded,
+                grid=self.settings.anchor_grid, padded_hw=(height, width),
             )
             for level, stride in zip(levels, self.strides, strict=True)
         ]  # fmt: skip
@@ -232,6 +235,8 @@ class RPNConfig:
     pooled_level: bool = True
     """P6, every other cell of P5."""
     rpn: ProposalSettings = PYRAMID_PROPOSALS
+    pad_multiple: int = 1
+    """Batches are padded to sides of this multiple: 32 in Detectron2 (with a pyramid) and torchvision."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -263,7 +268,7 @@ class RPN(nn.Module):
             variant=config.backbone_variant, frozen_stages=config.frozen_stages, fpn_channels=config.fpn_channels,
             pooled_level=config.pooled_level,
         )  # fmt: skip
-        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides)
+        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides, config.pad_multiple)
         for name, value in (("pixel_mean", config.pixel_mean), ("pixel_std", config.pixel_std)):
             self.register_buffer(name, torch.tensor(value), persistent=False)
         self.pixel_mean: Tensor
@@ -271,7 +276,7 @@ class RPN(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> AnchorOutputs:
         """Raw predictions for a batch; with targets, also which anchors the loss is made of."""
-        pixels = images.normalised(self.pixel_mean, self.pixel_std)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
         return self.rpn(self.trunk(pixels), images, targets)  # type: ignore[no-any-return]
 
     def loss(self, outputs: AnchorOutputs, targets: Targets) -> dict[str, Tensor]:

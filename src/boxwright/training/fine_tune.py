@@ -8,21 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwright.checkpoint import load_checkpoint
+from boxwright.inference.loading import open_checkpoint
 from boxwright.models.config import with_values
 from boxwright.structures import Classes
 
 
 @torch.no_grad()
 def load_weights(model: Any, classes: Classes, path: Path) -> str:
-    """Load a checkpoint's weights into a model that may have other classes; gives a sentence for the log.
+    """Load a checkpoint's weights, ours or a foreign one's, into a model that may have other classes; a log sentence.
 
     Tensors of one shape are copied. Where the number of classes differs, rows of classes with the same name are kept
     and the rest stay as initialised. Raises ValueError where the detector is of another kind.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     own: dict[str, Tensor] = model.state_dict()
     old, with_classes = len(checkpoint.classes), _rows_of_a_class(model)
+    channels = getattr(checkpoint.recipe.model, "class_channels", None)
     rows = [
         (k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names
     ]
@@ -31,6 +32,8 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     for name, tensor in own.items():
         theirs = checkpoint.weights.get(name)
         per_class = with_classes.get(name, 0)
+        if theirs is not None and per_class and channels:
+            theirs = _without_spare_channels(theirs, per_class, channels)
         if theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
             tensor.copy_(theirs)
         elif theirs is not None and per_class and _fits(theirs, tensor, per_class, old, len(classes)):
@@ -51,6 +54,12 @@ def _fits(theirs: Tensor, own: Tensor, per_class: int, old: int, new: int) -> bo
     """Whether two tensors differ by the rows of their classes only."""
     rest = len(own) - new * per_class
     return theirs.shape == (old * per_class + rest, *own.shape[1:])
+
+
+def _without_spare_channels(theirs: Tensor, per_class: int, channels: tuple[int, ...]) -> Tensor:
+    """The rows of the channels that are classes, in the order of the classes, and those of no channel (background)."""
+    rows = [theirs[channel * per_class :][:per_class] for channel in channels]
+    return torch.cat([*rows, theirs[(max(channels) + 1) * per_class :]])
 
 
 def _rows_of_a_class(model: Any) -> dict[str, int]:

@@ -1,0 +1,44 @@
+"""Whatever names a detector, as a checkpoint of ours: our own files, those of other libraries, and zoo names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from boxwright.checkpoint import Checkpoint, load_checkpoint
+from boxwright.convert.fetch import fetched_file, is_remote
+from boxwright.convert.files import convert_file
+from boxwright.structures import Classes
+
+
+def open_checkpoint(
+    source: str | Path,
+    *,
+    variant: str | None = None,
+    stride_in_1x1: bool | None = None,
+    norm_eps: float | None = None,
+    classes: Classes | None = None,
+) -> Checkpoint:
+    """The checkpoint that a path, a run folder, a zoo name or an address means; foreign ones are converted.
+
+    The options are for foreign files that do not say something themselves; see `convert.files.convert_file`.
+    """
+    given = [variant, stride_in_1x1, norm_eps, classes]
+    path = fetched_file(str(source)) if is_remote(str(source)) else Path(source)
+    problem = None
+    if path.suffix not in (".pkl", ".safetensors") and all(option is None for option in given):
+        try:
+            return load_checkpoint(path)
+        except ValueError as error:
+            if "is not a boxwright checkpoint" not in str(error):
+                raise
+            problem = error
+    try:
+        found = convert_file(
+            path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes
+        )  # fmt: skip
+    except ValueError as error:
+        if problem is None:
+            raise
+        raise ValueError(f"{path} is not a boxwright checkpoint, nor one of another library ({error})") from error
+    origin = {**found.origin, "notes": list(found.notes)}
+    return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)
