@@ -1,0 +1,152 @@
+"""Every detector in a size that a test can afford, the pictures that they see, and their recorded loss curves.
+
+`python tests/models/tiny_detectors.py NAME ...` records the curves of these detectors anew (of all without a name).
+"""
+
+import copy
+import dataclasses
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwright.models import MODELS
+from boxwright.models.config import config_of
+from boxwright.models.faster_rcnn import COURSE as TWO_STAGE_COURSE
+from boxwright.models.fcos import BASELINE, COURSE
+from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Truth
+
+SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
+DENSE = {**SMALL, "stem_channels": (16,)}
+# samplers are so large that nothing is sampled away: what is drawn would depend on the order of boxes
+FEW = {"samples": 4096, "train_candidates": 60, "test_candidates": 60, "train_proposals": 40, "test_proposals": 40}
+REGIONS = {"rpn": {"stem_channels": (16,), "anchor_sizes": ((8,), (16,), (32,), (64,), (128,)), **FEW}}
+BOX = {"box": {"fc_channels": (32,), "samples": 512, "positive_fraction": 1.0}}
+MASK = {"mask": {"conv_channels": (8,), "upsampled_channels": 8}}
+# a new detector is held to the contract by one line: its name in MODELS and its settings
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "improved": ("fcos", DENSE),
+    "baseline": ("fcos", {**BASELINE, **DENSE}),
+    "course": ("fcos", {**COURSE, **DENSE, "normaliser_start": 10.0}),
+    "retinanet": ("retinanet", {**DENSE, "anchor_sizes": (8, 16, 32, 64, 128)}),
+    "rpn": ("rpn", {**SMALL, **REGIONS}),
+    "fast_rcnn": ("fast_rcnn", {**SMALL, **BOX}),
+    "faster_rcnn": ("faster_rcnn", {**SMALL, **REGIONS, **BOX}),
+    "two_stage_course": (
+        "faster_rcnn",
+        {
+            **TWO_STAGE_COURSE,
+            **SMALL,
+            "rpn": replace(TWO_STAGE_COURSE["rpn"], **FEW, stem_channels=(16,), anchor_sizes=((16,), (32,), (64,))),
+            "box": replace(TWO_STAGE_COURSE["box"], conv_channels=(16,), samples=512, positive_fraction=1.0),
+        },
+    ),
+    "mask_rcnn": ("mask_rcnn", {**SMALL, **REGIONS, **BOX, **MASK}),
+    "fcos_mask": ("fcos_mask", {**DENSE, **MASK, "mask_samples": 512}),
+}
+QUICK = {"backbone_norm": "bn", "frozen_stages": 0}  # learns fast from random weights
+CURVES = Path(__file__).parent / "golden_curves.json"
+STEPS = 20
+
+
+def build(name: str, **changes: Any) -> Any:
+    """A tiny detector, always with the same random weights."""
+    return copy.deepcopy(_built(name, tuple(changes.items())))
+
+
+@cache  # a copy costs a tenth of drawing weights
+def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
+    kind, settings = TINY[name]
+    torch.manual_seed(0)
+    return MODELS[kind].build(config_of(MODELS[kind].config, {**settings, **dict(changes)}))
+
+
+def truth(boxes: Any, labels: Any, ignore: Any = None) -> Truth:
+    """Boxes whose masks are the boxes themselves."""
+    corners = torch.as_tensor(boxes).reshape(-1, 4).int().tolist()
+    masks = [CroppedMask(x1, y1, torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)) for x1, y1, x2, y2 in corners]
+    return Truth.of(boxes, labels, ignore, masks)
+
+
+BOXES = {
+    "one": truth([[10.0, 12.0, 50.0, 40.0]], [1]),
+    "two": truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2]),
+    "region": truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2], [False, True]),
+    "none": Truth.empty(),
+}
+
+
+def picture(seed: int, height: int = 64, width: int = 64) -> Tensor:
+    """Noise (3, H, W) uint8."""
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def forward(model: Any, images: ImageBatch, targets: Targets | None = None, call: Any = None) -> Any:
+    """Outputs of a detector (called through `call`, where it is wrapped), with a lattice of proposals if it needs them.
+
+    Samplers start from the same seed each time.
+    """
+    torch.manual_seed(5)
+    return (call or model)(images, targets, _lattice(images) if needs_proposals(model) else None)
+
+
+def needs_proposals(model: Any) -> bool:
+    """Whether a detector finds no regions itself."""
+    return any(entry.build is type(model) and getattr(entry, "needs_proposals", False) for entry in MODELS.values())
+
+
+def is_one_class(model: Any) -> bool:
+    """Whether a detector calls everything an object."""
+    return any(entry.build is type(model) and getattr(entry, "one_class", False) for entry in MODELS.values())
+
+
+def _lattice(images: ImageBatch) -> Proposals:
+    """Squares of two sizes all over each picture, cut to it: what a picture gets does not depend on its batch."""
+    rows = []
+    for height, width in images.sizes_hw.tolist():
+        corners = [(x, y, s) for s in (24, 48) for y in range(0, height - 8, 12) for x in range(0, width - 8, 12)]
+        rows.append(torch.tensor([[x, y, min(x + s, width), min(y + s, height)] for x, y, s in corners]).float())
+    return Proposals.of(rows).to(images.pixels.device)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """What training sums up."""
+    return torch.stack([value for name, value in losses.items() if not name.endswith("_floor")]).sum()
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors of nested outputs, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if dataclasses.is_dataclass(value):
+        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    return [tensor for part in value for tensor in tensors(part)] if isinstance(value, tuple | list) else []
+
+
+def loss_curve(name: str) -> list[float]:
+    """The losses of the first steps of training on two pictures."""
+    model = build(name).train()
+    images, targets = ImageBatch.of([picture(1), picture(2)]), Targets.of([BOXES["two"], BOXES["one"]])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    curve = []
+    for _ in range(STEPS):
+        loss = total(model.loss(forward(model, images, targets), targets))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        curve.append(float(loss.detach()))
+    return curve
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    recorded = json.loads(CURVES.read_text()) if CURVES.exists() else {}
+    recorded |= {name: loss_curve(name) for name in sys.argv[1:] or TINY}
+    lines = (f'  "{name}": {json.dumps(recorded[name])}' for name in TINY if name in recorded)
+    CURVES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
