@@ -1,5 +1,6 @@
 """Recorded references, and the one-to-one comparison of detections that issue 4 states."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,12 +9,22 @@ import torch
 
 from boxwright.convert.files import convert_file
 from boxwright.models import MODELS
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.models.config import with_values
+from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+
+EVERYTHING = 100_000
+"""Samples a picture, so many that none is left out: losses do not depend on chance."""
 
 
-def build(converted):
+def build(converted, samples=None):
     """The detector of a converted file, in evaluation mode."""
-    model = MODELS[converted.recipe.model.name].build(converted.recipe.model_config_of(len(converted.classes)))
+    config = converted.recipe.model_config_of(len(converted.classes))
+    own = getattr(config, "detector", config)
+    if samples is not None:
+        parts = {name: dataclasses.replace(getattr(own, name), samples=samples)
+                 for name in ("rpn", "box") if hasattr(own, name)}  # fmt: skip
+        config = with_values(config, **parts)
+    model = MODELS[converted.recipe.model.name].build(config)
     model.load_state_dict(converted.weights)
     return model.eval()
 
@@ -26,16 +37,27 @@ class Case:
         self.arrays = {name: torch.from_numpy(array) for name, array in np.load(folder / "case.npz").items()}
         (self.path,) = (file for file in folder.iterdir() if file.name.startswith("model."))
         self.converted = convert_file(self.path)
-        self.model = build(self.converted)
+        self.model = build(self.converted, EVERYTHING)
         self.pictures = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
         self.targets = Targets.of([Truth.of(*self._truth(k)) for k in range(2)])
 
     def _truth(self, k):
-        return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"]
+        masks = None
+        if self.arrays[f"gt_masks{k}"].numel():
+            planes = self.masks("gt_", k)
+            masks = [CroppedMask(0, 0, plane) for plane in planes]
+        return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"], None, masks
 
     def expected(self, prefix, k):
-        labels = self.arrays.get(f"{prefix}classes{k}", torch.zeros(len(self.arrays[f"{prefix}boxes{k}"]), dtype=int))
-        return self.arrays[f"{prefix}boxes{k}"], self.arrays[f"{prefix}scores{k}"], labels
+        boxes, scores = self.arrays[f"{prefix}boxes{k}"], self.arrays[f"{prefix}scores{k}"]
+        if f"{prefix}classes{k}" not in self.arrays:  # proposals: their scores are logits
+            return boxes, scores.sigmoid(), torch.zeros(len(boxes), dtype=torch.int64)
+        return boxes, scores, self.arrays[f"{prefix}classes{k}"]
+
+    def masks(self, prefix, k):
+        """Recorded masks (D, H, W) bool."""
+        packed = self.arrays[f"{prefix}masks{k}"].numpy()
+        return torch.from_numpy(np.unpackbits(packed, axis=2)).bool()
 
     def detect(self, pictures):
         images = ImageBatch.of(pictures)

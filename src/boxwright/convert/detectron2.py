@@ -70,7 +70,10 @@ def pyramid_rows(ours: str, lowest: int, highest: int) -> list[tuple[str, str]]:
 
 def backbone_fields(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The fields of a model section that a Detectron2 ResNet has, and notes on what was taken as usual."""
-    name, widths, groups = resnet_of(state, "backbone.bottom_up.stem.conv1.weight", "backbone.bottom_up.res{}.")
+    body = (
+        "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in state else "backbone."
+    )  # without a pyramid
+    name, widths, groups = resnet_of(state, f"{body}stem.conv1.weight", f"{body}res{{}}.")
     usual = groups == 1
     in_1x1 = options.get("stride_in_1x1")
     mean, std = (state.get(key) for key in ("pixel_mean", "pixel_std"))
@@ -88,7 +91,7 @@ def backbone_fields(state: State, options: dict[str, Any]) -> tuple[dict[str, An
         "backbone_variant": {"stride_in_1x1": in_1x1, "norm_eps": None, "dilated_c5": False, "widths": widths},
         "pixel_mean": rgb(bgr_mean),
         "pixel_std": rgb(bgr_std),
-        **norm_fields(state, "backbone.bottom_up."),
+        **norm_fields(state, body),
     }
     return fields, notes
 
@@ -98,9 +101,9 @@ def rgb(bgr: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(value / 255 for value in reversed(bgr))
 
 
-def first_convolution(ours: str) -> Change:
+def first_convolution(ours: str, theirs: str = "backbone.bottom_up.stem.conv1.weight") -> Change:
     """The convolution that sees the colours."""
-    return flipped(f"{ours}conv1.weight", "backbone.bottom_up.stem.conv1.weight")
+    return flipped(f"{ours}conv1.weight", theirs)
 
 
 def recognises(state: State) -> bool:

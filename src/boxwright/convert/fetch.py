@@ -45,8 +45,8 @@ def fetched_file(source: str) -> Path:
     """The file of a zoo name, `detectron2://` shorthand or https address, from the cache or fetched into it.
 
     Checked against the digits that torchvision (sha256) and Detectron2 (md5) put into their names, against
-    `#sha256=...` where an address ends so, and later against what was noted when it was fetched. Raises OSError with the address and the place to put the
-    file where there is no network; ValueError where a checksum is another.
+    `#sha256=...` where an address ends so, and later against what was noted when it was fetched. Raises OSError with
+    the address and the place to put the file where there is no network; ValueError where a checksum is another.
     """
     address = address_of(source)
     url, _, fragment = address.partition("#")
@@ -68,8 +68,8 @@ def fetched_file(source: str) -> Path:
         digest = _digest(place, algorithm)
         if not digest.startswith(expected):
             raise ValueError(
-                f"{place}: its {algorithm} is {digest[:12]}..., {who} says {expected[:12]}; remove the file to fetch it "
-                f"again"
+                f"{place}: its {algorithm} is {digest[:12]}..., {who} says {expected[:12]}; "
+                f"remove the file to fetch it again"
             )
     return place
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from boxwright.convert import adelaidet, course, detectron2, torchvision
+from boxwright.convert import adelaidet, course, detectron2, torchvision, two_stage
 from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
@@ -39,6 +39,7 @@ class _Family(NamedTuple):
 FAMILIES = (
     _Family("torchvision", torchvision.recognises, torchvision.plan),
     _Family("detectron2", detectron2.recognises, detectron2.plan),
+    _Family("detectron2", two_stage.recognises, two_stage.plan),
     _Family("adelaidet", adelaidet.recognises, adelaidet.plan),
     _Family("fcos", adelaidet.recognises_original, adelaidet.plan_original),
     _Family("course", course.recognises, course.plan),

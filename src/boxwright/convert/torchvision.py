@@ -40,11 +40,13 @@ def recognises(state: State) -> bool:
 def new_names(state: State) -> dict[str, Tensor]:
     """The same entries by today's names: those of 2020 and 2021 lack a number in pyramids and heads."""
     sequential = "head.regression_head.bbox_ctrness.weight" in state  # FCOS has one long sequence to this day
+    masks = "roi_heads.mask_predictor.conv5_mask.weight" in state  # Detectron2 has `mask_fcn1` to this day
     renamed = {}
     for name, value in state.items():
         name = re.sub(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
         name = re.sub(r"rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
-        if match := re.fullmatch(r"(roi_heads\.mask_head\.)mask_fcn(\d)\.(weight|bias)", name):
+        match = re.fullmatch(r"(roi_heads\.mask_head\.)mask_fcn(\d)\.(weight|bias)", name)
+        if match and masks:
             name = f"{match[1]}{int(match[2]) - 1}.0.{match[3]}"
         match = re.fullmatch(r"(head\.\w+_head\.conv\.)(\d+)\.(weight|bias)", name)
         if match and not sequential:

@@ -1,0 +1,147 @@
+"""Detectron2's two-stage detectors: RPN, Faster R-CNN and Mask R-CNN on C4, DC5 and a pyramid.
+
+What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
+dilated (DC5).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from boxwright.convert.architecture import State, indices
+from boxwright.convert.coco_names import numbered_classes
+from boxwright.convert.detectron2 import (
+    DROPPED,
+    FAMILY,
+    RESIZE,
+    backbone_fields,
+    backbone_rows,
+    block_rows,
+    first_convolution,
+    pyramid_rows,
+)
+from boxwright.convert.keymap import Layout, Plan, Rows
+from boxwright.structures import Classes
+
+_RPN, _ROI = "proposal_generator.rpn_head.", "roi_heads."
+DETECT = {"score_threshold": 0.05, "nms_iou": 0.5, "candidates_per_level": 20_000, "max_detections": 100}
+"""Detectron2 has no limit of candidates; with probabilities above 0.05, 1000 regions cannot have more than 20000."""
+ONE_LEVEL = {"train_candidates": 12_000, "test_candidates": 6000, "train_proposals": 2000, "test_proposals": 1000}
+PYRAMID = {"train_candidates": 2000, "test_candidates": 1000, "train_proposals": 1000, "test_proposals": 1000}
+
+
+def recognises(state: State) -> bool:
+    """Whether the names are those of a two-stage detector of Detectron2."""
+    return f"{_RPN}objectness_logits.weight" in state
+
+
+def plan(state: State, options: dict[str, Any]) -> Plan:
+    """What a two-stage file holds."""
+    fields, notes = backbone_fields(state, options)
+    trunk = _trunk(state, fields)
+    boxed, masked = f"{_ROI}box_predictor.cls_score.weight" in state, f"{_ROI}mask_head.predictor.weight" in state
+    prefix = "detector." if masked else ""
+    name = "mask_rcnn" if masked else "faster_rcnn" if boxed else "rpn"
+    model: dict[str, Any] = {"name": name, **fields, **trunk, "rpn": _proposals(state, trunk)}
+    classes = Classes(("object",), (1,))
+    detect: dict[str, Any] = DETECT
+    if boxed:
+        model["box"] = _boxes(state)
+        classes = numbered_classes(int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1)
+    else:
+        limit = 2000 if trunk["fpn_channels"] else 1000
+        candidates = model["rpn"]["test_candidates"]
+        detect = {"score_threshold": 0.0, "nms_iou": 0.7, "candidates_per_level": candidates, "max_detections": limit}
+        model["rpn"]["test_proposals"] = limit
+    if masked:
+        model["mask"] = _masks(state)
+    kind = "FPN" if trunk["fpn_channels"] else "DC5" if trunk["levels"] == ("c5",) else "C4"
+    return Plan(
+        architecture=f"{name} {kind}", model=model, layout=layout(prefix, trunk["levels"], stage=kind == "C4"),
+        classes=classes, resize=RESIZE, detect=detect, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _trunk(state: State, fields: dict[str, Any]) -> dict[str, Any]:
+    levels = indices(state, r"backbone\.fpn_lateral(\d)\.")
+    if levels:
+        if levels != [2, 3, 4, 5]:
+            raise ValueError(f"expected a pyramid from P2 to P5, got levels {levels}")
+        width = int(state["backbone.fpn_lateral2.weight"].shape[0])
+        return {"levels": ("c2", "c3", "c4", "c5"), "fpn_channels": width, "pooled_level": True, "pad_multiple": 32}
+    last = max(indices(state, r"backbone\.res(\d)\."))
+    if last == 5:
+        fields["backbone_variant"]["dilated_c5"] = True
+    return {"levels": (f"c{last}",), "fpn_channels": None, "pooled_level": False, "pad_multiple": 1}
+
+
+def _proposals(state: State, trunk: dict[str, Any]) -> dict[str, Any]:
+    anchors = int(state[f"{_RPN}objectness_logits.weight"].shape[0])
+    pyramid = trunk["fpn_channels"] is not None
+    if anchors != (3 if pyramid else 15):
+        raise ValueError(f"expected {3 if pyramid else 15} anchors a cell, got {anchors}")
+    sizes = tuple((float(side),) for side in (32, 64, 128, 256, 512))
+    return {
+        "stem_channels": (int(state[f"{_RPN}conv.weight"].shape[0]),),
+        "anchor_sizes": sizes if pyramid else (tuple(size for (size,) in sizes),),
+        "anchor_grid": "corner",
+        "normaliser": "nominal",
+        **(PYRAMID if pyramid else ONE_LEVEL),
+    }
+
+
+def _boxes(state: State) -> dict[str, Any]:
+    classes = int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1
+    sides = int(state[f"{_ROI}box_predictor.bbox_pred.weight"].shape[0])
+    settings: dict[str, Any] = {"regression": "agnostic" if sides == 4 and classes > 1 else "class"}
+    if f"{_ROI}res5.0.conv1.weight" in state:
+        return {**settings, "stage_head": True, "pool_size": 14}
+    convolutions = indices(state, rf"{re.escape(_ROI)}box_head\.conv(\d+)\.")
+    layers = indices(state, rf"{re.escape(_ROI)}box_head\.fc(\d+)\.")
+    return {
+        **settings,
+        "conv_channels": tuple(int(state[f"{_ROI}box_head.conv{k}.weight"].shape[0]) for k in convolutions),
+        "fc_channels": tuple(int(state[f"{_ROI}box_head.fc{k}.weight"].shape[0]) for k in layers),
+    }
+
+
+def _masks(state: State) -> dict[str, Any]:
+    convolutions = indices(state, rf"{re.escape(_ROI)}mask_head\.mask_fcn(\d+)\.")
+    return {
+        "conv_channels": tuple(int(state[f"{_ROI}mask_head.mask_fcn{k}.weight"].shape[0]) for k in convolutions),
+        "upsampled_channels": int(state[f"{_ROI}mask_head.deconv.weight"].shape[1]),
+    }
+
+
+def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
+    """Names of `GeneralizedRCNN` and `ProposalNetwork`; `prefix` is what our detector is called within ours."""
+    mine = re.escape(prefix)
+    pyramid = len(levels) > 1
+    theirs = "backbone.bottom_up." if pyramid else "backbone."
+    rows: list[tuple[str, str]] = [
+        *backbone_rows(f"{prefix}trunk.backbone.body.", theirs),
+        *(pyramid_rows(f"{prefix}trunk.fpn.", 2, 5) if pyramid else []),
+        (rf"{mine}rpn\.stem\.0\.", f"{_RPN}conv."),
+        (rf"{mine}rpn\.objectness\.", f"{_RPN}objectness_logits."),
+        (rf"{mine}rpn\.offsets\.", f"{_RPN}anchor_deltas."),
+        *(block_rows(rf"{mine}box\.head\.stage\.", f"{_ROI}res5.") if stage else []),
+        *((rf"{mine}box\.head\.convolutions\.{2 * k}\.", f"{_ROI}box_head.conv{k + 1}.") for k in range(8)),
+        *((rf"{mine}box\.head\.layers\.{k}\.", f"{_ROI}box_head.fc{k + 1}.") for k in range(4)),
+        (rf"{mine}box\.class_logits\.", f"{_ROI}box_predictor.cls_score."),
+        (rf"{mine}box\.offsets\.", f"{_ROI}box_predictor.bbox_pred."),
+        *mask_rows(),
+    ]
+    return Layout(
+        family=FAMILY, rows=rows, dropped=DROPPED,
+        changes=(first_convolution(f"{prefix}trunk.backbone.body.", f"{theirs}stem.conv1.weight"),),
+    )  # fmt: skip
+
+
+def mask_rows() -> Rows:
+    """The table of the mask branch."""
+    return [
+        *((rf"mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.mask_fcn{k + 1}.") for k in range(8)),
+        (r"mask\.head\.upsampled\.", f"{_ROI}mask_head.deconv."),
+        (r"mask\.head\.predictor\.", f"{_ROI}mask_head.predictor."),
+    ]
