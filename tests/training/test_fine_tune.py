@@ -14,10 +14,10 @@ from boxwright.training.fine_tune import load_weights
 TINY = ["model.backbone=resnet18", "model.fpn_channels=16", "model.stem_channels=[16]"]
 
 
-def model_of(classes: Classes, *overrides: str, seed: int = 0):
-    recipe = load_recipe("fcos-small", [*TINY, *overrides])
+def model_of(classes: Classes, *overrides: str, seed: int = 0, recipe: str = "fcos-small"):
+    loaded = load_recipe(recipe, [*TINY, *overrides])
     torch.manual_seed(seed)
-    return recipe, MODELS["fcos"].build(recipe.model_config_of(len(classes)))
+    return loaded, MODELS[loaded.model.name].build(loaded.model_config_of(len(classes)))
 
 
 def saved(path: Path, names: str, *overrides: str):
@@ -67,6 +67,24 @@ def test_the_sides_of_boxes_are_not_taken_for_classes(tmp_path, old, new):
         row = old.index(name) if name in old else place
         key = "head.class_logits.weight"
         assert torch.equal(own[key][place], expected[key][row])
+
+
+def test_a_class_with_several_rows_keeps_them_together(tmp_path):
+    """RetinaNet has nine anchors at a cell, and so nine rows for each class."""
+    classes = Classes.named("abc")
+    recipe, model = model_of(classes, recipe="retinanet-small")
+    save_checkpoint(Checkpoint(recipe, classes, model.state_dict()), tmp_path / "a.pt")
+    theirs = {key: value.clone() for key, value in model.state_dict().items()}
+    _, other = model_of(Classes.named("xcay"), recipe="retinanet-small", seed=1)
+    fresh = {key: value.clone() for key, value in other.state_dict().items()}
+    load_weights(other, Classes.named("xcay"), tmp_path / "a.pt")
+    for kind in ("weight", "bias"):
+        own, old, new = (state[f"head.class_logits.{kind}"] for state in (other.state_dict(), theirs, fresh))
+        assert len(own) == 36
+        assert torch.equal(own[9:18], old[18:])
+        assert torch.equal(own[18:27], old[:9])
+        assert torch.equal(own[:9], new[:9])
+        assert torch.equal(own[27:], new[27:])
 
 
 def test_another_width_takes_what_fits_and_says_so(tmp_path):
