@@ -23,6 +23,7 @@ OVERRIDES = (
     "validation.times=1",  # the budget is for training
 )
 """What a user would add for microscope pictures."""
+PEER_BATCH = 16
 PEER_AUGMENT = Augment(horizontal_flip=0.5, vertical_flip=0.5)
 
 
@@ -49,7 +50,8 @@ def main() -> None:
     if not given.ours_only:
         peer = measure_peer(
             RECIPE, given.data, overrides=overrides, train_split="trainval", test_split="test", augment=PEER_AUGMENT,
-            minutes=None if given.peer_steps else given.minutes, steps=given.peer_steps, seed=given.seed,
+            minutes=None if given.peer_steps else given.minutes, steps=given.peer_steps, batch=PEER_BATCH,
+            seed=given.seed,
         )  # fmt: skip
         rows.append(peer)
     print_measurements(rows)

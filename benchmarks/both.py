@@ -63,19 +63,27 @@ def measure_peer(
     overrides: Sequence[str] = (),
     minutes: float | None = None,
     steps: int | None = None,
+    batch: int | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Train torchvision's FCOS on the pictures as the recipe resizes them, then measure it on the test split."""
+    """Train torchvision's FCOS on the pictures as the recipe resizes them, then measure it on the test split.
+
+    `batch` is the recipe's if not given.
+    """
     settings = load_recipe(recipe, overrides)
     dataset = open_folder(data)
     wanted = {name: split(dataset, name) for name in (train_split, test_split)}
     checked = preflight(replace(dataset, splits=wanted)).dataset
     rule = settings.data.resize.rule()
     pictures = PictureSet(checked.splits[train_split], rule, augmentation=augmentation(augment))
-    model = build_peer(len(dataset.classes), backbone=settings.model.backbone, precision=settings.precision, seed=seed)
+    network = settings.model_config_of(len(dataset.classes))
+    model = build_peer(
+        len(dataset.classes), backbone=network.backbone, variant=network.backbone_variant,
+        precision=settings.precision, seed=seed,
+    )  # fmt: skip
     run = train_peer(
         model, pictures, aspects_of(checked.splits[train_split]), minutes=minutes, steps=steps,
-        batch=settings.data.batch_size, seed=seed,
+        batch=batch or settings.data.batch_size, seed=seed,
     )  # fmt: skip
     test = PictureSet(checked.splits[test_split], rule)
     truths = [truth_of(record, test.original_hw(index)) for index, record in enumerate(test.records)]

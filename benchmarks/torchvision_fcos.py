@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FeaturePyramidNetwork
 
 from boxwright.data.loader import Batch, PictureSet, StepSampler, make_loader
+from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
 from boxwright.nn.precision import autocast, choose_precision
+from boxwright.nn.resnet import ResNetVariant
 from boxwright.structures import Detections
 
 CPU = torch.device("cpu")
@@ -31,23 +31,17 @@ MEASURED_STEPS = 12
 
 
 class Pyramid(nn.Module):
-    """P3 to P5, each of `width` channels, from a RegNet or a ResNet: what `FCOS` calls a backbone."""
+    """P3 to P5, each of `width` channels, on any of our backbones: what `FCOS` calls a backbone."""
 
-    def __init__(self, name: str, width: int) -> None:
+    def __init__(self, name: str, width: int, variant: ResNetVariant) -> None:
         super().__init__()
-        body = torchvision.models.get_model(name, weights=None)
-        stage = "layer" if hasattr(body, "layer4") else "trunk_output.block"
-        nodes = {f"{stage}{k}": f"c{k + 1}" for k in (2, 3, 4)}
-        self.body = create_feature_extractor(body, return_nodes=nodes)
-        with torch.no_grad():
-            self.body.eval()
-            channels = [map_.shape[1] for map_ in self.body(torch.zeros(1, 3, 64, 64)).values()]
-            self.body.train()
-        self.fpn = FeaturePyramidNetwork(channels, width)
+        self.body = Backbone(name, ("c3", "c4", "c5"), variant=variant)
+        self.fpn = FeaturePyramidNetwork(self.body.channels, width)
         self.out_channels = width
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        levels: dict[str, Tensor] = self.fpn(self.body(images))
+        maps = dict(zip(("c3", "c4", "c5"), self.body(images), strict=True))
+        levels: dict[str, Tensor] = self.fpn(maps)
         return levels
 
 
@@ -74,12 +68,18 @@ def _as_float(value: Any) -> Any:
 
 
 def build_peer(
-    num_classes: int, *, backbone: str = "regnet_x_400mf", width: int = 64, precision: str = "auto", seed: int = 0
+    num_classes: int,
+    *,
+    backbone: str = "regnet_x_400mf",
+    variant: ResNetVariant = TORCHVISION_RESNET,
+    width: int = 64,
+    precision: str = "auto",
+    seed: int = 0,
 ) -> FCOS:
     """The peer from random weights: P3 to P5, GIoU, centre sampling 1.5, group norm, four-layer heads."""
     torch.manual_seed(seed)
     model = FCOS(
-        Pyramid(backbone, width),
+        Pyramid(backbone, width, variant),
         num_classes,
         anchor_generator=AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3),
         center_sampling_radius=1.5,

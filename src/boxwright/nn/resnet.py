@@ -21,6 +21,8 @@ BLOCKS = {
     "resnext101_64x4d": (3, 4, 23, 3),
 }
 """Blocks of the four stages, by torchvision's names."""
+BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+"""The same of those that have two 3x3 convolutions a block instead of a bottleneck."""
 _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}
 
 
@@ -57,10 +59,15 @@ def stage_widths(name: str, variant: ResNetVariant) -> tuple[int, list[int], lis
     >>> stage_widths("resnext101_32x8d", ResNetVariant())
     (64, [256, 512, 1024, 2048], [256, 512, 1024, 2048], 32)
     """
-    if name not in BLOCKS:
-        raise ValueError(f"backbone_variant: only for {', '.join(BLOCKS)}, not for {name}")
+    if name not in BLOCKS | BASIC:
+        raise ValueError(f"backbone_variant: only for {', '.join(BLOCKS | BASIC)}, not for {name}")
     groups, width = _GROUPS.get(name, (1, 64))
-    stem, first, width, groups = variant.widths or (64, 256, width, groups)
+    stem, first, width, groups = variant.widths or (64, 64 if name in BASIC else 256, width, groups)
+    if name in BASIC and (first != width or groups != 1 or variant.stride_in_1x1):
+        raise ValueError(
+            f"backbone_variant of {name}: it has no 1x1 convolution and no groups, so widths are (stem, C2, C2, 1) and "
+            f"stride_in_1x1 is false; got {variant.widths}"
+        )
     return stem, [first * 2**k for k in range(4)], [width * groups * 2**k for k in range(4)], groups
 
 
@@ -95,21 +102,49 @@ class Bottleneck(nn.Module):
         return F.relu(summed, inplace=True)
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, which is a convolution where shapes differ."""
+
+    def __init__(self, in_channels: int, width: int, *, stride: int, dilation: int, norm_eps: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
+        )  # fmt: skip
+        self.bn1 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != width:
+            shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width, eps=norm_eps))
+
+    def forward(self, images: Tensor) -> Tensor:
+        shortcut = images if self.downsample is None else self.downsample(images)
+        summed: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(images))))) + shortcut
+        return F.relu(summed, inplace=True)
+
+
 def resnet_stage(name: str, stage: int, variant: ResNetVariant) -> nn.Sequential:
     """The blocks of one stage (2 gives C2, 5 gives C5), as a part of the backbone or as the head of a C4 detector."""
     stem, outs, widths, groups = stage_widths(name, variant)
     index = stage - 2
     dilated = stage == 5 and variant.dilated_c5
     in_channels = stem if index == 0 else outs[index - 1]
-    blocks = []
-    for block in range(BLOCKS[name][index]):
+    norm_eps = 1e-5 if variant.norm_eps is None else variant.norm_eps
+    blocks: list[nn.Module] = []
+    for block in range((BLOCKS | BASIC)[name][index]):
         stride = 1 if block or stage == 2 or dilated else 2
-        blocks.append(
-            Bottleneck(
-                in_channels, widths[index], outs[index], stride=stride, groups=groups, dilation=2 if dilated else 1,
-                stride_in_1x1=variant.stride_in_1x1, norm_eps=1e-5 if variant.norm_eps is None else variant.norm_eps,
-            )
-        )  # fmt: skip
+        dilation = 2 if dilated else 1
+        if name in BASIC:
+            blocks.append(BasicBlock(in_channels, outs[index], stride=stride, dilation=dilation, norm_eps=norm_eps))
+        else:
+            blocks.append(
+                Bottleneck(
+                    in_channels, widths[index], outs[index], stride=stride, groups=groups, dilation=dilation,
+                    stride_in_1x1=variant.stride_in_1x1, norm_eps=norm_eps,
+                )
+            )  # fmt: skip
         in_channels = outs[index]
     init_resnet(blocks)
     return nn.Sequential(*blocks)
