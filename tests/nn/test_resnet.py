@@ -22,7 +22,7 @@ def randomised(module):
     return module.eval()
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnext50_32x4d"])
 def test_without_any_difference_it_is_torchvisions_network(name):
     theirs = randomised(torchvision.models.get_model(name, weights=None))
     ours = ResNet(name, ALL, ResNetVariant()).eval()
@@ -56,8 +56,14 @@ def test_widths_follow_the_name_or_the_variant():
     assert slim == (16, [32, 64, 128, 256], [8, 16, 32, 64], 1)
     state = ResNet("resnet50", ALL, ResNetVariant(widths=(16, 32, 2, 4))).state_dict()
     assert state["layer1.0.conv2.weight"].shape == (8, 2, 3, 3)
-    with pytest.raises(ValueError, match=r"only for resnet50, .* not for resnet18"):
+    with pytest.raises(ValueError, match="not for regnet_x_400mf"):
+        Backbone("regnet_x_400mf", variant=ResNetVariant(stride_in_1x1=True))
+    half = Backbone("resnet18", variant=ResNetVariant(widths=(32, 32, 32, 1)))
+    assert half.channels == [64, 128, 256]
+    with pytest.raises(ValueError, match="no 1x1 convolution and no groups"):
         Backbone("resnet18", variant=ResNetVariant(stride_in_1x1=True))
+    with pytest.raises(ValueError, match="no 1x1 convolution and no groups"):
+        Backbone("resnet18", variant=ResNetVariant(widths=(32, 64, 32, 1)))
     with pytest.raises(ValueError, match="four numbers above 0"):
         ResNetVariant(widths=(0, 1, 1, 1))
 
