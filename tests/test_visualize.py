@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxwright import visualize
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, save, side_by_side, text_colour
+from boxwright.visualize.colours import IGNORED_COLOUR, NUM_COLOURS, palette
+from boxwright.visualize.tags import Item, Room, font_of, shortened
 
 GREY = 128
 
@@ -56,14 +57,14 @@ class TestColours:
         assert distance.min() > apart
 
     def test_no_class_looks_like_the_grey_of_ignored_regions(self):
-        grey = oklab(visualize.IGNORED_COLOUR)
+        grey = oklab(IGNORED_COLOUR)
         assert min(np.linalg.norm(oklab(class_colour(label)) - grey) for label in range(64)) > 0.08
 
     def test_colour_depends_on_the_class_index_alone(self):
-        assert class_colour(5) == class_colour(5 + visualize.NUM_COLOURS)
+        assert class_colour(5) == class_colour(5 + NUM_COLOURS)
         # Recorded: a change here changes the colours of everybody's pictures.
         assert [class_colour(label) for label in range(3)] == [(227, 69, 220), (26, 73, 238), (93, 239, 52)]
-        assert len(set(visualize._palette())) == visualize.NUM_COLOURS
+        assert len(set(palette())) == NUM_COLOURS
 
     def test_text_stands_out_on_every_class_colour(self):
         for label in range(64):
@@ -175,8 +176,8 @@ class TestTags:
                     min_size=1, max_size=40), st.booleans())  # fmt: skip
     def test_tags_stay_inside_and_free_places_overlap_no_tag(self, rows, must):
         rectangles = [(x, y, min(x + w, 160), min(y + h, 120)) for x, y, w, h in rows]
-        items = [visualize._Item(r, 0, False, ("a", "a"), i) for i, r in enumerate(rectangles)]
-        room = visualize._Room((160, 120), 4, items)
+        items = [Item(r, 0, False, ("a", "a"), i) for i, r in enumerate(rectangles)]
+        room = Room((160, 120), 4, items)
         before = 0
         for rectangle in rectangles:
             spot = room.place(rectangle, (30, 12), must=must)
@@ -212,8 +213,8 @@ class TestTags:
         assert len({image.tobytes() for image in drawn}) == len(names)
 
     def test_name_wider_than_the_picture_is_cut(self):
-        font = visualize._font(12, True)
-        cut = visualize._shortened("a name of many words that goes on and on", font, 80)
+        font = font_of(12, True)
+        cut = shortened("a name of many words that goes on and on", font, 80)
         assert cut.endswith("…")
         assert font.getlength(cut) <= 80
         assert draw(picture(), detections([[5, 50, 60, 90]], classes=Classes.named(["x" * 300]))).size == (160, 120)

@@ -237,7 +237,57 @@ def test_damaged_masks_are_found_when_asked(make: Maker) -> None:
     assert preflight(data).findings == ()
     report = preflight(data, check_masks=True)
     assert kinds(report)[0] == "bad-mask"
-    assert kept(report) == [[GOOD]]
+    assert kept(report) == [[GOOD, GOOD]]  # without its box it would be learnt as background
+    assert report.dataset.splits["train"].records[0].annotations[0].segmentation is None
+
+
+BOXES: list[Box] = [(1, 1, 9, 9), (20, 2, 38, 18)]
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind", "message"),
+    [
+        ({"size": [20, 40], "counts": [3]}, "bad-mask", "run-length code of 3 pixels for a picture of 20 x 40"),
+        ({"size": [40, 20], "counts": [800]}, "bad-mask", "it is 40 x 20, the picture 20 x 40"),
+        ([[1, 1, 9, 9]], "bad-mask", "a polygon needs at least three x, y pairs, got 4 numbers"),
+        ({"size": [20, 40], "counts": [800]}, "empty-mask", "covers no pixel"),
+        ([[60, 60, 70, 60, 70, 70]], "empty-mask", "covers no pixel"),
+        ([[30, 10, 38, 10, 38, 18, 30, 18]], "mask-off-box", "lies elsewhere than its box (x 30 to 38, y 10 to 18)"),
+        (None, "missing-mask", "the cat has no mask: its box is learnt and its mask is not"),
+    ],
+)
+def test_a_mask_that_cannot_be_used_costs_its_object_nothing_else(
+    make: Maker, mask: object, kind: str, message: str
+) -> None:
+    record = make.record(*BOXES)
+    good = replace(record.annotations[1], segmentation=[[20, 2, 38, 2, 38, 18]])
+    items = (replace(record.annotations[0], segmentation=mask), good)
+    report = preflight(make.data(train=[replace(record, annotations=items)]), need_masks=True)
+    (finding,) = [finding for finding in report.findings if finding.kind == kind]
+    assert finding.where == items[0].where
+    assert message in finding.message
+    assert not finding.quarantined
+    kept_items = report.dataset.splits["train"].records[0].annotations
+    assert [item.box for item in kept_items] == BOXES
+    assert [item.segmentation for item in kept_items] == [None, good.segmentation]
+
+
+def test_a_mask_that_leaves_its_picture_is_told_and_clipped(make: Maker) -> None:
+    record = make.record((20, 2, 40, 20))
+    item = replace(record.annotations[0], segmentation=[[20, 2, 50, 2, 50, 30, 20, 30]])
+    report = preflight(make.data(train=[replace(record, annotations=(item,))]), need_masks=True)
+    (finding,) = report.serious
+    assert finding.kind == "mask-beyond-picture"
+    assert "reaches 10 pixels beyond its picture of 40 x 20" in finding.message
+    assert report.dataset.splits["train"].records[0].annotations[0].segmentation == item.segmentation
+
+
+def test_masks_are_missed_only_where_they_are_needed(make: Maker) -> None:
+    record = make.record(GOOD, (20, 2, 38, 18))
+    crowd = replace(record.annotations[1], ignore=True)
+    data = make.data(train=[replace(record, annotations=(record.annotations[0], crowd))])
+    assert "missing-mask" not in kinds(preflight(data, check_masks=True))
+    assert kinds(preflight(data, need_masks=True)).count("missing-mask") == 1  # an ignored region needs none
 
 
 def test_ignored_regions_are_counted_apart(make: Maker) -> None:

@@ -13,6 +13,7 @@ from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 from boxwright.training import loop
 from boxwright.training.loop import MEASURED_STEPS, Progress, batch_scale, progress_state, scale_batch
 from boxwright.training.optim import scaled
+from boxwright.training.validate import Measured
 
 CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1, gather=lambda value: value)
 
@@ -54,6 +55,12 @@ class TestScales:
         torch.testing.assert_close(back, original)
         assert small.sizes_hw.tolist() == [[round(48 * y), round(64 * x)], [round(40 * y), round(32 * x)]]
         assert torch.equal(small.original_hw, images.original_hw)
+
+    def test_masks_are_scaled_with_their_boxes(self):
+        images, targets = self.batch()
+        _, moved = scale_batch(images, targets, 1.5)
+        torch.testing.assert_close(moved.masks.frame[0, 0], moved.boxes[0, 0])
+        assert moved.picture(0).masks[0].bitmap.shape == (24, 24)
 
     def test_scaling_makes_no_constant_on_the_host(self):
         """It would have to be copied, and a GPU waits for that."""
@@ -141,8 +148,8 @@ class TestMeasurements:
         rows, seen = [], []
         run = job("validation.patience=2", on_row=rows.append)
         figures = iter([0.2, 0.5, 0.4, 0.5])
-        run.measure = lambda model: SimpleNamespace(
-            coco=SimpleNamespace(ap=next(figures), ap50=0.6, ap75=0.1), losses={"box": 1.0, "box_floor": 0.25}
+        run.measure = lambda model: Measured(
+            {"box": 1.0, "box_floor": 0.25}, SimpleNamespace(ap=next(figures), ap50=0.6, ap75=0.1), [], []
         )
         run.on_measured = lambda measured, progress, best: seen.append(best)
         run.pictures = [None] * 8

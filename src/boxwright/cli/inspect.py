@@ -47,6 +47,7 @@ def inspect(
         resize=settings.data.resize.rule(),
         check_pixels=decode,
         check_masks=decode,
+        need_masks=settings.needs_masks,
     )
     if json:
         typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from boxwright.data.mask_check import checked_mask
 from boxwright.data.records import Annotation, Problem, Record, Split
-from boxwright.data.truth import Box, clip_box, mask_of
+from boxwright.data.truth import Box, clip_box
 from boxwright.structures import Classes
 
 _SLACK = 1.0  # pixels a box may end outside without a word: labelling tools round
@@ -15,11 +16,12 @@ _ENOUGH = 3  # boxes from which a whole split can be judged
 
 
 def checked_annotations(
-    record: Record, hw: tuple[int, int], classes: Classes, *, masks: bool = False
+    record: Record, hw: tuple[int, int], classes: Classes, *, masks: bool = False, need_masks: bool = False
 ) -> tuple[tuple[Annotation, ...], list[Problem]]:
     """The usable objects of a picture of size `hw`, clipped to it, and a problem for each box that is not as it should.
 
-    `masks` decodes every mask too. The second of two equal objects is reported and kept, as evaluation tools keep it.
+    `masks` looks at every mask too, `need_masks` also says where one is missing. The second of two equal objects is
+    reported and kept, as evaluation tools keep it.
     """
     kept: list[Annotation] = []
     problems: list[Problem] = []
@@ -37,13 +39,9 @@ def checked_annotations(
             message = f"the {name} stands here a second time, first in {first}; it counts twice"
             problems.append(Problem("duplicate-object", item.where, message, item.box))
         clean = item if box == item.box else replace(item, box=box)
-        if masks and item.segmentation:
-            try:
-                mask_of(item, hw)
-            except ValueError as error:
-                message = str(error).removeprefix(f"{item.where}: ")
-                problems.append(Problem("bad-mask", item.where, message, item.box, quarantined=True, severity="error"))
-                continue
+        if masks or need_masks:
+            clean, fault = checked_mask(clean, name, hw, box, needed=need_masks)
+            problems.extend([fault] if fault else [])
         kept.append(clean)
     return tuple(kept), problems
 

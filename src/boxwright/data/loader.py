@@ -19,22 +19,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from boxwright.data.image_file import image_size, read_image
 from boxwright.data.mosaic import Mosaic
+from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
-from boxwright.data.transforms import Compose, Sample, resize_sample, resize_truth
+from boxwright.data.transforms import Compose, Sample, resize_proposals, resize_sample, resize_truth
 from boxwright.data.truth import truth_of
 from boxwright.ops.image import ResizeRule, resize_plan
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import ImageBatch, Proposals, Targets, Truth
 
 CACHE_LIMIT = 4 << 30
 """Bytes of decoded pictures that are kept in memory at most, besides a quarter of what the machine has free."""
 
 
 class Batch(NamedTuple):
-    """What one training or evaluation step is fed: pictures, truth, and which records they are."""
+    """What one training or evaluation step is fed: pictures, truth, which records they are, and stored proposals."""
 
     images: ImageBatch
     targets: Targets
     indices: tuple[int, ...]
+    proposals: Proposals | None = None
 
 
 class SampleKey(NamedTuple):
@@ -64,12 +66,15 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         augmentation: Augmentation | None = None,
         masks: bool = False,
         cache: bool | None = None,
+        proposals: StoredProposals | None = None,
     ) -> None:
         self.records = split.records
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks
+        self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
+        self._truths: list[Truth] | None = None
         if cache is not False:
             self._fill_cache(forced=cache is True)
 
@@ -89,6 +94,9 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             # Forked workers see it as it is; share_memory_ would hold one open file a picture, of 1024 allowed.
             self._kept = list(pool.map(self._decode, self.records))
+        if self.masks:  # decoding them takes longer than copying a picture
+            sizes = [hw for _, hw in self._kept]
+            self._truths = [self._resized_truth(*row) for row in zip(self.records, sizes, strict=True)]
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path)
@@ -107,10 +115,17 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self._kept is None:
             image = read_image(record.path)
             hw = (int(image.shape[1]), int(image.shape[2]))
-            return resize_sample(Sample(image, truth_of(record, hw, masks=self.masks)), self.rule), hw
+            sample = Sample(image, truth_of(record, hw, masks=self.masks), self._proposed(record, hw))
+            return resize_sample(sample, self.rule), hw
         image, hw = self._kept[index]
-        truth = resize_truth(truth_of(record, hw, masks=self.masks), hw, self.rule)
-        return Sample(image, truth), hw
+        truth = self._truths[index] if self._truths else self._resized_truth(record, hw)
+        return Sample(image, truth, resize_proposals(self._proposed(record, hw), hw, self.rule)), hw
+
+    def _proposed(self, record: Record, hw: tuple[int, int]) -> Tensor | None:
+        return None if self.proposals is None else self.proposals.of(record.path, hw)
+
+    def _resized_truth(self, record: Record, hw: tuple[int, int]) -> Truth:
+        return resize_truth(truth_of(record, hw, masks=self.masks), hw, self.rule)
 
     def original(self, index: int) -> Tensor:
         """The picture (3, H, W) as it is in its file."""
@@ -152,7 +167,10 @@ class Collate:
             [plan.scale_xy for plan in plans],
             [plan.offset_xy for plan in plans],
         )
-        return Batch(images, Targets.of([sample.truth for sample, _, _ in rows]), tuple(index for *_, index in rows))
+        targets = Targets.of([sample.truth for sample, _, _ in rows])
+        given = [sample.proposals for sample, _, _ in rows if sample.proposals is not None]
+        proposals = Proposals.of([part[:, :4] for part in given], [part[:, 4] for part in given]) if given else None
+        return Batch(images, targets, tuple(index for *_, index in rows), proposals)
 
 
 class StepSampler(Sampler[list[SampleKey]]):

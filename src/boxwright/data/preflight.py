@@ -81,11 +81,12 @@ def preflight(
     resize: ResizeRule | None = None,
     check_pixels: bool = False,
     check_masks: bool = False,
+    need_masks: bool = False,
 ) -> PreflightReport:
     """Look at every picture and box of a data set; give what is wrong and the data without it.
 
     level_ranges: the model's, in network pixels, with the resizing rule that leads there; check_pixels: decode every
-    picture instead of reading headers; check_masks: decode every mask.
+    picture instead of reading headers; check_masks: decode every mask; need_masks: also say which objects have none.
     """
     states = look_at_pictures(
         (record.path for split in dataset.splits.values() for record in split.records), decode=check_pixels
@@ -98,7 +99,7 @@ def preflight(
         findings.extend(coordinate_problems(split, sizes, dataset.format))
         records: list[Record] = []
         for record in split.records:
-            clean, found = _check_record(record, states[record.path], split, check_masks)
+            clean, found = _check_record(record, states[record.path], split, check_masks, need_masks)
             findings.extend(found)
             records.extend([clean] if clean else [])
         splits[name] = replace(split, records=tuple(records))
@@ -116,7 +117,7 @@ def preflight(
 
 
 def _check_record(
-    record: Record, state: PictureState, split: Split, masks: bool
+    record: Record, state: PictureState, split: Split, masks: bool, need_masks: bool
 ) -> tuple[Record | None, list[Problem]]:
     if state.hw is None:
         bad = Problem("", str(record.path), f"{state.fault}; it is left out", quarantined=True, severity="error")
@@ -127,7 +128,7 @@ def _check_record(
     problems: list[Problem] = []
     if record.stated_hw and record.stated_hw != state.hw:
         problems.append(_size_problem(record, record.stated_hw, state.hw, state.turned))
-    annotations, found = checked_annotations(record, state.hw, split.classes, masks=masks)
+    annotations, found = checked_annotations(record, state.hw, split.classes, masks=masks, need_masks=need_masks)
     problems.extend(found)
     if not annotations:
         reason = "all its boxes are left out" if record.annotations else "no object is labelled"

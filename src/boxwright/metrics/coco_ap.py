@@ -47,13 +47,19 @@ class CocoResult:
     kind: str
     notes: tuple[str, ...]
 
-    def figures(self) -> dict[str, Any]:
-        """The result as one JSON object, under the names that the field knows (AP50, ARs, ...)."""
+    def figures(self, prefix: str = "") -> dict[str, Any]:
+        """The result as one JSON object, under the names that the field knows (AP50, ARs, ...).
+
+        With a prefix ("segm_") only the figures, each under a name that begins with it.
+        """
         figures: dict[str, Any] = {"metric": "coco", "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
         figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
         figures |= {f"AR{limit}": value for limit, value in self.ar.items()}
         figures |= {"ARs": self.ar_small, "ARm": self.ar_medium, "ARl": self.ar_large}
-        return figures | {"per_class": self.per_class, "per_class_AP50": self.per_class_ap50}
+        figures |= {"per_class": self.per_class, "per_class_AP50": self.per_class_ap50}
+        if not prefix:
+            return figures
+        return {prefix + name: value for name, value in figures.items() if name not in ("metric", "kind")}
 
 
 def coco_ap(

@@ -183,6 +183,11 @@ class Recipe(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes it natively, else fp32."""
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the recipe's model learns masks."""
+        return MODELS[self.model.name].needs_masks
+
     def model_config_of(self, num_classes: int) -> Any:
         """The config dataclass of the recipe's model for so many classes."""
         fields = self.model.model_dump()

@@ -163,12 +163,18 @@ def _step(
     for number, batch in enumerate(batches):
         images = batch.images.to(accelerator.device, non_blocking=True)
         targets = batch.targets.to(accelerator.device, non_blocking=True)
+        proposals = batch.proposals
+        if proposals is not None:
+            proposals = proposals.to(accelerator.device, non_blocking=True)
         if scale != 1.0:
+            height, width = images.pixels.shape[-2:]
             images, targets = scale_batch(images, targets, scale)
+            if proposals is not None:
+                proposals = proposals.scaled(images.pixels.shape[-1] / width, images.pixels.shape[-2] / height)
         last = number == len(batches) - 1
         with nullcontext() if last else accelerator.no_sync(wrapped):
             with autocast(accelerator.device, job.precision):
-                outputs = wrapped(images, targets)
+                outputs = wrapped(images, targets, proposals)
             losses = job.model.loss(outputs, targets)
             total = torch.stack([value for name, value in losses.items() if not name.endswith("_floor")]).sum()
             accelerator.backward(total / len(batches))
@@ -255,7 +261,7 @@ def _measure_now(job: Job, progress: Progress) -> bool:
 def _measure(job: Job, progress: Progress) -> None:
     start = time.monotonic()
     measured = job.measure(job.average.model if job.average is not None else job.model)
-    ap = measured.coco.ap or 0.0
+    ap = measured.ap or 0.0
     best = ap > progress.best_ap
     if best:
         progress.best_ap, progress.best_step, progress.since_best = ap, progress.step, 0
@@ -267,6 +273,8 @@ def _measure(job: Job, progress: Progress) -> None:
     total = sum(value for name, value in validation.items() if not name.endswith("_floor"))
     row |= {f"val/{name}": value for name, value in {"loss": total, **validation}.items()}
     row |= {"val/AP": measured.coco.ap, "val/AP50": measured.coco.ap50, "val/AP75": measured.coco.ap75}
+    if measured.segm is not None:
+        row |= {"val/segm_AP": measured.segm.ap, "val/segm_AP50": measured.segm.ap50}
     row |= {"lr": _lr(job, progress.step - 1, progress)}
     progress.sums, progress.counted = {}, 0
     progress.seconds += time.monotonic() - start

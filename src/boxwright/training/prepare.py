@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
+from boxwright.data.classes import as_one_class
 from boxwright.data.folder import open_folder, split
 from boxwright.data.loader import Augmentation, PictureSet, aspects_of
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.preflight import PreflightReport, preflight
+from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
 from boxwright.data.transforms import (
     ColourJitter,
@@ -24,6 +26,7 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
+from boxwright.models import MODELS
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
@@ -56,14 +59,22 @@ def open_checked(
     say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
     for note in dataset.notes:
         say(f"data: {note}")
+    if MODELS[recipe.model.name].one_class:
+        dataset = as_one_class(dataset)
+        say("data: this detector finds objects of any class, so all are one class, object")
     wanted = {name: split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(recipe.model, "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
-    report = preflight(replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule())
+    report = preflight(
+        replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
+        need_masks=recipe.needs_masks,
+    )  # fmt: skip
     _say_problems(report, say)
     train = split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
+    if recipe.needs_masks:
+        _require_masks(path, train, recipe.name)
     if overfit is not None:
         labelled = tuple(record for record in train.records if record.annotations)
         if len(labelled) < overfit:
@@ -74,6 +85,17 @@ def open_checked(
         raise ValueError(f"{path}: split {val_split} has no usable picture to measure on; name another: --val-split")
     say(f"data: {len(train)} pictures to train on ({train.name}), {len(val)} to measure on ({val.name})")
     return Prepared(train, val, dataset.classes, report)
+
+
+def _require_masks(path: str | Path, train: Split, recipe: str) -> None:
+    """Refuse data on which a mask model would learn boxes only."""
+    objects = [item for record in train.records for item in record.annotations]
+    if not any(item.segmentation for item in objects):
+        raise ValueError(
+            f"{path}: {recipe} learns masks, but none of the {len(objects)} objects of split {train.name} has one that "
+            f"can be used (the first: {objects[0].where}); give COCO JSON with segmentation or YOLO polygons, or train a "
+            "recipe without masks"
+        )
 
 
 def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
@@ -102,12 +124,33 @@ def augmentation(settings: Augment) -> Augmentation:
     return Augmentation(Compose(steps), Mosaic(settings.mosaic) if settings.mosaic else None)
 
 
-def picture_sets(recipe: Recipe, data: Prepared, *, augment: bool) -> tuple[PictureSet, PictureSet, list[float]]:
+def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredProposals | None:
+    """The proposal file of a run, checked against its pictures; ValueError where it is missing or of no use."""
+    needed = MODELS[recipe.model.name].needs_proposals
+    if path is None:
+        if needed:
+            raise ValueError(
+                f"{recipe.name} finds no regions itself: give it proposals with --proposals FILE (boxwright proposals "
+                "CHECKPOINT --data FOLDER --out FILE writes them)"
+            )
+        return None
+    if not needed:
+        raise ValueError(f"--proposals {path}: {recipe.name} finds its own regions; leave the file out")
+    stored = read_proposals(path)
+    stored.check((*data.train.records, *data.val.records))
+    return stored
+
+
+def picture_sets(
+    recipe: Recipe, data: Prepared, *, augment: bool, proposals: StoredProposals | None = None
+) -> tuple[PictureSet, PictureSet, list[float]]:
     """Training and validation pictures, and the aspect of each training picture."""
     rule = recipe.data.resize.rule()
     pipeline = augmentation(recipe.data.augment) if augment else None
-    train = PictureSet(data.train, rule, augmentation=pipeline, cache=recipe.data.cache)
-    val = PictureSet(data.val, rule, cache=recipe.data.cache)
+    masks = recipe.needs_masks
+    cache = recipe.data.cache
+    train = PictureSet(data.train, rule, augmentation=pipeline, masks=masks, cache=cache, proposals=proposals)
+    val = PictureSet(data.val, rule, masks=masks, cache=cache, proposals=proposals)
     return train, val, aspects_of(data.train)
 
 

@@ -59,7 +59,10 @@ def draw_validation(pictures: PictureSet, measured: Measured, classes: Classes, 
 
 def validation_truths(pictures: PictureSet) -> list[Truth]:
     """The truth of each picture, in the pixels of the original."""
-    return [truth_of(record, pictures.original_hw(index)) for index, record in enumerate(pictures.records)]
+    return [
+        truth_of(record, pictures.original_hw(index), masks=pictures.masks)
+        for index, record in enumerate(pictures.records)
+    ]
 
 
 def default_score(measured: Measured, classes: Classes) -> float | None:
@@ -75,6 +78,6 @@ def write_report(
     plot_results(results.rows, folder / "results.png")
     write_metrics(folder, measured.detections, measured.truths, classes, measured.coco.per_class)
     draw_validation(pictures, measured, classes, score or 0.3, folder)
-    figures: dict[str, object] = {**measured.coco.figures(), "score_threshold": score}
+    figures: dict[str, object] = {**measured.figures(), "score_threshold": score}
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

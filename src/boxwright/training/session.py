@@ -48,6 +48,7 @@ class Arguments:
     device: str = "auto"
     seed: int = 0
     weights: str | None = None
+    proposals: str | None = None
 
 
 class Session:
@@ -110,7 +111,7 @@ class Session:
         if not self.accelerator.is_main_process:
             return
         mark = "  (best)" if best else ""
-        self.display.say(f"step {progress.step}: {_aps(measured.coco.ap, measured.coco.ap50)}{mark}")
+        self.display.say(f"step {progress.step}: {_aps(measured)}{mark}")
         if best:
             save_checkpoint(self._checkpoint(), self.folder / "weights" / "best.pt")
 
@@ -139,7 +140,7 @@ class Session:
                 f"the weights are no numbers any more at step {self.progress.step} of {self.folder}; what was saved "
                 "before is kept. A lower optim.lr or optim.clip_norm=10 often helps"
             )
-        metrics = None if self._measured is None else self._measured.coco.figures()
+        metrics = None if self._measured is None else self._measured.figures()
         return Checkpoint(self.recipe, self.classes, weights, self.score, metrics, training)
 
     def stop_wanted(self) -> bool:
@@ -169,18 +170,20 @@ class Session:
             figures = report.write_report(
                 self.folder, self.results, self._measured, self.val_set, self.classes, self.score
             )
-            best_so_far = f"best AP {progress.best_ap:.4f} at step {progress.best_step}"
-            found = _aps(self._measured.coco.ap, self._measured.coco.ap50)
-            self.display.say(f"finished: {found} with the last weights ({best_so_far})")
+            kind = "AP" if self._measured.segm is None else "mask AP"
+            best_so_far = f"best {kind} {progress.best_ap:.4f} at step {progress.best_step}"
+            self.display.say(f"finished: {_aps(self._measured)} with the last weights ({best_so_far})")
             self.display.say(f"folder: {self.folder}")
         return TrainResult(self.folder, best, last, figures, finished=True)
 
 
-def _aps(ap: float | None, ap50: float | None) -> str:
-    """AP and AP50 for a line of the log."""
+def _aps(measured: Measured) -> str:
+    """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
+    ap, ap50, segm = measured.coco.ap, measured.coco.ap50, measured.segm
     if ap is None or ap50 is None:
         return "AP undefined (no object in the pictures measured on)"
-    return f"AP {ap:.4f}  AP50 {ap50:.4f}"
+    masks = "" if segm is None else f"  mask AP {segm.ap or 0:.4f}  AP50 {segm.ap50 or 0:.4f}"
+    return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}"
 
 
 class _Signals:

@@ -16,12 +16,25 @@ from boxwright.structures import Classes, Detections, Truth
 
 
 class Measured(NamedTuple):
-    """What validation found: mean losses by name, COCO figures, and each picture's detections and truth."""
+    """What validation found: mean losses by name, COCO figures, and each picture's detections and truth.
+
+    `segm` are the figures of the masks, where the model gives masks.
+    """
 
     losses: dict[str, float]
     coco: CocoResult
     detections: list[Detections]
     truths: list[Truth]
+    segm: CocoResult | None = None
+
+    @property
+    def ap(self) -> float | None:
+        """The figure that says which weights are best: AP of the masks where there are masks, else of the boxes."""
+        return (self.segm or self.coco).ap
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as one JSON object; those of the masks are called `segm_AP` and so on."""
+        return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
 
 
 @torch.inference_mode()
@@ -35,7 +48,8 @@ def detect_all(
     for batch in batches:
         images, targets = batch.images.to(device), batch.targets.to(device)
         with autocast(device, precision):
-            outputs = model(images, targets)
+            proposals = None if batch.proposals is None else batch.proposals.to(device)
+            outputs = model(images, targets, proposals)
         for name, value in model.loss(outputs, targets).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value
         found.update(zip(batch.indices, model.detect(outputs, images, settings), strict=True))
@@ -69,4 +83,6 @@ def measure(
     ordered = [found[index] for index in sorted(found)]
     own = [truths[index] for index in sorted(found)]
     losses = {name: value / max(1, count) for name, value in sums.items()}
-    return Measured(losses, coco_ap(ordered, own, classes), ordered, own)
+    masks = all(truth.masks is not None for truth in own) and any(one.masks is not None for one in ordered)
+    segm = coco_ap(ordered, own, classes, kind="masks") if masks else None
+    return Measured(losses, coco_ap(ordered, own, classes), ordered, own, segm)

@@ -1,0 +1,71 @@
+"""What is wrong with masks, object by object: damaged, of another picture's size, away from their box, or not there.
+
+Such an object keeps its box and loses its mask: a box that is left out would be learnt as background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from boxwright.data.records import Annotation, Problem
+from boxwright.data.truth import Box, mask_of
+
+_SLACK = 2.0  # pixels a polygon may end outside without a word
+_LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
+
+
+def checked_mask(
+    item: Annotation, name: str, hw: tuple[int, int], box: Box, *, needed: bool
+) -> tuple[Annotation, Problem | None]:
+    """The object of a picture of size `hw`, without its mask where that cannot be used, and what is wrong with it.
+
+    `needed`: say so where there is none (ignored regions need none).
+    """
+    if not item.segmentation:
+        missing = f"the {name} has no mask: its box is learnt and its mask is not"
+        return item, Problem("missing-mask", item.where, missing, item.box) if needed and not item.ignore else None
+    bare = replace(item, segmentation=None)
+    try:
+        mask = mask_of(item, hw)
+    except ValueError as error:
+        message = str(error).removeprefix(f"{item.where}: ")
+        return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
+    if not bool(mask.bitmap.any()):
+        message = f"the mask of the {name} covers no pixel of its picture; its box is kept without it"
+        return bare, Problem("empty-mask", item.where, message, item.box)
+    height, width = mask.bitmap.shape
+    overlap = _overlap((mask.x, mask.y, mask.x + width, mask.y + height), box)
+    if overlap < _LEAST_OVERLAP and not item.ignore:
+        message = (
+            f"the mask of the {name} lies elsewhere than its box (x {mask.x} to {mask.x + width}, "
+            f"y {mask.y} to {mask.y + height}); the box is kept without it"
+        )
+        return bare, Problem("mask-off-box", item.where, message, item.box, severity="error")
+    beyond = _beyond(item, hw)
+    if beyond > _SLACK:
+        message = (
+            f"the mask of the {name} reaches {beyond:.4g} pixels beyond its picture of {hw[1]} x {hw[0]}; it is "
+            "clipped, and may belong to another version of the picture"
+        )
+        return item, Problem("mask-beyond-picture", item.where, message, item.box)
+    return item, None
+
+
+def _overlap(first: tuple[float, float, float, float], second: Box) -> float:
+    """IoU of two boxes."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
+def _beyond(item: Annotation, hw: tuple[int, int]) -> float:
+    """How far polygons leave their picture, in pixels."""
+    if isinstance(item.segmentation, dict):
+        return 0.0
+    nested = not isinstance(item.segmentation[0], int | float)
+    polygons = item.segmentation if nested else [item.segmentation]
+    columns = [value for polygon in polygons for value in polygon[0::2]]
+    rows = [value for polygon in polygons for value in polygon[1::2]]
+    return float(max(-min(columns), -min(rows), max(columns) - hw[1], max(rows) - hw[0]))

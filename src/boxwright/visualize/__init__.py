@@ -1,0 +1,10 @@
+"""Pictures for people: objects drawn with boxes, masks and tags, and contact sheets."""
+
+from __future__ import annotations
+
+from boxwright.visualize.colours import class_colour, text_colour
+from boxwright.visualize.drawing import draw, save
+from boxwright.visualize.mask_image import mask_image
+from boxwright.visualize.sheets import contact_sheet, side_by_side, titled
+
+__all__ = ["class_colour", "contact_sheet", "draw", "mask_image", "save", "side_by_side", "text_colour", "titled"]

@@ -1,0 +1,30 @@
+"""Masks as a picture for other programs: each pixel says which object it belongs to."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from boxwright.structures import Detections
+from boxwright.visualize.colours import class_colour
+
+MOST_INDEXED = 255
+
+
+def mask_image(found: Detections) -> Image.Image:
+    """A picture of the size of the original whose pixels are 0, or n + 1 where detection n is.
+
+    Where masks overlap the better detection is on top. Up to 255 objects it is an indexed PNG (each object in the
+    colour of its class when looked at), beyond that a grey one of 16 bits. Raises ValueError where there are no masks.
+    """
+    count = len(found)
+    plane = np.zeros(found.size_hw, dtype=np.uint8 if count <= MOST_INDEXED else np.uint16)
+    for index in reversed(range(count)):
+        x, y, bitmap = found.mask(index)
+        height, width = bitmap.shape
+        plane[y : y + height, x : x + width][bitmap.cpu().numpy().astype(bool)] = index + 1
+    image = Image.fromarray(plane)
+    if count <= MOST_INDEXED:
+        image = Image.fromarray(plane, mode="P")
+        image.putpalette([0, 0, 0, *(part for label in found.labels.tolist() for part in class_colour(label))])
+    return image
