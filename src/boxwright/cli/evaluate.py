@@ -39,6 +39,9 @@ def evaluate(
     plus_one: Annotated[
         bool, typer.Option(help="voc: boxes include their right and lower pixel, as in the VOC kit.")
     ] = True,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     max_detections: Annotated[int, typer.Option(min=1, help="Most detections of a picture.")] = 100,
@@ -85,6 +88,7 @@ def evaluate(
         result = evaluate_checkpoint(
             checkpoint, data, split or "val", classes=classes, batch=batch, device=device,
             score_threshold=score_threshold, max_detections=max_detections, limit=limit,
+            proposals=proposals,
         )  # fmt: skip
         known, wanted = result.classes, list(result.truths)
         found = [replace(picture, classes=known) for picture in result.detections]

@@ -14,7 +14,7 @@ import warnings
 
 import typer
 
-VERBS = ("train", "evaluate", "predict", "explain", "inspect", "shapes", "recipes", "demo")
+VERBS = ("train", "evaluate", "predict", "proposals", "explain", "inspect", "shapes", "recipes", "demo")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for _verb in VERBS:

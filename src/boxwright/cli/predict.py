@@ -37,6 +37,9 @@ def predict(
     no_resize: Annotated[
         bool, typer.Option("--no-resize", help="Feed pictures as they are, not resized as the recipe says.")
     ] = False,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
@@ -45,6 +48,7 @@ def predict(
     An unreadable picture is said and left out; the others are done, and the exit code is 1.
     """
     from boxwright.data.image_file import read_image
+    from boxwright.data.proposals import read_proposals
     from boxwright.inference.pictures import picture_paths
     from boxwright.inference.predictor import Detector
     from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
@@ -54,6 +58,7 @@ def predict(
 
     _check_shares(score=score, nms_iou=nms_iou)
     detector = Detector.load(checkpoint, device)
+    stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
     wanted = out or Path("predictions")
     _refuse_among_pictures(wanted, [Path(source) for source in sources], paths)
@@ -72,8 +77,9 @@ def predict(
                 broken += 1
         kinds: Any = None if no_resize else "recipe"
         results = detector.predict(
-            images, score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections
-        )
+            images if stored is None else [paths[index] for index in rows],  # proposals are found by the picture's path
+            score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections, proposals=stored,
+        )  # fmt: skip
         for image, index, one in zip(images, rows, results, strict=True):
             found.append(one)
             good.append(index)

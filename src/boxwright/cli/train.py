@@ -42,6 +42,9 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    proposals: Annotated[
+        Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
+    ] = None,
 ) -> None:
     """Train a detector on a folder of labelled pictures.
 
@@ -53,6 +56,6 @@ def train(
     result = run(
         recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
         weights=weights, name=name, runs=runs, resume=resume, overfit=overfit, minutes=minutes, device=device,
-        seed=seed,
+        seed=seed, proposals=proposals,
     )  # fmt: skip
     typer.echo(str(result.folder))

@@ -15,6 +15,8 @@ from boxwright.data.records import DataSet, Split
 from boxwright.structures import Classes
 
 _Data = TypeVar("_Data", DataSet, Split)
+ONE_CLASS = Classes(("object",), (0,))
+"""The classes of a model that finds objects of any class (a proposal network)."""
 
 
 def select_classes(data: _Data, spec: str) -> _Data:
@@ -76,8 +78,18 @@ def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
     return tuple(model.names.index(name) for name in data.names)
 
 
+def as_one_class(data: _Data) -> _Data:
+    """The same data with every object called "object"."""
+    return _mapped(data, ONE_CLASS, [0] * len(data.classes))
+
+
 def relabelled(data: _Data, model: Classes) -> _Data:
-    """The same data with the labels of a model that knows the same names; the data's own ids stay with their names."""
+    """The same data with the labels of a model that knows the same names; the data's own ids stay with their names.
+
+    For a model that finds objects of any class, all classes are one.
+    """
+    if model == ONE_CLASS:
+        return as_one_class(data)
     mapping = check_same_classes(model, data.classes)
     if mapping == tuple(range(len(mapping))):
         return data

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from boxwright.data.transforms import Placement, Sample, paste_window, place_truth
+from boxwright.data.transforms import Placement, Sample, paste_window, place_proposals, place_truth
 from boxwright.ops.image import padded_canvas
 from boxwright.structures import Truth
 
@@ -59,13 +59,15 @@ def mosaic(
     across, down = (0.3 + 0.4 * torch.rand(2)).tolist()
     x, y = round(width * across), round(height * down)
     canvas = padded_canvas(samples[0].image, size_hw)
-    truths = []
+    truths, proposals = [], []
     quadrants = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
         placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
         paste_window(canvas, sample.image, placement)
         truths.append(place_truth(sample.truth, placement, min_visibility))
-    return Sample(canvas, join_truths(truths))
+        placed = place_proposals(sample.proposals, placement)
+        proposals += [] if placed is None else [placed]
+    return Sample(canvas, join_truths(truths), torch.cat(proposals) if proposals else None)
 
 
 def _fill(

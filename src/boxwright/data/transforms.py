@@ -24,10 +24,11 @@ from boxwright.structures import CroppedMask, Truth
 
 
 class Sample(NamedTuple):
-    """One picture (3, H, W) uint8 and what it holds."""
+    """One picture (3, H, W) uint8, what it holds, and boxes with scores (R, 5) where a file proposes some."""
 
     image: Tensor
     truth: Truth
+    proposals: Tensor | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -110,6 +111,18 @@ def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep:
     return Truth(boxes[chosen], truth.labels[chosen], truth.ignore[chosen], tuple(masks))
 
 
+def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | None:
+    """What a placed window still shows of proposals (R, 5), in canvas coordinates; what is under 1 pixel goes."""
+    if proposals is None:
+        return None
+    x1, y1, x2, y2 = placement.window
+    origin, limits = torch.tensor([x1, y1] * 2), torch.tensor([x2, y2] * 2)
+    boxes = (proposals[:, :4].maximum(origin).minimum(limits) - origin) * torch.tensor(placement.scale_xy * 2)
+    shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    boxes = boxes + torch.tensor(placement.corner_xy * 2, dtype=torch.float32)
+    return torch.cat([boxes, proposals[:, 4:]], dim=1)[shown]
+
+
 def place_mask(mask: CroppedMask, placement: Placement) -> CroppedMask:
     """What a placed window shows of a mask: each canvas pixel takes the mask's value at its centre."""
     height, width = mask.bitmap.shape
@@ -145,7 +158,18 @@ def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
     """The sample at network size by a rule; every object is kept, however small it gets."""
     plan = resize_plan(sample.size_hw, rule)
-    return Sample(fit_image(sample.image, plan), resize_truth(sample.truth, sample.size_hw, rule))
+    hw = sample.size_hw
+    proposals = resize_proposals(sample.proposals, hw, rule)
+    return Sample(fit_image(sample.image, plan), resize_truth(sample.truth, hw, rule), proposals)
+
+
+def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: ResizeRule) -> Tensor | None:
+    """Proposals (R, 5) of a picture of size `hw` in network coordinates."""
+    if proposals is None:
+        return None
+    plan = resize_plan(hw, rule)
+    boxes = proposals[:, :4] * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
+    return torch.cat([boxes, proposals[:, 4:]], dim=1)
 
 
 def resize_truth(truth: Truth, hw: tuple[int, int], rule: ResizeRule) -> Truth:
@@ -197,17 +221,23 @@ class VerticalFlip:
 
 def _flipped(sample: Sample, axis: int) -> Sample:
     """The mirrored sample: axis 0 turns x round, axis 1 turns y round."""
-    image, truth = sample
+    image, truth, proposals = sample
     extent = sample.size_hw[1 - axis]
-    boxes = truth.boxes.clone()
-    boxes[:, axis], boxes[:, axis + 2] = extent - truth.boxes[:, axis + 2], extent - truth.boxes[:, axis]
+    boxes = _turned(truth.boxes, axis, extent)
     masks = truth.masks
     if masks is not None and axis == 0:
         masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
     elif masks is not None:
         masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
     pixels = vision.horizontal_flip_image(image) if axis == 0 else vision.vertical_flip_image(image)
-    return Sample(pixels, Truth(boxes, truth.labels, truth.ignore, masks))
+    turned = None if proposals is None else _turned(proposals, axis, extent)
+    return Sample(pixels, Truth(boxes, truth.labels, truth.ignore, masks), turned)
+
+
+def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
+    turned = boxes.clone()
+    turned[:, axis], turned[:, axis + 2] = extent - boxes[:, axis + 2], extent - boxes[:, axis]
+    return turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +273,8 @@ class ScaleJitter:
             placement = Placement((0, 0, width, height), size_hw, corner)
         canvas = padded_canvas(sample.image, (height, width))
         paste_window(canvas, sample.image, placement)
-        return Sample(canvas, place_truth(sample.truth, placement, self.min_visibility))
+        truth = place_truth(sample.truth, placement, self.min_visibility)
+        return Sample(canvas, truth, place_proposals(sample.proposals, placement))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +307,8 @@ class RandomIoUCrop:
                 canvas = torch.empty_like(sample.image)
                 paste_window(canvas, sample.image, placement)
                 inside = _centres_within(truth.boxes, torch.tensor([window]))[:, 0]
-                return Sample(canvas, place_truth(truth, placement, min_visibility=0.0, keep=inside))
+                shown = place_truth(truth, placement, min_visibility=0.0, keep=inside)
+                return Sample(canvas, shown, place_proposals(sample.proposals, placement))
         return sample
 
     def _window(self, boxes: Tensor, hw: tuple[int, int], least_iou: float) -> tuple[int, int, int, int] | None:
@@ -335,4 +367,4 @@ class ColourJitter:
         luma = torch.tensor(_YIQ[0]) @ pixels.mean(1)
         offset = brightness * (1 - contrast) * luma
         changed = torch.addmm(offset, matrix, pixels).round_().clamp_(0, 255).to(torch.uint8)
-        return Sample(changed.view_as(sample.image), sample.truth)
+        return sample._replace(image=changed.view_as(sample.image))

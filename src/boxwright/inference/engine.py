@@ -12,7 +12,7 @@ from torch import nn
 
 from boxwright.models import DetectSettings
 from boxwright.nn.precision import autocast, choose_precision
-from boxwright.structures import ImageBatch, PaddedDetections
+from boxwright.structures import ImageBatch, PaddedDetections, Proposals
 
 BUCKET = 64
 """With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
@@ -45,10 +45,17 @@ class TorchEngine:
         if compile:
             compile_parts(self.model, device)
 
-    @torch.inference_mode()
     def __call__(self, images: ImageBatch, settings: DetectSettings) -> PaddedDetections:
+        return self.detect_in(images, None, settings)
+
+    @torch.inference_mode()
+    def detect_in(
+        self, images: ImageBatch, proposals: Proposals | None, settings: DetectSettings
+    ) -> PaddedDetections:  # fmt: skip
+        """The same for a detector that is given its regions (Fast R-CNN)."""
         with autocast(self.device, self.precision):
-            found: PaddedDetections = self.model.detect_padded(self.model(images), settings)
+            outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
+            found: PaddedDetections = self.model.detect_padded(outputs, settings)
         return found
 
 

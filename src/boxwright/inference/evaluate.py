@@ -13,6 +13,7 @@ from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
 from boxwright.data.image_file import image_size
 from boxwright.data.preflight import preflight
+from boxwright.data.proposals import read_proposals
 from boxwright.data.truth import clip_box, truth_of
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Classes, Detections, Truth
@@ -44,6 +45,7 @@ def evaluate_checkpoint(
     score_threshold: float | None = None,
     max_detections: int | None = None,
     limit: int | None = None,
+    proposals: Path | None = None,
 ) -> Evaluated:
     """Run a checkpoint over a split of a data folder.
 
@@ -53,25 +55,30 @@ def evaluate_checkpoint(
     detector = Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
     part = relabelled(split_called(dataset, split), detector.classes)
-    report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes))
+    needed = detector.recipe.needs_masks
+    report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     records = report.dataset.splits[part.name].records[:limit]
     if not records:
         raise ValueError(f"{data}: split {split} has no usable picture")
+    stored = None if proposals is None else read_proposals(proposals)
+    if stored is not None:
+        stored.check(records)
     score = min(0.05, detector.settings.score_threshold) if score_threshold is None else score_threshold
     stream = detector.stream(
-        (record.path for record in records), score=score, batch=batch, max_detections=max_detections
+        (record.path for record in records), score=score, batch=batch, max_detections=max_detections, proposals=stored
     )
     console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
-        if finding.kind in ("missing-picture", "unreadable-picture"):
+        if finding.kind in ("missing-picture", "unreadable-picture", "bad-mask", "empty-mask", "mask-off-box"):
             sentence = f"boxwright: {finding.where}: {finding.message}"
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     shown = track(stream, "evaluating", len(records), console=console, disable=not console.is_terminal)
     found = [replace(one, classes=part.classes) for one in shown]
+    masks = needed and any(item.segmentation for record in records for item in record.annotations)
     sizes = [image_size(record.path) for record in records]
     return Evaluated(
         detections=found,
-        truths=[truth_of(record, hw) for record, hw in zip(records, sizes, strict=True)],
+        truths=[truth_of(record, hw, masks=masks) for record, hw in zip(records, sizes, strict=True)],
         classes=part.classes,
         image_ids=[record.image_id for record in records],
         paths=[record.path for record in records],

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.proposals import StoredProposals
+from boxwright.data.transforms import resize_proposals
 from boxwright.inference.engine import Engine, TorchEngine
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.pictures import Picture, as_pixels, pictures_of
-from boxwright.models import DetectSettings
+from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 from boxwright.ops.mask_paste import Paste
-from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections
+from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
 
 DECODERS = 2
 """Threads that decode and resize pictures while the network runs."""
@@ -31,12 +33,13 @@ MOST_PADDING = 1.3
 
 
 class Prepared(NamedTuple):
-    """A picture at network size (3, h, w), how it got there from its own (height, width), and its path."""
+    """A picture at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
 
     pixels: Tensor
     original_hw: tuple[int, int]
     plan: ResizePlan
     path: str | None
+    proposals: Tensor | None = None
 
 
 class Detector:
@@ -73,6 +76,8 @@ class Detector:
         config = self.recipe.model_config_of(len(self.classes))
         self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
         self._checkpoint = checkpoint
+        self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
+        """Whether `predict` wants a proposal file (Fast R-CNN)."""
         if engine is None:
             network = checkpoint.build()
             fold_norms(network)
@@ -113,6 +118,7 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
+        proposals: StoredProposals | None = None,
     ) -> list[Detections]:
         """What is in each picture, best first, in the pixels of the picture as given.
 
@@ -123,9 +129,10 @@ class Detector:
             resize: the recipe's resizing, another rule, or None for pictures as they are.
             batch: pictures a forward pass; sizes may be mixed, pictures of like shape are put together.
             nms_iou, max_detections: instead of the recipe's.
+            proposals: regions of the pictures (which are then paths), for a detector that finds none itself.
         """
         return list(self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                max_detections=max_detections))  # fmt: skip
+                                max_detections=max_detections, proposals=proposals))  # fmt: skip
 
     def stream(
         self,
@@ -137,6 +144,7 @@ class Detector:
         nms_iou: float | None = None,
         max_detections: int | None = None,
         window: int = 64,
+        proposals: StoredProposals | None = None,
     ) -> Iterator[Detections]:
         """`predict` for any number of pictures, in their order.
 
@@ -152,12 +160,15 @@ class Detector:
             settings = replace(settings, nms_iou=nms_iou)
         if max_detections is not None:
             settings = replace(settings, max_detections=max_detections)
+        if self.needs_proposals != (proposals is not None):
+            wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
+            raise ValueError(f"{self.recipe.model.name} {wants}")
         source = pictures_of(images)
         with ThreadPoolExecutor(DECODERS) as pool:
             ahead: deque[list[Future[Prepared]]] = deque()
             while True:
                 while len(ahead) < 2 and (pictures := list(islice(source, window))):
-                    ahead.append([pool.submit(_prepare, picture, rule) for picture in pictures])
+                    ahead.append([pool.submit(_prepare, picture, rule, proposals) for picture in pictures])
                 if not ahead:
                     return
                 try:
@@ -178,13 +189,21 @@ class Detector:
             now = None
             if rows is not None:
                 images = self._batch([held[row] for row in rows], batch)
-                now = (rows, images, self.engine(self._on_device(images), settings))
+                given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
+                now = (rows, images, self._run(self._on_device(images), given, settings))
             if started is not None:
                 done, images, padded = started
                 for row, one in zip(done, padded.restore(images, self._paste), strict=False):
                     found[row] = replace(one, classes=self.classes, path=held[row].path)
             started = now
         return [found[row] for row in range(len(held))]
+
+    def _run(self, images: ImageBatch, given: list[Tensor], settings: DetectSettings) -> PaddedDetections:
+        if not given:
+            return self.engine(images, settings)
+        assert isinstance(self.engine, TorchEngine)
+        proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given])
+        return self.engine.detect_in(images, proposals.to(self.device), settings)
 
     def _batch(self, pictures: list[Prepared], batch: int) -> ImageBatch:
         missing = batch - len(pictures) if self.engine.fixed_batch else 0
@@ -219,11 +238,16 @@ def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[i
     return batches
 
 
-def _prepare(picture: Picture, rule: ResizeRule) -> Prepared:
+def _prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
     pixels, path = as_pixels(picture)
     hw = (int(pixels.shape[1]), int(pixels.shape[2]))
     plan = resize_plan(hw, rule)
-    return Prepared(fit_image(pixels, plan), hw, plan, path)
+    proposals = None
+    if stored is not None:
+        if path is None:
+            raise ValueError(f"{stored.path} knows pictures by their files: give paths, not pixels")
+        proposals = resize_proposals(stored.of(path, hw), hw, rule)
+    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)
 
 
 def device_called(device: str | torch.device) -> torch.device:

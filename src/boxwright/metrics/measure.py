@@ -47,7 +47,7 @@ def measure(
     """Measure detections against the truth of the same pictures in the same order, by COCO's or VOC's rule.
 
     `iou` is the overlap of VOC AP, of the table's precision, recall and F1, and of the best threshold; COCO AP has its
-    own ten. `max_detections` is COCO's largest limit for each class of a picture; its smaller ones are 1 and 10.
+    own ten. `max_detections` is COCO's largest limit for each class of a picture; its smaller ones are 1, 10 and 100.
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
@@ -60,9 +60,12 @@ def measure(
         voc = voc_ap(detections, truths, classes, iou=iou, eleven_point=eleven_point, plus_one=plus_one)
         figures, per_class, notes = voc.figures(), voc.per_class, voc.notes
     else:
-        limits = sorted({1, min(10, max_detections), max_detections})
+        limits = sorted({1, min(10, max_detections), min(100, max_detections), max_detections})
         coco = coco_ap(detections, truths, classes, max_detections=limits, areas=areas)
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
+        if _have_masks(detections, truths):
+            masks = coco_ap(detections, truths, classes, kind="masks", max_detections=limits, areas=areas)
+            figures |= masks.figures("segm_")
         interval = bootstrap_ap(matches) if len(truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
         figures["AP50_interval"] = None if interval is None else list(interval)
     figures["best_f1"] = best and {
@@ -74,6 +77,14 @@ def measure(
     diagnosis = diagnose(detections, truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     return Measurement(figures, per_class, class_rows(truths, classes, curves, best, per_class), notes, diagnosis)
+
+
+def _have_masks(detections: Sequence[Detections], truths: Sequence[Truth]) -> bool:
+    """Whether both have masks wherever they have objects."""
+    known = all(truth.masks is not None for truth in truths if len(truth))
+    return known and any(one.masks is not None for one in detections) and all(
+        one.masks is not None for one in detections if len(one)
+    )  # fmt: skip
 
 
 def headline(measurement: Measurement) -> list[str]:
@@ -91,6 +102,9 @@ def headline(measurement: Measurement) -> list[str]:
     else:
         recalls = [key for key in figures if key.startswith("AR")]
         lines = ["  ".join(map(show, keys)) for keys in (["AP", "AP50", "AP75"], ["APs", "APm", "APl"], recalls)]
+        if "segm_AP" in figures:
+            keys = (["segm_AP", "segm_AP50", "segm_AP75"], ["segm_APs", "segm_APm", "segm_APl"])
+            lines += ["  ".join(map(show, row)) for row in keys]
         interval = figures["AP50_interval"]
         if interval:
             lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 %, pictures drawn anew)")

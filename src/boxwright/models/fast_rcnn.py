@@ -154,7 +154,7 @@ class BoxBranch(nn.Module):
         """The index (B, R) of the map that fits each box (B, R, 4) best."""
         lowest = self.strides[0].bit_length() - 1
         level = region_levels(
-            boxes, lowest, lowest + len(self.strides) - 1,
+            boxes, lowest, self.strides[-1].bit_length() - 1,
             canonical=self.settings.canonical_level, slack=self.settings.level_slack,
         )  # fmt: skip
         return level - lowest

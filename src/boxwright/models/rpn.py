@@ -72,6 +72,8 @@ class ProposalSettings:
     nms_iou: float = 0.7
     min_side: float = 0.0
     """Smaller proposals are dropped; 0.001 in torchvision."""
+    score_threshold: float = 0.0
+    """Proposals of a smaller probability are dropped: 0.05 in torchvision's MobileNet detectors."""
 
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
@@ -207,6 +209,8 @@ class ProposalNetwork(nn.Module):
             boxes = clip_boxes(decode_boxes(outputs.anchors[level][place], offsets), outputs.sizes_hw)
             sides = boxes[..., 2:] - boxes[..., :2]
             good = torch.isfinite(boxes).all(-1) & torch.isfinite(scores) & (sides >= self.settings.min_side).all(-1)
+            if self.settings.score_threshold > 0:
+                good &= scores.sigmoid() >= self.settings.score_threshold
             columns.append((boxes, scores, torch.where(good, index, -1)))
         if not per_level:
             boxes, scores, origin = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
@@ -235,6 +239,7 @@ class RPNConfig:
     pooled_level: bool = True
     """P6, every other cell of P5."""
     rpn: ProposalSettings = PYRAMID_PROPOSALS
+    """Its limits on candidates and proposals are for detectors that hold the network; alone, `detect` has them."""
     pad_multiple: int = 1
     """Batches are padded to sides of this multiple: 32 in Detectron2 (with a pyramid) and torchvision."""
     pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

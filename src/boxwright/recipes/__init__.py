@@ -19,7 +19,13 @@ from boxwright.models.config import held_config
 from boxwright.recipes.schema import Recipe, model_section
 
 FOLDER = Path(__file__).parent
-ALIASES = {"fcos": "fcos-small", "retinanet": "retinanet-small"}
+ALIASES = {
+    "fcos": "fcos-small",
+    "retinanet": "retinanet-small",
+    "rpn": "rpn-small",
+    "fast-rcnn": "fast-rcnn-small",
+    "faster-rcnn": "faster-rcnn-small",
+}
 """Short names of the recipes that a user's own data should start from."""
 
 
@@ -66,7 +72,7 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     if mistakes:
         raise ValueError(f"recipe {where}: " + "; ".join(mistakes))
     try:
-        recipe.model_config_of(num_classes=1)
+        recipe.model_config_of(num_classes=len(getattr(recipe.model, "class_channels", None) or (0,)))
     except ValueError as error:
         raise ValueError(f"recipe {where}: model.{error}") from error
     return recipe

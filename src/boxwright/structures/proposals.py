@@ -46,6 +46,14 @@ class Proposals:
             padded[index, : len(rows)], values[index, : len(rows)], valid[index, : len(rows)] = rows, own, True
         return cls(padded, values, valid)
 
+    def scaled(self, across: float, down: float) -> Proposals:
+        """The same proposals of a batch whose pixels were resized by these factors."""
+        factors = (across, down, across, down)
+        boxes = torch.stack(
+            [side * factor for side, factor in zip(self.boxes.unbind(-1), factors, strict=True)], dim=-1
+        )
+        return Proposals(boxes, self.scores, self.valid, self.level)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Proposals:
         """The same proposals on another device."""
         tensors = (self.boxes, self.scores, self.valid, self.level)

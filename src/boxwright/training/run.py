@@ -24,7 +24,7 @@ from boxwright.training.ema import WeightAverage
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, fit
 from boxwright.training.optim import build_optimizer, scaled
-from boxwright.training.prepare import open_checked, picture_sets, worker_count, write_check
+from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count, write_check
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
 from boxwright.training.session import Arguments, Session, TrainResult
 
@@ -47,6 +47,7 @@ def train(
     minutes: float | None = None,
     device: str = "auto",
     seed: int = 0,
+    proposals: str | Path | None = None,
 ) -> TrainResult:
     """Train a detector and write a run folder.
 
@@ -63,6 +64,7 @@ def train(
         minutes: a time budget; the number of steps is fixed after a few measured ones.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random.
+        proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
 
     Raises ValueError or OSError with one sentence for whatever the user can put right.
     """
@@ -86,6 +88,7 @@ def train(
     asked = Arguments(
         str(Path(data).resolve()), classes, train_split, val_split, overfit, minutes, device, seed,
         None if weights is None else str(Path(weights).resolve()),
+        None if proposals is None else str(Path(proposals).resolve()),
     )  # fmt: skip
     return _run(load_recipe(recipe, overrides), asked, Path(runs), name, None)
 
@@ -135,6 +138,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
         overfit=asked.overfit, recipe=recipe, say=display.say,
     )  # fmt: skip
+    proposals = open_proposals(asked.proposals, recipe, data)
     state, classes, folder = None, data.classes, Path()
     if resumed is not None:
         loaded = load_checkpoint(resumed)
@@ -157,7 +161,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     if state is not None:
         progress = _restore(state, model, optimizer, average, accelerator)
     start = time.monotonic()
-    train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None)
+    train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
     seconds = time.monotonic() - start
     if main and resumed is None:  # not before all pictures that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)

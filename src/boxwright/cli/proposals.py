@@ -1,0 +1,31 @@
+"""The verb `proposals`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def proposals(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (or run folder) of a proposal network, such as RPN.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout.")],
+    out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
+    max_proposals: Annotated[
+        int | None, typer.Option(min=1, help="Boxes a picture at most; the recipe's if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+) -> None:
+    """Write the boxes that a detector proposes in every picture of a data folder, for Fast R-CNN.
+
+    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE.
+    """
+    from boxwright.inference.propose import write_proposals_of
+
+    pictures, boxes = write_proposals_of(
+        checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
+    )
+    typer.echo(f"{out}: {boxes} proposals for {pictures} pictures")

@@ -1,0 +1,113 @@
+"""Proposal files: the boxes that a proposal network found in the pictures of a data folder, for Fast R-CNN.
+
+A file is a NumPy archive (.npz) of plain arrays: `names` (N,) the pictures' paths below the data folder, `sizes` (N, 2)
+their height and width, `counts` (N,) how many proposals each has, and, picture after picture, `boxes` (sum, 4) in the
+pixels of the original pictures and `scores` (sum,), best first.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.data.records import Record
+from boxwright.structures import Detections
+
+_ARRAYS = {"names": 1, "sizes": 2, "counts": 1, "boxes": 2, "scores": 1}
+
+
+class StoredProposals:
+    """The proposals of a file, by picture. Pictures are known by the end of their path, so a folder may move."""
+
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> None:
+        self.path = path
+        self.sizes = [(int(height), int(width)) for height, width in arrays["sizes"].tolist()]
+        self._rows = torch.cat(
+            [torch.from_numpy(arrays["boxes"]).float(), torch.from_numpy(arrays["scores"]).float()[:, None]], dim=1
+        )
+        self._ends = np.cumsum(arrays["counts"]).tolist()
+        self._of_name: dict[str, list[tuple[str, int]]] = {}
+        for index, name in enumerate(arrays["names"].tolist()):
+            self._of_name.setdefault(PurePosixPath(name).name, []).append((name, index))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def index_of(self, picture: str | Path) -> int | None:
+        """Which of the file's pictures this is: the one whose name is the longest end of its path, None if none is."""
+        place = "/" + Path(picture).absolute().as_posix()
+        fitting = [row for row in self._of_name.get(Path(picture).name, []) if place.endswith("/" + row[0])]
+        return max(fitting, key=lambda row: len(row[0]))[1] if fitting else None
+
+    def of(self, picture: str | Path, hw: tuple[int, int]) -> Tensor:
+        """Boxes and scores (R, 5) of a picture of size `hw`; ValueError where the file has none for it."""
+        index = self.index_of(picture)
+        if index is None:
+            raise ValueError(
+                f"{self.path} has no proposals for {picture}: write them with boxwright proposals CHECKPOINT --data "
+                "FOLDER --out FILE"
+            )
+        if self.sizes[index] != tuple(hw):
+            stated = "{} x {}".format(*self.sizes[index])
+            raise ValueError(
+                f"{self.path}: the proposals for {picture} are for a picture of {stated} pixels (height x width), it "
+                f"has {hw[0]} x {hw[1]}: they were made for other pictures"
+            )
+        return self._rows[self._ends[index - 1] if index else 0 : self._ends[index]]
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Raise ValueError where pictures have no proposals, before anything starts."""
+        missing = [record.path for record in records if self.index_of(record.path) is None]
+        if missing:
+            raise ValueError(
+                f"{self.path} has no proposals for {len(missing)} of {len(records)} pictures, the first is {missing[0]}; "
+                "write them with boxwright proposals CHECKPOINT --data FOLDER --out FILE"
+            )
+        for record in records:
+            if record.stated_hw is not None:
+                self.of(record.path, record.stated_hw)
+
+
+def read_proposals(path: str | Path) -> StoredProposals:
+    """The proposals of a file. Raises FileNotFoundError, or ValueError where it is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such proposal file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _ARRAYS}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a proposal file (an .npz as boxwright proposals writes it); {str(error)[:120]}"
+        ) from error
+    good = all(arrays[name].ndim == rank for name, rank in _ARRAYS.items())
+    good = good and len(arrays["names"]) == len(arrays["sizes"]) == len(arrays["counts"])
+    good = good and arrays["boxes"].shape == (len(arrays["scores"]), 4) and arrays["sizes"].shape[1] == 2
+    if not good or int(arrays["counts"].sum()) != len(arrays["scores"]):
+        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
+        raise ValueError(f"{path}: its arrays do not fit together ({shapes}); write it anew with boxwright proposals")
+    if not np.isfinite(arrays["boxes"]).all() or not np.isfinite(arrays["scores"]).all():
+        raise ValueError(f"{path}: a box or a score is not a number; write it anew with boxwright proposals")
+    return StoredProposals(path, arrays)
+
+
+def write_proposals(path: Path, names: Sequence[str], found: Iterable[Detections]) -> int:
+    """Write the detections of the pictures `names` as a proposal file; gives how many boxes it holds."""
+    rows = list(found)
+    assert len(rows) == len(names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array(list(names), dtype=np.str_),
+            sizes=np.array([one.size_hw for one in rows], dtype=np.int64).reshape(-1, 2),
+            counts=np.array([len(one) for one in rows], dtype=np.int64),
+            boxes=torch.cat([torch.zeros(0, 4), *(one.boxes.float() for one in rows)]).numpy(),
+            scores=torch.cat([torch.zeros(0), *(one.scores.float() for one in rows)]).numpy(),
+        )
+    return sum(len(one) for one in rows)

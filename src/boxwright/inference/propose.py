@@ -1,0 +1,52 @@
+"""Proposals of a trained network for every picture of a data folder, written as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from boxwright.data.folder import open_folder
+from boxwright.data.folder import split as split_called
+from boxwright.data.proposals import write_proposals
+from boxwright.inference.predictor import Detector
+
+
+def write_proposals_of(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    max_proposals: int | None = None,
+    batch: int = 8,
+    device: str = "auto",
+) -> tuple[int, int]:
+    """Write what a detector finds, whatever its score, as proposals; gives the number of pictures and of boxes.
+
+    Pictures are named by their path below the data folder. Raises ValueError where `out` is no .npz or lies inside the
+    data folder, and where the detector needs proposals itself.
+    """
+    root = (data if data.is_dir() else data.parent).resolve()
+    if out.suffix != ".npz":
+        raise ValueError(f"{out}: a proposal file is called something.npz")
+    if out.resolve().is_relative_to(root):
+        raise ValueError(f"{out}: lies inside the data folder {data}, which is only read; choose another with --out")
+    detector = Detector.load(checkpoint, device)
+    if detector.needs_proposals:
+        raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
+    dataset = open_folder(data)
+    parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
+    paths = list(dict.fromkeys(record.path for part in parts for record in part.records if record.path.is_file()))
+    console = Console(stderr=True)
+    stream = detector.stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
+    shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
+    return len(paths), write_proposals(out, list(_names(paths, root)), shown)
+
+
+def _names(paths: list[Path], root: Path) -> Iterator[str]:
+    for path in paths:
+        whole = path.resolve()
+        yield (whole.relative_to(root) if whole.is_relative_to(root) else Path(whole.name)).as_posix()
