@@ -23,6 +23,12 @@ def predict(
     coco: Annotated[
         bool, typer.Option(help="Write detections.coco.json, a COCO result file (image_id: the file's stem).")
     ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Write masks in detections.coco.json as polygons, not run-length codes.")
+    ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Write masks/*.png: 0, or n where the n-th object of the picture is.")
+    ] = False,
     yolo: Annotated[bool, typer.Option(help="Write labels/*.txt: class, centre, size as shares, score.")] = False,
     text: Annotated[bool, typer.Option(help="Write text/*.txt: class, score, x1, y1, x2, y2.")] = False,
     score: Annotated[
@@ -43,7 +49,7 @@ def predict(
     batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text.
+    """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
     An unreadable picture is said and left out; the others are done, and the exit code is 1.
     """
@@ -58,11 +64,12 @@ def predict(
 
     _check_shares(score=score, nms_iou=nms_iou)
     detector = Detector.load(checkpoint, device)
+    if (masks or polygons) and not detector.recipe.needs_masks:
+        raise ValueError(f"{checkpoint} finds boxes and no masks: leave out {'--masks' if masks else '--polygons'}")
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
-    wanted = out or Path("predictions")
-    _refuse_among_pictures(wanted, [Path(source) for source in sources], paths)
-    folder = out or free_folder(wanted)
+    _refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
+    folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
     found, good, broken = [], [], 0
     names = unique_stems(paths)
@@ -76,7 +83,7 @@ def predict(
                 typer.echo(f"boxwright: {error}", err=True)
                 broken += 1
         kinds: Any = None if no_resize else "recipe"
-        results = detector.predict(
+        results = detector.stream(
             images if stored is None else [paths[index] for index in rows],  # proposals are found by the picture's path
             score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections, proposals=stored,
         )  # fmt: skip
@@ -88,12 +95,12 @@ def predict(
     stems = [names[index] for index in good]
     if json_:
         _write_json(folder / "detections.json", [paths[index] for index in good], found)
-    if coco:
-        write_coco_results(folder / "detections.coco.json", found, stems)
-    if yolo:
-        write_yolo_results(folder / "labels", found, stems)
-    if text:
-        write_text_results(folder / "text", found, stems)
+    if coco or polygons:
+        write_coco_results(folder / "detections.coco.json", found, stems, polygons=polygons)
+    for wanted, write, name in ((yolo, write_yolo_results, "labels"), (text, write_text_results, "text"),
+                                (masks, _write_masks, "masks")):  # fmt: skip
+        if wanted:
+            write(folder / name, found, stems)
     count, least = sum(len(one) for one in found), detector.score_threshold if score is None else score
     typer.echo(f"{count} objects in {len(found)} pictures (score from {least:.2f})", err=True)
     typer.echo(str(folder))
@@ -107,12 +114,23 @@ def _check_shares(**values: float | None) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: expected 0 to 1, got {value}")
 
 
+def _write_masks(folder: Path, found: list[Any], stems: list[str]) -> None:
+    """A picture of the masks of each picture."""
+    from boxwright.visualize import mask_image
+
+    folder.mkdir(exist_ok=True)
+    for one, stem in zip(found, stems, strict=True):
+        mask_image(one).save(folder / f"{stem}.png")
+
+
 def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
-    """Names, scores and boxes (x1, y1, x2, y2) of each picture, by its path."""
+    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of each picture, by its path."""
     listed = {
         str(picture): [
-            {"name": name, "score": score, "box": box}
-            for name, score, box in zip(one.names, one.scores.tolist(), one.boxes.tolist(), strict=True)
+            {"name": name, "score": score, "box": box} | ({} if one.masks is None else {"mask": row["segmentation"]})
+            for name, score, box, row in zip(
+                one.names, one.scores.tolist(), one.boxes.tolist(), one.to_coco(""), strict=True
+            )
         ]
         for picture, one in zip(pictures, found, strict=True)
     }

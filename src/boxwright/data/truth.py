@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from boxwright.data.records import Annotation, Record
-from boxwright.ops.masks import decode_rle, rasterise_polygons
 from boxwright.structures import CroppedMask, Truth
 
 Box = tuple[float, float, float, float]
@@ -52,44 +48,9 @@ def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> Cr
     """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged."""
     corner = (int(box[0]), int(box[1])) if box else (0, 0)
     try:
-        mask = _decode(item.segmentation, hw)
+        mask = CroppedMask.decoded(item.segmentation, hw) if item.segmentation else None
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"{item.where}: the mask cannot be decoded ({error}); correct or remove it") from error
-    if mask is None:
+    if mask is None or not mask.bitmap.numel():
         return CroppedMask(min(corner[0], hw[1] - 1), min(corner[1], hw[0] - 1), torch.zeros(1, 1, dtype=torch.bool))
     return mask
-
-
-def _decode(segmentation: Any, hw: tuple[int, int]) -> CroppedMask | None:
-    """A COCO segmentation, cropped; None where it covers no pixel or there is none."""
-    if not segmentation:
-        return None
-    if isinstance(segmentation, dict):
-        size = tuple(int(side) for side in segmentation["size"])
-        if size != tuple(hw):
-            raise ValueError(f"it is {size[0]} x {size[1]}, the picture {hw[0]} x {hw[1]}")
-        return _cropped(decode_rle(segmentation["counts"], hw), 0, 0)
-    polygons = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
-    return _fill(polygons, hw)
-
-
-def _fill(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> CroppedMask | None:
-    """Polygons filled on a canvas of their own extent, not of the picture's: large pictures hold small objects."""
-    height, width = hw
-    columns = [value for polygon in polygons for value in polygon[0::2]]
-    rows = [value for polygon in polygons for value in polygon[1::2]]
-    left, top = max(math.floor(min(columns)) - 1, 0), max(math.floor(min(rows)) - 1, 0)
-    right, bottom = min(math.ceil(max(columns)) + 1, width), min(math.ceil(max(rows)) + 1, height)
-    if right <= left or bottom <= top:
-        return None
-    moved = [[value - (top if index % 2 else left) for index, value in enumerate(polygon)] for polygon in polygons]
-    return _cropped(rasterise_polygons(moved, (bottom - top, right - left)), left, top)
-
-
-def _cropped(mask: Tensor, x: int, y: int) -> CroppedMask | None:
-    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-    if not len(rows):
-        return None
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    left, right = int(columns[0]), int(columns[-1]) + 1
-    return CroppedMask(x + left, y + top, mask[top:bottom, left:right].clone())

@@ -13,6 +13,7 @@ from boxwright.data.folder import READERS, open_folder
 from boxwright.data.folder import split as split_called
 from boxwright.data.image_file import image_size
 from boxwright.data.records import Annotation, Record, Split
+from boxwright.data.truth import mask_of
 from boxwright.metrics.joining import Picture, join_results, read_text_truth
 from boxwright.metrics.result_files import holds_text_truth, read_results
 from boxwright.structures import Classes, Detections, Truth
@@ -56,6 +57,9 @@ def compare_files(truth: Path, detections: Path, *, split: str | None = None, cl
         pictures = [Picture(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
         truths, areas, warnings = _truths(part, records)
     table = read_results(detections, known.names)
+    if table.segmentations is not None and not holds_text_truth(truth):
+        truths, more = _with_masks(records, truths)
+        warnings += more
     if table.format == "yolo":
         pictures = [_measured(picture) for picture in pictures]
     joined = join_results(table, pictures, known)
@@ -106,6 +110,24 @@ def _truths(part: Split, records: Sequence[Record]) -> tuple[list[Truth], Areas,
     return truths, areas, warnings
 
 
+def _with_masks(records: Sequence[Record], truths: list[Truth]) -> tuple[list[Truth], tuple[str, ...]]:
+    """The truth with its masks, where the data set has any; a damaged one is left out and said."""
+    if not any(row.segmentation for record in records for row in record.annotations):
+        return truths, ("The detections have masks and the truth has none: only boxes are measured.",)
+    masked, bad = [], []
+    for record, truth in zip(records, truths, strict=True):
+        hw = record.stated_hw or image_size(record.path)
+        masks = []
+        for row in filter(_has_area, record.annotations):
+            try:
+                masks.append(mask_of(row, hw))
+            except ValueError as error:
+                bad.append(str(error))
+                masks.append(mask_of(replace(row, segmentation=None), hw))
+        masked.append(replace(truth, masks=tuple(masks)))
+    return masked, (f"{len(bad)} masks of the truth cannot be used, the first: {bad[0]}.",) if bad else ()
+
+
 def _has_area(row: Annotation) -> bool:
     box = torch.tensor(row.box, dtype=torch.float32)  # judged as it will be kept
     return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
@@ -132,7 +154,8 @@ def _reclassed(
     wanted, wanted_areas = [], []
     for index, truth in enumerate(truths):
         keep = label_of[truth.labels] >= 0
-        wanted.append(Truth(truth.boxes[keep], label_of[truth.labels[keep]], truth.ignore[keep]))
+        masks = truth.masks and tuple(mask for mask, stays in zip(truth.masks, keep.tolist(), strict=True) if stays)
+        wanted.append(Truth(truth.boxes[keep], label_of[truth.labels[keep]], truth.ignore[keep], masks))
         if areas is not None:
             wanted_areas.append([area for area, stays in zip(areas[index], keep.tolist(), strict=True) if stays])
     return found, wanted, None if areas is None else wanted_areas

@@ -60,6 +60,7 @@ def evaluate_checkpoint(
     records = report.dataset.splits[part.name].records[:limit]
     if not records:
         raise ValueError(f"{data}: split {split} has no usable picture")
+    masks = needed and any(item.segmentation for record in records for item in record.annotations)
     stored = None if proposals is None else read_proposals(proposals)
     if stored is not None:
         stored.check(records)
@@ -72,9 +73,10 @@ def evaluate_checkpoint(
         if finding.kind in ("missing-picture", "unreadable-picture", "bad-mask", "empty-mask", "mask-off-box"):
             sentence = f"boxwright: {finding.where}: {finding.message}"
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    if needed and not masks:
+        console.print(f"boxwright: {data} has no masks: only boxes are measured", markup=False, highlight=False)
     shown = track(stream, "evaluating", len(records), console=console, disable=not console.is_terminal)
     found = [replace(one, classes=part.classes) for one in shown]
-    masks = needed and any(item.segmentation for record in records for item in record.annotations)
     sizes = [image_size(record.path) for record in records]
     return Evaluated(
         detections=found,

@@ -131,8 +131,9 @@ class Detector:
             nms_iou, max_detections: instead of the recipe's.
             proposals: regions of the pictures (which are then paths), for a detector that finds none itself.
         """
-        return list(self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                max_detections=max_detections, proposals=proposals))  # fmt: skip
+        found = self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
+                            max_detections=max_detections, proposals=proposals)  # fmt: skip
+        return [one if one.masks is None else replace(one, masks=one.whole_masks()) for one in found]
 
     def stream(
         self,
@@ -146,7 +147,7 @@ class Detector:
         window: int = 64,
         proposals: StoredProposals | None = None,
     ) -> Iterator[Detections]:
-        """`predict` for any number of pictures, in their order.
+        """`predict` for any number of pictures, in their order; masks stay cropped to their objects.
 
         Two windows of them are in memory at a time: one that is detected in, sorted into batches of like shape, and
         the next, which is decoded and resized meanwhile.

@@ -17,7 +17,7 @@ import torch
 
 from boxwright.metrics.matching import Integers
 from boxwright.metrics.result_files import ResultTable, read_text_rows
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, CroppedMask, Detections, Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,28 @@ def join_results(table: ResultTable, pictures: Sequence[Picture], classes: Class
                 torch.from_numpy(of_class[rows]),
                 picture.size_hw,
                 classes,
+                _masks(table, rows, picture),
                 path=picture.file_name,
             )
         )
     return Joined(detections, _warnings(table, lost_pictures, lost_classes))
+
+
+def _masks(table: ResultTable, rows: Integers, picture: Picture) -> tuple[CroppedMask, ...] | None:
+    """The masks of the given rows, None where the file has none; ValueError names the row of a damaged one."""
+    if table.segmentations is None:
+        return None
+    masks = []
+    for row in rows.tolist():
+        try:
+            masks.append(
+                CroppedMask.decoded(table.segmentations[row], picture.size_hw if any(picture.size_hw) else None)
+            )
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise ValueError(
+                f"{table.source}: the mask of detection {row} (picture {picture.image_id}) cannot be decoded ({error})"
+            ) from error
+    return tuple(masks)
 
 
 def _picture_numbers(table: ResultTable, pictures: Sequence[Picture]) -> Integers:

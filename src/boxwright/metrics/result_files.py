@@ -2,7 +2,7 @@
 
 | format | where | a row |
 |---|---|---|
-| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` |
+| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"[, "segmentation"]}` |
 | text (Cartucho/mAP) | a file a picture | `class score x1 y1 x2 y2`; truth `class x1 y1 x2 y2 [difficult]` |
 | VOC | a file a class, `comp4_det_test_<class>.txt` | `picture score x1 y1 x2 y2` |
 | YOLO | a file a picture | `class cx cy width height score`, as fractions of the picture |
@@ -16,14 +16,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from boxwright.metrics.matching import Floats
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, CroppedMask, Detections, Truth
 
 VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 
@@ -33,7 +33,8 @@ class ResultTable:
     """Rows of a result file before anyone knows the pictures: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
 
     `pictures` and `classes` (N) hold what the file says: an id or a name. format is "coco", "text", "voc" or "yolo";
-    in the last boxes are fractions of the picture and classes are positions in the list of classes.
+    in the last boxes are fractions of the picture and classes are positions in the list of classes. `segmentations` (N)
+    are COCO's, not yet decoded, where every row has one.
     """
 
     source: Path
@@ -42,14 +43,18 @@ class ResultTable:
     classes: tuple[int | str, ...]
     scores: Floats
     boxes: Floats
+    segmentations: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
-def write_coco_results(path: Path, detections: Sequence[Detections], image_ids: Sequence[int | str]) -> None:
-    """One COCO result file with the user's own picture and category ids."""
-    rows = [row for found, key in zip(detections, image_ids, strict=True) for row in found.to_coco(key)]
+def write_coco_results(
+    path: Path, detections: Sequence[Detections], image_ids: Sequence[int | str], *, polygons: bool = False
+) -> None:
+    """One COCO result file with the user's own picture and category ids; masks as run-length codes or polygons."""
+    pairs = zip(detections, image_ids, strict=True)
+    rows = [row for found, key in pairs for row in found.to_coco(key, polygons=polygons)]
     _write(path, json.dumps(rows))
 
 
@@ -158,13 +163,17 @@ def _read_coco(path: Path) -> ResultTable:
     data = data.get("annotations") if isinstance(data, dict) else data
     if not isinstance(data, list):
         raise ValueError(f"{path}: expected a JSON list of detections with image_id, category_id, bbox and score")
-    return _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
+    table = _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
+    masked = bool(data) and all(row.get("segmentation") for row in data)
+    return replace(table, segmentations=tuple(row["segmentation"] for row in data)) if masked else table
 
 
 def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
     where = f"{path}: detection {index}"
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with image_id, category_id, bbox and score")
+    if "bbox" not in row and isinstance(row.get("segmentation"), dict):  # as the COCO tools take them too
+        row = row | {"bbox": _box_of_mask(where, row["segmentation"])}
     missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
     if missing:
         hint = "; this looks like truth, not detections" if missing == ["score"] else ""
@@ -175,6 +184,14 @@ def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
     if not all(isinstance(row[key], (int, str)) for key in ("image_id", "category_id")):
         raise ValueError(f"{where}: image_id and category_id must be numbers or text")
     return row["image_id"], row["category_id"], score, box[0], box[1], box[0] + box[2], box[1] + box[3]
+
+
+def _box_of_mask(where: str, segmentation: dict[str, Any]) -> list[float]:
+    try:
+        mask = CroppedMask.decoded(segmentation, None)
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ValueError(f"{where}: the mask cannot be decoded ({error})") from error
+    return [float(mask.x), float(mask.y), float(mask.bitmap.shape[1]), float(mask.bitmap.shape[0])]
 
 
 def _is_number(value: Any) -> bool:

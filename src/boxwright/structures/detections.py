@@ -10,16 +10,16 @@ from torch import Tensor
 
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.classes import Classes
+from boxwright.structures.cropped_mask import CroppedMask
 from boxwright.structures.images import ImageBatch
 from boxwright.structures.requirement import require
-from boxwright.structures.truth import CroppedMask
 
 
 class PaddedDetections(NamedTuple):
     """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), counts (B,).
 
-    Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks` (B, N, M, M), where
-    a detector gives them, are probabilities on a grid over each box.
+    Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
+    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box.
     """
 
     boxes: Tensor

@@ -8,39 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from boxwright.ops.masks import encode_cropped
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
+from boxwright.structures.cropped_mask import CroppedMask
 from boxwright.structures.requirement import require
-
-
-class CroppedMask(NamedTuple):
-    """One object's mask, kept only where the object is: `bitmap` (h, w) bool with its corner at column x, row y."""
-
-    x: int
-    y: int
-    bitmap: Tensor
-
-    def draw(self, plane: Tensor) -> None:
-        """Set this mask's part of a plane (H, W), in place."""
-        height, width = self.bitmap.shape
-        plane[self.y : self.y + height, self.x : self.x + width] = self.bitmap
-
-    def encoded(self, size_hw: tuple[int, int]) -> dict[str, Any]:
-        """The COCO run-length code of the mask on a picture of that size."""
-        return encode_cropped(self.bitmap, self.x, self.y, size_hw)
-
-    def tight(self) -> CroppedMask:
-        """The same mask without empty rows and columns around it; (0, 0) bool where nothing is set."""
-        rows, columns = self.bitmap.any(1).nonzero().flatten(), self.bitmap.any(0).nonzero().flatten()
-        if not len(rows):
-            return CroppedMask(self.x, self.y, self.bitmap[:0, :0])
-        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        return CroppedMask(self.x + left, self.y + top, self.bitmap[top:bottom, left:right])
 
 
 @dataclass(frozen=True, slots=True)

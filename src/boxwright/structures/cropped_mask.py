@@ -1,0 +1,67 @@
+"""One object's mask, kept only where the object is, and how it is written and read as COCO does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.masks import decode_rle, encode_cropped, rasterise_polygons
+
+
+class CroppedMask(NamedTuple):
+    """One object's mask, kept only where the object is: `bitmap` (h, w) bool with its corner at column x, row y."""
+
+    x: int
+    y: int
+    bitmap: Tensor
+
+    @classmethod
+    def decoded(cls, segmentation: Any, size_hw: tuple[int, int] | None) -> CroppedMask:
+        """A COCO segmentation (run-length code, or polygons as flat lists of x, y), tight around its pixels.
+
+        Without a size that of a run-length code holds. Raises ValueError (or TypeError, KeyError, IndexError,
+        OverflowError, where it is no segmentation at all) for one that is damaged or of a picture of another size.
+        """
+        if isinstance(segmentation, dict):
+            height, width = (int(side) for side in segmentation["size"])
+            if size_hw is not None and (height, width) != tuple(size_hw):
+                raise ValueError(f"it is {height} x {width}, the picture {size_hw[0]} x {size_hw[1]}")
+            return cls(0, 0, decode_rle(segmentation["counts"], (height, width))).tight()
+        if size_hw is None:
+            raise ValueError("it is polygons, and the size of the picture is not known")
+        polygons = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
+        return _filled(polygons, size_hw)
+
+    def draw(self, plane: Tensor) -> None:
+        """Set this mask's part of a plane (H, W), in place."""
+        height, width = self.bitmap.shape
+        plane[self.y : self.y + height, self.x : self.x + width] = self.bitmap
+
+    def encoded(self, size_hw: tuple[int, int]) -> dict[str, Any]:
+        """The COCO run-length code of the mask on a picture of that size."""
+        return encode_cropped(self.bitmap, self.x, self.y, size_hw)
+
+    def tight(self) -> CroppedMask:
+        """The same mask without empty rows and columns around it; (0, 0) bool where nothing is set."""
+        rows, columns = self.bitmap.any(1).nonzero().flatten(), self.bitmap.any(0).nonzero().flatten()
+        if not len(rows):
+            return CroppedMask(self.x, self.y, self.bitmap[:0, :0])
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        return CroppedMask(self.x + left, self.y + top, self.bitmap[top:bottom, left:right].clone())
+
+
+def _filled(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> CroppedMask:
+    """Polygons filled on a canvas of their own extent, not of the picture's: large pictures hold small objects."""
+    height, width = hw
+    columns = [value for polygon in polygons for value in polygon[0::2]]
+    rows = [value for polygon in polygons for value in polygon[1::2]]
+    left, top = max(math.floor(min(columns)) - 1, 0), max(math.floor(min(rows)) - 1, 0)
+    right, bottom = min(math.ceil(max(columns)) + 1, width), min(math.ceil(max(rows)) + 1, height)
+    if right <= left or bottom <= top:
+        return CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
+    moved = [[value - (top if index % 2 else left) for index, value in enumerate(polygon)] for polygon in polygons]
+    return CroppedMask(left, top, rasterise_polygons(moved, (bottom - top, right - left))).tight()
