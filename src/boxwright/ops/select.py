@@ -8,6 +8,7 @@ can be exported; the one step that needs more than tensor arithmetic is the oper
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
@@ -117,14 +118,28 @@ def largest_below(threshold: float) -> float:
     return float(near)
 
 
+def best_rows(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best `count` of scores (B, N), best first: (values, rows), both (B, n), n the smaller of count and N.
+
+    In an exported graph n is count (a number of rows that depends on sizes would spread through the graph): what is
+    missing has the value -inf and stands in row 0.
+    """
+    available = scores.shape[1]
+    if not torch.compiler.is_exporting():
+        values, rows = scores.topk(min(count, available), dim=1)
+        return values, rows
+    values, rows = F.pad(scores, (0, count), value=-torch.inf).topk(count, dim=1)
+    return values, torch.where(rows < available, rows, 0)
+
+
 def top_candidates(scores: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor]:
     """The best `count` of scores (B, N) above `threshold`: (values, indices), both (B, n), -1 where none is left.
 
-    n is the smaller of count and N, so shapes depend on shapes only.
+    n is that of `best_rows`, so shapes depend on shapes only.
     """
-    values, indices = scores.topk(torch.sym_min(count, scores.shape[1]), dim=1)
+    values, indices = best_rows(scores, count)
     good = values > threshold
-    return values * good, torch.where(good, indices, -1)
+    return torch.where(good, values, 0.0), torch.where(good, indices, -1)
 
 
 def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,9 +151,11 @@ def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     [[[5.0, 4.0, 3.0]], [[0, 1, 1]], [[1, 0, 1]]]
     """
     num_classes = logits.shape[2]
-    best = logits.amax(2).topk(torch.sym_min(count, logits.shape[1]), dim=1).indices  # (B, m)
-    near = logits.gather(1, best[..., None].expand(-1, -1, num_classes)).flatten(1)  # (B, m K)
-    values, place = near.topk(torch.sym_min(count, near.shape[1]), dim=1)
+    highest, best = best_rows(logits.amax(2), count)  # (B, m)
+    near = logits.gather(1, best[..., None].expand(-1, -1, num_classes))  # (B, m, K)
+    if torch.compiler.is_exporting():
+        near = torch.where(highest[..., None] == -torch.inf, -torch.inf, near)
+    values, place = best_rows(near.flatten(1), count)
     return values, best.gather(1, place // num_classes), place % num_classes
 
 
