@@ -25,6 +25,8 @@ ALIASES = {
     "rpn": "rpn-small",
     "fast-rcnn": "fast-rcnn-small",
     "faster-rcnn": "faster-rcnn-small",
+    "mask-rcnn": "mask-rcnn-small",
+    "fcos-mask": "fcos-mask-small",
 }
 """Short names of the recipes that a user's own data should start from."""
 
@@ -94,7 +96,7 @@ def _find(name: str) -> Path:
     if name not in recipe_names():
         if "=" in name:
             raise ValueError(f"no recipe {name!r}: the recipe's name comes before its settings, as in fcos {name}")
-        near = difflib.get_close_matches(name, [*recipe_names(), *ALIASES], n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, [*recipe_names(), *ALIASES], n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"no recipe {name!r}{hint} (`boxwright recipes` lists them; or give a YAML file)")
     return FOLDER / f"{name}.yaml"
