@@ -1,7 +1,10 @@
 """Recorded references, and the one-to-one comparison of detections that issue 4 states."""
 
 import dataclasses
+import functools
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,12 @@ def case_of(shared):
         return known[name]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def torchvision_model():
+    """Torchvision detectors with random weights that find something, by name and number of classes."""
+    spec = importlib.util.spec_from_file_location("torchvision_models", Path(__file__).parent / "torchvision_models.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return functools.cache(module.random_model)

@@ -50,7 +50,7 @@ def fetched_file(source: str) -> Path:
     """
     address = address_of(source)
     url, _, fragment = address.partition("#")
-    place = cache_folder() / _file_name(url)
+    place = place_of(url)
     note = place.with_name(place.name + ".sha256")
     if not place.exists():
         _fetch(url, place, source)
@@ -72,6 +72,11 @@ def fetched_file(source: str) -> Path:
                 f"remove the file to fetch it again"
             )
     return place
+
+
+def place_of(url: str) -> Path:
+    """Where the file of an address is kept."""
+    return cache_folder() / _file_name(url)
 
 
 def _file_name(url: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from boxwright.convert import adelaidet, course, detectron2, torchvision, two_stage
+from boxwright.convert import adelaidet, course, detectron2, torchvision, torchvision_rcnn, two_stage
 from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
@@ -38,6 +38,7 @@ class _Family(NamedTuple):
 
 FAMILIES = (
     _Family("torchvision", torchvision.recognises, torchvision.plan),
+    _Family("torchvision", torchvision_rcnn.recognises, torchvision_rcnn.plan),
     _Family("detectron2", detectron2.recognises, detectron2.plan),
     _Family("detectron2", two_stage.recognises, two_stage.plan),
     _Family("adelaidet", adelaidet.recognises, adelaidet.plan),

@@ -29,6 +29,8 @@ class Change(NamedTuple):
     theirs: tuple[str, ...]
     read: Callable[[list[Tensor]], Tensor]
     write: Callable[[Tensor], list[Tensor]]
+    unread: int = 0
+    """Leading rows of theirs that no part of their library reads (those of background); kept for the way back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +42,6 @@ class Layout:
     changes: tuple[Change, ...] = ()
     dropped: tuple[str, ...] = ()
     """Regular expressions of entries that hold nothing learnt: anchors, pixel means, counters."""
-    spare: tuple[str, ...] = ()
-    """Of entries that are weights but are never used; they are kept for the way back."""
 
     def their_names(self, ours: str) -> tuple[str, ...]:
         """The entries of their file that a tensor of ours is made of; none where the table has no row for it."""
@@ -74,11 +74,11 @@ class Plan:
 def take_weights(
     wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], layout: Layout, where: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Our state dict from theirs, and their entries that are never used; `wanted` are our names, shapes and defaults.
+    """Our state dict from theirs, and what we have no use for; `wanted` are our names, shapes and defaults.
 
     Raises ValueError with every entry that is missing, that nobody asked for, or whose shape is another.
     """
-    weights, used, missing, wrong = {}, set(), [], []
+    weights, used, missing, wrong, kept = {}, set(), [], [], {}
     for name, default in wanted.items():
         theirs = layout.their_names(name)
         absent = [key for key in theirs if key not in state]
@@ -91,6 +91,8 @@ def take_weights(
         used |= set(theirs)
         change = next((change for change in layout.changes if change.ours == name), None)
         tensors = [state[key] for key in theirs]
+        if change and change.unread:
+            kept[theirs[0]] = tensors[0][: change.unread].clone()
         try:
             value = change.read(tensors) if change else tensors[0]
         except (RuntimeError, IndexError, ValueError) as error:
@@ -98,12 +100,12 @@ def take_weights(
         if value.shape != default.shape:
             wrong.append(f"{theirs[0]} {tuple(tensors[0].shape)} (expected {tuple(default.shape)})")
         weights[name] = value.to(default.dtype).contiguous()
-    spare = {key: value for key, value in state.items() if key not in used and _matches(layout.spare, key)}
-    unused = [key for key in state if key not in used and key not in spare and not _matches(layout.dropped, key)]
+    counters = {key: value for key, value in state.items() if key.endswith("num_batches_tracked") and key not in used}
+    unused = [key for key in state if key not in used and not _matches(layout.dropped, key)]
     problems = [*_listed("missing", missing), *_listed("unused", unused), *_listed("of another shape", wrong)]
     if problems:
         raise ValueError(f"{where}: taken for {layout.family}, but {'; '.join(problems)}")
-    return weights, spare
+    return weights, {**kept, **counters}
 
 
 def give_weights(
@@ -111,6 +113,7 @@ def give_weights(
 ) -> dict[str, Tensor]:
     """Their state dict from ours: exactly the entries that `take_weights` was given, but for those without content."""
     state: dict[str, Tensor] = {}
+    kept = dict(kept or {})
     for name, value in weights.items():
         theirs = layout.their_names(name)
         if not theirs:
@@ -119,8 +122,11 @@ def give_weights(
             continue
         change = next((change for change in layout.changes if change.ours == name), None)
         for key, tensor in zip(theirs, change.write(value) if change else [value], strict=True):
+            if change and change.unread:
+                unread = kept.pop(key, tensor.new_zeros(change.unread, *tensor.shape[1:]))
+                tensor = torch.cat([unread, tensor])
             state[key] = tensor.detach().clone().contiguous()
-    return {**state, **{key: value.clone() for key, value in (kept or {}).items()}}
+    return {**state, **{key: value.clone() for key, value in kept.items()}}
 
 
 def flipped(ours: str, theirs: str) -> Change:
@@ -138,6 +144,11 @@ def _rows(value: Tensor, order: Tensor) -> Tensor:
     if len(value) != len(order):
         raise ValueError(f"expected {len(order)} rows, got {len(value)}")
     return value[order]
+
+
+def without_first(ours: str, theirs: str, count: int) -> Change:
+    """All rows but the first `count`, which nobody reads."""
+    return Change(ours, (theirs,), lambda found: found[0][count:], lambda value: [value], count)
 
 
 def joined(ours: str, theirs: Iterable[str]) -> Change:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint
@@ -23,7 +24,8 @@ def open_checkpoint(
     The options are for foreign files that do not say something themselves; see `convert.files.convert_file`.
     """
     given = [variant, stride_in_1x1, norm_eps, classes]
-    path = fetched_file(str(source)) if is_remote(str(source)) else Path(source)
+    name = re.sub(r"^(https|detectron2):/+", r"\1://", str(source))  # a Path has lost one of the slashes
+    path = fetched_file(name) if is_remote(name) else Path(source)
     problem = None
     if path.suffix not in (".pkl", ".safetensors") and all(option is None for option in given):
         try:

@@ -138,7 +138,7 @@ class BoxBranch(nn.Module):
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, level: Tensor, size: int) -> Tensor:
         """Pooled maps (B * R, C, size, size) of regions (B, R, 4)."""
-        picture = torch.arange(len(boxes), device=boxes.device)[:, None].expand_as(level)
+        picture = torch.arange(boxes.shape[0], device=boxes.device)[:, None].expand_as(level)
         return pool_regions(
             levels[: len(self.strides)], self.strides, boxes.flatten(0, 1), picture.flatten(), level.flatten(), size,
             sampling=self.settings.pool_sampling, aligned=self.settings.pool_aligned,

@@ -90,7 +90,7 @@ class MaskBranch(nn.Module):
         """Logits (R, M, M) for the class (R,) of each region (R, 4) of a picture (R,) of the maps (B, C, h, w)."""
         lowest = self.strides[0].bit_length() - 1
         level = region_levels(
-            boxes, lowest, lowest + len(self.strides) - 1,
+            boxes, lowest, self.strides[-1].bit_length() - 1,
             canonical=self.settings.canonical_level, slack=self.settings.level_slack,
         )  # fmt: skip
         pooled = pool_regions(
@@ -146,9 +146,13 @@ class MaskBranch(nn.Module):
     ) -> PaddedDetections:
         """The same detections with masks (B, N, M, M), probabilities over each box; padding rows have zeros."""
         real = found.labels >= 0
-        if torch.compiler.is_exporting():  # shapes of a graph may not depend on how many there are
-            real = torch.ones_like(real)
-        picture, row = real.nonzero(as_tuple=True)
+        if torch.compiler.is_exporting():  # shapes of a graph may not depend on how many there are: all rows
+            batch, count = real.shape
+            picture, row = (grid.flatten() for grid in torch.meshgrid(
+                torch.arange(batch, device=real.device), torch.arange(count, device=real.device), indexing="ij"
+            ))  # fmt: skip
+        else:
+            picture, row = real.nonzero(as_tuple=True)
         cells = self.settings.pool_size * 2 // (1 if stage is None else 2)
         masks = found.boxes.new_zeros((*real.shape, cells, cells))
         labels = found.labels[picture, row].clamp(min=0)

@@ -32,7 +32,7 @@ from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import smooth_l1
 from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.ops.points import Grid, grid_locations
-from boxwright.ops.select import select_detections
+from boxwright.ops.select import best_rows, select_detections
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
 
 
@@ -143,19 +143,19 @@ class ProposalNetwork(nn.Module):
         for level in levels:
             map_ = self.stem(level)
             objectness = self.objectness(map_).permute(0, 2, 3, 1).flatten(1)  # (B, h * w * A)
-            offsets = self.offsets(map_).permute(0, 2, 3, 1).reshape(len(map_), -1, 4)
+            offsets = self.offsets(map_).permute(0, 2, 3, 1).reshape(map_.shape[0], -1, 4)
             rows.append((objectness.float(), offsets.float()))
         anchors = self._anchors(levels, images)
         sampled = None if targets is None else self._sample(anchors, targets)
         objectness, offsets = (torch.cat(column, dim=1) for column in zip(*rows, strict=True))
-        counts = tuple(int(row.shape[1]) for row, _ in rows)
+        counts = tuple(row.shape[1] for row, _ in rows)
         return AnchorOutputs(objectness, offsets, anchors, images.sizes_hw, counts, sampled)
 
     def _anchors(self, levels: Sequence[Tensor], images: ImageBatch) -> Tensor:
-        height, width = (-(-int(side) // self.pad_multiple) * self.pad_multiple for side in images.pixels.shape[2:])
+        height, width = (-(-side // self.pad_multiple) * self.pad_multiple for side in images.pixels.shape[2:])
         grids = [
             grid_locations(
-                (int(level.shape[2]), int(level.shape[3])), stride, device=level.device,
+                (level.shape[2], level.shape[3]), stride, device=level.device,
                 grid=self.settings.anchor_grid, padded_hw=(height, width),
             )
             for level, stride in zip(levels, self.strides, strict=True)
@@ -204,7 +204,7 @@ class ProposalNetwork(nn.Module):
         start = 0
         for index, count in enumerate(outputs.level_counts):
             level = slice(start, start := start + count)
-            scores, place = outputs.objectness[:, level].topk(min(candidates, count), dim=1)
+            scores, place = best_rows(outputs.objectness[:, level], candidates)
             offsets = outputs.offsets[:, level].gather(1, place[..., None].expand(-1, -1, 4))
             boxes = clip_boxes(decode_boxes(outputs.anchors[level][place], offsets), outputs.sizes_hw)
             sides = boxes[..., 2:] - boxes[..., :2]

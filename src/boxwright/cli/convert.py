@@ -1,0 +1,81 @@
+"""The verb `convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint file, a zoo name, detectron2://... or https://...; see `boxwright zoo`.")
+    ],
+    to: Annotated[
+        str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead of ours.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; beside the working folder if not given.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="What a file does not say: baseline or improved (original FCOS), 001, 003, 320.")
+    ] = None,
+    stride_in_1x1: Annotated[
+        bool | None, typer.Option(help="Where the backbone has its strides, if not as usual in that library.")
+    ] = None,
+    norm_eps: Annotated[float | None, typer.Option(help="eps of the backbone's BatchNorm, if not as usual.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with a class name a line, for a checkpoint that holds none.")
+    ] = None,
+) -> None:
+    """Turn a checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course into ours, or back.
+
+    Beside OUT.pt stands OUT.yaml, the recipe to fine-tune it with: boxwright train OUT.yaml --weights OUT.pt.
+    """
+    import yaml
+
+    from boxwright.checkpoint import save_checkpoint
+    from boxwright.convert.export import LIBRARIES, export_state, write_state
+    from boxwright.inference.loading import open_checkpoint
+    from boxwright.recipes import dump_recipe
+    from boxwright.structures import Classes
+
+    if to is not None and to not in LIBRARIES:
+        raise ValueError(f"--to: expected {' or '.join(LIBRARIES)}, got {to}")
+    names = None
+    if classes is not None:
+        names = Classes.named(line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip())
+    found = open_checkpoint(
+        source, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=names
+    )  # fmt: skip
+    origin = found.origin or {}
+    recipe = dump_recipe(found.recipe)
+    stem = Path(source).name if "/" in source else source
+    if to is not None:
+        path = out or Path(f"{Path(stem).stem}-{to}.pth")
+        _refuse_existing(path)
+        kept = origin.get("kept") if origin.get("family") == to else None
+        write_state(export_state(recipe["model"], len(found.classes), found.weights, to, kept), path, to)
+        typer.echo(f"{found.recipe.model.name} with {len(found.classes)} classes, as {to} has it", err=True)
+        typer.echo(str(path))
+        return
+    path = out or Path(f"{Path(stem).stem}.boxwright.pt")
+    _refuse_existing(path)
+    save_checkpoint(found, path)
+    recipe["model"].pop("class_channels", None)  # a new head has a channel for each class
+    recipe.pop("name", None)
+    recipe |= {
+        "description": f"Fine-tuning of {source}.", "optim": {"kind": "sgd", "lr": 0.002},
+        "schedule": {"steps": 3000, "warmup_steps": 300, "kind": "cosine"},
+    }  # fmt: skip
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
+    kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
+    typer.echo(f"{kind}, {len(found.classes)} classes, {size:.1f} million numbers", err=True)
+    for note in origin.get("notes", []):
+        typer.echo(f"taken as usual: {note}", err=True)
+    typer.echo(str(path))
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise ValueError(f"{path} exists already; choose another with --out")

@@ -1,0 +1,138 @@
+"""Torchvision's Faster and Mask R-CNN with ResNet (first and second version) and MobileNet.
+
+Class 0 of its heads is background. Of boxes and masks it has rows for that class too, which nothing reads: they are
+kept for the way back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from boxwright.convert.architecture import State, norm_fields, plain
+from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS
+from boxwright.convert.keymap import Layout, Plan, reordered, without_first
+from boxwright.convert.torchvision import DROPPED, FAMILY, RESIZE, backbone_fields, pyramid_rows
+from boxwright.models import faster_rcnn, mask_rcnn
+from boxwright.structures import Classes
+
+DETECT = {"score_threshold": 0.05, "nms_iou": 0.5, "candidates_per_level": 20_000, "max_detections": 100}
+"""Torchvision has no limit of candidates; with probabilities above 0.05, 1000 regions cannot have more than 20000."""
+_ROI, _HEAD = "roi_heads.", "rpn.head."
+
+
+def recognises(state: State) -> bool:
+    """Whether the names are those of a two-stage detector of torchvision."""
+    return f"{_HEAD}cls_logits.weight" in state and f"{_ROI}box_predictor.cls_score.weight" in state
+
+
+def plan(state: State, options: dict[str, Any]) -> Plan:
+    """What a two-stage file holds."""
+    count = int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0])
+    masked, mobile = f"{_ROI}mask_predictor.mask_fcn_logits.weight" in state, "backbone.body.0.0.weight" in state
+    second = f"{_ROI}box_head.0.0.weight" in state
+    file = str(options.get("file", ""))
+    small = options.get("variant") == "320" or (options.get("variant") is None and "320" in file)
+    name = "maskrcnn" if masked else "fasterrcnn"
+    name += "_mobilenet_v3_large" + "_320" * small if mobile else "_resnet50"
+    architecture = name + "_fpn" + "_v2" * second
+    preset = plain(mask_rcnn.TORCHVISION if masked else faster_rcnn.TORCHVISION)
+    first_zoo = not second and not mobile and f"{architecture}_coco-" in file
+    model: dict[str, Any] = {
+        "name": "mask_rcnn" if masked else "faster_rcnn", **preset,
+        **(_mobilenet(state, options) if mobile else backbone_fields(state, options, 0.0 if first_zoo else None)),
+        "fpn_channels": int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0]),
+        "fpn_norm": "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none",
+        "class_channels": tuple(k - 1 for k in COCO_CLASSES.ids) if count == NUM_IDS else None,
+        "pad_multiple": 32,
+    }  # fmt: skip
+    convolutions = _widths(state, f"{_HEAD}conv.{{}}.0.weight")
+    model["rpn"] |= {"stem_channels": convolutions} | (_mobile_proposals(small) if mobile else {})
+    model["box"] |= _box_fields(state, second)
+    if masked:
+        widths = _widths(state, f"{_ROI}mask_head.{{}}.0.weight")
+        upsampled = int(state[f"{_ROI}mask_predictor.conv5_mask.weight"].shape[1])
+        norm = "bn" if f"{_ROI}mask_head.0.1.weight" in state else "none"
+        model["mask"] |= {"conv_channels": widths, "upsampled_channels": upsampled, "norm": norm}
+    notes: tuple[str, ...] = ()
+    if mobile and not small:
+        notes = ("pictures of 800 to 1333 pixels; variant=320 for those of 320 to 640",)
+    elif not (second or mobile or first_zoo):
+        notes = ("eps of BatchNorm 1e-5; of torchvision's COCO_V1 weights it is 0",)
+    classes = COCO_CLASSES if count == NUM_IDS else Classes(
+        tuple(f"class {k}" for k in range(1, count)), tuple(range(1, count))
+    )  # fmt: skip
+    return Plan(
+        architecture=architecture, model=model, classes=classes, detect=DETECT, notes=notes,
+        layout=layout("detector." if masked else "", count, second=second, mobile=mobile),
+        resize={**RESIZE, "size": 320, "max_size": 640} if small and mobile else RESIZE,
+    )  # fmt: skip
+
+
+def _widths(state: State, key: str) -> tuple[int, ...]:
+    found: list[int] = []
+    while (name := key.format(len(found))) in state:
+        found.append(int(state[name].shape[0]))
+    return tuple(found)
+
+
+def _mobilenet(state: State, options: dict[str, Any]) -> dict[str, Any]:
+    """Torchvision takes two maps, both of stride 32: after the last stage, and after the last convolution."""
+    eps = options.get("norm_eps")
+    variant = {"stride_in_1x1": False, "norm_eps": 1e-5 if eps is None else eps, "dilated_c5": False, "widths": None}
+    return {
+        "backbone": "mobilenet_v3_large", "backbone_weights": None, "backbone_variant": variant,
+        "levels": ("features.13", "features.16"), **norm_fields(state, "backbone.body.", frozen=0),
+    }  # fmt: skip
+
+
+def _mobile_proposals(small: bool) -> dict[str, Any]:
+    sizes = ((32.0, 64.0, 128.0, 256.0, 512.0),) * 3
+    limits = {"test_candidates": 150, "test_proposals": 150} if small else {}
+    return {"anchor_sizes": sizes, "score_threshold": 0.05, **limits}
+
+
+def _box_fields(state: State, second: bool) -> dict[str, Any]:
+    if not second:
+        return {"fc_channels": tuple(int(state[f"{_ROI}box_head.fc{k}.weight"].shape[0]) for k in (6, 7))}
+    widths = _widths(state, f"{_ROI}box_head.{{}}.0.weight")
+    fully = int(state[f"{_ROI}box_head.{len(widths) + 1}.weight"].shape[0])
+    return {"conv_channels": widths, "fc_channels": (fully,), "norm": "bn"}
+
+
+def layout(prefix: str, count: int, *, second: bool, mobile: bool) -> Layout:
+    """Names of the two-stage detectors; `prefix` is what our detector is called within ours."""
+    mine = prefix.replace(".", r"\.")
+    body = r"trunk\.backbone\.body\." + (r"features\." if mobile else "")
+    rows = [
+        (mine + body, "backbone.body."),
+        *pyramid_rows(f"{prefix}trunk.fpn.", second),
+        *((rf"{mine}rpn\.stem\.{2 * k}\.", f"{_HEAD}conv.{k}.0.") for k in range(4)),
+        (rf"{mine}rpn\.objectness\.", f"{_HEAD}cls_logits."),
+        (rf"{mine}rpn\.offsets\.", f"{_HEAD}bbox_pred."),
+    ]
+    if second:
+        rows += [(rf"{mine}box\.head\.convolutions\.{3 * k}\.", f"{_ROI}box_head.{k}.0.") for k in range(4)]
+        rows += [(rf"{mine}box\.head\.convolutions\.{3 * k + 1}\.", f"{_ROI}box_head.{k}.1.") for k in range(4)]
+        rows += [(rf"{mine}box\.head\.layers\.0\.", f"{_ROI}box_head.5.")]
+        rows += [(rf"mask\.head\.convolutions\.{3 * k}\.", f"{_ROI}mask_head.{k}.0.") for k in range(4)]
+        rows += [(rf"mask\.head\.convolutions\.{3 * k + 1}\.", f"{_ROI}mask_head.{k}.1.") for k in range(4)]
+    else:
+        rows += [(rf"{mine}box\.head\.layers\.{k}\.", f"{_ROI}box_head.fc{k + 6}.") for k in range(2)]
+        rows += [(rf"mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.{k}.0.") for k in range(4)]
+    rows += [(r"mask\.head\.upsampled\.", f"{_ROI}mask_predictor.conv5_mask.")]
+    background_last = torch.tensor([*range(1, count), 0])
+    changes = []
+    for end in ("weight", "bias"):
+        scores, boxes = f"{_ROI}box_predictor.cls_score.{end}", f"{_ROI}box_predictor.bbox_pred.{end}"
+        changes.append(reordered(f"{prefix}box.class_logits.{end}", scores, background_last))
+        changes.append(without_first(f"{prefix}box.offsets.{end}", boxes, 4))
+        if mobile:  # several sizes at one cell: theirs go by ratio, ours by size
+            by_size = torch.arange(15).reshape(3, 5).T.flatten()
+            sides = (4 * by_size[:, None] + torch.arange(4)).flatten()
+            changes.append(reordered(f"{prefix}rpn.objectness.{end}", f"{_HEAD}cls_logits.{end}", by_size))
+            changes.append(reordered(f"{prefix}rpn.offsets.{end}", f"{_HEAD}bbox_pred.{end}", sides))
+        logits = f"{_ROI}mask_predictor.mask_fcn_logits.{end}"
+        changes.append(without_first(f"mask.head.predictor.{end}", logits, 1))
+    return Layout(family=FAMILY, rows=rows, changes=tuple(changes), dropped=DROPPED)
