@@ -1,9 +1,11 @@
 """Faster R-CNN against torchvision with the same random weights, and the laws that seed 002 broke."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -47,7 +49,8 @@ def peer():
         backbone_name="resnet18", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
     )
     model = TorchvisionFasterRCNN(
-        backbone, box_head=TwoMLPHead(256 * 49, 32), box_predictor=FastRCNNPredictor(32, 4), min_size=64, max_size=1000, rpn_post_nms_top_n_train=40, rpn_post_nms_top_n_test=40,
+        backbone, box_head=TwoMLPHead(256 * 49, 32), box_predictor=FastRCNNPredictor(32, 4), min_size=64,
+        max_size=1000, rpn_post_nms_top_n_train=40, rpn_post_nms_top_n_test=40,
         rpn_batch_size_per_image=100_000, box_batch_size_per_image=100_000, box_positive_fraction=0.5,
     )  # fmt: skip
     with torch.no_grad():
@@ -122,3 +125,197 @@ class TestTorchvision:
             (model.rpn.stem[0].weight, theirs.rpn.head.conv[0][0].weight),
         ):
             assert (own.grad - other.grad).norm() < 1e-3 * other.grad.norm()
+
+
+SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
+PROPOSE = ProposalSettings(
+    stem_channels=(16,), anchor_sizes=((8,), (16,), (32,), (64,), (128,)), train_proposals=30, test_proposals=30,
+    samples=32,
+)  # fmt: skip
+CLASSIFY = BoxSettings(fc_channels=(32,), samples=24)
+
+
+def small(**changes):
+    torch.manual_seed(2)
+    model = FasterRCNN(FasterRCNNConfig(**{**SMALL, "rpn": PROPOSE, "box": CLASSIFY, **changes}))
+    with torch.no_grad():  # predictions that differ from region to region
+        model.rpn.objectness.weight.mul_(100)
+        model.box.class_logits.weight.mul_(30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images():
+    return ImageBatch.of(pictures())
+
+
+class TestSeed002:
+    def test_rows_keep_their_order_in_a_batch_39(self, images):
+        """The seed put features level by level and labels picture by picture; here row r of picture b stays there."""
+        model = small().eval()
+        boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 300, 300], [4, 4, 60, 60], [0, 0, 150, 150], [8, 8, 16, 16]]).float()
+        boxes = torch.stack([boxes, boxes.flip(0)])
+        with torch.no_grad():
+            levels = model(images).levels
+            level = model.box.level_by_size(boxes)
+            assert level[0].tolist() == [0, 2, 0, 1, 0]
+            together = model.box(levels, boxes, level).class_logits
+            for picture in range(2):
+                own = [map_[picture : picture + 1] for map_ in levels]
+                for row in range(5):
+                    alone = model.box(own, boxes[picture, row][None, None], level[picture, row][None, None])
+                    torch.testing.assert_close(together[picture, row], alone.class_logits[0, 0])
+
+    def test_proposals_and_loss_leave_offsets_as_they_are_40(self, images):
+        """The seed clamped dw and dh in place before its loss saw them."""
+        model = small()
+        with torch.no_grad():
+            model.rpn.offsets.bias.fill_(9.0)
+        targets = Targets.of(TRUTHS)
+        anchors = model.rpn(model.trunk(images.normalised(model.pixel_mean, model.pixel_std)), images, targets)
+        before = anchors.offsets.clone()
+        model.rpn.propose(anchors, 100, 30, 0.7)
+        model.rpn.loss(anchors)
+        assert torch.equal(anchors.offsets, before)
+        assert (before[..., 2:] > 8).all()
+
+    def test_sides_may_grow_by_more_than_224_over_8_41(self, images):
+        model = small(rpn=replace(PROPOSE, anchor_sizes=((1,),) * 5, anchor_ratios=(1.0,)))
+        with torch.no_grad():
+            model.rpn.offsets.weight.zero_()
+            model.rpn.offsets.bias.copy_(torch.tensor([0.0, 0, 4, 4]))
+            found = model.eval()(images).proposals
+        sides = (found.boxes[..., 2:] - found.boxes[..., :2])[found.valid]
+        assert sides.max().item() == pytest.approx(math.exp(4), rel=1e-4)  # 55 pixels from 1
+
+    def test_low_quality_matches_give_every_object_an_anchor_42(self, images):
+        thin = Targets.of([Truth.of([[3.0, 30.0, 91.0, 33.0]], [0])] * 2)
+        counts = [
+            int(small(rpn=replace(PROPOSE, low_quality=low))(images, thin).anchors.sampled.positive.sum())
+            for low in (False, True)
+        ]
+        assert counts[0] == 0
+        assert counts[1] >= 2
+
+    def test_background_and_ignored_rows_never_reach_the_logarithm_43(self, images):
+        model = small()
+        targets = Targets.of([Truth.empty(), Truth.of([[0.0, 0.0, 60.0, 60.0]], [1], [True])])
+        losses = model.loss(model(images, targets), targets)
+        assert all(torch.isfinite(value) for value in losses.values())
+        assert losses["box"] == losses["proposal_box"] == 0
+
+    def test_truth_is_among_the_samples_but_not_among_the_proposals_44(self, images):
+        model = small()
+        targets = Targets.of(TRUTHS)
+        outputs = model(images, targets)
+        for picture, one in enumerate(TRUTHS):
+            drawn = outputs.sampled.boxes[picture][outputs.sampled.positive[picture]]
+            assert all((drawn == box).all(1).any() for box in one.boxes)
+            assert not any((outputs.proposals.boxes[picture] == box).all(1).any() for box in one.boxes)
+
+    def test_losses_are_divided_by_what_was_drawn_45(self, images):
+        model = small(box=replace(CLASSIFY, samples=10_000))
+        targets = Targets.of(TRUTHS)
+        outputs = model(images, targets)
+        sampled, logits = outputs.sampled, outputs.sampled_logits.class_logits
+        assert int(sampled.real.sum()) < sampled.real.numel()
+        labels = torch.where(sampled.positive, sampled.labels, 3)
+        expected = torch.nn.functional.cross_entropy(logits[sampled.real], labels[sampled.real])
+        torch.testing.assert_close(model.loss(outputs, targets)["classification"], expected)
+
+    def test_proposals_are_clipped_to_each_picture_not_to_the_batch_47(self, images):
+        found = small().eval()(images).proposals
+        for picture, (height, width) in enumerate(SIZES):
+            boxes = found.boxes[picture][found.valid[picture]]
+            assert len(boxes) > 5
+            assert (boxes <= torch.tensor([width, height, width, height])).all()
+            assert (boxes >= 0).all()
+
+    def test_proposals_are_limited_for_each_level_in_the_course_and_for_all_together_else_48(self, images):
+        for per_level, count in ((False, 7), (True, 35)):
+            rpn = replace(PROPOSE, test_proposals=7, per_level=per_level)
+            found = small(rpn=rpn).eval()(images).proposals
+            assert found.boxes.shape == (2, count, 4)
+            assert per_level or (found.scores.diff() <= 0)[found.valid[:, 1:]].all()
+
+    def test_a_region_whose_best_class_is_background_reports_nothing_49(self, images):
+        model = small(box=replace(CLASSIFY, multi_label=False, regression="none")).eval()
+        settings = DetectSettings(score_threshold=0.01)
+        with torch.no_grad():
+            model.box.class_logits.weight.zero_()
+            model.box.class_logits.bias.copy_(torch.tensor([1.0, 0.5, 0.0, 1.1]))
+            assert model.detect_padded(model(images), settings).counts.tolist() == [0, 0]
+            model.box.class_logits.bias[3] = 0.9
+            found = model.detect_padded(model(images), settings)
+        assert (found.counts > 0).all()
+        assert set(found.labels.flatten().tolist()) <= {0, -1}  # and each region its best class only
+
+
+class TestVariants:
+    @pytest.mark.parametrize(
+        ("preset", "levels"), [(C4, [16]), (DC5, [16]), (COURSE, [8, 16, 32]), (TORCHVISION, [4, 8, 16, 32, 64])]
+    )
+    def test_every_preset_trains_and_detects(self, images, preset, levels):
+        slim = ResNetVariant(widths=(4, 8, 2, 1), dilated_c5=preset is DC5)
+        limits = {"train_candidates": 100, "test_candidates": 100, "train_proposals": 20, "test_proposals": 20}
+        rpn = replace(preset["rpn"], stem_channels=(8,), **limits)
+        box = replace(preset.get("box", BoxSettings()), samples=16, fc_channels=(16,))
+        config = FasterRCNNConfig(
+            **{"fpn_channels": 16, **preset, "num_classes": 2, "backbone": "resnet50", "backbone_variant": slim,
+               "backbone_norm": "bn", "rpn": rpn, "box": box}
+        )  # fmt: skip
+        model = FasterRCNN(config)
+        assert model.trunk.strides == levels
+        targets = Targets.of([Truth.of([[10.0, 12.0, 50.0, 40.0]], [1]), Truth.empty()])
+        losses = model.loss(model(images, targets), targets)
+        sum(losses.values()).backward()
+        assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+        assert all(torch.isfinite(value) for value in losses.values())
+        with torch.no_grad():
+            found = model.eval().detect(model(images), images, DetectSettings(score_threshold=0.0))
+        assert all(len(one) for one in found)
+
+    def test_the_head_of_c4_gets_the_backbones_own_last_stage(self, tmp_path):
+        torch.manual_seed(0)
+        whole = torchvision.models.resnet50()
+        torch.save(whole.state_dict(), tmp_path / "backbone.pth")
+        model = FasterRCNN(FasterRCNNConfig(**C4, num_classes=2, backbone_weights=str(tmp_path / "backbone.pth")))
+        assert torch.equal(model.box.head.stage[2].conv3.weight, whole.layer4[2].conv3.weight)
+
+    @pytest.mark.parametrize(("regression", "rows"), [("class", 3), ("agnostic", 1), ("none", 0)])
+    def test_boxes_for_each_class_for_all_or_none(self, images, regression, rows):
+        model = small(box=replace(CLASSIFY, regression=regression))
+        targets = Targets.of(TRUTHS)
+        outputs = model(images, targets)
+        assert outputs.sampled_logits.offsets.shape[2] == rows
+        assert ("box" in model.loss(outputs, targets)) == (rows > 0)
+        with torch.no_grad():
+            model.eval().detect(model(images), images, DetectSettings(score_threshold=0.0))
+
+    def test_giou_of_perfect_regions_is_no_loss(self, images):
+        model = small(box=replace(CLASSIFY, box_loss="giou"))
+        with torch.no_grad():
+            model.box.offsets.weight.zero_()
+        sampled = model(images, Targets.of(TRUTHS)).sampled
+        sampled = sampled._replace(boxes=torch.where(sampled.positive[..., None], sampled.truth_boxes, sampled.boxes))
+        logits = model.box(model(images).levels, sampled.boxes, sampled.level)
+        torch.testing.assert_close(model.box.loss(sampled, logits)["box"], torch.tensor(0.0), atol=1e-5, rtol=0)
+
+    def test_loss_without_targets_in_the_forward_pass_is_refused(self, images):
+        model = small()
+        with pytest.raises(ValueError, match=r"call model\(images, targets\)"):
+            model.loss(model(images), Targets.of(TRUTHS))
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
+            ({"fpn_channels": None}, "levels: expected one without a pyramid"),
+            ({"pooled_level": False}, r"rpn.anchor_sizes: expected one entry for each of the 4 levels"),
+        ],
+    )
+    def test_settings_that_do_not_go_together_are_refused(self, changes, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            FasterRCNNConfig(**{"num_classes": 3, **changes})
+        with pytest.raises(ValueError, match=r"rpn\.negative_iou: expected above 0 and up to positive_iou"):
+            ProposalSettings(negative_iou=0.8)

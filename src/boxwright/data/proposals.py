@@ -65,7 +65,7 @@ class StoredProposals:
         missing = [record.path for record in records if self.index_of(record.path) is None]
         if missing:
             raise ValueError(
-                f"{self.path} has no proposals for {len(missing)} of {len(records)} pictures, the first is {missing[0]}; "
+                f"{self.path} has no proposals for {len(missing)} of {len(records)} pictures, first {missing[0]}; "
                 "write them with boxwright proposals CHECKPOINT --data FOLDER --out FILE"
             )
         for record in records:

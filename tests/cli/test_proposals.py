@@ -1,0 +1,71 @@
+"""From a proposal network to Fast R-CNN through a file, on the command line; and what is refused on the way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+QUICK = (
+    "model.backbone=mobilenet_v3_small", "model.fpn_channels=8", "data.resize.mode=none", "data.batch_size=2",
+    "data.workers=0", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "precision=fp32",
+)  # fmt: skip
+
+
+@pytest.fixture
+def folder(voc, tmp_path):
+    return voc(tmp_path / "data")
+
+
+def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
+    runs = tmp_path / "runs"
+    assert boxwright("train", "rpn", *QUICK, "--data", folder, "--runs", runs, "--device", "cpu").code == 0
+    run = boxwright("train", "rpn", *QUICK, "--data", folder, "--runs", runs, "--name", "again", "--device", "cpu")
+    assert "all are one class, object" in run.err
+    rpn = Path(run.out.strip())
+    evaluated = boxwright("evaluate", rpn, "--data", folder, "--json", "--max-detections", 150)
+    figures = json.loads(evaluated.out)
+    assert list(figures["per_class"]) == ["object"]
+    assert figures["AR1"] <= figures["AR100"] <= figures["AR150"]
+
+    file = tmp_path / "proposals.npz"
+    written = boxwright("proposals", rpn, "--data", folder, "--out", file, "--max-proposals", 40, "--device", "cpu")
+    assert written.code == 0, written
+    assert "proposals for 4 pictures" in written.out
+    arrays = np.load(file, allow_pickle=False)
+    assert sorted(arrays["names"].tolist()) == [f"JPEGImages/p{k}.png" for k in range(4)]
+    assert arrays["sizes"].tolist() == [[48, 64]] * 4
+    assert 0 < arrays["counts"].max() <= 40
+
+    given = ("--data", folder, "--proposals", file, "--device", "cpu")
+    run = boxwright("train", "fast-rcnn", *QUICK, *given, "--runs", runs)
+    assert run.code == 0, run
+    fast = Path(run.out.strip())
+    evaluated = boxwright("evaluate", fast, *given, "--json")
+    assert list(json.loads(evaluated.out)["per_class"]) == ["cell", "dot"]
+    picture = folder / "JPEGImages" / "p0.png"
+    out = ("--out", tmp_path / "out", "--json", "--device", "cpu")
+    assert boxwright("predict", fast, picture, "--proposals", file, *out).code == 0
+    boxwright("predict", fast, picture, *out).refused("fast_rcnn needs a proposal file")
+    boxwright("predict", rpn, picture, "--proposals", file, *out).refused("rpn takes no proposal file")
+    boxwright("proposals", fast, "--data", folder, "--out", tmp_path / "other.npz").refused("needs proposals itself")
+    boxwright("proposals", rpn, "--data", folder, "--out", folder / "p.npz").refused("inside the data folder")
+    boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("something.npz")
+
+    other = ("--runs", runs, "--device", "cpu", "--proposals", file)
+    boxwright("train", "fcos", *QUICK, "--data", folder, *other).refused("fcos-small finds its own regions")
+
+
+def test_training_says_which_proposals_it_misses(boxwright, folder, voc, tmp_path):
+    boxwright("train", "fast-rcnn", *QUICK, "--data", folder).refused("--proposals FILE", "boxwright proposals")
+    missing = tmp_path / "p.npz"
+    boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused("no such proposal file")
+    np.savez(missing, names=["JPEGImages/p0.png"], sizes=[[48, 64]], counts=[1], boxes=np.ones((1, 4)), scores=[0.5])
+    boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused(
+        "no proposals for 3 of 4 pictures, first", "p1.png"
+    )
+    np.savez(
+        missing, names=[f"p{k}.png" for k in range(4)], sizes=[[9, 9]] * 4, counts=[0] * 4, boxes=np.ones((0, 4)),
+        scores=[],
+    )  # fmt: skip
+    boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused("9 x 9 pixels", "48 x 64")

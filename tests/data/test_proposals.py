@@ -1,0 +1,136 @@
+"""Proposal files, and proposals that go through every augmentation with their picture."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.data.loader import Augmentation, Collate, PictureSet, SampleKey
+from boxwright.data.mosaic import Mosaic, mosaic
+from boxwright.data.proposals import read_proposals, write_proposals
+from boxwright.data.records import Annotation, Record, Split
+from boxwright.data.transforms import (
+    ColourJitter,
+    Compose,
+    HorizontalFlip,
+    RandomIoUCrop,
+    Sample,
+    ScaleJitter,
+    VerticalFlip,
+)
+from boxwright.ops.image import ResizeRule
+from boxwright.structures import Classes, Detections, Truth
+
+BOXES = torch.tensor([[5.0, 6.0, 40.0, 30.0], [30.0, 20.0, 76.0, 55.0], [2.0, 40.0, 22.0, 58.0]])
+RULE = ResizeRule("short_side", size=90, max_size=200)
+
+
+def detections(boxes, size_hw=(60, 80)):
+    return Detections(boxes, torch.linspace(0.9, 0.5, len(boxes)), torch.zeros(len(boxes), dtype=torch.int64), size_hw)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    file = tmp_path / "proposals.npz"
+    names = ["train/a.png", "val/a.png", "b.png"]
+    assert write_proposals(file, names, [detections(BOXES), detections(BOXES[:1]), detections(BOXES[:0])]) == 4
+    return read_proposals(file)
+
+
+class TestFiles:
+    def test_what_is_written_is_read(self, stored):
+        assert len(stored) == 3
+        rows = stored.of("/data/train/a.png", (60, 80))
+        assert torch.equal(rows[:, :4], BOXES)
+        torch.testing.assert_close(rows[:, 4], torch.tensor([0.9, 0.7, 0.5]))
+        assert stored.of("b.png", (60, 80)).shape == (0, 5)
+
+    def test_pictures_are_known_by_the_end_of_their_path(self, stored):
+        assert stored.index_of("/anywhere/val/a.png") == 1
+        assert stored.index_of("/anywhere/b.png") == 2
+        assert stored.index_of("/anywhere/test/a.png") is None
+        assert stored.index_of("/anywhere/xb.png") is None
+
+    def test_pictures_without_proposals_are_named(self, stored, tmp_path):
+        records = [Record(tmp_path / name, 0, (60, 80), (), name) for name in ("b.png", "c.png", "d.png")]
+        stored.check(records[:1])
+        with pytest.raises(ValueError, match=r"no proposals for 2 of 3 pictures, first .*c\.png; write them with"):
+            stored.check(records)
+
+    def test_proposals_of_another_picture_of_the_same_name_are_refused(self, stored, tmp_path):
+        with pytest.raises(ValueError, match=r"for a picture of 60 x 80 pixels .* it has 61 x 80: .* other pictures"):
+            stored.check([Record(tmp_path / "b.png", 0, (61, 80), (), "b")])
+
+    @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+    def test_what_is_no_proposal_file_is_refused(self, tmp_path, content):
+        (tmp_path / "p.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="not a proposal file"):
+            read_proposals(tmp_path / "p.npz")
+
+    def test_arrays_that_do_not_fit_together_are_refused(self, tmp_path):
+        good = {"names": np.array(["a"]), "sizes": np.array([[4, 4]]), "counts": np.array([1]),
+                "boxes": np.zeros((1, 4)), "scores": np.zeros(1)}  # fmt: skip
+        for name, wrong in (("counts", np.array([2])), ("boxes", np.zeros((1, 5))), ("sizes", np.array([4]))):
+            np.savez(tmp_path / "p.npz", **{**good, name: wrong})
+            with pytest.raises(ValueError, match="do not fit together"):
+                read_proposals(tmp_path / "p.npz")
+        np.savez(tmp_path / "p.npz", **{**good, "boxes": np.full((1, 4), np.nan)})
+        with pytest.raises(ValueError, match="is not a number"):
+            read_proposals(tmp_path / "p.npz")
+        np.savez(tmp_path / "p.npz", **{**good, "names": np.array(["a", {}], dtype=object)})
+        with pytest.raises(ValueError, match="not a proposal file"):
+            read_proposals(tmp_path / "p.npz")  # objects could run code
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no such proposal file"):
+            read_proposals(tmp_path / "p.npz")
+
+
+class TestAugmentation:
+    @pytest.mark.parametrize(
+        "step",
+        [HorizontalFlip(1.0), VerticalFlip(1.0), ScaleJitter(1.2, 2.0), ScaleJitter(0.4, 0.9), RandomIoUCrop(1.0),
+         ColourJitter(), lambda sample: mosaic([sample] * 4, sample.size_hw)],
+    )  # fmt: skip
+    def test_proposals_go_where_the_objects_go(self, step):
+        """Proposals that are the objects themselves still are."""
+        image = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
+        scores = torch.tensor([[0.9], [0.8], [0.7]])
+        sample = Sample(image, Truth.of(BOXES, [0, 1, 2]), torch.cat([BOXES, scores], dim=1))
+        seen = 0
+        for seed in range(8):
+            torch.manual_seed(seed)
+            after = step(sample)
+            assert after.proposals.shape[1] == 5
+            for box, label in zip(after.truth.boxes, after.truth.labels.tolist(), strict=True):
+                same = torch.isclose(after.proposals[:, :4], box, atol=1e-4).all(1)
+                assert same.any()
+                assert torch.isclose(after.proposals[same, 4], scores[label]).any()
+                seen += 1
+            assert (after.proposals[:, :4] >= 0).all()
+        assert seen > 4
+
+    def test_a_picture_without_a_proposal_file_has_none(self):
+        sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), Truth.empty())
+        assert HorizontalFlip(1.0)(sample).proposals is None
+        assert mosaic([sample] * 4, (8, 8)).proposals is None
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_loader_brings_proposals_at_network_size(stored, tmp_path, cache):
+    records = []
+    for name in ("train/a.png", "b.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((60, 80, 3), dtype=np.uint8)).save(path)
+        records.append(Record(path, name, (60, 80), (Annotation((5.0, 6.0, 40.0, 30.0), 0, name),), name))
+    split = Split("train", tuple(records), Classes.named(["a"]))
+    pictures = PictureSet(split, RULE, cache=cache, proposals=stored)
+    batch = Collate(RULE)([pictures[0], pictures[1]])
+    assert batch.proposals.valid.tolist() == [[True] * 3, [False] * 3]
+    torch.testing.assert_close(batch.proposals.boxes[0], BOXES * 1.5)
+    torch.testing.assert_close(batch.proposals.boxes[0, 0], batch.targets.boxes[0, 0])
+    mixed = PictureSet(split, RULE, cache=cache, proposals=stored, augmentation=Augmentation(Compose([]), Mosaic(1.0)))
+    sample, _, _ = mixed[SampleKey(0, 1, mosaic=True)]
+    assert sample.proposals is not None
+    assert PictureSet(split, RULE, cache=cache)[0][0].proposals is None
