@@ -49,8 +49,10 @@ def measure_ours(
     assert training is not None
     progress = training["progress"]
     evaluated = evaluate_checkpoint(result.last, data, test_split, device="cpu")
-    figures = coco_ap(evaluated.detections, evaluated.truths, evaluated.classes)
-    return Measurement.of(f"boxwright {name}", figures, progress["step"], progress["seconds"])
+    found, truths, classes = evaluated.detections, evaluated.truths, evaluated.classes
+    masks = coco_ap(found, truths, classes, kind="masks") if truths[0].masks is not None else None
+    figures = coco_ap(found, truths, classes)
+    return Measurement.of(f"boxwright {name}", figures, progress["step"], progress["seconds"], masks)
 
 
 def measure_peer(

@@ -17,30 +17,44 @@ from boxwright.metrics.coco_ap import CocoResult
 
 
 class Measurement(NamedTuple):
-    """One trained detector: its name, COCO AP and AP50, optimiser steps, and seconds of training."""
+    """One trained detector: its name, COCO AP and AP50, optimiser steps, seconds of training, and AP of its masks."""
 
     name: str
     ap: float
     ap50: float
     steps: int
     seconds: float
+    mask_ap: float | None = None
+    mask_ap50: float | None = None
 
     @classmethod
-    def of(cls, name: str, result: CocoResult, steps: int, seconds: float) -> Measurement:
+    def of(
+        cls, name: str, result: CocoResult, steps: int, seconds: float, masks: CocoResult | None = None
+    ) -> Measurement:
         """From the figures of `coco_ap`; what is undefined counts as 0."""
-        return cls(name, result.ap or 0.0, result.ap50 or 0.0, steps, seconds)
+        of_masks = (None, None) if masks is None else (masks.ap or 0.0, masks.ap50 or 0.0)
+        return cls(name, result.ap or 0.0, result.ap50 or 0.0, steps, seconds, *of_masks)
 
 
 def print_measurements(rows: Sequence[Measurement]) -> None:
-    """The command, the machine, and the rows as a Markdown table; the ratio is AP over that of the last row."""
+    """The command, the machine, and the rows as a Markdown table; the ratio is AP over that of the last row.
+
+    Where all rows have masks it is that of the masks.
+    """
     arguments = " ".join(sys.argv[1:])
     print(f"\n`{' '.join(['python -m', f'benchmarks.{Path(sys.argv[0]).stem}', arguments]).strip()}`")
     print(f"{machine()}, {datetime.date.today().isoformat()}\n")
-    print("| detector | AP | AP50 | steps | seconds | AP ratio |\n|---|---|---|---|---|---|")
-    base = rows[-1].ap
+    masked = all(row.mask_ap is not None for row in rows)
+    titles = ["detector", "AP", "AP50", *(["mask AP", "mask AP50"] if masked else []), "steps", "seconds"]
+    titles.append("mask AP ratio" if masked else "AP ratio")
+    print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
+    base = (rows[-1].mask_ap if masked else rows[-1].ap) or 0.0
     for row in rows:
-        ratio = f"{row.ap / base:.3f}" if base > 0 and len(rows) > 1 else "-"
-        print(f"| {row.name} | {row.ap:.4f} | {row.ap50:.4f} | {row.steps} | {row.seconds:.0f} | {ratio} |")
+        own = (row.mask_ap if masked else row.ap) or 0.0
+        cells = [row.name, f"{row.ap:.4f}", f"{row.ap50:.4f}"]
+        cells += [f"{row.mask_ap:.4f}", f"{row.mask_ap50:.4f}"] if masked else []
+        cells += [f"{row.steps}", f"{row.seconds:.0f}", f"{own / base:.3f}" if base > 0 and len(rows) > 1 else "-"]
+        print(f"| {' | '.join(cells)} |")
     sys.stdout.flush()
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from boxwright.nn.resnet import ResNetVariant
 from boxwright.structures import Detections
 
 CPU = torch.device("cpu")
+TargetsOf: TypeAlias = Callable[[Batch], list[dict[str, Any]]]
 MEASURED_STEPS = 12
 """Steps of a throwaway copy that are timed before the length of a run is fixed; the first ones are not counted."""
 
@@ -89,7 +90,7 @@ def build_peer(
         topk_candidates=1000,
     )
     # the loader has brought the pictures to network size (torchvision's own `_skip_resize` holds in training only)
-    model.transform.resize = _as_it_is
+    model.transform.resize = as_it_is
     chosen = choose_precision(precision, CPU)
     model.backbone = InPrecision(model.backbone, chosen)
     model.head.classification_head = InPrecision(model.head.classification_head, chosen)
@@ -97,7 +98,8 @@ def build_peer(
     return model.to(memory_format=torch.channels_last)
 
 
-def _as_it_is(image: Tensor, target: Any) -> tuple[Tensor, Any]:
+def as_it_is(image: Tensor, target: Any) -> tuple[Tensor, Any]:
+    """What torchvision's transform does to a picture instead of resizing it."""
     return image, target
 
 
@@ -109,7 +111,7 @@ class PeerRun(NamedTuple):
 
 
 def train_peer(
-    model: FCOS,
+    model: nn.Module,
     pictures: PictureSet,
     aspects: Sequence[float],
     *,
@@ -119,24 +121,27 @@ def train_peer(
     lr: float = 1e-3,
     weight_decay: float = 0.05,
     seed: int = 0,
+    targets_of: TargetsOf | None = None,
 ) -> PeerRun:
     """Train with AdamW and one cycle for so many steps, or as many as fit into the minutes by its own step time.
 
-    Measuring the step time counts as training, as it does for ours.
+    Measuring the step time counts as training, as it does for ours. `targets_of` gives the truth of a batch in
+    torchvision's form; boxes and labels if not given.
     """
+    targets_of = targets_of or box_targets
     if (minutes is None) == (steps is None):
         raise ValueError("give minutes or steps, not both")
     start = time.monotonic()
     if steps is None:
         assert minutes is not None
-        each = _step_seconds(copy.deepcopy(model), pictures, aspects, batch, seed)
+        each = _step_seconds(copy.deepcopy(model), pictures, aspects, batch, seed, targets_of)
         steps = max(10, math.floor((60 * minutes - (time.monotonic() - start)) / each))
         print(f"peer: {each:.3f} s a step of {batch}, {steps} steps in {minutes:g} minutes", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     model.train()
     for step, loaded in enumerate(_batches(pictures, aspects, batch, seed, steps), start=1):
-        losses = _train_step(model, optimizer, loaded)
+        losses = _train_step(model, optimizer, loaded, targets_of)
         cycle.step()
         if step % 100 == 0 or step == steps:
             numbers = "  ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
@@ -151,31 +156,39 @@ def _batches(
     yield from make_loader(pictures, sampler, workers=0)
 
 
-def _train_step(model: FCOS, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
+def box_targets(batch: Batch) -> list[dict[str, Any]]:
+    """The truth of a batch in torchvision's form."""
     truths = [batch.targets.picture(index) for index in range(len(batch.indices))]
     # torchvision knows no regions to ignore; a missing object is less wrong than a false one
-    targets = [{"boxes": t.boxes[~t.ignore], "labels": t.labels[~t.ignore]} for t in truths]
-    losses: dict[str, Tensor] = model(_images(batch), targets)
+    return [{"boxes": t.boxes[~t.ignore], "labels": t.labels[~t.ignore]} for t in truths]
+
+
+def _train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, targets_of: TargetsOf
+) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = model(pictures_of(batch), targets_of(batch))
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return {name: value.detach() for name, value in losses.items()}
 
 
-def _images(batch: Batch) -> list[Tensor]:
+def pictures_of(batch: Batch) -> list[Tensor]:
     """The pictures (3, h, w) of a batch in [0, 1], without padding."""
     sizes = batch.images.sizes_hw.tolist()
     return [pixels[:, :h, :w].float() / 255 for pixels, (h, w) in zip(batch.images.pixels, sizes, strict=True)]
 
 
-def _step_seconds(model: FCOS, pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int) -> float:
+def _step_seconds(
+    model: nn.Module, pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int, targets_of: TargetsOf
+) -> float:
     """The median step time of a copy that is thrown away."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     laps: list[float] = []
     last = time.monotonic()
     for loaded in _batches(pictures, aspects, batch, seed + 1, MEASURED_STEPS):
-        _train_step(model, optimizer, loaded)
+        _train_step(model, optimizer, loaded, targets_of)
         laps.append(time.monotonic() - last)
         last += laps[-1]
     counted = sorted(laps[4:])
@@ -191,6 +204,6 @@ def detect_peer(model: FCOS, pictures: PictureSet, batch: int = 16) -> list[Dete
     for loaded in make_loader(pictures, rows, workers=0):
         scales = loaded.images.scale_xy.repeat(1, 2)
         sizes = [(int(h), int(w)) for h, w in loaded.images.original_hw.tolist()]
-        for one, scale, size in zip(model(_images(loaded)), scales, sizes, strict=True):
+        for one, scale, size in zip(model(pictures_of(loaded)), scales, sizes, strict=True):
             found.append(Detections(one["boxes"] / scale, one["scores"], one["labels"], size))
     return found
