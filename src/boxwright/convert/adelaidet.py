@@ -65,7 +65,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     ]
     changes = [first_convolution("backbone.body.")]
     if scales:
-        changes.append(joined("head.scales", (f"{_HEAD}scales.{k}.scale" for k in range(scales))))
+        changes.append(joined("head.scales", (f"{_HEAD}scales.{k}.scale" for k in range(3 + extra))))
     return Plan(
         architecture="FCOS", model=model, resize=RESIZE, detect=DETECT, notes=tuple(notes),
         layout=Layout(family=ADELAIDET, rows=rows, changes=tuple(changes), dropped=DROPPED),

@@ -13,6 +13,7 @@ from boxwright.convert import adelaidet, course, detectron2, torchvision, torchv
 from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
+from boxwright.models.config import empty_state
 from boxwright.nn.backbone_files import is_caffe2, read_tensors, state_of
 from boxwright.recipes import check_recipe
 from boxwright.recipes.schema import Recipe
@@ -100,9 +101,8 @@ def convert_state(
         },
         where,
     )  # fmt: skip
-    with torch.device("meta"):
-        empty = MODELS[recipe.model.name].build(recipe.model_config_of(len(names)))
-    wanted = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in empty.state_dict().items()}
+    empty = empty_state(MODELS[recipe.model.name].build, recipe.model_config_of(len(names)))
+    wanted = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in empty.items()}
     for name in wanted:
         if name == "mean_positives":
             wanted[name].fill_(recipe.model.normaliser_start)

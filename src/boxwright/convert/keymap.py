@@ -81,6 +81,7 @@ def take_weights(
     weights, used, missing, wrong, kept = {}, set(), [], [], {}
     for name, default in wanted.items():
         theirs = layout.their_names(name)
+        used |= set(theirs)
         absent = [key for key in theirs if key not in state]
         if not theirs or absent:
             if name.rsplit(".", 1)[-1] in (*OWN, "num_batches_tracked"):
@@ -88,7 +89,6 @@ def take_weights(
             else:
                 missing += absent or [f"(for {name})"]
             continue
-        used |= set(theirs)
         change = next((change for change in layout.changes if change.ours == name), None)
         tensors = [state[key] for key in theirs]
         if change and change.unread:

@@ -9,7 +9,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
+import torch
+from torch import Tensor, nn
+
 Config = TypeVar("Config")
+
+
+def empty_state(build: type[nn.Module], config: Any) -> dict[str, Tensor]:
+    """The state dict of a detector that is never filled: names, shapes and types, mostly without memory."""
+    try:
+        with torch.device("meta"):
+            return build(config).state_dict()
+    except NotImplementedError:  # torchvision's RegNets compute their widths with tensors
+        return build(config).state_dict()
 
 
 class Held(NamedTuple):

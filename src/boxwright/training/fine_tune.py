@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwright.inference.loading import open_checkpoint
-from boxwright.models.config import with_values
+from boxwright.models.config import empty_state, with_values
 from boxwright.structures import Classes
 
 
@@ -69,8 +69,7 @@ def _rows_of_a_class(model: Any) -> dict[str, int]:
     tell: a box has four sides whether or not there are four classes.
     """
     config = with_values(model.config, num_classes=model.config.num_classes + 1, backbone_weights=None)
-    with torch.device("meta"):
-        wider: dict[str, Tensor] = type(model)(config).state_dict()
+    wider = empty_state(type(model), config)
     return {
         name: len(wider[name]) - len(tensor)
         for name, tensor in model.state_dict().items()

@@ -1,0 +1,191 @@
+"""What a file is, it says itself; what it does not say can be given; what is not known is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from boxwright.convert.export import export_state
+from boxwright.convert.files import convert_file, convert_state
+from boxwright.convert.torchvision import new_names
+from boxwright.models import MODELS, DetectSettings
+from boxwright.nn.backbone_files import read_tensors, state_of
+from boxwright.recipes import dump_recipe
+from boxwright.structures import Classes, ImageBatch
+
+ALL = [
+    "detectron2/fcos", "detectron2/retinanet", "detectron2/rpn_fpn", "detectron2/faster_rcnn_fpn",
+    "detectron2/faster_rcnn_c4", "detectron2/mask_rcnn_fpn",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_way_back_to_detectron2_is_exact(case_of, name):
+    case = case_of(name)
+    recipe, classes = case.converted.recipe, case.converted.classes
+    back = export_state(
+        dump_recipe(recipe)["model"], len(classes), case.converted.weights, "detectron2", case.converted.origin["kept"]
+    )
+    theirs = state_of(read_tensors(case.path))
+    assert set(back) == set(theirs)
+    assert all(torch.equal(back[key], theirs[key]) for key in theirs)
+
+
+def test_settings_that_the_other_library_has_not_are_refused_by_name(case_of):
+    case = case_of("adelaidet/fcos")
+    model = dump_recipe(case.converted.recipe)["model"]
+    with pytest.raises(
+        ValueError, match=r"detectron2 has no fcos like this one: .*scale_per_level True \(there False\)"
+    ):
+        export_state(model, 80, case.converted.weights, "detectron2")
+    with pytest.raises(ValueError, match="expected torchvision or detectron2, got 'keras'"):
+        export_state(model, 80, case.converted.weights, "keras")
+
+
+@pytest.mark.parametrize("name", [*ALL, "adelaidet/fcos"])
+def test_one_entry_too_few_or_too_many_refuses_the_file(case_of, name):
+    state = state_of(read_tensors(case_of(name).path))
+    last = list(state)[-1]
+    with pytest.raises(ValueError, match=r"here: .*1 entries unused: extra\.weight"):
+        convert_state({**state, "extra.weight": torch.ones(1)}, "here")
+    with pytest.raises(ValueError, match=r"here: .*(missing|no entry)"):
+        convert_state({key: value for key, value in state.items() if key != last}, "here")
+
+
+def test_training_files_with_module_prefixes_and_old_constants_are_read(case_of, tmp_path):
+    case = case_of("detectron2/fcos")
+    state = {f"module.{key}": value for key, value in state_of(read_tensors(case.path)).items()}
+    state["module.pixel_mean"] = torch.tensor([[[100.0]], [[110.0]], [[120.0]]])
+    state["module.pixel_std"] = torch.tensor([[[50.0]], [[51.0]], [[52.0]]])
+    state["module.anchor_generator.cell_anchors.0"] = torch.zeros(1, 4)
+    torch.save({"model": state, "iteration": 89999, "optimizer": {"state": {}}}, tmp_path / "model_final.pth")
+    found = convert_file(tmp_path / "model_final.pth", stride_in_1x1=False)
+    assert found.recipe.model.pixel_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
+    assert found.recipe.model.pixel_std == pytest.approx([52 / 255, 51 / 255, 50 / 255])
+    assert not found.recipe.model.backbone_variant.stride_in_1x1
+    assert found.notes == ()
+
+
+def test_coco_has_its_names_and_other_counts_have_numbers(case_of):
+    state = state_of(read_tensors(case_of("detectron2/fcos").path))
+    assert convert_state(state, "x").classes.names[:2] == ("person", "bicycle")
+    assert convert_state(state, "x").classes.ids[-1] == 90
+    fewer = {key: value[:3] if key.startswith("head.cls_score") else value for key, value in state.items()}
+    assert convert_state(fewer, "x").classes.names == ("class 0", "class 1", "class 2")
+    own = Classes.named(["a", "b", "c"])
+    assert convert_state(fewer, "x", classes=own).classes == own
+    with pytest.raises(ValueError, match="80 classes, but 3 names were given"):
+        convert_state(state, "x", classes=own)
+
+
+def test_a_backbone_is_no_detector():
+    with pytest.raises(ValueError, match=r"a classification network, no detector: give it as model\.backbone_weights"):
+        convert_state({"conv1.weight": torch.ones(1), "fc.weight": torch.ones(1)}, "r50.pth")
+    with pytest.raises(ValueError, match=r"no detector of torchvision, .*: its entries are called a, b"):
+        convert_state({"a": torch.ones(1), "b": torch.ones(1)}, "x.pth")
+
+
+def original(state):
+    """An AdelaiDet state dict with the names of the original repository."""
+    names = {}
+    for key, value in state.items():
+        new = key.replace("backbone.bottom_up.stem.conv1.norm.", "backbone.body.stem.bn1.")
+        new = new.replace("backbone.bottom_up.stem.conv1.", "backbone.body.stem.conv1.")
+        for stage in range(2, 6):
+            new = new.replace(f"backbone.bottom_up.res{stage}.", f"backbone.body.layer{stage - 1}.")
+        for part in (1, 2, 3):
+            new = new.replace(f".conv{part}.norm.", f".bn{part}.")
+        new = new.replace(".shortcut.norm.", ".downsample.1.").replace(".shortcut.", ".downsample.0.")
+        for level in (3, 4, 5):
+            new = new.replace(f"fpn_lateral{level}.", f"fpn.fpn_inner{level - 1}.")
+            new = new.replace(f"fpn_output{level}.", f"fpn.fpn_layer{level - 1}.")
+        new = new.replace("backbone.top_block.", "backbone.fpn.top_blocks.").replace("ctrness", "centerness")
+        names[new.replace("proposal_generator.fcos_head.", "rpn.head.")] = value
+    return names
+
+
+def test_the_original_fcos_needs_to_be_told_its_variant(case_of, tmp_path):
+    state = original(state_of(read_tensors(case_of("adelaidet/fcos").path)))
+    torch.save({"model": state}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match='give variant="baseline"'):
+        convert_file(tmp_path / "model.pth")
+    baseline = convert_file(tmp_path / "model.pth", variant="baseline").recipe.model
+    improved = convert_file(tmp_path / "model.pth", variant="improved").recipe.model
+    assert (baseline.box_output, baseline.centerness_on, baseline.center_radius) == ("exp", "class", None)
+    assert (improved.box_output, improved.centerness_on, improved.center_radius) == ("relu", "box", 1.5)
+    assert baseline.inclusive_pixels
+    assert baseline.backbone_variant.norm_eps == 0
+    (tmp_path / "model.pth").rename(tmp_path / "FCOS_imprv_R_50_FPN_1x.pth")
+    assert convert_file(tmp_path / "FCOS_imprv_R_50_FPN_1x.pth").recipe.model == improved
+
+
+def test_the_original_improved_fcos_sees_what_adelaidets_sees_but_for_its_means_and_eps(case_of):
+    case = case_of("adelaidet/fcos")
+    found = convert_state(original(state_of(read_tensors(case.path))), "x", {"variant": "improved"})
+    changes = {"pixel_mean": case.converted.recipe.model.pixel_mean}
+    model = found.recipe.model.model_copy(update=changes)
+    config = found.recipe.model_copy(update={"model": model}).model_config_of(80)
+    ours = MODELS["fcos"].build(config)
+    ours.load_state_dict(found.weights)
+    images = ImageBatch.of(case.pictures)
+    with torch.no_grad():
+        one, other = ours.eval()(images), case.model(images)
+    torch.testing.assert_close(one.class_logits, other.class_logits, rtol=0, atol=5e-3)
+    with torch.no_grad():
+        boxes = ours.detect_padded(one, DetectSettings(score_threshold=0.0)).boxes
+    limits = torch.tensor([case.pictures[0].shape[2] - 1, case.pictures[0].shape[1] - 1])
+    assert (boxes[0, :, 2:] <= limits).all()
+
+
+def test_old_names_of_torchvision_are_todays():
+    old = {
+        "backbone.fpn.inner_blocks.0.weight": 0, "head.classification_head.conv.2.weight": 1, "rpn.head.conv.bias": 2,
+        "roi_heads.mask_head.mask_fcn4.weight": 3, "roi_heads.mask_predictor.conv5_mask.weight": 4,
+    }  # fmt: skip
+    assert new_names(old) == {
+        "backbone.fpn.inner_blocks.0.0.weight": 0, "head.classification_head.conv.1.0.weight": 1,
+        "rpn.head.conv.0.0.bias": 2, "roi_heads.mask_head.3.0.weight": 3,
+        "roi_heads.mask_predictor.conv5_mask.weight": 4,
+    }  # fmt: skip
+    fcos = {"head.classification_head.conv.3.weight": 0, "head.regression_head.bbox_ctrness.weight": 1}
+    assert new_names(fcos) == fcos
+
+
+class TestCourse:
+    @pytest.fixture(scope="class")
+    def folder(self, shared):
+        return shared / "fixtures" / "course_fcos"
+
+    def test_the_recorded_detections_and_losses_come_from_the_file_alone(self, folder):
+        found = convert_file(folder / "fcos_detector.pt")
+        assert (found.origin["architecture"], found.classes.names[14]) == ("FCOS of seed 001", "person")
+        changes = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}  # the recorded pictures are normalised
+        recipe = found.recipe.model_copy(update={"model": found.recipe.model.model_copy(update=changes)})
+        model = MODELS["fcos"].build(recipe.model_config_of(20))
+        model.load_state_dict(found.weights)
+        arrays = {name: torch.from_numpy(array) for name, array in np.load(folder / "case.npz").items()}
+        images = ImageBatch.of(list(arrays["images"]))
+        with torch.no_grad():
+            one, two = model.eval().detect(model(images), images, recipe.detect.settings())
+        for k, got in enumerate((one, two)):
+            torch.testing.assert_close(got.scores, arrays[f"scores{k}"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(got.boxes, arrays[f"boxes{k}"], rtol=0, atol=1e-3)
+        assert json.loads((folder / "case.json").read_text())["losses"]
+
+    @pytest.mark.parametrize("style", ["001", "003", "printed"])
+    def test_the_names_of_the_pyramid_tell_the_seeds_apart(self, folder, style):
+        from boxwright.convert.course import PYRAMIDS
+
+        state = state_of(read_tensors(folder / "fcos_detector.pt"))
+        for level in (3, 4, 5):
+            for old, new in zip(PYRAMIDS["001"], PYRAMIDS[style], strict=True):
+                for end in ("weight", "bias"):
+                    key = f"backbone.fpn_params.{old.format(level)}.{end}"
+                    state[f"backbone.fpn_params.{new.format(level)}.{end}"] = state.pop(key)
+        model = convert_state(state, "x").recipe.model
+        third = style == "003"
+        assert model.locations == ("swapped" if third else "centre")
+        assert (model.centerness_on, model.box_loss) == (("class", "l1") if third else ("box", "giou"))
+        forced = convert_state(state, "x", {"variant": "003"}).recipe.model
+        assert forced.locations == "swapped"
