@@ -8,11 +8,8 @@ than the line that made it.
 
 from __future__ import annotations
 
-from boxwright.structures.classes import Classes
 from boxwright.structures.cropped_mask import CroppedMask
-from boxwright.structures.detections import Detections, PaddedDetections
-from boxwright.structures.images import ImageBatch
-from boxwright.structures.proposals import Proposals
-from boxwright.structures.truth import Targets, Truth
+from boxwright.structures.pictures import Detections, ImageBatch, PaddedDetections, Proposals
+from boxwright.structures.truth import Classes, Targets, Truth
 
 __all__ = ["Classes", "CroppedMask", "Detections", "ImageBatch", "PaddedDetections", "Proposals", "Targets", "Truth"]
