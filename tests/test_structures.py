@@ -251,6 +251,26 @@ class TestDetections:
         assert rows[0]["segmentation"] == {"size": [10, 20], "counts": "01W6"}
         assert rows[1]["segmentation"]["size"] == [10, 20]
 
+    def test_cropped_masks_stand_for_whole_ones(self):
+        crops = (CroppedMask(3, 2, torch.ones(4, 5, dtype=torch.bool)), CroppedMask(0, 0, torch.eye(2).bool()))
+        cropped = self.detections(masks=crops)
+        planes = cropped.whole_masks()
+        assert planes.shape == (2, 10, 20)
+        assert planes[0].nonzero().amin(0).tolist() == [2, 3]
+        assert planes.sum((1, 2)).tolist() == [20, 2]
+        whole = self.detections(masks=planes)
+        assert whole.to_coco(1) == cropped.to_coco(1)
+        assert whole.to_coco(1, polygons=True) == cropped.to_coco(1, polygons=True)
+        assert whole.mask(0).x == 3
+        assert len(cropped.select(torch.tensor([False, True])).masks) == 1
+        with pytest.raises(ValueError, match="masks: expected 2, got 1"):
+            self.detections(masks=crops[:1])
+
+    def test_without_masks_there_is_none_to_ask_for(self):
+        assert self.detections().whole_masks() is None
+        with pytest.raises(ValueError, match="no masks"):
+            self.detections().mask(0)
+
     def test_above_keeps_scores_from_the_threshold_on(self):
         found = self.detections(masks=torch.ones(2, 10, 20, dtype=torch.bool), path="a.jpg").above(0.9)
         assert (len(found), found.path, found.size_hw) == (1, "a.jpg", (10, 20))

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
-from boxwright.visualize import class_colour, contact_sheet, draw, save, side_by_side, text_colour
+from boxwright.visualize import class_colour, contact_sheet, draw, mask_image, save, side_by_side, text_colour
 from boxwright.visualize.colours import IGNORED_COLOUR, NUM_COLOURS, palette
 from boxwright.visualize.tags import Item, Room, font_of, shortened
 
@@ -47,6 +48,34 @@ def oklab(colour):
 def luminance(colour):
     value = np.array(colour) / 255
     return float(np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+
+class TestMaskImage:
+    """`predict --masks`."""
+
+    def found(self, count):
+        masks = tuple(CroppedMask(2 * index, 1, torch.ones(3, 4, dtype=torch.bool)) for index in range(count))
+        boxes = torch.tensor([[2.0 * index, 1, 2 * index + 4, 4] for index in range(count)])
+        return Detections(boxes, torch.linspace(1, 0.1, count), torch.arange(count) % 3, (8, 700), masks=masks)
+
+    def test_pixels_say_which_object_and_the_better_one_lies_on_top(self):
+        image = mask_image(self.found(3))
+        pixels = np.array(image)
+        assert image.mode == "P"
+        assert pixels.shape == (8, 700)
+        assert pixels[1, :9].tolist() == [1, 1, 1, 1, 2, 2, 3, 3, 0]
+        assert pixels[0].max() == pixels[4:].max() == 0
+        assert image.convert("RGB").getpixel((0, 1)) == class_colour(0)
+
+    def test_more_objects_than_a_byte_counts(self, tmp_path):
+        mask_image(self.found(300)).save(tmp_path / "many.png")
+        pixels = np.array(Image.open(tmp_path / "many.png"))
+        assert pixels.max() == 300
+        assert pixels[2, 598] == 299
+
+    def test_without_masks_is_refused(self):
+        with pytest.raises(ValueError, match="no masks"):
+            mask_image(replace(self.found(2), masks=None))
 
 
 class TestColours:

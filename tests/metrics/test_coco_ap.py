@@ -80,6 +80,33 @@ def test_masks_equal_pycocotools(random_set, seed):
     assert result.figures()["kind"] == "masks"
 
 
+def test_cropped_masks_count_as_whole_ones(random_set):
+    detections, truths = random_set(4, masks=True, pictures=4)
+    cropped = [replace(one, masks=tuple(one.mask(index) for index in range(len(one)))) for one in detections]
+    assert coco_ap(cropped, truths, CLASSES, kind="masks") == coco_ap(detections, truths, CLASSES, kind="masks")
+
+
+def test_an_object_whose_mask_is_not_known_is_ignored_like_a_crowd(random_set):
+    box = [[10.0, 10.0, 30.0, 30.0], [40.0, 40.0, 60.0, 60.0]]
+    square = torch.ones(20, 20, dtype=torch.bool)
+    unknown = CroppedMask(40, 40, torch.zeros(1, 1, dtype=torch.bool))
+    truth = Truth.of(box, [0, 0], masks=[CroppedMask(10, 10, square), unknown])
+    found = (CroppedMask(10, 10, square), CroppedMask(40, 40, square))
+    detections = [Detections(truth.boxes, torch.tensor([0.5, 0.9]), truth.labels, (80, 80), masks=found)]
+    assert coco_ap(detections, [truth], CLASSES, kind="masks").ap == pytest.approx(1)
+    assert coco_ap(detections, [truth], CLASSES).ap == pytest.approx(1)
+    missed = [detections[0].select(torch.tensor([0]))]
+    assert coco_ap(missed, [truth], CLASSES, kind="masks").ap == pytest.approx(1)
+    assert coco_ap(missed, [truth], CLASSES).ap == pytest.approx(0.5, abs=0.01)
+
+
+def test_figures_of_masks_have_names_of_their_own(random_set):
+    detections, truths = random_set(2, masks=True, pictures=3)
+    figures = coco_ap(detections, truths, CLASSES, kind="masks").figures("segm_")
+    assert {"segm_AP", "segm_AP50", "segm_APs", "segm_AR100", "segm_per_class"} <= set(figures)
+    assert all(name.startswith("segm_") for name in figures)
+
+
 def test_stated_areas_decide_what_is_small(random_set):
     detections, truths = random_set(5)
     areas = [[20.0] * len(truth) for truth in truths]

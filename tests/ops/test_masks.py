@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from boxwright.ops.masks import decode_rle, encode_rle, mask_boxes, rasterise_polygons
+from boxwright.ops.masks import decode_rle, encode_cropped, encode_rle, mask_boxes, rasterise_polygons
 
 coco = pytest.importorskip("pycocotools.mask")
 
@@ -91,3 +91,20 @@ def test_boxes_are_tight_and_empty_masks_give_zeros():
     masks[1, 29, 39] = True
     assert mask_boxes(masks).tolist() == [[10.0, 4.0, 31.0, 9.0], [39.0, 29.0, 40.0, 30.0], [0.0] * 4]
     assert mask_boxes(masks[:0]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_cropped_mask_is_encoded_as_the_whole_one(seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    for _ in range(100):
+        height, width = draw(1, 9), draw(1, 9)
+        h, w = draw(0, height), draw(0, width)
+        x, y = draw(0, width - w), draw(0, height - h)
+        bitmap = torch.rand(h, w, generator=generator) > torch.rand((), generator=generator)
+        plane = torch.zeros(height, width, dtype=torch.bool)
+        plane[y : y + h, x : x + w] = bitmap
+        assert encode_cropped(bitmap, x, y, (height, width)) == encode_rle(plane)

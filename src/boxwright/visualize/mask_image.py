@@ -25,6 +25,5 @@ def mask_image(found: Detections) -> Image.Image:
         plane[y : y + height, x : x + width][bitmap.cpu().numpy().astype(bool)] = index + 1
     image = Image.fromarray(plane)
     if count <= MOST_INDEXED:
-        image = Image.fromarray(plane, mode="P")
         image.putpalette([0, 0, 0, *(part for label in found.labels.tolist() for part in class_colour(label))])
     return image
