@@ -83,10 +83,11 @@ def evaluate(
     else:
         assert checkpoint is not None  # _check has seen to it
         assert data is not None
+        from boxwright.deploy.runtime import load_detector
         from boxwright.inference.evaluate import evaluate_checkpoint
 
         result = evaluate_checkpoint(
-            checkpoint, data, split or "val", classes=classes, batch=batch, device=device,
+            load_detector(checkpoint, device), data, split or "val", classes=classes, batch=batch, device=device,
             score_threshold=score_threshold, max_detections=max_detections, limit=limit,
             proposals=proposals,
         )  # fmt: skip

@@ -55,15 +55,15 @@ def predict(
     """
     from boxwright.data.image_file import read_image
     from boxwright.data.proposals import read_proposals
+    from boxwright.deploy.runtime import load_detector
     from boxwright.inference.pictures import picture_paths
-    from boxwright.inference.predictor import Detector
     from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
 
     _check_shares(score=score, nms_iou=nms_iou)
-    detector = Detector.load(checkpoint, device)
+    detector = load_detector(checkpoint, device)
     if (masks or polygons) and not detector.recipe.needs_masks:
         raise ValueError(f"{checkpoint} finds boxes and no masks: leave out {'--masks' if masks else '--polygons'}")
     stored = None if proposals is None else read_proposals(proposals)

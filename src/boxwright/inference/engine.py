@@ -28,8 +28,13 @@ class Engine(Protocol):
     fixed_batch: bool
     """Whether every batch must be of the same size; what is missing is filled up."""
 
-    def __call__(self, images: ImageBatch, settings: DetectSettings) -> PaddedDetections:
-        """Detections of a batch that lies on the engine's device, in network pixels."""
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        """Detections of a batch that lies on the engine's device, in network pixels.
+
+        Proposals are for a detector that finds no regions itself (Fast R-CNN).
+        """
 
 
 class TorchEngine:
@@ -45,14 +50,10 @@ class TorchEngine:
         if compile:
             compile_parts(self.model, device)
 
-    def __call__(self, images: ImageBatch, settings: DetectSettings) -> PaddedDetections:
-        return self.detect_in(images, None, settings)
-
     @torch.inference_mode()
-    def detect_in(
-        self, images: ImageBatch, proposals: Proposals | None, settings: DetectSettings
-    ) -> PaddedDetections:  # fmt: skip
-        """The same for a detector that is given its regions (Fast R-CNN)."""
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
         with autocast(self.device, self.precision):
             outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
             found: PaddedDetections = self.model.detect_padded(outputs, settings)

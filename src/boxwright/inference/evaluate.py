@@ -35,7 +35,7 @@ class Evaluated:
 
 
 def evaluate_checkpoint(
-    checkpoint: Path,
+    checkpoint: Path | Detector,
     data: Path,
     split: str,
     *,
@@ -47,12 +47,12 @@ def evaluate_checkpoint(
     limit: int | None = None,
     proposals: Path | None = None,
 ) -> Evaluated:
-    """Run a checkpoint over a split of a data folder.
+    """Run a checkpoint (or a detector that is loaded) over a split of a data folder.
 
     Raises ValueError with both class lists where the model's classes are not those of the data. The score threshold is
     the recipe's if not given (0.05 or less): a higher one cuts the tail off every precision-recall curve.
     """
-    detector = Detector.load(checkpoint, device)
+    detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
     part = relabelled(split_called(dataset, split), detector.classes)
     needed = detector.recipe.needs_masks

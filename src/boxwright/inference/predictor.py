@@ -202,9 +202,8 @@ class Detector:
     def _run(self, images: ImageBatch, given: list[Tensor], settings: DetectSettings) -> PaddedDetections:
         if not given:
             return self.engine(images, settings)
-        assert isinstance(self.engine, TorchEngine)
         proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given])
-        return self.engine.detect_in(images, proposals.to(self.device), settings)
+        return self.engine(images, settings, proposals.to(self.device))
 
     def _batch(self, pictures: list[Prepared], batch: int) -> ImageBatch:
         missing = batch - len(pictures) if self.engine.fixed_batch else 0

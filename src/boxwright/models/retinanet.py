@@ -226,7 +226,7 @@ class RetinaNet(nn.Module):
             for level, stride in zip(levels, self.strides, strict=True)
         ]  # fmt: skip
         anchors = pyramid_anchors(grids, list(self.cells))
-        counts = tuple(len(grid) * self.head.num_anchors for grid in grids)
+        counts = tuple(grid.shape[0] * self.head.num_anchors for grid in grids)
         return RetinaNetOutputs(classes, offsets, anchors, images.sizes_hw, counts)
 
     def loss(self, outputs: RetinaNetOutputs, targets: Targets) -> dict[str, Tensor]:

@@ -57,6 +57,13 @@ def pool_regions(
     if len(levels) == 1:
         only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
         return only
+    if torch.compiler.is_exporting():  # a graph knows no list of counts
+        pooled = levels[0].new_zeros((boxes.shape[0], levels[0].shape[1], size, size), dtype=torch.float32)
+        for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
+            own = (level == index).nonzero()[:, 0]
+            features = roi_align(map_.float(), rows[own], size, 1 / stride, sampling, aligned)
+            pooled = pooled.index_put((own,), features)
+        return pooled
     order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order (pitfall 39)
     counts = torch.stack([(level == index).sum() for index in range(len(levels))]).tolist()
     parts = [

@@ -1,0 +1,61 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    format: Annotated[str, typer.Option(help="onnx, openvino (.xml and .bin), or program (torch.export).")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; the checkpoint's name with a new ending if not given.")
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32; for openvino also bf16 (needs a processor with it) or int8 (needs --calibration)."),
+    ] = "fp32",
+    calibration: Annotated[Path | None, typer.Option(help="Folder of typical pictures for int8.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to compare on; drawn ones if not given.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
+    normalise: Annotated[
+        bool, typer.Option(help="Normalise pixels in the file; else the caller does, and feeds float32.")
+    ] = True,
+    nms: Annotated[bool, typer.Option(help="NMS in the file; else candidates come out.")] = True,
+    score: Annotated[
+        float | None, typer.Option(help="Least score that comes out; the recipe's, at most 0.05, if not given.")
+    ] = None,
+    nms_iou: Annotated[float | None, typer.Option(help="Overlap of NMS; the recipe's if not given.")] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="Detections a picture at most.")] = None,
+) -> None:
+    """Write a detector for another runtime, and prove that it finds the same.
+
+    The file runs on pictures, alone and in batches of mixed sizes, and is written only if its detections are those of
+    the checkpoint (with --data also: only if its AP is within 0.1 points, int8 0.5). `predict`, `evaluate` and
+    `benchmark` take it as they take a checkpoint. Prints the file.
+    """
+    from boxwright.deploy.export import SUFFIX, ExportOptions, export_checkpoint
+
+    for name, value in (("score", score), ("nms-iou", nms_iou)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"--{name}: expected 0 to 1, got {value}")
+    chosen: Any = {"format": format, "precision": precision}
+    options = ExportOptions(
+        **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
+        calibration=calibration,
+    )  # fmt: skip
+    place = out or Path(f"{checkpoint.stem or 'detector'}{'' if precision == 'fp32' else '-' + precision}").with_suffix(
+        SUFFIX[options.format]
+    )
+    written = export_checkpoint(
+        checkpoint, place, options, pictures=pictures, data=data, split=split,
+        say=lambda text: typer.echo(f"boxwright: {text}", err=True),
+    )  # fmt: skip
+    typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)
+    typer.echo(str(written.path))

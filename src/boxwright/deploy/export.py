@@ -1,0 +1,159 @@
+"""`export_checkpoint`: from a checkpoint to a file for another runtime, which is refused unless it finds the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from boxwright.deploy.description import Description
+from boxwright.deploy.gate import Agreement, prove
+from boxwright.deploy.graph import detector_graph, record
+from boxwright.deploy.onnx import write_onnx
+from boxwright.deploy.openvino import Inputs, computes_bf16, write_openvino
+from boxwright.deploy.program import write_program
+from boxwright.deploy.runtime import load_detector, network_pixels
+from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.inference.loading import open_checkpoint
+from boxwright.inference.pictures import as_pixels, picture_paths
+from boxwright.inference.predictor import Detector
+from boxwright.metrics.coco_ap import coco_ap
+from boxwright.models import MODELS
+from boxwright.ops.image import fit_image, resize_plan
+from boxwright.structures import ImageBatch
+
+Format = Literal["onnx", "openvino", "program"]
+Precision = Literal["fp32", "bf16", "int8"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
+LARGEST_AP_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
+"""By precision: AP of the checkpoint minus AP of the exported file, at most."""
+CALIBRATION_PICTURES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What an exported file is to be. The scores and numbers are the recipe's where they are None."""
+
+    format: Format = "onnx"
+    precision: Precision = "fp32"
+    normalise: bool = True
+    """Whether pixels go in as they are, or normalised by the caller."""
+    nms: bool = True
+    """Whether detections come out, or the candidates before NMS."""
+    score: float | None = None
+    nms_iou: float | None = None
+    max_detections: int | None = None
+    calibration: Path | None = None
+    """Folder of pictures for int8."""
+
+    def __post_init__(self) -> None:
+        if self.format not in SUFFIX:
+            raise ValueError(f"format {self.format!r}: expected {', '.join(SUFFIX)}")
+        if self.precision not in LARGEST_AP_LOSS:
+            raise ValueError(f"precision {self.precision!r}: expected {', '.join(LARGEST_AP_LOSS)}")
+        if self.precision != "fp32" and self.format != "openvino":
+            raise ValueError(f"precision {self.precision} is for --format openvino; {self.format} files are fp32")
+        if (self.precision == "int8") != (self.calibration is not None):
+            wants = "needs" if self.precision == "int8" else "takes no"
+            raise ValueError(f"precision {self.precision} {wants} pictures to calibrate with (--calibration FOLDER)")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that passed: where it is, its size with what belongs to it, and what was measured."""
+
+    path: Path
+    size: int
+    agreement: Agreement
+    ap: float | None = None
+    checkpoint_ap: float | None = None
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: Path,
+    options: ExportOptions,
+    *,
+    pictures: Path | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    say: Callable[[str], None] = print,
+) -> Exported:
+    """Write an exported file; it appears at `out` only if it finds what the checkpoint finds.
+
+    Args:
+        checkpoint: a checkpoint, a run folder, or a foreign checkpoint.
+        out: the file; its ending must be that of the format.
+        options: what it is to be.
+        pictures: a folder of pictures to compare on; drawn ones if not given.
+        data: a labelled folder whose `split` AP is measured on too.
+        say: is told what happens.
+
+    Raises ValueError where the file does not pass.
+    """
+    if out.suffix != SUFFIX[options.format]:
+        raise ValueError(f"{out}: a file of the format {options.format} ends in {SUFFIX[options.format]}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    source = open_checkpoint(checkpoint)
+    reference = Detector(source, "cpu", precision="fp32")
+    graph, description = detector_graph(
+        source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
+        max_detections=options.max_detections,
+    )  # fmt: skip
+    description = replace(description, precision=options.precision)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        say(f"recording {source.recipe.model.name} ...")
+        partial = Path(folder) / out.name
+        program = record(graph, description)
+        if options.format == "program":
+            write_program(program, partial, description)
+        else:
+            onnx_file = partial.with_suffix(".onnx")
+            write_onnx(program, onnx_file, description)
+            if options.format == "openvino":
+                calibration = options.calibration
+                inputs = None if calibration is None else _calibration(reference, description, calibration)
+                write_openvino(onnx_file, partial, description, inputs)
+                onnx_file.unlink()
+        if options.precision == "bf16" and not computes_bf16():
+            say("this processor has no bf16: the file runs in fp32 here, and that is what is compared")
+        exported = load_detector(partial, "cpu")
+        found = prove(reference, exported, pictures, options.precision)
+        say(
+            f"{found.found} of {found.asked} detections found again (pictures: {pictures or 'drawn'}), "
+            f"in mixed batches; boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
+        )
+        ap = checkpoint_ap = None
+        if data is not None:
+            checkpoint_ap, ap = (_ap(one, data, split) for one in (reference, exported))
+            say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
+            if checkpoint_ap - ap > LARGEST_AP_LOSS[options.precision]:
+                raise ValueError(
+                    f"{out} was not written: its AP is {ap:.4f}, that of the checkpoint {checkpoint_ap:.4f}; "
+                    f"{LARGEST_AP_LOSS[options.precision]:g} less is allowed for {options.precision}"
+                )
+        files = sorted(Path(folder).iterdir())
+        for file in files:
+            shutil.move(file, out.parent / file.name)
+    size = sum((out.parent / file.name).stat().st_size for file in files)
+    return Exported(out, size, found, ap, checkpoint_ap)
+
+
+def _ap(detector: Detector, data: Path, split: str) -> float:
+    evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
+    return coco_ap(evaluated.detections, evaluated.truths, evaluated.classes).ap or 0.0
+
+
+def _calibration(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
+    """Pictures of a folder, one by one, as the network sees them."""
+    if MODELS[description.recipe.model.name].needs_proposals:
+        raise ValueError("int8 is not for detectors that are given their proposals")
+    for path in islice(picture_paths(folder), CALIBRATION_PICTURES):
+        pixels, _ = as_pixels(path)
+        plan = resize_plan((int(pixels.shape[1]), int(pixels.shape[2])), detector.resize)
+        images = ImageBatch.of([fit_image(pixels, plan)])
+        yield {"images": network_pixels(images, description).numpy(), "sizes": images.sizes_hw.numpy()}

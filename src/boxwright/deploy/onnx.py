@@ -1,0 +1,99 @@
+"""ONNX files, written by torch's dynamo exporter; NMS becomes ONNX's own operator.
+
+Shape legend: B = images, N = candidates of a picture, K = classes, M = boxes kept in the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.missing import required
+from boxwright.ops.select import largest_below
+
+OPSET = 18
+DIMENSIONS = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"},
+              "proposals": {0: "batch", 1: "proposals"}}  # fmt: skip
+
+
+def write_onnx(program: ExportedProgram, path: Path, description: Description) -> None:
+    """Write a recorded detector as one ONNX file with its description, class names and sizes by name."""
+    onnx = required("onnx", "export")
+    required("onnxscript", "export")
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter talks
+        warnings.simplefilter("ignore")
+        written: Any = torch.onnx.export(
+            program, input_names=list(description.inputs), output_names=list(description.outputs), opset_version=OPSET,
+            dynamo=True, custom_translation_table=_translations(), verbose=False, external_data=False,
+        )  # fmt: skip
+        model = written.model_proto
+    _name_sizes(model.graph)
+    properties = {KEY: description.to_json(), "names": ",".join(description.classes.names)}
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, str(path))
+
+
+def read_description(path: Path) -> Description:
+    """What an ONNX file says about itself."""
+    onnx = required("onnx", "export")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own errors
+        raise ValueError(f"{path} is not an ONNX file, or damaged") from error
+    found = {entry.key: entry.value for entry in model.metadata_props}
+    return Description.from_json(found.get(KEY), path)
+
+
+def _name_sizes(graph: Any) -> None:
+    """Call the free sizes of inputs batch, height and width, and so everywhere in the graph."""
+    names = {}
+    for value in graph.input:
+        for place, name in DIMENSIONS[value.name].items():
+            names[value.type.tensor_type.shape.dim[place].dim_param] = name
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param in names:
+                size.dim_param = names[size.dim_param]
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Torch operators that the exporter does not know, in ONNX's."""
+    import numpy as np
+    from onnx import numpy_helper
+    from onnxscript import opset18 as op
+
+    def number(value: Any, kind: Any) -> Any:
+        return op.Constant(value=numpy_helper.from_array(np.array(value, dtype=kind)))
+
+    def suppress(boxes: Any, labels: Any, iou_threshold: float) -> Any:
+        # `ops.select.suppress`: a row's rank is its score, and each class sees the rows of its label only
+        shape = op.Shape(labels)
+        count = op.Gather(shape, number([1], np.int64))
+        rank = op.Cast(op.Range(op.Squeeze(count), number(0, np.int64), number(-1, np.int64)), to=1)
+        # one class more than the highest label, so that there is one where no row is a candidate
+        limit = op.Add(op.ReduceMax(labels, keepdims=0), number(2, np.int64))
+        classes = op.Range(number(0, np.int64), limit, number(1, np.int64))
+        own = op.Equal(op.Unsqueeze(labels, number([1], np.int64)), op.Unsqueeze(classes, number([0, 2], np.int64)))
+        scores = op.Where(own, rank, number(0.0, np.float32))  # (B, K, N)
+        limits = number([largest_below(iou_threshold)], np.float32), number([0.5], np.float32)
+        picked = op.NonMaxSuppression(boxes, scores, count, *limits)  # (M, 3): picture, class, row
+        rows = op.Gather(picked, number([0, 2], np.int64), axis=1)
+        length = op.Gather(op.Shape(rows), number([0], np.int64))
+        ones = op.Expand(number([1.0], np.float32), length)
+        zeros = op.Expand(number([0.0], np.float32), shape)
+        return op.Cast(op.ScatterND(zeros, rows, ones), to=9)
+
+    def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+        size = op.Gather(op.Shape(values), number([dim], np.int64))
+        return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)  # equal ones keep their order
+
+    ops: Any = torch.ops
+    return {ops.boxwright.suppress.default: suppress, ops.aten.sort.stable: sort}

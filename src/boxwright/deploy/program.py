@@ -1,0 +1,30 @@
+"""`torch.export` programs: a detector as torch's own graph, which any torch of this version or newer loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from boxwright.deploy.description import KEY, Description
+
+
+def write_program(program: ExportedProgram, path: Path, description: Description) -> None:
+    """Write a recorded detector with its description inside."""
+    torch.export.save(program, path, extra_files={KEY: description.to_json()})
+
+
+def load_program(path: Path) -> tuple[Any, Description]:
+    """The callable of a program file, and its description. It needs the operator that `ops.select` defines."""
+    import boxwright.ops.select  # noqa: F401  (the operator)
+
+    inside = {KEY: ""}
+    try:
+        program = torch.export.load(path, extra_files=inside)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is not a torch.export program, or damaged") from error
+    description = Description.from_json(inside[KEY], path)
+    # its guards on sizes are those of the memory layout of the recorded sample
+    return program.module(check_guards=False), description

@@ -1,0 +1,185 @@
+"""Exported files behind the same `Detector` as checkpoints: ONNX Runtime, OpenVINO and `torch.export` programs.
+
+Shape legend: B = images, N = detections at most, H W = pixels of the batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.deploy.description import Description
+from boxwright.deploy.missing import required
+from boxwright.deploy.onnx import read_description
+from boxwright.deploy.openvino import load_openvino
+from boxwright.deploy.program import load_program
+from boxwright.inference.predictor import Detector, device_called
+from boxwright.models import DetectSettings
+from boxwright.ops.select import select_detections
+from boxwright.structures import ImageBatch, PaddedDetections, Proposals
+
+SUFFIXES = (".onnx", ".xml", ".pt2")
+Arrays = Sequence[Any]
+
+
+@dataclass
+class ExportedEngine:
+    """An exported file that is ready to run; gives what the detector that it was made from gives."""
+
+    run: Callable[[dict[str, Tensor]], Arrays]
+    description: Description
+    path: Path
+    device: torch.device
+    bucket: int = 1
+    fixed_batch: bool = False
+
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        known = self.description
+        self._check(settings)
+        inputs = {"images": network_pixels(images, known), "sizes": images.sizes_hw}
+        if proposals is not None:
+            inputs["proposals"] = torch.where(proposals.valid[..., None], proposals.boxes, 0.0)
+        arrays = self.run(inputs)
+        outputs = [torch.as_tensor(array, device=self.device) for array in arrays]
+        found = PaddedDetections(*outputs)
+        if not known.nms:
+            picked = select_detections(*found[:3], settings.nms_iou, settings.max_detections)
+            found = PaddedDetections(*picked)
+        return narrowed(found, settings)
+
+    def _check(self, settings: DetectSettings) -> None:
+        """Refuse settings that the file cannot carry out any more."""
+        own = self.description.settings
+        if settings.score_threshold < own.score_threshold:
+            raise ValueError(
+                f"{self.path} holds nothing below a score of {own.score_threshold:g}, got "
+                f"{settings.score_threshold:g}; export it again with a lower --score"
+            )
+        if self.description.nms and settings.nms_iou != own.nms_iou:
+            raise ValueError(
+                f"{self.path} has NMS at an overlap of {own.nms_iou:g} inside, got {settings.nms_iou:g}; export it "
+                "again with another --nms-iou or with --no-nms"
+            )
+        if self.description.nms and settings.max_detections > own.max_detections:
+            raise ValueError(
+                f"{self.path} gives at most {own.max_detections} detections, got {settings.max_detections}; export it "
+                "again with --max-detections"
+            )
+
+
+def network_pixels(images: ImageBatch, known: Description) -> Tensor:
+    """The pixels (B, 3, H, W) of a batch as the file wants them."""
+    if not known.normalise:
+        return images.normalised(known.mean, known.std).contiguous()
+    pixels = images.pixels
+    if known.pixels == "uint8" and pixels.dtype != torch.uint8:
+        return (pixels * 255).round().to(torch.uint8)
+    return pixels / 255 if known.pixels == "float" and pixels.dtype == torch.uint8 else pixels
+
+
+def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetections:
+    """Detections (B, N) cut to a higher score and a smaller number; rows are best first, so only the ends change."""
+    most = settings.max_detections
+    boxes, scores, labels = found.boxes[:, :most], found.scores[:, :most], found.labels[:, :most]
+    masks = None if found.masks is None else found.masks[:, :most]
+    keep = (scores > settings.score_threshold) & (labels >= 0)  # (B, N)
+    return PaddedDetections(
+        torch.where(keep[..., None], boxes, 0.0),
+        torch.where(keep, scores, 0.0),
+        torch.where(keep, labels, -1),
+        keep.sum(1),
+        masks if masks is None else torch.where(keep[..., None, None], masks, 0.0),
+    )
+
+
+def load_detector(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    precision: str = "auto",
+    compile: bool = False,
+    num_threads: int | None = None,
+    **options: Any,
+) -> Detector:
+    """The detector of a checkpoint, or of an exported file (.onnx, .xml of OpenVINO, .pt2 of torch.export).
+
+    Precision and compilation of an exported file were decided when it was written. `num_threads` is for exported files
+    (torch has its own); `options` are those of `Detector.load`.
+    """
+    file = Path(path)
+    if file.suffix not in SUFFIXES:
+        return Detector.load(path, device, precision=precision, compile=compile, **options)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    if precision != "auto" or compile:
+        raise ValueError(f"{file}: precision and compilation are for checkpoints; an exported file has its own")
+    engine = _engine(file, device, num_threads)
+    detector = Detector(engine.description.checkpoint(), engine=engine)
+    detector.settings = engine.description.settings
+    return detector
+
+
+def _engine(file: Path, device: str | torch.device, num_threads: int | None) -> ExportedEngine:
+    cpu = torch.device("cpu")
+    if file.suffix == ".onnx":
+        session, description = onnx_session(file, device, num_threads)
+
+        def run_onnx(inputs: dict[str, Tensor]) -> Arrays:
+            found: Arrays = session.run(None, {name: _array(value) for name, value in inputs.items()})
+            return found
+
+        return ExportedEngine(run_onnx, description, file, cpu)
+    if file.suffix == ".xml":
+        if torch.device("cpu" if device == "auto" else device).type != "cpu":
+            raise ValueError(f"{file}: OpenVINO runs on the CPU here; leave --device out")
+        compiled, description = load_openvino(file, num_threads)
+
+        def run_openvino(inputs: dict[str, Tensor]) -> Arrays:
+            results = compiled({name: _array(value) for name, value in inputs.items()})
+            return [results[name] for name in description.outputs]
+
+        return ExportedEngine(run_openvino, description, file, cpu)
+    where = device_called(device)
+    module, description = load_program(file)
+    module.to(where)
+
+    @torch.inference_mode()
+    def run_program(inputs: dict[str, Tensor]) -> Arrays:
+        found: Arrays = module(*(inputs[name] for name in description.inputs))
+        return found
+
+    return ExportedEngine(run_program, description, file, where)
+
+
+def onnx_session(file: Path, device: str | torch.device, num_threads: int | None) -> tuple[Any, Description]:
+    """An ONNX Runtime session on the CPU, or on a GPU with onnxruntime-gpu."""
+    runtime = required("onnxruntime", "export")
+    description = read_description(file)
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = 3
+    if num_threads is not None:
+        settings.intra_op_num_threads = num_threads
+    on_gpu = "CUDAExecutionProvider" in runtime.get_available_providers()
+    if str(device) == "auto":
+        device = "cuda" if on_gpu else "cpu"
+    if torch.device(device).type == "cuda" and not on_gpu:
+        raise ValueError(f"{file}: this onnxruntime has no GPU; install onnxruntime-gpu, or use --device cpu")
+    kind = "CUDAExecutionProvider" if torch.device(device).type == "cuda" else "CPUExecutionProvider"
+    try:
+        session = runtime.InferenceSession(os.fspath(file), settings, providers=[kind])
+    except Exception as error:  # onnxruntime's own classes
+        raise ValueError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from error
+    return session, description
+
+
+def _array(value: Tensor) -> np.ndarray[Any, Any]:
+    return value.cpu().contiguous().numpy()
