@@ -68,6 +68,12 @@ class Case:
             return self.model.detect(self.model(images), images, self.converted.recipe.detect.settings())
 
 
+@pytest.fixture(scope="session")
+def build_converted():
+    """Our detector of a converted file, as a function."""
+    return build
+
+
 @pytest.fixture
 def assert_matched():
     """The comparison of issue 4, as a function."""

@@ -1,31 +1,66 @@
-"""Torchvision's detectors with random weights: ours finds the same in pictures of five sizes, alone and batched."""
+"""Torchvision's detectors with random weights: ours finds the same in pictures of five sizes, alone and batched.
+
+The quick run takes one detector of each kind; the rest is marked slow.
+"""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from boxwright.inference.predictor import Detector
-from boxwright.ops.image import ResizeRule
-from boxwright.structures import ImageBatch
+from boxwright.convert.export import export_state
+from boxwright.convert.files import convert_state
+from boxwright.ops.image import ResizeRule, fit_image, resize_plan
+from boxwright.recipes import dump_recipe
+from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 
 SIZES = [(97, 131), (150, 60), (64, 200), (33, 41), (240, 320)]
 """Odd, portrait, landscape, tiny, large."""
-MODELS = [
-    "fcos_resnet50_fpn", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2",
-]  # fmt: skip
 RULE = ResizeRule("short_side", size=96, max_size=160, filter="plain", rounding="down")
+QUICK = {"fcos_resnet50_fpn": 91, "retinanet_resnet50_fpn_v2": 6, "maskrcnn_resnet50_fpn": 6}
+SLOW = {
+    "retinanet_resnet50_fpn": 91, "fasterrcnn_resnet50_fpn": 91, "fasterrcnn_resnet50_fpn_v2": 6,
+    "fasterrcnn_mobilenet_v3_large_fpn": 6, "fasterrcnn_mobilenet_v3_large_320_fpn": 6, "maskrcnn_resnet50_fpn_v2": 91,
+}  # fmt: skip
+MODELS_AND_CLASSES = [*QUICK.items(), *(pytest.param(item, marks=pytest.mark.slow) for item in SLOW.items())]
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def pair(request, torchvision_model, tmp_path_factory):
-    """Torchvision's model and our detector of its file."""
-    name = request.param
-    num_classes = 91 if name in ("fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn") else 6
-    model = torchvision_model(name, num_classes)
-    path = tmp_path_factory.mktemp("files") / f"{name}.pth"
-    torch.save(model.state_dict(), path)
-    return name, model, Detector.load(path, device="cpu")
+class Pair:
+    """Torchvision's model and ours with its weights."""
+
+    def __init__(self, name, theirs, build):
+        self.name, self.theirs = name, theirs
+        self.converted = convert_state(theirs.state_dict(), name, {"file": name})
+        self.ours = build(self.converted, 100_000)
+        self.settings = self.converted.recipe.detect.settings()
+        if "rcnn" in name:
+            self.settings = replace(self.settings, max_detections=20)
+        self.ids = self.converted.classes.ids
+
+    def batch(self, pictures):
+        """Pictures resized as torchvision's model does."""
+        plans = [resize_plan((p.shape[1], p.shape[2]), RULE) for p in pictures]
+        return ImageBatch.of(
+            [fit_image(p, plan) for p, plan in zip(pictures, plans, strict=True)],
+            [(p.shape[1], p.shape[2]) for p in pictures], [plan.scale_xy for plan in plans],
+        )  # fmt: skip
+
+    def detect(self, pictures):
+        images = self.batch(pictures)
+        with torch.no_grad():
+            return self.ours.eval().detect(self.ours(images), images, self.settings)
+
+    def expected(self, output):
+        """Torchvision's answer in our labels; what it finds on channels that are no class is left out, as in ours."""
+        known = torch.tensor([label in self.ids for label in output["labels"].tolist()], dtype=torch.bool)
+        labels = torch.tensor([self.ids.index(label) for label in output["labels"][known].tolist()], dtype=torch.int64)
+        return output["boxes"][known], output["scores"][known], labels
+
+
+@pytest.fixture(scope="module", params=MODELS_AND_CLASSES, ids=lambda item: item[0])
+def pair(request, torchvision_model, build_converted):
+    name, num_classes = request.param
+    return Pair(name, torchvision_model(name, num_classes), build_converted)
 
 
 def pictures():
@@ -33,44 +68,74 @@ def pictures():
     return [torch.rand(3, *size, generator=generator) for size in SIZES]
 
 
-def expected_of(output, detector):
-    """Torchvision's answer in our labels; what it finds on channels that are no class is left out, as ours does."""
-    known = torch.tensor([label in detector.classes.ids for label in output["labels"].tolist()], dtype=torch.bool)
-    labels = torch.tensor([detector.classes.ids.index(label) for label in output["labels"][known].tolist()])
-    return output["boxes"][known], output["scores"][known], labels.long()
-
-
 @pytest.mark.parametrize("alone", [False, True], ids=["batch", "alone"])
 def test_detections_are_torchvisions(pair, alone, assert_matched):
-    name, model, detector = pair
     with torch.no_grad():
-        theirs = [model([p])[0] for p in pictures()] if alone else model(pictures())
-    rows = [[p] for p in pictures()] if alone else [pictures()]
-    ours = [one for row in rows for one in detect(detector, row)]
-    least = detector.settings.score_threshold
-    assert sum(len(one) for one in ours) > 100
+        theirs = [pair.theirs([p])[0] for p in pictures()] if alone else pair.theirs(pictures())
+    ours = [pair.detect([p])[0] for p in pictures()] if alone else pair.detect(pictures())
+    assert sum(len(one) for one in ours) > 60
     for found, output in zip(ours, theirs, strict=True):
-        assert_matched(found, expected_of(output, detector), thresholds=(least,), box=1e-2)
-        if name.startswith("mask"):
-            assert_same_masks(found, output)
+        # two libraries round differently on the way: 2e-5 here, where random heads spread their outputs
+        assert_matched(
+            found, pair.expected(output), thresholds=(pair.settings.score_threshold,), box=5e-3, score=2e-5
+        )  # fmt: skip
+        if pair.name.startswith("mask"):
+            masks = found.whole_masks()
+            for row in range(min(len(found), 10)):
+                partner = (output["boxes"] - found.boxes[row]).abs().amax(1).argmin()
+                clear = (output["masks"][partner, 0] - 0.5).abs() > 1e-3
+                assert torch.equal(masks[row] & clear, (output["masks"][partner, 0] > 0.5) & clear)
 
 
-def detect(detector, row):
-    """Our detections of one batch that holds all the pictures, resized as torchvision's model does."""
-    from boxwright.ops.image import fit_image, resize_plan
-
-    plans = [resize_plan((p.shape[1], p.shape[2]), RULE) for p in row]
-    images = ImageBatch.of(
-        [fit_image(p, plan) for p, plan in zip(row, plans, strict=True)],
-        [(p.shape[1], p.shape[2]) for p in row], [plan.scale_xy for plan in plans],
-    )  # fmt: skip
+def test_training_losses_are_torchvisions(pair):
+    """With samplers that leave nothing out, and BatchNorm as in evaluation on both sides."""
+    generator = torch.Generator().manual_seed(5)
+    images = [torch.rand(3, 96, 128, generator=generator) for _ in range(2)]
+    boxes = [torch.tensor([[8.0, 10, 70, 80], [40, 20, 120, 60]]), torch.tensor([[20.0, 5, 60, 90]])]
+    labels = [torch.tensor([1, 3]), torch.tensor([2])]
+    planes = [torch.zeros(len(b), 96, 128, dtype=torch.uint8) for b in boxes]
+    for plane, rows in zip(planes, boxes, strict=True):
+        for k, (x1, y1, x2, y2) in enumerate(rows.int().tolist()):
+            plane[k, y1:y2, x1:x2] = 1
+    wanted = [{"boxes": b, "labels": n, "masks": m} for b, n, m in zip(boxes, labels, planes, strict=True)]
+    truths = [
+        Truth.of(b, [pair.ids.index(int(k)) for k in n], None, [CroppedMask(0, 0, plane.bool()) for plane in m])
+        for b, n, m in zip(boxes, labels, planes, strict=True)
+    ]
+    theirs, ours = pair.theirs.train(), pair.ours.train()
+    for part in [*theirs.modules(), *ours.modules()]:
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
+    for name in ("rpn", "roi_heads"):
+        if hasattr(theirs, name):
+            getattr(theirs, name).fg_bg_sampler = _Everything()
     with torch.no_grad():
-        return detector.model.detect(detector.model(images), images, detector.settings)
+        expected = theirs(images, wanted)
+        targets = Targets.of(truths)
+        found = ours.loss(ours(pair.batch(images), targets), targets)
+    theirs.eval()
+    ours.eval()
+    names = {
+        "bbox_regression": "box", "bbox_ctrness": "centerness", "loss_objectness": "objectness",
+        "loss_rpn_box_reg": "proposal_box", "loss_classifier": "classification", "loss_box_reg": "box",
+        "loss_mask": "mask",
+    }  # fmt: skip
+    for name, value in expected.items():
+        assert float(found[names.get(name, name)]) == pytest.approx(float(value), rel=2e-4), name
 
 
-def assert_same_masks(found, output):
-    ours, theirs = found.whole_masks(), output["masks"][:, 0]
-    for row in range(min(len(found), 20)):
-        partner = (output["boxes"] - found.boxes[row]).abs().amax(1).argmin()
-        clear = (theirs[partner] - 0.5).abs() > 1e-3
-        assert torch.equal(ours[row] & clear, (theirs[partner] > 0.5) & clear)
+class _Everything:
+    """In place of torchvision's sampler: every anchor or proposal that is positive or negative."""
+
+    def __call__(self, matched):
+        return [(row >= 1).to(torch.uint8) for row in matched], [(row == 0).to(torch.uint8) for row in matched]
+
+
+def test_the_way_back_is_exact_and_loads(pair):
+    recipe = dump_recipe(pair.converted.recipe)
+    kept = pair.converted.origin["kept"]
+    back = export_state(recipe["model"], len(pair.ids), pair.converted.weights, "torchvision", kept)
+    state = pair.theirs.state_dict()
+    assert set(back) == set(state)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+    pair.theirs.load_state_dict(back)

@@ -5,7 +5,7 @@ import torchvision.models.detection as zoo
 from torch import nn
 
 SPREAD = {
-    "cls_logits": 1.5, "cls_score": 1.0, "bbox_reg": 0.4, "bbox_pred": 0.4, "bbox_ctrness": 1.0, "mask_fcn_logits": 2.0
+    "cls_logits": 1.5, "cls_score": 1.0, "bbox_reg": 0.4, "bbox_pred": 0.1, "bbox_ctrness": 1.0, "mask_fcn_logits": 2.0
 }  # fmt: skip
 
 
@@ -13,6 +13,8 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
     """A torchvision detector in evaluation mode whose outputs spread as those of a trained one."""
     torch.manual_seed(seed)
     settings = {"min_size": min_size, "max_size": max_size, "num_classes": num_classes} | settings
+    if "rcnn" in name:
+        settings["box_detections_per_img"] = 20  # pasting a hundred masks takes seconds
     model = getattr(zoo, name)(weights=None, weights_backbone=None, **settings).eval()
     for full, part in model.named_modules():
         if isinstance(
