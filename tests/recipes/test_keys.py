@@ -13,10 +13,10 @@ def flat(data: dict, prefix: str = "") -> set[str]:
 
 
 def test_the_keys_are_those_of_a_recipe() -> None:
-    recipes = {"fcos": "fcos-small"}
-    assert set(recipes) == set(MODELS)
-    for model, name in recipes.items():
-        assert {key.key for key in recipe_keys(model)} == flat(dump_recipe(load_recipe(name)))
+    for model in MODELS:
+        recipe = load_recipe(f"{model.replace('_', '-')}-small")
+        assert recipe.model.name == model
+        assert {key.key for key in recipe_keys(model)} == flat(dump_recipe(recipe))
 
 
 def test_a_key_tells_its_type_with_bounds_its_default_and_its_meaning() -> None:
