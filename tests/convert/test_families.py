@@ -11,7 +11,7 @@ from boxwright.convert.files import convert_file, convert_state
 from boxwright.convert.torchvision import new_names
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.backbone_files import read_tensors, state_of
-from boxwright.recipes import dump_recipe
+from boxwright.recipes import check_recipe, dump_recipe
 from boxwright.structures import Classes, ImageBatch
 
 ALL = [
@@ -189,3 +189,62 @@ class TestCourse:
         assert (model.centerness_on, model.box_loss) == (("class", "l1") if third else ("box", "giou"))
         forced = convert_state(state, "x", {"variant": "003"}).recipe.model
         assert forced.locations == "swapped"
+
+
+def detectron2_state(model, classes=6):
+    """A state dict of Detectron2's names with random weights, from one of our detectors."""
+    recipe = check_recipe({"model": model, "schedule": {"steps": 1}}, "test")
+    return export_state(dump_recipe(recipe)["model"], classes, _weights(model, classes), "detectron2")
+
+
+def _weights(model, classes):
+    recipe = check_recipe({"model": model, "schedule": {"steps": 1}}, "test")
+    torch.manual_seed(0)
+    return MODELS[model["name"]].build(recipe.model_config_of(classes)).state_dict()
+
+
+SLIM = {"widths": [16, 32, 8, 1], "stride_in_1x1": True}
+ONE_MAP = {"fpn_channels": None, "pooled_level": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"name": "faster_rcnn", "backbone": "resnet101", "levels": ["c5"], **ONE_MAP,
+          "backbone_variant": {**SLIM, "dilated_c5": True}, "rpn": {"stem_channels": [256]},
+          "box": {"fc_channels": [32, 32]}}, ("faster_rcnn DC5", "resnet101", True)),
+        ({"name": "mask_rcnn", "levels": ["c4"], **ONE_MAP, "backbone_variant": SLIM, "rpn": {"stem_channels": [128]},
+          "box": {"stage_head": True, "pool_size": 14}, "mask": {"conv_channels": [], "upsampled_channels": 16}},
+         ("mask_rcnn C4", "resnet50", True)),
+        ({"name": "rpn", "levels": ["c4"], **ONE_MAP, "backbone_variant": SLIM, "rpn": {"stem_channels": [128]}},
+         ("rpn C4", "resnet50", True)),
+        ({"name": "faster_rcnn", "backbone": "resnext101_32x8d", "fpn_channels": 32, "rpn": {"stem_channels": [32]},
+          "backbone_variant": {"widths": [8, 64, 1, 32]}, "box": {"fc_channels": [32, 32], "regression": "agnostic"},
+          "levels": ["c2", "c3", "c4", "c5"]}, ("faster_rcnn FPN", "resnet101", False)),
+    ],
+)  # fmt: skip
+def test_what_the_recorded_cases_do_not_show_is_recognised_and_comes_back(model, expected):
+    """DC5, C4 with masks, RPN on C4, and a grouped backbone: strides, dilation and widths from the file alone."""
+    model = {**model, "rpn": {**model["rpn"], "anchor_grid": "corner"}}
+    if model["levels"] in (["c4"], ["c5"]):
+        model["rpn"]["anchor_sizes"] = [[32, 64, 128, 256, 512]]
+    found = convert_state(state := detectron2_state(model), "x")
+    section = found.recipe.model
+    architecture, backbone, in_1x1 = expected
+    assert (found.origin["architecture"], section.backbone) == (architecture, backbone)
+    assert section.backbone_variant.stride_in_1x1 == in_1x1
+    assert section.backbone_variant.dilated_c5 == (model["levels"] == ["c5"])
+    assert list(section.backbone_variant.widths) == model["backbone_variant"]["widths"]
+    weights = _weights(model, 6)
+    assert all(torch.equal(found.weights[name], value) for name, value in weights.items() if "tracked" not in name)
+    assert set(export_state(dump_recipe(found.recipe)["model"], 6, found.weights, "detectron2")) == set(state)
+
+
+def test_full_widths_are_told_by_torchvisions_names():
+    """A full ResNeXt-101 32x8d has no unusual widths, and its strides in the 3x3."""
+    from boxwright.convert.architecture import resnet_of
+    from boxwright.models.config import empty_state
+    from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
+
+    state = empty_state(RetinaNet, RetinaNetConfig(num_classes=2, backbone="resnext101_32x8d"))
+    assert resnet_of(state, "backbone.body.conv1.weight", "backbone.body.layer{}.", 1) == ("resnext101_32x8d", None, 32)

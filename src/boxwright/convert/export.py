@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwright.convert import detectron2, torchvision, torchvision_rcnn, two_stage
-from boxwright.convert.architecture import plain
 from boxwright.convert.keymap import Layout, give_weights
-from boxwright.models import retinanet
 
 LIBRARIES = ("torchvision", "detectron2")
 
@@ -58,51 +56,46 @@ def write_state(state: Mapping[str, Tensor], path: Path, to: str) -> None:
     torch.save({"model": dict(state)} if to == "detectron2" else dict(state), path)
 
 
+_FCOS = {
+    "extra_levels": 2, "extra_from": "p5", "centerness_on": "box", "normalise_targets": True, "box_output": "relu",
+    "scale_per_level": False, "head_norm": "gn", "inclusive_pixels": False,
+}  # fmt: skip
+"""What the FCOS of both libraries computes from the same weights; how it is trained is another matter."""
+
+
 def _target(
     model: Mapping[str, Any], num_classes: int, weights: Mapping[str, Tensor], to: str
 ) -> tuple[Layout, dict[str, Any]]:
     """The layout of the other library's file, and the settings that its detector has."""
-    name = model["name"]
+    name, there = model["name"], to == "torchvision"
+    if name not in ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", *(() if there else ("rpn",))):
+        raise ValueError(f"{to} has no detector like {name}")
     channels = model.get("class_channels")
-    if name in ("fcos", "retinanet"):
-        count = max(channels) + 1 if channels else num_classes
-        if to == "torchvision":
-            second = name == "retinanet" and model["head_norm"] == "gn"
-            preset = retinanet.TORCHVISION_V2 if second else retinanet.TORCHVISION
-            needed = torchvision.FCOS if name == "fcos" else {**plain(preset), "pad_multiple": 32}
-            layers = len(model["stem_channels"])
-            layout = (
-                torchvision.fcos_layout() if name == "fcos" else torchvision.retinanet_layout(count, layers, second)
-            )
-            return layout, {**needed, "backbone_variant.stride_in_1x1": False}
-        preset = {**plain(retinanet.DETECTRON2), "pad_multiple": 32}
-        layout = detectron2.fcos_layout() if name == "fcos" else detectron2.retinanet_layout(num_classes, 9)
-        return layout, {**(detectron2.FCOS if name == "fcos" else _without_backbone(preset)), "class_channels": None}
-    if name in ("faster_rcnn", "mask_rcnn", "rpn"):
-        prefix = "detector." if name == "mask_rcnn" else ""
-        if to == "detectron2":
-            stage = bool(model.get("box", {}).get("stage_head"))
-            needed = {"rpn.anchor_grid": "corner", "rpn.anchors_rounded": False}
-            if name != "rpn":
-                needed |= {"box.pool_aligned": True, "class_channels": None, "fpn_norm": "none"}
-            if name == "mask_rcnn":
-                needed |= {"mask.pool_aligned": True}
-            return two_stage.layout(prefix, tuple(model["levels"]), stage=stage), needed
-        if name != "rpn":
-            needed = {
-                "rpn.anchor_grid": "torchvision", "rpn.anchors_rounded": True, "box.pool_sampling": 2,
-                "box.pool_aligned": False,
-            }  # fmt: skip
-            count = (max(channels) + 1 if channels else num_classes) + 1
-            mobile = model["backbone"].startswith("mobilenet")
-            second = model["fpn_norm"] == "bn"
-            layout = torchvision_rcnn.layout(prefix, count, second=second, mobile=mobile)
-            return layout, {**needed, "backbone_variant.stride_in_1x1": False}
-    raise ValueError(f"{to} has no detector like {name}")
-
-
-def _without_backbone(preset: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in preset.items() if key not in ("backbone_variant", "pixel_std", "pixel_mean")}
+    count = max(channels) + 1 if channels else num_classes
+    needed: dict[str, Any] = {} if there else {"class_channels": None, "backbone_variant.norm_eps": None}
+    if there:
+        needed["backbone_variant.stride_in_1x1"] = False
+    if name == "fcos":
+        needed |= {**_FCOS, "locations": "torchvision" if there else "centre"}
+        return torchvision.fcos_layout() if there else detectron2.fcos_layout(), needed
+    if name == "retinanet":
+        second = there and model["head_norm"] == "gn"
+        needed |= {
+            "anchor_grid": "torchvision" if there else "corner", "rounded_anchors": there, "head_bias": not second,
+        }  # fmt: skip
+        if there:
+            return torchvision.retinanet_layout(count, len(model["stem_channels"]), second), needed
+        return detectron2.retinanet_layout(count, 9), needed
+    prefix = "detector." if name == "mask_rcnn" else ""
+    parts = [part for part in ("box", "mask") if part in model]
+    needed |= {f"{part}.pool_aligned": not there for part in parts}
+    needed |= {"rpn.anchor_grid": "torchvision" if there else "corner", "rpn.anchors_rounded": there}
+    if there:
+        mobile, second = model["backbone"].startswith("mobilenet"), model["fpn_norm"] == "bn"
+        needed |= {f"{part}.pool_sampling": 2 for part in parts}
+        return torchvision_rcnn.layout(prefix, count + 1, second=second, mobile=mobile), needed
+    stage = bool(model.get("box", {}).get("stage_head"))
+    return two_stage.layout(prefix, tuple(model["levels"]), stage=stage), needed
 
 
 def _at(model: Mapping[str, Any], key: str) -> Any:

@@ -1,0 +1,103 @@
+"""The verbs convert and zoo, and the others fed with foreign files: whole commands."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from boxwright.checkpoint import load_checkpoint
+from boxwright.nn.backbone_files import read_tensors, state_of
+from boxwright.recipes import load_recipe
+
+
+@pytest.fixture
+def fixtures(shared):
+    return shared / "fixtures"
+
+
+def test_a_zoo_pickle_becomes_a_checkpoint_with_its_recipe_and_goes_back_exactly(boxwright, fixtures, tmp_path):
+    source = fixtures / "detectron2" / "faster_rcnn_fpn" / "model.pkl"
+    done = boxwright("convert", source, "--out", tmp_path / "faster.pt")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'faster.pt'}\n")
+    assert "detectron2: faster_rcnn FPN, 80 classes" in done.err
+    assert "taken as usual: strides in the 1x1 convolutions" in done.err
+    found = load_checkpoint(tmp_path / "faster.pt")
+    assert found.origin is not None
+    assert (found.origin["family"], found.score_threshold) == ("detectron2", 0.05)
+    assert load_recipe(tmp_path / "faster.yaml").model.name == "faster_rcnn"
+    done = boxwright("convert", tmp_path / "faster.pt", "--to", "detectron2", "--out", tmp_path / "back.pkl")
+    assert done.code == 0
+    theirs, back = (state_of(read_tensors(path)) for path in (source, tmp_path / "back.pkl"))
+    assert theirs.keys() == back.keys()
+    assert all(torch.equal(value, back[name]) for name, value in theirs.items())
+
+
+def test_what_exists_is_not_written_over(boxwright, fixtures, tmp_path):
+    (tmp_path / "a.pt").write_text("mine")
+    boxwright("convert", fixtures / "adelaidet" / "fcos" / "model.pth", "--out", tmp_path / "a.pt").refused(
+        "a.pt exists already", "--out"
+    )
+    assert (tmp_path / "a.pt").read_text() == "mine"
+
+
+def test_class_names_come_from_a_file(boxwright, fixtures, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(f"thing {k}" for k in range(80)) + "\n")
+    source = fixtures / "adelaidet" / "fcos" / "model.pth"
+    assert boxwright("convert", source, "--classes", tmp_path / "names.txt", "--out", tmp_path / "a.pt").code == 0
+    assert load_checkpoint(tmp_path / "a.pt").classes.names[79] == "thing 79"
+
+
+def test_a_foreign_file_predicts_and_is_trained_on(boxwright, fixtures, tmp_path, voc):
+    data = voc(tmp_path / "data", names=("person", "dot"))
+    source = fixtures / "detectron2" / "fcos" / "model.pkl"
+    done = boxwright("predict", source, data / "JPEGImages", "--out", tmp_path / "found", "--json", "--score", "0.9")
+    assert done.code == 0, done
+    assert (tmp_path / "found" / "detections.json").exists()
+    assert boxwright("convert", source, "--out", tmp_path / "fcos.pt").code == 0
+    done = boxwright(
+        "train", tmp_path / "fcos.yaml", "data.resize.size=64", "data.resize.max_size=64", "schedule.steps=2",
+        "schedule.warmup_steps=0", "data.batch_size=2", "--data", data, "--weights", tmp_path / "fcos.pt",
+        "--runs", tmp_path / "runs", "--name", "tuned", "--device", "cpu",
+    )  # fmt: skip
+    assert done.code == 0, done
+    assert "classes kept by name: person" in done.err + done.out
+
+
+@pytest.mark.parametrize("verb", ["convert", "predict"])
+def test_a_malicious_file_is_refused_by_name_before_it_runs(boxwright, tmp_path, verb):
+    class Runs:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/PWNED",)
+
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"model": {"a": Runs()}}))
+    words = ["convert"] if verb == "convert" else ["predict"]
+    done = boxwright(*words, tmp_path / "bad.pkl", *([] if verb == "convert" else [tmp_path]))
+    done.refused("bad.pkl: refused", "system", "only arrays, numbers, text and containers are read")
+    torch.save({"model": Runs()}, tmp_path / "bad.pth")
+    boxwright("convert", tmp_path / "bad.pth").refused("bad.pth", "refused", "system")
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_what_cannot_be_is_one_sentence(boxwright, fixtures, tmp_path):
+    source = fixtures / "adelaidet" / "fcos" / "model.pth"
+    boxwright("convert", tmp_path / "none.pth").refused("none.pth: no such file")
+    boxwright("convert", source, "--to", "keras").refused("--to: expected torchvision or detectron2, got keras")
+    boxwright("convert", source, "--to", "torchvision").refused(
+        "torchvision has no fcos like this one", "scale_per_level True"
+    )
+    boxwright("convert", "torchvision/fcos").refused("no detector 'torchvision/fcos' in the zoo", "did you mean")
+    torch.save({"a": torch.ones(1)}, tmp_path / "odd.pth")
+    boxwright("convert", tmp_path / "odd.pth").refused("odd.pth", "no detector of torchvision, Detectron2")
+
+
+def test_the_zoo_is_listed_with_figures_licence_and_addresses(boxwright):
+    done = boxwright("zoo", "retinanet", "--addresses")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["name", "box", "AP", "mask", "AP", "M", "param", "GFLOPs", "licence", "here"]
+    assert "torchvision/retinanet_resnet50_fpn" in lines[1]
+    assert "36.4" in lines[1]
+    assert lines[2].strip() == "https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"
+    assert "without network" in done.err
+    boxwright("zoo", "nothing").refused("no name in the zoo contains 'nothing'")
