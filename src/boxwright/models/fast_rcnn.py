@@ -28,7 +28,7 @@ from boxwright.ops.assign import gather_rows
 from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, smooth_l1
-from boxwright.ops.match import match_boxes, sample_balanced
+from boxwright.ops.match import Sampled, match_boxes, sample_balanced
 from boxwright.ops.roi import pool_regions, region_levels
 from boxwright.ops.select import select_detections, top_candidates
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
@@ -174,6 +174,9 @@ class BoxBranch(nn.Module):
         drawn = sample_balanced(
             positive, ~positive & ~assigned.ignored & usable, settings.samples, settings.positive_fraction
         )  # fmt: skip
+        # padding goes as far as no picture needs it: pooling and head are most of a step
+        longest = max(1, int(drawn.real.sum(1).amax()))
+        drawn = Sampled(*(part[:, :longest] for part in drawn))
         owner = torch.where(drawn.positive, assigned.owner.gather(1, drawn.rows), -1)
         return SampledRegions(
             boxes=gather_rows(boxes, drawn.rows),
