@@ -20,7 +20,7 @@ from boxwright.structures import CroppedMask, ImageBatch, PaddedDetections, Targ
 
 NARROW = {"conv_channels": (8,), "upsampled_channels": 8}
 SLIM = ResNetVariant(widths=(8, 16, 4, 1))
-FCOS_MASK = {"backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,), "mask": NARROW, "mask_samples": 8}
+FCOS_MASK = {"backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,), "mask": {**NARROW, "samples": 8}}
 TWO_STAGE = {"rpn": {"stem_channels": (16,), "test_proposals": 20, "train_proposals": 20, "samples": 16},
              "box": {"fc_channels": (16,), "samples": 12}, "fpn_channels": 16}  # fmt: skip
 ONE_LEVEL = {"stem_channels": (16,), "anchor_sizes": ((16.0, 32.0),), "test_proposals": 9, "train_proposals": 9}
@@ -255,8 +255,8 @@ def test_fcos_regions_are_its_detections_and_the_truth():
 
 def test_settings_of_the_detector_stand_beside_those_of_the_masks():
     model = build("fcos_mask")
-    config = with_values(model.config, num_classes=5, mask_samples=3)
-    assert (config.num_classes, config.detector.num_classes, config.mask_samples) == (5, 5, 3)
+    config = with_values(model.config, num_classes=5, mask_iou=0.7)
+    assert (config.num_classes, config.detector.num_classes, config.mask_iou) == (5, 5, 0.7)
     assert config.detector.fpn_channels == 16
     with pytest.raises(TypeError, match="no_such_field"):
         config_of(type(config), {"num_classes": 2, "no_such_field": 1})

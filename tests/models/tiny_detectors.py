@@ -47,7 +47,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "mask_rcnn": ("mask_rcnn", {**SMALL, **REGIONS, **BOX, **MASK}),
-    "fcos_mask": ("fcos_mask", {**DENSE, **MASK, "mask_samples": 512}),
+    "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
 QUICK = {"backbone_norm": "bn", "frozen_stages": 0}  # learns fast from random weights
 CURVES = Path(__file__).parent / "golden_curves.json"

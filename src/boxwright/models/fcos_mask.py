@@ -32,14 +32,10 @@ class FCOSMaskConfig:
 
     detector: FCOSConfig
     mask: MaskSettings = PYRAMID_MASKS
-    mask_samples: int = 128
-    """Regions a picture at most whose masks are learnt: the positive quarter of Mask R-CNN's 512."""
     mask_iou: float = 0.5
     """Overlap with an object from which a region owns it."""
 
     def __post_init__(self) -> None:
-        if self.mask_samples < 1:
-            raise ValueError(f"mask_samples: expected at least 1, got {self.mask_samples}")
         if not 0 < self.mask_iou <= 1:
             raise ValueError(f"mask_iou: expected above 0, up to 1, got {self.mask_iou}")
 
@@ -88,7 +84,8 @@ class FCOSMask(nn.Module):
             boxes, targets.boxes, targets.valid, targets.ignore, positive_iou=iou, negative_iou=iou, low_quality=False
         )
         positive = (owner >= 0) & usable
-        rows, chosen, _ = sample_balanced(positive, torch.zeros_like(positive), self.config.mask_samples, 1.0)
+        count = self.config.mask.samples or boxes.shape[1]
+        rows, chosen, _ = sample_balanced(positive, torch.zeros_like(positive), count, 1.0)
         boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
         return boxes, torch.where(chosen, owner.gather(1, rows), -1)
 

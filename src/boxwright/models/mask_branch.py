@@ -45,6 +45,8 @@ class MaskSettings:
     """Level of a region of 224 x 224 pixels."""
     level_slack: float = 0.0
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
+    samples: int | None = None
+    """Regions a picture at most whose masks are learnt; null for all that own an object."""
     targets: Literal["hard", "soft"] = "hard"
     """A cell is inside or outside by half its area (Detectron2), or as much as is covered (torchvision)."""
     paste: Paste = "exact"
@@ -53,6 +55,8 @@ class MaskSettings:
     def __post_init__(self) -> None:
         if self.pool_size < 2:
             raise ValueError(f"mask.pool_size: expected at least 2, got {self.pool_size}")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"mask.samples: expected at least 1, got {self.samples}")
 
 
 PYRAMID_MASKS = MaskSettings()
@@ -110,9 +114,11 @@ class MaskBranch(nn.Module):
     ) -> MaskRegions:
         """Logits of those regions (B, S, 4) that own an object (B, S) with a known mask, for its class.
 
-        Where a batch has none of them, a stand-in of weight 0 keeps every parameter in the graph, so that processes
+        At most `samples` a picture: the first ones, so their order should be a random one. Where a batch has none of
+        them, a stand-in of weight 0 keeps every parameter in the graph, so that processes
         stay in step.
         """
+        boxes, owner = boxes[:, : self.settings.samples], owner[:, : self.settings.samples]
         chosen = owner >= 0
         if targets.masks is None:
             chosen = torch.zeros_like(chosen)
