@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def load_program(path: Path) -> tuple[Any, Description]:
 
     inside = {KEY: ""}
     try:
+        if not zipfile.is_zipfile(path):  # torch would print a traceback before it raises
+            raise ValueError("not an archive")
         program = torch.export.load(path, extra_files=inside)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a torch.export program, or damaged") from error

@@ -1,0 +1,92 @@
+"""One small detector, written once in every format, and its pictures."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from boxwright.deploy.graph import detector_graph, record
+from boxwright.deploy.onnx import write_onnx
+from boxwright.deploy.openvino import write_openvino
+from boxwright.deploy.program import write_program
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes, ImageBatch
+
+CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
+SETTINGS = (
+    "model.backbone=resnet18",
+    "model.fpn_channels=16",
+    "model.stem_channels=[16]",
+    "model.head_norm=none",
+    "data.resize.size=96",
+    "data.resize.max_size=160",
+)
+EXTRAS = ("onnx", "onnxscript", "onnxruntime", "openvino")
+
+
+def scene(height, width, seed):
+    """A picture (H, W, 3) of discs on a gradient."""
+    rng = np.random.default_rng(seed)
+    image = Image.fromarray(np.linspace(40, 180, height * width * 3).reshape(height, width, 3).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y, radius = rng.integers(0, width), rng.integers(0, height), rng.integers(6, 25)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(rng.integers(0, 255, 3).tolist()))
+    return np.array(image)
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Pictures of four sizes, wide and tall, odd and small."""
+    return [scene(h, w, seed) for seed, (h, w) in enumerate([(96, 128), (96, 128), (131, 97), (61, 75), (160, 90)])]
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory) -> Path:
+    """An FCOS of random weights whose predictors are scaled so that scores and boxes differ from place to place."""
+    torch.manual_seed(0)
+    recipe = load_recipe("fcos-small", SETTINGS)
+    model = MODELS["fcos"].build(recipe.model_config_of(len(CLASSES))).eval()
+    with torch.no_grad():
+        outputs = model(ImageBatch.of([torch.from_numpy(scene(96, 128, 0)).permute(2, 0, 1)]))
+        for layer, values, spread, middle in (
+            (model.head.class_logits, outputs.class_logits, 1.5, -1.0),
+            (model.head.centerness, outputs.centerness_logits, 1.0, 0.5),
+            (model.head.box_distances, outputs.distances.log(), 0.4, 0.7),
+        ):
+            layer.weight.mul_(spread / float(values.std()))
+            layer.bias.fill_(middle)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(Checkpoint(recipe, CLASSES, model.state_dict(), score_threshold=0.6), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def detector(checkpoint_file) -> Detector:
+    return Detector.load(checkpoint_file, "cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint_file, tmp_path_factory) -> dict[str, Path]:
+    """Files of one recording: by their endings, and "candidates.onnx" without normalisation and NMS."""
+    for package in EXTRAS:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package} is not installed")
+    folder = tmp_path_factory.mktemp("exported")
+    checkpoint = load_checkpoint(checkpoint_file)
+    graph, description = detector_graph(checkpoint)
+    program = record(graph, description)
+    files = {name: folder / f"tiny.{name}" for name in ("onnx", "xml", "pt2")}
+    write_onnx(program, files["onnx"], description)
+    write_openvino(files["onnx"], files["xml"], description)
+    write_program(program, files["pt2"], description)
+    graph, description = detector_graph(checkpoint, normalise=False, nms=False)
+    files["candidates"] = folder / "candidates.pt2"
+    write_program(record(graph, description), files["candidates"], description)
+    return files

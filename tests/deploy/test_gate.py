@@ -1,0 +1,85 @@
+"""The gate: what counts as the same, and that a file which finds something else is refused."""
+
+import pytest
+import torch
+
+from boxwright.deploy.gate import TOLERANCES, agreement, gate_pictures, prove
+from boxwright.inference.predictor import Detector
+from boxwright.structures import CroppedMask, Detections
+
+FP32 = TOLERANCES["fp32"]
+
+
+def found(boxes, scores, labels, masks=None):
+    return Detections(torch.tensor(boxes).float().reshape(-1, 4), torch.tensor(scores).float().reshape(-1),
+                      torch.tensor(labels).long().reshape(-1), (60, 80), masks=masks)  # fmt: skip
+
+
+BOXES = [[0, 0, 10, 10], [20, 20, 40, 50], [50, 5, 70, 30]]
+ALL = found(BOXES, [0.9, 0.8, 0.7], [0, 1, 2])
+
+
+def share(one, other, least=0.05, most=100):
+    return agreement([one], [other], FP32, least, most).share
+
+
+def test_a_list_agrees_with_itself_and_nothing_with_nothing():
+    assert share(ALL, ALL) == 1.0
+    assert share(found([], [], []), found([], [], [])) == 1.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        found(BOXES[:2], [0.9, 0.8], [0, 1]),  # one is missing
+        found([], [], []),
+        found([[1, 0, 11, 10], *BOXES[1:]], [0.9, 0.8, 0.7], [0, 1, 2]),  # one lies elsewhere
+        found(BOXES, [0.9, 0.8, 0.7], [0, 1, 1]),  # another class
+        found(BOXES, [0.9, 0.8, 0.6], [0, 1, 2]),  # another score
+        found([*BOXES, BOXES[0]], [0.9, 0.8, 0.7, 0.9], [0, 1, 2, 0]),  # the same twice
+    ],
+)
+def test_what_differs_counts_on_both_sides(other):
+    assert share(ALL, other) < FP32.share
+    assert share(other, ALL) < FP32.share
+
+
+def test_nearly_equal_scores_may_change_places():
+    other = found([BOXES[1], BOXES[0], BOXES[2]], [0.8999, 0.8998, 0.7], [1, 0, 2])
+    assert share(found(BOXES, [0.8999, 0.8997, 0.7], [0, 1, 2]), other) == 1.0
+
+
+def test_a_detection_at_the_end_of_the_list_may_come_or_go():
+    other = found([*BOXES, [0, 40, 9, 55]], [0.9, 0.8, 0.7, 0.0505], [0, 1, 2, 0])
+    assert share(ALL, other) == 1.0
+    assert share(ALL, other, least=0.01) < FP32.share
+    full = found([*BOXES[:2], [0, 40, 9, 55]], [0.9, 0.8, 0.7002], [0, 1, 0])
+    assert share(ALL, full, most=3) == 1.0  # the third place of three: whichever of two nearly equal ones
+    assert share(ALL, full) < FP32.share
+
+
+def test_masks_are_compared():
+    whole = CroppedMask(0, 0, torch.ones(10, 10, dtype=torch.bool))
+    half = CroppedMask(0, 0, torch.ones(5, 10, dtype=torch.bool))
+    one, same, other = (found(BOXES[:1], [0.9], [0], masks=(mask,)) for mask in (whole, whole, half))
+    assert share(one, same) == 1.0
+    assert share(one, other) < FP32.share
+    assert share(one, found(BOXES[:1], [0.9], [0])) < FP32.share
+
+
+def test_pictures_are_of_mixed_sizes():
+    images = gate_pictures(None)
+    assert len(images) >= 6
+    assert len({tuple(image.shape) for image in images}) >= 3
+
+
+def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_file):
+    same = prove(detector, Detector.load(checkpoint_file, "cpu"), None, "fp32")
+    assert same.share == 1.0
+    assert same.asked > 100
+    assert same.box_pixels < 1e-3
+    other = Detector.load(checkpoint_file, "cpu")
+    with torch.no_grad():
+        other.engine.model.head.class_logits.bias += 0.1
+    with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
+        prove(detector, other, None, "fp32")

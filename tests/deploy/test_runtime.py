@@ -1,0 +1,182 @@
+"""Exported files behind `Detector`: the same detections, the user's classes, and a sentence for a mistake."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.checkpoint import load_checkpoint
+from boxwright.deploy.description import Description
+from boxwright.deploy.runtime import load_detector, narrowed
+from boxwright.models import DetectSettings
+from boxwright.structures import PaddedDetections
+
+KINDS = ("onnx", "xml", "pt2", "candidates")
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        assert len(one) == len(other) > 0
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=2e-2)
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-4)
+        assert one.classes == other.classes
+        assert one.size_hw == other.size_hw
+
+
+@pytest.fixture(scope="module")
+def runtimes(exported):
+    return {kind: load_detector(exported[kind], "cpu") for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def runtime(request, runtimes):
+    return runtimes[request.param]
+
+
+def test_detections_are_those_of_the_checkpoint_alone_and_in_mixed_batches(runtime, detector, pictures):
+    assert runtime.score_threshold == detector.score_threshold == 0.6
+    for batch in (1, 2, 8):
+        assert_same(runtime.predict(pictures, batch=batch), detector.predict(pictures, batch=batch))
+
+
+def test_every_size_goes_in(runtime, detector):
+    """Down to a picture of which the coarsest levels are one cell."""
+    for height, width in ((32, 32), (33, 200), (250, 64)):
+        images = [np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)] * 3
+        assert_same(runtime.predict(images, score=0.05, resize=None), detector.predict(images, score=0.05, resize=None))
+
+
+def test_a_higher_score_and_fewer_detections_are_what_the_checkpoint_gives(runtime, detector, pictures):
+    for settings in ({"score": 0.7}, {"score": 0.05, "max_detections": 7}):
+        assert_same(runtime.predict(pictures, **settings), detector.predict(pictures, **settings))
+
+
+def test_what_is_fixed_in_a_file_is_said(exported, pictures):
+    file = load_detector(exported["onnx"], "cpu")
+    for settings, words in (
+        ({"score": 0.01}, "holds nothing below a score of 0.05, got 0.01; export it again with a lower --score"),
+        ({"nms_iou": 0.3}, "has NMS at an overlap of 0.6 inside, got 0.3"),
+        ({"max_detections": 500}, "gives at most 100 detections, got 500"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            file.predict(pictures[0], **settings)
+        assert str(exported["onnx"]) in str(caught.value)
+
+
+def test_candidates_leave_nms_to_the_caller(runtimes, detector, pictures):
+    file = runtimes["candidates"]
+    for settings in ({"nms_iou": 0.3}, {"nms_iou": 0.9, "max_detections": 300, "score": 0.1}):
+        assert_same(file.predict(pictures, **settings), detector.predict(pictures, **settings))
+
+
+def test_float_pictures_are_the_same_pixels(exported, pictures):
+    file = load_detector(exported["onnx"], "cpu")
+    whole = torch.from_numpy(pictures[0]).permute(2, 0, 1)
+    assert_same(file.predict(whole / 255, resize=None), file.predict(whole, resize=None))
+
+
+def test_an_exported_file_has_no_torch_network(exported):
+    file = load_detector(exported["onnx"], "cpu")
+    with pytest.raises(ValueError, match="holds no torch network"):
+        _ = file.model
+
+
+def test_predict_and_evaluate_take_a_file_as_they_take_a_checkpoint(exported, checkpoint_file, pictures, tmp_path):
+    from typer.testing import CliRunner
+
+    from boxwright.cli.main import app
+
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    results = []
+    for number, file in enumerate((exported["onnx"], checkpoint_file)):
+        out = tmp_path / f"out{number}"
+        done = CliRunner().invoke(
+            app, ["predict", str(file), str(tmp_path / "a.png"), "--out", str(out), "--json", "--no-draw"]
+        )
+        assert done.exit_code == 0, done.output
+        (rows,) = json.loads((out / "detections.json").read_text()).values()
+        results.append(rows)
+    assert len(results[0]) == len(results[1]) > 0
+    for one, other in zip(*results, strict=True):
+        assert one["name"] == other["name"]
+        assert one["box"] == pytest.approx(other["box"], abs=2e-2)
+
+
+class TestDescription:
+    def test_the_text_brings_everything_back(self, exported, checkpoint_file):
+        known = load_detector(exported["onnx"], "cpu").engine.description
+        assert Description.from_json(known.to_json(), "x") == known
+        checkpoint = load_checkpoint(checkpoint_file)
+        assert (known.recipe, known.classes) == (checkpoint.recipe, checkpoint.classes)
+        assert known.outputs == ("boxes", "scores", "labels", "counts")
+        assert known.inputs == ("images", "sizes")
+
+    def test_a_reader_without_boxwright_finds_names_and_preprocessing(self, exported):
+        import onnx
+
+        model = onnx.load(str(exported["onnx"]))
+        found = {entry.key: entry.value for entry in model.metadata_props}
+        assert found["names"] == "cell,dot,ring"
+        fed = json.loads(found["boxwright"])["input"]
+        assert (fed["pixels"], fed["colour"], fed["normalise_in_graph"]) == ("uint8", "RGB", True)
+        assert fed["mean"] == pytest.approx([0.485, 0.456, 0.406])
+        sizes = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+                 for value in (*model.graph.input, *model.graph.output)}  # fmt: skip
+        assert sizes == {
+            "images": ["batch", 3, "height", "width"],
+            "sizes": ["batch", 2],
+            "boxes": ["batch", 100, 4],
+            "scores": ["batch", 100],
+            "labels": ["batch", 100],
+            "counts": ["batch"],
+        }
+
+    @pytest.mark.parametrize("name", ["other.onnx", "other.xml", "other.pt2"])
+    def test_files_of_something_else(self, tmp_path, name):
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
+            load_detector(tmp_path / name)
+        for content in (b"", b"hello\n", b"PK\x03\x04"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=name) as caught:
+                load_detector(tmp_path / name, "cpu")
+            assert "\n" not in str(caught.value)
+
+    def test_an_onnx_file_of_somebody_else(self, tmp_path, exported):
+        import onnx
+
+        model = onnx.load(str(exported["onnx"]))
+        del model.metadata_props[:]
+        onnx.save(model, str(tmp_path / "bare.onnx"))
+        with pytest.raises(ValueError, match="was not exported by boxwright"):
+            load_detector(tmp_path / "bare.onnx", "cpu")
+
+    def test_a_damaged_graph(self, tmp_path, exported):
+        import onnx
+
+        model = onnx.load(str(exported["onnx"]))
+        model.graph.node[3].op_type = "NoSuchThing"
+        onnx.save(model, str(tmp_path / "bad.onnx"))
+        with pytest.raises(ValueError, match="ONNX Runtime cannot load it"):
+            load_detector(tmp_path / "bad.onnx", "cpu")
+
+    def test_settings_of_a_checkpoint_are_not_for_files(self, exported):
+        with pytest.raises(ValueError, match="precision and compilation are for checkpoints"):
+            load_detector(exported["onnx"], "cpu", precision="bf16")
+        with pytest.raises(ValueError, match="OpenVINO runs on the CPU"):
+            load_detector(exported["xml"], "cuda")
+
+
+def test_narrowing_cuts_the_ends_only():
+    found = PaddedDetections(
+        torch.rand(1, 4, 4), torch.tensor([[0.9, 0.5, 0.3, 0.0]]), torch.tensor([[1, 0, 2, -1]]), torch.tensor([3])
+    )
+    for score, most, count in ((0.1, 4, 3), (0.3, 4, 2), (0.1, 2, 2), (0.95, 4, 0)):
+        cut = narrowed(found, DetectSettings(score_threshold=score, max_detections=most))
+        assert cut.counts.tolist() == [count]
+        assert torch.equal(cut.boxes[:, :count], found.boxes[:, :count])
+        assert not cut.boxes[:, count:].any()
+        assert (cut.labels[:, count:] == -1).all()
