@@ -294,7 +294,10 @@ class TestDetections:
         fake = types.ModuleType("supervision")
         fake.Detections = lambda **fields: made.update(fields)
         monkeypatch.setitem(sys.modules, "supervision", fake)
-        self.detections(classes=Classes.named(["cat", "dog"])).to_supervision()
+        masks = (CroppedMask(0, 0, torch.ones(4, 4, dtype=torch.bool)), CroppedMask(1, 2, torch.eye(4).bool()))
+        self.detections(classes=Classes.named(["cat", "dog"]), masks=masks).to_supervision()
+        assert made["mask"].shape == (2, 10, 20)
+        assert made["mask"].sum((1, 2)).tolist() == [16, 4]
         assert made["xyxy"].tolist() == [SQUARE, [1.0, 2.0, 5.0, 8.0]]
         assert made["class_id"].tolist() == [1, 0]
         assert made["data"] == {"class_name": ["dog", "cat"]}

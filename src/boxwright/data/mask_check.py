@@ -5,10 +5,11 @@ Such an object keeps its box and loses its mask: a box that is left out would be
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from boxwright.data.records import Annotation, Problem
-from boxwright.data.truth import Box, mask_of
+from boxwright.data.truth import Box, clip_box, mask_of
 
 _SLACK = 2.0  # pixels a polygon may end outside without a word
 _LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
@@ -26,19 +27,18 @@ def checked_mask(
         return item, Problem("missing-mask", item.where, missing, item.box) if needed and not item.ignore else None
     bare = replace(item, segmentation=None)
     try:
-        mask = mask_of(item, hw)
+        extent = _extent(item, hw)
     except ValueError as error:
         message = str(error).removeprefix(f"{item.where}: ")
         return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
-    if not bool(mask.bitmap.any()):
+    if extent is None:
         message = f"the mask of the {name} covers no pixel of its picture; its box is kept without it"
         return bare, Problem("empty-mask", item.where, message, item.box)
-    height, width = mask.bitmap.shape
-    overlap = _overlap((mask.x, mask.y, mask.x + width, mask.y + height), box)
-    if overlap < _LEAST_OVERLAP and not item.ignore:
+    if _overlap(extent, box) < _LEAST_OVERLAP and not item.ignore:
+        x1, y1, x2, y2 = extent
         message = (
-            f"the mask of the {name} lies elsewhere than its box (x {mask.x} to {mask.x + width}, "
-            f"y {mask.y} to {mask.y + height}); the box is kept without it"
+            f"the mask of the {name} lies elsewhere than its box (x {x1:g} to {x2:g}, y {y1:g} to {y2:g}); the box is "
+            "kept without it"
         )
         return bare, Problem("mask-off-box", item.where, message, item.box, severity="error")
     beyond = _beyond(item, hw)
@@ -51,7 +51,32 @@ def checked_mask(
     return item, None
 
 
-def _overlap(first: tuple[float, float, float, float], second: Box) -> float:
+def _extent(item: Annotation, hw: tuple[int, int]) -> Box | None:
+    """The box around the part of a mask that its picture shows, None where there is none; ValueError if damaged.
+
+    Polygons are not filled for it: a large data set has a million of them.
+    """
+    polygons = item.segmentation
+    if isinstance(polygons, list) and polygons and all(map(_is_polygon, polygons)):
+        columns = [value for polygon in polygons for value in polygon[0::2]]
+        rows = [value for polygon in polygons for value in polygon[1::2]]
+        return clip_box((min(columns), min(rows), max(columns), max(rows)), hw)
+    mask = mask_of(item, hw)
+    height, width = mask.bitmap.shape
+    return (mask.x, mask.y, mask.x + width, mask.y + height) if bool(mask.bitmap.any()) else None
+
+
+def _is_polygon(polygon: object) -> bool:
+    """Whether this is a flat list of three or more points."""
+    return (
+        isinstance(polygon, list)
+        and len(polygon) >= 6
+        and len(polygon) % 2 == 0
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in polygon)
+    )
+
+
+def _overlap(first: Box, second: Box) -> float:
     """IoU of two boxes."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
