@@ -13,6 +13,7 @@ import torch
 from boxwright.convert.files import convert_file
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
+from boxwright.ops.boxes import pairwise_iou
 from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 
 EVERYTHING = 100_000
@@ -80,26 +81,34 @@ def assert_matched():
     return _assert_matched
 
 
-def _assert_matched(found, expected, *, thresholds=(), box=1e-3, score=1e-5):
+def _assert_matched(found, expected, *, thresholds=(), box=1e-3, score=1e-5, swaps=0):
     """Detections matched one to one: boxes and scores within tolerance, labels equal; near a threshold they may differ.
 
-    The lowest score counts as a threshold, since it is where the limit of detections fell.
+    The lowest score counts as a threshold, since it is where the limit of detections fell. `swaps` is how many may be
+    the other one of two overlapping boxes of one score and label, between which NMS decided by a rounding error.
     """
     boxes, scores, labels = expected
     close = (found.labels[:, None] == labels) & ((found.scores[:, None] - scores).abs() <= score)
     close &= (found.boxes[:, None] - boxes).abs().amax(-1) <= box
     taken = torch.zeros(len(labels), dtype=torch.bool)
-    alone = []
+    alone, swapped = [], 0
     for row in range(len(found)):
         free = (close[row] & ~taken).nonzero()[:, 0]
         if len(free):
             taken[free[0]] = True
+            continue
+        rival = (found.labels[row] == labels) & ((found.scores[row] - scores).abs() <= score) & ~taken
+        rival = (rival & (pairwise_iou(found.boxes[row][None], boxes)[0] > 0.2)).nonzero()[:, 0]
+        if len(rival) and swapped < swaps:
+            taken[rival[0]] = True
+            swapped += 1
         else:
             alone.append(float(found.scores[row]))
     alone += scores[~taken].tolist()
     lowest = min([*scores.tolist(), *found.scores.tolist()], default=0.0)
     far = [value for value in alone if min(abs(value - t) for t in (*thresholds, lowest)) > score]
-    assert not far, f"{len(far)} of {len(labels)} recorded and {len(found)} found detections have no partner: {far[:5]}"
+    allowed = 2 * swapped  # the other winner suppresses others
+    assert len(far) <= allowed, f"{len(far)} of {len(labels)} recorded and {len(found)} found detections have no partner: {far[:5]}"
 
 
 @pytest.fixture(scope="session")

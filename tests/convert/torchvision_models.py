@@ -32,12 +32,17 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
     with torch.no_grad():
         model(pictures, targets)
         model.eval()
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm2d):  # a head that saw no region has no statistics
+                part.running_mean.nan_to_num_(0.0)
+                part.running_var.nan_to_num_(1.0)
         for full, part in model.named_modules():
             spread = SPREAD.get(full.rsplit(".", 1)[-1])
             if spread is not None:
                 part.spread = spread
                 part.register_forward_hook(_bring_to_spread)
         model(pictures)
+        model(pictures)  # masks are predicted once there are detections
     for part in model.modules():
         part._forward_hooks.clear()
     return model
@@ -45,10 +50,8 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
 
 def _bring_to_spread(part, _inputs, output):
     """Scale a predictor so that its first output spreads as wanted, and give the outputs of the scaled one."""
-    if hasattr(part, "spread"):
+    if hasattr(part, "spread") and output.numel() > 1:
         factor = part.spread / float(output.std().clamp(min=1e-6))
         part.weight.mul_(factor)
         part.bias.mul_(0).add_(torch.randn_like(part.bias) * 0.3 - (1.5 if part.spread == 1.5 else 0.0))
         del part.spread
-        return None
-    return None
