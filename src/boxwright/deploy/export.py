@@ -116,7 +116,7 @@ def export_checkpoint(
             write_onnx(program, onnx_file, description)
             if options.format == "openvino":
                 calibration = options.calibration
-                inputs = None if calibration is None else _calibration(reference, description, calibration)
+                inputs = None if calibration is None else calibration_inputs(reference, description, calibration)
                 write_openvino(onnx_file, partial, description, inputs)
                 onnx_file.unlink()
         if options.precision == "bf16" and not computes_bf16():
@@ -129,7 +129,7 @@ def export_checkpoint(
         )
         ap = checkpoint_ap = None
         if data is not None:
-            checkpoint_ap, ap = (_ap(one, data, split) for one in (reference, exported))
+            checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
             say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
             if checkpoint_ap - ap > LARGEST_AP_LOSS[options.precision]:
                 raise ValueError(
@@ -143,12 +143,13 @@ def export_checkpoint(
     return Exported(out, size, found, ap, checkpoint_ap)
 
 
-def _ap(detector: Detector, data: Path, split: str) -> float:
+def average_precision(detector: Detector, data: Path, split: str) -> float:
+    """COCO AP of a detector on a split of a labelled folder."""
     evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
     return coco_ap(evaluated.detections, evaluated.truths, evaluated.classes).ap or 0.0
 
 
-def _calibration(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
+def calibration_inputs(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
     """Pictures of a folder, one by one, as the network sees them."""
     if MODELS[description.recipe.model.name].needs_proposals:
         raise ValueError("int8 is not for detectors that are given their proposals")

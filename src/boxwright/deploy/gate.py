@@ -180,13 +180,16 @@ def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredP
 
 def gate_pictures(folder: Path | None) -> list[Tensor]:
     """A few pictures (3, H, W) of a folder, or drawn ones, half of them cut to other shapes."""
-    if folder is None:
-        drawn = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(PICTURES)]
-        whole = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]
-    else:
-        whole = [as_pixels(one)[0] for one in list(pictures_of(folder))[:PICTURES]]
+    given = () if folder is None else list(pictures_of(folder))[:PICTURES]
+    whole = [as_pixels(one)[0] for one in given] or drawn_pictures()
     cut = []
     for index, pixels in enumerate(whole):
         height, width = pixels.shape[1:]
         cut.append(pixels[:, : height * 3 // 4] if index % 2 else pixels[:, :, : width * 3 // 5])
     return [*whole, *(one.contiguous() for one in cut)]
+
+
+def drawn_pictures() -> list[Tensor]:
+    """Pictures (3, H, W) of coloured shapes, all of one size."""
+    drawn = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(PICTURES)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]

@@ -5,6 +5,9 @@ Two files, NAME.xml and NAME.bin. The precision of a model in bf16 is a wish: a 
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -60,13 +63,15 @@ def _quantised(model: Any, calibration: list[Inputs]) -> Any:
     nncf = required("nncf", "export")
     if not calibration:
         raise ValueError("int8 needs pictures to calibrate with")
-    return nncf.quantize(
-        model,
-        nncf.Dataset(calibration),
-        subset_size=len(calibration),
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=_outside_network(model), validate=False),
-    )
+    nncf.set_log_level(logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bar
+        return nncf.quantize(
+            model,
+            nncf.Dataset(calibration),
+            subset_size=len(calibration),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=_outside_network(model), validate=False),
+        )
 
 
 def _outside_network(model: Any) -> list[str]:

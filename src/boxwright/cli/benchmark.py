@@ -1,0 +1,96 @@
+"""The verb `benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def benchmark(
+    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to run on (and to fit int8 to); drawn ones if not given.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
+    runtimes: Annotated[
+        str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Pictures at once, for the throughput.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which runtimes take turns; medians count.")] = 7,
+    device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure a checkpoint in every runtime of this machine: latency, throughput, file size, AP.
+
+    Exported files are made for it and thrown away; `boxwright export` writes them, and proves them. Latency is one
+    picture, throughput is in batches; both begin with pixels at network size and end with detections.
+    """
+    import json
+    import tempfile
+
+    from boxwright.deploy.export import average_precision
+    from boxwright.deploy.gate import drawn_pictures
+    from boxwright.deploy.measure import (
+        RUNTIMES,
+        available_runtimes,
+        build_runtimes,
+        measure_speed,
+        network_pictures,
+    )
+    from boxwright.inference.loading import open_checkpoint
+    from boxwright.inference.pictures import as_pixels, picture_paths
+    from boxwright.inference.predictor import device_called
+
+    def say(text: str) -> None:
+        typer.echo(f"boxwright: {text}", err=True)
+
+    where = device_called(device)
+    reasons = available_runtimes(where, calibration=pictures is not None)
+    wanted = [name for name in RUNTIMES if name != "torch-compiled"] if runtimes is None else runtimes.split(",")
+    for name in wanted:
+        if name not in reasons:
+            raise ValueError(f"--runtimes: expected some of {', '.join(RUNTIMES)}, got {name!r}")
+        if reasons[name]:
+            say(f"{name} left out: {reasons[name]}")
+    names = [name for name in wanted if not reasons[name]]
+    if not names:
+        raise ValueError("none of these runtimes is there")
+    source = open_checkpoint(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        size = sum(value.numel() * value.element_size() for value in source.weights.values())
+        made = build_runtimes(
+            source, names, Path(folder), device=where, weights_size=size, pictures=pictures, say=say
+        )  # fmt: skip
+        given = drawn_pictures() if pictures is None else [as_pixels(one)[0] for one in picture_paths(pictures)[:32]]
+        fed = network_pictures(made[0].detector, given)
+        speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
+        points = [None if data is None else average_precision(one.detector, data, split) for one in made]
+    base = speeds[0]
+    height, width = fed[0].shape[1:]
+    rows: list[dict[str, Any]] = [
+        {
+            "runtime": one.name,
+            "latency_ms": round(latency * 1000, 2),
+            "pictures_per_second": round(throughput, 2),
+            "faster": round(throughput / base[1], 2),
+            "megabytes": round(one.size / 1e6, 1),
+            "ap": point,
+            "ap_difference": None if point is None or points[0] is None else point - points[0],
+        }
+        for one, (latency, throughput), point in zip(made, speeds, points, strict=True)
+    ]
+    if json_output:
+        typer.echo(json.dumps({"height": height, "width": width, "batch": batch, "runtimes": rows}))
+        return
+    typer.echo(f"{source.recipe.model.name}, pictures of {height} x {width}, batches of {batch}\n")
+    typer.echo("| runtime | latency | pictures/s | against the first | file | AP | difference |")
+    typer.echo("|---|---|---|---|---|---|---|")
+    for row in rows:
+        ap = "- | -" if row["ap"] is None else f"{row['ap']:.4f} | {row['ap_difference']:+.4f}"
+        typer.echo(
+            f"| {row['runtime']} | {row['latency_ms']:.1f} ms | {row['pictures_per_second']:.2f} | "
+            f"{row['faster']:.2f} | {row['megabytes']:.1f} MB | {ap} |"
+        )

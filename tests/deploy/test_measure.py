@@ -1,0 +1,74 @@
+"""The verb `benchmark`: one row a runtime, and a reason for each that is left out."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from boxwright.cli.main import app
+from boxwright.deploy.measure import RUNTIMES, Runtime, available_runtimes, measure_speed
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["benchmark", *map(str, words)])
+
+
+def test_torch_alone_needs_no_file(checkpoint_file):
+    done = run(checkpoint_file, "--runtimes", "torch", "--repeats", "1", "--batch", "2", "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    (row,) = printed["runtimes"]
+    assert (row["runtime"], row["faster"], row["ap"]) == ("torch", 1.0, None)
+    assert row["latency_ms"] > 0
+    assert row["pictures_per_second"] > 0
+    assert 40 < row["megabytes"] < 60  # the weights of a ResNet-18
+    assert (printed["height"], printed["width"]) == (96, 96)
+
+
+def test_what_cannot_run_is_said(checkpoint_file):
+    with pytest.raises(ValueError, match="--runtimes: expected some of torch"):
+        raise run(checkpoint_file, "--runtimes", "tensorrt").exception
+    done = run(checkpoint_file, "--runtimes", "openvino-int8")
+    assert isinstance(done.exception, ValueError)
+    assert "openvino-int8 left out" in done.output
+
+
+def test_every_runtime_has_a_reason_or_none():
+    reasons = available_runtimes(torch.device("cpu"), calibration=False)
+    assert set(reasons) == set(RUNTIMES)
+    assert reasons["torch"] == ""
+    assert reasons["openvino-int8"]
+
+
+class Slow:
+    """A detector of known speed: each picture costs one tick of the clock that the test moves."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, clock, cost):
+        self.clock, self.cost = clock, cost
+
+    def predict(self, images, **_):
+        self.clock[0] += self.cost * len(images)
+
+
+def test_figures_are_medians_of_rounds_in_turn(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("boxwright.deploy.measure.time.perf_counter", lambda: clock[0])
+    made = [Runtime(name, Slow(clock, cost), 0) for name, cost in (("a", 2.0), ("b", 0.5))]
+    speeds = measure_speed(made, [torch.zeros(3, 4, 4)], batch=4, repeats=3)
+    assert speeds == [(2.0, 0.5), (0.5, 2.0)]
+
+
+@pytest.mark.slow
+def test_all_runtimes_of_this_machine(checkpoint_file, pictures, tmp_path):
+    from PIL import Image
+
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    done = run(checkpoint_file, "--pictures", tmp_path, "--repeats", "1", "--batch", "2")
+    assert done.exit_code == 0, done.output
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    left_out = done.output.count("left out")
+    assert len(rows) - 2 == len(RUNTIMES) - 1 - left_out
