@@ -119,7 +119,7 @@ def test_a_broken_picture_is_said_and_the_others_are_done(call, folder, tmp_path
 def test_only_broken_pictures(call, folder):
     (folder / "notes.txt").write_text("hello")
     code, out, err = call(folder / "notes.txt")
-    assert (code, out) == (1, "predictions\n")
+    assert (code, out) == (2, "predictions\n")
     assert "notes.txt: not a picture that can be read" in err
 
 

@@ -51,7 +51,8 @@ def predict(
 ) -> None:
     """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
-    An unreadable picture is said and left out; the others are done, and the exit code is 1.
+    An unreadable picture is said and left out; the others are done, and the exit code is 1; 2 if none
+    can be read.
     """
     from boxwright.data.image_file import read_image
     from boxwright.data.proposals import read_proposals
@@ -105,7 +106,7 @@ def predict(
     typer.echo(f"{count} objects in {len(found)} pictures (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
-        raise typer.Exit(1)
+        raise typer.Exit(1 if good else 2)
 
 
 def _check_shares(**values: float | None) -> None:
