@@ -108,7 +108,9 @@ def _assert_matched(found, expected, *, thresholds=(), box=1e-3, score=1e-5, swa
     lowest = min([*scores.tolist(), *found.scores.tolist()], default=0.0)
     far = [value for value in alone if min(abs(value - t) for t in (*thresholds, lowest)) > score]
     allowed = 2 * swapped  # the other winner suppresses others
-    assert len(far) <= allowed, f"{len(far)} of {len(labels)} recorded and {len(found)} found detections have no partner: {far[:5]}"
+    assert len(far) <= allowed, (
+        f"{len(far)} of {len(labels)} recorded and {len(found)} found detections have no partner: {far[:5]}"
+    )
 
 
 @pytest.fixture(scope="session")

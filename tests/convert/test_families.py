@@ -1,15 +1,20 @@
 """What a file is, it says itself; what it does not say can be given; what is not known is refused."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from boxwright.convert.export import export_state
 from boxwright.convert.files import convert_file, convert_state
 from boxwright.convert.torchvision import new_names
-from boxwright.models import MODELS, DetectSettings
+from boxwright.models import MODELS, DetectSettings, faster_rcnn
+from boxwright.models.config import config_of
+from boxwright.models.faster_rcnn import FasterRCNNConfig
 from boxwright.nn.backbone_files import read_tensors, state_of
 from boxwright.recipes import check_recipe, dump_recipe
 from boxwright.structures import Classes, ImageBatch
@@ -248,3 +253,53 @@ def test_full_widths_are_told_by_torchvisions_names():
 
     state = empty_state(RetinaNet, RetinaNetConfig(num_classes=2, backbone="resnext101_32x8d"))
     assert resnet_of(state, "backbone.body.conv1.weight", "backbone.body.layer{}.", 1) == ("resnext101_32x8d", None, 32)
+
+
+def test_batch_norm_of_each_level_is_read_and_used(case_of):
+    """AdelaiDet's BN heads: one BatchNorm a level within shared convolutions."""
+    state = state_of(read_tensors(case_of("adelaidet/fcos").path))
+    torch.manual_seed(0)
+    for key in [key for key in state if re.search(r"tower\.(1|4|7|10)\.(weight|bias)$", key)]:
+        place, end = key.rsplit(".", 1)
+        width = len(state.pop(key))
+        for level in range(5):
+            state[f"{place}.{level}.{end}"] = torch.rand(width) + 0.5
+            state[f"{place}.{level}.running_mean"] = torch.randn(width) * 0.1
+            state[f"{place}.{level}.running_var"] = torch.rand(width) + 0.5
+            state[f"{place}.{level}.num_batches_tracked"] = torch.tensor(5)
+    found = convert_state(state, "x")
+    assert found.recipe.model.head_norm == "level_bn"
+    head = MODELS["fcos"].build(found.recipe.model_config_of(80)).eval()
+    head.load_state_dict(found.weights)
+    maps = [torch.randn(1, 32, side, side) for side in (8, 4, 2, 1, 1)]
+    with torch.no_grad():
+        logits = head.head(maps)[0]
+        expected = maps[1]
+        prefix = "proposal_generator.fcos_head.cls_"
+        for k in range(4):
+            conv, norm = f"{prefix}tower.{3 * k}.", f"{prefix}tower.{3 * k + 1}.1."
+            expected = F.conv2d(expected, state[f"{conv}weight"], state[f"{conv}bias"], padding=1)
+            expected = F.batch_norm(expected, *(state[norm + end] for end in ("running_mean", "running_var")),
+                                    *(state[norm + end] for end in ("weight", "bias"))).relu()  # fmt: skip
+        expected = F.conv2d(expected, state[f"{prefix}logits.weight"], state[f"{prefix}logits.bias"], padding=1)
+    torch.testing.assert_close(logits[0, 64:80], expected[0].flatten(1).T)
+
+
+def test_the_courses_faster_rcnn_is_read_with_background_moved_to_the_end():
+    section = dataclasses.asdict(config_of(FasterRCNNConfig, {"num_classes": 20, **faster_rcnn.COURSE}))
+    model = MODELS["faster_rcnn"].build(config_of(FasterRCNNConfig, section))
+    state = {}
+    for key, value in model.state_dict().items():
+        key = key.replace("trunk.backbone.body.", "backbone.backbone.").replace("rpn.stem.", "rpn.pred_net.stem_rpn.")
+        for k in (3, 4, 5):
+            key = key.replace(f"trunk.fpn.laterals.{k - 3}.", f"backbone.fpn_params.l{k}.")
+            key = key.replace(f"trunk.fpn.outputs.{k - 3}.", f"backbone.fpn_params.p{k}.")
+        key = key.replace("rpn.objectness.", "rpn.pred_net.pred_obj.").replace("rpn.offsets.", "rpn.pred_net.pred_box.")
+        key = key.replace("box.head.convolutions.", "cls_pred.")
+        if key.startswith("box.class_logits."):
+            key, value = key.replace("box.class_logits.", "cls_pred.5."), value.roll(1, 0)
+        state[key] = value
+    found = convert_state(state, "x")
+    assert (found.origin["architecture"], found.classes.names[0]) == ("Faster R-CNN of seed 002", "aeroplane")
+    assert all(torch.equal(found.weights[key], value) for key, value in model.state_dict().items())
+    assert found.recipe.model_config_of(20) == model.config

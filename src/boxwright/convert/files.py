@@ -45,6 +45,7 @@ FAMILIES = (
     _Family("adelaidet", adelaidet.recognises, adelaidet.plan),
     _Family("fcos", adelaidet.recognises_original, adelaidet.plan_original),
     _Family("course", course.recognises, course.plan),
+    _Family("course", course.recognises_two_stage, course.plan_two_stage),
 )
 
 

@@ -23,7 +23,7 @@ from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
 from boxwright.nn.fpn import FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
-from boxwright.nn.towers import conv_tower, init_dense
+from boxwright.nn.towers import conv_tower, init_dense, through_tower
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.channels import channel_table, report_classes
@@ -60,7 +60,7 @@ class FCOSConfig:
     extra_from: Literal["p5", "c5"] = "p5"
     """Rows 2 and 3: P5 is as good as C5 and smaller."""
     stem_channels: tuple[int, ...] = (256, 256, 256, 256)
-    head_norm: Norm = "gn"
+    head_norm: Norm | Literal["level_bn"] = "gn"
     """Row 5: group norm in the head."""
     centerness_on: Literal["box", "class"] = "box"
     """Row 6: centerness beside the box regression; the baseline has it beside the classification."""
@@ -175,8 +175,9 @@ class FCOSHead(nn.Module):
     def __init__(self, config: FCOSConfig, num_levels: int) -> None:
         super().__init__()
         width = config.stem_channels[-1] if config.stem_channels else config.fpn_channels
-        self.class_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
-        self.box_tower = conv_tower(config.fpn_channels, config.stem_channels, config.head_norm)
+        stem = (config.fpn_channels, config.stem_channels, config.head_norm)
+        self.class_tower = conv_tower(*stem, num_levels=num_levels)
+        self.box_tower = conv_tower(*stem, num_levels=num_levels)
         num_channels = len(channel_table(config.num_classes, config.class_channels))
         self.class_logits = nn.Conv2d(width, num_channels, 3, padding=1)
         self.box_distances = nn.Conv2d(width, 4, 3, padding=1)
@@ -193,7 +194,7 @@ class FCOSHead(nn.Module):
         """Class logits (B, P, K), raw box outputs (B, P, 4) and centerness logits (B, P) from maps (B, C, h, w)."""
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, level in enumerate(levels):
-            for_class, for_box = self.class_tower(level), self.box_tower(level)
+            for_class, for_box = (through_tower(tower, level, index) for tower in (self.class_tower, self.box_tower))
             box = self.box_distances(for_box)
             if self.scales is not None:
                 box = box * self.scales[index]
