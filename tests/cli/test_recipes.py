@@ -52,12 +52,13 @@ def test_keys_are_explained_with_type_default_and_meaning() -> None:
     lines = call("--keys").stdout.splitlines()
     place = lines.index("data.batch_size = 16    (whole number >= 1)")
     assert lines[place + 1] == "    Pictures a process and step."
-    assert "model.head_norm = gn    (none | gn | bn | sync_bn | frozen_bn)" in lines
+    assert "model.[fcos].head_norm = gn    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
+    assert "model.[retinanet].head_norm = none    (none | gn | bn | sync_bn | frozen_bn)" in lines
 
 
 def test_keys_of_a_recipe_show_its_values() -> None:
     lines = call("fcos-r50-fpn-1x", "optim.lr=0.5", "--keys").stdout.splitlines()
-    assert "model.head_norm = none    (none | gn | bn | sync_bn | frozen_bn)" in lines
+    assert "model.head_norm = none    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
     assert "model.center_radius = null    (number | null)" in lines
     assert "optim.lr = 0.5    (number > 0)" in lines
 
