@@ -55,7 +55,7 @@ def _exact(
 
 
 def _weights(first: int, last: int, low: float, high: float, cells: int) -> Tensor:
-    """How much each cell of the mask (cells) counts at each pixel centre between `first` and `last`: a hat of width 2."""
+    """How much each cell of the mask counts at each pixel centre between `first` and `last`: a hat of width 2."""
     centres = torch.arange(first, last, dtype=torch.float64) + 0.5
     place = (centres - low) / max(high - low, 1e-12) * cells - 0.5
     distance = (place[:, None] - torch.arange(cells)).abs()
