@@ -1,0 +1,130 @@
+"""Pictures a second that come out of the loader: decoding, resizing and augmenting, with and without the cache.
+
+The peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
+flips, resizes and converts, `DataLoader` with as many processes. All see the same files, the same size, and flips only.
+`python -m benchmarks.loading`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+if not __package__:  # as a file: python benchmarks/loading.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.turns import in_turn, print_command, print_table
+from boxwright.data.folder import open_folder, split
+from boxwright.data.loader import PictureSet, StepSampler, aspects_of, make_loader
+from boxwright.data.preflight import preflight
+from boxwright.data.records import Split
+from boxwright.data.truth import truth_of
+from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Augment
+from boxwright.training.prepare import augmentation
+
+FLIP = Augment(horizontal_flip=0.5)
+
+
+class ReferencePictures(Dataset[Any]):
+    """A split read and transformed as torchvision's references do."""
+
+    def __init__(self, part: Split, size: int, max_size: int) -> None:
+        self.records = part.records
+        self.transform = v2.Compose(
+            [
+                v2.ToImage(),
+                v2.RandomHorizontalFlip(p=0.5),
+                v2.Resize(size, max_size=max_size, antialias=True),
+                v2.ToDtype(torch.float, scale=True),
+                v2.SanitizeBoundingBoxes(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Any:
+        image = Image.open(self.records[index].path).convert("RGB")
+        hw = (image.height, image.width)
+        truth = truth_of(self.records[index], hw)
+        boxes = tv_tensors.BoundingBoxes(truth.boxes, format="XYXY", canvas_size=hw)  # type: ignore[call-overload]
+        return self.transform(image, {"boxes": boxes, "labels": truth.labels})
+
+
+def drain(loader: Callable[[], Iterable[Any]]) -> Callable[[], None]:
+    """Take everything that a new loader gives."""
+
+    def run() -> None:
+        for _ in loader():
+            pass
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/bccd"), help="a labelled folder")
+    parser.add_argument("--split", default="train", help="of it")
+    parser.add_argument("--recipe", default="fcos-small", help="whose size and augmentation is used")
+    parser.add_argument("--batch", type=int, default=16, help="pictures a batch")
+    parser.add_argument("--steps", type=int, default=8, help="batches a round")
+    parser.add_argument("--workers", type=int, default=0, help="processes of each loader; 0: one core, in this process")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns; medians count")
+    given = parser.parse_args()
+    recipe = load_recipe(given.recipe)
+    dataset = open_folder(given.data)
+    part = preflight(replace(dataset, splits={given.split: split(dataset, given.split)})).dataset.splits[given.split]
+    rule, aspects = recipe.data.resize.rule(), aspects_of(part)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a loader's process
+
+    def ours(augment: Augment, cache: bool) -> Callable[[], None]:
+        pictures = PictureSet(part, rule, augmentation=augmentation(augment), cache=cache)
+        return drain(
+            lambda: make_loader(
+                pictures, StepSampler(aspects, given.batch, seed=0, start=0, stop=given.steps), workers=given.workers
+            )
+        )
+
+    assert rule.size is not None
+    assert rule.max_size is not None
+    peer = ReferencePictures(part, rule.size, rule.max_size)
+    functions = {
+        "torchvision's references": drain(
+            lambda: DataLoader(
+                peer, batch_size=given.batch, num_workers=given.workers, collate_fn=tuple,
+                sampler=torch.utils.data.RandomSampler(peer, True, given.batch * given.steps),
+            )
+        ),
+        "boxwright, flips, from files": ours(FLIP, cache=False),
+        "boxwright, flips, cached": ours(FLIP, cache=True),
+        f"boxwright, all of {given.recipe}, from files": ours(recipe.data.augment, cache=False),
+        f"boxwright, all of {given.recipe}, cached": ours(recipe.data.augment, cache=True),
+    }  # fmt: skip
+    print_command()
+    times = in_turn(functions, given.rounds, warm=1)
+    torch.set_num_threads(threads)
+    count, base = given.batch * given.steps, times["torchvision's references"]
+    cores = max(1, given.workers)
+    rows = [
+        [name, f"{count / seconds:.1f}", f"{count / seconds / cores:.1f}", f"{base / seconds:.2f}"]
+        for name, seconds in times.items()
+    ]
+    columns = ("loader", "pictures/s", "a core", "times the references'")
+    place = "this process" if given.workers == 0 else f"{given.workers} processes"
+    print_table(f"{given.data}, {given.split}, short side {rule.size}, {place}", columns, rows)
+
+
+if __name__ == "__main__":
+    main()

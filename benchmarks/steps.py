@@ -1,0 +1,223 @@
+"""A training step of each of our detectors and of torchvision's: same backbone, input, batch, truth and precision.
+
+A step is forward, losses, backward, clipping of nothing, and one step of fused AdamW, in training mode. Both backbones
+are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. Memory is measured in a process of its own for each.
+`python -m benchmarks.steps fcos retinanet`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.ops import FrozenBatchNorm2d
+
+if not __package__:  # as a file: python benchmarks/steps.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.turns import in_turn, print_command, print_table
+from boxwright.inference.predictor import device_called
+from boxwright.models import MODELS
+from boxwright.models.config import config_of
+from boxwright.nn.precision import autocast, choose_precision
+from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+
+CLASSES = 80
+PAIRS = {
+    "fcos": ("fcos_resnet50_fpn", "BASELINE", {"head_norm": "gn"}),
+    "retinanet": ("retinanet_resnet50_fpn", "TORCHVISION", {}),
+    "faster_rcnn": ("fasterrcnn_resnet50_fpn", "TORCHVISION", {}),
+    "mask_rcnn": ("maskrcnn_resnet50_fpn", "TORCHVISION", {}),
+}
+"""Of each of ours: torchvision's builder, our preset, and what is set on top of it."""
+
+
+def build_ours(name: str) -> Any:
+    """Our detector as torchvision builds its own."""
+    module = sys.modules[MODELS[name].build.__module__]
+    _, preset, more = PAIRS[name]
+    return MODELS[name].build(
+        config_of(
+            MODELS[name].config, {**getattr(module, preset), **more, "num_classes": CLASSES, "backbone": "resnet50"}
+        )
+    )
+
+
+def build_peer(name: str, height: int, width: int) -> Any:
+    """Torchvision's detector with frozen BatchNorm, its first two stages not trained."""
+    builder, _, _ = PAIRS[name]
+    short, long = sorted((height, width))
+    settings: dict[str, Any] = {"weights": None, "weights_backbone": None}
+    dense = name in ("fcos", "retinanet")
+    model = getattr(torchvision.models.detection, builder)(
+        num_classes=CLASSES if dense else CLASSES + 1, min_size=short, max_size=long, **settings
+    )
+    for part, child in list(model.backbone.named_modules()):
+        if isinstance(child, torch.nn.BatchNorm2d):
+            model.backbone.set_submodule(part, FrozenBatchNorm2d(child.num_features))
+    for part, parameter in model.backbone.body.named_parameters():
+        if not part.startswith(("layer2", "layer3", "layer4")):
+            parameter.requires_grad_(False)
+    return model
+
+
+def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
+    """Boxes of all sizes with masks that fill three quarters of each."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for _ in range(batch):
+        side = torch.rand(objects, 2, generator=generator).mul(5).exp() + 8  # 9 to 156 pixels
+        side = side.minimum(torch.tensor([width - 2.0, height - 2.0]))
+        corner = torch.rand(objects, 2, generator=generator) * (torch.tensor([width, height]) - side)
+        boxes = torch.cat([corner, corner + side], dim=1).round()
+        masks = []
+        for x1, y1, x2, y2 in boxes.int().tolist():
+            bitmap = torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)
+            bitmap[: (y2 - y1) // 4] = False
+            masks.append(CroppedMask(x1, y1, bitmap))
+        labels = torch.randint(0, CLASSES, (objects,), generator=generator)
+        found.append(Truth.of(boxes, labels, masks=masks))
+    return found
+
+
+def our_step(name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str) -> Callable[[], Any]:
+    """A training step; gives the seconds of loss and optimiser."""
+    model = build_ours(name).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+    images = ImageBatch.of(list(pixels)).to(device)
+    given = truth if MODELS[name].needs_masks else [Truth(one.boxes, one.labels, one.ignore) for one in truth]
+    targets = Targets.of(given).to(device)
+
+    def step() -> tuple[float, float]:
+        with autocast(device, precision):
+            outputs = model(images, targets)
+        start = time.perf_counter()
+        total = torch.stack([v for k, v in model.loss(outputs, targets).items() if not k.endswith("_floor")]).sum()
+        loss_seconds = time.perf_counter() - start
+        total.backward()  # type: ignore[no-untyped-call]
+        start = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss_seconds, time.perf_counter() - start
+
+    return step
+
+
+def peer_step(name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str) -> Callable[[], Any]:
+    """The same step of torchvision's detector."""
+    height, width = pixels.shape[2:]
+    model = build_peer(name, height, width).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+    first = 0 if name in ("fcos", "retinanet") else 1
+    targets = []
+    for one in truth:
+        target = {"boxes": one.boxes.to(device), "labels": one.labels.to(device) + first}
+        if MODELS[name].needs_masks:
+            assert one.masks is not None
+            planes = torch.zeros(len(one), height, width, dtype=torch.uint8)
+            for plane, mask in zip(planes, one.masks, strict=True):
+                plane[mask.y : mask.y + mask.bitmap.shape[0], mask.x : mask.x + mask.bitmap.shape[1]] = mask.bitmap
+            target["masks"] = planes.to(device)
+        targets.append(target)
+    images = [one.to(device).float() / 255 for one in pixels]
+
+    def step() -> None:
+        with autocast(device, precision):
+            losses = model(images, copy.copy(targets))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _memory(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...], answer: Any) -> None:
+    """Peak memory of two steps in this process: allocated on a GPU, else what the process grew by."""
+    device = arguments[3]
+    before = _kib("VmRSS") * 1024
+    step = make(*arguments)
+    for _ in range(2):
+        step()
+    peak = _kib("VmHWM") * 1024 - before
+    answer.put(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak)
+
+
+def _kib(field: str) -> int:
+    """A figure of this process in KiB. (`ru_maxrss` would be that of the process which started it.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_memory(make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> int:
+    """Bytes, measured in a new process."""
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_memory, args=(make, arguments, answer))
+    process.start()
+    peak: int = answer.get(timeout=1200)
+    process.join()
+    return peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PAIRS)}; all if not given")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds in which both take turns; medians count")
+    parser.add_argument("--size", default="480x640", help="height x width")
+    parser.add_argument("--batch", type=int, default=2, help="pictures a step")
+    parser.add_argument("--objects", type=int, default=10, help="boxes a picture")
+    parser.add_argument("--precision", default="fp32", help="of both: fp32, bf16, fp16 or auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--no-memory", action="store_true", help="leave the processes that measure memory out")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in PAIRS]
+    if unknown:
+        parser.error(f"no detector {unknown[0]!r}; there are {', '.join(PAIRS)}")
+    height, width = (int(side) for side in given.size.split("x"))
+    device = device_called(given.device)
+    precision = choose_precision(given.precision, device)
+    print_command()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (given.batch, 3, height, width), dtype=torch.uint8, generator=generator)
+    truth = truths(given.batch, height, width, given.objects)
+    rows = []
+    for name in given.names or PAIRS:
+        arguments = (name, pixels, truth, device, precision)
+        ours, peer = our_step(*arguments), peer_step(*arguments)
+        parts: list[tuple[float, float]] = []
+        times = in_turn({"ours": lambda ours=ours, parts=parts: parts.append(ours()), "peer": peer}, given.rounds)
+        loss, optimiser = (statistics.median(column) for column in zip(*parts[2:], strict=True))
+        peaks = ["-", "-"] if given.no_memory else [
+            f"{peak_memory(make, arguments) / 2**20:.0f} MiB" for make in (our_step, peer_step)
+        ]  # fmt: skip
+        rows.append(
+            [name, f"{times['ours']:.3f} s", f"{times['peer']:.3f} s", f"{times['ours'] / times['peer']:.3f}",
+             f"{loss / times['ours']:.1%}", f"{optimiser / times['ours']:.1%}", *peaks]
+        )  # fmt: skip
+        print(f"{name}: {rows[-1][3]}", flush=True)
+        del ours, peer
+    columns = (
+        "ResNet-50 FPN",
+        "ours",
+        "torchvision",
+        "ratio",
+        "loss and matching",
+        "optimiser",
+        "our memory",
+        "theirs",
+    )
+    print_table(f"{height} x {width}, batch {given.batch}, {given.objects} boxes, {precision}, {device}", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
