@@ -58,9 +58,9 @@ class TestRoundTrip:
         monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_a, **_s: pytest.fail("fetched"))
         asked, original = [], backbones._torchvision_body
 
-        def noting(name, levels, weights):
+        def noting(name, levels, weights, variant):
             asked.append(weights)
-            return original(name, levels, weights)
+            return original(name, levels, weights, variant)
 
         monkeypatch.setattr(backbones, "_torchvision_body", noting)
         load_checkpoint(tmp_path / "w.pt").build()

@@ -15,7 +15,8 @@ import warnings
 import typer
 
 VERBS = (
-    "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes", "demo", "convert", "zoo",
+    "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes",
+    "demo", "convert", "zoo",
 )  # fmt: skip
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

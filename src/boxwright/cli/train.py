@@ -45,12 +45,28 @@ def train(
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Measure a few steps, say how long the run would take, train nothing.")
+    ] = False,
 ) -> None:
     """Train a detector on a folder of labelled pictures.
 
     Prints the run folder on standard output; everything else goes to standard error. Several GPUs or machines:
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
     """
+    if estimate:
+        from boxwright.training.estimate import estimate as measured
+
+        if data is None or resume is not None or overfit is not None or weights is not None:
+            raise ValueError(
+                "--estimate needs --data, and is for new runs: leave out --resume, --overfit and --weights"
+            )
+        found = measured(
+            recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
+            minutes=minutes, device=device, seed=seed, proposals=proposals,
+        )  # fmt: skip
+        typer.echo(found.sentence())
+        return
     from boxwright.training.run import train as run
 
     result = run(

@@ -189,12 +189,17 @@ class FCOSHead(nn.Module):
         nn.init.constant_(self.box_distances.bias, config.box_bias)  # type: ignore[arg-type]
         self.scales = nn.Parameter(torch.ones(num_levels)) if config.scale_per_level else None
         self.centerness_on = config.centerness_on
+        self.norm_by_level = config.head_norm == "level_bn"
 
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, P, K), raw box outputs (B, P, 4) and centerness logits (B, P) from maps (B, C, h, w)."""
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         for index, level in enumerate(levels):
-            for_class, for_box = (through_tower(tower, level, index) for tower in (self.class_tower, self.box_tower))
+            if self.norm_by_level:
+                for_class = through_tower(self.class_tower, level, index)
+                for_box = through_tower(self.box_tower, level, index)
+            else:
+                for_class, for_box = self.class_tower(level), self.box_tower(level)
             box = self.box_distances(for_box)
             if self.scales is not None:
                 box = box * self.scales[index]

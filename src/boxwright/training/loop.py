@@ -94,8 +94,8 @@ def fit(job: Job, progress: Progress) -> Progress:
     saved_at = time.monotonic()
     while progress.step < progress.steps or not progress.fixed:
         stop = progress.steps if progress.fixed else progress.step + MEASURED_STEPS
-        for batches in _grouped(job, progress, stop):
-            losses = _step(job, wrapped, optimizer, batches, progress)
+        for batches in grouped_batches(job, progress, stop):
+            losses = training_step(job, wrapped, optimizer, batches, progress)
             _check_finite(job, losses, batches, progress)
             progress.step += 1
             progress.seconds += timer.lap()
@@ -129,7 +129,7 @@ def fit(job: Job, progress: Progress) -> Progress:
     return progress
 
 
-def _grouped(job: Job, progress: Progress, stop: int) -> Any:
+def grouped_batches(job: Job, progress: Progress, stop: int) -> Any:
     """The batches of each step from where the run stands: one, or as many as are accumulated."""
     accumulate = job.recipe.optim.accumulate
     mosaic_part = job.recipe.data.augment.mosaic_until
@@ -150,7 +150,7 @@ def _grouped(job: Job, progress: Progress, stop: int) -> Any:
             group = []
 
 
-def _step(
+def training_step(
     job: Job, wrapped: Any, optimizer: Any, batches: list[Batch], progress: Progress
 ) -> dict[str, Tensor]:  # fmt: skip
     """One optimiser step; gives the detached losses, their total as "loss"."""

@@ -131,7 +131,7 @@ def _resumed(
 
 
 def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: Path | None) -> TrainResult:
-    accelerator, precision = _accelerator(asked.device, recipe.precision)
+    accelerator, precision = choose_accelerator(asked.device, recipe.precision)
     device, main = accelerator.device, accelerator.is_main_process
     display = Display(enabled=main)
     data = open_checked(
@@ -218,7 +218,7 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
         ) from error
 
 
-def _accelerator(device: str, precision: str) -> tuple[Accelerator, str]:
+def choose_accelerator(device: str, precision: str) -> tuple[Accelerator, str]:
     """Accelerate's view of the processes, and the arithmetic; only fp16 needs its help (it scales the gradient)."""
     kind = "cuda" if device == "auto" and torch.cuda.is_available() else device.removesuffix("auto") or "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", kind):

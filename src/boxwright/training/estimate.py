@@ -1,0 +1,162 @@
+"""How long a run would take, from a few measured steps; nothing is kept of them and nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from boxwright.data.loader import PictureSet, make_loader
+from boxwright.models import MODELS
+from boxwright.models.config import with_values
+from boxwright.recipes import load_recipe
+from boxwright.training.ema import WeightAverage
+from boxwright.training.loop import Job, Progress, grouped_batches, training_step
+from boxwright.training.optim import build_optimizer, scaled
+from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
+from boxwright.training.run import choose_accelerator
+from boxwright.training.validate import detect_all
+
+LEAST_STEPS = 8
+"""Steps that are counted; with multi-scale training three of each scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run would cost on this machine. Seconds are of one process."""
+
+    steps: int
+    batch: int
+    """Pictures a step, over all processes."""
+    step_seconds: float
+    waiting: float
+    """Share of a step that goes into waiting for pictures."""
+    validations: int
+    validation_seconds: float
+    """Of one measurement of the whole validation split."""
+    memory: int
+    """Bytes: the most that was allocated on a GPU, else the largest the process has been."""
+
+    @property
+    def seconds(self) -> float:
+        """The whole run."""
+        return self.steps * self.step_seconds + self.validations * self.validation_seconds
+
+    def sentence(self) -> str:
+        """All of it in one line."""
+        rate = self.batch / self.step_seconds
+        return (
+            f"{duration(self.seconds)}: {self.steps} steps of {self.batch} pictures at {self.step_seconds:.3g} s "
+            f"({rate:.3g} pictures/s, {self.waiting:.0%} of it waiting for data), {self.validations} measurements of "
+            f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(42), duration(750), duration(8000)
+    ('42 s', '12.5 minutes', '2.2 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def estimate(
+    recipe: str,
+    data: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    classes: str | None = None,
+    train_split: str = "train",
+    val_split: str = "val",
+    minutes: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    proposals: str | Path | None = None,
+) -> Estimate:
+    """Measure a few steps and one batch of validation of the run that `train` with these arguments would start.
+
+    With a time budget (`minutes`) the number of steps is what fits into it.
+    """
+    settings = load_recipe(recipe, overrides)
+    accelerator, precision = choose_accelerator(device, settings.precision)
+    where = accelerator.device
+    opened = open_checked(
+        data, classes=classes, train_split=train_split, val_split=val_split, overfit=None, recipe=settings,
+        say=lambda _: None,
+    )  # fmt: skip
+    stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
+    torch.manual_seed(seed)
+    # how fast a network is does not depend on its weights
+    config = with_values(settings.model_config_of(len(opened.classes)), backbone_weights=None)
+    model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
+    plan = scaled(settings, len(opened.train), accelerator.num_processes)
+    train_set, val_set, aspects = picture_sets(settings, opened, augment=True, proposals=stored)
+    job = Job(
+        settings, plan, seed, None, accelerator, precision, model, build_optimizer(model, settings.optim),
+        WeightAverage(model, settings.ema_decay) if settings.ema_decay else None, train_set, aspects,
+        worker_count(settings.data.workers, where, train_set.cached_bytes > 0), measure=_unused,
+        validation_pictures=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
+        stop_wanted=lambda: False,
+    )  # fmt: skip
+    step_seconds, waiting = _measure_steps(job)
+    times, validation = settings.validation.times, _measure_validation(job, val_set)
+    steps = plan.steps
+    if minutes is not None:
+        steps = max(1, int((minutes * 60 - times * validation) / step_seconds))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if where.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(where)
+    return Estimate(steps, plan.batch, step_seconds, waiting, min(times, steps), validation, memory)
+
+
+def _unused(*_: object) -> Any:
+    raise AssertionError("an estimate neither logs nor saves")
+
+
+def _measure_steps(job: Job) -> tuple[float, float]:
+    """Seconds of a step, the mean over the scales of the recipe, and the share spent waiting for pictures."""
+    scales = job.recipe.data.train_scales or (1.0,)
+    warm = max(3, len(scales))
+    count = warm + max(LEAST_STEPS, 3 * len(scales))
+    progress = Progress(steps=count, fixed=False)  # every scale in turn
+    wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
+    wrapped.train()
+    waits: list[float] = []
+    costs: list[float] = []
+    source = iter(grouped_batches(job, progress, count))
+    for _ in range(count):
+        start = time.perf_counter()
+        batches = next(source)
+        loaded = time.perf_counter()
+        training_step(job, wrapped, optimizer, batches, progress)
+        if job.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        waits.append(loaded - start)
+        costs.append(time.perf_counter() - start)
+        progress.step += 1
+    each = [median(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
+    return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
+
+
+def _measure_validation(job: Job, pictures: PictureSet) -> float:
+    """Seconds of one measurement, from one batch of it."""
+    settings = job.recipe
+    batch = min(settings.validation.batch_size or settings.data.batch_size, job.validation_pictures)
+    total = min(job.validation_pictures, settings.validation.max_pictures or job.validation_pictures)
+    loader = make_loader(pictures, [list(range(batch))], workers=0)
+    job.model.eval()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        detect_all(
+            job.model, loader, settings.detect.settings(), device=job.accelerator.device, precision=job.precision
+        )  # fmt: skip
+    return (time.perf_counter() - start) * total / batch
