@@ -84,7 +84,8 @@ def test_killed_at_random_steps_and_resumed_equals_uninterrupted(uninterrupted: 
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert kills >= 1
-    assert process.returncode == 0, errors
+    assert process.returncode in (0, -how), errors  # the signal may come when all is written, on the way out
+    assert (run / "metrics.json").exists(), errors
     whole, parts = (load_checkpoint(uninterrupted / "runs" / n / "weights" / "last.pt") for n in ("whole", name))
     for key, value in whole.weights.items():
         assert torch.equal(value, parts.weights[key]), key
