@@ -262,7 +262,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     module = types.ModuleType("boxwright.inference.evaluate")
     module.evaluate_checkpoint = evaluate_checkpoint
     monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
-    monkeypatch.setattr("boxwright.deploy.runtime.load_detector", lambda checkpoint, device: checkpoint)
+    monkeypatch.setattr("boxwright.deploy.runtime.load_detector", lambda checkpoint, device, **options: checkpoint)
     code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4", "--save",
                           tmp_path.parent / f"{tmp_path.name}_report")  # fmt: skip
     assert code == 0, err

@@ -44,6 +44,9 @@ def evaluate(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
+    ] = "auto",
     max_detections: Annotated[int, typer.Option(min=1, help="Most detections of a picture.")] = 100,
     score_threshold: Annotated[
         float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
@@ -87,8 +90,8 @@ def evaluate(
         from boxwright.inference.evaluate import evaluate_checkpoint
 
         result = evaluate_checkpoint(
-            load_detector(checkpoint, device), data, split or "val", classes=classes, batch=batch, device=device,
-            score_threshold=score_threshold, max_detections=max_detections, limit=limit,
+            load_detector(checkpoint, device, precision=precision), data, split or "val", classes=classes, batch=batch,
+            device=device, score_threshold=score_threshold, max_detections=max_detections, limit=limit,
             proposals=proposals,
         )  # fmt: skip
         known, wanted = result.classes, list(result.truths)
