@@ -1,0 +1,83 @@
+"""Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
+
+The `-small` recipes: RegNetX-400MF, pictures of 240 x 320. All take turns in one process, from pixels at network size
+to detections, ten objects a picture (the ten best of random weights).
+`python -m benchmarks.detectors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not __package__:  # as a file: python benchmarks/detectors.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.turns import in_turn, print_command, print_table
+from boxwright.inference.engine import TorchEngine
+from boxwright.models import MODELS
+from boxwright.nn.folding import fold_norms
+from boxwright.recipes import load_recipe
+from boxwright.structures import ImageBatch, Proposals
+
+RECIPES = {
+    "FCOS": "fcos-small",
+    "RetinaNet": "retinanet-small",
+    "RPN": "rpn-small",
+    "Fast R-CNN": "fast-rcnn-small",
+    "Faster R-CNN": "faster-rcnn-small",
+    "FCOS-Mask": "fcos-mask-small",
+    "Mask R-CNN": "mask-rcnn-small",
+}
+CLASSES = 20
+PROPOSALS = 200
+
+
+def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[Any, int]:
+    """What detects in the batch once, and the number of parameters."""
+    torch.manual_seed(0)
+    recipe = load_recipe(recipe_name)
+    entry = MODELS[recipe.model.name]
+    model = entry.build(recipe.model_config_of(1 if entry.one_class else CLASSES)).eval()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    fold_norms(model)
+    engine = TorchEngine(model, device)
+    settings = replace(recipe.detect.settings(), score_threshold=0.0, max_detections=10)
+    proposals = None
+    if entry.needs_proposals:
+        corner = torch.rand(PROPOSALS, 2) * 180
+        boxes = torch.cat([corner, corner + 10 + torch.rand(PROPOSALS, 2) * 50], dim=1)
+        proposals = Proposals.of([boxes] * len(images.pixels), [torch.rand(PROPOSALS)] * len(images.pixels))
+        proposals = proposals.to(device)
+    return (lambda: engine(images, settings, proposals)), count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds in which all take turns; medians count")
+    parser.add_argument("--batch", type=int, default=4, help="pictures at once")
+    parser.add_argument("--size", default="240x320", help="height x width")
+    given = parser.parse_args()
+    height, width = (int(side) for side in given.size.split("x"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print_command()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (given.batch, 3, height, width), dtype=torch.uint8, generator=generator)
+    images = ImageBatch.of(list(pixels)).to(device)
+    made = {name: ready(recipe, images, device) for name, recipe in RECIPES.items()}
+    times = in_turn({name: run for name, (run, _) in made.items()}, given.rounds)
+    rows = [
+        [name, RECIPES[name], f"{count / 1e6:.2f} M", f"{count * 4 / 1e6:.1f} MB", f"{times[name] / times['FCOS']:.2f}"]
+        for name, (_, count) in made.items()
+    ]
+    columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's")
+    print_table(f"{height} x {width}, batch {given.batch}, {CLASSES} classes, 10 objects, {device}", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
