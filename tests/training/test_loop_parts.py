@@ -1,5 +1,6 @@
 """The parts of the loop, each by itself: scales, rates, measurements, budgets, and losses that are no numbers."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -220,3 +221,19 @@ def test_the_timer_keeps_the_last_laps_and_can_leave_out_a_pause(monkeypatch):
     for _ in range(80):
         timer.lap()
     assert len(timer.laps) == 64
+
+
+def test_the_time_spent_waiting_for_pictures_is_known():
+    def slow():
+        for number in range(3):
+            time.sleep(0.03)
+            yield number
+
+    timer = loop._Timer()
+    seen = []
+    for number in timer.fetched(slow()):
+        seen.append(number)
+        time.sleep(0.01)
+        timer.lap()
+    assert seen == [0, 1, 2]
+    assert all(wait >= 0.029 and lap - wait >= 0.009 for lap, wait in zip(timer.laps, timer.waits, strict=True))

@@ -43,7 +43,10 @@ def start(folder: Path, name: str) -> subprocess.Popen[str]:
 
 def figures(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "pictures_per_second")} for row in rows]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "pictures_per_second", "waiting_for_data")}
+        for row in rows
+    ]
 
 
 @pytest.fixture(scope="module")

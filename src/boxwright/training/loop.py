@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -46,6 +46,8 @@ class Progress:
     fixed: bool
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    """Of the seconds, those in which nothing was done but wait for pictures."""
     best_ap: float = -1.0
     best_step: int = 0
     since_best: int = 0
@@ -94,17 +96,19 @@ def fit(job: Job, progress: Progress) -> Progress:
     saved_at = time.monotonic()
     while progress.step < progress.steps or not progress.fixed:
         stop = progress.steps if progress.fixed else progress.step + MEASURED_STEPS
-        for batches in grouped_batches(job, progress, stop):
+        for batches in timer.fetched(grouped_batches(job, progress, stop)):
             losses = training_step(job, wrapped, optimizer, batches, progress)
             _check_finite(job, losses, batches, progress)
             progress.step += 1
             progress.seconds += timer.lap()
+            progress.waited += timer.waits[-1]
             _count(progress, losses)
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
                 numbers = {name: float(value) for name, value in losses.items()}
                 rate = job.plan.batch / median(timer.laps)
                 row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
+                row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
                 job.on_row(row)
                 job.on_progress(progress, row)
             if progress.fixed and _measure_now(job, progress):
@@ -129,7 +133,7 @@ def fit(job: Job, progress: Progress) -> Progress:
     return progress
 
 
-def grouped_batches(job: Job, progress: Progress, stop: int) -> Any:
+def grouped_batches(job: Job, progress: Progress, stop: int) -> Iterator[list[Batch]]:
     """The batches of each step from where the run stands: one, or as many as are accumulated."""
     accumulate = job.recipe.optim.accumulate
     mosaic_part = job.recipe.data.augment.mosaic_until
@@ -311,6 +315,20 @@ class _Timer:
         self._last = time.monotonic()
         self.laps: list[float] = []
         """The last laps, 64 at most."""
+        self.waits: list[float] = []
+        """Of each of them, the seconds that went into waiting for its pictures."""
+        self._waited = 0.0
+
+    def fetched(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches, with the time taken that each lets the step wait."""
+        source = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(source, None)
+            if batch is None:
+                return
+            self._waited = time.monotonic() - start
+            yield batch
 
     def restart(self) -> None:
         """Begin the next lap now (after something that was no step)."""
@@ -321,6 +339,7 @@ class _Timer:
         seconds = time.monotonic() - self._last
         self._last += seconds
         self.laps = [*self.laps[-63:], seconds]
+        self.waits = [*self.waits[-63:], min(self._waited, seconds)]
         return seconds
 
 

@@ -173,6 +173,8 @@ class Session:
             kind = "AP" if self._measured.segm is None else "mask AP"
             best_so_far = f"best {kind} {progress.best_ap:.4f} at step {progress.best_step}"
             self.display.say(f"finished: {_aps(self._measured)} with the last weights ({best_so_far})")
+            waited = progress.waited / progress.seconds if progress.seconds else 0.0
+            self.display.say(f"time: {progress.seconds:.0f} s, {waited:.0%} of it waiting for pictures")
             self.display.say(f"folder: {self.folder}")
         return TrainResult(self.folder, best, last, figures, finished=True)
 
