@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from boxwright.convert.export import export_state
+from boxwright.convert.files import convert_state
+from boxwright.nn.backbone_files import read_tensors, state_of
+from boxwright.recipes import dump_recipe
 from boxwright.structures import ImageBatch
 
 LOSSES = {
@@ -58,3 +62,22 @@ def test_masks_are_the_recorded_ones(case_of, alone):
                 assert (masks[partner] != planes[row]).sum() <= 1
                 compared += 1
         assert compared >= 99
+
+
+def test_fast_rcnn_is_the_recorded_faster_rcnn_with_its_proposals_stored(case_of, build_converted, assert_matched):
+    """A file without a proposal network is a Fast R-CNN; given the regions that the network found, it finds as much."""
+    case = case_of("detectron2/faster_rcnn_fpn")
+    state = state_of(read_tensors(case.path))
+    found = convert_state({key: value for key, value in state.items() if "proposal_generator" not in key}, "x")
+    assert found.origin["architecture"] == "fast_rcnn FPN"
+    model = build_converted(found)
+    images = ImageBatch.of(case.pictures)
+    with torch.no_grad():
+        proposals = case.model(images).proposals
+        detected = model.detect(model(images, None, proposals), images, found.recipe.detect.settings())
+    for k, one in enumerate(detected):
+        assert_matched(one, case.expected("", k), thresholds=(case.converted.score_threshold,))
+    back = export_state(dump_recipe(found.recipe)["model"], len(found.classes), found.weights, "detectron2",
+                        found.origin["kept"])  # fmt: skip
+    assert all(torch.equal(back[key], state[key]) for key in back)
+    assert set(back) == {key for key in state if "proposal_generator" not in key}

@@ -68,7 +68,7 @@ def _target(
 ) -> tuple[Layout, dict[str, Any]]:
     """The layout of the other library's file, and the settings that its detector has."""
     name, there = model["name"], to == "torchvision"
-    if name not in ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", *(() if there else ("rpn",))):
+    if name not in ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", *(() if there else ("rpn", "fast_rcnn"))):
         raise ValueError(f"{to} has no detector like {name}")
     channels = model.get("class_channels")
     count = max(channels) + 1 if channels else num_classes
@@ -89,7 +89,8 @@ def _target(
     prefix = "detector." if name == "mask_rcnn" else ""
     parts = [part for part in ("box", "mask") if part in model]
     needed |= {f"{part}.pool_aligned": not there for part in parts}
-    needed |= {"rpn.anchor_grid": "torchvision" if there else "corner", "rpn.anchors_rounded": there}
+    if "rpn" in model:
+        needed |= {"rpn.anchor_grid": "torchvision" if there else "corner", "rpn.anchors_rounded": there}
     if there:
         mobile, second = model["backbone"].startswith("mobilenet"), model["fpn_norm"] == "bn"
         needed |= {f"{part}.pool_sampling": 2 for part in parts}

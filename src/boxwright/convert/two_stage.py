@@ -1,4 +1,4 @@
-"""Detectron2's two-stage detectors: RPN, Faster R-CNN and Mask R-CNN on C4, DC5 and a pyramid.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster and Mask R-CNN on C4, DC5 and a pyramid.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -33,7 +33,7 @@ PYRAMID = {"train_candidates": 2000, "test_candidates": 1000, "train_proposals":
 
 def recognises(state: State) -> bool:
     """Whether the names are those of a two-stage detector of Detectron2."""
-    return f"{_RPN}objectness_logits.weight" in state
+    return f"{_RPN}objectness_logits.weight" in state or f"{_ROI}box_predictor.cls_score.weight" in state
 
 
 def plan(state: State, options: dict[str, Any]) -> Plan:
@@ -41,9 +41,16 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     fields, notes = backbone_fields(state, options)
     trunk = _trunk(state, fields)
     boxed, masked = f"{_ROI}box_predictor.cls_score.weight" in state, f"{_ROI}mask_head.predictor.weight" in state
+    proposed = f"{_RPN}objectness_logits.weight" in state
+    if masked and not proposed:
+        raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
     prefix = "detector." if masked else ""
-    name = "mask_rcnn" if masked else "faster_rcnn" if boxed else "rpn"
-    model: dict[str, Any] = {"name": name, **fields, **trunk, "rpn": _proposals(state, trunk)}
+    name = "mask_rcnn" if masked else "rpn" if not boxed else "faster_rcnn" if proposed else "fast_rcnn"
+    model: dict[str, Any] = {"name": name, **fields, **trunk}
+    if proposed:
+        model["rpn"] = _proposals(state, trunk)
+    else:  # stored proposals want no map of their own
+        del model["pooled_level"]
     classes = Classes(("object",), (1,))
     detect: dict[str, Any] = DETECT
     if boxed:

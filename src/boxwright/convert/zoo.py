@@ -36,6 +36,7 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "retinanet_R_101_FPN_3x": (40.4, None, "190397697/model_final_971ab9.pkl"),
     "rpn_R_50_C4_1x": (None, None, "137258005/model_final_450694.pkl"),
     "rpn_R_50_FPN_1x": (None, None, "137258492/model_final_02ce48.pkl"),
+    "fast_rcnn_R_50_FPN_1x": (37.8, None, "137635226/model_final_e5f7ce.pkl"),
     "faster_rcnn_R_50_C4_1x": (35.7, None, "137257644/model_final_721ade.pkl"),
     "faster_rcnn_R_50_DC5_1x": (37.3, None, "137847829/model_final_51d356.pkl"),
     "faster_rcnn_R_50_FPN_1x": (37.9, None, "137257794/model_final_b275ba.pkl"),
@@ -61,6 +62,7 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
 
 MILLIONS = {
     "retinanet_R_50_FPN": 38.0, "retinanet_R_101_FPN": 57.0, "rpn_R_50_C4": 18.1, "rpn_R_50_FPN": 27.4,
+    "fast_rcnn_R_50_FPN": 41.2,
     "faster_rcnn_R_50_C4": 33.8, "faster_rcnn_R_50_DC5": 165.6, "faster_rcnn_R_50_FPN": 41.8,
     "faster_rcnn_R_101_C4": 52.8, "faster_rcnn_R_101_DC5": 184.6, "faster_rcnn_R_101_FPN": 60.7,
     "faster_rcnn_X_101_32x8d_FPN": 105.0, "mask_rcnn_R_50_C4": 36.0, "mask_rcnn_R_50_DC5": 172.4,
