@@ -85,7 +85,7 @@ def test_a_short_answer_is_no_file(net, monkeypatch):
 
 def test_the_zoo_says_of_each_what_was_published():
     entries = {entry.name: entry for entry in zoo()}
-    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) == 34
+    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) == 35
     assert entries["torchvision/fcos_resnet50_fpn"].ap == 39.2
     assert entries["detectron2/mask_rcnn_R_50_FPN_3x"].mask_ap == 37.2
     assert all(entry.url.startswith("https://") and entry.licence and entry.parameters for entry in entries.values())
