@@ -10,7 +10,7 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and pictures.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Time for training.")] = 3.25,
+    minutes: Annotated[float, typer.Option(help="Time for training.")] = 3.1,
     train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
     val: Annotated[int, typer.Option(help="Pictures to measure on.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of pictures and training.")] = 0,
