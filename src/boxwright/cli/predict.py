@@ -8,10 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals")
+"""Options that the Ray engine refuses."""
+
 
 def predict(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
-    sources: Annotated[list[str], typer.Argument(help="Pictures, folders of pictures, or quoted patterns.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Pictures, folders of pictures, quoted patterns; listings for Ray.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for what is written; a new predictions, predictions-2, ... if not given."),
@@ -48,6 +54,15 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: any number of pictures, into tables, on several processes or machines.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of --engine ray; one a GPU, or a CPU core, if not given.")
+    ] = None,
 ) -> None:
     """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
@@ -57,19 +72,23 @@ def predict(
     from boxwright.data.image_file import read_image
     from boxwright.data.proposals import read_proposals
     from boxwright.deploy.runtime import load_detector
-    from boxwright.inference.pictures import picture_paths
+    from boxwright.inference.pictures import picture_paths, refuse_among_pictures
     from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
 
     _check_shares(score=score, nms_iou=nms_iou)
-    detector = load_detector(checkpoint, device)
-    if (masks or polygons) and not detector.recipe.needs_masks:
-        raise ValueError(f"{checkpoint} finds boxes and no masks: leave out {'--masks' if masks else '--polygons'}")
+    _check_engine(context, engine)
+    if engine == "ray":
+        return _predict_on_ray(checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou,
+                               max_detections=max_detections, resized=not no_resize, batch=batch, device=device,
+                               precision=precision)  # fmt: skip
+    detector = load_detector(checkpoint, device, precision=precision)
+    _check_masks(checkpoint, detector, masks=masks, polygons=polygons)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
-    _refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
+    refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
     found, good, broken = [], [], 0
@@ -109,6 +128,63 @@ def predict(
         raise typer.Exit(1 if good else 2)
 
 
+def _check_engine(context: typer.Context, engine: str) -> None:
+    """Refuse what the engine does not do."""
+    if engine not in ("local", "ray"):
+        raise ValueError(f"--engine: expected local or ray, got {engine}")
+    for name in ("workers",) if engine == "local" else LOCAL_ONLY:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE" and context.params[name]:
+            option = f"--{name.rstrip('_')}"
+            if engine == "local":
+                raise ValueError(f"{option} is for --engine ray; the local engine is one process")
+            if name == "proposals":
+                raise ValueError("--engine ray takes no --proposals; use --engine local")
+            raise ValueError(f"--engine ray writes tables only: leave {option} out, or use --engine local")
+
+
+def _predict_on_ray(
+    checkpoint: Path, sources: list[str], out: Path | None, *, workers: int | None, score: float | None,
+    nms_iou: float | None, max_detections: int | None, resized: bool, batch: int, device: str,
+    precision: str,
+) -> None:  # fmt: skip
+    """Tables of results and failures; the exit codes are those of the local engine."""
+    import time
+
+    from boxwright.deploy.ray_batch import predict_batch
+
+    if out is None:
+        raise ValueError("--engine ray: give --out FOLDER; the same folder again resumes")
+    said = time.monotonic()
+
+    def say(done: int, todo: int) -> None:
+        nonlocal said
+        if time.monotonic() > said + 10:
+            typer.echo(f"{done} of {todo} pictures", err=True)
+            said = time.monotonic()
+
+    report = predict_batch(
+        checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou, max_detections=max_detections,
+        resized=resized, batch=batch, device=device, precision=precision, progress=say,
+    )  # fmt: skip
+    before = f", {report.done_before} were done before" if report.done_before else ""
+    typer.echo(
+        f"{report.objects} objects in {report.pictures - report.done_before} pictures (score from {report.score:.2f})"
+        f"{before}", err=True,
+    )  # fmt: skip
+    if report.failures:
+        typer.echo(f"boxwright: {report.failures} of {report.pictures} pictures failed: {out / 'failures'}", err=True)
+    typer.echo(str(out))
+    if report.failures:
+        raise typer.Exit(1 if report.failures < report.pictures else 2)
+
+
+def _check_masks(checkpoint: Path, detector: Any, **wanted: bool) -> None:
+    given = [name for name, value in wanted.items() if value]
+    if given and not detector.recipe.needs_masks:
+        raise ValueError(f"{checkpoint} finds boxes and no masks: leave out --{given[0]}")
+
+
 def _check_shares(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not 0 <= value <= 1:
@@ -137,12 +213,3 @@ def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
     }
     text = json.dumps(listed, indent=1, ensure_ascii=False)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
-
-
-def _refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:
-    """Refuse to write beside the pictures, or anywhere below a folder of them that was given."""
-    place = out.resolve()
-    among = [path.parent for path in pictures if path.parent.resolve() == place]
-    among += [source for source in sources if source.is_dir() and place.is_relative_to(source.resolve())]
-    if among:
-        raise ValueError(f"{out}: lies in the picture folder {among[0]}, which is only read; choose another with --out")

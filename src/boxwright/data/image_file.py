@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -28,13 +29,19 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises FileNotFoundError where there is no file, ValueError where it is no picture, damaged, or larger than
     `max_pixels`; each with one sentence that names the file.
     """
+    return _with_image(path, max_pixels, _decode)
 
-    def decode(image: Image.Image) -> Tensor:
-        image.load()
-        rgb = upright_rgb(image)
-        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
-    return _with_image(path, max_pixels, decode)
+def image_of_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The same of a picture file whose bytes lie elsewhere, such as in an archive; `name` is what sentences call it."""
+    if not data:
+        raise ValueError(f"{name}: the picture is empty (0 bytes); copy it again or remove it")
+    return _with_opened(BytesIO(data), name, max_pixels, _decode)
+
+
+def _decode(image: Image.Image) -> Tensor:
+    image.load()
+    return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1).contiguous()
 
 
 def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -109,23 +116,25 @@ def _with_image(path: str | Path, max_pixels: int, use: Callable[[Image.Image], 
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (0 bytes); copy the picture again or remove it")
     with path.open("rb") as handle:
-        try:
-            image = _open(handle)
-        except Exception as error:  # Pillow raises anything from struct.error to IndexError on a damaged header
-            raise ValueError(
-                f"{path}: not a picture that can be read ({_reason(error)}); convert or remove it"
-            ) from error
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ValueError(
-                f"{path}: {width} x {height} pixels are more than the limit of {max_pixels}; make the picture smaller"
-            )
-        try:
-            return use(image)
-        except Exception as error:  # the same for damaged pixels
-            raise ValueError(
-                f"{path}: the picture is damaged or cut short ({_reason(error)}); copy it again or remove it"
-            ) from error
+        return _with_opened(handle, str(path), max_pixels, use)
+
+
+def _with_opened(handle: IO[bytes], name: str, max_pixels: int, use: Callable[[Image.Image], _T]) -> _T:
+    try:
+        image = _open(handle)
+    except Exception as error:  # Pillow raises anything from struct.error to IndexError on a damaged header
+        raise ValueError(f"{name}: not a picture that can be read ({_reason(error)}); convert or remove it") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}; make the picture smaller"
+        )
+    try:
+        return use(image)
+    except Exception as error:  # the same for damaged pixels
+        raise ValueError(
+            f"{name}: the picture is damaged or cut short ({_reason(error)}); copy it again or remove it"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

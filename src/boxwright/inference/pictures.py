@@ -52,6 +52,15 @@ def picture_paths(source: str | Path) -> list[Path]:
     return found
 
 
+def refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:
+    """Refuse to write beside the pictures, or anywhere below a folder of them that was given."""
+    place = out.resolve()
+    among = [path.parent for path in pictures if path.parent.resolve() == place]
+    among += [source for source in sources if source.is_dir() and place.is_relative_to(source.resolve())]
+    if among:
+        raise ValueError(f"{out}: lies in the picture folder {among[0]}, which is only read; choose another with --out")
+
+
 def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
     """One picture as (3, H, W) uint8 or float in [0, 1], and the path that it came from."""
     if isinstance(picture, (str, Path)):

@@ -1,0 +1,272 @@
+"""Batches on Ray: exactly one row a picture, whoever dies, whenever resumed; the rows are what `Detector` says."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.cli import main
+from boxwright.deploy.batch_listing import list_pictures
+from boxwright.deploy.batch_worker import Attempt, Chunk, Job, Worker
+from boxwright.deploy.ray_batch import _alone, predict_batch, ray_cluster
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.ops.masks import decode_rle
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes
+
+pytest.importorskip("ray.data", reason="the package ray, of the extra ray, is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the package pyarrow, of the extra ray, is not installed")
+SAME = {"precision": "fp32", "batch": 1, "device": "cpu"}
+
+
+def small_checkpoint(path, name, recipe_name, *settings):
+    torch.manual_seed(0)
+    recipe = load_recipe(recipe_name, ["model.fpn_channels=16", "data.resize.size=64", *settings])
+    model = MODELS[name].build(recipe.model_config_of(2))
+    save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.0), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small detector with random weights that reports everything."""
+    place = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    return small_checkpoint(place, "fcos", "fcos-small", "model.stem_channels=[]")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Twelve pictures, large enough to take a while each, and one that cannot be read."""
+    place = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        size = (500 + 10 * number, 800, 3)
+        Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(place / f"{number:02d}.png", compress_level=1)
+    (place / "07.jpg").write_bytes(b"not a picture")
+    return place
+
+
+@pytest.fixture(scope="module")
+def cluster(_home_stays_empty):
+    """A Ray of two workers on this machine."""
+    with ray_cluster(2):
+        yield
+
+
+def rows(folder):
+    """All rows of the tables of results, by picture, after a check that no picture has two."""
+    found = parquet.read_table(folder).to_pylist() if any(folder.glob("*.parquet")) else []
+    by_picture = {row["picture"]: row for row in found}
+    assert len(by_picture) == len(found)
+    return by_picture
+
+
+def kill_a_worker_at_work(out, killed, stop):
+    """Kill processes that work at a chunk until one dies before it has written its rows."""
+    while not stop.is_set() and not any(in_the_middle for _, in_the_middle in killed):
+        for note in (out / "attempts").glob("[!.]*"):
+            try:
+                process = json.loads(note.read_text())["process"]
+                os.kill(process, signal.SIGKILL)
+            except (OSError, ValueError):
+                continue
+            while psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.001)
+            killed.append((process, note.exists() and not (out / "results" / f"{note.name}.parquet").exists()))
+            break
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster, checkpoint, pictures, tmp_path_factory):
+    """A job one of whose workers was killed: its report, its folder, and who was killed."""
+    out = tmp_path_factory.mktemp("job") / "out"
+    killed, stop = [], threading.Event()
+    killer = threading.Thread(target=kill_a_worker_at_work, args=(out, killed, stop))
+    killer.start()
+    try:
+        report = predict_batch(checkpoint, [pictures], out, workers=2, **SAME)
+    finally:
+        stop.set()
+        killer.join()
+    return report, out, killed
+
+
+def test_a_picture_has_one_row_though_a_worker_is_killed(finished, pictures):
+    report, out, killed = finished
+    assert any(in_the_middle for _, in_the_middle in killed)
+    results, failures = rows(out / "results"), rows(out / "failures")
+    assert sorted(results) == sorted(map(str, pictures.glob("*.png")))
+    assert list(failures) == [str(pictures / "07.jpg")]
+    assert "07.jpg: not a picture that can be read" in failures[str(pictures / "07.jpg")]["why"]
+    assert report[1:4] == (13, 0, 1)
+    assert report.objects == sum(len(row["scores"]) for row in results.values()) > 0
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "failures", "job.json", "results"]
+    assert not [path for path in out.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_the_rows_are_what_the_detector_says(finished, checkpoint, pictures):
+    detector = Detector.load(checkpoint, "cpu", precision="fp32")
+    for path, row in rows(finished[1] / "results").items():
+        found = detector.predict(path, batch=1)[0]
+        assert (row["height"], row["width"]) == found.size_hw
+        assert np.allclose(row["boxes"], found.boxes, atol=1e-3)
+        assert np.allclose(row["scores"], found.scores, atol=1e-5)
+        assert row["labels"] == found.labels.tolist()
+        assert row["names"] == found.names
+        assert row["category_ids"] == [(4, 9)[label] for label in found.labels.tolist()]
+
+
+def test_what_has_a_row_is_not_done_again(finished, checkpoint, pictures, tmp_path):
+    _, out, _ = finished
+    before = rows(out / "results")
+    gone = next((out / "results").glob("*.parquet"))
+    (lost,) = (row["picture"] for row in parquet.read_table(gone).to_pylist())
+    gone.unlink()
+    (out / "results" / ".x.parquet.partial").write_bytes(b"half")
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    extra = tmp_path / "extra.png"
+    Image.new("RGB", (40, 30)).save(extra)
+    seen = []
+    report = predict_batch(checkpoint, [pictures, extra], out, workers=2, progress=lambda *at: seen.append(at), **SAME)
+    assert report[1:4] == (14, 12, 1)
+    assert seen[-1] == (2, 2)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    after = rows(out / "results")
+    assert set(after) == {*before, str(extra)}
+    assert np.allclose(after[lost]["boxes"], before[lost]["boxes"], atol=1e-3)
+    assert predict_batch(checkpoint, [pictures, extra], out, **SAME)[1:5] == (14, 14, 1, 0)
+
+
+def test_pictures_inside_a_table_from_the_command_line(cluster, checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    import pyarrow
+
+    data = [(pictures / name).read_bytes() for name in ("00.png", "01.png", "07.jpg")]
+    parquet.write_table(pyarrow.table({"key": ["x", "y", "z"], "bytes": data}), tmp_path / "table.parquet")
+    words = ["predict", checkpoint, tmp_path / "table.parquet", "--engine", "ray", "--out", tmp_path / "out",
+             "--workers", "2", "--max-detections", "3", "--device", "cpu"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["boxwright", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (1, f"{tmp_path / 'out'}\n")
+    assert "6 objects in 3 pictures (score from 0.00)\n" in printed.err
+    assert f"boxwright: 1 of 3 pictures failed: {tmp_path / 'out' / 'failures'}\n" in printed.err
+    assert {key: len(row["boxes"]) for key, row in rows(tmp_path / "out" / "results").items()} == {"x": 3, "y": 3}
+    assert list(rows(tmp_path / "out" / "failures")) == ["z"]
+
+
+def test_what_only_a_worker_sees_ends_the_job_with_its_sentence(cluster, checkpoint, pictures, tmp_path):
+    if torch.backends.mps.is_available():
+        pytest.skip("this machine has the GPU that is to be missing")
+    with pytest.raises(ValueError, match=r"^device mps: this machine \(or this torch\) has no Apple GPU[^\n]*$"):
+        predict_batch(checkpoint, [pictures], tmp_path / "out", workers=1, device="mps")
+    assert sorted(rows(tmp_path / "out" / "results")) == []
+
+
+def test_a_folder_of_another_job_is_refused(checkpoint, pictures, tmp_path):
+    gone = pictures / "07.jpg"
+    out = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="no such"):
+        predict_batch(checkpoint, [tmp_path / "nowhere"], out)
+    (out / "results").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds results of something else"):
+        predict_batch(checkpoint, [gone], out)
+    (out / "results").rmdir()
+    settings = {"checkpoint": "0", "classes": ["cat"], "score": 0.5}
+    (out / "job.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"another job \(checkpoint 0 there, .*; score 0\.5 there, 0\.0 now"):
+        predict_batch(checkpoint, [gone], out)
+    with _alone(out), pytest.raises(ValueError, match="another job writes here now"):
+        predict_batch(checkpoint, [gone], out)
+    with pytest.raises(ValueError, match="which is only read"):
+        predict_batch(checkpoint, [pictures], pictures / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--engine", "spark"), "--engine: expected local or ray, got spark"),
+        (("--workers", "2"), "--workers is for --engine ray"),
+        (("--engine", "ray", "--draw"), "--engine ray writes tables only: leave --draw out"),
+        (("--engine", "ray", "--json"), "--engine ray writes tables only: leave --json out"),
+        (("--engine", "ray", "--proposals", "p.npz"), "--engine ray takes no --proposals"),
+        (("--engine", "ray"), "--engine ray: give --out FOLDER"),
+        (("--engine", "ray", "--out", "o", "--device", "cuda:1"), "Ray gives each worker its GPU"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused(words, sentence, checkpoint, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["boxwright", "predict", str(checkpoint), str(pictures), *words])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_ray_it_says_how_to_get_it(checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ImportError, match=r"pip install 'boxwright\[ray\]'"):
+        predict_batch(checkpoint, [pictures], tmp_path / "out")
+
+
+def worker(checkpoint, out, masks=False):
+    for name in ("results", "failures", "attempts"):
+        (out / name).mkdir(parents=True)
+    return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, masks))
+
+
+def test_a_picture_that_kills_workers_becomes_a_failure(checkpoint, pictures, tmp_path):
+    able = worker(checkpoint, tmp_path)
+    chunk = Chunk.of(list_pictures([pictures])[:3])
+    note = tmp_path / "attempts" / chunk.name
+    for deaths in range(3):  # twice on all of them; the third time on one that was noted to be in hand alone
+        attempt = Attempt(note)
+        assert (attempt.deaths, attempt.killers) == (deaths, [])
+    attempt.note(1)
+    assert able(chunk._asdict()) == {"pictures": 3, "objects": 10}
+    failures = rows(tmp_path / "failures")
+    assert list(failures) == [str(pictures / "01.png")]
+    assert "the worker died on it" in failures[str(pictures / "01.png")]["why"]
+    assert sorted(rows(tmp_path / "results")) == [str(pictures / "00.png"), str(pictures / "02.png")]
+    assert not note.exists()
+
+
+def test_too_little_memory_for_a_batch_is_enough_for_its_pictures(checkpoint, pictures, tmp_path, monkeypatch):
+    able = worker(checkpoint, tmp_path)
+    stream = able.detector.stream
+
+    def small_memory(images, **settings):
+        if len(images) > 1 or images[0].shape[1] == 510:
+            raise torch.OutOfMemoryError("no memory")
+        return stream(images, **settings)
+
+    monkeypatch.setattr(able.detector, "stream", small_memory)
+    assert able(Chunk.of(list_pictures([pictures])[:4])._asdict()) == {"pictures": 4, "objects": 15}
+    (failure,) = rows(tmp_path / "failures").values()
+    assert failure["picture"] == str(pictures / "01.png")
+    assert "need more memory than there is" in failure["why"]
+
+
+def test_masks_are_run_length_codes(pictures, tmp_path):
+    settings = ("model.backbone=mobilenet_v3_small", "model.stem_channels=[16]", "model.mask.conv_channels=[8]",
+                "model.mask.upsampled_channels=8")  # fmt: skip
+    path = small_checkpoint(tmp_path / "tiny.pt", "fcos_mask", "fcos-mask-small", *settings)
+    able = worker(path, tmp_path / "out", masks=True)
+    able(Chunk.of(list_pictures([pictures / "00.png"]))._asdict())
+    (row,) = rows(tmp_path / "out" / "results").values()
+    (found,) = Detector.load(path, "cpu", precision="fp32").predict(pictures / "00.png", score=0, max_detections=5)
+    assert len(found) == len(row["masks"]) == 5
+    for code, mask in zip(row["masks"], found.masks, strict=True):
+        assert torch.equal(decode_rle(code["counts"], tuple(code["size"])), mask)
