@@ -16,7 +16,7 @@ import typer
 
 VERBS = (
     "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes",
-    "demo", "convert", "zoo",
+    "demo", "convert", "zoo", "serve",
 )  # fmt: skip
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -155,12 +155,7 @@ class Detector:
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
-        least = self.score_threshold if score is None else score
-        settings = replace(self.settings, score_threshold=least)
-        if nms_iou is not None:
-            settings = replace(settings, nms_iou=nms_iou)
-        if max_detections is not None:
-            settings = replace(settings, max_detections=max_detections)
+        settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
         if self.needs_proposals != (proposals is not None):
             wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
             raise ValueError(f"{self.recipe.model.name} {wants}")
@@ -169,7 +164,7 @@ class Detector:
             ahead: deque[list[Future[Prepared]]] = deque()
             while True:
                 while len(ahead) < 2 and (pictures := list(islice(source, window))):
-                    ahead.append([pool.submit(_prepare, picture, rule, proposals) for picture in pictures])
+                    ahead.append([pool.submit(prepare, picture, rule, proposals) for picture in pictures])
                 if not ahead:
                     return
                 try:
@@ -177,9 +172,20 @@ class Detector:
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-                yield from self._detect(held, settings, batch)
+                yield from self.detect_prepared(held, settings, batch)
 
-    def _detect(self, held: list[Prepared], settings: DetectSettings, batch: int) -> list[Detections]:
+    def settings_with(
+        self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
+    ) -> DetectSettings:
+        """The recipe's settings from the checkpoint's own score on, but for what is given."""
+        settings = replace(self.settings, score_threshold=self.score_threshold if score is None else score)
+        if nms_iou is not None:
+            settings = replace(settings, nms_iou=nms_iou)
+        if max_detections is not None:
+            settings = replace(settings, max_detections=max_detections)
+        return settings
+
+    def detect_prepared(self, held: Sequence[Prepared], settings: DetectSettings, batch: int) -> list[Detections]:
         """Detections of resized pictures, in their order.
 
         A GPU works on a batch while the detections of the one before are brought to the pixels of its pictures.
@@ -238,7 +244,8 @@ def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[i
     return batches
 
 
-def _prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
+def prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None) -> Prepared:
+    """A picture resized by a rule, with the proposals that are stored for it."""
     pixels, path = as_pixels(picture)
     hw = (int(pixels.shape[1]), int(pixels.shape[2]))
     plan = resize_plan(hw, rule)

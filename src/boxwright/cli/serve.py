@@ -1,0 +1,51 @@
+"""The verb `serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def serve(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt, or an exported file.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
+    score: Annotated[
+        float | None, typer.Option(help="Least score of requests that say none; the checkpoint's if not given.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass at most.")] = 8,
+    wait_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that a picture waits for others.")] = 5.0,
+    queue: Annotated[int, typer.Option(min=1, help="Pictures in hand at a time; more are answered 503.")] = 64,
+    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a request at most.")] = 20.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Size of a picture at most.")] = 50.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
+    ] = "auto",
+) -> None:
+    """Answer pictures with detections over HTTP, and show a page to try it in a browser.
+
+    Prints the address when it is ready, and runs until Ctrl-C or SIGTERM. There is no password: who reaches the port
+    may use it.
+    """
+    from boxwright.deploy.server import serve as run
+    from boxwright.deploy.service import ServeOptions
+    from boxwright.deploy.uploads import Limits
+
+    if score is not None and not 0 <= score <= 1:
+        raise ValueError(f"--score: expected 0 to 1, got {score}")
+
+    def ready(address: str, known: dict[str, Any]) -> None:
+        typer.echo(
+            f"boxwright: {known['name']} ({known['detector']}, {len(known['classes'])} classes, {known['runtime']} "
+            f"{known['precision']} on {known['device']}); Ctrl-C ends it", err=True,
+        )  # fmt: skip
+        typer.echo(address)
+
+    limits = Limits(round(max_megabytes * 1e6), round(max_megapixels * 1e6), queue)
+    run(checkpoint, ServeOptions(score, batch, wait_ms / 1000, limits), host=host, port=port, device=device,
+        precision=precision, ready=ready)  # fmt: skip
