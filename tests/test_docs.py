@@ -107,3 +107,10 @@ def test_conventions_name_the_settings_that_fcos_has() -> None:
     plain |= {"normaliser_start", "normaliser_momentum"}
     fields = set(type(recipe.model).model_fields) - plain
     assert not {field for field in fields if f"`{field}" not in text and f" {field}`" not in text}
+
+
+def test_choosing_lists_every_recipe_with_what_was_published() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"(?m)^\| `([\w-]+)` \| (.*?) \| .* \|$", text))
+    names = [path.stem for path in (PACKAGE / "recipes").glob("*.yaml")]
+    assert {name: rows.get(name) for name in names} == {name: load_recipe(name).reference or "-" for name in names}

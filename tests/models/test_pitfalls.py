@@ -15,10 +15,9 @@ from torchvision.ops import nms as kernel
 from boxwright.models import DetectSettings
 from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
 from boxwright.ops.assign import assign_locations
-from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.losses import centerness_loss
 from boxwright.ops.points import centerness, decode_ltrb, grid_locations, level_ranges, pyramid_locations
-from boxwright.ops.select import nms, nms_per_class, select_detections
+from boxwright.ops.select import clip_boxes, nms, nms_per_class, select_detections
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import ImageBatch, Targets, Truth
 

@@ -17,7 +17,7 @@ from boxwright.data.shapes import ShapesConfig, write_shapes
 from boxwright.models import DetectSettings
 from boxwright.models import fcos as module
 from boxwright.models.fcos import BASELINE, COURSE, FCOS, FCOSConfig
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.losses import box_loss
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Classes, ImageBatch, Targets, Truth

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from boxwright.models.fcos import COURSE, FCOS, FCOSConfig, FCOSHead
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, grid_locations
 from boxwright.structures import ImageBatch
 

@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.nn.backbones import Backbone
+from boxwright.nn.backbones import Backbone, FeaturePyramid
 from boxwright.nn.folding import FIXED_NORMS, fold_norms
-from boxwright.nn.fpn import FeaturePyramid
 from boxwright.nn.norm import make_norm
 from boxwright.nn.resnet import ResNetVariant
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import FeaturePyramid
 
 CHANNELS = (8, 12, 20)
 

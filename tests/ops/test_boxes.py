@@ -2,7 +2,9 @@ import pytest
 import torch
 from torchvision import ops as reference
 
-from boxwright.ops.boxes import box_area, clip_boxes, matched_iou, pairwise_iou
+from boxwright.ops.boxes import box_area, pairwise_iou
+from boxwright.ops.losses import matched_iou
+from boxwright.ops.select import clip_boxes
 
 
 def random_boxes(count, seed=0, span=100.0):

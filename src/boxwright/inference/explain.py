@@ -18,9 +18,10 @@ from boxwright.data.transforms import resize_truth
 from boxwright.inference.predictor import Detector
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.ops.assign import assign_locations, gather_rows
-from boxwright.ops.boxes import clip_boxes, pairwise_iou
+from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizePlan, fit_image, resize_plan
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges
+from boxwright.ops.select import clip_boxes
 from boxwright.structures import Classes, Detections, ImageBatch, Truth
 
 SIDES = ("l", "t", "r", "b")

@@ -25,12 +25,11 @@ from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.assign import gather_rows
-from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, smooth_l1
 from boxwright.ops.match import Sampled, match_boxes, sample_balanced
 from boxwright.ops.roi import pool_regions, region_levels
-from boxwright.ops.select import select_detections, top_candidates
+from boxwright.ops.select import clip_boxes, select_detections, top_candidates
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
 
 

@@ -19,13 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.models.detection import DetectSettings
-from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.towers import conv_tower, init_dense, through_tower
 from boxwright.ops.assign import assign_locations, gather_rows
-from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss
 from boxwright.ops.points import (
@@ -37,7 +35,7 @@ from boxwright.ops.points import (
     level_ranges,
     pyramid_locations,
 )
-from boxwright.ops.select import clip_detections, select_detections, top_candidates
+from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_candidates
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
 
 

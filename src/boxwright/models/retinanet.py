@@ -19,20 +19,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from boxwright.models.detection import DetectSettings
-from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
-from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import focal_loss, giou_loss, smooth_l1
 from boxwright.ops.match import match_boxes
 from boxwright.ops.points import Grid, grid_locations
-from boxwright.ops.select import clip_detections, select_detections, top_pairs
+from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
 
 

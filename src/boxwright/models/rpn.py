@@ -27,12 +27,11 @@ from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
-from boxwright.ops.boxes import clip_boxes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import smooth_l1
 from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.ops.points import Grid, grid_locations
-from boxwright.ops.select import best_rows, select_detections
+from boxwright.ops.select import best_rows, clip_boxes, select_detections
 from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import FeaturePyramid
 from boxwright.nn.resnet import Bottleneck, ResNet
 
 FIXED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
-from boxwright.nn.fpn import FeaturePyramid
+from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 

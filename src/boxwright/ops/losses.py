@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.ops.boxes import matched_iou
-
 BoxLoss = Literal["iou", "giou", "l1"]
 
 
@@ -63,6 +61,33 @@ def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, 
     )
     loss = 1 - overlap if kind == "giou" else -overlap.clamp(min=1e-6).log()
     return (loss * weights).sum()
+
+
+def matched_iou(
+    first: Tensor, second: Tensor, *, generalised: bool = False, eps: float = 1e-7, smoothing: float = 0.0
+) -> Tensor:
+    """Intersection over union (...,) of boxes (..., 4) row by row, or GIoU (Rezatofighi et al. 2019, eq. 2).
+
+    `smoothing` is added to both areas of the IoU (1 in the FCOS authors' code and AdelaiDet).
+    GIoU is IoU - (hull - union) / hull, in (-1, 1]; its gradient also pulls boxes together that do not touch.
+
+    >>> a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]])
+    >>> matched_iou(a, b).item(), round(matched_iou(a, b, generalised=True).item(), 4)
+    (0.0, -0.3333)
+    """
+    ax1, ay1, ax2, ay2 = first.unbind(-1)
+    bx1, by1, bx2, by2 = second.unbind(-1)
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    intersection = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
+    iou = (intersection + smoothing) / (union + smoothing + eps)
+    if not generalised:
+        return iou
+    hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
+    hull_height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
+    hull = hull_width * hull_height
+    return iou - (hull - union) / (hull + eps)
 
 
 def _around_origin(distances: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
-from boxwright.ops.boxes import box_area, clip_boxes, pairwise_iou
+from boxwright.ops.boxes import box_area, pairwise_iou
 
 LARGEST_PAIRS = 1 << 25
 """Pairs of boxes that are compared at once on a GPU; more pictures than that allows are done one after the other."""
@@ -157,6 +157,16 @@ def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         near = torch.where(highest[..., None] == -torch.inf, -torch.inf, near)
     values, place = best_rows(near.flatten(1), count)
     return values, best.gather(1, place // num_classes), place % num_classes
+
+
+def clip_boxes(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Boxes (B, N, 4) cut to their pictures of sizes_hw (B, 2): x to the width, y to the height, on both sides.
+
+    >>> clip_boxes(torch.tensor([[[-5.0, -5.0, 50.0, 50.0]]]), torch.tensor([[20, 30]])).tolist()
+    [[[0.0, 0.0, 30.0, 20.0]]]
+    """
+    limits = sizes_hw.flip(-1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+    return boxes.clamp(min=0).minimum(limits)
 
 
 def clip_detections(

@@ -218,17 +218,19 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
-        require(self.boxes.shape == (count, 4), f"boxes: expected (D, 4), got {tuple(self.boxes.shape)}")
-        require(self.scores.shape == (count,), f"scores: expected ({count},), got {tuple(self.scores.shape)}")
-        require(self.labels.shape == (count,), f"labels: expected ({count},), got {tuple(self.labels.shape)}")
+        for name, expected in (("boxes", (count, 4)), ("scores", (count,)), ("labels", (count,))):
+            got = tuple(getattr(self, name).shape)
+            if got != expected:
+                raise ValueError(f"{name}: expected {'(D, 4)' if name == 'boxes' else expected}, got {got}")
         if isinstance(self.masks, tuple):
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
         elif self.masks is not None:
-            expected, got = (count, *self.size_hw), tuple(self.masks.shape)
-            require(got == expected, f"masks: expected {expected}, got {got}")
+            planes, got = (count, *self.size_hw), tuple(self.masks.shape)
+            require(got == planes, f"masks: expected {planes}, got {got}")
         if self.classes is not None and count:
-            highest = int(self.labels.max())
-            require(highest < len(self.classes), f"label {highest} of a detector with {len(self.classes)} classes")
+            highest, known = int(self.labels.max()), len(self.classes.names)
+            if highest >= known:
+                raise ValueError(f"label {highest} of a detector with {known} classes")
 
     def __len__(self) -> int:
         return len(self.boxes)
