@@ -161,6 +161,8 @@ def test_nothing_is_written_among_the_pictures(call, folder, place):
         (("FOLDER", "--score", "1.5"), "--score: expected 0 to 1, got 1.5"),
         (("FOLDER", "--nms-iou", "-1"), "--nms-iou: expected 0 to 1, got -1.0"),
         (("FOLDER", "--device", "gpu"), "device 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
+        (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
+        (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
         (("FOLDER/empty",), "no pictures in this folder"),
     ],
 )
@@ -172,6 +174,17 @@ def test_mistakes_are_one_sentence(call, folder, tmp_path, words, sentence):
     assert sentence in err
     assert err.count("\n") == 1
     assert listing(tmp_path / "work") == []
+
+
+def test_precision_is_that_of_the_network(call, folder, tmp_path):
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        words = ("--no-draw", "--json", "--score", 0, "--precision", precision, "--device", "cpu")
+        assert call(folder, *words, "--out", tmp_path / precision)[0] == 0
+        found = json.loads((tmp_path / precision / "detections.json").read_text())
+        scores[precision] = torch.tensor([one["score"] for rows in found.values() for one in rows[:5]])
+    assert (scores["fp32"] - scores["bf16"]).abs().max() < 0.01
+    assert not torch.equal(scores["fp32"], scores["bf16"])
 
 
 def test_a_checkpoint_of_something_else(call, folder, tmp_path):
@@ -186,5 +199,6 @@ def test_a_checkpoint_of_something_else(call, folder, tmp_path):
 def test_help_names_every_option(call):
     code, out, _ = call("--help")
     assert code == 0
-    for option in ("--out", "--no-draw", "--json", "--coco", "--yolo", "--text", "--score", "--no-resize", "--device"):
+    options = "--out --no-draw --json --coco --yolo --text --score --no-resize --device --precision --engine --workers"
+    for option in options.split():
         assert option in out
