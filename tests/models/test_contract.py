@@ -17,6 +17,7 @@ from tiny_detectors import (
     total,
     truth,
 )  # fmt: skip
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwright.models import MODELS, DetectSettings
 from boxwright.ops.boxes import pairwise_iou
@@ -275,6 +276,60 @@ class TestState:
             moved = losses_of(model.cuda(), images.to("cuda"), targets.to("cuda"))
         for name, value in expected.items():
             torch.testing.assert_close(value, moved[name].cpu(), rtol=1e-2, atol=1e-2)
+
+
+ONE_STAGE = [name for name, (kind, _) in TINY.items() if kind in ("fcos", "retinanet")]
+
+
+def training_step(name, device):
+    """A step of a one-stage detector, ready to be taken."""
+    model = build(name, **QUICK).to(device).train()
+    images = ImageBatch.of([picture(1), picture(2)]).to(device)
+    targets = Targets.of([BOXES["one"], BOXES["two"]]).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step():
+        total(losses_of(model, images, targets)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations that bring a value to the host, or whose shape depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, kinds, arguments=(), settings=None):
+        if function.__name__.startswith(("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")):
+            self.found.append(function.__name__)
+        return function(*arguments, **(settings or {}))
+
+
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_a_one_stage_step_reads_no_value_back(name):
+    """On a GPU each of these operations would make the host wait."""
+    step = training_step(name, "cpu")
+    step()
+    with Reads() as reads:
+        step()
+    assert reads.found == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.parametrize("name", ONE_STAGE)
+def test_a_one_stage_step_does_not_wait_for_the_gpu(name):
+    step = training_step(name, "cuda")
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", TINY)
