@@ -182,6 +182,12 @@ class TestBudget:
         assert progress.steps == 16 + (60 - 20) / 0.5
         assert saved == [(progress.steps, True)]
 
+    def test_counts_the_dear_steps_too(self):
+        run = job(minutes=1.0)
+        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.2, 0.2, 0.2, 1.4] * 4))
+        assert progress.steps == 16 + (60 - 20) / 0.5
+
     def test_leaves_time_for_measuring(self):
         run = job("validation.times=5", minutes=1.0, validation_pictures=40)
         progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -143,7 +143,7 @@ def _measure_steps(job: Job) -> tuple[float, float]:
         waits.append(loaded - start)
         costs.append(time.perf_counter() - start)
         progress.step += 1
-    each = [median(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
+    each = [mean(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
     return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
 
 

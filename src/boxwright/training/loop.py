@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -106,7 +106,7 @@ def fit(job: Job, progress: Progress) -> Progress:
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
                 numbers = {name: float(value) for name, value in losses.items()}
-                rate = job.plan.batch / median(timer.laps)
+                rate = job.plan.batch / mean(timer.laps)
                 row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
                 row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
                 job.on_row(row)
@@ -298,7 +298,8 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     scales = job.recipe.data.train_scales or (1.0,)
     steps = range(progress.step - len(timer.laps), progress.step)
     laps = list(zip(steps, timer.laps, strict=True))[-len(timer.laps) * 3 // 4 :]  # not the first: memory, workers
-    costs = [median([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
+    # the mean and not the median: a batch of mosaics or of large pictures takes its time too
+    costs = [mean([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
     step_seconds = sum(costs) / len(costs)
     forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures * job.recipe.validation.times
     left = job.minutes * 60 - progress.seconds - forward
