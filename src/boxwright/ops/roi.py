@@ -7,9 +7,6 @@ Shape legend: R = regions of all images, C = channels, s = side of the pooled ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +55,8 @@ def pool_regions(
     """
     rows = torch.cat([picture[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
     if len(levels) == 1:
-        return _align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
+        only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
+        return only
     if torch.compiler.is_exporting():  # a graph knows no list of counts
         pooled = levels[0].new_zeros((boxes.shape[0], levels[0].shape[1], size, size), dtype=torch.float32)
         for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
@@ -69,52 +67,7 @@ def pool_regions(
     order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order (pitfall 39)
     counts = torch.stack([(level == index).sum() for index in range(len(levels))]).tolist()
     parts = [
-        _align(map_.float(), own, size, 1 / stride, sampling, aligned)
+        roi_align(map_.float(), own, size, 1 / stride, sampling, aligned)
         for map_, stride, own in zip(levels, strides, rows[order].split(counts), strict=True)  # type: ignore[no-untyped-call]
     ]
     return torch.cat(parts)[order.argsort()]
-
-
-def _align(map_: Tensor, rows: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
-    """RoIAlign of rows (R, 5) from one map; in training on a CPU with a backward pass on all cores."""
-    if map_.is_cpu and map_.requires_grad and torch.is_grad_enabled() and torch.get_num_threads() > 1:
-        pooled: Tensor = _AlignOnAllCores.apply(map_, rows, size, scale, sampling, aligned)
-        return pooled
-    pooled = roi_align(map_, rows, size, scale, sampling, aligned)
-    return pooled
-
-
-class _AlignOnAllCores(torch.autograd.Function):
-    """Torchvision's RoIAlign, whose backward kernel takes a quarter of a Mask R-CNN's step on one core of a CPU.
-
-    Channels have nothing to do with each other, so each core takes its share of them; the sums are the same.
-    """
-
-    @staticmethod
-    def forward(
-        context: Any, map_: Tensor, rows: Tensor, size: int, scale: float, sampling: int, aligned: bool
-    ) -> Tensor:
-        context.save_for_backward(rows)
-        context.settings = (map_.shape, size, scale, sampling, aligned)
-        pooled: Tensor = torch.ops.torchvision.roi_align(map_, rows, scale, size, size, sampling, aligned)
-        return pooled
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (rows,) = context.saved_tensors
-        (batch, _, height, width), size, scale, sampling, aligned = context.settings
-
-        def part(share: Tensor) -> Tensor:
-            back = torch.ops.torchvision._roi_align_backward
-            found: Tensor = back(
-                share.contiguous(), rows, scale, size, size, batch, share.shape[1], height, width, sampling, aligned
-            )
-            return found
-
-        parts = _cores(torch.get_num_threads()).map(part, gradient.chunk(torch.get_num_threads(), dim=1))
-        return torch.cat(list(parts), dim=1), None, None, None, None, None
-
-
-@cache
-def _cores(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count)
