@@ -101,3 +101,22 @@ def test_the_zoo_is_listed_with_figures_licence_and_addresses(boxwright):
     assert lines[2].strip() == "https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"
     assert "without network" in done.err
     boxwright("zoo", "nothing").refused("no name in the zoo contains 'nothing'")
+
+
+def test_the_recipe_beside_it_and_files_of_other_kinds_are_never_the_checkpoint(boxwright, fixtures, tmp_path):
+    source = fixtures / "adelaidet" / "fcos" / "model.pth"
+    for name in ("a.yaml", "a.onnx", "a.safetensors", "a"):
+        boxwright("convert", source, "--out", tmp_path / name).refused(name, "ends in .pt, .pth")
+    (tmp_path / "a.yaml").write_text("mine")
+    boxwright("convert", source, "--out", tmp_path / "a.pt").refused("a.yaml exists already", "--out")
+    assert (tmp_path / "a.yaml").read_text() == "mine"
+    assert not (tmp_path / "a.pt").exists()
+    assert boxwright("convert", source, "--out", tmp_path / "new" / "a.pt").code == 0
+
+
+def test_options_that_say_nothing_of_a_file_are_refused(boxwright, fixtures, tmp_path):
+    source = fixtures / "adelaidet" / "fcos" / "model.pth"
+    for words in (("--norm-eps", 0), ("--variant", "improved")):
+        boxwright("convert", source, *words).refused(f"{words[0]} says nothing of adelaidet", "leave it out")
+    assert boxwright("convert", source, "--out", tmp_path / "a.pt").code == 0
+    boxwright("convert", tmp_path / "a.pt", "--variant", "improved").refused("a.pt is a boxwright checkpoint")

@@ -273,3 +273,14 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     assert (seen["batch"], seen["limit"], seen["score_threshold"], seen["max_detections"]) == (3, 4, None, 100)
     rows = json.loads((tmp_path.parent / f"{tmp_path.name}_report/predictions.json").read_text())
     assert [(row["image_id"], row["category_id"]) for row in rows] == [(5, 7)]
+
+
+def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
+    truth, rows = coco
+    files = ("--truth", truth, "--detections", write(tmp_path / "found.json", rows))
+    for words in (("--precision", "bf16"), ("--device", "cpu"), ("--batch", 2), ("--proposals", "p.npz")):
+        code, _, err = call(*files, *words)
+        assert (code, err) == (2, f"boxwright: {words[0]} is for a CHECKPOINT; files hold detections already\n")
+    for word in ("--eleven-point", "--no-plus-one"):
+        code, _, err = call(*files, word)
+        assert (code, err.endswith("is for --metric voc\n")) == (2, True)

@@ -6,6 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.models import MODELS
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes
+
 QUICK = (
     "model.backbone=mobilenet_v3_small", "model.fpn_channels=8", "data.resize.mode=none", "data.batch_size=2",
     "data.workers=0", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "precision=fp32",
@@ -69,3 +74,15 @@ def test_training_says_which_proposals_it_misses(boxwright, folder, voc, tmp_pat
         scores=[],
     )  # fmt: skip
     boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused("9 x 9 pixels", "48 x 64")
+
+
+def test_pictures_that_cannot_be_read_are_said_and_the_others_are_done(boxwright, folder, tmp_path):
+    recipe = load_recipe("rpn-shapes", ["model.fpn_channels=16"])
+    model = MODELS["rpn"].build(recipe.model_config_of(1))
+    save_checkpoint(Checkpoint(recipe, Classes.named(["object"]), model.state_dict()), tmp_path / "rpn.pt")
+    broken = folder / "JPEGImages" / "p1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    done = boxwright("proposals", tmp_path / "rpn.pt", "--data", folder, "--out", tmp_path / "p.npz", "--device", "cpu")
+    assert done.code == 0, done
+    assert "proposals for 3 pictures" in done.out
+    assert f"boxwright: {broken}: the picture is damaged" in done.err

@@ -29,14 +29,22 @@ RECIPES = {
 }  # fmt: skip
 
 
-def test_a_program_is_written_after_it_was_compared(checkpoint_file, tmp_path):
-    said = []
+def test_a_program_is_written_after_it_was_compared(checkpoint_file, tmp_path, monkeypatch):
+    """Also by AP, from the same score on and up to the same number as the file."""
+    said, measured = [], []
+    monkeypatch.setattr(export_module, "_check_given", lambda *_: None)
+    monkeypatch.setattr(
+        export_module, "average_precision", lambda detector, *_: measured.append(detector.settings) or 0
+    )
     out = tmp_path / "models" / "tiny.pt2"
-    written = export_checkpoint(checkpoint_file, out, ExportOptions(format="program"), say=said.append)
+    options = ExportOptions(format="program", score=0.4, max_detections=70, nms_iou=0.5)
+    written = export_checkpoint(checkpoint_file, out, options, data=tmp_path / "data", say=said.append)
     assert (written.path, written.size) == (out, out.stat().st_size)
     assert written.agreement.share == 1.0
     assert [file.name for file in out.parent.iterdir()] == ["tiny.pt2"]
     assert any("detections found again" in line for line in said)
+    assert measured[0] == measured[1]
+    assert (measured[0].score_threshold, measured[0].max_detections, measured[0].nms_iou) == (0.4, 70, 0.5)
 
 
 def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkeypatch):
@@ -63,12 +71,49 @@ def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkey
         (["--calibration", "."], "precision fp32 takes no pictures to calibrate with"),
         (["--out", "model.pt"], "model.pt: a file of the format onnx ends in .onnx"),
         (["--nms-iou", "2"], "--nms-iou: expected 0 to 1, got 2.0"),
+        (["--split", "val"], "--split is of --data"),
     ],
 )
 def test_what_does_not_go_together_is_said(checkpoint_file, words, sentence):
     done = CliRunner().invoke(app, ["export", str(checkpoint_file), *words])
     assert isinstance(done.exception, ValueError)
     assert sentence in str(done.exception)
+
+
+def test_what_is_wrong_with_folders_is_said_before_minutes_of_work(checkpoint_file, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr(export_module, "record", None)
+    for name in ("pictures", "empty"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / "a.png")
+    (tmp_path / "file.json").write_text("{}")
+    program, out = ExportOptions(format="program"), tmp_path / "a.pt2"
+    for options, given, sentence in (
+        (program, {"pictures": tmp_path / "empty"}, "empty: no pictures"),
+        (program, {"data": tmp_path / "nowhere"}, "nowhere"),
+        (program, {"pictures": tmp_path / "pictures", "out": tmp_path / "pictures" / "sub" / "a.pt2"}, "only read"),
+        (ExportOptions("openvino", "int8", calibration=tmp_path / "empty"), {"out": tmp_path / "a.xml"}, "no pictures"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+            export_checkpoint(checkpoint_file, options=options, **{"out": out, **given})
+    assert not out.exists()
+    assert not (tmp_path / "pictures" / "sub").exists()
+
+
+def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
+    seen = []
+
+    def written(checkpoint, out, *_, **__):
+        seen.append(out.name)
+        raise ValueError
+
+    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    (tmp_path / "lr0.01").mkdir()
+    for words in (["best.v2.pt"], ["best.v2.pt", "--format", "program"], [tmp_path / "lr0.01"],
+                  ["best.v2.pt", "--format", "openvino", "--precision", "bf16"]):  # fmt: skip
+        CliRunner().invoke(app, ["export", *map(str, words)])
+    assert seen == ["best.v2.onnx", "best.v2.pt2", "lr0.01.onnx", "best.v2-bf16.xml"]
 
 
 def test_masks_keep_their_nms(tmp_path):
@@ -130,9 +175,10 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 def test_int8_is_fitted_to_pictures_and_compared(checkpoint_file, pictures, tmp_path):
     from PIL import Image
 
+    (tmp_path / "typical").mkdir()
     for number, pixels in enumerate(pictures):
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    options = ExportOptions(format="openvino", precision="int8", calibration=tmp_path)
+        Image.fromarray(pixels).save(tmp_path / "typical" / f"{number}.png")
+    options = ExportOptions(format="openvino", precision="int8", calibration=tmp_path / "typical")
     out = tmp_path / "out" / "tiny.xml"
     written = export_checkpoint(checkpoint_file, out, options, say=lambda _: None)
     assert written.agreement.share >= 0.7

@@ -6,8 +6,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli.main import app
 from boxwright.deploy.measure import RUNTIMES, Runtime, available_runtimes, measure_speed
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes
 
 
 def run(*words):
@@ -72,3 +75,21 @@ def test_all_runtimes_of_this_machine(checkpoint_file, pictures, tmp_path):
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     left_out = done.output.count("left out")
     assert len(rows) - 2 == len(RUNTIMES) - 1 - left_out
+
+
+def test_what_is_wrong_is_said_before_minutes_of_work(checkpoint_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("boxwright.deploy.measure.build_runtimes", None)
+    quick = (checkpoint_file, "--runtimes", "torch")
+    for words, sentence in (
+        (("--split", "val"), "--split is of --data"),
+        (("--data", tmp_path / "nowhere"), "nowhere"),
+        (("--pictures", tmp_path), "no pictures in this folder"),
+    ):
+        assert sentence in str(run(*quick, *words).exception)
+
+
+def test_a_detector_without_regions_of_its_own_is_refused(tmp_path):
+    recipe = load_recipe("fast-rcnn-shapes")
+    save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), {}), tmp_path / "fast.pt")
+    done = run(tmp_path / "fast.pt", "--runtimes", "torch")
+    assert "fast_rcnn needs proposals for every picture" in str(done.exception)

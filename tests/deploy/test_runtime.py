@@ -1,6 +1,8 @@
 """Exported files behind `Detector`: the same detections, the user's classes, and a sentence for a mistake."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from boxwright.checkpoint import load_checkpoint
 from boxwright.deploy.description import Description
 from boxwright.deploy.runtime import load_detector, narrowed
+from boxwright.inference.loading import open_checkpoint
 from boxwright.models import DetectSettings
 from boxwright.structures import PaddedDetections
 
@@ -168,6 +171,34 @@ class TestDescription:
             load_detector(exported["onnx"], "cpu", precision="bf16")
         with pytest.raises(ValueError, match="OpenVINO runs on the CPU"):
             load_detector(exported["xml"], "cuda")
+
+    @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
+    def test_a_device_that_is_none(self, exported, kind):
+        with pytest.raises(ValueError, match="device 'tpu': expected auto, cpu, cuda"):
+            load_detector(exported[kind], "tpu")
+
+    def test_a_device_that_the_runtime_has_not_is_not_passed_over(self, exported):
+        with pytest.raises(ValueError, match="ONNX Runtime runs on the CPU or a GPU of NVIDIA here"):
+            load_detector(exported["onnx"], "mps")
+
+    def test_where_a_network_is_needed_a_file_is_refused(self, exported):
+        for file in exported.values():
+            with pytest.raises(ValueError, match="holds no network: give the checkpoint that it was made from"):
+                open_checkpoint(file)
+
+    def test_a_file_of_strong_detections_only_is_asked_for_those(self, exported, monkeypatch):
+        """Without a score of the user's; the checkpoint's own threshold lies lower."""
+        known = load_detector(exported["onnx"], "cpu").engine.description
+        strong = replace(known, settings=replace(known.settings, score_threshold=0.8))
+        engine = SimpleNamespace(description=strong, device=torch.device("cpu"))
+        monkeypatch.setattr("boxwright.deploy.runtime._engine", lambda *_: engine)
+        assert load_detector(exported["onnx"], "cpu").score_threshold == 0.8
+
+    def test_a_damaged_description(self, exported):
+        known = load_detector(exported["onnx"], "cpu").engine.description
+        for text in (known.to_json().replace('"input"', '"inqut"'), known.to_json().replace('"outputs"', '"outs"')):
+            with pytest.raises(ValueError, match=r"m.onnx: its description is damaged"):
+                Description.from_json(text, "m.onnx")
 
 
 def test_narrowing_cuts_the_ends_only():

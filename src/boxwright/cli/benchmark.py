@@ -14,7 +14,7 @@ def benchmark(
         Path | None, typer.Option(help="Folder of pictures to run on (and to fit int8 to); drawn ones if not given.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
-    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
+    split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     runtimes: Annotated[
         str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
     ] = None,
@@ -31,6 +31,8 @@ def benchmark(
     import json
     import tempfile
 
+    from boxwright.data.folder import open_folder
+    from boxwright.data.folder import split as split_called
     from boxwright.deploy.export import average_precision
     from boxwright.deploy.gate import drawn_pictures
     from boxwright.deploy.measure import (
@@ -43,6 +45,7 @@ def benchmark(
     from boxwright.inference.loading import open_checkpoint
     from boxwright.inference.pictures import as_pixels, picture_paths
     from boxwright.inference.predictor import device_called
+    from boxwright.models import MODELS
 
     def say(text: str) -> None:
         typer.echo(f"boxwright: {text}", err=True)
@@ -59,15 +62,22 @@ def benchmark(
     if not names:
         raise ValueError("none of these runtimes is there")
     source = open_checkpoint(checkpoint)
+    if MODELS[source.recipe.model.name].needs_proposals:
+        raise ValueError(f"{source.recipe.model.name} needs proposals for every picture and cannot be timed alone")
+    if split is not None and data is None:
+        raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
+    part = split or "val"
+    if data is not None:
+        split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
+    given = drawn_pictures() if pictures is None else [as_pixels(one)[0] for one in picture_paths(pictures)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(
             source, names, Path(folder), device=where, weights_size=size, pictures=pictures, say=say
         )  # fmt: skip
-        given = drawn_pictures() if pictures is None else [as_pixels(one)[0] for one in picture_paths(pictures)[:32]]
         fed = network_pictures(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
-        points = [None if data is None else average_precision(one.detector, data, split) for one in made]
+        points = [None if data is None else average_precision(one.detector, data, part) for one in made]
     base = speeds[0]
     height, width = fed[0].shape[1:]
     rows: list[dict[str, Any]] = [

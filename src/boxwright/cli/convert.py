@@ -15,9 +15,10 @@ def convert(
     to: Annotated[
         str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead of ours.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write; beside the working folder if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; in the working folder if not given.")] = None,
     variant: Annotated[
-        str | None, typer.Option(help="What a file does not say: baseline or improved (original FCOS), 001, 003, 320.")
+        str | None,
+        typer.Option(help="What a file does not say: baseline, improved (original FCOS), 001, 003, 320, 800."),
     ] = None,
     stride_in_1x1: Annotated[
         bool | None, typer.Option(help="Where the backbone has its strides, if not as usual in that library.")
@@ -52,14 +53,19 @@ def convert(
     stem = Path(source).name if "/" in source else source
     if to is not None:
         path = out or Path(f"{Path(stem).stem}-{to}.pth")
+        _check_ending(path, (".pt", ".pth", ".pkl"))
         _refuse_existing(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         kept = origin.get("kept") if origin.get("family") == to else None
         write_state(export_state(recipe["model"], len(found.classes), found.weights, to, kept), path, to)
         typer.echo(f"{found.recipe.model.name} with {len(found.classes)} classes, as {to} has it", err=True)
         typer.echo(str(path))
         return
     path = out or Path(f"{Path(stem).stem}.boxwright.pt")
+    _check_ending(path, (".pt", ".pth"))
     _refuse_existing(path)
+    _refuse_existing(path.with_suffix(".yaml"))
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(found, path)
     recipe["model"].pop("class_channels", None)  # a new head has a channel for each class
     recipe.pop("name", None)
@@ -74,6 +80,12 @@ def convert(
     for note in origin.get("notes", []):
         typer.echo(f"taken as usual: {note}", err=True)
     typer.echo(str(path))
+
+
+def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    """By its ending a file is read later, and what stands beside it is called."""
+    if path.suffix not in endings:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(endings)}; choose another with --out")
 
 
 def _refuse_existing(path: Path) -> None:

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from boxwright.structures import Classes, Detections, Truth
 
 
+OF_MODEL = ("proposals", "batch", "device", "precision")
+"""Options that say how a checkpoint is run."""
+OF_VOC = ("eleven_point", "plus_one")
+
+
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Checkpoint (or run folder) to measure; needs --data.", show_default=False)
     ] = None,
@@ -64,6 +70,8 @@ def evaluate(
     area under the whole curve with whole-pixel boxes (+1) unless --eleven-point or --no-plus-one is given.
     """
     _check(checkpoint, data, truth, detections, metric)
+    _refuse_given(context, OF_MODEL if truth is not None else (), "is for a CHECKPOINT; files hold detections already")
+    _refuse_given(context, OF_VOC if metric != "voc" else (), "is for --metric voc")
     if save is not None:
         _refuse_inside(save, [path for path in (data, truth) if path is not None])
     from dataclasses import replace
@@ -120,6 +128,14 @@ def _check(
         )
     if metric not in ("coco", "voc"):
         raise typer.BadParameter(f"{metric!r} is neither coco nor voc", param_hint="--metric")
+
+
+def _refuse_given(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse options that would say nothing here."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
 
 
 def _refuse_inside(save: Path, sources: list[Path]) -> None:

@@ -23,7 +23,7 @@ def export(
         Path | None, typer.Option(help="Folder of pictures to compare on; drawn ones if not given.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
-    split: Annotated[str, typer.Option(help="Split of --data.")] = "val",
+    split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     normalise: Annotated[
         bool, typer.Option(help="Normalise pixels in the file; else the caller does, and feeds float32.")
     ] = True,
@@ -37,24 +37,25 @@ def export(
     """Write a detector for another runtime, and prove that it finds the same.
 
     The file runs on pictures, alone and in batches of mixed sizes, and is written only if its detections are those of
-    the checkpoint (with --data also: only if its AP is within 0.1 points, int8 0.5). `predict`, `evaluate` and
-    `benchmark` take it as they take a checkpoint. Prints the file.
+    the checkpoint (with --data also: only if its AP is within 0.1 points, int8 0.5). `predict`, `evaluate` and `serve`
+    take it as they take a checkpoint. Prints the file.
     """
     from boxwright.deploy.export import SUFFIX, ExportOptions, export_checkpoint
 
     for name, value in (("score", score), ("nms-iou", nms_iou)):
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"--{name}: expected 0 to 1, got {value}")
+    if split is not None and data is None:
+        raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     chosen: Any = {"format": format, "precision": precision}
     options = ExportOptions(
         **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
         calibration=calibration,
     )  # fmt: skip
-    place = out or Path(f"{checkpoint.stem or 'detector'}{'' if precision == 'fp32' else '-' + precision}").with_suffix(
-        SUFFIX[options.format]
-    )
+    stem = (checkpoint.name if checkpoint.is_dir() else checkpoint.stem) or "detector"
+    place = out or Path(f"{stem}{'' if precision == 'fp32' else '-' + precision}{SUFFIX[options.format]}")
     written = export_checkpoint(
-        checkpoint, place, options, pictures=pictures, data=data, split=split,
+        checkpoint, place, options, pictures=pictures, data=data, split=split or "val",
         say=lambda text: typer.echo(f"boxwright: {text}", err=True),
     )  # fmt: skip
     typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)

@@ -31,6 +31,18 @@ class Converted(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Options(dict[str, Any]):
+    """Options by name, which remember which of them were asked for."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__(given)
+        self.read: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+
 class _Family(NamedTuple):
     name: str
     recognises: Callable[[State], bool]
@@ -85,11 +97,16 @@ def convert_state(
     family = next((family for family in FAMILIES if family.recognises(state)), None)
     if family is None:
         raise ValueError(f"{where}: {_what_instead(state)}")
+    given = _Options(options or {})
     try:
-        found = family.plan(state, options or {})
+        found = family.plan(state, given)
     except (ValueError, KeyError) as error:
         reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where}: taken for {family.name}, but {reason}") from error
+    for name, value in given.items():
+        if value is not None and name not in given.read | {"file"}:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{where}: {option} says nothing of {family.name}'s {found.architecture}: leave it out")
     names = classes or found.classes
     if len(names) != len(found.classes):
         raise ValueError(f"{where}: {len(found.classes)} classes, but {len(names)} names were given")

@@ -33,7 +33,10 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     masked, mobile = f"{_ROI}mask_predictor.mask_fcn_logits.weight" in state, "backbone.body.0.0.weight" in state
     second = f"{_ROI}box_head.0.0.weight" in state
     file = str(options.get("file", ""))
-    small = options.get("variant") == "320" or (options.get("variant") is None and "320" in file)
+    variant = options.get("variant") if mobile else None
+    if variant not in (None, "320", "800"):
+        raise ValueError(f"variant: expected 320 or 800, got {variant!r}")
+    small = variant == "320" or (variant is None and "320" in file)
     name = "maskrcnn" if masked else "fasterrcnn"
     name += "_mobilenet_v3_large" + "_320" * small if mobile else "_resnet50"
     architecture = name + "_fpn" + "_v2" * second

@@ -81,21 +81,24 @@ class Description:
             raise ValueError(
                 f"{path} was not exported by boxwright: it does not describe its classes and preprocessing"
             )
-        if data["version"] != VERSION:
+        if data.get("version") != VERSION:
             raise ValueError(
-                f"{path}: export version {data['version']}, this boxwright reads {VERSION}; export it again"
+                f"{path}: export version {data.get('version')}, this boxwright reads {VERSION}; export it again"
             )
-        fed = data["input"]
-        return cls(
-            recipe=check_recipe(data["recipe"], str(path)),
-            classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
-            score_threshold=data["score_threshold"],
-            settings=DetectSettings(**data["settings"]),
-            pixels=fed["pixels"],
-            normalise=fed["normalise_in_graph"],
-            nms=data["nms_in_graph"],
-            precision=data["precision"],
-            mean=tuple(fed["mean"]),
-            std=tuple(fed["std"]),
-            outputs=tuple(data["outputs"]),
-        )
+        try:
+            fed = data["input"]
+            return cls(
+                recipe=check_recipe(data["recipe"], str(path)),
+                classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
+                score_threshold=data["score_threshold"],
+                settings=DetectSettings(**data["settings"]),
+                pixels=fed["pixels"],
+                normalise=fed["normalise_in_graph"],
+                nms=data["nms_in_graph"],
+                precision=data["precision"],
+                mean=tuple(fed["mean"]),
+                std=tuple(fed["std"]),
+                outputs=tuple(data["outputs"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: its description is damaged ({error}); export it again") from error

@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from boxwright.data.folder import open_folder
+from boxwright.data.folder import split as split_called
 from boxwright.deploy.description import Description
-from boxwright.deploy.gate import Agreement, prove
+from boxwright.deploy.gate import Agreement, gate_pictures, prove
 from boxwright.deploy.graph import detector_graph, record
 from boxwright.deploy.onnx import write_onnx
 from boxwright.deploy.openvino import Inputs, computes_bf16, write_openvino
@@ -19,7 +21,7 @@ from boxwright.deploy.program import write_program
 from boxwright.deploy.runtime import load_detector, network_pixels
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.loading import open_checkpoint
-from boxwright.inference.pictures import as_pixels, picture_paths
+from boxwright.inference.pictures import as_pixels, picture_paths, refuse_among_pictures
 from boxwright.inference.predictor import Detector
 from boxwright.metrics.coco_ap import coco_ap
 from boxwright.models import MODELS
@@ -97,8 +99,11 @@ def export_checkpoint(
     """
     if out.suffix != SUFFIX[options.format]:
         raise ValueError(f"{out}: a file of the format {options.format} ends in {SUFFIX[options.format]}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    given = [folder for folder in (pictures, data, options.calibration) if folder is not None and folder.is_dir()]
+    refuse_among_pictures(out, given, [])
     source = open_checkpoint(checkpoint)
+    _check_given(source.recipe.model.name, options, pictures, data, split)
+    out.parent.mkdir(parents=True, exist_ok=True)
     reference = Detector(source, "cpu", precision="fp32")
     graph, description = detector_graph(
         source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
@@ -129,6 +134,7 @@ def export_checkpoint(
         )
         ap = checkpoint_ap = None
         if data is not None:
+            reference.settings = exported.settings  # scores and numbers that were chosen for the file are no loss
             checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
             say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
             if checkpoint_ap - ap > LARGEST_AP_LOSS[options.precision]:
@@ -143,6 +149,20 @@ def export_checkpoint(
     return Exported(out, size, found, ap, checkpoint_ap)
 
 
+def _check_given(name: str, options: ExportOptions, pictures: Path | None, data: Path | None, split: str) -> None:
+    """Refuse what would only be found after minutes of writing."""
+    if MODELS[name].needs_proposals and data is not None:
+        raise ValueError(f"{name} needs proposals, which export has for drawn regions only: leave --data out")
+    if MODELS[name].needs_proposals and options.precision == "int8":
+        raise ValueError("int8 is not for detectors that are given their proposals")
+    if options.calibration is not None:
+        picture_paths(options.calibration)
+    if pictures is not None:
+        gate_pictures(pictures)
+    if data is not None:
+        split_called(open_folder(data), split)
+
+
 def average_precision(detector: Detector, data: Path, split: str) -> float:
     """COCO AP of a detector on a split of a labelled folder."""
     evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
@@ -151,8 +171,6 @@ def average_precision(detector: Detector, data: Path, split: str) -> float:
 
 def calibration_inputs(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
     """Pictures of a folder, one by one, as the network sees them."""
-    if MODELS[description.recipe.model.name].needs_proposals:
-        raise ValueError("int8 is not for detectors that are given their proposals")
     for path in islice(picture_paths(folder), CALIBRATION_PICTURES):
         pixels, _ = as_pixels(path)
         plan = resize_plan((int(pixels.shape[1]), int(pixels.shape[2])), detector.resize)

@@ -125,6 +125,8 @@ def load_detector(
     engine = _engine(file, device, num_threads)
     detector = Detector(engine.description.checkpoint(), engine=engine)
     detector.settings = engine.description.settings
+    # it holds nothing weaker
+    detector.score_threshold = max(detector.score_threshold, detector.settings.score_threshold)
     return detector
 
 
@@ -139,8 +141,7 @@ def _engine(file: Path, device: str | torch.device, num_threads: int | None) -> 
 
         return ExportedEngine(run_onnx, description, file, cpu)
     if file.suffix == ".xml":
-        if torch.device("cpu" if device == "auto" else device).type != "cpu":
-            raise ValueError(f"{file}: OpenVINO runs on the CPU here; leave --device out")
+        _device_of(file, device, "OpenVINO runs on the CPU", ("cpu",))
         compiled, description = load_openvino(file, num_threads)
 
         def run_openvino(inputs: dict[str, Tensor]) -> Arrays:
@@ -160,6 +161,17 @@ def _engine(file: Path, device: str | torch.device, num_threads: int | None) -> 
     return ExportedEngine(run_program, description, file, where)
 
 
+def _device_of(file: Path, device: str | torch.device, sentence: str, kinds: tuple[str, ...]) -> torch.device:
+    """The device of this name in a runtime that has these kinds only."""
+    try:
+        chosen = torch.device("cpu" if str(device) == "auto" else device)
+    except RuntimeError as error:
+        raise ValueError(f"device {str(device)!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if chosen.type not in kinds:
+        raise ValueError(f"{file}: {sentence} here; leave --device out")
+    return chosen
+
+
 def onnx_session(file: Path, device: str | torch.device, num_threads: int | None) -> tuple[Any, Description]:
     """An ONNX Runtime session on the CPU, or on a GPU with onnxruntime-gpu."""
     runtime = required("onnxruntime", "export")
@@ -171,9 +183,12 @@ def onnx_session(file: Path, device: str | torch.device, num_threads: int | None
     on_gpu = "CUDAExecutionProvider" in runtime.get_available_providers()
     if str(device) == "auto":
         device = "cuda" if on_gpu else "cpu"
-    if torch.device(device).type == "cuda" and not on_gpu:
+    chosen = _device_of(file, device, "ONNX Runtime runs on the CPU or a GPU of NVIDIA", ("cpu", "cuda"))
+    if chosen.type == "cuda" and not on_gpu:
         raise ValueError(f"{file}: this onnxruntime has no GPU; install onnxruntime-gpu, or use --device cpu")
-    kind = "CUDAExecutionProvider" if torch.device(device).type == "cuda" else "CPUExecutionProvider"
+    kind: Any = "CPUExecutionProvider"
+    if chosen.type == "cuda":
+        kind = ("CUDAExecutionProvider", {"device_id": chosen.index or 0})
     try:
         session = runtime.InferenceSession(os.fspath(file), settings, providers=[kind])
     except Exception as error:  # onnxruntime's own classes

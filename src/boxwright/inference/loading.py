@@ -10,6 +10,9 @@ from boxwright.convert.fetch import fetched_file, is_remote
 from boxwright.convert.files import convert_file
 from boxwright.structures import Classes
 
+EXPORTED = (".onnx", ".xml", ".pt2")
+"""Endings of what `boxwright export` writes."""
+
 
 def open_checkpoint(
     source: str | Path,
@@ -23,17 +26,26 @@ def open_checkpoint(
 
     The options are for foreign files that do not say something themselves; see `convert.files.convert_file`.
     """
-    given = [variant, stride_in_1x1, norm_eps, classes]
+    given = any(option is not None for option in (variant, stride_in_1x1, norm_eps, classes))
     name = re.sub(r"^(https|detectron2):/+", r"\1://", str(source))  # a Path has lost one of the slashes
     path = fetched_file(name) if is_remote(name) else Path(source)
     problem = None
-    if path.suffix not in (".pkl", ".safetensors") and all(option is None for option in given):
+    if path.suffix in EXPORTED and path.is_file():
+        raise ValueError(f"{path}: an exported file holds no network: give the checkpoint that it was made from")
+    if path.suffix not in (".pkl", ".safetensors"):
         try:
-            return load_checkpoint(path)
+            own = load_checkpoint(path)
         except ValueError as error:
             if "is not a boxwright checkpoint" not in str(error):
                 raise
             problem = error
+        else:
+            if given:
+                raise ValueError(
+                    f"{path} is a boxwright checkpoint, which says all of itself: variant, stride_in_1x1, norm_eps and "
+                    "classes are for files of other libraries"
+                )
+            return own
     try:
         found = convert_file(
             path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
+from boxwright.data.picture_check import look_at_pictures
 from boxwright.data.proposals import write_proposals
 from boxwright.inference.predictor import Detector
 
@@ -39,8 +40,14 @@ def write_proposals_of(
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
     dataset = open_folder(data)
     parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
-    paths = list(dict.fromkeys(record.path for part in parts for record in part.records if record.path.is_file()))
+    states = look_at_pictures(record.path for part in parts for record in part.records)
     console = Console(stderr=True)
+    for path, state in states.items():
+        if state.fault is not None:
+            console.print(f"boxwright: {path}: {state.fault}", markup=False, highlight=False, soft_wrap=True)
+    paths = [path for path, state in states.items() if state.fault is None]
+    if not paths:
+        raise ValueError(f"{data}: no picture that can be read")
     stream = detector.stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
     shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
     return len(paths), write_proposals(out, list(_names(paths, root)), shown)
