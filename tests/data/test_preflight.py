@@ -250,6 +250,7 @@ BOXES: list[Box] = [(1, 1, 9, 9), (20, 2, 38, 18)]
         ({"size": [20, 40], "counts": [3]}, "bad-mask", "run-length code of 3 pixels for a picture of 20 x 40"),
         ({"size": [40, 20], "counts": [800]}, "bad-mask", "it is 40 x 20, the picture 20 x 40"),
         ([[1, 1, 9, 9]], "bad-mask", "a polygon needs at least three x, y pairs, got 4 numbers"),
+        ([[1, 1, 9, 10**400, 9, 9]], "bad-mask", "int too large to convert to float"),
         ({"size": [20, 40], "counts": [800]}, "empty-mask", "covers no pixel"),
         ([[60, 60, 70, 60, 70, 70]], "empty-mask", "covers no pixel"),
         ([[30, 10, 38, 10, 38, 18, 30, 18]], "mask-off-box", "lies elsewhere than its box (x 30 to 38, y 10 to 18)"),

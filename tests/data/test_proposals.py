@@ -81,6 +81,38 @@ class TestFiles:
         with pytest.raises(ValueError, match="not a proposal file"):
             read_proposals(tmp_path / "p.npz")  # objects could run code
 
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"counts": [-1, 2]}, "do not fit together"),
+            ({"counts": [1.0, 0.0]}, r"counts \(2,\) of float64"),
+            ({"counts": ["1", "0"]}, "do not fit together"),
+            ({"names": [1, 2]}, "do not fit together"),
+            ({"names": [b"a.png", b"b.png"]}, "do not fit together"),
+            ({"boxes": [["1", "2", "3", "4"]]}, "do not fit together"),
+            ({"sizes": [[float("nan"), 9.0], [9.0, 9.0]]}, "do not fit together"),
+            ({"boxes": [[50.0, 60, 20, 10]]}, r"expected boxes as x1, y1, x2, y2, got \[50.0, 60.0, 20.0, 10.0\]"),
+            ({"names": ["a.png", "a.png"]}, "a.png is there 2 times"),
+        ],
+    )
+    def test_arrays_of_another_kind_are_refused(self, tmp_path, change, sentence):
+        arrays = {"names": ["a.png", "b.png"], "sizes": [[9, 9]] * 2, "counts": [1, 0], "boxes": [[1.0, 2, 3, 4]],
+                  "scores": [0.5]}  # fmt: skip
+        file = tmp_path / "p.npz"
+        np.savez(file, **arrays)
+        assert read_proposals(file).of("a.png", (9, 9)).shape == (1, 5)
+        np.savez(file, **(arrays | change))
+        with pytest.raises(ValueError, match=sentence):
+            read_proposals(file)
+
+    def test_a_file_that_is_damaged_in_the_middle_is_refused(self, stored):
+        content = bytearray(stored.path.read_bytes())
+        for at in range(60, 120):
+            content[at] ^= 0x55
+        stored.path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a proposal file"):
+            read_proposals(stored.path)
+
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such proposal file"):
             read_proposals(tmp_path / "p.npz")

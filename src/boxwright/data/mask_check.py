@@ -5,13 +5,13 @@ Such an object keeps its box and loses its mask: a box that is left out would be
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from boxwright.data.records import Annotation, Problem
 from boxwright.data.truth import Box, clip_box, mask_of
 
 _SLACK = 2.0  # pixels a polygon may end outside without a word
+_HUGE = 1e12
 _LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
 
 
@@ -72,7 +72,7 @@ def _is_polygon(polygon: object) -> bool:
         isinstance(polygon, list)
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and all(isinstance(value, int | float) and math.isfinite(value) for value in polygon)
+        and all(isinstance(value, int | float) and -_HUGE < value < _HUGE for value in polygon)
     )
 
 

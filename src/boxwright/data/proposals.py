@@ -7,7 +7,6 @@ pixels of the original pictures and `scores` (sum,), best first.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +18,8 @@ from boxwright.data.records import Record
 from boxwright.structures import Detections
 
 _ARRAYS = {"names": 1, "sizes": 2, "counts": 1, "boxes": 2, "scores": 1}
+_KINDS = {"names": "U", "sizes": "iu", "counts": "iu", "boxes": "iuf", "scores": "iuf"}
+"""NumPy's letters for text, whole numbers and numbers."""
 
 
 class StoredProposals:
@@ -30,7 +31,7 @@ class StoredProposals:
         self._rows = torch.cat(
             [torch.from_numpy(arrays["boxes"]).float(), torch.from_numpy(arrays["scores"]).float()[:, None]], dim=1
         )
-        self._ends = np.cumsum(arrays["counts"]).tolist()
+        self._ends = np.cumsum(arrays["counts"], dtype=np.int64).tolist()
         self._of_name: dict[str, list[tuple[str, int]]] = {}
         for index, name in enumerate(arrays["names"].tolist()):
             self._of_name.setdefault(PurePosixPath(name).name, []).append((name, index))
@@ -81,18 +82,28 @@ def read_proposals(path: str | Path) -> StoredProposals:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _ARRAYS}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive raises anything from zlib.error to SyntaxError
         raise ValueError(
             f"{path}: not a proposal file (an .npz as boxwright proposals writes it); {str(error)[:120]}"
         ) from error
     good = all(arrays[name].ndim == rank for name, rank in _ARRAYS.items())
     good = good and len(arrays["names"]) == len(arrays["sizes"]) == len(arrays["counts"])
     good = good and arrays["boxes"].shape == (len(arrays["scores"]), 4) and arrays["sizes"].shape[1] == 2
-    if not good or int(arrays["counts"].sum()) != len(arrays["scores"]):
-        shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
+    good = good and all(not arrays[name].size or arrays[name].dtype.kind in kinds for name, kinds in _KINDS.items())
+    if not good or (arrays["counts"] < 0).any() or int(arrays["counts"].sum()) != len(arrays["scores"]):
+        shapes = ", ".join(f"{name} {arrays[name].shape} of {arrays[name].dtype}" for name in _ARRAYS)
         raise ValueError(f"{path}: its arrays do not fit together ({shapes}); write it anew with boxwright proposals")
     if not np.isfinite(arrays["boxes"]).all() or not np.isfinite(arrays["scores"]).all():
         raise ValueError(f"{path}: a box or a score is not a number; write it anew with boxwright proposals")
+    turned = (arrays["boxes"][:, 2:] < arrays["boxes"][:, :2]).any(1)
+    if turned.any():
+        box = [float(value) for value in arrays["boxes"][turned.argmax()]]
+        raise ValueError(f"{path}: expected boxes as x1, y1, x2, y2, got {box}, which ends before it begins")
+    names, times = np.unique(arrays["names"], return_counts=True)
+    if (times > 1).any():
+        raise ValueError(f"{path}: {names[times.argmax()]} is there {times.max()} times; expected one entry a picture")
     return StoredProposals(path, arrays)
 
 
