@@ -30,6 +30,8 @@ def write_proposals_of(
     Pictures are named by their path below the data folder. Raises ValueError where `out` is no .npz or lies inside the
     data folder, and where the detector needs proposals itself.
     """
+    if not data.exists():
+        raise FileNotFoundError(f"{data}: no such data folder")
     root = (data if data.is_dir() else data.parent).resolve()
     if out.suffix != ".npz":
         raise ValueError(f"{out}: a proposal file is called something.npz")
