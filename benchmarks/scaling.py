@@ -8,6 +8,8 @@ peak above what the process held before the step. `python -m benchmarks.scaling 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import statistics
 import sys
 import time
@@ -114,7 +116,9 @@ def _timed(function: Callable[[], None], rounds: int) -> tuple[float, float]:
 
 
 def _reset_peak() -> int:
-    """Let the kernel forget the peak of this process; gives what it holds now, in KiB."""
+    """Give what is free back to the kernel and let it forget the peak; gives what this process holds now, in KiB."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _memory("VmRSS")
 
