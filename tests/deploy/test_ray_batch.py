@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -235,7 +236,7 @@ def test_a_picture_that_kills_workers_becomes_a_failure(checkpoint, pictures, tm
         attempt = Attempt(note)
         assert (attempt.deaths, attempt.killers) == (deaths, [])
     attempt.note(1)
-    assert able(chunk._asdict()) == {"pictures": 3, "objects": 10}
+    assert able(chunk._asdict()) == {"pictures": 3, "objects": 10, "problem": ""}
     failures = rows(tmp_path / "failures")
     assert list(failures) == [str(pictures / "01.png")]
     assert "the worker died on it" in failures[str(pictures / "01.png")]["why"]
@@ -253,7 +254,7 @@ def test_too_little_memory_for_a_batch_is_enough_for_its_pictures(checkpoint, pi
         return stream(images, **settings)
 
     monkeypatch.setattr(able.detector, "stream", small_memory)
-    assert able(Chunk.of(list_pictures([pictures])[:4])._asdict()) == {"pictures": 4, "objects": 15}
+    assert able(Chunk.of(list_pictures([pictures])[:4])._asdict()) == {"pictures": 4, "objects": 15, "problem": ""}
     (failure,) = rows(tmp_path / "failures").values()
     assert failure["picture"] == str(pictures / "01.png")
     assert "need more memory than there is" in failure["why"]
@@ -270,3 +271,11 @@ def test_masks_are_run_length_codes(pictures, tmp_path):
     assert len(found) == len(row["masks"]) == 5
     for code, mask in zip(row["masks"], found.masks, strict=True):
         assert torch.equal(decode_rle(code["counts"], tuple(code["size"])), mask)
+
+
+def test_a_full_disk_is_told_in_its_own_words(checkpoint, pictures, tmp_path, monkeypatch):
+    able = worker(checkpoint, tmp_path)
+    full = OSError(28, "No space left on device", "results")
+    monkeypatch.setattr("boxwright.deploy.batch_worker._write_rows", Mock(side_effect=full))
+    found = able(Chunk.of(list_pictures([pictures])[:1])._asdict())
+    assert found == {"pictures": 0, "objects": 0, "problem": "[Errno 28] No space left on device: 'results'"}

@@ -70,16 +70,25 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.problem: Exception | None = None
+        self.problem = ""
         try:
             self.detector = load_detector(job.checkpoint, job.device, precision=job.precision)
-        except (ValueError, OSError, ImportError) as error:  # Ray would try again what cannot succeed
-            self.problem = error
+        except (ValueError, OSError, ImportError) as error:
+            self.problem = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the rows of a chunk; what is returned are counts."""
-        if self.problem is not None:
-            raise self.problem
+        """Write the rows of a chunk; gives counts, or the problem that no other worker would be without.
+
+        A problem is told and not raised: Ray wraps what is raised in texts of its own.
+        """
+        if not self.problem:
+            try:
+                return {**self._done(row), "problem": ""}
+            except OSError as error:  # a full disk
+                self.problem = str(error)
+        return {"pictures": 0, "objects": 0, "problem": self.problem}
+
+    def _done(self, row: dict[str, Any]) -> dict[str, int]:
         entries = [Entry(*values) for values in json.loads(row["entries"])]
         folder = Path(self.job.folder)
         attempt = Attempt(folder / "attempts" / row["name"])

@@ -192,27 +192,13 @@ def _run(job: Job, todo: list[Entry], workers: int | None) -> Iterator[tuple[int
         finished = 0
         try:
             for row in rows.iter_rows():
+                if row["problem"]:
+                    raise ValueError(row["problem"])
                 finished += row["pictures"]
                 yield finished, row["objects"]
         except ray.exceptions.RayError as error:
-            raise _own(error) from error
-
-
-def _own(error: BaseException) -> Exception:
-    """What went wrong in a worker, without Ray's wrapping."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None) or inner.__cause__
-        if cause is None:
-            break
-        inner = cause
-    text = str(inner).strip() or type(inner).__name__
-    kind = ValueError if isinstance(inner, ValueError) else OSError
-    return kind(
-        text
-        if kind is ValueError
-        else f"a worker ended the job ({text.splitlines()[-1][:300]}); start it again to resume"
-    )
+            text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise OSError(f"a worker ended the job ({text[:300]}); start it again to resume") from error
 
 
 def _detector_file(checkpoint: str | Path) -> Path:
