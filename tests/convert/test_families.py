@@ -17,7 +17,7 @@ from boxwright.models.config import config_of
 from boxwright.models.faster_rcnn import FasterRCNNConfig
 from boxwright.nn.backbone_files import read_tensors, state_of
 from boxwright.recipes import check_recipe, dump_recipe
-from boxwright.structures import Classes, ImageBatch
+from boxwright.structures import Classes, ImageBatch, Targets
 
 ALL = [
     "detectron2/fcos", "detectron2/retinanet", "detectron2/rpn_fpn", "detectron2/faster_rcnn_fpn",
@@ -176,7 +176,20 @@ class TestCourse:
         for k, got in enumerate((one, two)):
             torch.testing.assert_close(got.scores, arrays[f"scores{k}"], rtol=0, atol=1e-5)
             torch.testing.assert_close(got.boxes, arrays[f"boxes{k}"], rtol=0, atol=1e-3)
-        assert json.loads((folder / "case.json").read_text())["losses"]
+        truth = arrays["gt_boxes"]  # (B, G, 5), -1 in the last where there is none
+        valid = truth[..., 4] >= 0
+        targets = Targets(truth[..., :4], truth[..., 4].long().clamp(min=0), torch.zeros_like(valid), valid)
+        model.train()
+        for part in model.modules():  # the recorded step had its statistics held
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.eval()
+        with torch.no_grad():
+            losses = model.loss(model(images, targets), targets)
+        recorded = json.loads((folder / "case.json").read_text())["losses"]
+        expected = [recorded[name] for name in ("loss_cls", "loss_box", "loss_ctr")]
+        assert [float(losses[name]) for name in ("classification", "box", "centerness")] == pytest.approx(
+            expected, rel=1e-4
+        )
 
     @pytest.mark.parametrize("style", ["001", "003", "printed"])
     def test_the_names_of_the_pyramid_tell_the_seeds_apart(self, folder, style):
