@@ -188,6 +188,12 @@ class TestBudget:
         loop._fix_length(run, progress, SimpleNamespace(laps=[0.2, 0.2, 0.2, 1.4] * 4))
         assert progress.steps == 16 + (60 - 20) / 0.5
 
+    def test_does_not_believe_that_every_step_will_be_as_unlucky_as_one_was(self):
+        run = job(minutes=1.0)
+        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 15 + [40.0]))
+        assert progress.steps == 16 + int((60 - 20) / ((11 * 0.5 + 1.5) / 12))
+
     def test_leaves_time_for_measuring(self):
         run = job("validation.times=5", minutes=1.0, validation_pictures=40)
         progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)

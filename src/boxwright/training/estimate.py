@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
 from boxwright.training.ema import WeightAverage
-from boxwright.training.loop import Job, Progress, grouped_batches, training_step
+from boxwright.training.loop import Job, Progress, grouped_batches, training_step, typical
 from boxwright.training.optim import build_optimizer, scaled
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
 from boxwright.training.run import choose_accelerator
@@ -143,7 +142,7 @@ def _measure_steps(job: Job) -> tuple[float, float]:
         waits.append(loaded - start)
         costs.append(time.perf_counter() - start)
         progress.step += 1
-    each = [mean(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
+    each = [typical(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
     return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
 
 

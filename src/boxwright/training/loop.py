@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -298,8 +298,7 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     scales = job.recipe.data.train_scales or (1.0,)
     steps = range(progress.step - len(timer.laps), progress.step)
     laps = list(zip(steps, timer.laps, strict=True))[-len(timer.laps) * 3 // 4 :]  # not the first: memory, workers
-    # the mean and not the median: a batch of mosaics or of large pictures takes its time too
-    costs = [mean([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
+    costs = [typical([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
     step_seconds = sum(costs) / len(costs)
     forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures * job.recipe.validation.times
     left = job.minutes * 60 - progress.seconds - forward
@@ -307,6 +306,16 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
     progress.fixed = True
     job.save(progress)
+
+
+def typical(laps: list[float]) -> float:
+    """The mean of laps, none of which counts for more than three times their median.
+
+    The mean, because a batch of mosaics or of large pictures takes its time too; bounded, because now and then the
+    machine does something else.
+    """
+    most = 3 * median(laps)
+    return mean(min(lap, most) for lap in laps)
 
 
 class _Timer:
