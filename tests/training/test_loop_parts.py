@@ -185,7 +185,7 @@ class TestBudget:
     def test_counts_the_dear_steps_too(self):
         run = job(minutes=1.0)
         progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.2, 0.2, 0.2, 1.4] * 4))
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.4, 0.4, 0.4, 0.8] * 4))
         assert progress.steps == 16 + (60 - 20) / 0.5
 
     def test_does_not_believe_that_every_step_will_be_as_unlucky_as_one_was(self):
