@@ -262,14 +262,20 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     module = types.ModuleType("boxwright.inference.evaluate")
     module.evaluate_checkpoint = evaluate_checkpoint
     monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
-    monkeypatch.setattr("boxwright.deploy.runtime.load_detector", lambda checkpoint, device, **options: checkpoint)
-    code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4", "--save",
+
+    def load_detector(checkpoint, device, *, precision):
+        seen["precision"] = precision
+        return checkpoint
+
+    monkeypatch.setattr("boxwright.deploy.runtime.load_detector", load_detector)
+    code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4", "--precision", "bf16",
+                          "--save",
                           tmp_path.parent / f"{tmp_path.name}_report")  # fmt: skip
     assert code == 0, err
     figures = json.loads(out)
     assert figures["AP50"] == pytest.approx(1)
     assert figures["per_class"] == {"cat": None, "dog": pytest.approx(1)}
-    assert seen["split"] == "val"
+    assert (seen["split"], seen["precision"]) == ("val", "bf16")
     assert (seen["batch"], seen["limit"], seen["score_threshold"], seen["max_detections"]) == (3, 4, None, 100)
     rows = json.loads((tmp_path.parent / f"{tmp_path.name}_report/predictions.json").read_text())
     assert [(row["image_id"], row["category_id"]) for row in rows] == [(5, 7)]

@@ -176,6 +176,7 @@ class TestCourse:
         for k, got in enumerate((one, two)):
             torch.testing.assert_close(got.scores, arrays[f"scores{k}"], rtol=0, atol=1e-5)
             torch.testing.assert_close(got.boxes, arrays[f"boxes{k}"], rtol=0, atol=1e-3)
+            assert torch.equal(got.labels, arrays[f"classes{k}"])
         truth = arrays["gt_boxes"]  # (B, G, 5), -1 in the last where there is none
         valid = truth[..., 4] >= 0
         targets = Targets(truth[..., :4], truth[..., 4].long().clamp(min=0), torch.zeros_like(valid), valid)
