@@ -268,9 +268,8 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
         return checkpoint
 
     monkeypatch.setattr("boxwright.deploy.runtime.load_detector", load_detector)
-    code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4", "--precision", "bf16",
-                          "--save",
-                          tmp_path.parent / f"{tmp_path.name}_report")  # fmt: skip
+    code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4",
+                          "--precision", "bf16", "--save", tmp_path.parent / f"{tmp_path.name}_report")  # fmt: skip
     assert code == 0, err
     figures = json.loads(out)
     assert figures["AP50"] == pytest.approx(1)
