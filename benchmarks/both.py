@@ -67,10 +67,11 @@ def measure_peer(
     steps: int | None = None,
     batch: int | None = None,
     seed: int = 0,
+    title: str = "torchvision FCOS",
 ) -> Measurement:
     """Train torchvision's FCOS on the pictures as the recipe resizes them, then measure it on the test split.
 
-    `batch` is the recipe's if not given.
+    `batch` is the recipe's if not given; the backbone is the recipe's.
     """
     settings = load_recipe(recipe, overrides)
     dataset = open_folder(data)
@@ -90,4 +91,4 @@ def measure_peer(
     test = PictureSet(checked.splits[test_split], rule)
     truths = [truth_of(record, test.original_hw(index)) for index, record in enumerate(test.records)]
     figures = coco_ap(detect_peer(model, test), truths, dataset.classes)
-    return Measurement.of("torchvision FCOS", figures, run.steps, run.seconds)
+    return Measurement.of(title, figures, run.steps, run.seconds)

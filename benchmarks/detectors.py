@@ -19,7 +19,7 @@ if not __package__:  # as a file: python benchmarks/detectors.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.turns import in_turn, print_command, print_table
-from boxwright.inference.engine import TorchEngine
+from boxwright.inference.predictor import TorchEngine
 from boxwright.models import MODELS
 from boxwright.nn.folding import fold_norms
 from boxwright.recipes import load_recipe

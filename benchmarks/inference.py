@@ -23,10 +23,8 @@ if not __package__:  # as a file: python benchmarks/inference.py
 from benchmarks.course_loop import detect_one_by_one
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.image_file import read_image
-from boxwright.inference.engine import TorchEngine
-from boxwright.inference.pictures import picture_paths
-from boxwright.inference.predictor import Detector, device_called
+from boxwright.data.pictures import picture_paths, read_image
+from boxwright.inference.predictor import Detector, TorchEngine, device_called
 from boxwright.models import DetectSettings
 from boxwright.models.fcos import BASELINE, FCOS, FCOSConfig
 from boxwright.nn.folding import fold_norms

@@ -41,8 +41,9 @@ def files_that_run(setup: str, name: str) -> dict[str, set[CodeType]]:
     return called
 
 
-def test_the_tour_has_its_three_counts() -> None:
-    assert [name for name, _, _ in SNIPPETS] == ["loss_and_detect", "look", "step"]
+def test_the_tour_has_its_counts_and_no_way_leads_through_more_than_eight_files() -> None:
+    assert [name for name, _, _ in SNIPPETS] == ["loss_and_detect", "look", "load", "step"]
+    assert all(int(re.findall(r"(\d+) files /", printed)[0]) <= 8 for _, _, printed in SNIPPETS)
 
 
 @pytest.mark.parametrize(("name", "setup", "printed"), SNIPPETS, ids=[name for name, _, _ in SNIPPETS])

@@ -10,8 +10,7 @@ from PIL import Image
 
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, mask_image, save, side_by_side, text_colour
-from boxwright.visualize.colours import IGNORED_COLOUR, NUM_COLOURS, palette
-from boxwright.visualize.tags import Item, Room, font_of, shortened
+from boxwright.visualize.drawing import IGNORED_COLOUR, NUM_COLOURS, Item, Room, font_of, palette, shortened
 
 GREY = 128
 

@@ -368,7 +368,8 @@ def test_no_network_for_pretrained_weights(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    ended = boxwright("train", "fcos", *TINY, "model.backbone_weights=IMAGENET1K_V2", "--data", data, "--device", "cpu")
+    wanted = ("model.backbone=regnet_x_400mf", "model.backbone_weights=IMAGENET1K_V2")
+    ended = boxwright("train", "fcos", *TINY, *wanted, "--data", data, "--device", "cpu")
     ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone_weights=FILE")
     assert not list(Path.cwd().iterdir())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.image_file import read_image
+from boxwright.data.pictures import read_image
 from boxwright.deploy.batch_listing import list_pictures, read_entry
 
 arrow = pytest.importorskip("pyarrow", reason="the package pyarrow, of the extra ray, is not installed")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.inference.pictures import picture_paths
+from boxwright.data.pictures import picture_paths
 from boxwright.inference.predictor import Detector, batches_of_like_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.training.ema import WeightAverage
+from boxwright.training.optim import WeightAverage
 
 
 def network(value=0.0):

@@ -33,6 +33,7 @@ def benchmark(
 
     from boxwright.data.folder import open_folder
     from boxwright.data.folder import split as split_called
+    from boxwright.data.pictures import as_pixels, picture_paths
     from boxwright.deploy.export import average_precision
     from boxwright.deploy.gate import drawn_pictures
     from boxwright.deploy.measure import (
@@ -43,7 +44,6 @@ def benchmark(
         network_pictures,
     )
     from boxwright.inference.loading import open_checkpoint
-    from boxwright.inference.pictures import as_pixels, picture_paths
     from boxwright.inference.predictor import device_called
     from boxwright.models import MODELS
 

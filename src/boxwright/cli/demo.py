@@ -43,7 +43,7 @@ def demo(
     figures = coco_ap(evaluated.detections, evaluated.truths, evaluated.classes).figures()
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
-    from boxwright.data.image_file import read_image
+    from boxwright.data.pictures import read_image
 
     detector = Detector.load(result.last, device)
     chosen = evaluated.paths[:9]

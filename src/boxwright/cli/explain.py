@@ -37,7 +37,7 @@ def explain(
 
     Without --data there is no truth, and only predictions are drawn. The words go to standard output.
     """
-    from boxwright.data.image_file import read_image
+    from boxwright.data.pictures import read_image
     from boxwright.inference.explain import describe, describe_box, describe_detection
     from boxwright.inference.explain import explain as explained
     from boxwright.inference.explain_drawing import write_explanation

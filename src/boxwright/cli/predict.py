@@ -69,10 +69,9 @@ def predict(
     An unreadable picture is said and left out; the others are done, and the exit code is 1; 2 if none
     can be read.
     """
-    from boxwright.data.image_file import read_image
+    from boxwright.data.pictures import picture_paths, read_image, refuse_among_pictures
     from boxwright.data.proposals import read_proposals
     from boxwright.deploy.runtime import load_detector
-    from boxwright.inference.pictures import picture_paths, refuse_among_pictures
     from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn

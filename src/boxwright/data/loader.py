@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from boxwright.data.image_file import image_size, read_image
 from boxwright.data.mosaic import Mosaic
+from boxwright.data.pictures import image_size, read_image
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
 from boxwright.data.transforms import Compose, Sample, resize_proposals, resize_sample, resize_truth

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwright.data.image_file import image_header, read_image
+from boxwright.data.pictures import image_header, read_image
 
 _TAIL = 64  # bytes; a good file with more than this behind its end mark is decoded to be sure
 

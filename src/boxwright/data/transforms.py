@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from boxwright.ops.boxes import box_area, pairwise_iou
+from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_image, resize_plan
 from boxwright.structures import CroppedMask, Truth
 
@@ -89,7 +89,8 @@ def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep:
     clipped = truth.boxes.maximum(origin).minimum(limits)
     boxes = (clipped - origin) * scale + corner
     shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    enough = box_area(clipped) >= min_visibility * box_area(truth.boxes)
+    before, after = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (truth.boxes, clipped))
+    enough = after >= min_visibility * before
     if keep is not None:
         enough &= keep
     left = shown & (enough | truth.ignore)

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwright.data.image_file import image_size
 from boxwright.data.listing import split_order
+from boxwright.data.pictures import image_size
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
 from boxwright.data.yolo_layout import YoloLayout, find_layout, label_files
 from boxwright.structures import Classes

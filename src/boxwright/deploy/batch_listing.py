@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from boxwright.data.image_file import image_of_bytes, read_image
+from boxwright.data.pictures import SUFFIXES, image_of_bytes, picture_paths, read_image
 from boxwright.deploy.missing import required
-from boxwright.inference.pictures import SUFFIXES, picture_paths
 
 LISTINGS = (".parquet", ".txt", ".csv", ".tar")
 MOST_BYTES = 2 << 30

@@ -12,6 +12,7 @@ from typing import Literal
 
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
+from boxwright.data.pictures import as_pixels, picture_paths, refuse_among_pictures
 from boxwright.deploy.description import Description
 from boxwright.deploy.gate import Agreement, gate_pictures, prove
 from boxwright.deploy.graph import detector_graph, record
@@ -21,7 +22,6 @@ from boxwright.deploy.program import write_program
 from boxwright.deploy.runtime import load_detector, network_pixels
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.loading import open_checkpoint
-from boxwright.inference.pictures import as_pixels, picture_paths, refuse_among_pictures
 from boxwright.inference.predictor import Detector
 from boxwright.metrics.coco_ap import coco_ap
 from boxwright.models import MODELS

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from boxwright.data.pictures import as_pixels, pictures_of
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.shapes import ShapesConfig, draw_shapes
-from boxwright.inference.pictures import as_pixels, pictures_of
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from boxwright.convert.fetch import fetched_file, is_remote
+from boxwright.data.pictures import refuse_among_pictures
 from boxwright.deploy.batch_listing import Entry, list_pictures
 from boxwright.deploy.batch_worker import Chunk, Job, Worker, write_whole
 from boxwright.deploy.missing import required
 from boxwright.deploy.runtime import load_detector
-from boxwright.inference.pictures import refuse_among_pictures
 
 MOST_A_CHUNK = 128
 INIT_DEATHS = 3

@@ -19,7 +19,7 @@ from boxwright.deploy.uploads import Limits, Places, Refused, Upload, picture_of
 from boxwright.inference.predictor import Detector
 from boxwright.models import DetectSettings
 from boxwright.structures import Detections
-from boxwright.visualize.colours import class_colour
+from boxwright.visualize.drawing import class_colour
 
 DECODERS = 2
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch.export"}

@@ -11,7 +11,7 @@ import torch
 from boxwright.data.classes import parse_classes
 from boxwright.data.folder import READERS, open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.image_file import image_size
+from boxwright.data.pictures import image_size
 from boxwright.data.records import Annotation, Record, Split
 from boxwright.data.truth import mask_of
 from boxwright.metrics.joining import Picture, join_results, read_text_truth

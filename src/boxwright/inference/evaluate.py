@@ -11,7 +11,7 @@ from rich.progress import track
 from boxwright.data.classes import relabelled
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.image_file import image_size
+from boxwright.data.pictures import image_size
 from boxwright.data.preflight import preflight
 from boxwright.data.proposals import read_proposals
 from boxwright.data.truth import clip_box, truth_of

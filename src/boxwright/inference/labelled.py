@@ -7,7 +7,7 @@ from pathlib import Path
 from boxwright.data.classes import relabelled
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.image_file import image_size
+from boxwright.data.pictures import image_size
 from boxwright.data.records import Record
 from boxwright.data.truth import truth_of
 from boxwright.structures import Classes, Truth

@@ -1,4 +1,7 @@
-"""`Detector`: a trained model, its classes and its preprocessing, ready for pictures of any kind and size."""
+"""`Detector`: a trained model, its classes and its preprocessing, ready for pictures of any kind and size.
+
+What it runs on is an engine: torch here, an exported file in `deploy.runtime`; both take a batch and give detections.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,79 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.pictures import Picture, as_pixels, pictures_of
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_proposals
-from boxwright.inference.engine import Engine, TorchEngine
 from boxwright.inference.loading import open_checkpoint
-from boxwright.inference.pictures import Picture, as_pixels, pictures_of
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
+from boxwright.nn.precision import DTYPES, choose_precision
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 from boxwright.ops.mask_paste import Paste
 from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
 
+BUCKET = 64
+"""With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
+COMPILED_PARTS = ("backbone", "fpn", "head")
 DECODERS = 2
 """Threads that decode and resize pictures while the network runs."""
 MOST_PADDING = 1.3
 """A batch ends before the next picture would make it more than so many times as large as its pictures."""
+
+
+class Engine(Protocol):
+    """A network that is ready to run."""
+
+    device: torch.device
+    bucket: int
+    """Batches come padded to a multiple of this many pixels."""
+    fixed_batch: bool
+    """Whether every batch must be of the same size; what is missing is filled up."""
+
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        """Detections of a batch that lies on the engine's device, in network pixels.
+
+        Proposals are for a detector that finds no regions itself (Fast R-CNN).
+        """
+
+
+class TorchEngine:
+    """A detector of the library: channels last, inference mode, bf16 where the device computes it natively."""
+
+    def __init__(self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False) -> None:
+        if precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
+        self.device = device
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.precision = choose_precision(precision, device)
+        self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
+        if compile:
+            compile_parts(self.model, device)
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32"):
+            outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
+            found: PaddedDetections = self.model.detect_padded(outputs, settings)
+        return found
+
+
+def compile_parts(model: nn.Module, device: torch.device) -> None:
+    """Compile backbones, pyramids and heads below `model` for static shapes, on a GPU as CUDA graphs."""
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] in COMPILED_PARTS:
+            part.compile(dynamic=False, mode=mode)
 
 
 class Prepared(NamedTuple):

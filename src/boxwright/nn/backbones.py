@@ -203,7 +203,10 @@ def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
     try:
         own.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"backbone {name}: pretrained weights do not fit backbone_variant.widths") from error
+        raise ValueError(
+            f"backbone {name}: pretrained weights do not fit backbone_variant.widths; name the backbone as well "
+            f"(model.backbone={name}, or another one) to have it in its own width"
+        ) from error
 
 
 def _torchvision_network(name: str, weights: str | None) -> nn.Module:

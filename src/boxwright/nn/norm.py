@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
@@ -14,22 +13,15 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def group_count(channels: int, groups: int = 32) -> int:
-    """The largest number of groups up to `groups` that divides the channels.
+    """The largest number of groups up to `groups` that divides the channels and leaves each at least two of them.
 
-    >>> group_count(256), group_count(48), group_count(64)
-    (32, 24, 32)
+    A group of one channel has no variance on a single pixel, which a coarse level of a small picture is, and torch
+    refuses it.
+
+    >>> group_count(256), group_count(48), group_count(32)
+    (32, 24, 16)
     """
-    return next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group norm that takes a single pixel with one channel a group too, where torch's own raises: its shift is left.
-
-    A coarse level of a small picture is such a pixel.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+    return next(count for count in range(min(groups, max(1, channels // 2)), 0, -1) if channels % count == 0)
 
 
 def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
@@ -37,7 +29,7 @@ def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     if kind == "gn":
-        return GroupNorm(group_count(channels), channels, eps=eps)
+        return nn.GroupNorm(group_count(channels), channels, eps=eps)
     if kind == "bn":
         return nn.BatchNorm2d(channels, eps=eps)
     if kind == "sync_bn":

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -29,4 +29,4 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """Run the network in this precision; losses and boxes are float32 in any case."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+    return torch.autocast(device.type, dtype=DTYPES[precision])

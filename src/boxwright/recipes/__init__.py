@@ -123,6 +123,8 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     whole = _with_base(below, (*seen, path))
     if not _keeps_model(data.get("model"), whole.get("model")):
         del whole["model"]
+    elif isinstance(data.get("model"), dict) and "backbone" in data["model"]:
+        _forget_widths(whole)
     return _overlay(whole, data)
 
 
@@ -136,6 +138,14 @@ def _keeps_model(model: Any, below: Any) -> bool:
     name, other = model.get("name", below.get("name")), below.get("name")
     held = held_config(MODELS[name].config) if name in MODELS else None
     return name == other or (held is not None and other in MODELS and held.config is MODELS[other].config)
+
+
+def _forget_widths(data: dict[str, Any]) -> None:
+    """Who names a backbone means that one as it is, and not with the widths of the one before."""
+    model = data.get("model")
+    if isinstance(model, dict) and isinstance(model.get("backbone_variant"), dict):
+        variant = {key: value for key, value in model["backbone_variant"].items() if key != "widths"}
+        data["model"] = {**model, "backbone_variant": variant}
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +174,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
         place[part] = below = dict(below) if isinstance(below, dict) else {}
         place = below
     place[last] = value
+    if key == "model.backbone":
+        _forget_widths(data)
     if key == "schedule.epochs" and value is not None:  # the one length replaces the other
         place["steps"] = None
     if key == "schedule.steps" and value is not None:

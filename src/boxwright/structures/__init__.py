@@ -9,7 +9,7 @@ than the line that made it.
 from __future__ import annotations
 
 from boxwright.structures.cropped_mask import CroppedMask
-from boxwright.structures.pictures import Detections, ImageBatch, PaddedDetections, Proposals
-from boxwright.structures.truth import Classes, Targets, Truth
+from boxwright.structures.pictures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
+from boxwright.structures.truth import Targets, Truth
 
 __all__ = ["Classes", "CroppedMask", "Detections", "ImageBatch", "PaddedDetections", "Proposals", "Targets", "Truth"]

@@ -1,12 +1,11 @@
-"""What pictures hold: class names, the truth of one picture, and the targets of a batch.
+"""What pictures hold: the truth of one picture, and the targets of a batch.
 
-Shape legend: B = images, G = ground-truth boxes (of one picture, or the padded maximum of a batch), K = classes, H W =
-height and width in pixels.
+Shape legend: B = images, G = ground-truth boxes (of one picture, or the padded maximum of a batch), K = classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,39 +14,7 @@ from torch import Tensor
 
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
 from boxwright.structures.cropped_mask import CroppedMask
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class Classes:
-    """Class names in label order, and the id that each has in the user's files.
-
-    Label k is `names[k]` inside the library and `ids[k]` in result files, whatever the ids were (0-based, 1-based,
-    with gaps).
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        require(len(self.names) == len(self.ids), f"{len(self.names)} class names but {len(self.ids)} class ids")
-        require(len(self.names) > 0, "no classes: a detector needs at least one class name")
-        require(len(set(self.names)) == len(self.names), f"class names repeat: {sorted(self.names)}")
-        require(len(set(self.ids)) == len(self.ids), f"class ids repeat: {sorted(self.ids)}")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @classmethod
-    def named(cls, names: Iterable[str], first_id: int = 0) -> Classes:
-        """Classes numbered from `first_id` in the given order."""
-        names = tuple(names)
-        return cls(names, tuple(range(first_id, first_id + len(names))))
+from boxwright.structures.pictures import require
 
 
 @dataclass(frozen=True, slots=True)

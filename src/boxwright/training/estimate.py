@@ -15,9 +15,8 @@ from boxwright.data.loader import PictureSet, make_loader
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
-from boxwright.training.ema import WeightAverage
 from boxwright.training.loop import Job, Progress, grouped_batches, training_step, typical
-from boxwright.training.optim import build_optimizer, scaled
+from boxwright.training.optim import WeightAverage, build_optimizer, scaled
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
 from boxwright.training.run import choose_accelerator
 from boxwright.training.validate import detect_all

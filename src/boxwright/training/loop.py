@@ -25,8 +25,7 @@ from boxwright.nn.norm import BATCH_NORMS
 from boxwright.nn.precision import autocast
 from boxwright.recipes.schema import Data, Recipe
 from boxwright.structures import ImageBatch, Targets
-from boxwright.training.ema import WeightAverage
-from boxwright.training.optim import Plan, apply_lr, lr_factor
+from boxwright.training.optim import Plan, WeightAverage, apply_lr, lr_factor
 from boxwright.training.validate import Measured
 
 MEASURED_STEPS = 24

@@ -20,10 +20,9 @@ from boxwright.nn.precision import choose_precision
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.training.display import Display
-from boxwright.training.ema import WeightAverage
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, fit
-from boxwright.training.optim import build_optimizer, scaled
+from boxwright.training.optim import WeightAverage, build_optimizer, scaled
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count, write_check
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
 from boxwright.training.session import Arguments, Session, TrainResult

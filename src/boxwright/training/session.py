@@ -17,9 +17,8 @@ from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.training import report
 from boxwright.training.display import Display
-from boxwright.training.ema import WeightAverage
 from boxwright.training.loop import Progress, progress_state
-from boxwright.training.optim import Plan
+from boxwright.training.optim import Plan, WeightAverage
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import Measured, measure
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from boxwright.visualize.colours import class_colour, text_colour
-from boxwright.visualize.drawing import draw, save
+from boxwright.visualize.drawing import class_colour, draw, save, text_colour
 from boxwright.visualize.mask_image import mask_image
 from boxwright.visualize.sheets import contact_sheet, side_by_side, titled
 

@@ -7,21 +7,34 @@ they get shorter, and where they still do not fit only the colour speaks.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from boxwright.structures import Classes, Detections, Truth
-from boxwright.visualize.tags import Item, Rectangle, draw_tags
+from boxwright.visualize.regions import hatch, with_masks
+
+Colour: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Rectangle: TypeAlias = tuple[int, int, int, int]
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
            ".tiff": "TIFF"}  # fmt: skip
+NUM_COLOURS = 64
+FIRST_COLOUR_OKLAB = (0.67, 0.217, -0.125)
+IGNORED_COLOUR: Colour = (150, 150, 150)
+PAPER: Colour = (255, 255, 255)
+FEW_OBJECTS = 10
+MOST_HIDDEN = 0.5  # of an object, by a tag
 
 
 def draw(
@@ -51,10 +64,33 @@ def draw(
         picture = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     items = _items(found, classes, min_score, scale, picture.size)
     if masks and found.masks is not None and items:
-        picture = _with_masks(picture, found, items, scale)
+        masks_of = found.mask if isinstance(found, Detections) else found.masks.__getitem__
+        areas = [(masks_of(item.index), item.colour) for item in items]
+        picture = with_masks(picture, areas, scale, thickness=max(1, round(_line_width(picture.size) / 2)))
     _draw_boxes(picture, items)
     draw_tags(picture, items)
     return picture
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object to draw: its rectangle in output pixels, its class, and its tag text, long and short."""
+
+    rectangle: Rectangle
+    label: int
+    ignored: bool
+    texts: tuple[str, str]
+    index: int
+
+    @property
+    def area(self) -> int:
+        """Area in output pixels."""
+        return (self.rectangle[2] - self.rectangle[0]) * (self.rectangle[3] - self.rectangle[1])
+
+    @property
+    def colour(self) -> Colour:
+        """Colour of the class, or grey where ignored."""
+        return IGNORED_COLOUR if self.ignored else class_colour(self.label)
 
 
 def _items(
@@ -77,52 +113,14 @@ def _items(
             continue  # outside the picture
         x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
-        name = classes.names[label] if classes is not None and 0 <= label < len(classes) else str(label)
+        name = classes.names[label] if classes is not None and 0 <= label < len(classes.names) else str(label)
         if score is not None:
             # Where there is only one class, the score says more than the name.
-            texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes) == 1 else name)
+            texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
         else:
             texts = (f"{name} (ignored)", name) if ignore else (name, name)
         items.append(Item(rectangle, label, ignore, texts, index))
     return sorted(items, key=lambda item: -item.area)
-
-
-def _with_masks(picture: Image.Image, found: Detections | Truth, items: Sequence[Item], scale: float) -> Image.Image:
-    """The picture with each object's mask as a translucent fill and a solid outline of its class colour."""
-    canvas = np.array(picture)
-    thickness = max(1, round(_line_width(picture.size) / 2))
-    for item in items:
-        cropped = _cropped_mask(found, item.index)
-        if cropped is None:
-            continue
-        x, y, bitmap = cropped
-        if scale != 1.0:
-            right, bottom = round((x + bitmap.shape[1]) * scale), round((y + bitmap.shape[0]) * scale)
-            x, y = round(x * scale), round(y * scale)
-            grey = Image.fromarray(bitmap.astype(np.uint8) * 255)
-            grey = grey.resize((max(1, right - x), max(1, bottom - y)), Image.Resampling.BILINEAR)
-            bitmap = np.asarray(grey) > 127
-        region = canvas[y : y + bitmap.shape[0], x : x + bitmap.shape[1]]
-        bitmap = bitmap[: region.shape[0], : region.shape[1]]
-        inner = np.pad(bitmap, thickness)
-        for _ in range(thickness):
-            inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
-        outline = bitmap & ~inner[thickness:-thickness, thickness:-thickness]
-        colour = np.array(item.colour)
-        region[bitmap] = (0.62 * region[bitmap] + 0.38 * colour).astype(np.uint8)
-        region[outline] = colour
-    return Image.fromarray(canvas)
-
-
-def _cropped_mask(found: Detections | Truth, index: int) -> tuple[int, int, npt.NDArray[np.bool_]] | None:
-    """Left, top and bitmap of one object's mask, no larger than the object; None where it is empty."""
-    if found.masks is None:
-        return None
-    if isinstance(found, Truth):
-        x, y, bitmap = found.masks[index]
-        return (int(x), int(y), bitmap.cpu().numpy().astype(bool)) if bitmap.any() else None
-    x, y, bitmap = found.mask(index).tight()
-    return (x, y, bitmap.cpu().numpy().astype(bool)) if bitmap.numel() else None
 
 
 def _line_width(size: tuple[int, int]) -> int:
@@ -140,30 +138,160 @@ def _draw_boxes(picture: Image.Image, items: Sequence[Item]) -> None:
         x1, y1, x2, y2 = item.rectangle
         line = min(common, max(1, min(x2 - x1, y2 - y1) // 12))
         if item.ignored:
-            _hatch(pen, item.rectangle, line, common)
+            hatch(pen, item.rectangle, line, common)
             continue
         if line > 1:  # a dark seam inside keeps the line apart from ground of its own colour
             pen.rectangle((x1 + line, y1 + line, x2 - 1 - line, y2 - 1 - line), outline=(0, 0, 0, 110), width=1)
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=item.colour, width=line)
 
 
-def _hatch(pen: ImageDraw.ImageDraw, rectangle: Rectangle, line: int, common: int) -> None:
-    """Draw an ignored region: light diagonals, and dashes of light grey on a dark frame, seen on any ground."""
-    x1, y1, x2, y2 = rectangle[0], rectangle[1], rectangle[2] - 1, rectangle[3] - 1
-    step = 6 + 5 * common
-    for start in range(x1 + y1 + step, x2 + y2, step):  # the diagonals x + y = start
-        left, right = max(x1, start - y2), min(x2, start - y1)
-        pen.line((left, start - left, right, start - right), fill=(255, 255, 255, 90), width=line)
-    pen.rectangle((x1, y1, x2, y2), outline=(60, 60, 60), width=line)
-    light, far = (225, 225, 225), line - 1
-    for x in range(x1, x2 + 1, step):
-        end = min(x + step // 2, x2)
-        pen.rectangle((x, y1, end, min(y1 + far, y2)), fill=light)
-        pen.rectangle((x, max(y2 - far, y1), end, y2), fill=light)
-    for y in range(y1, y2 + 1, step):
-        end = min(y + step // 2, y2)
-        pen.rectangle((x1, y, min(x1 + far, x2), end), fill=light)
-        pen.rectangle((max(x2 - far, x1), y, x2, end), fill=light)
+def draw_tags(picture: Image.Image, items: Sequence[Item]) -> None:
+    """Draw the tags, each where it covers no other tag and hides least of the objects.
+
+    Where it finds no such place it gets shorter, then it is left out; in a crowd it may not be wider than its box
+    either. But every class has at least one tag, and among few objects each has its own.
+    """
+    width, height = picture.size
+    font_size = max(10, round(0.013 * math.sqrt(width * height)) + 5)
+    plain = all(text.isascii() for item in items for text in item.texts)
+    font = font_of(font_size, plain)
+    top, bottom = font.getbbox("Ag0" if plain else "ÅÉ")[1], font.getbbox("gj")[3]
+    margin = max(2, font_size // 6)
+    tag_height = round(bottom - top) + margin
+    tag_widths = {text: text_width(text, font) + 2 * margin for item in items for text in item.texts}
+    crowded = sum(tag_widths[item.texts[0]] for item in items) * tag_height > 0.1 * width * height
+    room = Room(picture.size, max(1, tag_height // 4), items)
+    named: set[tuple[int, bool]] = set()
+    pen = ImageDraw.Draw(picture)
+    for item in items:
+        widest = item.rectangle[2] - item.rectangle[0] if crowded else width
+        spot = None
+        for text in item.texts:
+            if tag_widths[text] <= widest:
+                spot = room.place(item.rectangle, (tag_widths[text], tag_height))
+            if spot is not None:
+                break
+        if spot is None and (len(items) <= FEW_OBJECTS or (item.label, item.ignored) not in named):
+            text = shortened(item.texts[1 if crowded else 0], font, width - 2 * margin)
+            spot = room.place(item.rectangle, (text_width(text, font) + 2 * margin, tag_height), must=True)
+        if spot is None:
+            continue
+        named.add((item.label, item.ignored))
+        x, y = spot
+        right = x + text_width(text, font) + 2 * margin - 1
+        pen.rectangle((x, y, right, y + tag_height - 1), fill=item.colour)
+        pen.text((x + margin, y + (margin + 1) // 2 - top), text, font=font, fill=text_colour(item.colour))
+
+
+class Room:
+    """Where tags already lie, pixel by pixel, and how much of the objects a tag would hide, cell by cell."""
+
+    def __init__(self, size: tuple[int, int], cell: int, items: Sequence[Item]) -> None:
+        self.width, self.height, self.cell = *size, cell
+        self.taken = np.zeros((self.height, self.width), dtype=np.bool_)
+        self.objects = np.zeros((self.height // cell + 1, self.width // cell + 1), dtype=np.float32)
+        for item in items:
+            region = self.objects[self._cells(item.rectangle)]
+            region += 1 / region.size
+
+    def _cells(self, rectangle: Rectangle) -> tuple[slice, slice]:
+        x1, y1, x2, y2 = rectangle
+        return slice(y1 // self.cell, (y2 - 1) // self.cell + 1), slice(x1 // self.cell, (x2 - 1) // self.cell + 1)
+
+    def place(self, rectangle: Rectangle, tag: tuple[int, int], *, must: bool = False) -> tuple[int, int] | None:
+        """Left and top of a free place at a box for a tag (width, height), which is then taken.
+
+        Among the places at the four corners, outside and inside, moved into the picture where they leave it, the one
+        that hides least wins; earlier ones a little preferred. With `must` a tag may cover others, as little as can be.
+        """
+        (x1, y1, x2, y2), (width, height) = rectangle, tag
+        right, lowest = max(0, self.width - width), max(0, self.height - height)
+        best, least = None, math.inf
+        corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x2 - width, y1),
+                   (x1, y2), (x2 - width, y2), (x1, y2 - height), (x2 - width, y2 - height))  # fmt: skip
+        for order, (x, y) in enumerate(corners):
+            x, y = min(max(x, 0), right), min(max(y, 0), lowest)
+            covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))
+            hidden = float(self.objects[self._cells((x, y, x + width, y + height))].sum())
+            if (covered or hidden > MOST_HIDDEN) and not must:
+                continue
+            cost = 0.04 * order + hidden + 10 * covered / (width * height)
+            if cost < least:
+                best, least = (x, y), cost
+        if best is not None:
+            self.taken[best[1] : best[1] + height, best[0] : best[0] + width] = True
+        return best
+
+
+@cache
+def font_of(size: int, ascii_only: bool) -> Font:
+    """Pillow's built-in font; it knows ASCII only, so other names take the DejaVu Sans that matplotlib carries."""
+    matplotlib = None if ascii_only else importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.submodule_search_locations:
+        path = Path(matplotlib.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
+
+
+def text_width(text: str, font: Font) -> int:
+    """Width of a text in pixels."""
+    return round(font.getlength(text))
+
+
+def shortened(text: str, font: Font, width: int) -> str:
+    """The text, cut with an ellipsis where it is wider than `width` pixels."""
+    if text_width(text, font) <= width:
+        return text
+    while text and text_width(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@cache
+def palette() -> tuple[Colour, ...]:
+    """Colours in the order of use: each is the one farthest from all before it in OKLab, a perceptually even space.
+
+    A class keeps its colour however many classes there are. White, black and the grey of ignored regions count as
+    taken. Source of the conversion: Ottosson, "A perceptual color space for image processing" (2020).
+    """
+    hues = np.deg2rad(np.arange(0, 360, 5))
+    lightness, chroma, hue = (np.asarray(axis) for axis in zip(
+        *product((0.50, 0.585, 0.67, 0.755, 0.84), (0.09, 0.13, 0.17, 0.21, 0.25), hues), strict=True))  # fmt: skip
+    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
+    cubes = lab @ np.array([[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775],
+                            [0.2158037573, -0.0638541728, -1.2914855480]])  # fmt: skip
+    linear = cubes**3 @ np.array([[4.0767416621, -1.2684380046, -0.0041960863],
+                                  [-3.3077115913, 2.6097574011, -0.7034186147],
+                                  [0.2309699292, -0.3413193965, 1.7076147010]])  # fmt: skip
+    shown = ((linear >= 0) & (linear <= 1)).all(1)
+    lab, linear = lab[shown], linear[shown]
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    taken = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.67, 0.0, 0.0]])
+    distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
+    chosen = []
+    for number in range(NUM_COLOURS):
+        # The first colour is alone in most pictures: a magenta, which stands out on black, white, grey, skin and green.
+        best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
+        red, green, blue = (round(255 * float(value)) for value in encoded[best])
+        chosen.append((red, green, blue))
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[best], axis=1))
+    return tuple(chosen)
+
+
+def class_colour(label: int) -> Colour:
+    """The colour (red, green, blue) of a class index, the same in every picture; repeats after 64 classes."""
+    return palette()[label % NUM_COLOURS]
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever is easier to read on a background, by its relative luminance.
+
+    The threshold lies above the 0.179 of equal WCAG 2 contrast, which puts black on saturated middle tones.
+    """
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in (c / 255 for c in background)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.25 else (255, 255, 255)
 
 
 def save(image: Image.Image, path: str | Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from boxwright.structures import Detections
-from boxwright.visualize.colours import class_colour
+from boxwright.visualize.drawing import class_colour
 
 MOST_INDEXED = 255
 

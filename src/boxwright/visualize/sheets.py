@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from boxwright.visualize.colours import PAPER
-from boxwright.visualize.tags import font_of, shortened
+from boxwright.visualize.drawing import PAPER, font_of, shortened
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:

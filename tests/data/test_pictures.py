@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.image_file import image_header, image_size, read_image
+from boxwright.data.pictures import image_header, image_size, read_image
 
 
 def pattern(width: int = 7, height: int = 5) -> Image.Image:
