@@ -1,7 +1,7 @@
 """Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
 
-The `-small` recipes: RegNetX-400MF, pictures of 240 x 320. All take turns in one process, from pixels at network size
-to detections, ten objects a picture (the ten best of random weights).
+The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections,
+ten objects a picture (the ten best of random weights).
 `python -m benchmarks.detectors`.
 """
 

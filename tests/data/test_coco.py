@@ -164,6 +164,12 @@ def test_names_that_repeat_are_told_apart(tmp_path: Path) -> None:
     assert read_coco(save_json(tmp_path / "a.json", content(categories=categories))).classes.names == ("dog", "dog#3")
 
 
+@pytest.mark.parametrize("name", [" ", "", None])
+def test_a_category_without_a_name_is_called_by_its_id(tmp_path: Path, name: str | None) -> None:
+    categories = [{"id": 1, "name": "dog"}, {"id": 3, "name": name}]
+    assert read_coco(save_json(tmp_path / "a.json", content(categories=categories))).classes.names == ("dog", "class3")
+
+
 def test_paths_of_another_machine(tmp_path: Path) -> None:
     save_picture(tmp_path / "images" / "sub" / "a.jpg")
     save_picture(tmp_path / "images" / "b.jpg")

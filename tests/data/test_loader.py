@@ -120,7 +120,12 @@ class TestPictureSet:
         monkeypatch.setattr(loader, "_free_memory", lambda: 1000)
         assert PictureSet(split, RULE).cached_bytes == 0
         monkeypatch.setattr(loader, "_free_memory", lambda: 1 << 40)
+        size = PictureSet(split, RULE).cached_bytes
+        assert size > 0
+        monkeypatch.setattr(loader, "_free_memory", lambda: 8 * size)
         assert PictureSet(split, RULE).cached_bytes > 0
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # each of eight processes would fill it
+        assert PictureSet(split, RULE).cached_bytes == 0
 
     def test_a_key_draws_the_same_sample_again_and_another_key_another(self, split):
         pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)

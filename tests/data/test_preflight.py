@@ -253,6 +253,7 @@ BOXES: list[Box] = [(1, 1, 9, 9), (20, 2, 38, 18)]
         ([[1, 1, 9, 10**400, 9, 9]], "bad-mask", "int too large to convert to float"),
         ({"size": [20, 40], "counts": [800]}, "empty-mask", "covers no pixel"),
         ([[60, 60, 70, 60, 70, 70]], "empty-mask", "covers no pixel"),
+        ([[1, 1, 5, 5, 9, 9], [3, 3, 3, 3, 3, 3]], "empty-mask", "covers no pixel"),  # a line, and a point
         ([[30, 10, 38, 10, 38, 18, 30, 18]], "mask-off-box", "lies elsewhere than its box (x 30 to 38, y 10 to 18)"),
         (None, "missing-mask", "the cat has no mask: its box is learnt and its mask is not"),
     ],
@@ -271,6 +272,14 @@ def test_a_mask_that_cannot_be_used_costs_its_object_nothing_else(
     kept_items = report.dataset.splits["train"].records[0].annotations
     assert [item.box for item in kept_items] == BOXES
     assert [item.segmentation for item in kept_items] == [None, good.segmentation]
+
+
+def test_a_mask_whose_outline_crosses_itself_is_one(make: Maker) -> None:
+    record = make.record(BOXES[0])
+    item = replace(record.annotations[0], segmentation=[[1, 1, 9, 9, 9, 1, 1, 9]])  # its two halves turn oppositely
+    report = preflight(make.data(train=[replace(record, annotations=(item,))]), need_masks=True)
+    assert "empty-mask" not in kinds(report)
+    assert report.dataset.splits["train"].records[0].annotations[0].segmentation == item.segmentation
 
 
 def test_a_mask_that_leaves_its_picture_is_told_and_clipped(make: Maker) -> None:

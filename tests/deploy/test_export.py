@@ -1,6 +1,10 @@
 """`export`: a file appears only if it passed; every detector of the library can be written."""
 
 import importlib.util
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,18 @@ def test_a_program_is_written_after_it_was_compared(checkpoint_file, tmp_path, m
     assert any("detections found again" in line for line in said)
     assert measured[0] == measured[1]
     assert (measured[0].score_threshold, measured[0].max_detections, measured[0].nms_iou) == (0.4, 70, 0.5)
+
+
+def test_nothing_is_left_of_an_export_that_is_ended(checkpoint_file, tmp_path):
+    out = tmp_path / "out" / "tiny.pt2"
+    command = [sys.executable, "-m", "boxwright", "export", checkpoint_file, "--format", "program", "--out", out]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        while not list(tmp_path.glob("out/.export-*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.deploy.description import Description
+from boxwright.deploy.program import load_program
 from boxwright.deploy.runtime import load_detector, narrowed
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import DetectSettings
@@ -171,6 +172,13 @@ class TestDescription:
             load_detector(exported["onnx"], "cpu", precision="bf16")
         with pytest.raises(ValueError, match="OpenVINO runs on the CPU"):
             load_detector(exported["xml"], "cuda")
+
+    def test_a_program_leaves_nothing_on_the_cpu_when_it_moves(self, exported):
+        """To the device without memory here, whose tensors meet one of the CPU with an error as a GPU's would."""
+        module, _ = load_program(exported["pt2"], torch.device("meta"))
+        images, sizes = torch.zeros(1, 3, 96, 128, dtype=torch.uint8), torch.tensor([[96, 128]])
+        found = module(images.to("meta"), sizes.to("meta"))
+        assert {part.device.type for part in found} == {"meta"}
 
     @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
     def test_a_device_that_is_none(self, exported, kind):

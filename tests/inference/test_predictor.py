@@ -10,9 +10,11 @@ from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.pictures import picture_paths
-from boxwright.inference.predictor import Detector, batches_of_like_shape
+from boxwright.inference.predictor import Detector, batches_of_like_shape, compile_parts
+from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
+from boxwright.recipes import load_recipe
 from boxwright.structures import PaddedDetections
 
 
@@ -177,6 +179,27 @@ def test_norms_are_folded_and_nothing_changes(checkpoint_file, pictures, expecte
     detector.engine.model = plain
     for one, other in zip(detector.predict(pictures), expected, strict=True):
         assert_same(one, other, 1e-2)
+
+
+def test_what_a_gpu_does_beside_its_next_batch_changes_nothing(checkpoint_file, pictures, expected, monkeypatch):
+    """The thread that brings detections back to their pictures, on a CPU that calls itself a GPU."""
+    detector = Detector.load(checkpoint_file, "cpu")
+    monkeypatch.setattr(detector, "_on_device", lambda images: images)
+    detector.device = torch.device("cuda")
+    for one, other in zip(detector.predict(pictures, batch=1), expected, strict=True):
+        assert_same(one, other, 1e-2)
+    monkeypatch.setattr(PaddedDetections, "restore", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        detector.predict(pictures)
+
+
+def test_heads_are_compiled_but_not_those_of_masks(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **_: compiled.append(type(part).__name__))
+    recipe = load_recipe("mask-rcnn-small", ["model.fpn_channels=32", "model.backbone=mobilenet_v3_small"])
+    compile_parts(MODELS["mask_rcnn"].build(recipe.model_config_of(2)), torch.device("cpu"))
+    assert "MaskHead" not in compiled
+    assert {"Backbone", "FeaturePyramid"} <= set(compiled)
 
 
 @pytest.mark.slow

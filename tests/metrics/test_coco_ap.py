@@ -51,12 +51,15 @@ def oracle(detections, truths, kind="boxes", areas=None, limits=(1, 10, 100)):
         evaluation.summarize()
     precision = evaluation.eval["precision"][..., 0, -1]
     per_class = [precision[:, :, k][precision[:, :, k] > -1] for k in range(len(CLASSES))]
-    return evaluation.stats, [float(p.mean()) if p.size else None for p in per_class]
+    recall = evaluation.eval["recall"][0, :, 0, -1]  # at 0.5, of any size, with the most detections
+    recall50 = recall[recall > -1].mean() if (recall > -1).any() else -1.0
+    return [*evaluation.stats, recall50], [float(p.mean()) if p.size else None for p in per_class]
 
 
 def stats(result):
     figures = [result.ap, result.ap50, result.ap75, result.ap_small, result.ap_medium, result.ap_large]
     figures += [*result.ar.values(), result.ar_small, result.ar_medium, result.ar_large]
+    figures.append(result.recall50)
     return np.array([-1.0 if figure is None else figure for figure in figures])
 
 

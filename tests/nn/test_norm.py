@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from boxwright.nn.norm import group_count, make_norm, replace_batch_norm
 from boxwright.nn.towers import conv_tower, init_dense
@@ -29,6 +30,19 @@ def test_group_norm_takes_a_single_pixel_in_training(channels):
     pixel = make_norm("gn", channels).train()(torch.randn(1, channels, 1, 1))
     assert pixel.isfinite().all()
     assert float(pixel.detach().std()) > 0.3
+
+
+def test_a_frozen_norm_is_torchvisions_and_keeps_the_type_of_its_input():
+    ours, theirs = make_norm("frozen_bn", 4), FrozenBatchNorm2d(4)
+    for buffer in ours.buffers():
+        buffer.uniform_(0.5, 2)
+    theirs.load_state_dict(ours.state_dict())
+    maps = torch.randn(2, 4, 5, 5)
+    assert torch.equal(ours(maps), theirs(maps))
+    half = ours(maps.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), theirs(maps), rtol=0.02, atol=0.05)
+    assert theirs(maps.bfloat16()).dtype == torch.float32  # what it is for
 
 
 def test_an_unknown_norm_is_refused_with_the_known_ones():

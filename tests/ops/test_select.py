@@ -132,6 +132,8 @@ class TestBatchedSuppression:
         boxes, labels = self.batch(range(7))
         monkeypatch.setattr(select, "LARGEST_PAIRS", 2 * boxes.shape[1] ** 2)
         assert torch.equal(suppress_by_pairs(boxes, labels, 0.5), suppress(boxes, labels, 0.5))
+        monkeypatch.setattr(select, "PAIRS_COMPARED", 3 * 2 * boxes.shape[1])  # and overlaps three rows at a time
+        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5), suppress(boxes, labels, 0.5))
 
     def test_rows_without_a_label_neither_stay_nor_suppress(self):
         boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]])

@@ -127,8 +127,9 @@ def test_who_names_a_backbone_means_it_in_its_own_width(write):
     assert load_recipe("fcos-small").model.backbone_variant.widths == (32, 32, 32, 1)
     for name in ("regnet_x_400mf", "resnet18"):
         assert load_recipe("fcos-small", [f"model.backbone={name}"]).model.backbone_variant.widths is None
-    narrow = load_recipe("fcos-small", ["model.backbone=resnet34", "model.backbone_variant.widths=[16,16,16,1]"])
-    assert narrow.model.backbone_variant.widths == (16, 16, 16, 1)
+    given = ["model.backbone=resnet34", "model.backbone_variant.widths=[16,16,16,1]"]
+    for overrides in (given, given[::-1]):
+        assert load_recipe("fcos-small", overrides).model.backbone_variant.widths == (16, 16, 16, 1)
     path = write("base: fcos-small\nmodel: {backbone: resnet34}\n", "own.yaml")
     assert load_recipe(path).model.backbone_variant.widths is None
     assert load_recipe("faster-rcnn-r50-dc5-1x", ["model.backbone=resnet101"]).model.backbone_variant.dilated_c5

@@ -9,6 +9,7 @@ import errno
 import importlib
 import importlib.util
 import os
+import signal
 import sys
 import warnings
 
@@ -47,6 +48,7 @@ def run() -> None:
     """
     _fill_in_resume(sys.argv)
     warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that the charts' font does not have
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
@@ -55,6 +57,13 @@ def run() -> None:
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, _frame: object) -> None:
+    """End as an error would, so that nothing half-written stays behind."""
+    sys.exit(128 + number)
 
 
 def _fill_in_resume(arguments: list[str]) -> None:

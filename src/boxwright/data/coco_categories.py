@@ -28,7 +28,7 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
         if not isinstance(key, int | str) or not re.fullmatch(r"-?\d{1,18}", str(key).strip()):
             raise ValueError(f'{file}: entry {index} of "categories" has no whole number as its id, got {key!s:.40}')
         identity = int(key)
-        name = str(row.get("name") or f"class{identity}").strip()
+        name = str(row.get("name") or "").strip() or f"class{identity}"
         if identity in found and found[identity].name != name:
             raise ValueError(f"{file}: category id {identity} stands for both {found[identity].name!r} and {name!r}")
         found[identity] = Category(identity, name, key)

@@ -88,7 +88,8 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         if not self.records:
             return
         first, _ = self._decode(self.records[0])
-        limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // 4)
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run that look at the same memory now
+        limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // (4 * beside))
         if first.numel() * len(self.records) > limit and not forced:
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

@@ -58,6 +58,8 @@ def _extent(item: Annotation, hw: tuple[int, int]) -> Box | None:
     """
     polygons = item.segmentation
     if isinstance(polygons, list) and polygons and all(map(_is_polygon, polygons)):
+        if all(map(_is_line, polygons)):
+            return None
         columns = [value for polygon in polygons for value in polygon[0::2]]
         rows = [value for polygon in polygons for value in polygon[1::2]]
         return clip_box((min(columns), min(rows), max(columns), max(rows)), hw)
@@ -74,6 +76,14 @@ def _is_polygon(polygon: object) -> bool:
         and len(polygon) % 2 == 0
         and all(isinstance(value, int | float) and -_HUGE < value < _HUGE for value in polygon)
     )
+
+
+def _is_line(polygon: list[float]) -> bool:
+    """Whether the points of a polygon lie on one line, or are one point."""
+    x0, y0, *rest = polygon
+    steps = [(x - x0, y - y0) for x, y in zip(rest[0::2], rest[1::2], strict=True)]
+    across, down = max(steps, key=lambda step: abs(step[0]) + abs(step[1]))
+    return all(across * y == down * x for x, y in steps)
 
 
 def _overlap(first: Box, second: Box) -> float:

@@ -68,7 +68,7 @@ def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
     if isinstance(picture, Image.Image):
         return torch.from_numpy(np.array(upright_rgb(picture))).permute(2, 0, 1).contiguous(), None
     if isinstance(picture, Tensor):
-        pixels = picture
+        pixels = picture.cpu()  # it is resized and put into a batch with others there
     else:
         array = np.ascontiguousarray(picture)
         if not array.flags.writeable:  # as PIL's own arrays are; torch would warn

@@ -17,8 +17,8 @@ def write_program(program: ExportedProgram, path: Path, description: Description
     torch.export.save(program, path, extra_files={KEY: description.to_json()})
 
 
-def load_program(path: Path) -> tuple[Any, Description]:
-    """The callable of a program file, and its description. It needs the operator that `ops.select` defines."""
+def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
+    """The callable of a program file on a device, and its description. It needs the operator of `ops.select`."""
     import boxwright.ops.select  # noqa: F401  (the operator)
 
     inside = {KEY: ""}
@@ -29,5 +29,9 @@ def load_program(path: Path) -> tuple[Any, Description]:
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a torch.export program, or damaged") from error
     description = Description.from_json(inside[KEY], path)
+    if device.type != "cpu":  # constants and tensors that the graph makes itself go along; `module.to` leaves them
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, str(device))
     # its guards on sizes are those of the memory layout of the recorded sample
     return program.module(check_guards=False), description

@@ -150,8 +150,7 @@ def _engine(file: Path, device: str | torch.device, num_threads: int | None) -> 
 
         return ExportedEngine(run_openvino, description, file, cpu)
     where = device_called(device)
-    module, description = load_program(file)
-    module.to(where)
+    module, description = load_program(file, where)
 
     @torch.inference_mode()
     def run_program(inputs: dict[str, Tensor]) -> Arrays:

@@ -24,6 +24,7 @@ from boxwright.data.transforms import resize_proposals
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
+from boxwright.nn.mask_head import MaskHead
 from boxwright.nn.precision import DTYPES, choose_precision
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 from boxwright.ops.mask_paste import Paste
@@ -66,6 +67,7 @@ class TorchEngine:
         self.model = model.to(device, memory_format=torch.channels_last)
         self.precision = choose_precision(precision, device)
         self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
+        self.graphs = compile and device.type == "cuda"
         if compile:
             compile_parts(self.model, device)
 
@@ -73,6 +75,8 @@ class TorchEngine:
     def __call__(
         self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
     ) -> PaddedDetections:
+        if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32"):
             outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
             found: PaddedDetections = self.model.detect_padded(outputs, settings)
@@ -80,10 +84,13 @@ class TorchEngine:
 
 
 def compile_parts(model: nn.Module, device: torch.device) -> None:
-    """Compile backbones, pyramids and heads below `model` for static shapes, on a GPU as CUDA graphs."""
+    """Compile backbones, pyramids and heads below `model` for static shapes, on a GPU as CUDA graphs.
+
+    Not mask heads: they see as many regions as there are objects, another number in each batch.
+    """
     mode = "reduce-overhead" if device.type == "cuda" else None
     for name, part in model.named_modules():
-        if name.rpartition(".")[2] in COMPILED_PARTS:
+        if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead):
             part.compile(dynamic=False, mode=mode)
 
 
@@ -246,18 +253,24 @@ class Detector:
         A GPU works on a batch while the detections of the one before are brought to the pixels of its pictures.
         """
         found: dict[int, Detections] = {}
-        started: tuple[list[int], ImageBatch, PaddedDetections] | None = None
-        for rows in [*batches_of_like_shape([one.pixels for one in held], batch), None]:
-            now = None
-            if rows is not None:
+
+        def restore(rows: list[int], padded: PaddedDetections, images: ImageBatch) -> None:
+            for row, one in zip(rows, padded.restore(images, self._paste), strict=False):
+                found[row] = replace(one, classes=self.classes, path=held[row].path)
+
+        with ThreadPoolExecutor(1) as beside:
+            jobs = []
+            for rows in batches_of_like_shape([one.pixels for one in held], batch):
                 images = self._batch([held[row] for row in rows], batch)
                 given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
-                now = (rows, images, self._run(self._on_device(images), given, settings))
-            if started is not None:
-                done, images, padded = started
-                for row, one in zip(done, padded.restore(images, self._paste), strict=False):
-                    found[row] = replace(one, classes=self.classes, path=held[row].path)
-            started = now
+                padded = self._run(self._on_device(images), given, settings)
+                if self.device.type == "cpu":  # a thread beside the network's would only take its turns
+                    restore(rows, padded, images)
+                    continue
+                padded = padded.cpu()  # waits for it
+                jobs.append(beside.submit(restore, rows, padded, images))
+            for job in jobs:
+                job.result()
         return [found[row] for row in range(len(held))]
 
     def _run(self, images: ImageBatch, given: list[Tensor], settings: DetectSettings) -> PaddedDetections:

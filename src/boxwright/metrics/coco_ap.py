@@ -28,8 +28,8 @@ Areas = Sequence[Sequence[float | None] | None]
 class CocoResult:
     """COCO's figures, fractions in [0, 1], or None where undefined (no truth of that kind).
 
-    `ar` and `per_class*` are keyed by the limit on detections and by class name; `notes` are sentences on what is
-    undefined or empty.
+    `ar` and `per_class*` are keyed by the limit on detections and by class name; `recall50` is the recall at an overlap
+    of 0.5 with the most detections; `notes` are sentences on what is undefined or empty.
     """
 
     ap: float | None
@@ -42,6 +42,7 @@ class CocoResult:
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
+    recall50: float | None
     per_class: dict[str, float | None]
     per_class_ap50: dict[str, float | None]
     kind: str
@@ -56,6 +57,7 @@ class CocoResult:
         figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
         figures |= {f"AR{limit}": value for limit, value in self.ar.items()}
         figures |= {"ARs": self.ar_small, "ARm": self.ar_medium, "ARl": self.ar_large}
+        figures |= {"recall50": self.recall50}
         figures |= {"per_class": self.per_class, "per_class_AP50": self.per_class_ap50}
         if not prefix:
             return figures
@@ -105,6 +107,7 @@ def coco_ap(
         ar_small=_mean(recall[..., 1, largest]),
         ar_medium=_mean(recall[..., 2, largest]),
         ar_large=_mean(recall[..., 3, largest]),
+        recall50=_mean(recall[at(0.5)][..., everything, largest]),
         per_class={name: _mean(precision[:, :, k, everything, largest]) for k, name in enumerate(classes.names)},
         per_class_ap50={
             name: _mean(precision[at(0.5)][:, :, k, everything, largest]) for k, name in enumerate(classes.names)

@@ -100,7 +100,7 @@ def headline(measurement: Measurement) -> list[str]:
         pixels = "with" if figures["plus_one"] else "without"
         lines = [f"{show('mAP')} (IoU {figures['iou']:g}, {points}, boxes {pixels} their last pixel)"]
     else:
-        recalls = [key for key in figures if key.startswith("AR")]
+        recalls = [*(key for key in figures if key.startswith("AR")), "recall50"]
         lines = ["  ".join(map(show, keys)) for keys in (["AP", "AP50", "AP75"], ["APs", "APm", "APl"], recalls)]
         if "segm_AP" in figures:
             keys = (["segm_AP", "segm_AP50", "segm_AP75"], ["segm_APs", "segm_APm", "segm_APl"])

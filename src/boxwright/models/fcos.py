@@ -352,7 +352,8 @@ class FCOS(nn.Module):
         boxes, values, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
         if config.clip == "before_nms":  # what lies outside must not overlap
             boxes = clip_boxes(boxes, outputs.sizes_hw - int(config.inclusive_pixels))
-        extent = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]) * config.inclusive_pixels
+        # 0 0 1 1, made on the device: a copy from the host would make a GPU wait
+        extent = torch.arange(4, device=boxes.device) // 2 * 1.0 if config.inclusive_pixels else 0.0
         found = select_detections(
             boxes + extent, values, labels, settings.nms_iou, settings.max_detections,
             keep_empty=config.keep_empty or config.clip == "after_nms",

@@ -37,7 +37,7 @@ class Backbone(nn.Module):
         weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, the path of a
             file with the classification network's state dict (also Detectron2's `.pkl`), or None for random weights.
         norm: what the backbone's BatchNorm layers become ("bn" leaves them).
-        variant: in what a reference's backbone differs from torchvision's.
+        variant: in what the backbone differs from torchvision's.
         frozen_stages: how many stages are not trained; their BatchNorm keeps its statistics too.
     """
 
@@ -184,10 +184,18 @@ def _torchvision_body(
     from_file = file is not None and (file.suffix in SUFFIXES or file.exists())
     if variant.needs_own_network:
         own = ResNet(name, levels, variant)
-        if from_file and file is not None:
-            load_backbone_file(own, file, name, stride_in_1x1=variant.stride_in_1x1)
-        elif weights is not None:
-            _copy_weights(own, _torchvision_network(name, weights), name)
+        try:
+            if from_file and file is not None:
+                load_backbone_file(own, file, name, stride_in_1x1=variant.stride_in_1x1)
+            elif weights is not None:
+                _copy_weights(own, _torchvision_network(name, weights), name)
+        except ValueError as error:
+            if variant.widths is None:
+                raise
+            raise ValueError(
+                f"{error}. Here {name} has widths of its own (model.backbone_variant.widths): name the backbone too, "
+                f"model.backbone={name}, to have it as its weights do"
+            ) from error
         return own, _stages(name, own)
     model = _torchvision_network(name, None if from_file else weights)
     if from_file and file is not None:
@@ -203,10 +211,7 @@ def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
     try:
         own.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(
-            f"backbone {name}: pretrained weights do not fit backbone_variant.widths; name the backbone as well "
-            f"(model.backbone={name}, or another one) to have it in its own width"
-        ) from error
+        raise ValueError(f"backbone {name}: pretrained weights do not fit backbone_variant.widths") from error
 
 
 def _torchvision_network(name: str, weights: str | None) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwright.nn.backbones import FeaturePyramid
-from boxwright.nn.resnet import Bottleneck, ResNet
+from boxwright.nn.resnet import BasicBlock, Bottleneck, ResNet
 
 FIXED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 """Norms whose output at a place depends on nothing but the input there."""
@@ -48,7 +48,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         elif isinstance(module, nn.Sequential):
             for first, second in pairwise(name for name, _ in module.named_children()):
                 yield module, first, second
-        elif isinstance(module, (Bottleneck, ResNet)):
+        elif isinstance(module, (BasicBlock, Bottleneck, ResNet)):
             for number in ("1", "2", "3"):
                 if hasattr(module, f"conv{number}"):
                     yield module, f"conv{number}", f"bn{number}"

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
 Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 """Layers whose statistics move in training."""
+
+
+class FrozenBatchNorm2d(TorchvisionFrozen):  # type: ignore[misc]
+    """torchvision's, whose output keeps the type of its input: in bf16 or fp16 the whole trunk stays in it.
+
+    torchvision's own multiplies by float32 numbers, and every activation after it is float32.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        weight, bias, mean, variance = (
+            part.reshape(1, -1, 1, 1) for part in (self.weight, self.bias, self.running_mean, self.running_var)
+        )
+        scale = weight * (variance + self.eps).rsqrt()
+        normal: Tensor = maps * scale.to(maps.dtype) + (bias - mean * scale).to(maps.dtype)
+        return normal
 
 
 def group_count(channels: int, groups: int = 32) -> int:
@@ -35,8 +50,7 @@ def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     if kind == "sync_bn":
         return nn.SyncBatchNorm(channels, eps=eps)
     if kind == "frozen_bn":
-        frozen: nn.Module = FrozenBatchNorm2d(channels, eps=eps)
-        return frozen
+        return FrozenBatchNorm2d(channels, eps=eps)
     raise ValueError(f"norm: expected none, gn, bn, sync_bn or frozen_bn, got {kind!r}")
 
 

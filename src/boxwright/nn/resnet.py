@@ -28,7 +28,7 @@ _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetVariant:
-    """In what a checkpoint's backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
+    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
 
     stride_in_1x1: bool = False
     """A stage halves the map in its first 1x1 convolution (MSRA's ResNets: Detectron2's R50 and R101, AdelaiDet, the

@@ -56,10 +56,11 @@ def assign_locations(
         index = torch.full((batch, num_locations), BACKGROUND, dtype=torch.int64, device=boxes.device)
         return Assignment(index, torch.zeros_like(index, dtype=torch.bool))
 
-    sides = boxes if coarse_areas else boxes.double()
+    exact = boxes.cpu() if boxes.device.type == "mps" else boxes  # which has no float64
+    sides = boxes if coarse_areas else exact.double()
     area = (sides[..., 2] - sides[..., 0]) * (sides[..., 3] - sides[..., 1])  # (B, G)
     area = area - 1e8 if coarse_areas else area
-    order = area.argsort(dim=1, stable=True)
+    order = area.argsort(dim=1, stable=True).to(boxes.device)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(count, device=boxes.device).expand(batch, -1))
 
     best = torch.full((batch, num_locations), count, dtype=torch.int64, device=boxes.device)

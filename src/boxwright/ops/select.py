@@ -14,8 +14,10 @@ from torchvision.ops import nms as nms_kernel
 
 from boxwright.ops.boxes import box_area, pairwise_iou
 
-LARGEST_PAIRS = 1 << 25
-"""Pairs of boxes that are compared at once on a GPU; more pictures than that allows are done one after the other."""
+LARGEST_PAIRS = 1 << 27
+"""Pairs of boxes kept at once on a GPU, a byte each; more pictures than that allows come one after the other."""
+PAIRS_COMPARED = 1 << 21
+"""Pairs whose overlap is computed at once: some 40 bytes each."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -89,14 +91,14 @@ def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Te
 
 
 def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    corner = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    opposite = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    width, height = (opposite - corner).clamp(min=0).unbind(-1)
-    intersection = width * height  # (B, N, N)
-    area = box_area(boxes)
-    overlap = intersection / (area[:, :, None] + area[:, None] - intersection)  # NaN, so no overlap, of two empty ones
-    beaten = (overlap > largest_below(iou_threshold)) & (labels[:, :, None] == labels[:, None])
-    beaten = beaten.triu(diagonal=1)  # [b, i, j]: the better box i would suppress j
+    batch, count = labels.shape
+    beaten = torch.empty((batch, count, count), dtype=torch.bool, device=boxes.device)
+    step = max(1, PAIRS_COMPARED // max(1, batch * count))
+    for start in range(0, count, step):
+        rows = slice(start, start + step)
+        overlap = _overlap(boxes[:, rows], boxes)
+        beaten[:, rows] = (overlap > largest_below(iou_threshold)) & (labels[:, rows, None] == labels[:, None])
+    beaten.triu_(diagonal=1)  # [b, i, j]: the better box i would suppress j
     candidate = labels >= 0
     keep = candidate
     while True:
@@ -104,6 +106,15 @@ def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
         if bool((better == keep).all()):
             return keep
         keep = better
+
+
+def _overlap(some: Tensor, boxes: Tensor) -> Tensor:
+    """IoU (B, n, N) of boxes (B, n, 4) and (B, N, 4): NaN, which is above no threshold, of two empty ones."""
+    corner = torch.maximum(some[:, :, None, :2], boxes[:, None, :, :2])
+    opposite = torch.minimum(some[:, :, None, 2:], boxes[:, None, :, 2:])
+    width, height = (opposite - corner).clamp(min=0).unbind(-1)
+    intersection = width * height
+    return intersection / (box_area(some)[:, :, None] + box_area(boxes)[:, None] - intersection)
 
 
 def largest_below(threshold: float) -> float:

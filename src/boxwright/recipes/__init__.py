@@ -43,6 +43,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(str(name))
     data = _with_base(path, ())
+    if any(override.startswith("model.backbone=") for override in overrides):
+        _forget_widths(data)
     for override in overrides:
         _apply(data, override)
     data["name"] = path.stem
@@ -174,8 +176,6 @@ def _apply(data: dict[str, Any], override: str) -> None:
         place[part] = below = dict(below) if isinstance(below, dict) else {}
         place = below
     place[last] = value
-    if key == "model.backbone":
-        _forget_widths(data)
     if key == "schedule.epochs" and value is not None:  # the one length replaces the other
         place["steps"] = None
     if key == "schedule.steps" and value is not None:

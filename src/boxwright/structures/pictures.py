@@ -211,13 +211,18 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
 
+    def cpu(self) -> PaddedDetections:
+        """The same detections on the CPU; waits for them."""
+        boxes, scores, labels, counts = (part.cpu() for part in self[:4])
+        return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else self.masks.cpu())
+
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
         """Detections of each picture on the CPU, in the pixels of the original pictures; masks cropped, as pasted."""
-        scale = images.scale_xy.to(self.boxes.device).repeat(1, 2)[:, None]  # (B, 1, 4)
-        offset = images.offset_xy.to(self.boxes.device).repeat(1, 2)[:, None]
-        boxes = ((self.boxes - offset) / scale).cpu()
-        scores, labels, counts = self.scores.cpu(), self.labels.cpu(), self.counts.tolist()
-        grids = None if self.masks is None else self.masks.cpu()
+        boxes, scores, labels, numbers, grids = self.cpu()
+        counts = numbers.tolist()
+        scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
+        offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
+        boxes = (boxes - offset) / scale
         found = []
         for picture, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[picture])

@@ -90,6 +90,7 @@ def fit(job: Job, progress: Progress) -> Progress:
     wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
     wrapped.train()
     timer = _Timer()
+    together = job.accelerator.num_processes > 1 and job.accelerator.device.type != "cpu"
     if progress.step == 0:
         job.save(progress)  # there is something to resume from the first step on
     saved_at = time.monotonic()
@@ -117,7 +118,8 @@ def fit(job: Job, progress: Progress) -> Progress:
                 job.save(progress)
                 saved_at = time.monotonic()
                 timer.restart()
-            stopping = job.stop_wanted()
+            # processes on GPUs agree now and then only: it makes them wait
+            stopping = (not together or progress.step % LOG_EVERY == 0) and job.stop_wanted()
             if stopping or time.monotonic() - saved_at > SAVE_SECONDS:
                 job.save(progress)
                 saved_at = time.monotonic()
@@ -263,7 +265,11 @@ def _measure_now(job: Job, progress: Progress) -> bool:
 
 def _measure(job: Job, progress: Progress) -> None:
     start = time.monotonic()
-    measured = job.measure(job.average.model if job.average is not None else job.model)
+    model = job.average.model if job.average is not None else job.model
+    if job.accelerator.num_processes > 1:  # BatchNorm's statistics are each process's own; the first one's are saved
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    measured = job.measure(model)
     ap = measured.ap or 0.0
     best = ap > progress.best_ap
     if best:

@@ -80,7 +80,9 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         for (decays, in_backbone), parameters in groups.items()
     ]
     if optim.kind == "sgd":
-        return torch.optim.SGD(settings, lr=optim.lr, momentum=optim.momentum, foreach=True)
+        # with scaled gradients (fp16) only the fused one decides on the GPU itself whether to skip a step
+        on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+        return torch.optim.SGD(settings, lr=optim.lr, momentum=optim.momentum, foreach=not on_gpu, fused=on_gpu)
     return torch.optim.AdamW(settings, lr=optim.lr, fused=True)
 
 

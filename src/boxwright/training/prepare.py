@@ -164,7 +164,8 @@ def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type == "cpu":
         return 0 if cached else min(2, max(1, cores // 4))
-    return max(1, min(8, cores - 1))
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on the same machine
+    return max(1, min(8, (cores - 1) // beside))
 
 
 def write_check(report: PreflightReport, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.models import MODELS
@@ -130,7 +131,9 @@ def _resumed(
 
 
 def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: Path | None) -> TrainResult:
-    accelerator, precision = choose_accelerator(asked.device, recipe.precision)
+    saved = None if resumed is None else load_checkpoint(resumed)
+    state = None if saved is None else saved.training
+    accelerator, precision = choose_accelerator(asked.device, recipe.precision if state is None else state["precision"])
     device, main = accelerator.device, accelerator.is_main_process
     display = Display(enabled=main)
     data = open_checked(
@@ -138,14 +141,12 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         overfit=asked.overfit, recipe=recipe, say=display.say,
     )  # fmt: skip
     proposals = open_proposals(asked.proposals, recipe, data)
-    state, classes, folder = None, data.classes, Path()
-    if resumed is not None:
-        loaded = load_checkpoint(resumed)
-        state, classes, folder = loaded.training, loaded.classes, resumed.parent.parent
+    classes, folder = data.classes, Path()
+    if saved is not None and resumed is not None:
+        classes, folder = saved.classes, resumed.parent.parent
         if classes != data.classes:
             raise ValueError(f"{resumed} was trained on classes {list(classes.names)}, {asked.data} now has "
                              f"{list(data.classes.names)}")  # fmt: skip
-    precision = precision if state is None else state["precision"]
     torch.manual_seed(asked.seed)
     config = recipe.model_config_of(len(classes))
     if state is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
@@ -233,7 +234,18 @@ def choose_accelerator(device: str, precision: str) -> tuple[Accelerator, str]:
                 raise ValueError(f"device {device}: this machine has {count} CUDA GPUs, cuda:0 to cuda:{count - 1}")
             torch.cuda.set_device(torch.device(kind))
     chosen = choose_precision(precision, torch.device(kind))
-    return Accelerator(mixed_precision="fp16" if chosen == "fp16" else "no", cpu=kind == "cpu"), chosen
+    mixed = "fp16" if chosen == "fp16" else "no"
+    _forget_other_state(kind.partition(":")[0], mixed)
+    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu"), chosen
+
+
+def _forget_other_state(kind: str, mixed: str) -> None:
+    """Let a second run in one process have another device: accelerate keeps that of the first for the whole process."""
+    if not PartialState._shared_state or PartialState().num_processes > 1:
+        return
+    other_precision = AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed
+    if PartialState().device.type != kind or other_precision:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _restore(
@@ -245,6 +257,6 @@ def _restore(
     if average is not None:
         average.model.load_state_dict(state["average"])
         average.updates = state["average_updates"]
-    if accelerator.scaler is not None:
+    if accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
     return Progress(**state["progress"])

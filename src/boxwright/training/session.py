@@ -19,6 +19,7 @@ from boxwright.training import report
 from boxwright.training.display import Display
 from boxwright.training.loop import Progress, progress_state
 from boxwright.training.optim import Plan, WeightAverage
+from boxwright.training.prepare import worker_count
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import Measured, measure
 
@@ -87,10 +88,12 @@ class Session:
         indices = list(range(min(limit, len(self.val_set))))[rank::world]
         size = self.recipe.validation.batch_size or self.recipe.data.batch_size
         batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-        loader = make_loader(self.val_set, batches, workers=0)
+        device = self.accelerator.device
+        workers = 0 if device.type == "cpu" else worker_count(None, device, self.val_set.cached_bytes > 0)
+        loader = make_loader(self.val_set, batches, workers=workers, pin=device.type == "cuda")
         return measure(
             model, loader, self._truths, self.classes, self.recipe.detect.settings(),
-            device=self.accelerator.device, precision=self.precision,
+            device=device, precision=self.precision,
         )  # fmt: skip
 
     def on_row(self, row: dict[str, Any]) -> None:

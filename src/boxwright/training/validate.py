@@ -50,9 +50,10 @@ def detect_all(
         with autocast(device, precision):
             proposals = None if batch.proposals is None else batch.proposals.to(device)
             outputs = model(images, targets, proposals)
+            detections = model.detect(outputs, images, settings)
         for name, value in model.loss(outputs, targets).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value
-        found.update(zip(batch.indices, model.detect(outputs, images, settings), strict=True))
+        found.update(zip(batch.indices, detections, strict=True))
         count += 1
     return found, {name: float(value) for name, value in sums.items()}, count
 
