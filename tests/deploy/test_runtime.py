@@ -1,5 +1,6 @@
 """Exported files behind `Detector`: the same detections, the user's classes, and a sentence for a mistake."""
 
+import ast
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -124,7 +125,7 @@ class TestDescription:
 
         model = onnx.load(str(exported["onnx"]))
         found = {entry.key: entry.value for entry in model.metadata_props}
-        assert found["names"] == "cell,dot,ring"
+        assert ast.literal_eval(found["names"]) == {0: "cell", 1: "dot", 2: "ring"}
         fed = json.loads(found["boxwright"])["input"]
         assert (fed["pixels"], fed["colour"], fed["normalise_in_graph"]) == ("uint8", "RGB", True)
         assert fed["mean"] == pytest.approx([0.485, 0.456, 0.406])

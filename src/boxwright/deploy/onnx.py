@@ -36,7 +36,7 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
         )  # fmt: skip
         model = written.model_proto
     _name_sizes(model.graph)
-    properties = {KEY: description.to_json(), "names": ",".join(description.classes.names)}
+    properties = {KEY: description.to_json(), "names": str(dict(enumerate(description.classes.names)))}
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, str(path))
 
