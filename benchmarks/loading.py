@@ -1,13 +1,15 @@
 """Pictures a second that come out of the loader: decoding, resizing and augmenting, with and without the cache.
 
-The peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
-flips, resizes and converts, `DataLoader` with as many processes. All see the same files, the same size, and flips only.
+One peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
+flips, resizes and converts, `DataLoader` with as many processes. The other, where OpenCV is installed, is what
+Ultralytics documents as its default: a mosaic of four for every picture. All see the same files at the same size.
 `python -m benchmarks.loading`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,6 +26,7 @@ if not __package__:  # as a file: python benchmarks/loading.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.turns import in_turn, print_command, print_table
+from benchmarks.yolo_pictures import YoloPictures
 from boxwright.data.folder import open_folder, split
 from boxwright.data.loader import PictureSet, StepSampler, aspects_of, make_loader
 from boxwright.data.preflight import preflight
@@ -100,18 +103,31 @@ def main() -> None:
     assert rule.size is not None
     assert rule.max_size is not None
     peer = ReferencePictures(part, rule.size, rule.max_size)
-    functions = {
-        "torchvision's references": drain(
+
+    def plain(pictures: Dataset[Any]) -> Callable[[], None]:
+        return drain(
             lambda: DataLoader(
-                peer, batch_size=given.batch, num_workers=given.workers, collate_fn=tuple,
-                sampler=torch.utils.data.RandomSampler(peer, True, given.batch * given.steps),
+                pictures, batch_size=given.batch, num_workers=given.workers, collate_fn=tuple,
+                sampler=torch.utils.data.RandomSampler(pictures, True, given.batch * given.steps),  # type: ignore[arg-type]
             )
-        ),
+        )  # fmt: skip
+
+    functions = {
+        "torchvision's references": plain(peer),
         "boxwright, flips, from files": ours(FLIP, cache=False),
         "boxwright, flips, cached": ours(FLIP, cache=True),
         f"boxwright, all of {given.recipe}, from files": ours(recipe.data.augment, cache=False),
         f"boxwright, all of {given.recipe}, cached": ours(recipe.data.augment, cache=True),
-    }  # fmt: skip
+    }
+    if importlib.util.find_spec("cv2"):
+        # the long side of a picture of 4 to 3 whose short side is the recipe's
+        yolo = {cache: YoloPictures(part, round(rule.size * 4 / 3), cache=cache) for cache in (False, True)}
+        functions |= {
+            "as Ultralytics documents it, from files": plain(yolo[False]),
+            "as Ultralytics documents it, cached": plain(yolo[True]),
+        }
+    else:
+        print("left out: the way that Ultralytics documents, which needs OpenCV (pip install opencv-python-headless)")
     print_command()
     times = in_turn(functions, given.rounds, warm=1)
     torch.set_num_threads(threads)

@@ -29,7 +29,7 @@ from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.inference.predictor import device_called
 from boxwright.models import MODELS
 from boxwright.models.config import config_of
-from boxwright.nn.precision import autocast, choose_precision
+from boxwright.nn.precision import autocast, choose_precision, compile_parts
 from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 
 CLASSES = 80
@@ -90,9 +90,13 @@ def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
     return found
 
 
-def our_step(name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str) -> Callable[[], Any]:
+def our_step(
+    name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str, compiled: bool
+) -> Callable[[], Any]:
     """A training step; gives the seconds of loss and optimiser, for which it waits for a GPU only where asked."""
     model = build_ours(name).to(device, memory_format=torch.channels_last).train()
+    if compiled:
+        compile_parts(model, dynamic=False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     images = ImageBatch.of(list(pixels)).to(device)
     given = truth if MODELS[name].needs_masks else [Truth(one.boxes, one.labels, one.ignore) for one in truth]
@@ -118,8 +122,10 @@ def our_step(name: str, pixels: Tensor, truth: list[Truth], device: torch.device
     return step
 
 
-def peer_step(name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str) -> Callable[[], Any]:
-    """The same step of torchvision's detector."""
+def peer_step(
+    name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str, _compiled: bool
+) -> Callable[[], Any]:
+    """The same step of torchvision's detector, never compiled."""
     height, width = pixels.shape[2:]
     model = build_peer(name, height, width).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
@@ -183,6 +189,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=10, help="boxes a picture")
     parser.add_argument("--precision", default="fp32", help="of both: fp32, bf16, fp16 or auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--compile", action="store_true", help="ours with backbone, pyramid and head compiled")
     parser.add_argument("--no-memory", action="store_true", help="leave the processes that measure memory out")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in PAIRS]
@@ -197,7 +204,7 @@ def main() -> None:
     truth = truths(given.batch, height, width, given.objects)
     rows = []
     for name in given.names or PAIRS:
-        arguments = (name, pixels, truth, device, precision)
+        arguments = (name, pixels, truth, device, precision, given.compile)
         ours, peer = our_step(*arguments), peer_step(*arguments)
         times = in_turn({"ours": ours, "peer": peer}, given.rounds)
         parts = [ours(wait=True) for _ in range(3)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,21 @@ def print_measurements(rows: Sequence[Measurement]) -> None:
     sys.stdout.flush()
 
 
+def commit() -> str:
+    """The commit of this checkout, as in "commit 1a2b3c4", with "and changes" where files differ from it."""
+    here = Path(__file__).resolve().parent
+    try:
+        name, changes = (
+            subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
+    return f"commit {name}{' and changes' if changes else ''}"
+
+
 def machine() -> str:
-    """Processor, cores that torch uses, and versions, in one line."""
+    """Processor, cores that torch uses, versions and commit, in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -68,5 +82,5 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{name}, {cores} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {commit()}"
     )

@@ -10,11 +10,9 @@ from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.pictures import picture_paths
-from boxwright.inference.predictor import Detector, batches_of_like_shape, compile_parts
-from boxwright.models import MODELS
+from boxwright.inference.predictor import Detector, batches_of_like_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
-from boxwright.recipes import load_recipe
 from boxwright.structures import PaddedDetections
 
 
@@ -191,15 +189,6 @@ def test_what_a_gpu_does_beside_its_next_batch_changes_nothing(checkpoint_file, 
     monkeypatch.setattr(PaddedDetections, "restore", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         detector.predict(pictures)
-
-
-def test_heads_are_compiled_but_not_those_of_masks(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **_: compiled.append(type(part).__name__))
-    recipe = load_recipe("mask-rcnn-small", ["model.fpn_channels=32", "model.backbone=mobilenet_v3_small"])
-    compile_parts(MODELS["mask_rcnn"].build(recipe.model_config_of(2)), torch.device("cpu"))
-    assert "MaskHead" not in compiled
-    assert {"Backbone", "FeaturePyramid"} <= set(compiled)
 
 
 @pytest.mark.slow

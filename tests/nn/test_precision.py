@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from boxwright.nn.precision import autocast, choose_precision
+from boxwright.models import MODELS
+from boxwright.nn.precision import autocast, choose_precision, compile_parts
+from boxwright.recipes import load_recipe
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -43,3 +45,12 @@ def test_networks_run_in_the_chosen_type(precision, dtype):
     with autocast(CPU, precision):
         assert layer(torch.zeros(1, 2)).dtype == dtype
     assert layer(torch.zeros(1, 2)).dtype == torch.float32
+
+
+def test_heads_are_compiled_but_not_those_of_masks(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **_: compiled.append(type(part).__name__))
+    recipe = load_recipe("mask-rcnn-small", ["model.fpn_channels=32", "model.backbone=mobilenet_v3_small"])
+    compile_parts(MODELS["mask_rcnn"].build(recipe.model_config_of(2)))
+    assert "MaskHead" not in compiled
+    assert {"Backbone", "FeaturePyramid"} <= set(compiled)

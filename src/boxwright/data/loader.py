@@ -87,10 +87,9 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         """Decode and resize everything once, if it fits; workers share the memory."""
         if not self.records:
             return
-        first, _ = self._decode(self.records[0])
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run that look at the same memory now
         limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // (4 * beside))
-        if first.numel() * len(self.records) > limit and not forced:
+        if not forced and self._size_in_memory() > limit:
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             # Forked workers see it as it is; share_memory_ would hold one open file a picture, of 1024 allowed.
@@ -98,6 +97,13 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self.masks:  # decoding them takes longer than copying a picture
             sizes = [hw for _, hw in self._kept]
             self._truths = [self._resized_truth(*row) for row in zip(self.records, sizes, strict=True)]
+
+    def _size_in_memory(self) -> int:
+        """Bytes of all pictures at network size; one whose size is not known counts as the first picture."""
+        sizes = [record.stated_hw for record in self.records]
+        first = sizes[0] or image_size(self.records[0].path)
+        plans = [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
+        return sum(3 * height * width for height, width in plans)
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path)

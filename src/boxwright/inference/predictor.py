@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.pictures import Picture, as_pixels, pictures_of
@@ -24,15 +24,13 @@ from boxwright.data.transforms import resize_proposals
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
-from boxwright.nn.mask_head import MaskHead
-from boxwright.nn.precision import DTYPES, choose_precision
+from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 from boxwright.ops.mask_paste import Paste
 from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
 
 BUCKET = 64
 """With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
-COMPILED_PARTS = ("backbone", "fpn", "head")
 DECODERS = 2
 """Threads that decode and resize pictures while the network runs."""
 MOST_PADDING = 1.3
@@ -69,7 +67,7 @@ class TorchEngine:
         self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
         self.graphs = compile and device.type == "cuda"
         if compile:
-            compile_parts(self.model, device)
+            compile_parts(self.model, dynamic=False, mode="reduce-overhead" if self.graphs else None)
 
     @torch.inference_mode()
     def __call__(
@@ -81,17 +79,6 @@ class TorchEngine:
             outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
             found: PaddedDetections = self.model.detect_padded(outputs, settings)
         return found
-
-
-def compile_parts(model: nn.Module, device: torch.device) -> None:
-    """Compile backbones, pyramids and heads below `model` for static shapes, on a GPU as CUDA graphs.
-
-    Not mask heads: they see as many regions as there are objects, another number in each batch.
-    """
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    for name, part in model.named_modules():
-        if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead):
-            part.compile(dynamic=False, mode=mode)
 
 
 class Prepared(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which arithmetic a network runs in: float32, bfloat16 where the device computes it natively, or float16 on a GPU."""
+"""What a network runs in: float32, bfloat16 where the device computes it natively, float16 on a GPU; and compiled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
+from boxwright.nn.mask_head import MaskHead
+
+COMPILED_PARTS = ("backbone", "fpn", "head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,3 +34,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def compile_parts(model: nn.Module, *, dynamic: bool | None = None, mode: str | None = None) -> None:
+    """Let torch.compile fuse backbones, pyramids and heads below `model`, in place; what is around them stays as it is.
+
+    Not mask heads: they see as many regions as there are objects, another number in each batch. `dynamic` and `mode`
+    are torch.compile's; with None it finds out from the second shape on that sizes change.
+    """
+    for name, part in model.named_modules():
+        if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead):
+            part.compile(dynamic=dynamic, mode=mode)

@@ -182,6 +182,8 @@ class Recipe(Section):
     detect: Detect = Detect()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes it natively, else fp32."""
+    compile: bool = False
+    """Let torch.compile fuse backbone, pyramid and head; the first steps of each picture size then take minutes."""
 
     @property
     def needs_masks(self) -> bool:

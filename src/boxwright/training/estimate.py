@@ -14,6 +14,7 @@ import torch
 from boxwright.data.loader import PictureSet, make_loader
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
+from boxwright.nn.precision import compile_parts
 from boxwright.recipes import load_recipe
 from boxwright.training.loop import Job, Progress, grouped_batches, training_step, typical
 from boxwright.training.optim import WeightAverage, build_optimizer, scaled
@@ -98,9 +99,12 @@ def estimate(
     model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
     plan = scaled(settings, len(opened.train), accelerator.num_processes)
     train_set, val_set, aspects = picture_sets(settings, opened, augment=True, proposals=stored)
+    average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+    if settings.compile:
+        compile_parts(model)
     job = Job(
         settings, plan, seed, None, accelerator, precision, model, build_optimizer(model, settings.optim),
-        WeightAverage(model, settings.ema_decay) if settings.ema_decay else None, train_set, aspects,
+        average, train_set, aspects,
         worker_count(settings.data.workers, where, train_set.cached_bytes > 0), measure=_unused,
         validation_pictures=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
         stop_wanted=lambda: False,
