@@ -11,6 +11,7 @@ the last of K + 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -132,7 +133,9 @@ class BoxBranch(nn.Module):
         shape = boxes.shape[:2]
         offsets = boxes.new_zeros(*shape, 0, 4)
         if self.offsets is not None:
-            offsets = self.offsets(vectors).reshape(*shape, -1, 4).float()
+            kind = vectors.device.type  # in float32: in bfloat16 they would be right to one part in 256 only
+            with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+                offsets = self.offsets(vectors.float()).reshape(*shape, -1, 4)
         return RegionLogits(self.class_logits(vectors).reshape(*shape, -1).float(), offsets)
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, level: Tensor, size: int) -> Tensor:

@@ -10,6 +10,7 @@ Boxes are absolute (x1, y1, x2, y2) in network pixels; distances are (left, top,
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -192,16 +193,20 @@ class FCOSHead(nn.Module):
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, P, K), raw box outputs (B, P, 4) and centerness logits (B, P) from maps (B, C, h, w)."""
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        # what boxes are made of is computed in float32: in bfloat16 a side would be right to one part in 256 only
+        kind = levels[0].device.type
+        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         for index, level in enumerate(levels):
             if self.norm_by_level:
                 for_class = through_tower(self.class_tower, level, index)
                 for_box = through_tower(self.box_tower, level, index)
             else:
                 for_class, for_box = self.class_tower(level), self.box_tower(level)
-            box = self.box_distances(for_box)
+            with precise:
+                box = self.box_distances(for_box.float())
+                central = self.centerness((for_box if self.centerness_on == "box" else for_class).float())
             if self.scales is not None:
                 box = box * self.scales[index]
-            central = self.centerness(for_box if self.centerness_on == "box" else for_class)
             rows.append((_flatten(self.class_logits(for_class)), _flatten(box), _flatten(central)))
         classes, boxes, central_rows = (torch.cat(column, dim=1).float() for column in zip(*rows, strict=True))
         return classes, boxes, central_rows[..., 0]

@@ -11,6 +11,7 @@ C = candidates, K = classes. Boxes and anchors are absolute (x1, y1, x2, y2) in 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -163,9 +164,13 @@ class RetinaNetHead(nn.Module):
     def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (B, N, K) and offsets (B, N, 4) from maps (B, C, h, w)."""
         classes, boxes = [], []
+        kind = levels[0].device.type  # offsets in float32: in bfloat16 they would be right to one part in 256 only
+        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         for level in levels:
             logits = self.class_logits(self.class_tower(level)).unflatten(1, (-1, self.num_anchors))  # (B, K, A, h, w)
-            offsets = self.box_offsets(self.box_tower(level)).unflatten(1, (self.num_anchors, 4))  # (B, A, 4, h, w)
+            for_box = self.box_tower(level)
+            with precise:
+                offsets = self.box_offsets(for_box.float()).unflatten(1, (self.num_anchors, 4))  # (B, A, 4, h, w)
             classes.append(logits.permute(0, 3, 4, 2, 1).flatten(1, 3))
             boxes.append(offsets.permute(0, 3, 4, 1, 2).flatten(1, 3))
         return torch.cat(classes, dim=1).float(), torch.cat(boxes, dim=1).float()

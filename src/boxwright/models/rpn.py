@@ -12,6 +12,7 @@ anchor.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -139,10 +140,14 @@ class ProposalNetwork(nn.Module):
     def forward(self, levels: Sequence[Tensor], images: ImageBatch, targets: Targets | None) -> AnchorOutputs:
         """Predictions for the anchors of maps (B, C, h, w); with targets, also the anchors to learn from."""
         rows: list[tuple[Tensor, Tensor]] = []
+        kind = levels[0].device.type  # offsets in float32: in bfloat16 they would be right to one part in 256 only
+        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
         for level in levels:
             map_ = self.stem(level)
             objectness = self.objectness(map_).permute(0, 2, 3, 1).flatten(1)  # (B, h * w * A)
-            offsets = self.offsets(map_).permute(0, 2, 3, 1).reshape(map_.shape[0], -1, 4)
+            with precise:
+                offsets = self.offsets(map_.float())
+            offsets = offsets.permute(0, 2, 3, 1).reshape(map_.shape[0], -1, 4)
             rows.append((objectness.float(), offsets.float()))
         anchors = self._anchors(levels, images)
         sampled = None if targets is None else self._sample(anchors, targets)
