@@ -144,7 +144,7 @@ def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
     """A picture (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
-    resized = resize_image(image, plan.picture_hw, plan.filter)
+    resized = resize_image(image, plan.picture_hw, plan.filter).contiguous()
     if plan.picture_hw == plan.size_hw:
         return resized
     canvas = padded_canvas(resized, plan.size_hw)
