@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from boxwright.data.pictures import image_header, image_size, read_image
+from boxwright.ops.image import ResizeRule, fit_image, resize_plan
 
 
 def pattern(width: int = 7, height: int = 5) -> Image.Image:
@@ -27,7 +28,11 @@ def test_rgb_is_exact(tmp_path: Path, suffix: str) -> None:
     pattern().save(path, **({"lossless": True} if suffix == "webp" else {}))
     image = read_image(path)
     assert image.dtype == torch.uint8
-    assert image.is_contiguous()
+    assert image.permute(1, 2, 0).is_contiguous()  # as it is resized fastest
+    for size in (5, 4):
+        plan = resize_plan((5, 7), ResizeRule("short_side", size=size))
+        assert fit_image(image, plan).is_contiguous()
+        assert torch.equal(fit_image(image, plan), fit_image(image.contiguous(), plan))
     assert torch.equal(image, rgb(pattern()))
     assert image_size(str(path)) == (5, 7)
 

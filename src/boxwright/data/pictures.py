@@ -93,7 +93,7 @@ def as_pixels(picture: Picture) -> tuple[Tensor, str | None]:
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """A picture file as an upright RGB tensor (3, H, W) uint8.
+    """A picture file as an upright RGB tensor (3, H, W) uint8, which lies in memory pixel by pixel.
 
     Raises FileNotFoundError where there is no file, ValueError where it is no picture, damaged, or larger than
     `max_pixels`; each with one sentence that names the file.
