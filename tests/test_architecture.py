@@ -27,8 +27,8 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-OPTIONAL = ("timm", "tensorboard", "supervision", "av", "onnx", "onnxruntime", "openvino", "ray", "fastapi", "uvicorn",
-            "starlette", "python_multipart")  # fmt: skip
+OPTIONAL = ("timm", "tensorboard", "supervision", "av", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "ray",
+            "pyarrow", "pycocotools", "fastapi", "uvicorn", "starlette", "python_multipart")  # fmt: skip
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "accelerate", "pydantic", "matplotlib", "faster_coco_eval", *OPTIONAL)
 
 

@@ -48,6 +48,20 @@ def pictures():
 
 
 @pytest.fixture(scope="session")
+def labelled(pictures, tmp_path_factory) -> Path:
+    """The first three pictures with a box each, in YOLO's layout: one to train on, and two to validate with."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "data.yaml").write_text(f"names: {list(CLASSES.names)}\n")
+    for number, pixels in enumerate(pictures[:3]):
+        split = "val" if number else "train"
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "images" / split / f"{number}.png")
+        (folder / "labels" / split / f"{number}.txt").write_text("1 0.5 0.5 0.4 0.4\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory) -> Path:
     """An FCOS of random weights whose predictors are scaled so that scores and boxes differ from place to place."""
     torch.manual_seed(0)

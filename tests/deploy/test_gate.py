@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from boxwright.deploy.gate import TOLERANCES, agreement, gate_pictures, prove
+from boxwright.deploy.gate import TOLERANCES, agreement, drawn_pictures, gate_pictures, prove
 from boxwright.inference.predictor import Detector
 from boxwright.structures import CroppedMask, Detections
 
@@ -67,14 +67,18 @@ def test_masks_are_compared():
     assert share(one, found(BOXES[:1], [0.9], [0])) < FP32.share
 
 
-def test_pictures_are_of_mixed_sizes():
-    images = gate_pictures(None)
+@pytest.fixture(scope="module")
+def images():
+    return gate_pictures(drawn_pictures())
+
+
+def test_pictures_are_of_mixed_sizes(images):
     assert len(images) >= 6
     assert len({tuple(image.shape) for image in images}) >= 3
 
 
-def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_file):
-    same = prove(detector, Detector.load(checkpoint_file, "cpu"), None, "fp32")
+def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_file, images):
+    same = prove(detector, Detector.load(checkpoint_file, "cpu"), images, "fp32")
     assert same.share == 1.0
     assert same.asked > 100
     assert same.box_pixels < 1e-3
@@ -82,4 +86,4 @@ def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_fi
     with torch.no_grad():
         other.engine.model.head.class_logits.bias += 0.1
     with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
-        prove(detector, other, None, "fp32")
+        prove(detector, other, images, "fp32")

@@ -1,6 +1,7 @@
 """The verb `benchmark`: one row a runtime, and a reason for each that is left out."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,15 +65,49 @@ def test_figures_are_medians_of_rounds_in_turn(monkeypatch):
     assert speeds == [(2.0, 0.5), (0.5, 2.0)]
 
 
+def test_ap_is_compared_to_the_checkpoint_in_torch_whatever_is_listed(checkpoint_file, labelled, monkeypatch):
+    """Of a made-up AP of each: of the checkpoint in torch fp32 it is 0.5."""
+    stated = {"torch": 0.5, "torch-bf16": 0.49, "onnx": 0.501, "openvino-int8": 0.4}
+
+    def runtimes(checkpoint, names, folder, **_):
+        return [Runtime(name, SimpleNamespace(name=name, settings="those of the files"), 0) for name in names]
+
+    def ap(detector, *_):
+        if hasattr(detector, "name"):
+            return stated[detector.name]
+        assert (detector.engine.precision, detector.settings) == ("fp32", "those of the files")
+        return 0.5
+
+    for name, stub in (
+        ("build_runtimes", runtimes), ("available_runtimes", lambda *_, **__: dict.fromkeys(RUNTIMES, "")),
+        ("measure_speed", lambda made, *_, **__: [(1.0, 1.0)] * len(made)), ("average_precision", ap),
+        ("network_pictures", lambda *_: [torch.zeros(3, 96, 96)]),
+    ):  # fmt: skip
+        monkeypatch.setattr(f"boxwright.deploy.measure.{name}", stub)
+    for listed in ("openvino-int8,onnx", "torch-bf16,torch,onnx", "torch"):
+        done = run(checkpoint_file, "--runtimes", listed, "--data", labelled, "--json")
+        assert done.exit_code == 0, done.output
+        printed = json.loads(done.stdout)
+        assert printed["torch_ap"] == 0.5
+        for row in printed["runtimes"]:
+            assert row["ap_difference"] == pytest.approx(stated[row["runtime"]] - 0.5)
+    table = run(checkpoint_file, "--runtimes", "openvino-int8,onnx", "--data", labelled).stdout
+    assert "0.4000 | -0.1000 |" in table
+    assert table.endswith("AP of the checkpoint in torch fp32, which is not listed: 0.5000\n")
+    assert "| - | - |" in run(checkpoint_file, "--runtimes", "onnx").stdout
+
+
 @pytest.mark.slow
-def test_all_runtimes_of_this_machine(checkpoint_file, pictures, tmp_path):
+def test_all_runtimes_of_this_machine(checkpoint_file, labelled, pictures, tmp_path):
     from PIL import Image
 
     for number, pixels in enumerate(pictures):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    done = run(checkpoint_file, "--pictures", tmp_path, "--repeats", "1", "--batch", "2")
+    done = run(checkpoint_file, "--pictures", tmp_path, "--repeats", "1", "--batch", "2", "--data", labelled)
     assert done.exit_code == 0, done.output
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert rows[2].startswith("| torch |")
+    assert rows[2].endswith("| +0.0000 |")
     left_out = done.output.count("left out")
     assert len(rows) - 2 == len(RUNTIMES) - 1 - left_out
 

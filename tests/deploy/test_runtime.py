@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.deploy.description import Description
+from boxwright.deploy.description import CHECKSUM, Description
 from boxwright.deploy.program import load_program
 from boxwright.deploy.runtime import load_detector, narrowed
 from boxwright.inference.loading import open_checkpoint
@@ -111,6 +112,31 @@ def test_predict_and_evaluate_take_a_file_as_they_take_a_checkpoint(exported, ch
         assert one["box"] == pytest.approx(other["box"], abs=2e-2)
 
 
+def test_compile_reaches_the_network_from_both_verbs(exported, checkpoint_file, labelled, monkeypatch):
+    """Nothing is compiled here: what loads a checkpoint is told to, and an exported file and Ray refuse it."""
+    from typer.testing import CliRunner
+
+    from boxwright.cli.main import app
+
+    asked = []
+
+    def load(path, device, *, precision, compile):
+        asked.append((str(path), compile))
+        raise ValueError("far enough")
+
+    monkeypatch.setattr("boxwright.deploy.runtime.Detector.load", load)
+    picture = str(next(labelled.glob("images/val/*.png")))
+    for verb, rest in (("predict", [picture]), ("evaluate", ["--data", str(labelled)])):
+        for words in ([], ["--compile"]):
+            done = CliRunner().invoke(app, [verb, str(checkpoint_file), *rest, *words])
+            assert str(done.exception) == "far enough"
+            assert asked.pop() == (str(checkpoint_file), bool(words))
+        done = CliRunner().invoke(app, [verb, str(exported["onnx"]), *rest, "--compile"])
+        assert "precision and compilation are for checkpoints" in str(done.exception)
+    done = CliRunner().invoke(app, ["predict", str(checkpoint_file), picture, "--compile", "--engine", "ray"])
+    assert "--engine ray takes no --compile; use --engine local" in str(done.exception)
+
+
 class TestDescription:
     def test_the_text_brings_everything_back(self, exported, checkpoint_file):
         known = load_detector(exported["onnx"], "cpu").engine.description
@@ -167,6 +193,23 @@ class TestDescription:
         onnx.save(model, str(tmp_path / "bad.onnx"))
         with pytest.raises(ValueError, match="ONNX Runtime cannot load it"):
             load_detector(tmp_path / "bad.onnx", "cpu")
+
+    @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
+    def test_damaged_weights(self, tmp_path, exported, kind):
+        """One bit in the middle of them; in a file of before, without our checksum, it goes unnoticed."""
+        for file in exported["xml"].parent.glob("tiny.*"):
+            shutil.copy(file, tmp_path)
+        path = tmp_path / f"tiny.{kind}"
+        weights = path.with_suffix(".bin") if kind == "xml" else path
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"tiny\.{kind} .*is damaged.*; export it again"):
+            load_detector(path, "cpu")
+        if kind == "pt2":
+            return
+        path.write_bytes(path.read_bytes().replace(CHECKSUM.encode(), b"x" * len(CHECKSUM)))
+        assert load_detector(path, "cpu").classes.names == ("cell", "dot", "ring")
 
     def test_settings_of_a_checkpoint_are_not_for_files(self, exported):
         with pytest.raises(ValueError, match="precision and compilation are for checkpoints"):

@@ -34,12 +34,12 @@ def benchmark(
     from boxwright.data.folder import open_folder
     from boxwright.data.folder import split as split_called
     from boxwright.data.pictures import as_pixels, picture_paths
-    from boxwright.deploy.export import average_precision
     from boxwright.deploy.gate import drawn_pictures
     from boxwright.deploy.measure import (
         RUNTIMES,
         available_runtimes,
         build_runtimes,
+        measure_ap,
         measure_speed,
         network_pictures,
     )
@@ -77,7 +77,10 @@ def benchmark(
         )  # fmt: skip
         fed = network_pictures(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
-        points = [None if data is None else average_precision(one.detector, data, part) for one in made]
+        points: list[float | None] = [None] * len(made)
+        torch_ap = None
+        if data is not None:
+            torch_ap, points[:] = measure_ap(made, source, where, data, part)
     base = speeds[0]
     height, width = fed[0].shape[1:]
     rows: list[dict[str, Any]] = [
@@ -88,15 +91,22 @@ def benchmark(
             "faster": round(throughput / base[1], 2),
             "megabytes": round(one.size / 1e6, 1),
             "ap": point,
-            "ap_difference": None if point is None or points[0] is None else point - points[0],
+            "ap_difference": None if point is None or torch_ap is None else point - torch_ap,
         }
         for one, (latency, throughput), point in zip(made, speeds, points, strict=True)
     ]
     if json_output:
-        typer.echo(json.dumps({"height": height, "width": width, "batch": batch, "runtimes": rows}))
+        printed = {"height": height, "width": width, "batch": batch, "torch_ap": torch_ap, "runtimes": rows}
+        typer.echo(json.dumps(printed))
         return
     typer.echo(f"{source.recipe.model.name}, pictures of {height} x {width}, batches of {batch}\n")
-    typer.echo("| runtime | latency | pictures/s | against the first | file | AP | difference |")
+    _print_table(rows)
+    if torch_ap is not None and "torch" not in names:
+        typer.echo(f"\nAP of the checkpoint in torch fp32, which is not listed: {torch_ap:.4f}")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    typer.echo("| runtime | latency | pictures/s | against the first | file | AP | against torch fp32 |")
     typer.echo("|---|---|---|---|---|---|---|")
     for row in rows:
         ap = "- | -" if row["ap"] is None else f"{row['ap']:.4f} | {row['ap_difference']:+.4f}"

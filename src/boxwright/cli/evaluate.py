@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from boxwright.structures import Classes, Detections, Truth
 
 
-OF_MODEL = ("proposals", "batch", "device", "precision")
+OF_MODEL = ("proposals", "batch", "device", "precision", "compile")
 """Options that say how a checkpoint is run."""
 OF_VOC = ("eleven_point", "plus_one")
 
@@ -53,6 +53,12 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
     ] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Let torch.compile fuse the network: the first batch of each shape takes minutes."
+        ),
+    ] = False,
     max_detections: Annotated[int, typer.Option(min=1, help="Most detections of a picture.")] = 100,
     score_threshold: Annotated[
         float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
@@ -98,9 +104,9 @@ def evaluate(
         from boxwright.inference.evaluate import evaluate_checkpoint
 
         result = evaluate_checkpoint(
-            load_detector(checkpoint, device, precision=precision), data, split or "val", classes=classes, batch=batch,
-            device=device, score_threshold=score_threshold, max_detections=max_detections, limit=limit,
-            proposals=proposals,
+            load_detector(checkpoint, device, precision=precision, compile=compile), data, split or "val",
+            classes=classes, batch=batch, device=device, score_threshold=score_threshold,
+            max_detections=max_detections, limit=limit, proposals=proposals,
         )  # fmt: skip
         known, wanted = result.classes, list(result.truths)
         found = [replace(picture, classes=known) for picture in result.detections]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals")
+LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals", "compile")
 """Options that the Ray engine refuses."""
 
 
@@ -57,6 +57,12 @@ def predict(
     precision: Annotated[
         str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
     ] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Let torch.compile fuse the network: the first batch of each shape takes minutes."
+        ),
+    ] = False,
     engine: Annotated[
         str, typer.Option(help="local, or ray: any number of pictures, into tables, on several processes or machines.")
     ] = "local",
@@ -83,7 +89,7 @@ def predict(
         return _predict_on_ray(checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou,
                                max_detections=max_detections, resized=not no_resize, batch=batch, device=device,
                                precision=precision)  # fmt: skip
-    detector = load_detector(checkpoint, device, precision=precision)
+    detector = load_detector(checkpoint, device, precision=precision, compile=compile)
     _check_masks(checkpoint, detector, masks=masks, polygons=polygons)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
@@ -137,8 +143,8 @@ def _check_engine(context: typer.Context, engine: str) -> None:
             option = f"--{name.rstrip('_')}"
             if engine == "local":
                 raise ValueError(f"{option} is for --engine ray; the local engine is one process")
-            if name == "proposals":
-                raise ValueError("--engine ray takes no --proposals; use --engine local")
+            if name in ("proposals", "compile"):
+                raise ValueError(f"--engine ray takes no {option}; use --engine local")
             raise ValueError(f"--engine ray writes tables only: leave {option} out, or use --engine local")
 
 

@@ -20,6 +20,14 @@ FORMAT = "boxwright export"
 VERSION = 1
 KEY = "boxwright"
 """The name under which the text lies in a file's metadata."""
+CHECKSUM = "boxwright_weights_sha256"
+"""The same of the checksum of its weights, by which damage shows; a file without it is not checked."""
+
+
+def check_weights(found: str, stored: str | None, path: Any) -> None:
+    """Raise ValueError where weights are not those that were exported."""
+    if stored is not None and found != stored:
+        raise ValueError(f"{path} is damaged, or another program changed its weights; export it again")
 
 
 @dataclass(frozen=True, slots=True)

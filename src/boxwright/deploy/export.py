@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from torch import Tensor
+
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.pictures import as_pixels, picture_paths, refuse_among_pictures
+from boxwright.data.pictures import as_pixels, picture_paths, read_image, refuse_among_pictures
 from boxwright.deploy.description import Description
-from boxwright.deploy.gate import Agreement, gate_pictures, prove
+from boxwright.deploy.gate import PICTURES, Agreement, drawn_pictures, gate_pictures, prove
 from boxwright.deploy.graph import detector_graph, record
 from boxwright.deploy.onnx import write_onnx
 from boxwright.deploy.openvino import Inputs, computes_bf16, write_openvino
@@ -32,7 +35,8 @@ Format = Literal["onnx", "openvino", "program"]
 Precision = Literal["fp32", "bf16", "int8"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
 LARGEST_AP_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
-"""By precision: AP of the checkpoint minus AP of the exported file, at most."""
+"""By precision: AP of the checkpoint minus AP of the exported file, at most. In fp32, which is to be the same detector,
+a gain counts as a loss does; what the rounding of bf16 and int8 gains by chance is no fault."""
 CALIBRATION_PICTURES = 128
 
 
@@ -91,7 +95,7 @@ def export_checkpoint(
         checkpoint: a checkpoint, a run folder, or a foreign checkpoint.
         out: the file; its ending must be that of the format.
         options: what it is to be.
-        pictures: a folder of pictures to compare on; drawn ones if not given.
+        pictures: a folder of pictures to compare on; if not given, pictures of `data`, or else drawn ones.
         data: a labelled folder whose `split` AP is measured on too.
         say: is told what happens.
 
@@ -102,7 +106,8 @@ def export_checkpoint(
     given = [folder for folder in (pictures, data, options.calibration) if folder is not None and folder.is_dir()]
     refuse_among_pictures(out, given, [])
     source = open_checkpoint(checkpoint)
-    _check_given(source.recipe.model.name, options, pictures, data, split)
+    _check_given(source.recipe.model.name, options, data)
+    compared, called = compared_pictures(pictures, data, split)
     out.parent.mkdir(parents=True, exist_ok=True)
     reference = Detector(source, "cpu", precision="fp32")
     graph, description = detector_graph(
@@ -127,21 +132,20 @@ def export_checkpoint(
         if options.precision == "bf16" and not computes_bf16():
             say("this processor has no bf16: the file runs in fp32 here, and that is what is compared")
         exported = load_detector(partial, "cpu")
-        found = prove(reference, exported, pictures, options.precision)
+        say(f"comparing on {called} ...")
+        found = prove(reference, exported, compared, options.precision)
         say(
-            f"{found.found} of {found.asked} detections found again (pictures: {pictures or 'drawn'}), "
-            f"in mixed batches; boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
+            f"{found.found} of {found.asked} detections found again, in mixed batches; "
+            f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
+            if found.asked
+            else f"nothing was found on {called}, so nothing was compared: give --pictures FOLDER with typical ones"
         )
         ap = checkpoint_ap = None
         if data is not None:
             reference.settings = exported.settings  # scores and numbers that were chosen for the file are no loss
             checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
             say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
-            if checkpoint_ap - ap > LARGEST_AP_LOSS[options.precision]:
-                raise ValueError(
-                    f"{out} was not written: its AP is {ap:.4f}, that of the checkpoint {checkpoint_ap:.4f}; "
-                    f"{LARGEST_AP_LOSS[options.precision]:g} less is allowed for {options.precision}"
-                )
+            _check_ap(out, ap, checkpoint_ap, options.precision)
         files = sorted(Path(folder).iterdir())
         for file in files:
             shutil.move(file, out.parent / file.name)
@@ -149,7 +153,7 @@ def export_checkpoint(
     return Exported(out, size, found, ap, checkpoint_ap)
 
 
-def _check_given(name: str, options: ExportOptions, pictures: Path | None, data: Path | None, split: str) -> None:
+def _check_given(name: str, options: ExportOptions, data: Path | None) -> None:
     """Refuse what would only be found after minutes of writing."""
     if MODELS[name].needs_proposals and data is not None:
         raise ValueError(f"{name} needs proposals, which export has for drawn regions only: leave --data out")
@@ -157,10 +161,40 @@ def _check_given(name: str, options: ExportOptions, pictures: Path | None, data:
         raise ValueError("int8 is not for detectors that are given their proposals")
     if options.calibration is not None:
         picture_paths(options.calibration)
+
+
+def compared_pictures(pictures: Path | None, data: Path | None, split: str) -> tuple[list[Tensor], str]:
+    """What the gate compares on: a few pictures (3, H, W) of a folder, of a split of labelled ones, or drawn; in words.
+
+    Of a split, those that cannot be read are passed over, as in its evaluation.
+    """
+    records = () if data is None else split_called(open_folder(data), split).records
     if pictures is not None:
-        gate_pictures(pictures)
-    if data is not None:
-        split_called(open_folder(data), split)
+        whole = [read_image(path) for path in picture_paths(pictures)[:PICTURES]]
+        called = f"the first {len(whole)} pictures of {pictures}"
+    elif data is not None:
+        whole = []
+        for record in records:
+            with suppress(ValueError, OSError):
+                whole.append(read_image(record.path))
+            if len(whole) == PICTURES:
+                break
+        if not whole:
+            raise ValueError(f"{data}: split {split} has no usable picture")
+        called = f"the first {len(whole)} pictures of {data} ({split})"
+    else:
+        whole = drawn_pictures()
+        called = f"{len(whole)} drawn pictures"
+    return gate_pictures(whole), f"{called}, whole and cut"
+
+
+def _check_ap(out: Path, ap: float, checkpoint_ap: float, precision: Precision) -> None:
+    loss, most = round(checkpoint_ap - ap, 6), LARGEST_AP_LOSS[precision]
+    if loss > most or (precision == "fp32" and -loss > most):
+        raise ValueError(
+            f"{out} was not written: its AP is {ap:.4f}, that of the checkpoint {checkpoint_ap:.4f}; "
+            f"{most:g} {'more or less' if precision == 'fp32' else 'less'} is allowed for {precision}"
+        )
 
 
 def average_precision(detector: Detector, data: Path, split: str) -> float:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from boxwright.data.pictures import as_pixels, pictures_of
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
@@ -128,8 +127,8 @@ def _plane(found: Detections, row: int) -> Tensor:
     return plane
 
 
-def prove(checkpoint: Detector, exported: Detector, pictures: Path | None, precision: str) -> Agreement:
-    """Run both on pictures of a folder (or on drawn ones), cut to several sizes, in several batches.
+def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], precision: str) -> Agreement:
+    """Run both on pictures (3, H, W), alone and in batches of mixed sizes.
 
     Raises ValueError where they do not find the same.
     """
@@ -138,16 +137,13 @@ def prove(checkpoint: Detector, exported: Detector, pictures: Path | None, preci
     settings: dict[str, Any] = {"score": least, "nms_iou": exported.settings.nms_iou, "max_detections": most}
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{index:03}.png" for index in range(2 * PICTURES)]
-        images = gate_pictures(pictures)
-        for path, pixels in zip(paths, images, strict=False):
+        paths = [Path(folder) / f"{index:03}.png" for index in range(len(images))]
+        for path, pixels in zip(paths, images, strict=True):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
         if MODELS[checkpoint.recipe.model.name].needs_proposals:
-            settings["proposals"] = _drawn_proposals(paths[: len(images)], images)
+            settings["proposals"] = _drawn_proposals(paths, images)
         for batch in BATCHES:
-            expected, got = (
-                one.predict(paths[: len(images)], batch=batch, **settings) for one in (checkpoint, exported)
-            )
+            expected, got = (one.predict(paths, batch=batch, **settings) for one in (checkpoint, exported))
             results.append(agreement(expected, got, tolerance, least, most))
     total = Agreement(
         sum(one.asked for one in results), sum(one.found for one in results),
@@ -178,10 +174,8 @@ def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredP
     return StoredProposals(Path("drawn"), arrays)
 
 
-def gate_pictures(folder: Path | None) -> list[Tensor]:
-    """A few pictures (3, H, W) of a folder, or drawn ones, half of them cut to other shapes."""
-    given = () if folder is None else list(pictures_of(folder))[:PICTURES]
-    whole = [as_pixels(one)[0] for one in given] or drawn_pictures()
+def gate_pictures(whole: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures (3, H, W), and each once more, cut to another shape."""
     cut = []
     for index, pixels in enumerate(whole):
         height, width = pixels.shape[1:]

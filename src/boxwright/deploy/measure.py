@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.deploy.export import calibration_inputs
+from boxwright.deploy.export import average_precision, calibration_inputs
 from boxwright.deploy.graph import detector_graph, record
 from boxwright.deploy.onnx import write_onnx
 from boxwright.deploy.openvino import computes_bf16, write_openvino
@@ -76,6 +76,7 @@ def build_runtimes(
         if kind == "torch":
             precision = "bf16" if variant == "bf16" else "fp32"
             detector = Detector(checkpoint, device, precision=precision, compile=variant == "compiled")
+            detector.settings = description.settings  # the scores and numbers that are fixed in the files
             made.append(Runtime(name, detector, weights_size))
             continue
         file = onnx_file
@@ -114,6 +115,19 @@ def measure_speed(
         (statistics.median(times[number, 1]), batch / statistics.median(times[number, batch]))
         for number in range(len(runtimes))
     ]
+
+
+def measure_ap(
+    runtimes: Sequence[Runtime], checkpoint: Checkpoint, device: torch.device, data: Path, split: str
+) -> tuple[float, list[float]]:
+    """AP of the checkpoint in torch fp32, whether that is one of the runtimes or not, and AP of each runtime."""
+    points = [average_precision(one.detector, data, split) for one in runtimes]
+    for one, point in zip(runtimes, points, strict=True):
+        if one.name == "torch":
+            return point, points
+    plain = Detector(checkpoint, device, precision="fp32")
+    plain.settings = runtimes[0].detector.settings
+    return average_precision(plain, data, split), points
 
 
 def network_pictures(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:

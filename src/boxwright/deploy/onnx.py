@@ -6,6 +6,7 @@ Shape legend: B = images, N = candidates of a picture, K = classes, M = boxes ke
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
 from boxwright.deploy.missing import required
 from boxwright.ops.select import largest_below
 
@@ -36,7 +37,8 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
         )  # fmt: skip
         model = written.model_proto
     _name_sizes(model.graph)
-    properties = {KEY: description.to_json(), "names": str(dict(enumerate(description.classes.names)))}
+    names = str(dict(enumerate(description.classes.names)))
+    properties = {KEY: description.to_json(), CHECKSUM: _checksum(model.graph), "names": names}
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, str(path))
 
@@ -49,7 +51,18 @@ def read_description(path: Path) -> Description:
     except Exception as error:  # protobuf's own errors
         raise ValueError(f"{path} is not an ONNX file, or damaged") from error
     found = {entry.key: entry.value for entry in model.metadata_props}
-    return Description.from_json(found.get(KEY), path)
+    description = Description.from_json(found.get(KEY), path)
+    check_weights(_checksum(model.graph), found.get(CHECKSUM), path)
+    return description
+
+
+def _checksum(graph: Any) -> str:
+    """Of the weights in a graph, by their names, as they lie in the file."""
+    digest = hashlib.sha256()
+    for weight in graph.initializer:
+        digest.update(weight.name.encode())
+        digest.update(weight.raw_data)
+    return digest.hexdigest()
 
 
 def _name_sizes(graph: Any) -> None:

@@ -6,6 +6,7 @@ Two files, NAME.xml and NAME.bin. The precision of a model in bf16 is a wish: a 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import sys
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
 from boxwright.deploy.missing import required
 
 Inputs = dict[str, np.ndarray[Any, Any]]
@@ -33,6 +34,8 @@ def write_openvino(
         model = _quantised(model, list(calibration))
     model.set_rt_info(description.to_json(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=False)
+    model.set_rt_info(_checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
+    openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def load_openvino(path: Path, num_threads: int | None = None) -> tuple[Any, Description]:
@@ -43,14 +46,22 @@ def load_openvino(path: Path, num_threads: int | None = None) -> tuple[Any, Desc
         model = core.read_model(path)
     except RuntimeError as error:
         raise ValueError(f"{path} is not an OpenVINO model, or its .bin is missing") from error
-    text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+    text, stored = (
+        model.get_rt_info([key]).astype(str) if model.has_rt_info([key]) else None for key in (KEY, CHECKSUM)
+    )
     description = Description.from_json(text, path)
+    check_weights(_checksum(path), stored, path)
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if num_threads is not None:
         settings["INFERENCE_NUM_THREADS"] = num_threads
     wanted = "bf16" if description.precision == "bf16" and computes_bf16() else "f32"
     settings["INFERENCE_PRECISION_HINT"] = wanted
     return core.compile_model(model, "CPU", settings), description
+
+
+def _checksum(path: Path) -> str:
+    with path.with_suffix(".bin").open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()
 
 
 def computes_bf16() -> bool:

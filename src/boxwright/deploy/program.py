@@ -25,9 +25,12 @@ def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
     try:
         if not zipfile.is_zipfile(path):  # torch would print a traceback before it raises
             raise ValueError("not an archive")
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums
+                raise ValueError("damaged")
         program = torch.export.load(path, extra_files=inside)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a torch.export program, or damaged") from error
+    except (RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a torch.export program, or is damaged; export it again") from error
     description = Description.from_json(inside[KEY], path)
     if device.type != "cpu":  # constants and tensors that the graph makes itself go along; `module.to` leaves them
         from torch.export.passes import move_to_device_pass
