@@ -34,7 +34,14 @@ def test_a_time_budget_decides_the_steps(voc: Callable[..., Path], tmp_path: Pat
 
 
 def test_it_is_for_new_runs(boxwright: Callable[..., object], tmp_path: Path) -> None:
-    for words in (("--data", tmp_path, "--overfit", 8), ("--resume", "latest"), ()):
+    given = (
+        ("--overfit", 8),
+        ("--resume", "latest"),
+        ("--name", "mine"),
+        ("--runs", "elsewhere"),
+        ("--weights", "a.pt"),
+    )
+    for words in (*(("--data", tmp_path, *pair) for pair in given), ()):
         boxwright("train", "fcos-small", *words, "--estimate").refused("--estimate needs --data")  # type: ignore[attr-defined]
 
 

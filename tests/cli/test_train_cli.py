@@ -117,6 +117,41 @@ def test_nothing_to_resume(tmp_path: Path, boxwright: Call) -> None:
     boxwright("train", "--resume", "schedule.steps=9").refused("--resume", "schedule.steps=9", "no effect")
 
 
+BESIDE = (
+    ("--minutes", "3"), ("--seed", "0"), ("--weights", "a.pt"), ("--overfit", "8"), ("--classes", "cell"),
+    ("--train-split", "train"), ("--val-split", "test"), ("--proposals", "a.json"), ("--name", "mine"),
+    ("--runs", "elsewhere"), ("retinanet",), ("schedule.steps=9",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", BESIDE, ids=lambda words: words[0])
+def test_what_would_do_nothing_beside_resume_is_refused(boxwright: Call, words: tuple[str, ...]) -> None:
+    boxwright("train", "--resume", "run", *words).refused(f"so {words[0]} would have no effect")
+
+
+def test_all_that_would_do_nothing_is_named_at_once_and_what_counts_is_not(boxwright: Call) -> None:
+    options = ("--seed", "3", "--device", "cpu", "--data", "a", "--minutes", "1")
+    listed = "so fcos, schedule.steps=9, optim.lr=1, --minutes, --seed would have no effect"
+    boxwright("train", "--resume", "run", "fcos", "schedule.steps=9", "optim.lr=1", *options).refused(listed)
+    boxwright("train", "--resume", "--runs", "elsewhere", "--seed", "3").refused("so --seed would")
+    # --data and --device are heard, so the run itself is looked for
+    boxwright("train", "--resume", "run", "--device", "cpu", "--data", "a").refused("nothing to resume")
+
+
+def test_out_of_memory_ends_with_advice(
+    tmp_path: Path, boxwright: Call, voc: Voc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total capacity of 8"
+        )
+
+    monkeypatch.setattr("boxwright.training.loop.training_step", full)
+    ended = boxwright("train", "fcos", *TINY, "--data", voc(tmp_path / "data"), "--device", "cpu")
+    ended.refused("out of memory at batch 2", "data.batch_size=1", "optim.accumulate=2", "20.00 GiB")
+    assert "total capacity" not in ended.err
+
+
 def test_one_picture_cannot_be_split(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data", train=("p.png",), val=())
     shutil.rmtree(data / "ImageSets")

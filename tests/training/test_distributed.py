@@ -1,4 +1,4 @@
-"""Two gloo processes on one machine: the same losses and weights as one process with twice the batch."""
+"""Two gloo processes on one machine: the same losses, weights and figures as one process with twice the batch."""
 
 from __future__ import annotations
 
@@ -7,54 +7,142 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import nn
 
 from boxwright.checkpoint import load_checkpoint
+from boxwright.data.folder import open_folder
+from boxwright.data.loader import PictureSet
 from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.recipes import load_recipe
+from boxwright.structures import Detections, Targets
+from boxwright.training.run import choose_accelerator
+from boxwright.training.session import Session
 
 SETTINGS = [
-    "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "optim.reference_batch=4",
-    "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]", "model.backbone_norm=frozen_bn",
-    "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
+    "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
+    "optim.reference_batch=4", "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]",
+    "model.backbone_norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
     # AdamW would turn the rounding of gradients that are zero in truth (a bias before a norm) into whole steps
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    # without --multi_gpu, or with --cpu, accelerate starts one process, whatever --num_processes says
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+}  # fmt: skip
+
+
+def launched(*words: str | Path, timeout: float = 300) -> str:
+    """Run Python with these words, one thread a process; gives what it said."""
+    command = [sys.executable, *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def run(folder: Path, name: str, launcher: list[str], batch: int) -> Path:
-    command = [
-        sys.executable, *launcher, "-m", "boxwright", "train", "fcos-shapes", *SETTINGS, f"data.batch_size={batch}",
-        "--data", str(folder / "data"), "--runs", str(folder / "runs"), "--name", name, "--device", "cpu",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("folder:") == 1  # only the main process talks
+    said = launched(
+        *launcher, "-m", "boxwright", "train", "fcos-shapes", *SETTINGS, f"data.batch_size={batch}",
+        "--data", folder / "data", "--runs", folder / "runs", "--name", name, "--device", "cpu",
+    )  # fmt: skip
+    assert said.count("folder:") == 1  # only the main process talks
     return folder / "runs" / name
 
 
-@pytest.mark.e2e
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
-    """Some pictures are emptied, so that now and then a whole rank has no box: nothing may hang."""
-    write_shapes(tmp_path / "data", 12, 5, "coco", ShapesConfig(size=96), 0)
-    truth = tmp_path / "data" / "annotations" / "instances_train.json"
+def measurements(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process with the whole batch.
+
+    Some pictures are emptied, so that now and then a whole rank has no box: nothing may hang.
+    """
+    folder = tmp_path_factory.mktemp("distributed")
+    write_shapes(folder / "data", 12, 5, "coco", ShapesConfig(size=96), 0)
+    truth = folder / "data" / "annotations" / "instances_train.json"
     content = json.loads(truth.read_text())
     empty = {image["id"] for image in content["images"][::2]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in empty]
     truth.write_text(json.dumps(content))
+    return run(folder, "one", [], batch=4)
 
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = run(tmp_path, "two", launcher, batch=2)
-    one = run(tmp_path, "one", [], batch=4)
-    assert [path.name for path in (tmp_path / "runs").iterdir() if path.name.startswith("two-")] == []
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) -> None:
+    two = run(one.parents[1], launcher, LAUNCHERS[launcher], batch=2)
+    assert "on 2 x cpu, fp32, batch 4," in (two / "log.txt").read_text()  # the number of processes of the run itself
+    assert [path.name for path in two.parent.iterdir() if path.name.startswith(f"{launcher}-")] == []
     first, second = (load_checkpoint(path / "weights" / "last.pt") for path in (one, two))
     for key, value in first.weights.items():
         # sums are taken in another order: float32 rounding, grown over six steps
         torch.testing.assert_close(second.weights[key], value, rtol=1e-3, atol=1e-5, msg=key)
-    rows = [json.loads((path / "results.jsonl").read_text().splitlines()[0]) for path in (one, two)]
-    assert rows[0]["val/AP50"] == pytest.approx(rows[1]["val/AP50"], abs=1e-3)
-    # one process would be the same command with the same batch: make sure that two took part
-    assert second.training is not None
-    assert "batch 4" in (two / "log.txt").read_text()
+    for row, expected in zip(measurements(two), measurements(one), strict=True):
+        # losses of training and of validation alike; each is a mean over processes or over all pictures
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert expected["train/loss"] > 0.1
+
+
+# ---- validation, shared out -----------------------------------------------------------------------------------------
+
+
+class Shifted(nn.Module):
+    """Finds the objects at a distance that differs by picture, with losses over the objects of a batch."""
+
+    def forward(self, images: Any, targets: Targets, proposals: None) -> Targets:
+        return targets
+
+    def detect(self, outputs: Targets, images: Any, settings: Any) -> list[Detections]:
+        found = []
+        for index, (height, width) in enumerate(images.original_hw.tolist()):
+            truth = outputs.picture(index)
+            away = float(images.pixels[index].float().mean()) / 40  # pixels
+            scores = torch.linspace(0.9, 0.5, len(truth))
+            found.append(Detections(truth.boxes + away, scores, truth.labels, (height, width)))
+        return found
+
+    def loss(self, outputs: Targets, targets: Targets) -> dict[str, torch.Tensor]:
+        sides = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.valid]
+        return {"box": sides.mean(), "object": 1 / targets.valid.sum()}
+
+
+def validation(data: Path) -> dict[str, Any]:
+    """What the processes of this run find together: losses, COCO figures, and how many they are."""
+    accelerator, precision = choose_accelerator("cpu", "fp32")
+    recipe = load_recipe("fcos-shapes", ["validation.batch_size=2", "validation.max_pictures=9"])
+    opened = open_folder(data)
+    pictures = PictureSet(opened.splits["val"], recipe.data.resize.rule())
+    nothing = cast(Any, None)
+    session = Session(
+        recipe, nothing, data, opened.classes, nothing, nothing, nothing, precision, accelerator, nothing, pictures,
+        nothing,
+    )  # fmt: skip
+    found = session.measure(Shifted())
+    return {"losses": found.losses, **found.figures(), "processes": accelerator.num_processes}
+
+
+@pytest.mark.e2e
+def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) -> None:
+    """Nine pictures in batches of two: five batches, the last of one picture, three for one process and two for one."""
+    write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
+    launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
+    shared_out, alone = json.loads((tmp_path / "found.json").read_text()), validation(tmp_path / "data")
+    assert (shared_out.pop("processes"), alone.pop("processes")) == (2, 1)
+    assert 0 < alone["AP"] < alone["AP50"] < 1
+    assert shared_out.pop("losses") == pytest.approx(alone.pop("losses"), rel=1e-6)
+    assert shared_out == alone
+
+
+if __name__ == "__main__":
+    found = validation(Path(sys.argv[1]) / "data")
+    if os.environ["RANK"] == "0":
+        (Path(sys.argv[1]) / "found.json").write_text(json.dumps(found))

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.recipes import load_recipe
+from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Classes
 from boxwright.training import run as run_module
 from boxwright.training.prepare import worker_count
@@ -36,13 +36,14 @@ def test_what_fits_is_left_alone(other_state):
     assert kept == before
 
 
+@pytest.mark.parametrize("device", [None, "cuda:1", "auto"])
 @pytest.mark.parametrize("saved", ["bf16", "fp32"])
-def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with(tmp_path, monkeypatch, saved):
+def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with_on_any_device(tmp_path, monkeypatch, saved, device):
     class AskedError(Exception):
         pass
 
     def asked(device, precision):
-        raise AskedError(precision)
+        raise AskedError(f"{precision} on {device}")
 
     monkeypatch.setattr(run_module, "choose_accelerator", asked)
     recipe = load_recipe("fcos-small")
@@ -52,8 +53,22 @@ def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with(tmp_path, mo
     path = tmp_path / "run" / "weights" / "last.pt"
     path.parent.mkdir(parents=True)
     save_checkpoint(Checkpoint(recipe, Classes.named("ab"), {"a": torch.zeros(1)}, training=training), path)
-    with pytest.raises(AskedError, match=saved):
-        train(resume=path.parent.parent)
+    with pytest.raises(AskedError, match=f"{saved} on {device or 'cpu'}$"):
+        train(resume=path.parent.parent, device=device)
+
+
+def test_from_python_too_what_would_do_nothing_beside_resume_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="so recipe, overfit, minutes, seed would have no effect"):
+        train("retinanet", resume=tmp_path, overfit=0, minutes=3, seed=1, device="cpu", data=tmp_path)
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.endswith("-shapes")])
+def test_the_sanity_check_shows_pictures_at_one_size(tmp_path, monkeypatch, recipe):
+    seen = []
+    monkeypatch.setattr(run_module, "_run", lambda recipe, *_: seen.append(recipe.data.train_scales))
+    train(recipe, tmp_path, overfit=8, runs=tmp_path.parent / "runs")
+    train(recipe, tmp_path, overfit=8, runs=tmp_path.parent / "runs", overrides=["data.train_scales=[0.5]"])
+    assert seen == [(), (0.5,)]
 
 
 def test_loader_processes_are_shared_out_among_the_processes_of_a_machine(monkeypatch):

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
+FROM_THE_RUN = (
+    "recipe", "overrides", "classes", "train_split", "val_split", "weights", "overfit", "minutes", "seed", "proposals",
+)  # fmt: skip
+"""Parameters that a resumed run takes from where it began."""
+OF_A_FOLDER = ("name", "runs")
+"""Parameters that say where a run folder is made, or looked for."""
+
 
 def train(
+    context: typer.Context,
     recipe: Annotated[
         str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
     ] = "fcos",
@@ -31,7 +39,7 @@ def train(
         typer.Option(
             metavar="[RUN]",
             help="Go on with a run folder; without a value, with the newest one (of this --name). "
-            "Recipe and settings come from the run.",
+            "Recipe and settings come from the run; beside it only --data and --device.",
         ),
     ] = None,
     overfit: Annotated[
@@ -40,7 +48,9 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Time budget; the number of steps is fixed after a few measured ones.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto, or that of the resumed run, if not given.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
@@ -57,21 +67,37 @@ def train(
     if estimate:
         from boxwright.training.estimate import estimate as measured
 
-        if data is None or resume is not None or overfit is not None or weights is not None:
+        if data is None or _given(context, ("resume", "overfit", "weights", *OF_A_FOLDER)):
             raise ValueError(
-                "--estimate needs --data, and is for new runs: leave out --resume, --overfit and --weights"
+                "--estimate needs --data, and neither resumes nor writes a run: leave out --resume, --overfit, "
+                "--weights, --name and --runs"
             )
         found = measured(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
-            minutes=minutes, device=device, seed=seed, proposals=proposals,
+            minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
         )  # fmt: skip
         typer.echo(found.sentence())
         return
+    from boxwright.training.run import refuse_beside_resume
     from boxwright.training.run import train as run
 
+    if resume is not None:
+        refuse_beside_resume(_given(context, FROM_THE_RUN if resume == "latest" else FROM_THE_RUN + OF_A_FOLDER))
     result = run(
         recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
         weights=weights, name=name, runs=runs, resume=resume, overfit=overfit, minutes=minutes, device=device,
         seed=seed, proposals=proposals,
     )  # fmt: skip
     typer.echo(str(result.folder))
+
+
+def _given(context: typer.Context, names: tuple[str, ...]) -> list[str]:
+    """Those of the parameters that the command line holds: options by name, arguments as they stand there."""
+    found: list[str] = []
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            value = context.params[name]
+            words = {"recipe": [value], "overrides": value}
+            found += words.get(name, [f"--{name.replace('_', '-')}"])
+    return found

@@ -7,6 +7,7 @@ uninterrupted one would, with any number of workers.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,9 +75,24 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         self.masks = masks
         self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
+        self._joined: Tensor | None = None
         self._truths: list[Truth] | None = None
         if cache is not False:
             self._fill_cache(forced=cache is True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader processes that are started anew: all pictures as one tensor, since each holds an open file."""
+        if self._kept and self._joined is None:
+            shapes = [(image.shape, hw) for image, hw in self._kept]
+            self._joined = torch.cat([image.flatten() for image, _ in self._kept])
+            self._kept = _pictures_in(self._joined, shapes)
+        kept = None if self._kept is None else [(image.shape, hw) for image, hw in self._kept]
+        return {**self.__dict__, "_kept": kept, "_truths": pickle.dumps(self._truths)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _truths=pickle.loads(state["_truths"]))
+        if self._joined is not None:
+            self._kept = _pictures_in(self._joined, state["_kept"])
 
     @property
     def cached_bytes(self) -> int:
@@ -158,6 +174,14 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
             if key.mosaic and self.augmentation.mosaic is not None:
                 sample = self.augmentation.mosaic(self.base, len(self), sample)
             return self.augmentation.steps(sample), hw, key.record
+
+
+def _pictures_in(
+    joined: Tensor, shapes: Sequence[tuple[torch.Size, tuple[int, int]]]
+) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Pictures of these shapes, which lie in one tensor one behind the other, and the sizes in their files; no copy."""
+    parts = torch.split(joined, [shape.numel() for shape, _ in shapes])
+    return [(part.view(shape), hw) for part, (shape, hw) in zip(parts, shapes, strict=True)]
 
 
 class Collate:

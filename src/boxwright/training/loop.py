@@ -105,7 +105,7 @@ def fit(job: Job, progress: Progress) -> Progress:
             _count(progress, losses)
             if progress.step % LOG_EVERY == 0:
                 row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
-                numbers = {name: float(value) for name, value in losses.items()}
+                numbers = _of_all_processes(job, losses)
                 rate = job.plan.batch / mean(timer.laps)
                 row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
                 row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
@@ -257,6 +257,15 @@ def _count(progress: Progress, losses: dict[str, Tensor]) -> None:
     progress.counted += 1
 
 
+def _of_all_processes(job: Job, sums: dict[str, Any]) -> dict[str, float]:
+    """Losses of the whole batch: the mean over processes, which divide theirs by the positives of the mean process."""
+    numbers = {name: float(value) for name, value in sums.items()}
+    if job.accelerator.num_processes == 1:
+        return numbers
+    own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=job.accelerator.device)
+    return dict(zip(numbers, job.accelerator.reduce(own, "mean").tolist(), strict=True))
+
+
 def _measure_now(job: Job, progress: Progress) -> bool:
     times = min(job.recipe.validation.times, progress.steps)
     before, now = (step * times // progress.steps for step in (progress.step - 1, progress.step))
@@ -277,7 +286,8 @@ def _measure(job: Job, progress: Progress) -> None:
     else:
         progress.since_best += 1
     row: dict[str, Any] = {"step": progress.step, "epoch": progress.step * job.plan.batch / len(job.pictures)}
-    row |= {f"train/{name}": float(value) / progress.counted for name, value in progress.sums.items()}
+    sums = _of_all_processes(job, progress.sums)
+    row |= {f"train/{name}": value / progress.counted for name, value in sums.items()}
     validation = {name: value for name, value in measured.losses.items()}
     total = sum(value for name, value in validation.items() if not name.endswith("_floor"))
     row |= {f"val/{name}": value for name, value in {"loss": total, **validation}.items()}

@@ -6,8 +6,10 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -17,12 +19,12 @@ from accelerate.state import AcceleratorState, PartialState
 from boxwright.checkpoint import load_checkpoint
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
-from boxwright.nn.precision import choose_precision
+from boxwright.nn.precision import choose_precision, compile_parts
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.training.display import Display
 from boxwright.training.fine_tune import load_weights
-from boxwright.training.loop import Job, Progress, fit
+from boxwright.training.loop import Job, Progress, fit, grouped_batches
 from boxwright.training.optim import WeightAverage, build_optimizer, scaled
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count, write_check
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
@@ -45,7 +47,7 @@ def train(
     resume: str | Path | None = None,
     overfit: int | None = None,
     minutes: float | None = None,
-    device: str = "auto",
+    device: str | None = None,
     seed: int = 0,
     proposals: str | Path | None = None,
 ) -> TrainResult:
@@ -59,22 +61,25 @@ def train(
         train_split, val_split: names of the splits to train and measure on.
         weights: a boxwright checkpoint to start from (fine-tuning).
         name: of the run folder below `runs`; the recipe's name if not given.
-        resume: a run folder, one of its checkpoints, or "latest", to go on with; everything else comes from there.
+        resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
+            settings come from there; only `data` (it may have moved) and `device` may be given beside it.
         overfit: train and measure on this many training pictures, not augmented: the loss must collapse.
         minutes: a time budget; the number of steps is fixed after a few measured ones.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random.
         proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
 
     Raises ValueError or OSError with one sentence for whatever the user can put right.
     """
     if resume is not None:
-        if overrides or "=" in recipe:
-            raise ValueError(
-                f"--resume takes all settings from the run, so {' '.join(overrides) or recipe} would have no effect: "
-                "leave it out, or start a new run with --weights"
-            )
-        return _run(*_resumed(Path(resume), Path(runs), name, data))
+        changed = {
+            "recipe": recipe != "fcos", "overrides": bool(overrides), "classes": classes is not None,
+            "train_split": train_split != "train", "val_split": val_split != "val", "weights": weights is not None,
+            "overfit": overfit is not None, "minutes": minutes is not None, "seed": seed != 0,
+            "proposals": proposals is not None,
+        }  # fmt: skip
+        refuse_beside_resume([word for word, given in changed.items() if given])
+        return _run(*_resumed(Path(resume), Path(runs), name, data, device))
     if data is None:
         raise ValueError("no data: give a folder of labelled pictures (--data FOLDER)")
     if overfit is not None:
@@ -86,11 +91,20 @@ def train(
     if Path(runs).resolve().is_relative_to(Path(data).resolve()):
         raise ValueError(f"{runs}: lies inside the data folder {data}, which is only read; choose another with --runs")
     asked = Arguments(
-        str(Path(data).resolve()), classes, train_split, val_split, overfit, minutes, device, seed,
+        str(Path(data).resolve()), classes, train_split, val_split, overfit, minutes, device or "auto", seed,
         None if weights is None else str(Path(weights).resolve()),
         None if proposals is None else str(Path(proposals).resolve()),
     )  # fmt: skip
     return _run(load_recipe(recipe, overrides), asked, Path(runs), name, None)
+
+
+def refuse_beside_resume(given: Sequence[str]) -> None:
+    """ValueError that names what was given beside `resume`, if anything: it would do nothing."""
+    if given:
+        raise ValueError(
+            f"--resume takes all settings from the run, so {', '.join(given)} would have no effect: leave that out, or "
+            "start a new run with --weights"
+        )
 
 
 def _overfit_overrides(count: int) -> list[str]:
@@ -100,11 +114,11 @@ def _overfit_overrides(count: int) -> list[str]:
     batch = min(count, 16)
     settings = ["ema_decay=0.9", "optim.weight_decay=0", "schedule.kind=cosine", "schedule.warmup_steps=20"]
     settings += [f"data.batch_size={batch}", f"optim.reference_batch={batch}", "validation.times=5"]
-    return [*settings, f"schedule.steps={OVERFIT_STEPS}"]
+    return [*settings, "data.train_scales=[]", f"schedule.steps={OVERFIT_STEPS}"]
 
 
 def _resumed(
-    path: Path, runs: Path, name: str | None, data: str | Path | None
+    path: Path, runs: Path, name: str | None, data: str | Path | None, device: str | None
 ) -> tuple[Recipe, Arguments, Path, str | None, Path]:
     """What a run was started with, from its checkpoint; a finished run is refused, not started again."""
     if str(path) == "latest":
@@ -124,7 +138,9 @@ def _resumed(
         )
     asked = Arguments(**state["arguments"])
     if data is not None:  # the data may have moved
-        asked = Arguments(**{**state["arguments"], "data": str(Path(data).resolve())})
+        asked = replace(asked, data=str(Path(data).resolve()))
+    if device is not None:  # the arithmetic stays that of the run
+        asked = replace(asked, device=device)
     if not Path(asked.data).exists():
         raise FileNotFoundError(f"{asked.data}: the data of {folder} is not there; say where it is with --data FOLDER")
     return checkpoint.recipe, asked, runs, name, last
@@ -156,6 +172,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         display.say(load_weights(model, classes, Path(asked.weights)))
     plan = scaled(recipe, len(data.train), accelerator.num_processes)
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
+    if recipe.compile:  # after the copy, which only validates
+        compile_parts(model)
     optimizer = build_optimizer(model, recipe.optim)
     progress = Progress(steps=plan.steps, fixed=asked.minutes is None)
     if state is not None:
@@ -173,7 +191,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded pictures in memory" if train_set.cached_bytes else (
         "pictures are decoded anew each time")  # fmt: skip
     display.say(f"loader: {workers} workers, {cached} ({seconds:.1f} s)")
-    display.say(f"training: {recipe.name} on {device}, {precision}, {plan.sentence}; folder {folder}")
+    where = f"{accelerator.num_processes} x {device.type}" if accelerator.num_processes > 1 else device
+    display.say(f"training: {recipe.name} on {where}, {precision}, {plan.sentence}; folder {folder}")
     if not progress.fixed:
         display.say(f"training: {asked.minutes} minutes; how many steps that makes is fixed after a few measured ones")
     run = Session(
@@ -186,7 +205,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         recipe, plan, asked.seed, asked.minutes, accelerator, precision, model, optimizer, average, train_set, aspects,
         workers, run.measure, len(val_set), run.on_row, run.on_measured, run.on_progress, run.save, run.stop_wanted,
     )  # fmt: skip
-    with run.signals(), display:
+    with run.signals(), display, run.results or nullcontext():
         progress = _fit(job, progress, folder)
     accelerator.wait_for_everyone()
     return run.conclude(progress)
@@ -197,6 +216,9 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
     try:
         return fit(job, progress)
     except (ValueError, OSError) as error:  # a damaged picture, a full disk
+        if any(frame.f_code is grouped_batches.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            with suppress(ValueError, OSError, FloatingPointError):  # pictures are fetched between two whole steps
+                job.save(progress)
         text = str(error).strip()
         if "in DataLoader worker" in text:  # its last line is what went wrong, after the traceback of the worker
             text = text.splitlines()[-1].partition(": ")[2]

@@ -52,7 +52,8 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
 class Results:
     """The rows of a run: every log line in `results.jsonl`, every measurement as a line of `results.csv`.
 
-    With TensorBoard installed (`boxwright[tensorboard]`) the same numbers go there.
+    With TensorBoard installed (`boxwright[tensorboard]`) the same numbers go there; leaving the context writes out the
+    last of them.
     """
 
     def __init__(self, folder: Path, *, keep_until: int | None = None) -> None:
@@ -85,6 +86,13 @@ class Results:
             for key, value in clean.items():
                 if isinstance(value, (int, float)) and key != "step":
                     self._board.add_scalar(key, value, clean["step"])
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._board is not None:
+            self._board.close()
 
     def measured(self) -> list[dict[str, Any]]:
         """The rows that hold a measurement."""

@@ -82,12 +82,12 @@ class Session:
             report.draw_training_batch(batch, self.classes, self.folder / f"train_batch{number}.jpg")
 
     def measure(self, model: Any) -> Measured:
-        """Validate over all processes; each takes its share of the pictures."""
+        """Validate over all processes; each takes its share of the batches, which are those of a single process."""
         limit = self.recipe.validation.max_pictures or len(self.val_set)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        indices = list(range(min(limit, len(self.val_set))))[rank::world]
+        indices = list(range(min(limit, len(self.val_set))))
         size = self.recipe.validation.batch_size or self.recipe.data.batch_size
-        batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+        batches = [indices[start : start + size] for start in range(0, len(indices), size)][rank::world]
         device = self.accelerator.device
         workers = 0 if device.type == "cpu" else worker_count(None, device, self.val_set.cached_bytes > 0)
         loader = make_loader(self.val_set, batches, workers=workers, pin=device.type == "cuda")

@@ -16,7 +16,7 @@ from boxwright.structures import Classes, Detections, Truth
 
 
 class Measured(NamedTuple):
-    """What validation found: mean losses by name, COCO figures, and each picture's detections and truth.
+    """What validation found: mean losses of a picture by name, COCO figures, and each picture's detections and truth.
 
     `segm` are the figures of the masks, where the model gives masks.
     """
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 def detect_all(
     model: Any, batches: Iterable[Batch], settings: DetectSettings, *, device: torch.device, precision: str
 ) -> tuple[dict[int, Detections], dict[str, float], int]:
-    """Detections by record index, the sum of each loss, and the number of batches."""
+    """Detections by record index, the sum of each loss over the pictures, and the number of pictures."""
     found: dict[int, Detections] = {}
     sums: dict[str, torch.Tensor] = {}
     count = 0
@@ -52,9 +52,9 @@ def detect_all(
             outputs = model(images, targets, proposals)
             detections = model.detect(outputs, images, settings)
         for name, value in model.loss(outputs, targets).items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(batch.indices)
         found.update(zip(batch.indices, detections, strict=True))
-        count += 1
+        count += len(batch.indices)
     return found, {name: float(value) for name, value in sums.items()}, count
 
 
@@ -68,7 +68,11 @@ def measure(
     device: torch.device,
     precision: str,
 ) -> Measured:
-    """Validate a model over the batches of this process; figures are those of all processes together."""
+    """Validate a model over the batches of this process; figures are those of all processes together.
+
+    A batch's losses are divided by its own positives, so the means depend on which pictures make up a batch, and not on
+    which process has it.
+    """
     was_training = model.training
     model.eval()
     rows = gather_object([detect_all(model, batches, settings, device=device, precision=precision)])
