@@ -263,7 +263,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     module.evaluate_checkpoint = evaluate_checkpoint
     monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
 
-    def load_detector(checkpoint, device, *, precision):
+    def load_detector(checkpoint, device, *, precision, compile):
         seen["precision"] = precision
         return checkpoint
 
