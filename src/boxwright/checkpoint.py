@@ -71,7 +71,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {error}; the file that was there before is unchanged") from error
+        why = f"{error}" if isinstance(error, OSError) else f"is the disk full? ({error})"  # torch's writer cannot say
+        raise OSError(f"could not write {path}: {why}; the file that was there before is unchanged") from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -33,7 +33,7 @@ def detections(boxes, size_hw=(60, 80)):
 def stored(tmp_path):
     file = tmp_path / "proposals.npz"
     names = ["train/a.png", "val/a.png", "b.png"]
-    assert write_proposals(file, names, [detections(BOXES), detections(BOXES[:1]), detections(BOXES[:0])]) == 4
+    assert write_proposals(file, zip(names, map(detections, (BOXES, BOXES[:1], BOXES[:0])), strict=True)) == (3, 4)
     return read_proposals(file)
 
 

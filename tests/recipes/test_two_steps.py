@@ -55,7 +55,7 @@ def stored_proposals(folder: Path, file: Path) -> Path:
     paths = sorted((folder / "JPEGImages").iterdir())
     boxes = torch.tensor([[float(x), float(y), x + 24.0, y + 24.0] for x in (0, 20, 40) for y in (0, 20, 40)])
     found = [Detections(boxes, torch.ones(9), torch.zeros(9, dtype=torch.int64), (64, 64))] * len(paths)
-    write_proposals(file, [path.relative_to(folder).as_posix() for path in paths], found)
+    write_proposals(file, zip((path.relative_to(folder).as_posix() for path in paths), found, strict=True))
     return file
 
 

@@ -39,6 +39,7 @@ def convert(
     from boxwright.inference.loading import open_checkpoint
     from boxwright.recipes import dump_recipe
     from boxwright.structures import Classes
+    from boxwright.writing import writing
 
     if to is not None and to not in LIBRARIES:
         raise ValueError(f"--to: expected {' or '.join(LIBRARIES)}, got {to}")
@@ -73,7 +74,8 @@ def convert(
         "description": f"Fine-tuning of {source}.", "optim": {"kind": "sgd", "lr": 0.002},
         "schedule": {"steps": 3000, "warmup_steps": 300, "kind": "cosine"},
     }  # fmt: skip
-    path.with_suffix(".yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    with writing(path.with_suffix(".yaml")) as beside:
+        beside.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
     kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
     typer.echo(f"{kind}, {len(found.classes)} classes, {size:.1f} million numbers", err=True)

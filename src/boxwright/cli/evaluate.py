@@ -185,9 +185,11 @@ def _save(
 
     from boxwright.metrics import result_files
     from boxwright.metrics.report import write_report
+    from boxwright.writing import writing
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(measured.figures, indent=1) + "\n", encoding="utf-8")
+    with writing(folder / "metrics.json") as path:
+        path.write_text(json.dumps(measured.figures, indent=1) + "\n", encoding="utf-8")
     stems = result_files.unique_stems(paths)
     result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
     result_files.write_text_results(folder / "detection-results", detections, stems)

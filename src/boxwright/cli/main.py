@@ -57,6 +57,13 @@ def run() -> None:
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("BOXWRIGHT_TRACEBACK") or not _out_of_memory(error):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        advice = "try a smaller --batch (train: data.batch_size), or end other programs"
+        print(f"boxwright: out of memory ({reason}); {advice}", file=sys.stderr)
+        sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -75,11 +82,17 @@ def _fill_in_resume(arguments: list[str]) -> None:
 
 
 def _os_sentence(error: OSError) -> str:
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
-    if error.errno == errno.ENOSPC:  # writing to an open file does not say which
-        return "the disk is full (no space left on device); free some space and start again"
-    return str(error)
+    text = str(error) if error.filename is None else error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        text = "the disk is full (no space left on device); free some space and start again"
+    return text if error.filename is None else f"{error.filename}: {text}"
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's own, a GPU's (torch is not imported here), or what torch says on a CPU."""
+    text = str(error).lower()
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in text or "out of memory" in text
 
 
 if __name__ == "__main__":

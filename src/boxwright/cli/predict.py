@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,10 +77,10 @@ def predict(
     An unreadable picture is said and left out; the others are done, and the exit code is 1; 2 if none
     can be read.
     """
-    from boxwright.data.pictures import picture_paths, read_image, refuse_among_pictures
+    from boxwright.data.pictures import picture_paths, refuse_among_pictures
     from boxwright.data.proposals import read_proposals
     from boxwright.deploy.runtime import load_detector
-    from boxwright.metrics.result_files import unique_stems, write_coco_results, write_text_results, write_yolo_results
+    from boxwright.metrics.result_files import unique_stems
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
@@ -94,40 +96,33 @@ def predict(
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
     refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
+    names = unique_stems(paths)
+    kinds: Any = None if no_resize else "recipe"
+    stream = detector.try_stream(
+        paths, score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections,
+        proposals=stored, window=max(32 if draw else 64, batch), keep=draw,  # what is drawn on is kept in full size
+    )  # fmt: skip
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
-    found, good, broken = [], [], 0
-    names = unique_stems(paths)
-    for start in range(0, len(paths), 64):
-        images, rows = [], []
-        for index in range(start, min(start + 64, len(paths))):
-            try:
-                images.append(read_image(paths[index]))
-                rows.append(index)
-            except (ValueError, OSError) as error:
-                typer.echo(f"boxwright: {error}", err=True)
-                broken += 1
-        kinds: Any = None if no_resize else "recipe"
-        results = detector.stream(
-            images if stored is None else [paths[index] for index in rows],  # proposals are found by the picture's path
-            score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections, proposals=stored,
-        )  # fmt: skip
-        for image, index, one in zip(images, rows, results, strict=True):
-            found.append(one)
-            good.append(index)
-            if draw:
-                save(drawn(image, one), folder / f"{names[index]}.jpg")
-    stems = [names[index] for index in good]
-    if json_:
-        _write_json(folder / "detections.json", [paths[index] for index in good], found)
-    if coco or polygons:
-        write_coco_results(folder / "detections.coco.json", found, stems, polygons=polygons)
-    for wanted, write, name in ((yolo, write_yolo_results, "labels"), (text, write_text_results, "text"),
-                                (masks, _write_masks, "masks")):  # fmt: skip
-        if wanted:
-            write(folder / name, found, stems)
-    count, least = sum(len(one) for one in found), detector.score_threshold if score is None else score
-    typer.echo(f"{count} objects in {len(found)} pictures (score from {least:.2f})", err=True)
+    write = _writer(folder, json_=json_, coco=coco, polygons=polygons, masks=masks, yolo=yolo, text=text)
+    count = good = broken = 0
+    try:
+        with closing(stream):
+            for path, name, one in zip(paths, names, stream, strict=True):
+                if isinstance(one, Exception):
+                    typer.echo(f"boxwright: {one}", err=True)
+                    broken += 1
+                    continue
+                picture, found = one
+                write(path, name, found)
+                if picture.original is not None:
+                    save(drawn(picture.original, found), folder / f"{name}.jpg")
+                count, good = count + len(found), good + 1
+    except BaseException:
+        typer.echo(f"stopped; what was found in {good} of {len(paths)} pictures is in {folder}", err=True)
+        raise
+    least = detector.score_threshold if score is None else score
+    typer.echo(f"{count} objects in {good} pictures (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(1 if good else 2)
@@ -196,25 +191,51 @@ def _check_shares(**values: float | None) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: expected 0 to 1, got {value}")
 
 
-def _write_masks(folder: Path, found: list[Any], stems: list[str]) -> None:
-    """A picture of the masks of each picture."""
+def _writer(
+    folder: Path, *, json_: bool, coco: bool, polygons: bool, masks: bool, yolo: bool, text: bool
+) -> Callable[[Path, str, Any], None]:
+    """Writes what was found in a picture, given its path and name, into all files that are wanted.
+
+    Picture by picture and before it is drawn, so that a full disk or Ctrl-C loses nothing of the pictures before.
+    """
+    from boxwright.metrics.result_files import write_text_results, write_yolo_results
+    from boxwright.writing import GrowingJson
+
+    by_path = GrowingJson(folder / "detections.json", "{}") if json_ else None
+    rows = GrowingJson(folder / "detections.coco.json", "[]") if coco or polygons else None
+
+    def write(path: Path, name: str, found: Any) -> None:
+        if by_path is not None:
+            by_path.add(_json_entry(path, found))
+        if rows is not None:
+            rows.add(",\n".join(map(json.dumps, found.to_coco(name, polygons=polygons))))
+        if yolo:
+            write_yolo_results(folder / "labels", [found], [name])
+        if text:
+            write_text_results(folder / "text", [found], [name])
+        if masks:
+            _write_masks(folder / "masks" / f"{name}.png", found)
+
+    return write
+
+
+def _write_masks(path: Path, found: Any) -> None:
+    """A picture of the masks of a picture."""
     from boxwright.visualize import mask_image
+    from boxwright.writing import writing
 
-    folder.mkdir(exist_ok=True)
-    for one, stem in zip(found, stems, strict=True):
-        mask_image(one).save(folder / f"{stem}.png")
+    path.parent.mkdir(exist_ok=True)
+    image = mask_image(found)
+    with writing(path):
+        image.save(path)
 
 
-def _write_json(path: Path, pictures: list[Path], found: list[Any]) -> None:
-    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of each picture, by its path."""
-    listed = {
-        str(picture): [
-            {"name": name, "score": score, "box": box} | ({} if one.masks is None else {"mask": row["segmentation"]})
-            for name, score, box, row in zip(
-                one.names, one.scores.tolist(), one.boxes.tolist(), one.to_coco(""), strict=True
-            )
-        ]
-        for picture, one in zip(pictures, found, strict=True)
-    }
-    text = json.dumps(listed, indent=1, ensure_ascii=False)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
+def _json_entry(path: Path, found: Any) -> str:
+    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of a picture, by its path."""
+    rows = [
+        {"name": name, "score": score, "box": box} | ({} if found.masks is None else {"mask": row["segmentation"]})
+        for name, score, box, row in zip(
+            found.names, found.scores.tolist(), found.boxes.tolist(), found.to_coco(""), strict=True
+        )
+    ]
+    return json.dumps({str(path): rows}, indent=1, ensure_ascii=False)[2:-2]

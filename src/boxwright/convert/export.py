@@ -17,6 +17,7 @@ from torch import Tensor
 
 from boxwright.convert import detectron2, torchvision, torchvision_rcnn, two_stage
 from boxwright.convert.keymap import Layout, give_weights
+from boxwright.writing import writing
 
 LIBRARIES = ("torchvision", "detectron2")
 
@@ -51,9 +52,11 @@ def write_state(state: Mapping[str, Tensor], path: Path, to: str) -> None:
         if to != "detectron2":
             raise ValueError(f"{path}: torchvision reads .pth files")
         arrays = {name: value.numpy() for name, value in state.items()}
-        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "boxwright"}, protocol=4))
+        with writing(path):
+            path.write_bytes(pickle.dumps({"model": arrays, "__author__": "boxwright"}, protocol=4))
         return
-    torch.save({"model": dict(state)} if to == "detectron2" else dict(state), path)
+    with writing(path):
+        torch.save({"model": dict(state)} if to == "detectron2" else dict(state), path)
 
 
 _FCOS = {

@@ -7,6 +7,7 @@ pixels of the original pictures and `scores` (sum,), best first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from boxwright.data.records import Record
 from boxwright.structures import Detections
+from boxwright.writing import writing
 
 _ARRAYS = {"names": 1, "sizes": 2, "counts": 1, "boxes": 2, "scores": 1}
 _KINDS = {"names": "U", "sizes": "iu", "counts": "iu", "boxes": "iuf", "scores": "iuf"}
@@ -107,18 +109,28 @@ def read_proposals(path: str | Path) -> StoredProposals:
     return StoredProposals(path, arrays)
 
 
-def write_proposals(path: Path, names: Sequence[str], found: Iterable[Detections]) -> int:
-    """Write the detections of the pictures `names` as a proposal file; gives how many boxes it holds."""
-    rows = list(found)
-    assert len(rows) == len(names)
+def write_proposals(path: Path, found: Iterable[tuple[str, Detections]]) -> tuple[int, int]:
+    """Write the detections of pictures, with their names, as a proposal file; gives how many pictures and boxes it has.
+
+    A place that cannot be written to is found before the first is asked for; a file that was there stays until the new
+    one is whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            names=np.array(list(names), dtype=np.str_),
-            sizes=np.array([one.size_hw for one in rows], dtype=np.int64).reshape(-1, 2),
-            counts=np.array([len(one) for one in rows], dtype=np.int64),
-            boxes=torch.cat([torch.zeros(0, 4), *(one.boxes.float() for one in rows)]).numpy(),
-            scores=torch.cat([torch.zeros(0), *(one.scores.float() for one in rows)]).numpy(),
-        )
-    return sum(len(one) for one in rows)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.touch()
+        pairs = list(found)
+        rows = [one for _, one in pairs]
+        with writing(path, whole=False), partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                names=np.array([name for name, _ in pairs], dtype=np.str_),
+                sizes=np.array([one.size_hw for one in rows], dtype=np.int64).reshape(-1, 2),
+                counts=np.array([len(one) for one in rows], dtype=np.int64),
+                boxes=torch.cat([torch.zeros(0, 4), *(one.boxes.float() for one in rows)]).numpy(),
+                scores=torch.cat([torch.zeros(0), *(one.scores.float() for one in rows)]).numpy(),
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(rows), sum(len(one) for one in rows)

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
 from boxwright.deploy.missing import required
 from boxwright.ops.select import largest_below
+from boxwright.writing import writing
 
 OPSET = 18
 DIMENSIONS = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"},
@@ -40,7 +41,8 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
     names = str(dict(enumerate(description.classes.names)))
     properties = {KEY: description.to_json(), CHECKSUM: _checksum(model.graph), "names": names}
     onnx.helper.set_model_props(model, properties)
-    onnx.save(model, str(path))
+    with writing(path):
+        onnx.save(model, str(path))
 
 
 def read_description(path: Path) -> Description:

@@ -17,6 +17,7 @@ import numpy as np
 
 from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
 from boxwright.deploy.missing import required
+from boxwright.writing import writing
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 NETWORK = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
@@ -33,9 +34,10 @@ def write_openvino(
     if calibration is not None:
         model = _quantised(model, list(calibration))
     model.set_rt_info(description.to_json(), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=False)
-    model.set_rt_info(_checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
-    openvino.save_model(model, path, compress_to_fp16=False)
+    with writing(path):
+        openvino.save_model(model, path, compress_to_fp16=False)
+        model.set_rt_info(_checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
+        openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def load_openvino(path: Path, num_threads: int | None = None) -> tuple[Any, Description]:

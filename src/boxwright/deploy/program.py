@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import torch
 from torch.export import ExportedProgram
 
 from boxwright.deploy.description import KEY, Description
+from boxwright.writing import writing
 
 
 def write_program(program: ExportedProgram, path: Path, description: Description) -> None:
     """Write a recorded detector with its description inside."""
-    torch.export.save(program, path, extra_files={KEY: description.to_json()})
+    whole = io.BytesIO()  # where the disk is full, torch's own writer would abort the process
+    torch.export.save(program, whole, extra_files={KEY: description.to_json()})
+    with writing(path):
+        path.write_bytes(whole.getbuffer())
 
 
 def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:

@@ -11,7 +11,6 @@ from rich.progress import track
 from boxwright.data.classes import relabelled
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.pictures import image_size
 from boxwright.data.preflight import preflight
 from boxwright.data.proposals import read_proposals
 from boxwright.data.truth import clip_box, truth_of
@@ -50,7 +49,8 @@ def evaluate_checkpoint(
     """Run a checkpoint (or a detector that is loaded) over a split of a data folder.
 
     Raises ValueError with both class lists where the model's classes are not those of the data. The score threshold is
-    the recipe's if not given (0.05 or less): a higher one cuts the tail off every precision-recall curve.
+    the recipe's if not given (0.05 or less): a higher one cuts the tail off every precision-recall curve. A picture
+    that cannot be read is said and left out, and its truth with it.
     """
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
@@ -65,7 +65,7 @@ def evaluate_checkpoint(
     if stored is not None:
         stored.check(records)
     score = min(0.05, detector.settings.score_threshold) if score_threshold is None else score_threshold
-    stream = detector.stream(
+    stream = detector.try_stream(
         (record.path for record in records), score=score, batch=batch, max_detections=max_detections, proposals=stored
     )
     console = Console(stderr=True)  # standard output is for the figures
@@ -76,16 +76,29 @@ def evaluate_checkpoint(
     if needed and not masks:
         console.print(f"boxwright: {data} has no masks: only boxes are measured", markup=False, highlight=False)
     shown = track(stream, "evaluating", len(records), console=console, disable=not console.is_terminal)
-    found = [replace(one, classes=part.classes) for one in shown]
-    sizes = [image_size(record.path) for record in records]
+    found, kept = [], []
+    for record, one in zip(records, shown, strict=True):
+        if isinstance(one, Exception):
+            console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        found.append(replace(one[1], classes=part.classes))
+        kept.append(record)
+    if not kept:
+        raise ValueError(f"{data}: split {split} has no usable picture")
+    if broken := len(records) - len(kept):
+        console.print(
+            f"boxwright: {broken} of {len(records)} pictures are damaged inside and left out with their objects: the "
+            "figures are those of the others", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    sizes = [one.size_hw for one in found]
     return Evaluated(
         detections=found,
-        truths=[truth_of(record, hw, masks=masks) for record, hw in zip(records, sizes, strict=True)],
+        truths=[truth_of(record, hw, masks=masks) for record, hw in zip(kept, sizes, strict=True)],
         classes=part.classes,
-        image_ids=[record.image_id for record in records],
-        paths=[record.path for record in records],
+        image_ids=[record.image_id for record in kept],
+        paths=[record.path for record in kept],
         areas=[
             [item.area for item in record.annotations if clip_box(item.box, hw) is not None]
-            for record, hw in zip(records, sizes, strict=True)
+            for record, hw in zip(kept, sizes, strict=True)
         ],
     )

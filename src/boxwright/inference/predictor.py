@@ -6,13 +6,13 @@ What it runs on is an engine: torch here, an exported file in `deploy.runtime`; 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -89,6 +89,12 @@ class Prepared(NamedTuple):
     plan: ResizePlan
     path: str | None
     proposals: Tensor | None = None
+    original: Tensor | None = None
+    """Its own pixels, where they are to be kept."""
+
+
+Unreadable: TypeAlias = ValueError | OSError
+"""What is wrong with a picture that cannot be read."""
 
 
 class Detector:
@@ -201,6 +207,30 @@ class Detector:
         Two windows of them are in memory at a time: one that is detected in, sorted into batches of like shape, and
         the next, which is decoded and resized meanwhile.
         """
+        for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
+                                   max_detections=max_detections, window=window, proposals=proposals):  # fmt: skip
+            if isinstance(one, Exception):
+                raise one
+            yield one[1]
+
+    def try_stream(
+        self,
+        images: Picture | Sequence[Picture] | Iterable[Picture],
+        *,
+        score: float | None = None,
+        resize: ResizeRule | Literal["recipe"] | None = "recipe",
+        batch: int = 8,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        window: int = 64,
+        proposals: StoredProposals | None = None,
+        keep: bool = False,
+    ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+        """`stream` that goes on past a picture that cannot be read: what is wrong with it stands in its place.
+
+        With each picture's detections comes what the network saw, with `keep` also the picture's own pixels. Arguments
+        that do not fit are refused at once, and not with the first picture.
+        """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
@@ -208,20 +238,15 @@ class Detector:
         if self.needs_proposals != (proposals is not None):
             wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
             raise ValueError(f"{self.recipe.model.name} {wants}")
-        source = pictures_of(images)
-        with ThreadPoolExecutor(DECODERS) as pool:
-            ahead: deque[list[Future[Prepared]]] = deque()
-            while True:
-                while len(ahead) < 2 and (pictures := list(islice(source, window))):
-                    ahead.append([pool.submit(prepare, picture, rule, proposals) for picture in pictures])
-                if not ahead:
-                    return
-                try:
-                    held = [future.result() for future in ahead.popleft()]
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                yield from self.detect_prepared(held, settings, batch)
+
+        def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+            for held in prepared_ahead(pictures_of(images), window, rule, proposals, keep):
+                good = [one for one in held if isinstance(one, Prepared)]
+                pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
+                for one in held:
+                    yield next(pairs) if isinstance(one, Prepared) else one
+
+        return detected()
 
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
@@ -299,9 +324,37 @@ def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[i
     return batches
 
 
+def prepared_ahead(
+    source: Iterator[Picture], window: int, rule: ResizeRule, stored: StoredProposals | None, keep: bool
+) -> Iterator[list[Prepared | Unreadable]]:
+    """Windows of prepared pictures, or what is wrong with them, each prepared while the one before is used."""
+
+    def attempt(picture: Picture) -> Prepared | Unreadable:
+        try:
+            pixels, path = as_pixels(picture)
+        except (ValueError, OSError) as error:
+            return error
+        return _fitted(pixels, path, rule, stored)._replace(original=pixels if keep else None)
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead: deque[list[Future[Prepared | Unreadable]]] = deque()
+        try:
+            while True:
+                while len(ahead) < 2 and (pictures := list(islice(source, window))):
+                    ahead.append([pool.submit(attempt, picture) for picture in pictures])
+                if not ahead:
+                    return
+                yield [future.result() for future in ahead.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None) -> Prepared:
     """A picture resized by a rule, with the proposals that are stored for it."""
-    pixels, path = as_pixels(picture)
+    return _fitted(*as_pixels(picture), rule, stored)
+
+
+def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
     hw = (int(pixels.shape[1]), int(pixels.shape[2]))
     plan = resize_plan(hw, rule)
     proposals = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,8 @@ from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
 from boxwright.data.picture_check import look_at_pictures
 from boxwright.data.proposals import write_proposals
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, Prepared, Unreadable
+from boxwright.structures import Detections
 
 
 def write_proposals_of(
@@ -27,8 +28,8 @@ def write_proposals_of(
 ) -> tuple[int, int]:
     """Write what a detector finds, whatever its score, as proposals; gives the number of pictures and of boxes.
 
-    Pictures are named by their path below the data folder. Raises ValueError where `out` is no .npz or lies inside the
-    data folder, and where the detector needs proposals itself.
+    Pictures are named by their path below the data folder; one that cannot be read is said and left out. Raises
+    ValueError where `out` is no .npz or lies inside the data folder, and where the detector needs proposals itself.
     """
     if not data.exists():
         raise FileNotFoundError(f"{data}: no such data folder")
@@ -50,12 +51,29 @@ def write_proposals_of(
     paths = [path for path, state in states.items() if state.fault is None]
     if not paths:
         raise ValueError(f"{data}: no picture that can be read")
-    stream = detector.stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
+    stream = detector.try_stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
     shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
-    return len(paths), write_proposals(out, list(_names(paths, root)), shown)
+    return write_proposals(out, _readable(paths, shown, data, console))
 
 
-def _names(paths: list[Path], root: Path) -> Iterator[str]:
-    for path in paths:
-        whole = path.resolve()
-        yield (whole.relative_to(root) if whole.is_relative_to(root) else Path(whole.name)).as_posix()
+def _readable(
+    paths: list[Path], stream: Iterable[tuple[Prepared, Detections] | Unreadable], data: Path, console: Console
+) -> Iterator[tuple[str, Detections]]:
+    """Names and detections of the pictures that can be read; says which are not, and that none is."""
+    root, done = (data if data.is_dir() else data.parent).resolve(), 0
+    for path, one in zip(paths, stream, strict=True):
+        if isinstance(one, Exception):
+            console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            done += 1
+            yield _name(path, root), one[1]
+    if not done:
+        raise ValueError(f"{data}: no picture that can be read")
+    if done < len(paths):
+        left = f"boxwright: {len(paths) - done} of {len(paths)} pictures are damaged inside and left out"
+        console.print(left, markup=False, highlight=False, soft_wrap=True)
+
+
+def _name(path: Path, root: Path) -> str:
+    whole = path.resolve()
+    return (whole.relative_to(root) if whole.is_relative_to(root) else Path(whole.name)).as_posix()

@@ -20,6 +20,7 @@ import numpy as np
 from boxwright.metrics.curves import BestThreshold, Curves, best_threshold, kept_any, mean_over_classes, score_curves
 from boxwright.metrics.matching import Floats, Integers, confusion_matrix
 from boxwright.structures import Classes, Detections, Truth
+from boxwright.writing import writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,7 +119,8 @@ def write_report(
     curves = score_curves(detections, truths, len(classes), iou=iou)
     best = best_threshold(curves)
     table = folder / "per_class.csv"
-    table.write_text(class_csv(class_rows(truths, classes, curves, best, per_class_ap)), encoding="utf-8")
+    with writing(table):
+        table.write_text(class_csv(class_rows(truths, classes, curves, best, per_class_ap)), encoding="utf-8")
     score = 0.25 if best is None else best.score
     matrix = confusion_matrix(detections, truths, len(classes), score_threshold=score, iou=iou)
     return [table, *draw_curves(folder, curves, classes.names), *draw_confusion(folder, matrix, classes.names, score)]
@@ -242,4 +244,5 @@ def _short(name: str) -> str:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, format="png")
+    with writing(path):
+        figure.savefig(path, format="png")

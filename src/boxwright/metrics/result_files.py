@@ -24,6 +24,7 @@ import numpy as np
 
 from boxwright.metrics.matching import Floats
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
+from boxwright.writing import writing
 
 VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 
@@ -115,7 +116,9 @@ def _join(numbers: Iterable[float]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
+    with writing(path):
+        # a file name may hold bytes that are no UTF-8
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
