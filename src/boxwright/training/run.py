@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from traceback import walk_tb
+from traceback import clear_frames, walk_tb
 from typing import Any
 
 import torch
@@ -219,6 +219,7 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
         if any(frame.f_code is grouped_batches.__code__ for frame, _ in walk_tb(error.__traceback__)):
             with suppress(ValueError, OSError, FloatingPointError):  # pictures are fetched between two whole steps
                 job.save(progress)
+            clear_frames(error.__traceback__)  # lets go of the loader, whose processes would hold up the program's end
         text = str(error).strip()
         if "in DataLoader worker" in text:  # its last line is what went wrong, after the traceback of the worker
             text = text.splitlines()[-1].partition(": ")[2]
