@@ -134,7 +134,7 @@ class BoxBranch(nn.Module):
         offsets = boxes.new_zeros(*shape, 0, 4)
         if self.offsets is not None:
             kind = vectors.device.type  # in float32: in bfloat16 they would be right to one part in 256 only
-            with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            with nullcontext() if vectors.dtype == torch.float32 else torch.autocast(kind, enabled=False):
                 offsets = self.offsets(vectors.float()).reshape(*shape, -1, 4)
         return RegionLogits(self.class_logits(vectors).reshape(*shape, -1).float(), offsets)
 

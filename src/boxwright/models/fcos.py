@@ -195,7 +195,7 @@ class FCOSHead(nn.Module):
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         # what boxes are made of is computed in float32: in bfloat16 a side would be right to one part in 256 only
         kind = levels[0].device.type
-        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        precise = nullcontext() if levels[0].dtype == torch.float32 else torch.autocast(kind, enabled=False)
         for index, level in enumerate(levels):
             if self.norm_by_level:
                 for_class = through_tower(self.class_tower, level, index)

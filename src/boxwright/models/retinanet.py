@@ -165,7 +165,7 @@ class RetinaNetHead(nn.Module):
         """Class logits (B, N, K) and offsets (B, N, 4) from maps (B, C, h, w)."""
         classes, boxes = [], []
         kind = levels[0].device.type  # offsets in float32: in bfloat16 they would be right to one part in 256 only
-        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        precise = nullcontext() if levels[0].dtype == torch.float32 else torch.autocast(kind, enabled=False)
         for level in levels:
             logits = self.class_logits(self.class_tower(level)).unflatten(1, (-1, self.num_anchors))  # (B, K, A, h, w)
             for_box = self.box_tower(level)

@@ -141,7 +141,7 @@ class ProposalNetwork(nn.Module):
         """Predictions for the anchors of maps (B, C, h, w); with targets, also the anchors to learn from."""
         rows: list[tuple[Tensor, Tensor]] = []
         kind = levels[0].device.type  # offsets in float32: in bfloat16 they would be right to one part in 256 only
-        precise = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        precise = nullcontext() if levels[0].dtype == torch.float32 else torch.autocast(kind, enabled=False)
         for level in levels:
             map_ = self.stem(level)
             objectness = self.objectness(map_).permute(0, 2, 3, 1).flatten(1)  # (B, h * w * A)
