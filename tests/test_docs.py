@@ -115,3 +115,14 @@ def test_choosing_lists_every_recipe_with_what_was_published() -> None:
     rows = dict(re.findall(r"(?m)^\| `([\w-]+)` \| (.*?) \| .* \|$", text))
     names = [path.stem for path in (PACKAGE / "recipes").glob("*.yaml")]
     assert {name: rows.get(name) for name in names} == {name: load_recipe(name).reference or "-" for name in names}
+
+
+def test_benchmarks_are_called_as_they_can_be() -> None:
+    """Every `python -m benchmarks.NAME --option` of README and pages names a file, and options that it defines."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    called = [found for page in pages for found in re.findall(r"python -m benchmarks\.(\w+)([^`\n]*)", page.read_text())]
+    assert len(called) > 10
+    for name, arguments in called:
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+        for option in re.findall(r"--[\w-]+", arguments):
+            assert f'"{option}"' in source, f"benchmarks/{name}.py has no {option}"

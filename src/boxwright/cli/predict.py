@@ -84,6 +84,7 @@ def predict(
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
+    from boxwright.writing import writing
 
     _check_shares(score=score, nms_iou=nms_iou)
     _check_engine(context, engine)
@@ -116,7 +117,8 @@ def predict(
                 picture, found = one
                 write(path, name, found)
                 if picture.original is not None:
-                    save(drawn(picture.original, found), folder / f"{name}.jpg")
+                    with writing(folder / f"{name}.jpg") as drawing:
+                        save(drawn(picture.original, found), drawing)
                 count, good = count + len(found), good + 1
     except BaseException:
         typer.echo(f"stopped; what was found in {good} of {len(paths)} pictures is in {folder}", err=True)

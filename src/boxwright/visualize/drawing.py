@@ -22,7 +22,6 @@ from torch import Tensor
 
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize.regions import hatch, with_masks
-from boxwright.writing import writing
 
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -306,5 +305,4 @@ def save(image: Image.Image, path: str | Path) -> None:
     if form is None:
         raise ValueError(f"{path}: pictures are written as {', '.join(FORMATS)}, not as {path.suffix or 'no suffix'!r}")
     options: dict[str, Any] = {"JPEG": {"quality": 90, "subsampling": 0}, "WEBP": {"quality": 90}}.get(form, {})
-    with writing(path):
-        image.save(path, format=form, **options)
+    image.save(path, format=form, **options)
