@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
 
@@ -28,15 +29,22 @@ class FrozenBatchNorm2d(TorchvisionFrozen):  # type: ignore[misc]
 
 
 def group_count(channels: int, groups: int = 32) -> int:
-    """The largest number of groups up to `groups` that divides the channels and leaves each at least two of them.
+    """The largest number of groups up to `groups` that divides the channels.
 
-    A group of one channel has no variance on a single pixel, which a coarse level of a small picture is, and torch
-    refuses it.
-
-    >>> group_count(256), group_count(48), group_count(32)
-    (32, 24, 16)
+    >>> group_count(256), group_count(48), group_count(64)
+    (32, 24, 32)
     """
-    return next(count for count in range(min(groups, max(1, channels // 2)), 0, -1) if channels % count == 0)
+    return next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
+
+
+class ChannelNorm(nn.GroupNorm):
+    """Group norm with one channel a group that takes a single pixel too, where torch's own raises: its shift is left.
+
+    A coarse level of a small picture is such a pixel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
@@ -44,7 +52,8 @@ def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     if kind == "gn":
-        return nn.GroupNorm(group_count(channels), channels, eps=eps)
+        groups = group_count(channels)
+        return (ChannelNorm if groups == channels else nn.GroupNorm)(groups, channels, eps=eps)
     if kind == "bn":
         return nn.BatchNorm2d(channels, eps=eps)
     if kind == "sync_bn":
