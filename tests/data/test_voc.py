@@ -1,6 +1,7 @@
 """Pascal VOC: layouts, missing fields, split lists, and XML that is refused."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -220,3 +221,20 @@ def test_names_go_in_and_come_out(tmp_path_factory: pytest.TempPathFactory, name
     assert read == names
     assert data.classes.ids == tuple(range(1, len(set(names)) + 1))
     assert list(data.classes.names) == sorted(set(names))
+
+
+NAMES = st.lists(st.text("abcxyz-_ 09", min_size=1).map(str.strip).filter(bool), min_size=1, max_size=6, unique=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(names=NAMES, unused=NAMES, seed=st.randoms(use_true_random=False))
+def test_a_given_list_keeps_its_order_and_its_unused_names(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], unused: list[str], seed: Random
+) -> None:
+    root = tmp_path_factory.mktemp("voc")
+    save_xml(root / "a.xml", *(xml_object(name) for name in names))
+    given_names = list(dict.fromkeys([*unused, *names]))
+    seed.shuffle(given_names)
+    data = read_voc(root, given_names)
+    assert list(data.classes.names) == given_names
+    assert [data.classes.names[item.label] for item in data.splits["train"].records[0].annotations] == names
