@@ -89,7 +89,7 @@ class Session:
         size = self.recipe.validation.batch_size or self.recipe.data.batch_size
         batches = [indices[start : start + size] for start in range(0, len(indices), size)][rank::world]
         device = self.accelerator.device
-        workers = 0 if device.type == "cpu" else worker_count(None, device, self.val_set.cached_bytes > 0)
+        workers = 0 if device.type == "cpu" else worker_count(self.recipe.data.workers, device, cached=False)
         loader = make_loader(self.val_set, batches, workers=workers, pin=device.type == "cuda")
         return measure(
             model, loader, self._truths, self.classes, self.recipe.detect.settings(),
