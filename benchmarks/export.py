@@ -45,7 +45,7 @@ def main() -> None:
     ]
     recipe = load_recipe("fcos-r50-fpn-1x-gn", ["model.backbone_weights=null", "data.resize.mode=none"])
     checkpoint = Checkpoint(recipe, Classes.named([f"class {k}" for k in range(91)]), fcos_r50().state_dict())
-    reasons = available_runtimes(CPU, calibration=True)
+    reasons = available_runtimes(CPU, calibration=True, wide=True)
     names = [name for name, reason in reasons.items() if not reason and name != "torch-compiled"]
     for name, reason in reasons.items():
         if reason:

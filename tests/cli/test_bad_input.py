@@ -119,7 +119,7 @@ def test_odd_pictures_are_used_and_broken_ones_left_out_and_named(
         assert f"JPEGImages/{Path(name).stem}." in trained.err, name
 
     found = boxwright("predict", checkpoint, data / "JPEGImages", "--json", "--score", "0", "--out", tmp_path / "found")
-    assert found.code == 1
+    assert found.code == 2
     listed = json.loads((tmp_path / "found" / "detections.json").read_text(encoding="utf-8"))
     assert {Path(path).name for path in listed} == {"p0.png", "p1.png", "p2.png", *ODD}
     for name in BROKEN[:-1]:
@@ -185,7 +185,7 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, boxwright: Call, voc: Voc, 
     (data / "JPEGImages" / f"{name}2.png").write_bytes(b"")
     words = ("--json", "--coco", "--text", "--score", "0", "--max-detections", "2", "--out", "found")
     ended = boxwright("predict", checkpoint, data / "JPEGImages", *words)
-    assert ended.code == 1, ended.err
+    assert ended.code == 2, ended.err
     listed = json.loads(Path("found/detections.json").read_text(encoding="utf-8"))
     assert [len(rows) for rows in listed.values()] == [2] * 4
     assert str(data / "JPEGImages" / f"{name}.png") in listed

@@ -202,10 +202,10 @@ def test_a_written_folder_reads_back_as_it_was_drawn(tmp_path: Path, layout: str
         assert len(records) == len(source)
         for index, record in enumerate(records):
             drawn = source.sample(index).truth
-            read = truth_of(record, (96, 96), masks=layout == "coco")
+            read = truth_of(record, (96, 96), masks=True)
             assert read.boxes.tolist() == drawn.boxes.tolist()
             assert read.labels.tolist() == drawn.labels.tolist()
-            for one, other in zip(read.masks or (), drawn.masks or (), strict=layout == "coco"):
+            for one, other in zip(read.masks or (), drawn.masks or (), strict=True):
                 assert one[:2] == other[:2]
                 assert torch.equal(one.bitmap, other.bitmap)
 

@@ -63,9 +63,21 @@ def labelled(pictures, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory) -> Path:
-    """An FCOS of random weights whose predictors are scaled so that scores and boxes differ from place to place."""
+    """An FCOS of random weights."""
+    return scaled_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def wide_file(tmp_path_factory) -> Path:
+    """The same with a pyramid and towers that are wide enough for Winograd's algorithm."""
+    wide = ("model.fpn_channels=128", "model.stem_channels=[128]")
+    return scaled_checkpoint(tmp_path_factory.mktemp("checkpoint") / "wide.pt", wide)
+
+
+def scaled_checkpoint(path, settings=()):
+    """Predictors are scaled so that scores and boxes differ from place to place."""
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-small", SETTINGS)
+    recipe = load_recipe("fcos-small", [*SETTINGS, *settings])
     model = MODELS["fcos"].build(recipe.model_config_of(len(CLASSES))).eval()
     with torch.no_grad():
         outputs = model(ImageBatch.of([torch.from_numpy(scene(96, 128, 0)).permute(2, 0, 1)]))
@@ -76,7 +88,6 @@ def checkpoint_file(tmp_path_factory) -> Path:
         ):
             layer.weight.mul_(spread / float(values.std()))
             layer.bias.fill_(middle)
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     save_checkpoint(Checkpoint(recipe, CLASSES, model.state_dict(), score_threshold=0.6), path)
     return path
 

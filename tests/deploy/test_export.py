@@ -15,16 +15,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from boxwright.checkpoint import Checkpoint, load_checkpoint
 from boxwright.cli.main import app
 from boxwright.deploy import export as export_module
 from boxwright.deploy.description import Description
-from boxwright.deploy.export import ExportOptions, compared_pictures, export_checkpoint
+from boxwright.deploy.export import SUFFIX, ExportOptions, compared_pictures, export_checkpoint
 from boxwright.deploy.gate import Agreement
-from boxwright.deploy.graph import OUTPUTS, DetectorGraph, record, sample_inputs
+from boxwright.deploy.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
 from boxwright.deploy.onnx import write_onnx
 from boxwright.deploy.openvino import write_openvino
 from boxwright.deploy.runtime import load_detector
 from boxwright.models import MODELS, DetectSettings
+from boxwright.nn.winograd import wide_convolutions
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -148,6 +150,8 @@ def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkey
         (["--out", "model.pt"], "model.pt: a file of the format onnx ends in .onnx"),
         (["--nms-iou", "2"], "--nms-iou: expected 0 to 1, got 2.0"),
         (["--split", "val"], "--split is of --data"),
+        (["--winograd", "--format", "program"], "winograd is for onnx and openvino files in fp32"),
+        (["--winograd", "--format", "openvino", "--precision", "bf16"], "winograd is for onnx and openvino files in"),
     ],
 )
 def test_what_does_not_go_together_is_said(checkpoint_file, words, sentence):
@@ -193,9 +197,6 @@ def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
 
 
 def test_masks_keep_their_nms(tmp_path):
-    from boxwright.checkpoint import Checkpoint
-    from boxwright.deploy.graph import detector_graph
-
     recipe = load_recipe("mask-rcnn-small")
     with pytest.raises(ValueError, match="exported with NMS in the graph"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), {}), nms=False)
@@ -266,6 +267,41 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
     if name == "faster_rcnn" and importlib.util.find_spec("openvino") is not None:
         write_openvino(tmp_path / "tiny.onnx", tmp_path / "tiny.xml", description)
         _assert_finds_the_same(load_detector(tmp_path / "tiny.xml", "cpu").engine.run, graph, description)
+
+
+def test_winograd_is_refused_where_it_changes_nothing():
+    recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
+    weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
+    with pytest.raises(ValueError, match="no 3x3 convolution of this network has 128 channels in and out"):
+        detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
+
+
+def test_winograd_is_the_same_as_a_graph(wide_file):
+    checkpoint = load_checkpoint(wide_file)
+    direct, description = detector_graph(checkpoint)
+    fast, _ = detector_graph(checkpoint, winograd=True)
+    assert wide_convolutions(direct)
+    assert not wide_convolutions(fast)
+    module = record(fast, description).module(check_guards=False)
+    _assert_finds_the_same(lambda inputs: module(*inputs.values()), direct, description)
+
+
+@needs_runtime
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, pictures, tmp_path, format):
+    if format == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("the package openvino is not installed")
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    sizes = []
+    for winograd in (False, True):
+        out = tmp_path / "out" / f"{winograd}{SUFFIX[format]}"
+        options = ExportOptions(format=format, winograd=winograd)
+        written = export_checkpoint(wide_file, out, options, pictures=tmp_path, say=lambda _: None)
+        assert written.agreement.found == written.agreement.asked > 0
+        sizes.append(written.size)
+    assert sizes[1] < 1.05 * sizes[0]
 
 
 @needs_runtime

@@ -39,8 +39,12 @@ def test_what_cannot_run_is_said(checkpoint_file):
 
 
 def test_every_runtime_has_a_reason_or_none():
-    reasons = available_runtimes(torch.device("cpu"), calibration=False)
+    reasons = available_runtimes(torch.device("cpu"), calibration=False, wide=False)
     assert set(reasons) == set(RUNTIMES)
+    assert "wide enough" in reasons["onnx-winograd"]
+    assert "wide enough" in reasons["openvino-winograd"]
+    wide = available_runtimes(torch.device("cpu"), calibration=False, wide=True)
+    assert wide["onnx-winograd"] == wide["onnx"]
     assert reasons["torch"] == ""
     assert reasons["openvino-int8"]
 

@@ -160,7 +160,7 @@ def test_pictures_inside_a_table_from_the_command_line(cluster, checkpoint, pict
     with pytest.raises(SystemExit) as ended:
         main.run()
     printed = capsys.readouterr()
-    assert (ended.value.code, printed.out) == (1, f"{tmp_path / 'out'}\n")
+    assert (ended.value.code, printed.out) == (2, f"{tmp_path / 'out'}\n")
     assert "6 objects in 3 pictures (score from 0.00)\n" in printed.err
     assert f"boxwright: 1 of 3 pictures failed: {tmp_path / 'out' / 'failures'}\n" in printed.err
     assert {key: len(row["boxes"]) for key, row in rows(tmp_path / "out" / "results").items()} == {"x": 3, "y": 3}

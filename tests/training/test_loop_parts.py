@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwright.data.loader import Batch
 from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Validation
 from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 from boxwright.training import loop
 from boxwright.training.loop import MEASURED_STEPS, Progress, batch_scale, progress_state, scale_batch
@@ -138,12 +139,18 @@ class TestRate:
 class TestMeasurements:
     @pytest.mark.parametrize(("steps", "times"), [(10, 3), (7, 7), (100, 1), (3, 10), (24, 5)])
     def test_are_as_many_as_asked_and_the_last_is_at_the_end(self, steps, times):
-        run = job(f"validation.times={times}")
-        at = [
-            step for step in range(1, steps + 1) if loop._measure_now(run, Progress(steps=steps, fixed=True, step=step))
-        ]
-        assert len(at) == min(times, steps)
+        validation = Validation(times=times)
+        at = [step for step in range(1, steps + 1) if validation.due(step, steps)]
+        assert len(at) == validation.count(steps) == min(times, steps)
         assert at[-1] == steps
+
+    @pytest.mark.parametrize(("steps", "every", "expected"), [
+        (10, 4, [4, 8, 10]), (9, 3, [3, 6, 9]), (3, 10, [3]), (3, 1, [1, 2, 3]),
+    ])  # fmt: skip
+    def test_come_every_so_many_steps_and_at_the_end(self, steps, every, expected):
+        validation = Validation(every=every)
+        assert [step for step in range(1, steps + 1) if validation.due(step, steps)] == expected
+        assert validation.count(steps) == len(expected)
 
     def test_the_best_is_kept_and_patience_counts_from_it(self):
         rows, seen = [], []
@@ -199,6 +206,14 @@ class TestBudget:
         progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
         loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
         assert 16 < progress.steps < 16 + 80
+
+    def test_leaves_time_for_measuring_every_so_many_steps(self):
+        """40 s are left; ten steps of 0.5 s and a measurement, at 0.4 of a step for 40 pictures, take 5 + f."""
+        run = job("validation.every=10", minutes=1.0, validation_pictures=40)
+        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
+        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
+        measurement = 0.4 * 0.5 / run.plan.batch * 40
+        assert progress.steps == 16 + int(40 / ((10 * 0.5 + measurement) / 10))
 
     def test_that_is_used_up_still_ends_with_a_step(self):
         run = job(minutes=0.01)

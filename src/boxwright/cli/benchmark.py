@@ -46,12 +46,17 @@ def benchmark(
     from boxwright.inference.loading import open_checkpoint
     from boxwright.inference.predictor import device_called
     from boxwright.models import MODELS
+    from boxwright.nn.winograd import wide_convolutions
 
     def say(text: str) -> None:
         typer.echo(f"boxwright: {text}", err=True)
 
     where = device_called(device)
-    reasons = available_runtimes(where, calibration=pictures is not None)
+    source = open_checkpoint(checkpoint)
+    if MODELS[source.recipe.model.name].needs_proposals:
+        raise ValueError(f"{source.recipe.model.name} needs proposals for every picture and cannot be timed alone")
+    wide = bool(wide_convolutions(source.build()))
+    reasons = available_runtimes(where, calibration=pictures is not None, wide=wide)
     wanted = [name for name in RUNTIMES if name != "torch-compiled"] if runtimes is None else runtimes.split(",")
     for name in wanted:
         if name not in reasons:
@@ -61,9 +66,6 @@ def benchmark(
     names = [name for name in wanted if not reasons[name]]
     if not names:
         raise ValueError("none of these runtimes is there")
-    source = open_checkpoint(checkpoint)
-    if MODELS[source.recipe.model.name].needs_proposals:
-        raise ValueError(f"{source.recipe.model.name} needs proposals for every picture and cannot be timed alone")
     if split is not None and data is None:
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     part = split or "val"

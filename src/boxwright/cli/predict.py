@@ -74,8 +74,7 @@ def predict(
 ) -> None:
     """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
-    An unreadable picture is said and left out; the others are done, and the exit code is 1; 2 if none
-    can be read.
+    An unreadable picture is said and left out; the others are done, and the exit code is 2.
     """
     from boxwright.data.pictures import picture_paths, refuse_among_pictures
     from boxwright.data.proposals import read_proposals
@@ -127,7 +126,7 @@ def predict(
     typer.echo(f"{count} objects in {good} pictures (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
-        raise typer.Exit(1 if good else 2)
+        raise typer.Exit(2)
 
 
 def _check_engine(context: typer.Context, engine: str) -> None:
@@ -150,7 +149,7 @@ def _predict_on_ray(
     nms_iou: float | None, max_detections: int | None, resized: bool, batch: int, device: str,
     precision: str,
 ) -> None:  # fmt: skip
-    """Tables of results and failures; the exit codes are those of the local engine."""
+    """Tables of results and failures; the exit code is that of the local engine."""
     import time
 
     from boxwright.deploy.ray_batch import predict_batch
@@ -178,7 +177,7 @@ def _predict_on_ray(
         typer.echo(f"boxwright: {report.failures} of {report.pictures} pictures failed: {out / 'failures'}", err=True)
     typer.echo(str(out))
     if report.failures:
-        raise typer.Exit(1 if report.failures < report.pictures else 2)
+        raise typer.Exit(2)
 
 
 def _check_masks(checkpoint: Path, detector: Any, **wanted: bool) -> None:

@@ -13,7 +13,7 @@ def shapes(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     train: Annotated[int, typer.Option(help="Training pictures.")] = 800,
     val: Annotated[int, typer.Option(help="Validation pictures; the same ones whatever --train is.")] = 200,
-    layout: Annotated[str, typer.Option(help="voc (XML files) or coco (JSON with masks).")] = "voc",
+    layout: Annotated[str, typer.Option(help="voc (XML files, masks as pictures) or coco (JSON).")] = "voc",
     size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 256,
     classes: Annotated[int, typer.Option(help="How many classes, 1 to 8.")] = 6,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from boxwright.data.records import Annotation, Problem
 from boxwright.data.truth import Box, clip_box, mask_of
+from boxwright.data.voc_masks import ObjectPixels
 
 _SLACK = 2.0  # pixels a polygon may end outside without a word
 _HUGE = 1e12
@@ -97,7 +98,7 @@ def _overlap(first: Box, second: Box) -> float:
 
 def _beyond(item: Annotation, hw: tuple[int, int]) -> float:
     """How far polygons leave their picture, in pixels."""
-    if isinstance(item.segmentation, dict):
+    if isinstance(item.segmentation, (dict, ObjectPixels)):
         return 0.0
     nested = not isinstance(item.segmentation[0], int | float)
     polygons = item.segmentation if nested else [item.segmentation]

@@ -17,7 +17,7 @@ from boxwright.structures import Classes
 class Annotation:
     """One labelled object as read: `label` in [0, K), `where` names file and line or id for reports.
 
-    `segmentation` is a COCO polygon list or run-length dict, not yet decoded.
+    `segmentation` is a COCO polygon list or run-length dict, or `voc_masks.ObjectPixels`, not yet decoded.
     """
 
     box: tuple[float, float, float, float]

@@ -31,6 +31,7 @@ from boxwright.data.shape_drawing import (
     silhouette,
 )
 from boxwright.data.transforms import Sample
+from boxwright.data.voc_masks import FOLDER, write_object_pixels
 from boxwright.ops.masks import encode_rle
 from boxwright.structures import Classes, CroppedMask, Truth
 
@@ -241,9 +242,9 @@ def write_shapes(
 
 
 def _write_voc(folder: Path, split: str, entries: list[tuple[str, Truth]], config: ShapesConfig) -> None:
-    annotations, sets = folder / "Annotations", folder / "ImageSets" / "Main"
-    annotations.mkdir(exist_ok=True)
-    sets.mkdir(parents=True, exist_ok=True)
+    annotations, sets, masks = folder / "Annotations", folder / "ImageSets" / "Main", folder / FOLDER
+    for part in (annotations, sets, masks):
+        part.mkdir(parents=True, exist_ok=True)
     for file, truth in entries:
         lines = [
             "<annotation>",
@@ -257,6 +258,7 @@ def _write_voc(folder: Path, split: str, entries: list[tuple[str, Truth]], confi
             lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")
         lines.append("</annotation>")
         (annotations / f"{Path(file).stem}.xml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_object_pixels(masks / f"{Path(file).stem}.png", truth.masks or (), (config.size, config.size))
     stems = "".join(f"{Path(file).stem}\n" for file, _ in entries)
     (sets / f"{split}.txt").write_text(stems, encoding="utf-8")
 

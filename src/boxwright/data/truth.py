@@ -7,6 +7,7 @@ import math
 import torch
 
 from boxwright.data.records import Annotation, Record
+from boxwright.data.voc_masks import ObjectPixels
 from boxwright.structures import CroppedMask, Truth
 
 Box = tuple[float, float, float, float]
@@ -47,8 +48,11 @@ def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:
 def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> CroppedMask:
     """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged."""
     corner = (int(box[0]), int(box[1])) if box else (0, 0)
+    coded = item.segmentation
     try:
-        mask = CroppedMask.decoded(item.segmentation, hw) if item.segmentation else None
+        if isinstance(coded, ObjectPixels):
+            coded = coded.run_lengths()
+        mask = CroppedMask.decoded(coded, hw) if coded else None
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"{item.where}: the mask cannot be decoded ({error}); correct or remove it") from error
     if mask is None or not mask.bitmap.numel():

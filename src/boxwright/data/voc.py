@@ -2,6 +2,7 @@
 
 Understood: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below
 `VOCdevkit/VOC2007`, `train/ valid/ test/` folders that hold XML beside pictures, and everything in one folder.
+`SegmentationObject/NAME.png` beside them holds masks.
 Coordinates are taken as they stand: the standard counts pixels from 1 and includes both ends, files in the wild hold
 0-based floats, and no file says which, so none is shifted. `difficult` objects become ignore regions.
 """
@@ -25,6 +26,7 @@ from boxwright.data.listing import (
     subfolder,
 )
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.voc_masks import FOLDER, ObjectPixels
 from boxwright.data.voc_xml import VocFile, read_voc_file
 from boxwright.structures import Classes
 
@@ -48,6 +50,9 @@ class _Place:
         self.pictures = below or folder or self.annotations
         self.finder = PictureFinder([below, folder, self.annotations, self.root])
         self.parsed: dict[str, VocFile | Problem] = {}
+        masks = subfolder(self.root, FOLDER.lower())
+        names = [] if masks is None else [name for name in files_in(masks) if name.lower().endswith(".png")]
+        self.masks = {name[:-4]: masks / name for name in names if masks is not None}
 
     def content(self, stem: str) -> VocFile | Problem:
         if stem not in self.parsed:
@@ -202,7 +207,7 @@ def _records(members: list[tuple[_Place, str]], classes: Classes) -> tuple[tuple
         if isinstance(content, Problem):
             problems.append(content)
             continue
-        annotations, found = _annotations(content, labels)
+        annotations, found = _annotations(content, labels, place.masks.get(stem))
         image_id = stem if stems[stem] == 1 else f"{place.root.name}/{stem}"
         picture = place.picture(stem, content.filename)
         records.append(Record(picture, image_id, content.stated_hw, annotations, str(content.path)))
@@ -210,9 +215,11 @@ def _records(members: list[tuple[_Place, str]], classes: Classes) -> tuple[tuple
     return tuple(records), problems
 
 
-def _annotations(content: VocFile, labels: dict[str, int]) -> tuple[tuple[Annotation, ...], list[Problem]]:
+def _annotations(
+    content: VocFile, labels: dict[str, int], masks: Path | None
+) -> tuple[tuple[Annotation, ...], list[Problem]]:
     annotations, problems = [], []
-    for thing in content.objects:
+    for number, thing in enumerate(content.objects, start=1):
         where = f"{content.path}:{thing.line}"
         bad = Problem("", where, "", thing.box, quarantined=True, severity="error")
         if not thing.name:
@@ -224,5 +231,6 @@ def _annotations(content: VocFile, labels: dict[str, int]) -> tuple[tuple[Annota
             message = f"the {thing.name} has no <bndbox> of four numbers xmin, ymin, xmax, ymax"
             problems.append(replace(bad, kind="bad-box", message=message))
         else:
-            annotations.append(Annotation(thing.box, labels[thing.name], where, ignore=thing.difficult))
+            pixels = None if masks is None else ObjectPixels(masks, number)
+            annotations.append(Annotation(thing.box, labels[thing.name], where, thing.difficult, pixels))
     return tuple(annotations), problems

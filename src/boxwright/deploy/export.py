@@ -55,6 +55,8 @@ class ExportOptions:
     max_detections: int | None = None
     calibration: Path | None = None
     """Folder of pictures for int8."""
+    winograd: bool = False
+    """Whether wide 3x3 convolutions are done by Winograd's algorithm: faster on a CPU in fp32, and nowhere else."""
 
     def __post_init__(self) -> None:
         if self.format not in SUFFIX:
@@ -66,6 +68,8 @@ class ExportOptions:
         if (self.precision == "int8") != (self.calibration is not None):
             wants = "needs" if self.precision == "int8" else "takes no"
             raise ValueError(f"precision {self.precision} {wants} pictures to calibrate with (--calibration FOLDER)")
+        if self.winograd and (self.precision != "fp32" or self.format == "program"):
+            raise ValueError("winograd is for onnx and openvino files in fp32: elsewhere it is not the faster way")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +113,10 @@ def export_checkpoint(
     _check_given(source.recipe.model.name, options, data)
     compared, called = compared_pictures(pictures, data, split)
     out.parent.mkdir(parents=True, exist_ok=True)
-    reference = Detector(source, "cpu", precision="fp32")
+    reference = Detector(source, "cpu", precision="fp32", winograd=False)
     graph, description = detector_graph(
         source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
-        max_detections=options.max_detections,
+        max_detections=options.max_detections, winograd=options.winograd,
     )  # fmt: skip
     description = replace(description, precision=options.precision)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:

@@ -17,6 +17,7 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.deploy.description import Description
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
+from boxwright.nn.winograd import FEWEST_CHANNELS, use_winograd
 from boxwright.structures import ImageBatch, Proposals
 
 OUTPUTS = ("boxes", "scores", "labels", "counts", "masks")
@@ -62,8 +63,12 @@ def detector_graph(
     score: float | None = None,
     nms_iou: float | None = None,
     max_detections: int | None = None,
+    winograd: bool = False,
 ) -> tuple[DetectorGraph, Description]:
-    """The graph of a checkpoint, norms folded, and its description (of precision fp32)."""
+    """The graph of a checkpoint, norms folded, and its description (of precision fp32).
+
+    Raises ValueError for what this detector cannot be: candidates of masks, Winograd's algorithm in a narrow network.
+    """
     recipe = checkpoint.recipe
     entry = MODELS[recipe.model.name]
     own = recipe.detect.settings()
@@ -77,6 +82,11 @@ def detector_graph(
         raise ValueError("masks are made for what NMS keeps: a mask detector is exported with NMS in the graph")
     model = checkpoint.build()
     fold_norms(model)
+    if winograd and not use_winograd(model):
+        raise ValueError(
+            f"winograd: no 3x3 convolution of this network has {FEWEST_CHANNELS} channels in and out, so a file would "
+            "be no faster; leave --winograd out"
+        )
     mean, std = _normalisation(model)
     if not normalise:
         _skip_normalisation(model)

@@ -25,7 +25,8 @@ from boxwright.inference.predictor import Detector
 from boxwright.nn.precision import choose_precision
 from boxwright.ops.image import fit_image, resize_plan
 
-RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "openvino", "openvino-bf16", "openvino-int8")
+RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
+            "openvino-bf16", "openvino-int8")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,20 @@ class Runtime:
     size: int
 
 
-def available_runtimes(device: torch.device, *, calibration: bool) -> dict[str, str]:
-    """Every runtime, with the reason why it cannot run here, or "" where it can."""
+def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -> dict[str, str]:
+    """Every runtime, with the reason why it cannot run here, or "" where it can.
+
+    `calibration`: whether there are pictures for int8; `wide`: whether the network has convolutions wide enough for
+    Winograd's algorithm.
+    """
     packages = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
     lacking = [name for name in packages if importlib.util.find_spec(name) is None]
     needs: dict[str, tuple[str, ...]] = {
         "onnx": ("onnx", "onnxscript", "onnxruntime"),
         "openvino": ("onnx", "onnxscript", "openvino"),
     }
-    needs["openvino-bf16"] = needs["openvino"]
+    needs["onnx-winograd"] = needs["onnx"]
+    needs["openvino-winograd"] = needs["openvino-bf16"] = needs["openvino"]
     needs["openvino-int8"] = (*needs["openvino"], "nncf")
     reasons = dict.fromkeys(RUNTIMES, "")
     for name, wanted in needs.items():
@@ -55,6 +61,8 @@ def available_runtimes(device: torch.device, *, calibration: bool) -> dict[str, 
         reasons["torch-bf16"] = "this device has no bf16 of its own"
     if not reasons["openvino-bf16"] and not computes_bf16():
         reasons["openvino-bf16"] = "this processor has no bf16"
+    if not wide:
+        reasons["onnx-winograd"] = reasons["openvino-winograd"] = "no convolution of this network is wide enough"
     if not reasons["openvino-int8"] and not calibration:
         reasons["openvino-int8"] = "needs pictures to be fitted to: --pictures FOLDER"
     return reasons
@@ -66,11 +74,13 @@ def build_runtimes(
 ) -> list[Runtime]:  # fmt: skip
     """The named runtimes of a checkpoint, their files written into `folder` (not gated: `export` does that)."""
     made: list[Runtime] = []
-    graph, description = detector_graph(checkpoint)
-    onnx_file = folder / "detector.onnx"
-    if any(name.startswith(("onnx", "openvino")) for name in names):
-        say("writing the exported files ...")
-        write_onnx(record(graph, description), onnx_file, description)
+    onnx_files = {False: folder / "detector.onnx", True: folder / "winograd.onnx"}
+    description = detector_graph(checkpoint)[1]
+    exported = [name for name in names if name.startswith(("onnx", "openvino"))]
+    for winograd in {name.endswith("winograd") for name in exported}:
+        say("writing an exported file ...")
+        graph, _ = detector_graph(checkpoint, winograd=winograd)
+        write_onnx(record(graph, description), onnx_files[winograd], description)
     for name in names:
         kind, _, variant = name.partition("-")
         if kind == "torch":
@@ -79,14 +89,15 @@ def build_runtimes(
             detector.settings = description.settings  # the scores and numbers that are fixed in the files
             made.append(Runtime(name, detector, weights_size))
             continue
-        file = onnx_file
+        file = onnx_file = onnx_files[variant == "winograd"]
         if kind == "openvino":
             file = folder / f"{name}.xml"
             inputs = None
             if variant == "int8":
                 assert pictures is not None
                 inputs = calibration_inputs(Detector(checkpoint, "cpu"), description, pictures)
-            write_openvino(onnx_file, file, replace(description, precision=variant or "fp32"), inputs)
+            precision = variant if variant in ("bf16", "int8") else "fp32"
+            write_openvino(onnx_file, file, replace(description, precision=precision), inputs)
         parts = (file, file.with_suffix(".bin")) if kind == "openvino" else (file,)
         size = sum(part.stat().st_size for part in parts)
         made.append(Runtime(name, load_detector(file, "cpu"), size))

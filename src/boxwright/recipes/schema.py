@@ -143,12 +143,31 @@ class Validation(Section):
 
     times: int = Field(10, ge=1)
     """Measurements over the whole run, evenly spaced, the last at its end."""
+    every: int | None = Field(None, ge=1)
+    """Measure after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many measurements without a better AP; null: never."""
     max_pictures: int | None = Field(None, ge=1)
     """Measure on the first so many pictures only; null: all."""
     batch_size: int | None = Field(None, ge=1)
     """Pictures a forward; null: as in training."""
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether a run of so many steps is measured after this one, counted from 1."""
+        if self.every is not None:
+            return step % self.every == 0 or step == steps
+        times = min(self.times, steps)
+        return step * times // steps > (step - 1) * times // steps
+
+    def count(self, steps: int) -> int:
+        """Measurements of a run of so many steps."""
+        return min(self.times, steps) if self.every is None else -(-steps // self.every)
+
+    def steps_within(self, seconds: float, step: float, measurement: float) -> float:
+        """How many steps fit into a time, from the seconds of a step and of a measurement."""
+        if self.every is not None:
+            return seconds / (step + measurement / self.every)
+        return (seconds - self.times * measurement) / step
 
 
 class Detect(Section):

@@ -110,14 +110,14 @@ def estimate(
         stop_wanted=lambda: False,
     )  # fmt: skip
     step_seconds, waiting = _measure_steps(job)
-    times, validation = settings.validation.times, _measure_validation(job, val_set)
+    validation = _measure_validation(job, val_set)
     steps = plan.steps
     if minutes is not None:
-        steps = max(1, int((minutes * 60 - times * validation) / step_seconds))
+        steps = max(1, int(settings.validation.steps_within(minutes * 60, step_seconds, validation)))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if where.type == "cuda":
         memory = torch.cuda.max_memory_allocated(where)
-    return Estimate(steps, plan.batch, step_seconds, waiting, min(times, steps), validation, memory)
+    return Estimate(steps, plan.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory)
 
 
 def _unused(*_: object) -> Any:

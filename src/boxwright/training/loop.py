@@ -111,7 +111,7 @@ def fit(job: Job, progress: Progress) -> Progress:
                 row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
                 job.on_row(row)
                 job.on_progress(progress, row)
-            if progress.fixed and _measure_now(job, progress):
+            if progress.fixed and job.recipe.validation.due(progress.step, progress.steps):
                 _measure(job, progress)
                 if _patience_over(job, progress):
                     progress.steps = progress.step
@@ -266,12 +266,6 @@ def _of_all_processes(job: Job, sums: dict[str, Any]) -> dict[str, float]:
     return dict(zip(numbers, job.accelerator.reduce(own, "mean").tolist(), strict=True))
 
 
-def _measure_now(job: Job, progress: Progress) -> bool:
-    times = min(job.recipe.validation.times, progress.steps)
-    before, now = (step * times // progress.steps for step in (progress.step - 1, progress.step))
-    return now > before
-
-
 def _measure(job: Job, progress: Progress) -> None:
     start = time.monotonic()
     model = job.average.model if job.average is not None else job.model
@@ -315,9 +309,10 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     laps = list(zip(steps, timer.laps, strict=True))[-len(timer.laps) * 3 // 4 :]  # not the first: memory, workers
     costs = [typical([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
     step_seconds = sum(costs) / len(costs)
-    forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures * job.recipe.validation.times
-    left = job.minutes * 60 - progress.seconds - forward
-    count = torch.tensor(progress.step + max(1.0, left / step_seconds), device=job.accelerator.device)
+    forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures
+    left = job.minutes * 60 - progress.seconds
+    more = job.recipe.validation.steps_within(left, step_seconds, forward)
+    count = torch.tensor(progress.step + max(1.0, more), device=job.accelerator.device)
     progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
     progress.fixed = True
     job.save(progress)

@@ -1,0 +1,143 @@
+"""3x3 convolutions by Winograd's algorithm, F(4x4, 3x3): for inference in float32 on a CPU, twice as fast where wide.
+
+A tile of 6x6 inputs d and a filter g of 3x3 give 4x4 outputs as A' [(G g G') * (B' d B)] A, with A, B, G the constants
+below (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015, section 4.3): 36 products a channel in
+the place of 144. Over all tiles and channels they are 36 matrix products.
+
+Shape legend: N = images, C and O = channels in and out, H W = map, T = tiles of a block.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FEWEST_CHANNELS = 128
+"""In and out. Below, moving tiles costs more than the products that are saved."""
+FEWEST_TILES = 24
+"""Of a batch of maps. Below, reading the transformed filters, four times the weights, costs more than is saved."""
+BLOCK_TILES = 160
+"""Tiles at a time, about: what they need stays in the cache."""
+
+_B = torch.tensor([
+    [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+], dtype=torch.float64)  # fmt: skip
+_G = torch.tensor([
+    [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
+], dtype=torch.float64)  # fmt: skip
+_A = torch.tensor([
+    [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
+], dtype=torch.float64)  # fmt: skip
+INPUT = torch.kron(_B, _B).float()  # (36, 36): of a tile, row by row
+FILTER = torch.kron(_G, _G).float()  # (36, 9)
+OUTPUT = torch.kron(_A, _A).float()  # (16, 36)
+
+
+class WinogradConv2d(nn.Module):
+    """What a 3x3 convolution of stride 1 and padding 1 gives, to about 1e-5 of its largest value.
+
+    It holds the convolution's own weights and, four times as large, their transform. Where Winograd's way is not the
+    faster one (small maps, another precision, a GPU), it convolves directly.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.register_buffer("filters", transform_filters(self.weight.detach()), persistent=False)  # (36, C, O)
+        self.register_buffer("input_transform", INPUT, persistent=False)
+        self.register_buffer("output_transform", OUTPUT, persistent=False)
+        self.filters: Tensor
+        self.input_transform: Tensor
+        self.output_transform: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, O, H, W)
+        if torch.compiler.is_exporting():
+            return self._in_graph(x)
+        tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+        other = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if other or tiles < FEWEST_TILES:
+            return F.conv2d(x, self.weight, self.bias, padding=1)
+        return self._by_blocks(x)
+
+    def _by_blocks(self, x: Tensor) -> Tensor:
+        """Some images, or some rows of an image's tiles, at a time."""
+        padded = _pad(x)
+        count, height, width = x.shape[0], x.shape[2], x.shape[3]
+        rows, columns = (padded.shape[1] - 2) // 4, (padded.shape[2] - 2) // 4
+        channels, channels_out = self.filters.shape[1:]
+        found = x.new_empty(count, 4 * rows, 4 * columns, channels_out)
+        places = found.view(count, rows, 4, columns, 4, channels_out)
+        images, steps = max(1, BLOCK_TILES // (rows * columns)), min(rows, max(1, BLOCK_TILES // columns))
+        along, down, right, _ = padded.stride()
+        for image, row in itertools.product(range(0, count, images), range(0, rows, steps)):
+            block = places[image : image + images, row : row + steps]
+            some = (6, 6, *block.shape[:2], columns, channels)
+            strides = (down, right, along, 4 * down, 4 * right, 1)
+            tiles = padded.as_strided(some, strides, image * along + 4 * row * down)
+            inputs = self.input_transform @ tiles.reshape(36, -1)  # (36, T * C)
+            products = torch.bmm(inputs.view(36, -1, channels), self.filters)  # (36, T, O)
+            outputs = self.output_transform @ products.view(36, -1)  # (16, T * O)
+            outputs = outputs.view(4, 4, *block.shape[:2], columns, channels_out).permute(2, 3, 0, 4, 1, 5)
+            torch.add(outputs, 0 if self.bias is None else self.bias, out=block)
+        return found[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+
+    def _in_graph(self, x: Tensor) -> Tensor:
+        """The same for any sizes at once, in operators that every runtime has; filters are left to it to transform."""
+        padded = _pad(x)
+        count, height, width = x.shape[0], x.shape[2], x.shape[3]
+        channels_out, channels = self.weight.shape[:2]
+        rows, columns = (height + 3) // 4, (width + 3) // 4
+        within = torch.arange(6, device=x.device)
+        down = within[:, None] + 4 * torch.arange(rows, device=x.device)  # (6, rows)
+        right = within[:, None] + 4 * torch.arange(columns, device=x.device)
+        places = (down[:, None, :, None] * (4 * columns + 2) + right[None, :, None, :]).flatten()
+        tiles = padded.flatten(1, 2).index_select(1, places)  # (N, 36 * T, C)
+        filters = transform_filters(self.weight)
+        inputs = self.input_transform @ tiles.reshape(count, 36, -1)  # (N, 36, T * C)
+        products = inputs.reshape(count, 36, -1, channels) @ filters  # (N, 36, T, O)
+        outputs = self.output_transform @ products.reshape(count, 36, -1)
+        outputs = outputs.reshape(count, 4, 4, rows, columns, channels_out).permute(0, 3, 1, 4, 2, 5)
+        found = outputs.reshape(count, 4 * rows, 4 * columns, channels_out)[:, :height, :width]
+        return (found if self.bias is None else found + self.bias).permute(0, 3, 1, 2)
+
+
+def transform_filters(weight: Tensor) -> Tensor:  # (O, C, 3, 3) -> (36, C, O)
+    """G g G' of every filter."""
+    transformed = FILTER.to(weight) @ weight.flatten(2).flatten(0, 1).T  # (36, O * C)
+    return transformed.view(36, *weight.shape[:2]).transpose(1, 2).contiguous()
+
+
+def _pad(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 4 * rows + 2, 4 * columns + 2, C)
+    height, width = x.shape[2:]
+    right, down = (width + 3) // 4 * 4 + 1 - width, (height + 3) // 4 * 4 + 1 - height
+    return F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, down)).contiguous()
+
+
+def wide_convolutions(model: nn.Module) -> list[str]:
+    """Names of the convolutions below `model` for which Winograd's algorithm is the faster one."""
+    return [name for name, module in model.named_modules() if _suits(module)]
+
+
+def use_winograd(model: nn.Module) -> int:
+    """Let Winograd's algorithm do the wide convolutions below `model`, in place; gives how many there are."""
+    wide = wide_convolutions(model)
+    for name in wide:
+        model.set_submodule(name, WinogradConv2d(model.get_submodule(name)))  # type: ignore[arg-type]
+    return len(wide)
+
+
+def _suits(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module) is nn.Conv2d
+        and (module.kernel_size, module.stride, module.dilation, module.groups) == ((3, 3), (1, 1), (1, 1), 1)
+        and module.padding in (1, (1, 1), "same")
+        and module.padding_mode == "zeros"
+        and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
+        and module.weight.dtype == torch.float32
+    )

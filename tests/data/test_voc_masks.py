@@ -1,0 +1,100 @@
+"""Masks of Pascal VOC folders: an indexed picture whose pixels name their object."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.data.preflight import preflight
+from boxwright.data.truth import mask_of, truth_of
+from boxwright.data.voc import read_voc
+from boxwright.data.voc_masks import write_object_pixels
+from boxwright.structures import CroppedMask
+
+HW = (40, 60)
+
+
+def square(x: int, y: int, side: int = 10) -> CroppedMask:
+    return CroppedMask(x, y, torch.ones(side, side, dtype=torch.bool))
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Three objects, the second of a class of its own; picture b has no masks."""
+    for folder in ("JPEGImages", "Annotations", "SegmentationObject"):
+        (tmp_path / folder).mkdir()
+    for stem in "ab":
+        Image.new("RGB", (HW[1], HW[0]), (9, 9, 9)).save(tmp_path / "JPEGImages" / f"{stem}.jpg")
+        objects = "".join(
+            f"\n<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>5</ymin><xmax>{x + 10}</xmax><ymax>15</ymax>"
+            "</bndbox></object>"
+            for name, x in (("dog", 2), ("cat", 20), ("dog", 40))
+        )
+        (tmp_path / "Annotations" / f"{stem}.xml").write_text(f"<annotation>{objects}</annotation>")
+    masks = [square(2, 5), square(20, 5), square(40, 5)]
+    write_object_pixels(tmp_path / "SegmentationObject" / "a.png", masks, HW)
+    return tmp_path
+
+
+def test_pixel_n_is_the_nth_object_of_the_file(voc: Path) -> None:
+    first, second = read_voc(voc).splits["train"].records
+    truth = truth_of(first, HW, masks=True)
+    assert truth.masks is not None
+    assert [(mask.x, mask.y, int(mask.bitmap.sum())) for mask in truth.masks] == [
+        (2, 5, 100),
+        (20, 5, 100),
+        (40, 5, 100),
+    ]
+    assert [item.segmentation for item in second.annotations] == [None] * 3
+
+
+def test_an_object_that_is_left_out_still_counts(voc: Path) -> None:
+    record = read_voc(voc, ["dog"]).splits["train"].records[0]
+    assert [mask_of(item, HW).x for item in record.annotations] == [2, 40]
+
+
+def test_the_border_of_nobody_and_an_object_without_pixels(voc: Path) -> None:
+    file = voc / "SegmentationObject" / "a.png"
+    plane = np.array(Image.open(file))
+    plane[5, 2:12] = 255
+    plane[plane == 3] = 0
+    image = Image.fromarray(plane).convert("P")
+    image.save(file)
+    checked = preflight(read_voc(voc), check_masks=True, need_masks=True)
+    kinds = [problem.kind for problem in checked.findings]
+    assert kinds.count("empty-mask") == 1
+    assert kinds.count("missing-mask") == 3  # those of picture b
+    first = checked.dataset.splits["train"].records[0]
+    assert int(mask_of(first.annotations[0], HW).bitmap.sum()) == 90
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    (Image.new("RGB", (60, 40)), "has colours"), (Image.new("L", (50, 40)), "it is 40 x 50, the picture 40 x 60"),
+    (None, "cannot be read"),
+])  # fmt: skip
+def test_a_damaged_one_is_named(voc: Path, content: Image.Image | None, sentence: str) -> None:
+    file = voc / "SegmentationObject" / "a.png"
+    file.write_bytes(b"no picture") if content is None else content.save(file)
+    record = read_voc(voc).splits["train"].records[0]
+    with pytest.raises(ValueError, match=r"a\.xml:2: the mask cannot be decoded .*" + sentence):
+        mask_of(record.annotations[0], HW)
+    checked = preflight(read_voc(voc), check_masks=True, need_masks=True)
+    assert [problem.kind for problem in checked.findings].count("bad-mask") == 3
+    assert len(checked.dataset.splits["train"].records[0].annotations) == 3  # with their boxes
+
+
+def test_it_is_written_in_the_colours_of_voc(tmp_path: Path) -> None:
+    write_object_pixels(
+        tmp_path / "a.png", [square(0, 0), square(5, 5), CroppedMask(0, 0, torch.zeros(1, 1).bool())], HW
+    )
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:12] == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0]  # type: ignore[index]
+        colours = np.array(image.convert("RGB"))
+    assert colours[0, 0].tolist() == [128, 0, 0]
+    assert colours[7, 7].tolist() == [0, 128, 0]
+    with pytest.raises(ValueError, match="300 objects, and an indexed picture holds 254 masks"):
+        write_object_pixels(tmp_path / "b.png", [square(0, 0)] * 300, HW)
+    assert not (tmp_path / "b.png").exists()
