@@ -14,12 +14,16 @@ import torch
 
 from benchmarks.table import machine
 
+REST = 0.1
+"""Seconds between turns: threads of one runtime spin for a while after their work, on the cores of the next."""
+
 
 def in_turn(functions: dict[str, Callable[[], Any]], rounds: int, *, warm: int = 2) -> dict[str, float]:
     """Median seconds of each function over so many rounds; the first `warm` rounds are not counted."""
     laps: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(-warm, rounds):
         for name, function in functions.items():
+            time.sleep(REST)
             start = time.perf_counter()
             function()
             if torch.cuda.is_available():

@@ -22,11 +22,12 @@ from boxwright.deploy.description import Description
 from boxwright.deploy.export import SUFFIX, ExportOptions, compared_pictures, export_checkpoint
 from boxwright.deploy.gate import Agreement
 from boxwright.deploy.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
-from boxwright.deploy.onnx import write_onnx
+from boxwright.deploy.missing import required
+from boxwright.deploy.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.openvino import write_openvino
 from boxwright.deploy.runtime import load_detector
 from boxwright.models import MODELS, DetectSettings
-from boxwright.nn.winograd import wide_convolutions
+from boxwright.nn.winograd import WinogradConv2d, wide_convolutions
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -272,7 +273,7 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 def test_winograd_is_refused_where_it_changes_nothing():
     recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
     weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
-    with pytest.raises(ValueError, match="no 3x3 convolution of this network has 128 channels in and out"):
+    with pytest.raises(ValueError, match="no 3x3 convolution of this network has 128 channels in and 64 out"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
 
 
@@ -284,6 +285,29 @@ def test_winograd_is_the_same_as_a_graph(wide_file):
     assert not wide_convolutions(fast)
     module = record(fast, description).module(check_guards=False)
     _assert_finds_the_same(lambda inputs: module(*inputs.values()), direct, description)
+
+
+@needs_runtime
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd_in_onnx_operators_is_the_direct_convolution(tmp_path, bias):
+    """For any batch and size, also where one tile is all there is."""
+    onnxruntime = required("onnxruntime", "export")  # which keeps it out of the home folder
+
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(128, 70, 3, padding=1, bias=bias).requires_grad_(False)
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        WinogradConv2d(convolution), (torch.zeros(2, 128, 16, 24),), dynamic_shapes=({0: free, 2: free, 3: free},)
+    )
+    file = tmp_path / "convolution.onnx"
+    torch.onnx.export(program, f=file, dynamo=True, custom_translation_table=_translations(), opset_version=OPSET)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for size in ((1, 33, 21), (3, 16, 20), (1, 1, 1), (2, 5, 40)):
+        x = torch.randn(size[0], 128, *size[1:], generator=torch.Generator().manual_seed(1))
+        expected = convolution(x)
+        got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+        assert got.shape == expected.shape
+        assert float((got - expected).abs().max()) < 3e-5 * float(expected.abs().max())
 
 
 @needs_runtime

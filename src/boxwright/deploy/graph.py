@@ -83,10 +83,8 @@ def detector_graph(
     model = checkpoint.build()
     fold_norms(model)
     if winograd and not use_winograd(model):
-        raise ValueError(
-            f"winograd: no 3x3 convolution of this network has {FEWEST_CHANNELS} channels in and out, so a file would "
-            "be no faster; leave --winograd out"
-        )
+        least = "{} channels in and {} out".format(*FEWEST_CHANNELS)
+        raise ValueError(f"winograd: no 3x3 convolution of this network has {least}: the file would be no faster")
     mean, std = _normalisation(model)
     if not normalise:
         _skip_normalisation(model)

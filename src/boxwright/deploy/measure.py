@@ -27,6 +27,8 @@ from boxwright.ops.image import fit_image, resize_plan
 
 RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
             "openvino-bf16", "openvino-int8")  # fmt: skip
+REST = 0.1
+"""Seconds between turns: threads of one runtime spin for a while after their work, on the cores of the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ def measure_speed(
     for round_ in range(-1, repeats):  # the first one warms up
         for number, runtime in enumerate(runtimes):
             for count in (1, batch):
+                time.sleep(REST)
                 images = [pictures[(round_ + place) % len(pictures)] for place in range(count)]
                 start = time.perf_counter()
                 runtime.detector.predict(images, resize=None, batch=count, score=score)

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
 from boxwright.deploy.missing import required
+from boxwright.nn.winograd import FILTER, INPUT, OUTPUT
 from boxwright.ops.select import largest_below
 from boxwright.writing import writing
 
@@ -106,9 +107,47 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         zeros = op.Expand(number([0.0], np.float32), shape)
         return op.Cast(op.ScatterND(zeros, rows, ones), to=9)
 
+    def winograd(x: Any, weight: Any, bias: Any) -> Any:
+        # `nn.winograd`: the filters' transform depends on weights only, so that a runtime does it once
+        def size(of: Any, dimension: int) -> Any:
+            return op.Gather(op.Shape(of), number([dimension], np.int64))
+
+        def steps(count: Any) -> Any:  # (6, count): 4 * step + place within a tile
+            starts = op.Mul(op.Range(number(0, np.int64), op.Squeeze(count), number(1, np.int64)), number(4, np.int64))
+            return op.Add(number([[0], [1], [2], [3], [4], [5]], np.int64), starts)
+
+        def shape(*sizes: Any) -> Any:
+            return op.Concat(*(number([one], np.int64) if isinstance(one, int) else one for one in sizes), axis=0)
+
+        x = op.Transpose(x, perm=[0, 2, 3, 1])
+        height, width, channels, channels_out = size(x, 1), size(x, 2), size(weight, 1), size(weight, 0)
+        one, three, four = (number([value], np.int64) for value in (1, 3, 4))
+        rows, columns = (op.Div(op.Add(side, three), four) for side in (height, width))
+        across = op.Mul(columns, four)
+        below, beside = (op.Sub(op.Add(op.Mul(count, four), one), side) for count, side in
+                         ((rows, height), (columns, width)))  # fmt: skip
+        padded = op.Pad(x, shape(0, 1, 1, 0, 0, below, beside, 0))
+        down = op.Mul(op.Unsqueeze(steps(rows), number([1, 3], np.int64)), op.Add(across, number([2], np.int64)))
+        places = op.Reshape(
+            op.Add(down, op.Unsqueeze(steps(columns), number([0, 2], np.int64))), number([-1], np.int64)
+        )
+        tiles = op.Gather(op.Reshape(padded, shape(0, -1, channels)), places, axis=1)  # (N, 36 * T, C)
+        filters = op.MatMul(number(FILTER.numpy(), np.float32), op.Transpose(op.Reshape(weight, shape(-1, 9))))
+        filters = op.Transpose(op.Reshape(filters, shape(36, channels_out, channels)), perm=[0, 2, 1])
+        inputs = op.MatMul(number(INPUT.numpy(), np.float32), op.Reshape(tiles, shape(0, 36, -1)))
+        products = op.MatMul(op.Reshape(inputs, shape(0, 36, -1, channels)), filters)  # (N, 36, T, O)
+        outputs = op.MatMul(number(OUTPUT.numpy(), np.float32), op.Reshape(products, shape(0, 36, -1)))
+        outputs = op.Reshape(outputs, shape(0, 4, 4, rows, columns, channels_out))
+        outputs = op.Transpose(outputs, perm=[0, 3, 1, 4, 2, 5])
+        outputs = op.Reshape(outputs, shape(0, op.Mul(rows, four), across, channels_out))
+        found = op.Slice(outputs, number([0, 0], np.int64), op.Concat(height, width, axis=0), number([1, 2], np.int64))
+        return op.Transpose(found if bias is None else op.Add(found, bias), perm=[0, 3, 1, 2])
+
     def sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         size = op.Gather(op.Shape(values), number([dim], np.int64))
         return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)  # equal ones keep their order
 
     ops: Any = torch.ops
-    return {ops.boxwright.suppress.default: suppress, ops.aten.sort.stable: sort}
+    return {
+        ops.boxwright.suppress.default: suppress, ops.boxwright.winograd.default: winograd, ops.aten.sort.stable: sort,
+    }  # fmt: skip

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FEWEST_CHANNELS = 128
+FEWEST_CHANNELS = (128, 64)
 """In and out. Below, moving tiles costs more than the products that are saved."""
-FEWEST_TILES = 24
+FEWEST_TILES = 12
 """Of a batch of maps. Below, reading the transformed filters, four times the weights, costs more than is saved."""
 BLOCK_TILES = 160
 """Tiles at a time, about: what they need stays in the cache."""
@@ -42,80 +42,65 @@ class WinogradConv2d(nn.Module):
     """What a 3x3 convolution of stride 1 and padding 1 gives, to about 1e-5 of its largest value.
 
     It holds the convolution's own weights and, four times as large, their transform. Where Winograd's way is not the
-    faster one (small maps, another precision, a GPU), it convolves directly.
+    faster one (small maps, another precision, a GPU), it convolves directly. For inference only.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
-        self.register_buffer("filters", transform_filters(self.weight.detach()), persistent=False)  # (36, C, O)
-        self.register_buffer("input_transform", INPUT, persistent=False)
-        self.register_buffer("output_transform", OUTPUT, persistent=False)
+        self.register_buffer("filters", transform_filters(self.weight.detach()), persistent=False)
         self.filters: Tensor
-        self.input_transform: Tensor
-        self.output_transform: Tensor
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, O, H, W)
         if torch.compiler.is_exporting():
-            return self._in_graph(x)
+            return winograd(x, self.weight, self.bias)
         tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
         other = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if other or tiles < FEWEST_TILES:
             return F.conv2d(x, self.weight, self.bias, padding=1)
-        return self._by_blocks(x)
-
-    def _by_blocks(self, x: Tensor) -> Tensor:
-        """Some images, or some rows of an image's tiles, at a time."""
-        padded = _pad(x)
-        count, height, width = x.shape[0], x.shape[2], x.shape[3]
-        rows, columns = (padded.shape[1] - 2) // 4, (padded.shape[2] - 2) // 4
-        channels, channels_out = self.filters.shape[1:]
-        found = x.new_empty(count, 4 * rows, 4 * columns, channels_out)
-        places = found.view(count, rows, 4, columns, 4, channels_out)
-        images, steps = max(1, BLOCK_TILES // (rows * columns)), min(rows, max(1, BLOCK_TILES // columns))
-        along, down, right, _ = padded.stride()
-        for image, row in itertools.product(range(0, count, images), range(0, rows, steps)):
-            block = places[image : image + images, row : row + steps]
-            some = (6, 6, *block.shape[:2], columns, channels)
-            strides = (down, right, along, 4 * down, 4 * right, 1)
-            tiles = padded.as_strided(some, strides, image * along + 4 * row * down)
-            inputs = self.input_transform @ tiles.reshape(36, -1)  # (36, T * C)
-            products = torch.bmm(inputs.view(36, -1, channels), self.filters)  # (36, T, O)
-            outputs = self.output_transform @ products.view(36, -1)  # (16, T * O)
-            outputs = outputs.view(4, 4, *block.shape[:2], columns, channels_out).permute(2, 3, 0, 4, 1, 5)
-            torch.add(outputs, 0 if self.bias is None else self.bias, out=block)
-        return found[:, :height, :width].contiguous().permute(0, 3, 1, 2)
-
-    def _in_graph(self, x: Tensor) -> Tensor:
-        """The same for any sizes at once, in operators that every runtime has; filters are left to it to transform."""
-        padded = _pad(x)
-        count, height, width = x.shape[0], x.shape[2], x.shape[3]
-        channels_out, channels = self.weight.shape[:2]
-        rows, columns = (height + 3) // 4, (width + 3) // 4
-        within = torch.arange(6, device=x.device)
-        down = within[:, None] + 4 * torch.arange(rows, device=x.device)  # (6, rows)
-        right = within[:, None] + 4 * torch.arange(columns, device=x.device)
-        places = (down[:, None, :, None] * (4 * columns + 2) + right[None, :, None, :]).flatten()
-        tiles = padded.flatten(1, 2).index_select(1, places)  # (N, 36 * T, C)
-        filters = transform_filters(self.weight)
-        inputs = self.input_transform @ tiles.reshape(count, 36, -1)  # (N, 36, T * C)
-        products = inputs.reshape(count, 36, -1, channels) @ filters  # (N, 36, T, O)
-        outputs = self.output_transform @ products.reshape(count, 36, -1)
-        outputs = outputs.reshape(count, 4, 4, rows, columns, channels_out).permute(0, 3, 1, 4, 2, 5)
-        found = outputs.reshape(count, 4 * rows, 4 * columns, channels_out)[:, :height, :width]
-        return (found if self.bias is None else found + self.bias).permute(0, 3, 1, 2)
+        return by_blocks(x, self.filters, self.bias)
 
 
-def transform_filters(weight: Tensor) -> Tensor:  # (O, C, 3, 3) -> (36, C, O)
-    """G g G' of every filter."""
+@torch.library.custom_op("boxwright::winograd", mutates_args=())
+def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, C, H, W) to (N, O, H, W), an operator of its own: `deploy.onnx` writes it in ONNX's.
+
+    Its steps would give an exported graph sizes of sizes, which torch.export thinks about for minutes.
+    """
+    return by_blocks(x, transform_filters(weight), bias)
+
+
+@winograd.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+
+
+def transform_filters(weight: Tensor) -> Tensor:
+    """G g G' of every filter (O, C, 3, 3): (36, C, O)."""
     transformed = FILTER.to(weight) @ weight.flatten(2).flatten(0, 1).T  # (36, O * C)
     return transformed.view(36, *weight.shape[:2]).transpose(1, 2).contiguous()
 
 
-def _pad(x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 4 * rows + 2, 4 * columns + 2, C)
-    height, width = x.shape[2:]
-    right, down = (width + 3) // 4 * 4 + 1 - width, (height + 3) // 4 * 4 + 1 - height
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, down)).contiguous()
+def by_blocks(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
+    """(N, C, H, W) to (N, O, H, W) with transformed filters: some images, or some rows of tiles, at a time."""
+    count, channels, height, width = x.shape
+    rows, columns = -(-height // 4), -(-width // 4)
+    margins = (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height)
+    padded = F.pad(x.permute(0, 2, 3, 1), margins).contiguous()  # (N, 4 * rows + 2, 4 * columns + 2, C)
+    found = x.new_empty(count, 4 * rows, 4 * columns, filters.shape[2])
+    places = found.view(count, rows, 4, columns, 4, -1)
+    images, steps = max(1, BLOCK_TILES // (rows * columns)), min(rows, max(1, BLOCK_TILES // columns))
+    along, down, right, _ = padded.stride()
+    for image, row in itertools.product(range(0, count, images), range(0, rows, steps)):
+        block = places[image : image + images, row : row + steps]
+        some = (*block.shape[:2], columns)  # T of them
+        strides = (down, right, along, 4 * down, 4 * right, 1)
+        tiles = padded.as_strided((6, 6, *some, channels), strides, image * along + 4 * row * down)
+        inputs = INPUT @ tiles.reshape(36, -1)  # (36, T * C)
+        products = torch.bmm(inputs.view(36, -1, channels), filters)  # (36, T, O)
+        outputs = (OUTPUT @ products.view(36, -1)).view(4, 4, *some, -1)
+        torch.add(outputs.permute(2, 3, 0, 4, 1, 5), 0 if bias is None else bias, out=block)
+    return found[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
 
 def wide_convolutions(model: nn.Module) -> list[str]:
@@ -138,6 +123,7 @@ def _suits(module: nn.Module) -> bool:
         and (module.kernel_size, module.stride, module.dilation, module.groups) == ((3, 3), (1, 1), (1, 1), 1)
         and module.padding in (1, (1, 1), "same")
         and module.padding_mode == "zeros"
-        and min(module.in_channels, module.out_channels) >= FEWEST_CHANNELS
+        and module.in_channels >= FEWEST_CHANNELS[0]
+        and module.out_channels >= FEWEST_CHANNELS[1]
         and module.weight.dtype == torch.float32
     )
