@@ -22,6 +22,7 @@ from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.inference.predictor import TorchEngine
 from boxwright.models import MODELS
 from boxwright.nn.folding import fold_norms
+from boxwright.nn.precision import DTYPES
 from boxwright.recipes import load_recipe
 from boxwright.structures import ImageBatch, Proposals
 
@@ -38,8 +39,12 @@ CLASSES = 20
 PROPOSALS = 200
 
 
-def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[Any, int]:
-    """What detects in the batch once, and the number of parameters."""
+ONE_STAGE = ("FCOS", "RetinaNet", "RPN")
+"""Those whose selection is a step of its own, after the network."""
+
+
+def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[Any, Any, int]:
+    """What detects in the batch once, what selects from its raw outputs once, and the number of parameters."""
     torch.manual_seed(0)
     recipe = load_recipe(recipe_name)
     entry = MODELS[recipe.model.name]
@@ -54,7 +59,15 @@ def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[A
         boxes = torch.cat([corner, corner + 10 + torch.rand(PROPOSALS, 2) * 50], dim=1)
         proposals = Proposals.of([boxes] * len(images.pixels), [torch.rand(PROPOSALS)] * len(images.pixels))
         proposals = proposals.to(device)
-    return (lambda: engine(images, settings, proposals)), count
+    dtype, fast = DTYPES.get(engine.precision), engine.precision != "fp32"
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=fast):
+        outputs = model(images) if proposals is None else None
+
+    @torch.inference_mode()
+    def select() -> Any:
+        return model.detect_padded(outputs, settings)
+
+    return (lambda: engine(images, settings, proposals)), select, count
 
 
 def main() -> None:
@@ -70,12 +83,15 @@ def main() -> None:
     pixels = torch.randint(0, 256, (given.batch, 3, height, width), dtype=torch.uint8, generator=generator)
     images = ImageBatch.of(list(pixels)).to(device)
     made = {name: ready(recipe, images, device) for name, recipe in RECIPES.items()}
-    times = in_turn({name: run for name, (run, _) in made.items()}, given.rounds)
+    functions = {name: run for name, (run, _, _) in made.items()}
+    functions |= {f"{name}: selection": made[name][1] for name in ONE_STAGE}
+    times = in_turn(functions, given.rounds)
     rows = [
-        [name, RECIPES[name], f"{count / 1e6:.2f} M", f"{count * 4 / 1e6:.1f} MB", f"{times[name] / times['FCOS']:.2f}"]
-        for name, (_, count) in made.items()
-    ]
-    columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's")
+        [name, RECIPES[name], f"{count / 1e6:.2f} M", f"{count * 4 / 1e6:.1f} MB", f"{times[name] / times['FCOS']:.2f}",
+         f"{times[f'{name}: selection'] / times[name]:.1%}" if name in ONE_STAGE else "-"]
+        for name, (_, _, count) in made.items()
+    ]  # fmt: skip
+    columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's", "selection")
     print_table(f"{height} x {width}, batch {given.batch}, {CLASSES} classes, 10 objects, {device}", columns, rows)
 
 

@@ -1,5 +1,6 @@
 """Masks of Pascal VOC folders: an indexed picture whose pixels name their object."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from boxwright.data.preflight import preflight
 from boxwright.data.truth import mask_of, truth_of
 from boxwright.data.voc import read_voc
-from boxwright.data.voc_masks import write_object_pixels
+from boxwright.data.voc_masks import ObjectPixels, write_object_pixels
 from boxwright.structures import CroppedMask
 
 HW = (40, 60)
@@ -71,8 +72,9 @@ def test_the_border_of_nobody_and_an_object_without_pixels(voc: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "sentence"), [
-    (Image.new("RGB", (60, 40)), "has colours"), (Image.new("L", (50, 40)), "it is 40 x 50, the picture 40 x 60"),
-    (None, "cannot be read"),
+    (Image.new("RGB", (60, 40)), "a picture of mode RGB"), (Image.new("1", (60, 40)), "a picture of mode 1"),
+    (Image.new("L", (50, 40)), "is 40 x 50, the picture 40 x 60"),
+    (None, "not a picture that can be read"),
 ])  # fmt: skip
 def test_a_damaged_one_is_named(voc: Path, content: Image.Image | None, sentence: str) -> None:
     file = voc / "SegmentationObject" / "a.png"
@@ -98,3 +100,48 @@ def test_it_is_written_in_the_colours_of_voc(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="300 objects, and an indexed picture holds 254 masks"):
         write_object_pixels(tmp_path / "b.png", [square(0, 0)] * 300, HW)
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_mask_that_was_corrected_is_read_again(voc: Path) -> None:
+    file, record = voc / "SegmentationObject" / "a.png", read_voc(voc).splits["train"].records[0]
+    assert mask_of(record.annotations[0], HW).x == 2
+    write_object_pixels(file, [square(3, 5)], HW)
+    os.utime(file, ns=(1, 1))
+    assert mask_of(record.annotations[0], HW).x == 3
+    file.unlink()
+    with pytest.raises(ValueError, match=r"a\.png cannot be read"):
+        mask_of(record.annotations[0], HW)
+
+
+def test_an_enormous_one_is_refused_and_not_opened(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boxwright.data.voc_masks.MAX_PIXELS", 2399)
+    record = read_voc(voc).splits["train"].records[0]
+    with pytest.raises(ValueError, match="60 x 40 pixels are more than the limit of 2399"):
+        mask_of(record.annotations[0], HW)
+
+
+def test_the_255th_object_is_not_the_border(voc: Path) -> None:
+    plane = np.full(HW, 255, dtype=np.uint8)
+    file = voc / "SegmentationObject" / "a.png"
+    Image.fromarray(plane).save(file)
+    assert not ObjectPixels(file, 255).mask(HW).bitmap.any()
+    Image.fromarray(plane.astype(np.uint16)).save(file)  # of 16 bits: any number is an object's
+    assert ObjectPixels(file, 255).mask(HW).bitmap.shape == HW
+
+
+def test_a_difficult_object_without_pixels_is_as_the_standard_has_it(voc: Path) -> None:
+    file = voc / "Annotations" / "a.xml"
+    file.write_text(file.read_text().replace("<name>cat</name>", "<name>cat</name><difficult>1</difficult>"))
+    write_object_pixels(voc / "SegmentationObject" / "a.png", [square(2, 5), square(0, 0, 0), square(40, 5)], HW)
+    checked = preflight(read_voc(voc), check_masks=True)
+    assert "empty-mask" not in checked.counts()
+    assert checked.dataset.splits["train"].records[0].annotations[1].segmentation is None
+
+
+def test_masks_in_folders_of_splits_are_found(voc: Path) -> None:
+    for name in ("JPEGImages", "Annotations", "SegmentationObject"):
+        files = list((voc / name).iterdir())
+        (voc / name / "train").mkdir()
+        for file in files:
+            file.rename(voc / name / "train" / file.name)
+    assert mask_of(read_voc(voc).splits["train"].records[0].annotations[1], HW).x == 20

@@ -1,5 +1,6 @@
 """`export`: a file appears only if it passed; every detector of the library can be written."""
 
+import copy
 import importlib.util
 import shutil
 import signal
@@ -27,7 +28,8 @@ from boxwright.deploy.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.openvino import write_openvino
 from boxwright.deploy.runtime import load_detector
 from boxwright.models import MODELS, DetectSettings
-from boxwright.nn.winograd import WinogradConv2d, wide_convolutions
+from boxwright.models.config import config_of
+from boxwright.nn.winograd import WinogradConv2d, use_winograd, wide_convolutions
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -216,10 +218,11 @@ def _lively(model):
     return model.eval()
 
 
-def _recorded(name):
-    """A tiny detector's graph, its description, and its program."""
+def _recorded(name, model=None):
+    """A tiny detector's graph (of its own weights, or this model), its description, and its program."""
     kind, _ = tiny_detectors.TINY[name]
-    graph = DetectorGraph(_lively(tiny_detectors.build(name)), DetectSettings(score_threshold=0.001)).eval()
+    model = _lively(tiny_detectors.build(name)) if model is None else model
+    graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     description = Description(
         load_recipe(RECIPES[kind]), Classes.named(["a", "b", "c"]), None, graph.settings, "uint8", True, True, "fp32",
         (0.0,) * 3, (1.0,) * 3, OUTPUTS if MODELS[kind].needs_masks else OUTPUTS[:4],
@@ -255,6 +258,20 @@ def test_two_stages_and_masks_are_the_same_as_a_program(name):
     _assert_finds_the_same(lambda inputs: module(*inputs.values()), graph, description)
 
 
+def test_winograd_in_the_heads_of_regions_is_the_same_as_a_program():
+    """Where the number of maps is that of regions, which no sample fixes."""
+    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask": {"conv_channels": (128, 128), "upsampled_channels": 8}}
+    entry = MODELS["mask_rcnn"]
+    torch.manual_seed(0)
+    model = _lively(entry.build(config_of(entry.config, settings)))
+    fast = copy.deepcopy(model)
+    assert use_winograd(fast) == 1
+    graph, description, program = _recorded("mask_rcnn", fast)
+    module = program.module(check_guards=False)
+    direct = DetectorGraph(model, graph.settings).eval()
+    _assert_finds_the_same(lambda inputs: module(*inputs.values()), direct, description)
+
+
 @needs_runtime
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tiny_detectors.TINY)
@@ -273,7 +290,7 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 def test_winograd_is_refused_where_it_changes_nothing():
     recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
     weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
-    with pytest.raises(ValueError, match="no 3x3 convolution of this network has 128 channels in and 64 out"):
+    with pytest.raises(ValueError, match="no 3x3 convolution of this network has at least 128 channels in and 64 out"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
 
 

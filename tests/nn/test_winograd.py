@@ -37,7 +37,7 @@ def test_a_filter_at_the_border_sees_zeros():
     convolution = wide()
     convolution.weight.fill_(1.0)
     convolution.bias.zero_()
-    counts = WinogradConv2d(convolution)(torch.ones(1, 128, 24, 24))[0, 0] / 128
+    counts = WinogradConv2d(convolution)(torch.ones(1, 128, 40, 40))[0, 0] / 128
     assert counts[1:-1, 1:-1].sub(9).abs().max() < 1e-4
     assert counts[0, 1:-1].sub(6).abs().max() < 1e-4
     assert abs(float(counts[0, 0]) - 4) < 1e-4
@@ -96,3 +96,28 @@ def test_an_engine_takes_it_in_float32_on_a_cpu_only(config):
     assert left(precision="fp32", winograd=False) > 10
     assert left(precision="fp32", compile=True) > 10
     assert left(precision="bf16") > 10
+
+
+def test_weights_that_are_loaded_later_count():
+    first, second = wide(), wide()
+    second.weight.mul_(-1)
+    fast = WinogradConv2d(first)
+    fast.load_state_dict(second.state_dict())
+    x = torch.randn(1, 128, 40, 40)
+    torch.testing.assert_close(fast(x), second(x), rtol=0, atol=1e-3)
+
+
+def test_gradients_come_from_the_direct_convolution():
+    convolution = nn.Conv2d(128, 64, 3, padding=1)
+    x = torch.randn(1, 128, 40, 40, requires_grad=True)
+    WinogradConv2d(convolution)(x).sum().backward()
+    assert x.grad is not None
+    assert convolution.weight.grad is not None
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_operator_promises_what_it_gives(count):
+    convolution = wide(bias=count == 0)
+    x = torch.randn(count, 128, 9, 14)
+    torch.library.opcheck(winograd.winograd, (x, convolution.weight, convolution.bias))
+    assert winograd.winograd(x, convolution.weight, convolution.bias).shape == (count, 130, 9, 14)

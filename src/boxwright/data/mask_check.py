@@ -32,6 +32,8 @@ def checked_mask(
     except ValueError as error:
         message = str(error).removeprefix(f"{item.where}: ")
         return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
+    if extent is None and item.ignore:  # VOC gives the pixels of difficult objects to nobody
+        return bare, None
     if extent is None:
         message = f"the mask of the {name} covers no pixel of its picture; its box is kept without it"
         return bare, Problem("empty-mask", item.where, message, item.box)

@@ -98,7 +98,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     Raises FileNotFoundError where there is no file, ValueError where it is no picture, damaged, or larger than
     `max_pixels`; each with one sentence that names the file.
     """
-    return _with_image(path, max_pixels, _decode)
+    return with_image(path, max_pixels, _decode)
 
 
 def image_of_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -128,7 +128,7 @@ def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[tup
         turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
         return ((width, height) if turned else (height, width)), turned
 
-    return _with_image(path, max_pixels, measure)
+    return with_image(path, max_pixels, measure)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -177,7 +177,8 @@ def _open(handle: IO[bytes]) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _with_image(path: str | Path, max_pixels: int, use: Callable[[Image.Image], _T]) -> _T:
+def with_image(path: str | Path, max_pixels: int, use: Callable[[Image.Image], _T]) -> _T:
+    """What `use` makes of an opened picture; whatever is wrong with it becomes one sentence that names the file."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: this is a folder, not a picture")

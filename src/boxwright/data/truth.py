@@ -51,8 +51,11 @@ def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> Cr
     coded = item.segmentation
     try:
         if isinstance(coded, ObjectPixels):
-            coded = coded.run_lengths()
-        mask = CroppedMask.decoded(coded, hw) if coded else None
+            mask = coded.mask(hw)
+        elif coded:
+            mask = CroppedMask.decoded(coded, hw)
+        else:
+            mask = None
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"{item.where}: the mask cannot be decoded ({error}); correct or remove it") from error
     if mask is None or not mask.bitmap.numel():

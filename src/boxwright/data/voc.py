@@ -50,9 +50,11 @@ class _Place:
         self.pictures = below or folder or self.annotations
         self.finder = PictureFinder([below, folder, self.annotations, self.root])
         self.parsed: dict[str, VocFile | Problem] = {}
-        masks = subfolder(self.root, FOLDER.lower())
-        names = [] if masks is None else [name for name in files_in(masks) if name.lower().endswith(".png")]
-        self.masks = {name[:-4]: masks / name for name in names if masks is not None}
+        whole = subfolder(self.root, FOLDER.lower())
+        masks = whole and (split_folders(whole).get(self.split) or whole)
+        self.masks = (
+            {name[:-4]: masks / name for name in files_in(masks) if name.lower().endswith(".png")} if masks else {}
+        )
 
     def content(self, stem: str) -> VocFile | Problem:
         if stem not in self.parsed:

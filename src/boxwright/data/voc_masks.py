@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from boxwright.ops.masks import encode_rle
+from boxwright.data.pictures import MAX_PIXELS, with_image
 from boxwright.structures import CroppedMask
 from boxwright.writing import writing
 
@@ -32,20 +32,27 @@ class ObjectPixels:
     path: Path
     index: int
 
-    def run_lengths(self) -> dict[str, Any]:
-        """As a COCO run-length dict. Raises ValueError, naming the file, where it is no indexed picture."""
-        return encode_rle(torch.from_numpy(_indices(self.path) == self.index))
+    def mask(self, hw: tuple[int, int]) -> CroppedMask:
+        """Tight around its pixels. Raises ValueError for a file that is damaged, or of another kind or size."""
+        try:
+            state = self.path.stat()
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be read") from error
+        plane = _indices(self.path, state.st_mtime_ns, state.st_size)
+        if plane.shape != tuple(hw):
+            raise ValueError(f"{self.path} is {plane.shape[0]} x {plane.shape[1]}, the picture {hw[0]} x {hw[1]}")
+        if plane.dtype == np.uint8 and self.index > MOST_OBJECTS:  # 255 is nobody's
+            return CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
+        return CroppedMask(0, 0, torch.from_numpy(plane == self.index)).tight()
 
 
-@lru_cache(maxsize=4)  # the objects of a picture come one after the other
-def _indices(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError(f"{path} has colours ({image.mode}) where each pixel should hold an object's number")
-            return np.array(image)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read") from error
+@lru_cache(maxsize=4)  # the objects of a picture come one after the other; a file that was changed is read again
+def _indices(path: Path, changed: int, size: int) -> npt.NDArray[Any]:
+    mode, plane = with_image(path, MAX_PIXELS, lambda image: (image.mode, np.array(image)))
+    if mode not in ("P", "L", "I;16", "I"):
+        raise ValueError(f"{path} is a picture of mode {mode}, where each pixel should hold the number of an object")
+    plane.setflags(write=False)
+    return plane
 
 
 def write_object_pixels(path: Path, masks: Sequence[CroppedMask], hw: tuple[int, int]) -> None:

@@ -83,7 +83,7 @@ def detector_graph(
     model = checkpoint.build()
     fold_norms(model)
     if winograd and not use_winograd(model):
-        least = "{} channels in and {} out".format(*FEWEST_CHANNELS)
+        least = "at least {} channels in and {} out".format(*FEWEST_CHANNELS)
         raise ValueError(f"winograd: no 3x3 convolution of this network has {least}: the file would be no faster")
     mean, std = _normalisation(model)
     if not normalise:

@@ -50,15 +50,22 @@ class WinogradConv2d(nn.Module):
         self.weight, self.bias = convolution.weight, convolution.bias
         self.register_buffer("filters", transform_filters(self.weight.detach()), persistent=False)
         self.filters: Tensor
+        self.register_load_state_dict_post_hook(_transform_again)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, O, H, W)
         if torch.compiler.is_exporting():
             return winograd(x, self.weight, self.bias)
         tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-        other = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        other = learning or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if other or tiles < FEWEST_TILES:
             return F.conv2d(x, self.weight, self.bias, padding=1)
         return by_blocks(x, self.filters, self.bias)
+
+
+def _transform_again(module: nn.Module, _: object) -> None:
+    assert isinstance(module, WinogradConv2d)
+    module.filters = transform_filters(module.weight.detach())
 
 
 @torch.library.custom_op("boxwright::winograd", mutates_args=())
@@ -72,7 +79,7 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @winograd.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2], x.shape[3])
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[3], weight.shape[0]).permute(0, 3, 1, 2)
 
 
 def transform_filters(weight: Tensor) -> Tensor:
@@ -83,12 +90,12 @@ def transform_filters(weight: Tensor) -> Tensor:
 
 def by_blocks(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
     """(N, C, H, W) to (N, O, H, W) with transformed filters: some images, or some rows of tiles, at a time."""
-    count, channels, height, width = x.shape
+    (count, channels, height, width), channels_out = x.shape, filters.shape[2]
     rows, columns = -(-height // 4), -(-width // 4)
     margins = (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height)
     padded = F.pad(x.permute(0, 2, 3, 1), margins).contiguous()  # (N, 4 * rows + 2, 4 * columns + 2, C)
-    found = x.new_empty(count, 4 * rows, 4 * columns, filters.shape[2])
-    places = found.view(count, rows, 4, columns, 4, -1)
+    found = x.new_empty(count, 4 * rows, 4 * columns, channels_out)
+    places = found.view(count, rows, 4, columns, 4, channels_out)
     images, steps = max(1, BLOCK_TILES // (rows * columns)), min(rows, max(1, BLOCK_TILES // columns))
     along, down, right, _ = padded.stride()
     for image, row in itertools.product(range(0, count, images), range(0, rows, steps)):
@@ -98,7 +105,7 @@ def by_blocks(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
         tiles = padded.as_strided((6, 6, *some, channels), strides, image * along + 4 * row * down)
         inputs = INPUT @ tiles.reshape(36, -1)  # (36, T * C)
         products = torch.bmm(inputs.view(36, -1, channels), filters)  # (36, T, O)
-        outputs = (OUTPUT @ products.view(36, -1)).view(4, 4, *some, -1)
+        outputs = (OUTPUT @ products.view(36, -1)).view(4, 4, *some, channels_out)
         torch.add(outputs.permute(2, 3, 0, 4, 1, 5), 0 if bias is None else bias, out=block)
     return found[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 

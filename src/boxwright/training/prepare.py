@@ -93,8 +93,8 @@ def _require_masks(path: str | Path, train: Split, recipe: str) -> None:
     if not any(item.segmentation for item in objects):
         raise ValueError(
             f"{path}: {recipe} learns masks, but none of the {len(objects)} objects of split {train.name} has one that "
-            f"can be used (the first: {objects[0].where}); give COCO JSON with segmentation or YOLO polygons, or train "
-            "a recipe without masks"
+            f"can be used (the first: {objects[0].where}); give COCO JSON with segmentation, "
+            "YOLO polygons or VOC's SegmentationObject/*.png, or train a recipe without masks"
         )
 
 
