@@ -1,7 +1,7 @@
 """Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
 
 The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections,
-ten objects a picture (the ten best of random weights).
+ten objects a picture (the ten best of random weights). Selection is at its worst: every candidate passes the threshold.
 `python -m benchmarks.detectors`.
 """
 
@@ -91,7 +91,7 @@ def main() -> None:
          f"{times[f'{name}: selection'] / times[name]:.1%}" if name in ONE_STAGE else "-"]
         for name, (_, _, count) in made.items()
     ]  # fmt: skip
-    columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's", "selection")
+    columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's", "selection at its worst")
     print_table(f"{height} x {width}, batch {given.batch}, {CLASSES} classes, 10 objects, {device}", columns, rows)
 
 
