@@ -19,6 +19,8 @@ FEWEST_CHANNELS = (128, 64)
 """In and out. Below, moving tiles costs more than the products that are saved."""
 FEWEST_TILES = 12
 """Of a batch of maps. Below, reading the transformed filters, four times the weights, costs more than is saved."""
+FEWEST_RECORDED_TILES = 3
+"""The same where a graph is recorded, once for all sizes, with a small picture (224 x 288): P6 and P7 have fewer."""
 BLOCK_TILES = 160
 """Tiles at a time, about: what they need stays in the cache."""
 
@@ -50,17 +52,28 @@ class WinogradConv2d(nn.Module):
         self.weight, self.bias = convolution.weight, convolution.bias
         self.register_buffer("filters", transform_filters(self.weight.detach()), persistent=False)
         self.filters: Tensor
-        self.register_load_state_dict_post_hook(_transform_again)
+        self.register_load_state_dict_post_hook(_transform_again)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, O, H, W)
         if torch.compiler.is_exporting():
-            return winograd(x, self.weight, self.bias)
+            height, width = (_size_of_sample(side) for side in x.shape[2:])
+            if -(-height // 4) * -(-width // 4) < FEWEST_RECORDED_TILES:
+                return F.conv2d(x, self.weight, self.bias, padding=1)
+            recorded: Tensor = winograd(x, self.weight, self.bias)
+            return recorded
         tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
         learning = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         other = learning or x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if other or tiles < FEWEST_TILES:
             return F.conv2d(x, self.weight, self.bias, padding=1)
         return by_blocks(x, self.filters, self.bias)
+
+
+def _size_of_sample(size: int | torch.SymInt) -> int:
+    """A side of the map that a graph is recorded with, which may stand for any."""
+    hint = size if isinstance(size, int) else size.node.hint
+    assert isinstance(hint, int)
+    return hint
 
 
 def _transform_again(module: nn.Module, _: object) -> None:
