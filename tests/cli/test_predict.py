@@ -107,7 +107,7 @@ def test_a_broken_picture_is_said_and_the_others_are_done(call, folder, tmp_path
     (folder / "aa.jpg").write_bytes((folder / "a.png").read_bytes()[:300])
     (folder / "empty.jpg").touch()
     code, out, err = call(folder, "--json")
-    assert (code, out) == (1, "predictions\n")
+    assert (code, out) == (2, "predictions\n")
     said = err.splitlines()
     assert len(said) == 3
     assert said[0].startswith(f"boxwright: {folder / 'aa.jpg'}: the picture is damaged or cut short")

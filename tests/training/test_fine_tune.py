@@ -70,7 +70,7 @@ def test_the_sides_of_boxes_are_not_taken_for_classes(tmp_path, old, new):
 
 
 def test_a_class_with_several_rows_keeps_them_together(tmp_path):
-    """RetinaNet has nine anchors at a cell, and so nine rows for each class."""
+    """This RetinaNet has six anchors at a cell, and so six rows for each class."""
     classes = Classes.named("abc")
     recipe, model = model_of(classes, recipe="retinanet-small")
     save_checkpoint(Checkpoint(recipe, classes, model.state_dict()), tmp_path / "a.pt")
@@ -80,11 +80,11 @@ def test_a_class_with_several_rows_keeps_them_together(tmp_path):
     load_weights(other, Classes.named("xcay"), tmp_path / "a.pt")
     for kind in ("weight", "bias"):
         own, old, new = (state[f"head.class_logits.{kind}"] for state in (other.state_dict(), theirs, fresh))
-        assert len(own) == 36
-        assert torch.equal(own[9:18], old[18:])
-        assert torch.equal(own[18:27], old[:9])
-        assert torch.equal(own[:9], new[:9])
-        assert torch.equal(own[27:], new[27:])
+        assert len(own) == 24
+        assert torch.equal(own[6:12], old[12:])
+        assert torch.equal(own[12:18], old[:6])
+        assert torch.equal(own[:6], new[:6])
+        assert torch.equal(own[18:], new[18:])
 
 
 def test_another_width_takes_what_fits_and_says_so(tmp_path):
