@@ -334,12 +334,13 @@ def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, pictures,
     if format == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the package openvino is not installed")
     for number, pixels in enumerate(pictures):
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
     sizes = []
     for winograd in (False, True):
         out = tmp_path / "out" / f"{winograd}{SUFFIX[format]}"
         options = ExportOptions(format=format, winograd=winograd)
-        written = export_checkpoint(wide_file, out, options, pictures=tmp_path, say=lambda _: None)
+        written = export_checkpoint(wide_file, out, options, pictures=tmp_path / "in", say=lambda _: None)
         assert written.agreement.found == written.agreement.asked > 0
         sizes.append(written.size)
     assert sizes[1] < 1.05 * sizes[0]
