@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's algorithm, F(4x4, 3x3): for inference in float32 on a CPU, twice as fast where wide.
+"""3x3 convolutions by Winograd's algorithm, F(4x4, 3x3): for inference in float32 on a CPU, where they are wide.
 
 A tile of 6x6 inputs d and a filter g of 3x3 give 4x4 outputs as A' [(G g G') * (B' d B)] A, with A, B, G the constants
 below (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015, section 4.3): 36 products a channel in
