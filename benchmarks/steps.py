@@ -1,8 +1,9 @@
 """A training step of each of our detectors and of torchvision's: same backbone, input, batch, truth and precision.
 
 A step is forward, losses, backward, clipping of nothing, and one step of fused AdamW, in training mode. Both backbones
-are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. Memory is measured in a process of its own for each.
-`python -m benchmarks.steps fcos retinanet`.
+are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. RPN and Fast R-CNN are peers in parts: torchvision's
+Faster R-CNN without its regions, and without its proposal network, on the same stored proposals. FCOS-Mask has no peer
+in torchvision. Memory is measured in a process of its own for each. `python -m benchmarks.steps fcos retinanet`.
 """
 
 from __future__ import annotations
@@ -27,29 +28,32 @@ if not __package__:  # as a file: python benchmarks/steps.py
 
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.inference.predictor import device_called
-from boxwright.models import MODELS
+from boxwright.models import MODELS, faster_rcnn
 from boxwright.models.config import config_of
 from boxwright.nn.precision import autocast, choose_precision, compile_parts
-from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Truth
 
 CLASSES = 80
-PAIRS = {
+PAIRS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "fcos": ("fcos_resnet50_fpn", "BASELINE", {"head_norm": "gn"}),
     "retinanet": ("retinanet_resnet50_fpn", "TORCHVISION", {}),
+    "rpn": ("fasterrcnn_resnet50_fpn", None, {"rpn": faster_rcnn.TORCHVISION["rpn"]}),
+    "fast_rcnn": ("fasterrcnn_resnet50_fpn", None, {"box": faster_rcnn.TORCHVISION["box"]}),
     "faster_rcnn": ("fasterrcnn_resnet50_fpn", "TORCHVISION", {}),
     "mask_rcnn": ("maskrcnn_resnet50_fpn", "TORCHVISION", {}),
 }
 """Of each of ours: torchvision's builder, our preset, and what is set on top of it."""
+PROPOSALS = 1000
+"""A picture, for Fast R-CNN."""
 
 
 def build_ours(name: str) -> Any:
     """Our detector as torchvision builds its own."""
     module = sys.modules[MODELS[name].build.__module__]
     _, preset, more = PAIRS[name]
+    config = getattr(module, preset) if preset else {}
     return MODELS[name].build(
-        config_of(
-            MODELS[name].config, {**getattr(module, preset), **more, "num_classes": CLASSES, "backbone": "resnet50"}
-        )
+        config_of(MODELS[name].config, {**config, **more, "num_classes": CLASSES, "backbone": "resnet50"})
     )
 
 
@@ -90,6 +94,50 @@ def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
     return found
 
 
+class ProposalPart(torch.nn.Module):
+    """The losses of torchvision's proposal network alone. (In training, too, it makes proposals.)"""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.transform, self.backbone, self.rpn = model.transform, model.backbone, model.rpn
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch, targets = self.transform(images, targets)
+        losses: dict[str, Tensor] = self.rpn(batch, self.backbone(batch.tensors), targets)[1]
+        return losses
+
+
+class RegionPart(torch.nn.Module):
+    """The losses of the regions of torchvision's Faster R-CNN, on given proposals of pictures that keep their size."""
+
+    def __init__(self, model: Any, proposals: list[Tensor]) -> None:
+        super().__init__()
+        self.transform, self.backbone, self.roi_heads = model.transform, model.backbone, model.roi_heads
+        self.proposals = proposals
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch, targets = self.transform(images, targets)
+        features = self.backbone(batch.tensors)
+        losses: dict[str, Tensor] = self.roi_heads(features, self.proposals, batch.image_sizes, targets)[1]
+        return losses
+
+
+def stored_proposals(truth: list[Truth], height: int, width: int) -> list[Tensor]:
+    """Boxes (PROPOSALS, 4) a picture: a half around its objects, displaced and rescaled, a half anywhere."""
+    generator = torch.Generator().manual_seed(2)
+    limits = torch.tensor([width, height] * 2, dtype=torch.float32)
+    found = []
+    for one in truth:
+        near = one.boxes[torch.randint(len(one), (PROPOSALS // 2,), generator=generator)]
+        near = near + (near[:, 2:] - near[:, :2]).repeat(1, 2) * torch.randn(len(near), 4, generator=generator) * 0.15
+        side = torch.rand(PROPOSALS // 2, 2, generator=generator).mul(5).exp() + 8
+        corner = torch.rand(PROPOSALS // 2, 2, generator=generator) * (limits[:2] - side).clamp(min=0)
+        boxes = torch.cat([near, torch.cat([corner, corner + side], dim=1)]).clamp(min=0).minimum(limits)
+        boxes[:, 2:] = boxes[:, 2:].maximum(boxes[:, :2] + 1)
+        found.append(boxes)
+    return found
+
+
 def our_step(
     name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str, compiled: bool
 ) -> Callable[[], Any]:
@@ -101,6 +149,9 @@ def our_step(
     images = ImageBatch.of(list(pixels)).to(device)
     given = truth if MODELS[name].needs_masks else [Truth(one.boxes, one.labels, one.ignore) for one in truth]
     targets = Targets.of(given).to(device)
+    proposals = None
+    if MODELS[name].needs_proposals:
+        proposals = Proposals.of(stored_proposals(truth, *pixels.shape[2:])).to(device)
 
     def now(wait: bool) -> float:
         if wait and device.type == "cuda":
@@ -109,7 +160,7 @@ def our_step(
 
     def step(wait: bool = False) -> tuple[float, float]:
         with autocast(device, precision):
-            outputs = model(images, targets)
+            outputs = model(images, targets, proposals)
         start = now(wait)
         total = torch.stack([v for k, v in model.loss(outputs, targets).items() if not k.endswith("_floor")]).sum()
         loss_seconds = now(wait) - start
@@ -127,7 +178,12 @@ def peer_step(
 ) -> Callable[[], Any]:
     """The same step of torchvision's detector, never compiled."""
     height, width = pixels.shape[2:]
-    model = build_peer(name, height, width).to(device, memory_format=torch.channels_last).train()
+    model = build_peer(name, height, width)
+    if name == "rpn":
+        model = ProposalPart(model)
+    elif name == "fast_rcnn":
+        model = RegionPart(model, [boxes.to(device) for boxes in stored_proposals(truth, height, width)])
+    model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     first = 0 if name in ("fcos", "retinanet") else 1
     targets = []

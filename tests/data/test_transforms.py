@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from boxwright.data.transforms import (
     ColourJitter,
@@ -17,7 +19,7 @@ from boxwright.data.transforms import (
     VerticalFlip,
     resize_sample,
 )
-from boxwright.ops.image import ResizeRule, fit_image, resize_image, resize_plan
+from boxwright.ops.image import PAD_COLOUR, ResizeRule, fit_image, resize_image, resize_plan
 from boxwright.structures import CroppedMask, Truth
 
 BACKGROUND = 90
@@ -255,16 +257,69 @@ def test_colour_jitter_keeps_grey_grey_and_moves_colours() -> None:
     assert torch.equal(still, red.image)
 
 
-def test_brightness_equals_torchvisions() -> None:
-    from torchvision.transforms.v2 import functional as vision
-
+def test_colours_are_those_of_torchvisions_jitter() -> None:
     image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(5)
-    ours = ColourJitter(0.4, 0.0, 0.0, 0.0)(Sample(image, Truth.empty())).image
+    ours = ColourJitter(0.4, 0.3, 0.2, 0.1)(Sample(image, Truth.empty())).image
     torch.manual_seed(5)
     torch.rand(())  # the chance of the step itself
-    factor = 0.6 + 0.8 * float(torch.rand(()))
-    assert (ours.int() - vision.adjust_brightness(image, factor).int()).abs().max() <= 1
+    assert torch.equal(ours, v2.ColorJitter(0.4, 0.3, 0.2, 0.1)(image))
+    assert not torch.equal(ours, image)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_crop_is_that_of_torchvisions_iou_crop(seed: int) -> None:
+    """The crop that `v2.RandomIoUCrop` chooses, with the pixels and boxes that v2 makes of it."""
+    sample = painted(seed, masks=False)
+    known = Sample(sample.image, Truth.of(sample.truth.boxes, sample.truth.labels))  # nothing to ignore
+    boxes = tv_tensors.BoundingBoxes(known.truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
+    crop = v2.RandomIoUCrop(sampler_options=[0.3])
+    torch.manual_seed(seed)
+    ours = RandomIoUCrop(1.0, least_ious=(0.3,))(known)
+    torch.manual_seed(seed)
+    torch.rand(())  # the chance of the step itself
+    chosen = crop.make_params([known.image, boxes])
+    top, left, height, width = (chosen[name] for name in ("top", "left", "height", "width"))
+    inside = chosen["is_within_crop_area"]
+    theirs = v2.functional.resized_crop(known.image, top, left, height, width, [120, 160], antialias=True)
+    moved = v2.functional.resized_crop(boxes, top, left, height, width, [120, 160])
+    assert torch.equal(ours.image, theirs)
+    assert torch.equal(ours.truth.labels, known.truth.labels[inside])
+    clamped = v2.functional.clamp_bounding_boxes(moved)[inside]
+    torch.testing.assert_close(ours.truth.boxes, clamped.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
+
+
+def test_iou_crop_leaves_pictures_alone_that_are_too_small_to_crop() -> None:
+    for hw in ((3, 40), (40, 3), (1, 1)):
+        sample = Sample(torch.zeros(3, *hw, dtype=torch.uint8), Truth.of([[0, 0, hw[1], hw[0]]], [0]))
+        assert RandomIoUCrop(1.0, least_ious=(0.0,))(sample) is sample
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.73, 1.0, 1.6])
+def test_scale_jitter_makes_the_pixels_and_boxes_of_torchvisions_crop_resize_and_pad(factor: float) -> None:
+    sample = painted(2, masks=False)
+    torch.manual_seed(1)
+    ours = ScaleJitter(factor, factor, min_visibility=0.0)(sample)
+    boxes = tv_tensors.BoundingBoxes(sample.truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
+    torch.manual_seed(1)
+    torch.rand(2)  # the chance of the step itself, and its factor
+    if factor >= 1:
+        height, width = round(120 / factor), round(160 / factor)
+        left, top = (int(torch.randint(side + 1, ())) for side in (160 - width, 120 - height))
+        window = (top, left, height, width, [120, 160])
+        image = v2.functional.resized_crop(sample.image, *window, antialias=True)
+        moved = v2.functional.resized_crop(boxes, *window)
+    else:
+        height, width = round(120 * factor), round(160 * factor)
+        left, top = (int(torch.randint(side + 1, ())) for side in (160 - width, 120 - height))
+        around = [left, top, 160 - width - left, 120 - height - top]
+        image = v2.functional.resize(sample.image, [height, width], antialias=True)
+        image = v2.functional.pad(image, around, fill=list(PAD_COLOUR))
+        moved = v2.functional.pad(v2.functional.resize(boxes, [height, width]), around)
+    assert torch.equal(ours.image, image)
+    clamped = v2.functional.clamp_bounding_boxes(moved).as_subclass(torch.Tensor)
+    shown = (clamped[:, 2:] - clamped[:, :2] >= 1).all(1)
+    torch.testing.assert_close(ours.truth.boxes, clamped[shown], rtol=0, atol=1e-4)
 
 
 def test_a_mask_thinner_than_a_pixel_still_has_one() -> None:

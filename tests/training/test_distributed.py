@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,11 +49,15 @@ def launched(*words: str | Path, timeout: float = 300) -> str:
     return done.stderr
 
 
-def run(folder: Path, name: str, launcher: list[str], batch: int) -> Path:
-    said = launched(
-        *launcher, "-m", "boxwright", "train", "fcos-shapes", *SETTINGS, f"data.batch_size={batch}",
+def training(folder: Path, name: str, batch: int) -> list[str | Path]:
+    return [
+        "-m", "boxwright", "train", "fcos-shapes", *SETTINGS, f"data.batch_size={batch}",
         "--data", folder / "data", "--runs", folder / "runs", "--name", name, "--device", "cpu",
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+def run(folder: Path, name: str, launcher: list[str], batch: int) -> Path:
+    said = launched(*launcher, *training(folder, name, batch))
     assert said.count("folder:") == 1  # only the main process talks
     return folder / "runs" / name
 
@@ -80,8 +87,33 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) -> None:
     two = run(one.parents[1], launcher, LAUNCHERS[launcher], batch=2)
-    assert "on 2 x cpu, fp32, batch 4," in (two / "log.txt").read_text()  # the number of processes of the run itself
     assert [path.name for path in two.parent.iterdir() if path.name.startswith(f"{launcher}-")] == []
+    assert_same_learning(one, two)
+
+
+@pytest.mark.e2e
+def test_two_machines_equal_one_process_with_twice_the_batch(one: Path, tmp_path: Path) -> None:
+    """Two launchers that meet at an address, each with a folder of its own: the second writes no run."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        shutil.copytree(one.parents[1] / "data", folder / "data")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    with ThreadPoolExecutor(2) as machines:
+        said = list(machines.map(
+            lambda rank: launched(
+                "-m", "torch.distributed.run", *meeting, "--node-rank", str(rank), *training(folders[rank], "two", 2)
+            ), (0, 1),
+        ))  # fmt: skip
+    assert [text.count("folder:") for text in said] == [1, 0]
+    assert not (folders[1] / "runs").exists()
+    assert_same_learning(one, folders[0] / "runs" / "two")
+
+
+def assert_same_learning(one: Path, two: Path) -> None:
+    assert "on 2 x cpu, fp32, batch 4," in (two / "log.txt").read_text()  # the number of processes of the run itself
     first, second = (load_checkpoint(path / "weights" / "last.pt") for path in (one, two))
     for key, value in first.weights.items():
         # sums are taken in another order: float32 rounding, grown over six steps

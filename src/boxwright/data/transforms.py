@@ -1,7 +1,8 @@
 """Augmentation and resizing of one picture together with its truth: boxes, labels, ignore flags and masks stay in step.
 
-A step is any callable `Sample -> Sample`. Chance comes from torch's global generator only, which the loader seeds for
-each sample. Shape legend: G = objects of the picture, H W = its height and width. Boxes are (x1, y1, x2, y2) in pixels.
+Pixels are moved and coloured by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Chance comes
+from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the picture,
+H W = its height and width. Boxes are (x1, y1, x2, y2) in pixels.
 
 Every step that moves pixels is one `Placement` (a window of the picture, resized, put on a canvas), so that there is a
 single place where pixels, boxes and masks could disagree.
@@ -16,10 +17,11 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
+from torchvision.tv_tensors import BoundingBoxes
 
-from boxwright.ops.boxes import pairwise_iou
-from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_image, resize_plan
+from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_plan
 from boxwright.structures import CroppedMask, Truth
 
 
@@ -70,7 +72,8 @@ def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
     """Draw the placed window of a picture (3, H, W) onto a canvas, in place."""
     x1, y1, x2, y2 = placement.window
     (left, top), (height, width) = placement.corner_xy, placement.size_hw
-    canvas[:, top : top + height, left : left + width] = resize_image(image[:, y1:y2, x1:x2], placement.size_hw)
+    seen = vision.resized_crop_image(image, y1, x1, y2 - y1, x2 - x1, [height, width], antialias=True)
+    canvas[:, top : top + height, left : left + width] = seen
 
 
 def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep: Tensor | None = None) -> Truth:
@@ -282,68 +285,39 @@ class ScaleJitter:
 class RandomIoUCrop:
     """Crop so that some object overlaps the crop by a random least IoU (SSD, section 2.2), and enlarge to the old size.
 
-    Objects whose centre the crop leaves out are gone. The choice of the crop follows torchvision's `v2.RandomIoUCrop`,
-    whose forty attempts are drawn here at once.
+    The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre it leaves out are gone.
     """
 
     p: float = 0.5
     min_scale: float = 0.3
     least_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
-    attempts: int = 40
-    rounds: int = 8
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample cropped and enlarged, or as it was where no crop fits."""
-        truth = sample.truth
-        objects = truth.boxes[~truth.ignore]
-        if not _chance(self.p) or not len(objects):
+        """The sample cropped and enlarged, or as it was where a least IoU of 1 was drawn."""
+        truth, size_hw = sample.truth, sample.size_hw
+        if not _chance(self.p) or bool(truth.ignore.all()) or min(size_hw) * self.min_scale < 1:
             return sample
-        for _ in range(self.rounds):  # torchvision goes on until something fits
-            least_iou = self.least_ious[_whole_number(len(self.least_ious) - 1)]
-            if least_iou >= 1:
-                return sample
-            window = self._window(objects, sample.size_hw, least_iou)
-            if window is not None:
-                placement = Placement(window, sample.size_hw, (0, 0))
-                canvas = torch.empty_like(sample.image)
-                paste_window(canvas, sample.image, placement)
-                inside = _centres_within(truth.boxes, torch.tensor([window]))[:, 0]
-                shown = place_truth(truth, placement, min_visibility=0.0, keep=inside)
-                return Sample(canvas, shown, place_proposals(sample.proposals, placement))
-        return sample
-
-    def _window(self, boxes: Tensor, hw: tuple[int, int], least_iou: float) -> tuple[int, int, int, int] | None:
-        """The first of the attempted crops that holds an object's centre and overlaps it enough."""
-        extent = torch.tensor([hw[1], hw[0]])
-        draws = torch.rand(2, self.attempts, 2)
-        size = (extent * (self.min_scale + (1 - self.min_scale) * draws[0])).floor()
-        aspect = size[:, 0] / size[:, 1].clamp(min=1)
-        corner = ((extent - size) * draws[1]).floor()
-        windows = torch.cat([corner, corner + size], 1)  # (attempts, 4)
-        best = torch.where(_centres_within(boxes, windows), pairwise_iou(boxes, windows), -1.0).amax(0)
-        good = (best >= least_iou) & (aspect >= 0.5) & (aspect <= 2) & (size >= 1).all(1)
-        if not bool(good.any()):
-            return None
-        x1, y1, x2, y2 = (int(value) for value in windows[int(good.to(torch.uint8).argmax())].tolist())
-        return x1, y1, x2, y2
-
-
-def _centres_within(boxes: Tensor, windows: Tensor) -> Tensor:
-    """Which boxes (G, 4) have their centre inside which windows (N, 4): (G, N) bool."""
-    centres = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    return ((centres > windows[None, :, :2]) & (centres < windows[None, :, 2:])).all(-1)
-
-
-# Luma and the two chroma axes of YIQ (NTSC); in that space a hue shift is a rotation, so it costs nothing extra here.
-_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+        crop = v2.RandomIoUCrop(min_scale=self.min_scale, sampler_options=[*self.least_ious])
+        objects = BoundingBoxes(truth.boxes[~truth.ignore], format="XYXY", canvas_size=size_hw)
+        chosen = crop.make_params([sample.image, objects])
+        if not chosen:
+            return sample
+        x, y = chosen["left"], chosen["top"]
+        window = (x, y, x + chosen["width"], y + chosen["height"])
+        placement = Placement(window, size_hw, (0, 0))
+        canvas = torch.empty_like(sample.image)
+        paste_window(canvas, sample.image, placement)
+        centres = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
+        inside = ((centres > torch.tensor(window[:2])) & (centres < torch.tensor(window[2:]))).all(1)
+        shown = place_truth(truth, placement, min_visibility=0.0, keep=inside)
+        return Sample(canvas, shown, place_proposals(sample.proposals, placement))
 
 
 @dataclass(frozen=True, slots=True)
 class ColourJitter:
     """Random brightness, contrast, saturation (each a factor in 1 +- value) and hue (turned by +- value of a circle).
 
-    All four are one colour matrix and one offset, applied once and rounded once. torchvision applies them one by one,
-    rounds and clips after each, and turns the hue in HSV, at many times the cost.
+    It is torchvision's `v2.ColorJitter`. Its hue goes through HSV and costs seven times the other three together.
     """
 
     brightness: float = 0.2
@@ -356,16 +330,5 @@ class ColourJitter:
         """The sample in other colours; its truth stays."""
         if not _chance(self.p):
             return sample
-        brightness, contrast, saturation = (
-            _uniform(max(0.0, 1 - value), 1 + value) for value in (self.brightness, self.contrast, self.saturation)
-        )
-        angle = 2 * math.pi * _uniform(-self.hue, self.hue)
-        yiq = torch.tensor(_YIQ, dtype=torch.float64)
-        cos, sin = saturation * math.cos(angle), saturation * math.sin(angle)
-        turn = torch.tensor([[1, 0, 0], [0, cos, -sin], [0, sin, cos]], dtype=torch.float64)
-        matrix = (brightness * contrast * torch.linalg.inv(yiq) @ turn @ yiq).float()
-        pixels = sample.image.flatten(1).float()
-        luma = torch.tensor(_YIQ[0]) @ pixels.mean(1)
-        offset = brightness * (1 - contrast) * luma
-        changed = torch.addmm(offset, matrix, pixels).round_().clamp_(0, 255).to(torch.uint8)
-        return sample._replace(image=changed.view_as(sample.image))
+        jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
+        return sample._replace(image=jitter(sample.image))
