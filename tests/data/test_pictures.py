@@ -1,7 +1,9 @@
 """Every kind of picture file becomes upright RGB, or one sentence that names the file."""
 
 import io
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.pictures import image_header, image_size, read_image
+from boxwright.data.pictures import image_header, image_size, picture_threads, read_image
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
 
 
@@ -171,3 +173,16 @@ def test_enormous_pictures_are_refused_from_the_header(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         assert image_size(path, max_pixels=10**9) == (20_000, 20_000)
     assert limit == Image.MAX_IMAGE_PIXELS  # Pillow's own limit is as it was
+
+
+def test_threads_for_pictures_compute_on_one_core_and_nobody_else_does() -> None:
+    usual = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with picture_threads() as pool:
+            assert set(pool.map(lambda _: (time.sleep(0.01), torch.get_num_threads())[1], range(8))) == {1}
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(torch.get_num_threads).result() == 3
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(usual)

@@ -126,25 +126,54 @@ class TestBatchedSuppression:
     def test_all_pairs_at_once_keep_what_the_kernel_keeps(self, threshold):
         for start in range(0, 120, 6):
             boxes, labels = self.batch(range(start, start + 6))
-            assert torch.equal(suppress_by_pairs(boxes, labels, threshold), suppress(boxes, labels, threshold)), start
+            by_pairs = suppress_by_pairs(boxes, labels, threshold, 999)
+            assert torch.equal(by_pairs, suppress(boxes, labels, threshold, 999)), start
 
     def test_a_batch_that_is_too_large_is_done_in_parts(self, monkeypatch):
         boxes, labels = self.batch(range(7))
         monkeypatch.setattr(select, "LARGEST_PAIRS", 2 * boxes.shape[1] ** 2)
-        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5), suppress(boxes, labels, 0.5))
+        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5, 999), suppress(boxes, labels, 0.5, 999))
         monkeypatch.setattr(select, "PAIRS_COMPARED", 3 * 2 * boxes.shape[1])  # and overlaps three rows at a time
-        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5), suppress(boxes, labels, 0.5))
+        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5, 999), suppress(boxes, labels, 0.5, 999))
 
     def test_rows_without_a_label_neither_stay_nor_suppress(self):
         boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]])
         for way in (suppress, suppress_by_pairs):
-            assert way(boxes, torch.tensor([[0, 0, -1]]), 0.5).tolist() == [[True, False, False]]
-            assert way(boxes, torch.tensor([[0, 1, -1]]), 0.5).tolist() == [[True, True, False]]
-            assert way(boxes[:, :0], torch.zeros(1, 0).long(), 0.5).shape == (1, 0)
+            assert way(boxes, torch.tensor([[0, 0, -1]]), 0.5, 9).tolist() == [[True, False, False]]
+            assert way(boxes, torch.tensor([[0, 1, -1]]), 0.5, 9).tolist() == [[True, True, False]]
+            assert way(boxes[:, :0], torch.zeros(1, 0).long(), 0.5, 9).shape == (1, 0)
+
+    @pytest.mark.parametrize("at_once", [1, 4])
+    def test_the_best_so_many_are_those_of_all(self, threshold, at_once, monkeypatch):
+        """Whether the first rows hold enough (a), or more of them must be seen (b)."""
+        monkeypatch.setattr(select, "ROWS_AT_ONCE", at_once)
+        boxes, labels = self.batch(range(12))
+        everything = suppress(boxes, labels, threshold, boxes.shape[1])
+        seen = []
+        kept = select._kept
+        monkeypatch.setattr(select, "_kept", lambda *given: seen.append(len(given[0])) or kept(*given))
+        for limit in (1, 2, 5, 20):
+            found = suppress(boxes, labels, threshold, limit)
+            best = everything & (everything.cumsum(1) <= limit)
+            assert torch.equal(found & (found.cumsum(1) <= limit), best)
+        assert min(seen) < int((labels >= 0).sum(1).amax())  # (a)
+        if at_once == 1 and threshold == 0:
+            assert len(seen) > 4 * len(boxes)  # (b): more calls than pictures and limits
+
+    def test_a_crowd_before_the_others_hides_none_of_them(self):
+        """Forty boxes on one spot come first: four times the two that are wanted do not hold two."""
+        boxes = torch.tensor([0.0, 0, 9, 9]).repeat(1, 42, 1)
+        boxes[0, 40:] += torch.tensor([[20.0], [40.0]])
+        labels = torch.zeros(1, 42, dtype=torch.int64)
+        scores = torch.linspace(1, 0.1, 42)[None]
+        found, values, names, counts = select.select_detections(boxes, scores, labels, 0.5, 2)
+        assert found[0, :, 0].tolist() == [0, 20]
+        assert values[0].tolist() == [scores[0, 0], scores[0, 40]]
+        assert (names.tolist(), counts.tolist()) == ([[0, 0]], [2])
 
     def test_the_operator_keeps_what_torch_asks_of_one(self):
         boxes, labels = self.batch(range(3))
-        torch.library.opcheck(suppress, (boxes, labels, 0.5))
+        torch.library.opcheck(suppress, (boxes, labels, 0.5, 10))
 
 
 def test_a_float32_overlap_is_above_the_same_threshold_in_both_precisions():

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import glob
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from boxwright.data.proposals import StoredProposals
+from boxwright.data.transforms import resize_proposals
+from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
+
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
+DECODERS = 2
+"""Threads that decode and resize pictures while the network runs."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _LOCK = threading.Lock()
+_STARTING = threading.Lock()
 _T = TypeVar("_T")
 
 
@@ -212,6 +222,85 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+class Prepared(NamedTuple):
+    """A picture at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
+
+    pixels: Tensor
+    original_hw: tuple[int, int]
+    plan: ResizePlan
+    path: str | None
+    proposals: Tensor | None = None
+    original: Tensor | None = None
+    """Its own pixels, where they are to be kept."""
+
+
+Unreadable: TypeAlias = ValueError | OSError
+"""What is wrong with a picture that cannot be read."""
+
+
+def prepared_ahead(
+    source: Iterator[Picture], window: int, rule: ResizeRule, stored: StoredProposals | None, keep: bool
+) -> Iterator[list[Prepared | Unreadable]]:
+    """Windows of prepared pictures, or what is wrong with them, each prepared while the one before is used."""
+
+    def attempt(picture: Picture) -> Prepared | Unreadable:
+        try:
+            pixels, path = as_pixels(picture)
+        except (ValueError, OSError) as error:
+            return error
+        return _fitted(pixels, path, rule, stored)._replace(original=pixels if keep else None)
+
+    with picture_threads() as pool:
+        ahead: deque[list[Future[Prepared | Unreadable]]] = deque()
+        try:
+            while True:
+                while len(ahead) < 2 and (pictures := list(islice(source, window))):
+                    ahead.append([pool.submit(attempt, picture) for picture in pictures])
+                if not ahead:
+                    return
+                yield [future.result() for future in ahead.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def picture_threads(name: str = "") -> ThreadPoolExecutor:
+    """Threads that decode and resize, each on one core.
+
+    torch would let each gather a team of threads for its operations. While such teams are there, OpenMP has the
+    network's own threads sleep where else they wait awake for each other: on two cores it took a third longer.
+    """
+    pool = ThreadPoolExecutor(DECODERS, name)
+    together = threading.Barrier(DECODERS)
+
+    def alone() -> None:
+        torch.get_num_threads()  # else torch would set the number when this thread first computes
+        torch.set_num_threads(1)
+        together.wait()
+
+    with _STARTING:
+        usual = torch.get_num_threads()
+        for job in [pool.submit(alone) for _ in range(DECODERS)]:
+            job.result()
+        torch.set_num_threads(usual)  # in this thread, and in those that start later
+    return pool
+
+
+def prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None) -> Prepared:
+    """A picture resized by a rule, with the proposals that are stored for it."""
+    return _fitted(*as_pixels(picture), rule, stored)
+
+
+def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
+    hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+    plan = resize_plan(hw, rule)
+    proposals = None
+    if stored is not None:
+        if path is None:
+            raise ValueError(f"{stored.path} knows pictures by their files: give paths, not pixels")
+        proposals = resize_proposals(stored.of(path, hw), hw, rule)
+    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)
 
 
 def refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from boxwright.data.pictures import picture_threads
 from boxwright.deploy.batch_listing import Entry, read_entry
 from boxwright.deploy.missing import required
 from boxwright.deploy.runtime import load_detector
 from boxwright.structures import Detections
 
-READERS = 2
 AT_ONCE = 2
 """Deaths of workers on a chunk before its pictures are done one by one, to find the one that kills."""
 
@@ -112,7 +112,7 @@ class Worker:
         """A few batches at a time, read while those before are detected in."""
         size = 2 * self.job.batch
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
-        with ThreadPoolExecutor(READERS) as pool:
+        with picture_threads() as pool:
             ahead: list[Future[Tensor | Failure]] = [pool.submit(_read, entry) for entry in parts[0]]
             for part, following in zip(parts, [*parts[1:], []], strict=True):
                 images = [future.result() for future in ahead]

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from boxwright.inference.predictor import Detector, Prepared
+from boxwright.data.pictures import Prepared
+from boxwright.inference.predictor import Detector
 from boxwright.models import DetectSettings
 from boxwright.structures import Detections
 

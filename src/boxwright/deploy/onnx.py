@@ -89,18 +89,19 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def number(value: Any, kind: Any) -> Any:
         return op.Constant(value=numpy_helper.from_array(np.array(value, dtype=kind)))
 
-    def suppress(boxes: Any, labels: Any, iou_threshold: float) -> Any:
-        # `ops.select.suppress`: a row's rank is its score, and each class sees the rows of its label only
+    def suppress(boxes: Any, labels: Any, iou_threshold: float, limit: int) -> Any:
+        # `ops.select.suppress`: a row's rank is its score, and each class sees the rows of its label only; the best
+        # `limit` of all classes are among the best `limit` of each
         shape = op.Shape(labels)
         count = op.Gather(shape, number([1], np.int64))
         rank = op.Cast(op.Range(op.Squeeze(count), number(0, np.int64), number(-1, np.int64)), to=1)
         # one class more than the highest label, so that there is one where no row is a candidate
-        limit = op.Add(op.ReduceMax(labels, keepdims=0), number(2, np.int64))
-        classes = op.Range(number(0, np.int64), limit, number(1, np.int64))
+        end = op.Add(op.ReduceMax(labels, keepdims=0), number(2, np.int64))
+        classes = op.Range(number(0, np.int64), end, number(1, np.int64))
         own = op.Equal(op.Unsqueeze(labels, number([1], np.int64)), op.Unsqueeze(classes, number([0, 2], np.int64)))
         scores = op.Where(own, rank, number(0.0, np.float32))  # (B, K, N)
         limits = number([largest_below(iou_threshold)], np.float32), number([0.5], np.float32)
-        picked = op.NonMaxSuppression(boxes, scores, count, *limits)  # (M, 3): picture, class, row
+        picked = op.NonMaxSuppression(boxes, scores, number([limit], np.int64), *limits)  # (M, 3): picture, class, row
         rows = op.Gather(picked, number([0, 2], np.int64), axis=1)
         length = op.Gather(op.Shape(rows), number([0], np.int64))
         ones = op.Expand(number([1.0], np.float32), length)

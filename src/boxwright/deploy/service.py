@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from boxwright.data.pictures import picture_threads
 from boxwright.deploy.batching import Batcher
 from boxwright.deploy.runtime import ExportedEngine
 from boxwright.deploy.uploads import Limits, Places, Refused, Upload, picture_of, uploads_in
@@ -21,7 +21,6 @@ from boxwright.models import DetectSettings
 from boxwright.structures import Detections
 from boxwright.visualize.drawing import class_colour
 
-DECODERS = 2
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch.export"}
 Masks: TypeAlias = Literal["rle", "polygons", "none"]
 _LOG = logging.getLogger("boxwright.serve")
@@ -56,7 +55,7 @@ class Service:
         self.limits = options.limits
         self.description = described(detector, path, options)
         self._places = Places(options.limits.num_pictures)
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="boxwright picture")
+        self._pool = picture_threads("boxwright picture")
         self._batcher = Batcher(detector, batch=options.batch, wait_seconds=options.wait_seconds)
 
     def start(self) -> None:

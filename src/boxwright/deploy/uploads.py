@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from boxwright.data.pictures import image_of_bytes
-from boxwright.inference.predictor import Prepared, prepare
+from boxwright.data.pictures import Prepared, image_of_bytes, prepare
 from boxwright.ops.image import ResizeRule
 
 BODY_SECONDS = 60

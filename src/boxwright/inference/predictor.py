@@ -5,35 +5,30 @@ What it runs on is an engine: torch here, an exported file in `deploy.runtime`; 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.pictures import Picture, as_pixels, pictures_of
+from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
-from boxwright.data.transforms import resize_proposals
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
 from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
 from boxwright.nn.winograd import use_winograd
-from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
+from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
 from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
 
 BUCKET = 64
 """With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
-DECODERS = 2
-"""Threads that decode and resize pictures while the network runs."""
 MOST_PADDING = 1.3
 """A batch ends before the next picture would make it more than so many times as large as its pictures."""
 
@@ -87,22 +82,6 @@ class TorchEngine:
             outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
             found: PaddedDetections = self.model.detect_padded(outputs, settings)
         return found
-
-
-class Prepared(NamedTuple):
-    """A picture at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
-
-    pixels: Tensor
-    original_hw: tuple[int, int]
-    plan: ResizePlan
-    path: str | None
-    proposals: Tensor | None = None
-    original: Tensor | None = None
-    """Its own pixels, where they are to be kept."""
-
-
-Unreadable: TypeAlias = ValueError | OSError
-"""What is wrong with a picture that cannot be read."""
 
 
 class Detector:
@@ -336,47 +315,6 @@ def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[i
                 continue
         batches.append([index])
     return batches
-
-
-def prepared_ahead(
-    source: Iterator[Picture], window: int, rule: ResizeRule, stored: StoredProposals | None, keep: bool
-) -> Iterator[list[Prepared | Unreadable]]:
-    """Windows of prepared pictures, or what is wrong with them, each prepared while the one before is used."""
-
-    def attempt(picture: Picture) -> Prepared | Unreadable:
-        try:
-            pixels, path = as_pixels(picture)
-        except (ValueError, OSError) as error:
-            return error
-        return _fitted(pixels, path, rule, stored)._replace(original=pixels if keep else None)
-
-    with ThreadPoolExecutor(DECODERS) as pool:
-        ahead: deque[list[Future[Prepared | Unreadable]]] = deque()
-        try:
-            while True:
-                while len(ahead) < 2 and (pictures := list(islice(source, window))):
-                    ahead.append([pool.submit(attempt, picture) for picture in pictures])
-                if not ahead:
-                    return
-                yield [future.result() for future in ahead.popleft()]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None) -> Prepared:
-    """A picture resized by a rule, with the proposals that are stored for it."""
-    return _fitted(*as_pixels(picture), rule, stored)
-
-
-def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
-    hw = (int(pixels.shape[1]), int(pixels.shape[2]))
-    plan = resize_plan(hw, rule)
-    proposals = None
-    if stored is not None:
-        if path is None:
-            raise ValueError(f"{stored.path} knows pictures by their files: give paths, not pixels")
-        proposals = resize_proposals(stored.of(path, hw), hw, rule)
-    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)
 
 
 def device_called(device: str | torch.device) -> torch.device:

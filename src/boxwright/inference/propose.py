@@ -11,8 +11,9 @@ from rich.progress import track
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
 from boxwright.data.picture_check import look_at_pictures
+from boxwright.data.pictures import Prepared, Unreadable
 from boxwright.data.proposals import write_proposals
-from boxwright.inference.predictor import Detector, Prepared, Unreadable
+from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections
 
 

@@ -18,6 +18,8 @@ LARGEST_PAIRS = 1 << 27
 """Pairs of boxes kept at once on a GPU, a byte each; more pictures than that allows come one after the other."""
 PAIRS_COMPARED = 1 << 21
 """Pairs whose overlap is computed at once: some 40 bytes each."""
+ROWS_AT_ONCE = 4
+"""On a CPU, NMS sees so many times as many rows as boxes are wanted, and so many more while too few are kept."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -48,34 +50,48 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
     coordinates it lets one class suppress another.
     """
     order = scores.argsort(descending=True, stable=True)
-    return order[suppress(boxes[order][None], labels[order][None], iou_threshold)[0]]
+    return order[suppress(boxes[order][None], labels[order][None], iou_threshold, len(order))[0]]
 
 
 @torch.library.custom_op("boxwright::suppress", mutates_args=(), device_types="cpu")
-def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Which of the boxes (B, N, 4) no better one of its picture and label overlaps too much: (B, N) bool.
 
-    Boxes come best first; rows of label -1 are no candidates, never kept. An operator of its own, because a loop over
-    pictures and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's NonMaxSuppression.
+    Boxes come best first; rows of label -1 behind them are no candidates, never kept. The best `limit` kept boxes of a
+    picture are found for certain; rows behind them may be left undecided, that is, False. An operator of its own,
+    because a loop over pictures and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's
+    NonMaxSuppression.
     """
     keep = torch.zeros_like(labels, dtype=torch.bool)
-    for picture in range(len(boxes)):
-        order = labels[picture].argsort(stable=True)
-        found, counts = torch.unique_consecutive(labels[picture, order], return_counts=True)
-        falling = torch.arange(len(order), 0, -1, dtype=torch.float32)  # scores that say "in this order"
-        for label, rows in zip(found.tolist(), torch.split(order, counts.tolist()), strict=True):
-            if label >= 0:
-                keep[picture, rows[nms_kernel(boxes[picture, rows], falling[: len(rows)], iou_threshold)]] = True
+    for own, candidates, of, total in zip(keep, boxes, labels, (labels >= 0).sum(1).tolist(), strict=True):
+        rows = torch.arange(0)
+        for start in range(0, total, ROWS_AT_ONCE * limit):  # what better rows decide, worse ones cannot change
+            rows = torch.cat([rows, torch.arange(start, min(start + ROWS_AT_ONCE * limit, total))])
+            rows = rows[_kept(candidates[rows], of[rows], iou_threshold)]
+            if len(rows) >= limit:
+                break
+        own[rows] = True
+    return keep
+
+
+def _kept(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """The same for all boxes (N, 4) of one picture, class by class: (N,) bool."""
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    order = labels.argsort(stable=True)
+    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    falling = torch.arange(len(order), 0, -1, dtype=torch.float32)  # scores that say "in this order"
+    for rows in torch.split(order, counts.tolist()):
+        keep[rows[nms_kernel(boxes[rows], falling[: len(rows)], iou_threshold)]] = True
     return keep
 
 
 @suppress.register_fake
-def _(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     return torch.empty_like(labels, dtype=torch.bool)
 
 
 @suppress.register_kernel(("cuda", "mps"))
-def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """The same from all pairs of boxes at once: whole batches, and no waiting for a GPU picture by picture.
 
     A box is kept where no kept better one overlaps it; repeated from "all are kept", the first box is settled after
@@ -211,7 +227,7 @@ def select_detections(
     order = torch.where(good, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (B, N)
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    keep = suppress(boxes, labels, nms_iou)
+    keep = suppress(boxes, labels, nms_iou, max_detections)
     kept = keep.cumsum(1)  # (B, N): how many are kept up to here, so the place of each kept one, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
     # row `place` of a table with one row more; what is not wanted goes to its row 0, which is cut off
