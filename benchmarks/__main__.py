@@ -22,7 +22,7 @@ BENCHMARKS = {
     "nuclei": "masks of nuclei from random weights, ours and torchvision's Mask R-CNN in the same time: 42 minutes",
     "bccd": "blood cells from random weights, three of ours and torchvision's FCOS twice, 13 minutes each: 70 minutes",
 }
-QUICK = ("nms",)
+QUICK = ("nms", "detectors", "inference")
 
 
 def main() -> None:

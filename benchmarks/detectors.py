@@ -1,8 +1,9 @@
 """Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
 
-The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections,
-ten objects a picture (the ten best of random weights). Selection is at its worst: every candidate passes the threshold.
-`python -m benchmarks.detectors`.
+The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections.
+Selection is at its worst: every candidate of random weights passes the threshold, and the best 100 are reported; those
+that look at their objects again report ten.
+`python -m benchmarks.detectors`; with `--trained CHECKPOINT` the selection of a trained one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ if not __package__:  # as a file: python benchmarks/detectors.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.turns import in_turn, print_command, print_table
-from boxwright.inference.predictor import TorchEngine
+from boxwright.data.pictures import picture_paths, prepare
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models import MODELS
+from boxwright.models.fcos import FCOS
+from boxwright.models.retinanet import RetinaNet
+from boxwright.models.rpn import RPN
 from boxwright.nn.folding import fold_norms
 from boxwright.nn.precision import DTYPES
 from boxwright.recipes import load_recipe
@@ -37,6 +42,7 @@ RECIPES = {
 }
 CLASSES = 20
 PROPOSALS = 200
+OBJECTS = 10
 
 
 ONE_STAGE = ("FCOS", "RetinaNet", "RPN")
@@ -52,7 +58,9 @@ def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[A
     count = sum(parameter.numel() for parameter in model.parameters())
     fold_norms(model)
     engine = TorchEngine(model, device)
-    settings = replace(recipe.detect.settings(), score_threshold=0.0, max_detections=10)
+    settings = replace(recipe.detect.settings(), score_threshold=0.0)
+    if recipe_name not in [RECIPES[name] for name in ONE_STAGE]:
+        settings = replace(settings, max_detections=OBJECTS)
     proposals = None
     if entry.needs_proposals:
         corner = torch.rand(PROPOSALS, 2) * 180
@@ -70,12 +78,45 @@ def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[A
     return (lambda: engine(images, settings, proposals)), select, count
 
 
+def selection_of(checkpoint: Path, folder: Path, batch: int, rounds: int) -> None:
+    """Its share in a trained detector on real pictures: at the scores of `predict` and of `evaluate`, and at 0."""
+    detector = Detector.load(checkpoint, "cpu", precision="fp32")
+    engine = detector.engine
+    if not isinstance(engine, TorchEngine) or not isinstance(engine.model, (FCOS, RetinaNet, RPN)):
+        raise SystemExit(f"{checkpoint}: selection is a step of its own in FCOS, RetinaNet and RPN only")
+    prepared = [prepare(path, detector.resize) for path in picture_paths(folder)[:batch]]
+    images = ImageBatch.of([one.pixels for one in prepared])
+    with torch.inference_mode():
+        outputs = engine.model(images)
+    scores = {"predict": detector.score_threshold, "evaluate": 0.05, "at its worst": 0.0}
+    functions: dict[str, Any] = {}
+    for name, score in scores.items():
+        settings = replace(detector.settings, score_threshold=score)
+        functions[name] = lambda settings=settings: engine(images, settings)
+        functions[f"{name}: selection"] = torch.inference_mode()(
+            lambda settings=settings: engine.model.detect_padded(outputs, settings)
+        )
+    times = in_turn(functions, rounds)
+    rows = [
+        [name, f"{score:.3f}", f"{times[f'{name}: selection'] / times[name]:.1%}"] for name, score in scores.items()
+    ]  # fmt: skip
+    print_command()
+    height, width = images.pixels.shape[2:]
+    columns = ("as in", "scores from", "selection's share of the time")
+    print_table(f"{detector.recipe.name}, {height} x {width}, batch {len(prepared)}, {engine.precision}", columns, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds in which all take turns; medians count")
     parser.add_argument("--batch", type=int, default=4, help="pictures at once")
     parser.add_argument("--size", default="240x320", help="height x width")
+    parser.add_argument("--trained", type=Path, help="only the selection of this checkpoint (FCOS, RetinaNet or RPN)")
+    parser.add_argument("--pictures", type=Path, default=Path("../shared/data/bccd/JPEGImages"), help="for --trained")
     given = parser.parse_args()
+    if given.trained is not None:
+        selection_of(given.trained, given.pictures, given.batch, given.rounds)
+        return
     height, width = (int(side) for side in given.size.split("x"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print_command()
@@ -92,7 +133,7 @@ def main() -> None:
         for name, (_, _, count) in made.items()
     ]  # fmt: skip
     columns = ("detector", "recipe", "parameters", "float32 weights", "time / FCOS's", "selection at its worst")
-    print_table(f"{height} x {width}, batch {given.batch}, {CLASSES} classes, 10 objects, {device}", columns, rows)
+    print_table(f"{height} x {width}, batch {given.batch}, {CLASSES} classes, {device}", columns, rows)
 
 
 if __name__ == "__main__":

@@ -225,6 +225,34 @@ def test_a_picture_that_is_damaged_inside_is_named_and_the_run_goes_on_without_i
     assert (run / "metrics.json").exists()
 
 
+@pytest.mark.e2e
+def test_a_damaged_picture_to_measure_on_costs_nothing_that_was_learnt(
+    tmp_path: Path, boxwright: Call, voc: Voc
+) -> None:
+    data = voc(tmp_path / "data", val=("v.png", "w.png"))
+    picture = data / "JPEGImages" / "w.png"
+    whole = picture.read_bytes()
+    tiny = (*TINY, "schedule.steps=8", "validation.times=2", "data.cache=false", "data.augment.mosaic=0")
+    given = ("train", "fcos", *tiny, "--data", data, "--device", "cpu")
+    assert boxwright(*given, "--name", "whole").code == 0
+    picture.write_bytes(png(64, 48, zlib.compress(bytes(9 * 48))[:20]))
+    run = Path("runs/cut")
+    ended = boxwright(*given, "--name", "cut")
+    ended.refused(str(picture), "damaged or cut short", f"boxwright train --resume {run}")
+    state = load_checkpoint(run / "weights" / "last.pt").training
+    assert state is not None
+    assert (state["progress"]["step"], state["progress"]["unmeasured"]) == (4, True)
+    picture.write_bytes(whole)
+    ended = boxwright("train", "--resume", run)
+    assert ended.code == 0, ended.err
+    rows = [
+        [line.split(",")[:-1] for line in (Path("runs") / name / "results.csv").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]  # all but the seconds
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 3
+
+
 def test_a_picture_that_is_damaged_inside_is_found_before_the_start_where_all_are_kept_in_memory(
     tmp_path: Path, boxwright: Call, voc: Voc
 ) -> None:

@@ -1,6 +1,8 @@
 """Masks of Pascal VOC folders: an indexed picture whose pixels name their object."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,25 @@ def test_masks_in_folders_of_splits_are_found(voc: Path) -> None:
         for file in files:
             file.rename(voc / name / "train" / file.name)
     assert mask_of(read_voc(voc).splits["train"].records[0].annotations[1], HW).x == 20
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_grey_pictures_of_few_bits_hold_numbers_too(voc: Path, bits: int) -> None:
+    """Written by hand: Pillow writes grey with 8 bits or 16."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = 24, 32
+    row = bytes([0]) + bytes([0b01011010 if bits == 2 else 0x12] * (width * bits // 8))  # a filter byte, then pixels
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    path = voc / "few.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row * height))
+        + chunk(b"IEND", b"")
+    )
+    for number in (1, 2):
+        mask = ObjectPixels(path, number).mask((height, width))
+        assert int(mask.bitmap.sum()) == height * width // 2, number

@@ -1,6 +1,7 @@
 """The parts of the loop, each by itself: scales, rates, measurements, budgets, and losses that are no numbers."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from boxwright.data.loader import Batch
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Validation
 from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
-from boxwright.training import loop
+from boxwright.training import loop, timing
 from boxwright.training.loop import MEASURED_STEPS, Progress, batch_scale, progress_state, scale_batch
 from boxwright.training.optim import scaled
 from boxwright.training.validate import Measured
@@ -161,13 +162,13 @@ class TestMeasurements:
         )
         run.on_measured = lambda measured, progress, best: seen.append(best)
         run.pictures = [None] * 8
-        progress = Progress(steps=40, fixed=True)
+        progress = Progress(steps=99, fixed=True)
         over = []
         for step in (10, 20, 30, 40):
             progress.step = step
             progress.sums, progress.counted = {"loss": 6.0}, 3
             loop._measure(run, progress)
-            over.append(loop._patience_over(run, progress))
+            over.append(progress.steps == step)
         assert seen == [True, True, False, False]  # an equal AP is not better
         assert (progress.best_ap, progress.best_step) == (0.5, 20)
         assert over == [False, False, False, True]
@@ -176,7 +177,25 @@ class TestMeasurements:
         assert (progress.sums, progress.counted) == ({}, 0)
 
     def test_without_patience_nothing_stops(self):
-        assert not loop._patience_over(job(), Progress(steps=9, fixed=True, since_best=99))
+        found = Measured({}, SimpleNamespace(ap=0.1, ap50=0.2, ap75=0.0), [], [])
+        run = job(measure=lambda model: found, on_measured=lambda *given: None, pictures=[None] * 8)
+        progress = Progress(steps=99, fixed=True, step=9, since_best=99, sums={"loss": 1.0}, counted=1)
+        loop._measure(run, progress)
+        assert (progress.steps, progress.since_best) == (99, 0)
+        loop._measure(run, replace(progress, sums={"loss": 1.0}, counted=1))
+        assert progress.steps == 99
+
+    def test_one_that_fails_is_noted_with_everything_before_it(self):
+        saved = []
+
+        def damaged(model):
+            raise ValueError("v.png: damaged")
+
+        run = job(measure=damaged, save=lambda progress: saved.append(replace(progress)))
+        progress = Progress(steps=9, fixed=True, step=4, sums={"loss": 3.0}, counted=2)
+        with pytest.raises(ValueError, match=r"v\.png"):
+            loop._measure(run, progress)
+        assert saved == [Progress(steps=9, fixed=True, step=4, sums={"loss": 3.0}, counted=2, unmeasured=True)]
 
 
 class TestBudget:
@@ -239,8 +258,8 @@ def test_sums_of_losses_are_counted():
 
 def test_the_timer_keeps_the_last_laps_and_can_leave_out_a_pause(monkeypatch):
     clock = iter([0.0, 1.0, 11.0, 11.5, *[11.5 + n for n in range(1, 100)]])
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    timer = loop._Timer()
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    timer = timing.Timer()
     timer.lap()
     timer.restart()
     assert timer.lap() == 0.5
@@ -256,7 +275,7 @@ def test_the_time_spent_waiting_for_pictures_is_known():
             time.sleep(0.03)
             yield number
 
-    timer = loop._Timer()
+    timer = timing.Timer()
     seen = []
     for number in timer.fetched(slow()):
         seen.append(number)

@@ -23,6 +23,8 @@ from boxwright.writing import writing
 
 FOLDER = "SegmentationObject"
 MOST_OBJECTS = 254
+GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey values of so few bits by, so that the highest is white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,16 @@ class ObjectPixels:
 
 @lru_cache(maxsize=4)  # the objects of a picture come one after the other; a file that was changed is read again
 def _indices(path: Path, changed: int, size: int) -> npt.NDArray[Any]:
-    mode, plane = with_image(path, MAX_PIXELS, lambda image: (image.mode, np.array(image)))
+    mode, plane = with_image(path, MAX_PIXELS, _values)
     if mode not in ("P", "L", "I;16", "I"):
         raise ValueError(f"{path} is a picture of mode {mode}, where each pixel should hold the number of an object")
     plane.setflags(write=False)
     return plane
+
+
+def _values(image: Image.Image) -> tuple[str, npt.NDArray[Any]]:
+    stored = image.tile[0][3] if image.tile else None
+    return image.mode, np.array(image) // GREY_STEPS.get(str(stored), 1)
 
 
 def write_object_pixels(path: Path, masks: Sequence[CroppedMask], hw: tuple[int, int]) -> None:

@@ -16,10 +16,11 @@ from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.nn.precision import compile_parts
 from boxwright.recipes import load_recipe
-from boxwright.training.loop import Job, Progress, grouped_batches, training_step, typical
+from boxwright.training.loop import Job, Progress, grouped_batches, training_step
 from boxwright.training.optim import WeightAverage, build_optimizer, scaled
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
 from boxwright.training.run import choose_accelerator
+from boxwright.training.timing import typical
 from boxwright.training.validate import detect_all
 
 LEAST_STEPS = 8

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from boxwright.nn.precision import autocast
 from boxwright.recipes.schema import Data, Recipe
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.optim import Plan, WeightAverage, apply_lr, lr_factor
+from boxwright.training.timing import Timer, typical
 from boxwright.training.validate import Measured
 
 MEASURED_STEPS = 24
@@ -53,6 +54,8 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     """Losses added up since the last measurement, over `counted` steps."""
     counted: int = 0
+    unmeasured: bool = False
+    """Whether a measurement after this step failed, and comes first when the run goes on."""
     finished: bool = False
 
 
@@ -89,10 +92,12 @@ def fit(job: Job, progress: Progress) -> Progress:
     torch.manual_seed(draw_seed(job.seed, progress.step))
     wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
     wrapped.train()
-    timer = _Timer()
+    timer = Timer()
     together = job.accelerator.num_processes > 1 and job.accelerator.device.type != "cpu"
     if progress.step == 0:
         job.save(progress)  # there is something to resume from the first step on
+    if progress.unmeasured:
+        _measure(job, progress)
     saved_at = time.monotonic()
     while progress.step < progress.steps or not progress.fixed:
         stop = progress.steps if progress.fixed else progress.step + MEASURED_STEPS
@@ -113,9 +118,6 @@ def fit(job: Job, progress: Progress) -> Progress:
                 job.on_progress(progress, row)
             if progress.fixed and job.recipe.validation.due(progress.step, progress.steps):
                 _measure(job, progress)
-                if _patience_over(job, progress):
-                    progress.steps = progress.step
-                job.save(progress)
                 saved_at = time.monotonic()
                 timer.restart()
             # processes on GPUs agree now and then only: it makes them wait
@@ -267,12 +269,20 @@ def _of_all_processes(job: Job, sums: dict[str, Any]) -> dict[str, float]:
 
 
 def _measure(job: Job, progress: Progress) -> None:
+    """Validate, say and save; the last step is this one where patience is over."""
     start = time.monotonic()
     model = job.average.model if job.average is not None else job.model
     if job.accelerator.num_processes > 1:  # BatchNorm's statistics are each process's own; the first one's are saved
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    measured = job.measure(model)
+    try:
+        measured = job.measure(model)
+    except (ValueError, OSError):  # a damaged picture
+        progress.unmeasured = True
+        with suppress(ValueError, OSError):
+            job.save(progress)
+        raise
+    progress.unmeasured = False
     ap = measured.ap or 0.0
     best = ap > progress.best_ap
     if best:
@@ -294,14 +304,13 @@ def _measure(job: Job, progress: Progress) -> None:
     row["seconds"] = round(progress.seconds, 2)
     job.on_row(row)
     job.on_measured(measured, progress, best)
-
-
-def _patience_over(job: Job, progress: Progress) -> bool:
     patience = job.recipe.validation.patience
-    return patience is not None and progress.since_best >= patience
+    if patience is not None and progress.since_best >= patience:
+        progress.steps = progress.step
+    job.save(progress)
 
 
-def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
+def _fix_length(job: Job, progress: Progress, timer: Timer) -> None:
     """With a time budget: how many steps still fit, measurements counted in, decided once and saved."""
     assert job.minutes is not None
     scales = job.recipe.data.train_scales or (1.0,)
@@ -316,51 +325,6 @@ def _fix_length(job: Job, progress: Progress, timer: _Timer) -> None:
     progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
     progress.fixed = True
     job.save(progress)
-
-
-def typical(laps: list[float]) -> float:
-    """The mean of laps, none of which counts for more than three times their median.
-
-    The mean, because a batch of mosaics or of large pictures takes its time too; bounded, because now and then the
-    machine does something else.
-    """
-    most = 3 * median(laps)
-    return mean(min(lap, most) for lap in laps)
-
-
-class _Timer:
-    """Seconds a step: what lies between two laps, data loading included."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self.laps: list[float] = []
-        """The last laps, 64 at most."""
-        self.waits: list[float] = []
-        """Of each of them, the seconds that went into waiting for its pictures."""
-        self._waited = 0.0
-
-    def fetched(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The batches, with the time taken that each lets the step wait."""
-        source = iter(batches)
-        while True:
-            start = time.monotonic()
-            batch = next(source, None)
-            if batch is None:
-                return
-            self._waited = time.monotonic() - start
-            yield batch
-
-    def restart(self) -> None:
-        """Begin the next lap now (after something that was no step)."""
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        seconds = time.monotonic() - self._last
-        self._last += seconds
-        self.laps = [*self.laps[-63:], seconds]
-        self.waits = [*self.waits[-63:], min(self._waited, seconds)]
-        return seconds
 
 
 def progress_state(progress: Progress) -> dict[str, Any]:
