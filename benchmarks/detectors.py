@@ -1,8 +1,8 @@
 """Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
 
 The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections.
-Selection is at its worst: every candidate of random weights passes the threshold, and the best 100 are reported; those
-that look at their objects again report ten.
+Selection is at its worst: every candidate of random weights passes the threshold. As many objects are reported as the
+recipe has it, and ten by those that look at their objects again.
 `python -m benchmarks.detectors`; with `--trained CHECKPOINT` the selection of a trained one.
 """
 

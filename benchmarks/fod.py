@@ -21,6 +21,9 @@ from boxwright.recipes import load_recipe
 
 RECIPE = "fcos-small"
 SHARED = (
+    "model.backbone=regnet_x_400mf",  # the course's
+    "data.batch_size=16",
+    "optim.reference_batch=16",
     "data.resize.mode=none",  # 300 x 300 as they are
     "optim.clip_norm=10",
     "validation.times=1",
@@ -30,7 +33,7 @@ SHARED = (
 
 def variants() -> dict[str, list[str]]:
     """Overrides of each variant: every field that the course sets and the recipe does not share with it."""
-    recipe, improved = load_recipe(RECIPE).model, FCOSConfig(num_classes=1)
+    recipe, improved = load_recipe(RECIPE, SHARED).model, FCOSConfig(num_classes=1)
     architecture = {
         "backbone", "backbone_norm", "frozen_stages", "fpn_channels", "extra_levels", "level_bounds", "stem_channels"
     }  # fmt: skip

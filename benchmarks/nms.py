@@ -1,4 +1,4 @@
-"""Our NMS, the algorithm in a dozen lines of Python, and torchvision's kernel, which the library runs.
+"""Our NMS, the algorithm in a dozen lines of Python, and torchvision's kernel, which the library runs on a CPU.
 
 Both get the same boxes in turn in one process, and must keep the same ones. `python -m benchmarks.nms`.
 """

@@ -35,7 +35,7 @@ from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Tr
 
 CLASSES = 80
 PAIRS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "fcos": ("fcos_resnet50_fpn", "BASELINE", {"head_norm": "gn"}),
+    "fcos": ("fcos_resnet50_fpn", None, {"scale_per_level": False, "box_weighting": "none"}),
     "retinanet": ("retinanet_resnet50_fpn", "TORCHVISION", {}),
     "rpn": ("fasterrcnn_resnet50_fpn", None, {"rpn": faster_rcnn.TORCHVISION["rpn"]}),
     "fast_rcnn": ("fasterrcnn_resnet50_fpn", None, {"box": faster_rcnn.TORCHVISION["box"]}),

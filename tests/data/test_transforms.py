@@ -175,7 +175,7 @@ def test_chance_comes_from_torch_and_repeats_by_seed(step: Step) -> None:
 def test_scale_jitter_and_crop_differ_from_draw_to_draw() -> None:
     torch.manual_seed(0)
     sample = painted(1)
-    for step in (ScaleJitter(0.5, 1.5), RandomIoUCrop(1.0, least_ious=(0.0,)), ColourJitter()):
+    for step in (ScaleJitter(0.5, 1.5), RandomIoUCrop(1.0, least_ious=(0.0, 0.0, 0.0, 0.0, 1.0)), ColourJitter()):
         assert len({step(sample).image.float().mean().item() for _ in range(6)}) >= 4
 
 
@@ -229,7 +229,7 @@ def test_iou_crop_keeps_only_objects_whose_centre_it_holds() -> None:
     cropped = 0
     for seed in range(20):
         sample = painted(seed)
-        moved = RandomIoUCrop(1.0, least_ious=(0.1,))(sample)
+        moved = RandomIoUCrop(1.0, least_ious=(0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 1.0))(sample)
         if moved is sample:
             continue
         cropped += 1
@@ -273,12 +273,15 @@ def test_the_crop_is_that_of_torchvisions_iou_crop(seed: int) -> None:
     sample = painted(seed, masks=False)
     known = Sample(sample.image, Truth.of(sample.truth.boxes, sample.truth.labels))  # nothing to ignore
     boxes = tv_tensors.BoundingBoxes(known.truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
-    crop = v2.RandomIoUCrop(sampler_options=[0.3])
+    crop = v2.RandomIoUCrop(sampler_options=[0.3, 0.3, 0.3, 0.3, 1.0])
     torch.manual_seed(seed)
-    ours = RandomIoUCrop(1.0, least_ious=(0.3,))(known)
+    ours = RandomIoUCrop(1.0, least_ious=(0.3, 0.3, 0.3, 0.3, 1.0))(known)
     torch.manual_seed(seed)
     torch.rand(())  # the chance of the step itself
     chosen = crop.make_params([known.image, boxes])
+    if not chosen:
+        assert ours is known
+        return
     top, left, height, width = (chosen[name] for name in ("top", "left", "height", "width"))
     inside = chosen["is_within_crop_area"]
     theirs = v2.functional.resized_crop(known.image, top, left, height, width, [120, 160], antialias=True)
@@ -292,7 +295,12 @@ def test_the_crop_is_that_of_torchvisions_iou_crop(seed: int) -> None:
 def test_iou_crop_leaves_pictures_alone_that_are_too_small_to_crop() -> None:
     for hw in ((3, 40), (40, 3), (1, 1)):
         sample = Sample(torch.zeros(3, *hw, dtype=torch.uint8), Truth.of([[0, 0, hw[1], hw[0]]], [0]))
-        assert RandomIoUCrop(1.0, least_ious=(0.0,))(sample) is sample
+        assert RandomIoUCrop(1.0)(sample) is sample
+
+
+def test_iou_crop_needs_a_way_out() -> None:
+    with pytest.raises(ValueError, match="least IoU of 1"):
+        RandomIoUCrop(1.0, least_ious=(0.9,))
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.73, 1.0, 1.6])

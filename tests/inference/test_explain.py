@@ -51,6 +51,8 @@ def reconfigured(checkpoint_file, **changes):
         {"center_radius": None},
         {"normalise_targets": False, "box_loss": "iou"},
         {"center_radius": None, "level_bounds": (16, 32), "box_output": "clip", "box_loss": "l1"},
+        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "open"},  # of references' checkpoints
+        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "closed"},
     ],
 )
 def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
@@ -98,6 +100,25 @@ def test_every_detection_is_traced_to_the_location_that_made_it(detector, image,
     (predicted,) = detector.predict(image)
     torch.testing.assert_close(explained.original(found.boxes), predicted.boxes)
     assert torch.equal(labels, predicted.labels)
+
+
+def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_file, image, explained):
+    """As torchvision's, whose 91 channels hold 80 classes: channels 1, 2 and 4 are the three classes here."""
+    detector = Detector.load(checkpoint_file, "cpu")
+    weights = detector.model.state_dict()
+    config = replace(detector.model.config, class_channels=(1, 2, 4))
+    detector.model = FCOS(config).eval()
+    for name, value in detector.model.state_dict().items():
+        if value.shape != weights[name].shape:
+            wider = torch.full_like(value, 0.0 if "weight" in name else -20.0)  # what is no class is never found
+            wider[[1, 2, 4]] = weights[name]
+            weights[name] = wider
+    detector.model.load_state_dict(weights)
+    made = explain(detector, image, TRUTH)
+    assert made.class_scores.shape == explained.class_scores.shape
+    torch.testing.assert_close(made.class_scores, explained.class_scores)
+    assert torch.equal(made.source, explained.source)
+    assert torch.equal(made.found.labels, explained.found.labels)
 
 
 def test_levels_and_coordinates(checkpoint_file, scene):

@@ -33,6 +33,17 @@ def backbone(name, *arguments, **settings):
     return Backbone(name, *arguments, **settings)
 
 
+def test_swin_is_told_by_its_kind_and_not_by_a_size():
+    """At a height of 384 its first map is (B, 96, W, 96): as many rows as channels."""
+    body = backbone("swin_t", ("c2", "c3")).eval()
+    pictures = torch.randn(1, 3, 384, 64)
+    with torch.no_grad():
+        maps, own = body(pictures), list(body.body(pictures).values())
+    assert own[0].shape == (1, 96, 16, 96)
+    assert [tuple(map_.shape) for map_ in maps] == [(1, 96, 96, 16), (1, 192, 48, 8)]
+    assert torch.equal(maps[0], own[0].permute(0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("name", CHANNELS)
 def test_maps_have_the_stated_channels_at_strides_8_16_and_32(name):
     body = backbone(name).eval()

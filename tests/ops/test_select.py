@@ -142,6 +142,12 @@ class TestBatchedSuppression:
             assert way(boxes, torch.tensor([[0, 0, -1]]), 0.5, 9).tolist() == [[True, False, False]]
             assert way(boxes, torch.tensor([[0, 1, -1]]), 0.5, 9).tolist() == [[True, True, False]]
             assert way(boxes[:, :0], torch.zeros(1, 0).long(), 0.5, 9).shape == (1, 0)
+        assert suppress(boxes, torch.tensor([[-1, 0, -1]]), 0.5, 9).tolist() == [[False, True, False]]
+
+    def test_none_wanted_and_none_given(self):
+        boxes, labels = self.batch(range(3))
+        assert select.select_detections(boxes, labels.float(), labels, 0.5, 0)[3].tolist() == [0, 0, 0]
+        assert suppress(boxes[:, :0], labels[:, :0], 0.5, 0).shape == (3, 0)
 
     @pytest.mark.parametrize("at_once", [1, 4])
     def test_the_best_so_many_are_those_of_all(self, threshold, at_once, monkeypatch):

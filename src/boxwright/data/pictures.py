@@ -272,7 +272,9 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
     network's own threads sleep where else they wait awake for each other: on two cores it took a third longer.
     """
     pool = ThreadPoolExecutor(DECODERS, name)
-    together = threading.Barrier(DECODERS)
+    together = threading.Barrier(
+        DECODERS, timeout=30
+    )  # a thread that cannot start must not make the other wait for ever
 
     def alone() -> None:
         torch.get_num_threads()  # else torch would set the number when this thread first computes
@@ -281,9 +283,11 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
 
     with _STARTING:
         usual = torch.get_num_threads()
-        for job in [pool.submit(alone) for _ in range(DECODERS)]:
-            job.result()
-        torch.set_num_threads(usual)  # in this thread, and in those that start later
+        try:
+            for job in [pool.submit(alone) for _ in range(DECODERS)]:
+                job.result()
+        finally:
+            torch.set_num_threads(usual)  # in this thread, and in those that start later
     return pool
 
 

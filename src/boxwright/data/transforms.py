@@ -285,12 +285,17 @@ class ScaleJitter:
 class RandomIoUCrop:
     """Crop so that some object overlaps the crop by a random least IoU (SSD, section 2.2), and enlarge to the old size.
 
-    The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre it leaves out are gone.
+    The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre it leaves out are gone. A least IoU of
+    1 leaves the picture as it is; one of them is needed, since a picture may have no crop for any other.
     """
 
     p: float = 0.5
     min_scale: float = 0.3
     least_ious: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+    def __post_init__(self) -> None:
+        if max(self.least_ious, default=0.0) < 1:
+            raise ValueError(f"IoU crop: expected a least IoU of 1 among {self.least_ious}: a picture left as it is")
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample cropped and enlarged, or as it was where a least IoU of 1 was drawn."""

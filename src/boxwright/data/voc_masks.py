@@ -1,7 +1,7 @@
 """Masks in Pascal VOC's way: `SegmentationObject/NAME.png`, an indexed picture whose pixels say which object they show.
 
 The n-th `<object>` of the XML file has the index n, 0 is background, and 255 the border that belongs to nobody
-(VOC2012 development kit, section "segmentation ground truth").
+(VOC2012 development kit, section "segmentation ground truth"); files of other than 8 bits have no such border.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def _indices(path: Path, changed: int, size: int) -> npt.NDArray[Any]:
 
 
 def _values(image: Image.Image) -> tuple[str, npt.NDArray[Any]]:
-    stored = image.tile[0][3] if image.tile else None
+    tiles: Any = getattr(image, "tile", None)  # how the file stores its pixels
+    stored = tiles[0][3] if tiles else None
     return image.mode, np.array(image) // GREY_STEPS.get(str(stored), 1)
 
 

@@ -125,6 +125,8 @@ def explain(
     moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
     outputs = raw._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
+    if model.config.class_channels is not None:  # a reference's network has more channels than classes
+        class_scores = class_scores[:, list(model.config.class_channels)]
     units = outputs.strides[:, None] if model.config.normalise_targets else 1.0
     distances = outputs.distances[0].clamp(min=0) * units
     boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
@@ -165,17 +167,18 @@ def _sources(found: Detections, boxes: Tensor, scores: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _ranges(levels: tuple[Level, ...]) -> Tensor:
-    """The reach [low, high) (P, 2) that each location is for."""
-    return torch.cat([torch.tensor([[x.low, x.high]]).expand(x.rows.stop - x.rows.start, 2) for x in levels])
+def _ranges(config: FCOSConfig, levels: tuple[Level, ...]) -> Tensor:
+    """The reach [low, high) (P, 2) that each location is for, with the ends that the checkpoint's rule has."""
+    ranges = torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))
+    return ranges.repeat_interleave(torch.tensor([level.rows.stop - level.rows.start for level in levels]), dim=0)
 
 
 def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...], truth: Truth) -> Lesson:
     boxes = truth.boxes[None]
     valid = torch.ones(1, len(truth), dtype=torch.bool)
     owner, ignored = assign_locations(
-        outputs.locations, outputs.strides, _ranges(levels), boxes, valid, truth.ignore[None],
-        center_radius=config.center_radius,
+        outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, truth.ignore[None],
+        center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
     )  # fmt: skip
     distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
     central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
@@ -264,7 +267,7 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
     box, alone = explanation.lesson.truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
-        explanation.locations, explanation.strides, _ranges(explanation.levels), box[None, None], alone, ~alone,
+        explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None], alone, ~alone,
         center_radius=explanation.config.center_radius,
     )  # fmt: skip
     wanted = int((owner >= 0).sum())

@@ -68,39 +68,41 @@ class Backbone(nn.Module):
         replace_batch_norm(self.body, norm)
         for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
             _freeze(self.body, prefix)
-        self.strides, self.channels = self._probe(name, variant)
+        self.strides, self.channels, self._channels_last = self._probe(name, variant)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self._maps(images)
-        # Swin keeps its channels last: (B, H, W, C)
         return [
-            m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.channels, strict=True)
-        ]  # fmt: skip
+            map_.permute(0, 3, 1, 2) if last else map_ for map_, last in zip(maps, self._channels_last, strict=True)
+        ]
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         features = self.body(images)
         return list(features.values()) if isinstance(features, dict) else list(features)
 
-    def _probe(self, name: str, variant: ResNetVariant) -> tuple[list[int], list[int]]:
-        """Stride and channels of each level, from one small picture, without touching statistics or gradients."""
+    def _probe(self, name: str, variant: ResNetVariant) -> tuple[list[int], list[int], list[bool]]:
+        """Stride and channels of each level, and whether its map is (B, H, W, C), as Swin's are.
+
+        From one small picture, without touching statistics or gradients.
+        """
         was_training = self.body.training
         self.body.eval()
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, 96, 96))
         self.body.train(was_training)
-        strides, channels = [], []
+        strides: list[int] = []
+        channels: list[int] = []
+        last: list[bool] = []
         for level, found in zip(self.levels, maps, strict=True):
             stride = STRIDES.get(level, 96 // int(found.shape[2]))
             stride = 16 if level == "c5" and variant.dilated_c5 else stride
             side = (96 // stride, 96 // stride)
-            if found.shape[2:] == side:
-                channels.append(int(found.shape[1]))
-            elif found.shape[1:3] == side:
-                channels.append(int(found.shape[3]))
-            else:
+            if tuple(found.shape[2:]) != side != tuple(found.shape[1:3]):
                 raise ValueError(f"backbone {name}: expected a map of stride {stride}, got {tuple(found.shape)}")
             strides.append(stride)
-        return strides, channels
+            last.append(tuple(found.shape[2:]) != side)
+            channels.append(int(found.shape[3 if last[-1] else 1]))
+        return strides, channels, last
 
 
 class FeaturePyramid(nn.Module):

@@ -25,8 +25,8 @@ ROWS_AT_ONCE = 4
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices (D,) of the boxes (N, 4) that no better one overlaps by more than `iou_threshold`, best first.
 
-    The algorithm itself, as the courses ask for it; the library runs torchvision's kernel, which gives the same answer
-    (benchmarks/nms.py compares them). Boxes of zero area overlap nothing.
+    The algorithm itself, as the courses ask for it; on a CPU the library runs torchvision's kernel, which gives the same
+    answer (benchmarks/nms.py compares them), on a GPU `suppress_by_pairs`. Boxes of zero area overlap nothing.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 29.0, 29.0]])
     >>> nms(boxes, torch.tensor([0.6, 0.9, 0.5]), 0.5).tolist()
@@ -57,16 +57,18 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
 def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
     """Which of the boxes (B, N, 4) no better one of its picture and label overlaps too much: (B, N) bool.
 
-    Boxes come best first; rows of label -1 behind them are no candidates, never kept. The best `limit` kept boxes of a
+    Boxes come best first; rows of label -1 are no candidates, never kept. The best `limit` kept boxes of a
     picture are found for certain; rows behind them may be left undecided, that is, False. An operator of its own,
     because a loop over pictures and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's
     NonMaxSuppression.
     """
     keep = torch.zeros_like(labels, dtype=torch.bool)
-    for own, candidates, of, total in zip(keep, boxes, labels, (labels >= 0).sum(1).tolist(), strict=True):
-        rows = torch.arange(0)
-        for start in range(0, total, ROWS_AT_ONCE * limit):  # what better rows decide, worse ones cannot change
-            rows = torch.cat([rows, torch.arange(start, min(start + ROWS_AT_ONCE * limit, total))])
+    step = max(1, ROWS_AT_ONCE * limit)
+    for own, candidates, of in zip(keep, boxes, labels, strict=True):
+        known = (of >= 0).nonzero()[:, 0]
+        rows = known[:0]
+        for start in range(0, len(known), step):  # what better rows decide, worse ones cannot change
+            rows = torch.cat([rows, known[start : start + step]])
             rows = rows[_kept(candidates[rows], of[rows], iou_threshold)]
             if len(rows) >= limit:
                 break

@@ -279,7 +279,7 @@ def _measure(job: Job, progress: Progress) -> None:
         measured = job.measure(model)
     except (ValueError, OSError):  # a damaged picture
         progress.unmeasured = True
-        with suppress(ValueError, OSError):
+        with suppress(ValueError, OSError, FloatingPointError):
             job.save(progress)
         raise
     progress.unmeasured = False

@@ -1,0 +1,56 @@
+"""The benchmarks start: each says its options, and what it would build can be built."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boxwright.models import MODELS
+from boxwright.models.config import config_of
+from boxwright.recipes import load_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """A benchmark's module, by name."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def test_make_bench_knows_every_benchmark(module):
+    known = module("__main__").BENCHMARKS
+    with_a_command = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "def main()" in path.read_text()}
+    assert set(known) == with_a_command - {"__main__"}
+
+
+@pytest.mark.e2e
+def test_every_benchmark_says_its_options(module):
+    for name in module("__main__").BENCHMARKS:
+        done = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode, name in done.stdout) == (0, True), done.stderr
+
+
+def test_the_variants_on_fod_are_one_network_with_other_fields(module):
+    fod = module("fod")
+    recipes = {name: load_recipe(fod.RECIPE, [*fod.SHARED, *own]) for name, own in fod.variants().items()}
+    course, improved = (recipes[name].model for name in ("course", "improved"))
+    assert (course.backbone, course.head_norm, course.center_radius) == ("regnet_x_400mf", "none", None)
+    assert (improved.backbone, improved.head_norm, improved.center_radius) == ("regnet_x_400mf", "gn", 1.5)
+    assert (course.fpn_channels, course.level_bounds) == (improved.fpn_channels, improved.level_bounds)
+
+
+def test_the_detectors_of_the_step_benchmark_can_be_built(module):
+    steps = module("steps")
+    for name, (_, preset, more) in steps.PAIRS.items():
+        settings = getattr(sys.modules[MODELS[name].build.__module__], preset) if preset else {}
+        config_of(MODELS[name].config, {**settings, **more, "num_classes": 3})
