@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
+from decimal import Decimal
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -115,6 +116,47 @@ def test_choosing_lists_every_recipe_with_what_was_published() -> None:
     rows = dict(re.findall(r"(?m)^\| `([\w-]+)` \| (.*?) \| .* \|$", text))
     names = [path.stem for path in (PACKAGE / "recipes").glob("*.yaml")]
     assert {name: rows.get(name) for name in names} == {name: load_recipe(name).reference or "-" for name in names}
+
+
+def claims() -> list[tuple[str, str, list[str]]]:
+    """Where a measured figure is told, of which recipe (or ""), and the figures that belong together."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- results -->")[1].split("<!-- /results -->")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in readme.splitlines() if row.startswith("|")]
+    named, (head, _, *body) = re.compile(r"`([\w-]+)`"), rows
+    at = [place for place, name in enumerate(head) if "AP" in name]
+    found = []
+    for row in body:
+        name = named.fullmatch(row[head.index("detector")])
+        found.append((f"README: {' | '.join(row[:2])}", name[1] if name else "", [row[place] for place in at]))
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    for name, told in re.findall(r"(?m)^\| `([\w-]+)` \| .*? \| (.*) \|$", text):
+        if figures := re.findall(r"\b[01]\.\d{3,}\b", told):
+            found.append((f"choosing: {name}", name, figures))
+    return found
+
+
+def half_a_unit(figure: str) -> Decimal:
+    """Half of the last digit: 0.0005 of 0.609."""
+    return Decimal(5).scaleb(-len(figure.partition(".")[2]) - 1)
+
+
+def recorded_together(name: str, told: list[str]) -> bool:
+    """Whether one line of a recorded table, or one paragraph, holds all these figures; a table says whose they are."""
+    text = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    for unit in re.findall(r"(?m)^\|.*$|(?:^[^|\n].*\n)+", text):
+        if unit.startswith("|") and not re.search(rf"(?<![\w-]){name}(?![\w-])", unit):
+            continue
+        figures = [Decimal(figure) for figure in re.findall(r"\b[01]\.\d{4}\b", unit)]
+        # half a unit of the last digit that is told: 0.8025 may be told as 0.802 or 0.803
+        if all(any(abs(Decimal(one) - other) <= half_a_unit(one) for other in figures) for one in told):
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("where", "name", "told"), claims(), ids=[where for where, _, _ in claims()])
+def test_every_measured_figure_is_a_recorded_one(where: str, name: str, told: list[str]) -> None:
+    assert len(told) >= 2
+    assert recorded_together(name, told), f"{where}: {told} of {name or 'this row'} is in no line of RESULTS.md"
 
 
 def test_benchmarks_are_called_as_they_can_be() -> None:

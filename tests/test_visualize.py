@@ -136,6 +136,16 @@ class TestDraw:
         assert image.size == size
         assert pixels(image)[int(90 * scale), int(40 * scale)].tolist() == list(class_colour(0))
 
+    @pytest.mark.parametrize(
+        ("width", "height", "line"), [(160, 120, 1), (640, 480, 2), (1280, 960, 4), (4000, 3000, 13)]
+    )
+    def test_lines_grow_with_the_picture(self, width, height, line):
+        """At 640 x 480 two pixels; one of a picture of twelve megapixels would not be seen."""
+        box = [width / 4, height / 4, 3 * width / 4, 3 * height / 4]
+        drawn = pixels(draw(picture(height, width), Truth.of([box], [0]), masks=False))
+        left = (drawn[height // 2, : width // 2] == class_colour(0)).all(1).nonzero()[0]
+        assert left.tolist() == list(range(width // 4, width // 4 + line))
+
     @pytest.mark.parametrize("channels_last", [False, True])
     def test_the_given_picture_is_not_drawn_upon(self, channels_last):
         image = torch.full((120, 160, 3), GREY, dtype=torch.uint8).permute(2, 0, 1)

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from boxwright.writing import GrowingJson, writing
+from boxwright.writing import GrowingJson, replacing, writing
 
 
 @pytest.fixture
@@ -40,6 +40,17 @@ def test_a_writer_that_cannot_say_why_is_given_words(tmp_path):
         writing(tmp_path / "a.pt"),
     ):
         raise RuntimeError("unexpected pos\nframe #0")
+
+
+def test_a_file_that_is_replaced_is_whole_at_every_moment(tmp_path, small_disk):
+    file = tmp_path / "metrics.json"
+    with replacing(file) as partial:
+        partial.write_text("{}")
+        assert not file.exists()
+    with pytest.raises(OSError, match=r"metrics\.json") as caught, replacing(file) as partial:
+        partial.write_text("x" * 9000)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(file))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("metrics.json", "{}")]
 
 
 @pytest.mark.parametrize(("brackets", "expected"), [("[]", [1, 2, 3]), ("{}", {"a": 1, "b": 2, "c": 3})])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,21 @@ def writing(path: Path, *, whole: bool = True) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise OSError(f"could not write {path} ({reason}); is the disk full?") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place beside the file to write to, which becomes the file once it is whole; what was there stays so long.
+
+    An error names the file, as with `writing`.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with writing(path, whole=False):
+            yield partial
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class GrowingJson:

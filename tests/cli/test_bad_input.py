@@ -28,6 +28,9 @@ from boxwright.models import MODELS
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
+from boxwright.training.plots import plot_results
+from boxwright.training.prepare import open_checked
+from boxwright.training.run_folder import Results, new_run_folder
 
 Call = Callable[..., Any]
 Voc = Callable[..., Path]
@@ -133,10 +136,14 @@ def test_a_broken_picture_of_the_validation_split_is_said_when_measuring(
 ) -> None:
     data = voc(tmp_path / "data")
     (data / "JPEGImages" / "p3.png").write_bytes(b"")
-    ended = boxwright("evaluate", checkpoint, "--data", data, "--json", "--device", "cpu")
-    assert ended.code == 0
+    ended = boxwright("evaluate", checkpoint, "--data", data, "--json", "--save", "out", "--device", "cpu")
+    assert ended.code == 2
     assert "p3.png: the file is empty" in ended.err
-    json.loads(ended.out)
+    assert json.loads(ended.out) == json.loads(Path("out/metrics.json").read_text(encoding="utf-8"))
+    (data / "JPEGImages" / "p3.png").unlink()
+    ended = boxwright("evaluate", checkpoint, "--data", data, "--device", "cpu")
+    assert ended.code == 2
+    assert "1 pictures" in ended.out
 
 
 @pytest.mark.parametrize("data_of", ["evaluate", "proposals"])
@@ -155,7 +162,8 @@ def test_a_picture_that_is_damaged_inside_does_not_end_a_measurement(
         return boxwright(data_of, checkpoint, "--data", folder, *words[data_of], "--device", "cpu")
 
     ended = call(data)
-    assert ended.code == 0, ended.err
+    assert ended.code == 2, ended.err
+    assert call(whole).code == 0
     assert [line for line in ended.err.splitlines() if str(damaged) in line] == [
         line for line in ended.err.splitlines() if "damaged or cut short" in line
     ]
@@ -290,6 +298,18 @@ def test_entities_in_xml_are_refused(tmp_path: Path, boxwright: Call, voc: Voc, 
             boxwright(*words, data).refused(f"{data / 'Annotations' / 'p0.xml'}:1", "remove the declaration")
 
 
+def test_a_bad_box_is_said_with_its_corners_before_training(tmp_path: Path, voc: Voc) -> None:
+    data, said = voc(tmp_path / "data"), list[str]()
+    file = data / "Annotations" / "p0.xml"
+    file.write_text(file.read_text().replace("<xmax>30<", "<xmax>8<", 1))
+    open_checked(data, classes=None, train_split="train", val_split="val", overfit=None,
+                 recipe=load_recipe("fcos", TINY), say=said.append)  # fmt: skip
+    lines = [line for line in said if str(file) in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"data: {file}:1: ")
+    assert lines[0].endswith(" box 8, 8, 8, 30 (left out)"), lines
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -415,6 +435,90 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert (weights / "best.pt").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_before_the_first_step_is_one_sentence_with_the_file(
+    tmp_path: Path, boxwright: Call, voc: Voc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = voc(tmp_path / "data")
+    for name in ("args.yaml", "dataset_check.json", "log.txt", "labels.jpg", "train_batch0.jpg"):
+
+        def full(parent: Path, run: str, name: str = name) -> Path:
+            folder = new_run_folder(parent, run)
+            (folder / name).symlink_to("/dev/full")
+            return folder
+
+        monkeypatch.setattr("boxwright.training.run.new_run_folder", full)
+        words = ("train", "fcos", *TINY, "--data", data, "--name", name, "--device", "cpu")
+        boxwright(*words).refused(str(Path("runs", name, name)), "full")
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".xml", ".txt", ".json"])
+def test_a_full_disk_while_shapes_are_drawn_is_one_sentence_with_the_file(
+    boxwright: Call, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def full(real: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*given: Any, **options: Any) -> Any:
+            if any(isinstance(word, Path) and word.suffix == kind for word in given):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*given, **options)
+
+        return write
+
+    monkeypatch.setattr(Image.Image, "save", full(Image.Image.save))
+    monkeypatch.setattr(Path, "write_text", full(Path.write_text))
+    ended = boxwright("shapes", "out", "--train", 1, "--val", 0, "--layout", "coco" if kind == ".json" else "voc")
+    ended.refused("out/", f"{kind}: the disk is full", "free some space")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_curves_and_tables_of_a_run_name_themselves_where_the_disk_is_full(tmp_path: Path) -> None:
+    row = {"step": 1, "val/AP": 0.5}
+    results = Results(tmp_path)
+    for name in ("results.csv.partial", "results.png"):
+        (tmp_path / name).symlink_to("/dev/full")
+    with results, pytest.raises(OSError, match="No space left") as caught:
+        results.add(row)
+    assert caught.value.filename == str(tmp_path / "results.csv")
+    with pytest.raises(OSError, match=r"results\.png"):
+        plot_results([row], tmp_path / "results.png")
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_run_that_found_the_disk_full_is_finished_by_resume(
+    tmp_path: Path, boxwright: Call, voc: Voc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = voc(tmp_path / "data"), Path("runs/fcos-small")
+
+    def full(parent: Path, name: str) -> Path:
+        folder = new_run_folder(parent, name)
+        (folder / "results.jsonl").symlink_to("/dev/full")
+        return folder
+
+    monkeypatch.setattr("boxwright.training.run.new_run_folder", full)
+    go_on = f"boxwright train --resume {run}"
+    boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu").refused(
+        f"{run / 'results.jsonl'}: the disk is full", f"free some space; then go on with: {go_on}"
+    )
+    (run / "results.jsonl").unlink()
+    (run / "metrics.json.partial").symlink_to("/dev/full")
+    boxwright("train", "--resume", run).refused(
+        f"{run / 'metrics.json'}: the disk is full", f"free some space; then go on with: {go_on}"
+    )
+    assert not (run / "metrics.json").exists()
+    rows = (run / "results.jsonl").read_text()
+    (run / "results.jsonl.partial").symlink_to("/dev/full")
+    boxwright("train", "--resume", run).refused(str(run / "results.jsonl"), "disk is full")
+    assert (run / "results.jsonl").read_text() == rows
+    ended = boxwright("train", "--resume", run)
+    assert ended.code == 0, ended.err
+    assert "AP50" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert [json.loads(line)["step"] for line in rows.splitlines()] == [2]
+    assert (run / "results.jsonl").read_text() == rows
+    assert not list(run.rglob("*.partial"))
+    boxwright("train", "--resume", run).refused("is finished")
+
+
 @pytest.mark.parametrize("end", ["full disk", "Ctrl-C", "SIGTERM"])
 def test_what_ends_predict_loses_nothing_that_was_found(
     tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, end: str
@@ -463,6 +567,7 @@ def test_a_full_disk_is_one_sentence_with_the_file(
         (evaluate, "metrics.json"), (evaluate, "predictions.json"), (evaluate, "per_class.csv"),
         (evaluate, "BoxPR_curve.png"), (evaluate, "ground-truth/p2.txt"), ((*predict, "--json"), "detections.json"),
         ((*predict, "--text"), "text/p1.txt"), ((*predict, "--yolo"), "labels/p1.txt"),
+        (("explain", checkpoint, data / "JPEGImages" / "p1.png", "--out", "out", "--device", "cpu"), "1_overview.png"),
         (proposals, "p.npz.partial"), (("convert", checkpoint, "--out", "out/c.pt"), "c.pt.partial"),
     ]  # fmt: skip
     for words, name in cases:

@@ -256,8 +256,9 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
         found = Detections(box, torch.tensor([0.9]), torch.tensor([1]), (100, 150), CLASSES)
         truth = Truth.of(box, [1])
         return types.SimpleNamespace(
-            detections=(found,), truths=(truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),), areas=None
-        )
+            detections=(found,), truths=(truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),), areas=None,
+            unreadable=0,
+        )  # fmt: skip
 
     module = types.ModuleType("boxwright.inference.evaluate")
     module.evaluate_checkpoint = evaluate_checkpoint

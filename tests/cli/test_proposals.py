@@ -83,7 +83,7 @@ def test_pictures_that_cannot_be_read_are_said_and_the_others_are_done(boxwright
     broken = folder / "JPEGImages" / "p1.png"
     broken.write_bytes(broken.read_bytes()[:60])
     done = boxwright("proposals", tmp_path / "rpn.pt", "--data", folder, "--out", tmp_path / "p.npz", "--device", "cpu")
-    assert done.code == 0, done
+    assert done.code == 2, done
     assert "proposals for 3 pictures" in done.out
     assert f"boxwright: {broken}: the picture is damaged" in done.err
     boxwright("proposals", tmp_path / "rpn.pt", "--data", "nowhere", "--out", "p.npz").refused("nowhere: no such data")

@@ -25,6 +25,10 @@ TINY = (
     "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
 )  # fmt: skip
 NAMES = ("no", "yes", "1.5", "null", "two words", "ünï 犬", "$x^$_", "[b]bold[/b]", "a/b", "..", "a,b=c+d", '<"&>')
+PICTURES = (
+    "results.png", "labels.jpg", *(f"train_batch{number}.jpg" for number in range(3)), "confusion_matrix.png",
+    *(f"Box{curve}_curve.png" for curve in ("PR", "F1", "P", "R")),
+)  # fmt: skip
 STEMS = ("a b  c", "ünï 犬", "x" * 240, "[b]x", "100%", "$a$", "#1")
 
 
@@ -47,9 +51,21 @@ def strict(text: str) -> Any:
 
 def assert_whole_run(run: Path) -> None:
     """The files of a finished run are there, and are what they claim to be."""
-    for name in ("results.csv", "results.png", "labels.jpg", "train_batch0.jpg", "args.yaml", "log.txt"):
+    for name in ("results.csv", "args.yaml", "log.txt"):
         assert (run / name).stat().st_size > 0, name
-    strict((run / "metrics.json").read_text(encoding="utf-8"))
+    validated = {path.name for path in run.glob("val_batch*.jpg")}
+    assert {"val_batch0_labels.jpg", "val_batch0_pred.jpg"} <= validated
+    assert {name.replace("_labels", "_pred") for name in validated} == {name for name in validated if "_pred" in name}
+    for name in sorted({*PICTURES, *validated}):
+        with Image.open(run / name) as picture:
+            picture.load()
+            assert min(picture.size) > 50, name
+    figures = strict((run / "metrics.json").read_text(encoding="utf-8"))
+    last, best = (load_checkpoint(run / "weights" / f"{name}.pt") for name in ("last", "best"))
+    assert last.training is not None
+    assert best.score_threshold == figures["score_threshold"]  # these runs measure once
+    hit = bool(figures["AP50"])  # without one, no threshold is better than another
+    assert 0 <= best.score_threshold <= 1 if hit else best.score_threshold is None
     strict((run / "dataset_check.json").read_text(encoding="utf-8"))
     for line in (run / "results.jsonl").read_text(encoding="utf-8").splitlines():
         strict(line)
@@ -281,6 +297,7 @@ def test_a_finished_run_is_not_started_again_and_data_may_move(tmp_path: Path, b
     data = voc(tmp_path / "data")
     assert boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu").code == 0
     run = Path("runs/fcos-small")
+    assert strict((run / "metrics.json").read_text())["score_threshold"] is not None  # it found something
     boxwright("train", "--resume", run).refused("runs/fcos-small is finished", "--weights")
     (run / "metrics.json").unlink()  # as if it had been killed while it wrote its report
     data.rename(tmp_path / "moved")
@@ -291,6 +308,37 @@ def test_a_finished_run_is_not_started_again_and_data_may_move(tmp_path: Path, b
     other = voc(tmp_path / "other", names=("cat", "dog"))
     (run / "metrics.json").unlink()
     boxwright("train", "--resume", run, "--data", other).refused("was trained on classes", "cell", "cat")
+
+
+@pytest.mark.e2e
+def test_a_second_run_of_the_same_name_gets_a_folder_of_its_own(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+    data = voc(tmp_path / "data")
+    words = ("train", "fcos", *TINY, "--data", data, "--device", "cpu", "--name", "mine")
+    first = boxwright(*words)
+    assert first.code == 0, first.err
+    before = snapshot(Path("runs/mine"))
+    assert before["weights/last.pt"]
+    assert before["results.csv"]
+    second = boxwright(*words, "schedule.steps=3")
+    assert second.code == 0, second.err
+    assert [ended.out.strip() for ended in (first, second)] == ["runs/mine", "runs/mine-2"]
+    assert {path.name for path in Path("runs").iterdir()} == {"mine", "mine-2"}
+    assert snapshot(Path("runs/mine")) == before
+    assert snapshot(Path("runs/mine-2"))["weights/last.pt"] != before["weights/last.pt"]
+
+
+@pytest.mark.e2e
+def test_a_run_resumed_for_its_report_keeps_the_threshold_of_its_last_weights(
+    tmp_path: Path, boxwright: Call, voc: Voc
+) -> None:
+    data = voc(tmp_path / "data")
+    assert boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu").code == 0
+    last = Path("runs/fcos-small/weights/last.pt")
+    before = load_checkpoint(last)
+    Path("runs/fcos-small/metrics.json").unlink()  # as if it had been killed while it wrote its report
+    assert boxwright("train", "--resume", "runs/fcos-small").code == 0
+    after = load_checkpoint(last)
+    assert (after.score_threshold, after.metrics) == (before.score_threshold, before.metrics)
 
 
 # ---- being stopped --------------------------------------------------------------------------------------------------

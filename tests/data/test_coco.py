@@ -93,6 +93,13 @@ def test_missing_fields_crowds_and_masks(tmp_path: Path) -> None:
     assert plain.segmentation is None
 
 
+def test_ignore_beside_iscrowd_means_nothing_as_in_pycocotools(tmp_path: Path) -> None:
+    row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 5]}
+    rows = [row | {"ignore": 1}, row | {"ignore": 1, "iscrowd": 0}, row | {"ignore": 0, "iscrowd": 1}]
+    split = read_coco(save_json(tmp_path / "a.json", content(annotations=rows))).splits["train"]
+    assert [item.ignore for item in split.records[0].annotations] == [False, False, True]
+
+
 def test_rows_that_cannot_be_used_become_problems(tmp_path: Path) -> None:
     rows: list[Any] = [
         {"id": 1, "image_id": 99, "category_id": 3, "bbox": [0, 0, 5, 5]},

@@ -15,7 +15,7 @@ from boxwright.structures import Classes, CroppedMask, Detections, Truth
 CLASSES = Classes.named(["cat", "dog", "cow"])
 
 
-def oracle(detections, truths, kind="boxes", areas=None, limits=(1, 10, 100)):
+def oracle(detections, truths, kind="boxes", areas=None, limits=(1, 10, 100), polygons=None):
     """The twelve figures of pycocotools, and the per-class APs, on the same boxes."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -34,6 +34,8 @@ def oracle(detections, truths, kind="boxes", areas=None, limits=(1, 10, 100)):
                 height, width = crop.bitmap.shape
                 whole[crop.y : crop.y + height, crop.x : crop.x + width] = crop.bitmap
                 row |= {"segmentation": encode_rle(whole), "area": int(whole.sum())}
+            if polygons:
+                row["segmentation"] = polygons[index][thing]
             rows.append(row)
         for row in replace(found, classes=Classes.named(CLASSES.names, 1)).to_coco(index + 1):
             if kind == "masks":
@@ -81,6 +83,40 @@ def test_masks_equal_pycocotools(random_set, seed):
     result = coco_ap(detections, truths, CLASSES, kind="masks")
     np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
     assert result.figures()["kind"] == "masks"
+
+
+def outline(rng, centre, radius):
+    """A polygon of two parts, flat x, y lists: rough discs beside each other."""
+    parts = []
+    for shift in (0, radius):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 9))
+        spokes = radius * rng.uniform(0.6, 1, 9)
+        parts.append(np.stack([centre[0] + shift + spokes * np.cos(angles), centre[1] + spokes * np.sin(angles)], 1))
+    return [part.round(2).ravel().tolist() for part in parts]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_truth_given_as_polygons_equals_pycocotools(seed):
+    """Small objects, where a pixel of the border decides whether an overlap is reached."""
+    rng, size_hw = np.random.default_rng(seed), (90, 120)
+    detections, truths, polygons = [], [], []
+    for _ in range(8):
+        objects = [outline(rng, rng.uniform(0, (120, 90)), rng.uniform(3, 14)) for _ in range(6)]
+        moved = [[[value + rng.normal(0, 0.7) for value in part] for part in parts] for parts in objects]
+        masks = [CroppedMask.decoded(parts, size_hw) for parts in objects]
+        found = [CroppedMask.decoded(parts, size_hw) for parts in moved]
+        boxes = [
+            [min(parts[0][0::2]), min(parts[0][1::2]), max(parts[1][0::2]), max(parts[0][1::2])] for parts in objects
+        ]
+        labels = torch.from_numpy(rng.integers(0, 3, 6))
+        polygons.append(objects)
+        truths.append(Truth.of(boxes, labels, masks=masks))
+        scores = torch.from_numpy(rng.random(6))
+        detections.append(Detections(truths[-1].boxes, scores, labels, size_hw, CLASSES, tuple(found)))
+    expected, _ = oracle(detections, truths, "masks", polygons=polygons)
+    result = coco_ap(detections, truths, CLASSES, kind="masks")
+    np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
+    assert 0.2 < result.ap < 0.9
 
 
 def test_cropped_masks_count_as_whole_ones(random_set):

@@ -1,10 +1,17 @@
-"""Run-length codes equal to the COCO API's, polygons close to them, tight boxes around masks."""
+"""Run-length codes and filled polygons equal to the COCO API's, tight boxes around masks."""
 
 import numpy as np
 import pytest
 import torch
 
-from boxwright.ops.masks import decode_rle, encode_cropped, encode_rle, mask_boxes, rasterise_polygons
+from boxwright.ops.masks import (
+    decode_rle,
+    encode_cropped,
+    encode_rle,
+    mask_boxes,
+    rasterise_cropped,
+    rasterise_polygons,
+)
 
 coco = pytest.importorskip("pycocotools.mask")
 
@@ -62,15 +69,74 @@ def test_a_code_that_breaks_off_is_refused():
         decode_rle("o", (4, 4))
 
 
-@pytest.mark.parametrize("polygon", [[10, 10, 60, 15, 50, 70, 12, 55], [5, 5, 45, 5, 45, 45, 5, 45]])
-def test_polygons_differ_from_the_coco_api_on_the_border_only(polygon):
-    ours = rasterise_polygons([polygon], (80, 80))
-    theirs = torch.from_numpy(coco.decode(coco.frPyObjects([polygon], 80, 80))[..., 0].astype(bool))
-    perimeter = sum(
-        abs(polygon[k] - polygon[k - 2]) + abs(polygon[k + 1] - polygon[k - 1]) for k in range(0, len(polygon), 2)
-    )
-    assert (ours != theirs).sum() <= perimeter / 2
-    assert (ours & theirs).sum() / (ours | theirs).sum() > 0.95
+def reference_bitmap(polygons, size_hw):
+    return torch.from_numpy(coco.decode(coco.merge(coco.frPyObjects(polygons, *size_hw))).astype(bool))
+
+
+def random_polygons(rng, size_hw):
+    """One to three polygons of random corners, so most of them concave and self-crossing, of every size and place."""
+    polygons = []
+    for _ in range(rng.integers(1, 4)):
+        centre = rng.uniform(-0.2, 1.2, 2) * size_hw[::-1]
+        points = centre + rng.uniform(-0.5, 0.5, (rng.integers(3, 25), 2)) * rng.choice([1, 5, 60, 200, 3000])
+        points = [points, points.round(2), (points * 5).round() / 5, (points * 4).round() / 4, points.round()][
+            rng.integers(0, 5)
+        ]
+        if rng.random() < 0.1:
+            points[:, rng.integers(0, 2)] = points[0, 0]  # without area
+        if rng.random() < 0.1:
+            points[1] = points[0]
+        polygons.append(points.ravel().tolist())
+    return polygons
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_polygons_are_filled_as_by_the_coco_api(seed):
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for _ in range(250):
+        size_hw = (int(rng.integers(1, 120)), int(rng.integers(1, 120)))
+        polygons = random_polygons(rng, size_hw)
+        expected = reference_bitmap(polygons, size_hw)
+        assert torch.equal(rasterise_polygons(polygons, size_hw), expected), (polygons, size_hw)
+        x, y, bitmap = rasterise_cropped(polygons, size_hw)
+        plane = torch.zeros(size_hw, dtype=torch.bool)
+        plane[y : y + bitmap.shape[0], x : x + bitmap.shape[1]] = bitmap
+        assert torch.equal(plane, expected), (polygons, size_hw)
+        covered += bool(expected.any())
+    assert covered > 120
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [10, 10, 60, 15, 50, 70, 12, 55],
+        [5, 5, 45, 5, 45, 45, 5, 45],
+        [-7.3, -4.1, 30.2, 8.8, 12.5, 91.6, -0.1, 40],  # C rounds coordinates below zero upwards
+        [-0.28, -0.3, 3, -0.3, 3, 3, -0.28, 3],
+        [0, 0, 80, 0, 80, 80, 0, 80],
+        [79.9, 79.9, 81, 79.9, 81, 81],
+        [20.5, 20.5, 20.5, 60.5, 21.5, 60.5, 21.5, 20.5],
+        [1, 1, 9, 9, 9, 1, 1, 9],
+        [3.2, 3.2, 3.2, 3.2, 3.2, 3.2],
+        [1, 1, 5, 5, 9, 9],
+        [40, 40, 40.3, 40.1, 40.2, 40.4],
+        [-500, -400, -300, -400, -300, -200],
+        [-1e4, 33, 1e4, 34, 0, 1e4],
+    ],
+)
+def test_polygons_at_borders_and_without_area_are_those_of_the_coco_api(polygon):
+    assert torch.equal(rasterise_polygons([polygon], (80, 80)), reference_bitmap([polygon], (80, 80)))
+
+
+def test_a_polygon_that_reaches_very_far_fills_its_picture():
+    far = 1e300
+    assert rasterise_polygons([[-far, -far, far, -far, far, far, -far, far]], (6, 7)).all()
+
+
+def test_no_polygons_are_an_empty_mask():
+    assert not rasterise_polygons([], (3, 4)).any()
+    assert rasterise_cropped([], (3, 4))[2].shape == (0, 0)
 
 
 def test_several_polygons_of_one_object_are_united():
@@ -82,6 +148,21 @@ def test_several_polygons_of_one_object_are_united():
 @pytest.mark.parametrize("polygon", [[1, 1, 2, 2], [1, 1, 2, 2, 3], []])
 def test_a_polygon_that_is_none_is_refused(polygon):
     with pytest.raises(ValueError, match="three x, y pairs"):
+        rasterise_polygons([polygon], (9, 9))
+
+
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([1, 1, 2, 2, 3, float("nan")], "not finite"),
+        ([1, 1, 2, 2, 3, float("inf")], "not finite"),
+        ([1, 1, 2, 2, 3, None], "not finite"),
+        (["1", "1", "2", "2", "3", "1"], "flat list of numbers"),
+        ([[1, 1], [2, 2], [3, 1], [3, 1], [2, 2], [1, 1]], "flat list of numbers"),
+    ],
+)
+def test_points_that_are_no_numbers_are_refused(polygon, message):
+    with pytest.raises(ValueError, match=message):
         rasterise_polygons([polygon], (9, 9))
 
 

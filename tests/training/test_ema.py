@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from boxwright.checkpoint import load_checkpoint
+from boxwright.data.shapes import ShapesConfig, write_shapes
 from boxwright.training.optim import WeightAverage
+from boxwright.training.run import train
 
 
 def network(value=0.0):
@@ -80,3 +83,24 @@ def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped():
 def test_has_the_keys_of_the_model():
     model = network()
     assert WeightAverage(model, 0.9).state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.e2e
+def test_both_checkpoints_of_a_run_hold_the_average_for_use_and_the_trained_weights_for_resume(tmp_path):
+    write_shapes(tmp_path / "data", 4, 2, "voc", ShapesConfig(size=64), 0)
+    settings = [
+        "schedule.steps=4", "schedule.warmup_steps=0", "validation.times=1", "data.batch_size=2", "data.workers=0",
+        "optim.reference_batch=2", "precision=fp32", "ema_decay=0.9", "model.fpn_channels=16",
+        "model.stem_channels=[16]",
+    ]  # fmt: skip
+    result = train("fcos-shapes", tmp_path / "data", overrides=settings, runs=tmp_path / "runs", device="cpu")
+    for path in (result.best, result.last):
+        checkpoint = load_checkpoint(path)
+        average, trained = checkpoint.training["average"], checkpoint.training["model"]
+        assert checkpoint.training["average_updates"] == 4
+        assert checkpoint.weights.keys() == average.keys() == trained.keys()
+        assert all(torch.equal(value, average[name]) for name, value in checkpoint.weights.items())
+        learnt = [name for name in average if name.endswith("weight") and not torch.equal(average[name], trained[name])]
+        assert len(learnt) > 10
+        built = checkpoint.build().state_dict()
+        assert all(torch.equal(value, average[name]) for name, value in built.items())

@@ -31,6 +31,7 @@ def demo(
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import contact_sheet, save
     from boxwright.visualize import draw as drawn
+    from boxwright.writing import writing
 
     folder = free_folder(out)
     data = folder / "data"
@@ -41,14 +42,16 @@ def demo(
         raise typer.Exit(1)
     evaluated = evaluate_checkpoint(result.last, data, "val", device=device)
     figures = coco_ap(evaluated.detections, evaluated.truths, evaluated.classes).figures()
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    with writing(folder / "metrics.json") as file:
+        file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
     from boxwright.data.pictures import read_image
 
     detector = Detector.load(result.last, device)
     chosen = evaluated.paths[:9]
     pictures = [drawn(read_image(path), one) for path, one in zip(chosen, detector.predict(chosen), strict=True)]
-    save(contact_sheet(pictures), folder / "predictions.jpg")
+    with writing(folder / "predictions.jpg") as file:
+        save(contact_sheet(pictures), file)
     typer.echo(f"pictures: {folder / 'predictions.jpg'} (found), {result.folder} (curves, batches, confusion matrix)")
     typer.echo(f"weights:  {result.last}   try: boxwright predict {result.last} {data / 'JPEGImages'}")
     typer.echo(f"AP {figures['AP'] or 0.0:.4f}  AP50 {figures['AP50'] or 0.0:.4f}")

@@ -74,6 +74,8 @@ def evaluate(
     boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --truth PATH --detections PATH. Figures go to
     standard output, everything else to standard error; every figure is a fraction in [0, 1]. The voc metric is the
     area under the whole curve with whole-pixel boxes (+1) unless --eleven-point or --no-plus-one is given.
+
+    An unreadable picture is said and left out; the figures are those of the others, and the exit code is 2.
     """
     _check(checkpoint, data, truth, detections, metric)
     _refuse_given(context, OF_MODEL if truth is not None else (), "is for a CHECKPOINT; files hold detections already")
@@ -84,7 +86,7 @@ def evaluate(
 
     from boxwright.metrics.measure import measure
 
-    areas = None
+    areas, unreadable = None, 0
     if truth is not None and detections is not None:
         from boxwright.inference.comparison import compare_files
 
@@ -111,7 +113,7 @@ def evaluate(
         known, wanted = result.classes, list(result.truths)
         found = [replace(picture, classes=known) for picture in result.detections]
         image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
-        areas = result.areas
+        areas, unreadable = result.areas, result.unreadable
     measured = measure(
         found, wanted, known, metric=metric, iou=iou, max_detections=max_detections, areas=areas,
         eleven_point=eleven_point, plus_one=plus_one,
@@ -119,6 +121,8 @@ def evaluate(
     _print(measured, len(found), iou, json_output)
     if save is not None:
         _save(save, measured, found, wanted, known, image_ids, paths, iou)
+    if unreadable:
+        raise typer.Exit(2)
 
 
 def _check(

@@ -21,11 +21,14 @@ def proposals(
 ) -> None:
     """Write the boxes that a detector proposes in every picture of a data folder, for Fast R-CNN.
 
-    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE.
+    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE. An
+    unreadable picture is said and left out; the others are done, and the exit code is 2.
     """
     from boxwright.inference.propose import write_proposals_of
 
-    pictures, boxes = write_proposals_of(
+    pictures, boxes, unreadable = write_proposals_of(
         checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
     )
     typer.echo(f"{out}: {boxes} proposals for {pictures} pictures")
+    if unreadable:
+        raise typer.Exit(2)

@@ -2,7 +2,8 @@
 
 Understood: `annotations/instances_{train,val}.json` (also `train2017`) with pictures in `images/`, `train/`,
 `train2017/` or the root; `{train,valid,test}/_annotations.coco.json` beside the pictures; one JSON file. Category ids
-may start anywhere and have gaps. `iscrowd` objects become ignore regions; masks are handed on undecoded.
+may start anywhere and have gaps. `iscrowd` objects become ignore regions, and `ignore` means nothing, as in
+pycocotools; masks are handed on undecoded.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class _FileReader:
                     box=box,
                     label=label,
                     where=f"{self.file}: {place}",
-                    ignore=bool(row.get("iscrowd") or row.get("ignore")),
+                    ignore=bool(row.get("iscrowd")),
                     segmentation=row.get("segmentation") or None,
                     area=float(row["area"]) if _is_number(row.get("area")) else None,
                 )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from boxwright.data.preflight import PreflightReport
+from boxwright.data.records import Problem
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -29,6 +30,13 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
         console.print(_levels(report))
     console.print(_classes(report))
     _print_findings(report, console, shown)
+
+
+def finding_line(finding: Problem) -> str:
+    """Where a finding is, what it is, the corners of the box that it is about, and whether that is left out."""
+    corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
+    left_out = " (left out)" if finding.quarantined and finding.box else ""
+    return f"{finding.where}: {finding.message}{corners}{left_out}"
 
 
 def _table(title: str, first: str) -> Table:
@@ -85,10 +93,7 @@ def _print_findings(report: PreflightReport, console: Console, shown: int | None
         worst = found[0].severity
         console.print(f"[{_COLOURS[worst]}]{worst}[/] [bold]{kind}[/] ({len(found)})")
         for finding in found[:shown]:
-            corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
-            left_out = " (left out)" if finding.quarantined and finding.box else ""
-            text = f"  {finding.where}: {finding.message}{corners}{left_out}"
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            console.print(f"  {finding_line(finding)}", soft_wrap=True, highlight=False, markup=False)
         if shown is not None and len(found) > shown:
             console.print(f"  ... and {len(found) - shown} more; --all shows them")
     errors, warnings = (sum(f.severity == name for f in report.findings) for name in ("error", "warning"))

@@ -34,6 +34,7 @@ from boxwright.data.transforms import Sample
 from boxwright.data.voc_masks import FOLDER, write_object_pixels
 from boxwright.ops.masks import encode_rle
 from boxwright.structures import Classes, CroppedMask, Truth
+from boxwright.writing import writing
 
 Pixels = npt.NDArray[np.uint8]
 Layout = Literal["voc", "coco"]
@@ -232,7 +233,8 @@ def write_shapes(
         for index in progress(name, indices, len(source)) if progress else indices:
             image, truth = draw_shapes(config, seed, source.start + index)
             file = f"{name}_{index:06d}.jpg"
-            Image.fromarray(image).save(pictures / file, quality=95, subsampling=0)
+            with writing(pictures / file) as picture:
+                Image.fromarray(image).save(picture, quality=95, subsampling=0)
             entries.append((file, truth))
         if layout == "voc":
             _write_voc(folder, name, entries, config)
@@ -257,10 +259,12 @@ def _write_voc(folder: Path, split: str, entries: list[tuple[str, Truth]], confi
             name = escape(config.classes.names[label])
             lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")
         lines.append("</annotation>")
-        (annotations / f"{Path(file).stem}.xml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with writing(annotations / f"{Path(file).stem}.xml") as labels:
+            labels.write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_object_pixels(masks / f"{Path(file).stem}.png", truth.masks or (), (config.size, config.size))
     stems = "".join(f"{Path(file).stem}\n" for file, _ in entries)
-    (sets / f"{split}.txt").write_text(stems, encoding="utf-8")
+    with writing(sets / f"{split}.txt") as names:
+        names.write_text(stems, encoding="utf-8")
 
 
 def _write_coco(folder: Path, split: str, entries: list[tuple[str, Truth]], config: ShapesConfig) -> None:
@@ -290,4 +294,6 @@ def _write_coco(folder: Path, split: str, entries: list[tuple[str, Truth]], conf
     categories = [{"id": key, "name": name} for key, name in zip(classes.ids, classes.names, strict=True)]
     target = folder / "annotations" / f"instances_{split}.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}), encoding="utf-8")
+    text = json.dumps({"images": images, "annotations": rows, "categories": categories})
+    with writing(target):
+        target.write_text(text, encoding="utf-8")

@@ -17,12 +17,16 @@ from boxwright.data.truth import clip_box, truth_of
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Classes, Detections, Truth
 
+UNREADABLE = ("missing-picture", "unreadable-picture")
+"""Findings of preflight about a picture that cannot be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """Detections and truth of the same pictures in the same order, in original pixels.
 
-    `areas` are those that the annotation file states, per object of the truth.
+    `areas` are those that the annotation file states, per object of the truth; `unreadable` is how many pictures could
+    not be read and are left out.
     """
 
     detections: list[Detections]
@@ -31,6 +35,7 @@ class Evaluated:
     image_ids: list[int | str]
     paths: list[Path]
     areas: list[list[float | None]]
+    unreadable: int = 0
 
 
 def evaluate_checkpoint(
@@ -70,7 +75,7 @@ def evaluate_checkpoint(
     )
     console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
-        if finding.kind in ("missing-picture", "unreadable-picture", "bad-mask", "empty-mask", "mask-off-box"):
+        if finding.kind in (*UNREADABLE, "bad-mask", "empty-mask", "mask-off-box"):
             sentence = f"boxwright: {finding.where}: {finding.message}"
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if needed and not masks:
@@ -101,4 +106,5 @@ def evaluate_checkpoint(
             [item.area for item in record.annotations if clip_box(item.box, hw) is not None]
             for record, hw in zip(kept, sizes, strict=True)
         ],
+        unreadable=broken + sum(finding.kind in UNREADABLE for finding in report.findings),
     )

@@ -267,8 +267,8 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
     box, alone = explanation.lesson.truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
-        explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None], alone, ~alone,
-        center_radius=explanation.config.center_radius,
+        explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None],
+        alone, ~alone, center_radius=explanation.config.center_radius,
     )  # fmt: skip
     wanted = int((owner >= 0).sum())
     if wanted:

@@ -27,6 +27,7 @@ from boxwright.inference.explain_panels import (
     zoom_to,
 )
 from boxwright.structures import Detections, Truth
+from boxwright.writing import writing
 
 DPI = 110
 FOUND_COLOUR, TRUTH_COLOUR = "#ffe100", "#2bff88"
@@ -56,8 +57,9 @@ def write_explanation(
         drawn.append((f"7_detection_{detection}", _detection(explanation, detection)))
     paths = []
     for name, figure in drawn:
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=DPI)
+        with writing(folder / f"{name}.png") as path:
+            figure.savefig(path, dpi=DPI)
+        paths.append(path)
     return paths
 
 

@@ -26,8 +26,10 @@ def write_proposals_of(
     max_proposals: int | None = None,
     batch: int = 8,
     device: str = "auto",
-) -> tuple[int, int]:
-    """Write what a detector finds, whatever its score, as proposals; gives the number of pictures and of boxes.
+) -> tuple[int, int, int]:
+    """Write what a detector finds, whatever its score, as proposals.
+
+    Gives the number of pictures and of boxes written, and of pictures that could not be read.
 
     Pictures are named by their path below the data folder; one that cannot be read is said and left out. Raises
     ValueError where `out` is no .npz or lies inside the data folder, and where the detector needs proposals itself.
@@ -54,7 +56,8 @@ def write_proposals_of(
         raise ValueError(f"{data}: no picture that can be read")
     stream = detector.try_stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
     shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
-    return write_proposals(out, _readable(paths, shown, data, console))
+    pictures, boxes = write_proposals(out, _readable(paths, shown, data, console))
+    return pictures, boxes, len(states) - pictures
 
 
 def _readable(

@@ -87,7 +87,7 @@ def mask_polygons(mask: Tensor, x: int = 0, y: int = 0) -> list[list[float]]:
     """The outlines of a mask (h, w) whose corner lies at (x, y), as COCO polygons: flat lists of x, y.
 
     One for each connected part, along the edges of its pixels; a hole is joined to its part by a seam that is walked
-    twice. Filled again (even-odd, as the COCO tools and `rasterise_polygons` do) they give the same mask.
+    twice. Filled again (as the COCO tools and `rasterise_polygons` do) they give the same mask.
 
     >>> mask_polygons(torch.tensor([[0, 1, 1]], dtype=torch.bool))
     [[1.0, 0.0, 3.0, 0.0, 3.0, 1.0, 1.0, 1.0]]

@@ -1,8 +1,9 @@
 """Masks: COCO run-length encoding, polygons, and bitmaps that are kept only where the object is.
 
-Shape legend: G = objects, H W = size of the picture. Run-length encoding counts pixels column by column (Fortran
-order), beginning with zeros, as the COCO API does; the compressed text is its variable-length code, six bits a
-character. Source: cocodataset/cocoapi `maskApi.c` (format), here written anew on numpy.
+Shape legend: G = objects, H W = size of the picture, P = points of a polygon, N = places where its outline is crossed.
+Run-length encoding counts pixels column by column (Fortran order), beginning with zeros, as the COCO API does; the
+compressed text is its variable-length code, six bits a character. Source: cocodataset/cocoapi `maskApi.c` (format,
+filling of polygons), here written anew on numpy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+_FINER = 5  # times as many columns and rows in the grid on which outlines are drawn
+_FARTHEST = 2.0**40  # pixels; a point beyond is taken to lie there, lest its steps lose their whole numbers
 
 
 def encode_rle(mask: Tensor) -> dict[str, Any]:
@@ -111,32 +115,123 @@ def _text_to_counts(text: str | bytes) -> list[int]:
 
 
 def rasterise_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Tensor:
-    """The union (H, W) bool of polygons given as flat x, y lists: the pixels whose centres lie inside one (even-odd).
+    """The union (H, W) bool of polygons given as flat x, y lists in pixels, equal to the COCO API's bit for bit.
 
-    Raises ValueError for a polygon of fewer than three points. The COCO API draws outlines at five-fold resolution, so
-    single border pixels may differ.
+    The outline is drawn on a grid five times as fine, and a pixel belongs to the polygon where that outline stands
+    above it an odd number of times. Raises ValueError for a polygon of fewer than three points, or with a point that is
+    not finite. Source: COCO's mask API, rleFrPoly.
 
     >>> rasterise_polygons([[1, 1, 4, 1, 4, 3, 1, 3]], (4, 5)).int().tolist()
     [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
     """
+    return _united([_filled(polygon, size_hw) for polygon in polygons], 0, 0, size_hw)
+
+
+def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> tuple[int, int, Tensor]:
+    """What `rasterise_polygons` draws, kept only where it is: column x and row y of its corner, and its bitmap (h, w).
+
+    The picture itself is never made. The bitmap is (0, 0) where the polygons cover no pixel; raises as
+    `rasterise_polygons` does.
+
+    >>> x, y, bitmap = rasterise_cropped([[1, 1, 4, 1, 4, 3, 1, 3]], (4, 5))
+    >>> x, y, bitmap.int().tolist()
+    (1, 1, [[1, 1, 1], [1, 1, 1]])
+    """
+    filled = [_filled(polygon, size_hw) for polygon in polygons]
+    parts = [(x, y, bitmap) for x, y, bitmap in filled if bitmap.size]
+    if not parts:
+        return 0, 0, torch.zeros(0, 0, dtype=torch.bool)
+    left, top = min(x for x, _, _ in parts), min(y for _, y, _ in parts)
+    right = max(x + bitmap.shape[1] for x, _, bitmap in parts)
+    bottom = max(y + bitmap.shape[0] for _, y, bitmap in parts)
+    return left, top, _united(parts, left, top, (bottom - top, right - left))
+
+
+def _united(parts: Sequence[tuple[int, int, np.ndarray]], left: int, top: int, size_hw: tuple[int, int]) -> Tensor:
+    """Bitmaps with their corners (x, y) united on a canvas (H, W) bool whose own corner lies at (left, top)."""
+    canvas = np.zeros(size_hw, dtype=bool)
+    for x, y, bitmap in parts:
+        height, width = bitmap.shape
+        canvas[y - top : y - top + height, x - left : x - left + width] |= bitmap
+    return torch.from_numpy(canvas)
+
+
+def _filled(polygon: Sequence[float], size_hw: tuple[int, int]) -> tuple[int, int, np.ndarray]:
+    """One polygon's corner x, y and its bitmap (h, w), which reaches as far as the outline does in the picture."""
+    columns, rows = _outline(_points(polygon), size_hw)
+    if not len(columns):
+        return 0, 0, np.zeros((0, 0), dtype=bool)
+    left, top = int(columns.min()), int(rows.min())
+    width, height = int(columns.max()) + 1 - left, int(rows.max()) - top
+    # A closed outline crosses each column an even number of times, so every run ends in the column where it began.
+    bounds = np.sort((columns - left) * height + rows - top)
+    runs = np.diff(bounds, prepend=0, append=width * height)
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return left, top, flat.reshape(width, height).T
+
+
+def _points(polygon: Sequence[float]) -> np.ndarray:
+    """The corners (P, 2) of a polygon on the five-fold grid: whole numbers, rounded as C rounds."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(f"a polygon needs at least three x, y pairs, got {len(polygon)} numbers")
+    numbers = np.asarray(polygon)
+    if numbers.ndim != 1 or numbers.dtype.kind in "SU":
+        raise ValueError("a polygon is a flat list of numbers x, y, x, y, ...")
+    numbers = numbers.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a polygon has a point that is not finite")
+    fine: np.ndarray = np.trunc(_FINER * numbers.clip(-_FARTHEST, _FARTHEST) + 0.5)  # -0.9 becomes 0
+    return fine.reshape(-1, 2)
+
+
+def _outline(points: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where an outline of points (P, 2) on the fine grid crosses the middle of the picture's columns.
+
+    Gives two (N,) int64: columns in [0, W), and in each the first pixel below the outline, in [0, H].
+    """
     height, width = size_hw
-    union = np.zeros((height, width), dtype=bool)
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon needs at least three x, y pairs, got {len(polygon)} numbers")
-        points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
-            raise ValueError("a polygon has a point that is not finite")
-        # An edge that crosses a row of pixel centres turns inside to outside for every pixel to its right.
-        turns = np.zeros((height, width + 1), dtype=np.int32)
-        for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, axis=0), strict=True):
-            first, last = (int(np.clip(np.ceil(y - 0.5), 0, height)) for y in sorted((y1, y2)))
-            rows = np.arange(first, last)
-            if len(rows):
-                crossing = x1 + (rows + 0.5 - y1) * (x2 - x1) / (y2 - y1)
-                turns[rows, np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.int64)] += 1
-        union |= np.cumsum(turns, axis=1)[:, :width] % 2 == 1
-    return torch.from_numpy(union)
+    begin, end = points, np.roll(points, -1, axis=0)
+    low, high = np.minimum(begin[:, 0], end[:, 0]), np.maximum(begin[:, 0], end[:, 0])
+    # The middle of column c lies between the fine columns 5c + 2 and 5c + 3.
+    first = np.ceil((low - 2) / _FINER).clip(0, width)
+    counts = (np.floor((high - 3) / _FINER).clip(-1, width - 1) - first + 1).clip(0).astype(np.int64)
+    edge = np.repeat(np.arange(len(points)), counts)
+    place = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its edge
+    columns = first[edge].astype(np.int64) + place
+    level = _level(begin[edge], end[edge], _FINER * columns + 3.0)
+    rows = np.ceil(((level + 0.5) / _FINER - 0.5).clip(0, height))
+    return columns, rows.astype(np.int64)
+
+
+def _level(begin: np.ndarray, end: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The fine row (N,) at which edges (N, 2) to (N, 2) step between the fine columns `right` - 1 and `right`.
+
+    An edge is walked in whole steps along its longer side, towards growing coordinates, and rounded along its shorter
+    one. Of the two points of a step the upper row counts.
+    """
+    extent = np.abs(end - begin)
+    flat = extent[:, 0] >= extent[:, 1]
+    longer, shorter = np.where(flat, 0, 1), np.where(flat, 1, 0)
+    edges = np.arange(len(begin))
+    turned = (begin[edges, longer] > end[edges, longer])[:, None]
+    begin, end = np.where(turned, end, begin), np.where(turned, begin, end)
+    start = begin[edges, shorter]
+    slope = (end[edges, shorter] - start) / extent[edges, longer]
+
+    def walked(steps: np.ndarray) -> np.ndarray:
+        across: np.ndarray = start + slope * steps + 0.5  # in the order of the source: its ties are ours
+        return across
+
+    after = right - begin[:, 0]
+    flat_level = np.trunc(np.minimum(walked(after - 1), walked(after)))
+    steep_slope = np.where(flat, 1, slope)
+    estimate = np.floor((right - 0.5 - start) / steep_slope)
+    # The estimate is at most two steps short of the first one beyond the column's middle.
+    rising = slope > 0
+    short = ((walked(estimate) < right) == rising) * 1.0 + ((walked(estimate + 1) < right) == rising)
+    steep_level = begin[:, 1] + estimate + short - 1
+    level: np.ndarray = np.where(flat, flat_level, steep_level)
+    return level
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ ROWS_AT_ONCE = 4
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices (D,) of the boxes (N, 4) that no better one overlaps by more than `iou_threshold`, best first.
 
-    The algorithm itself, as the courses ask for it; on a CPU the library runs torchvision's kernel, which gives the same
-    answer (benchmarks/nms.py compares them), on a GPU `suppress_by_pairs`. Boxes of zero area overlap nothing.
+    The algorithm itself, as the courses ask for it; the library runs torchvision's kernel on a CPU, which gives the
+    same answer (benchmarks/nms.py compares them), and `suppress_by_pairs` on a GPU. Boxes of zero area overlap nothing.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 29.0, 29.0]])
     >>> nms(boxes, torch.tensor([0.6, 0.9, 0.5]), 0.5).tolist()

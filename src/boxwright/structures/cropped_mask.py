@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from boxwright.ops.masks import decode_rle, encode_cropped, rasterise_polygons
+from boxwright.ops.masks import decode_rle, encode_cropped, rasterise_cropped
 
 
 class CroppedMask(NamedTuple):
@@ -34,7 +31,7 @@ class CroppedMask(NamedTuple):
         if size_hw is None:
             raise ValueError("it is polygons, and the size of the picture is not known")
         polygons = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
-        return _filled(polygons, size_hw)
+        return cls(*rasterise_cropped(polygons, size_hw)).tight()
 
     def draw(self, plane: Tensor) -> None:
         """Set this mask's part of a plane (H, W), in place."""
@@ -52,16 +49,3 @@ class CroppedMask(NamedTuple):
             return CroppedMask(self.x, self.y, self.bitmap[:0, :0])
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         return CroppedMask(self.x + left, self.y + top, self.bitmap[top:bottom, left:right].clone())
-
-
-def _filled(polygons: Sequence[Sequence[float]], hw: tuple[int, int]) -> CroppedMask:
-    """Polygons filled on a canvas of their own extent, not of the picture's: large pictures hold small objects."""
-    height, width = hw
-    columns = [value for polygon in polygons for value in polygon[0::2]]
-    rows = [value for polygon in polygons for value in polygon[1::2]]
-    left, top = max(math.floor(min(columns)) - 1, 0), max(math.floor(min(rows)) - 1, 0)
-    right, bottom = min(math.ceil(max(columns)) + 1, width), min(math.ceil(max(rows)) + 1, height)
-    if right <= left or bottom <= top:
-        return CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
-    moved = [[value - (top if index % 2 else left) for index, value in enumerate(polygon)] for polygon in polygons]
-    return CroppedMask(left, top, rasterise_polygons(moved, (bottom - top, right - left))).tight()

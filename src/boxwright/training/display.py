@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from boxwright.writing import writing
+
+
+class _Bar(Progress):
+    """A bar with a line of numbers below it, which may be longer than the terminal is wide."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.numbers)
 
 
 class Display:
@@ -19,7 +32,7 @@ class Display:
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self._log: Path | None = None
         self._said: list[str] = []
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         self._task: Any = None
 
     def say(self, text: str) -> None:
@@ -36,17 +49,19 @@ class Display:
 
     def _write(self) -> None:
         if self._log is not None:
-            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            with (
+                writing(self._log, whole=False),
+                self._log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+            ):
                 file.writelines(self._said)
             self._said = []
 
     def __enter__(self) -> None:
         if self.enabled and self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"), console=self.console,
-            )  # fmt: skip
-            self._task = self._bar.add_task("training", total=None, numbers="")
+            self._bar = _Bar(
+                TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=self.console
+            )
+            self._task = self._bar.add_task("training", total=None)
             self._bar.start()
 
     def __exit__(self, *_: object) -> None:
@@ -60,6 +75,7 @@ class Display:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         numbers += f"  lr {row['lr']:.2g}  {row['pictures_per_second']:.1f} pictures/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, total=steps, numbers=numbers)
+            self._bar.numbers = numbers
+            self._bar.update(self._task, completed=step, total=steps)
         elif step % 100 == 0:
             self.say(f"step {step}/{steps}  {numbers}  {seconds_left / 60:.1f} min left")

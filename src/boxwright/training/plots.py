@@ -18,6 +18,7 @@ from torch import Tensor
 from boxwright.metrics.report import plain_figure
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, save
+from boxwright.writing import writing
 
 Values = npt.NDArray[np.float64]
 
@@ -77,7 +78,8 @@ def plot_results(
         _clean(axes, title, "step")
     for axes in figure.axes:  # the same steps under all curves, so that they can be compared
         axes.set_xlim(0, 1.02 * (last_step or 1.0))
-    figure.savefig(Path(path))
+    with writing(Path(path)) as file:
+        figure.savefig(file)
 
 
 def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[Values, Values]:
@@ -193,7 +195,8 @@ def plot_labels(
     _clean(axes, "box centres in the picture", "x (left to right)", "y (top to bottom)")
     _plot_reach(figure.add_subplot(grid[1, 1]), wide_high.max(1, initial=0.0) / 2, level_ranges or {})
     jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
-    figure.savefig(Path(path), pil_kwargs={"quality": 92} if jpeg else None)
+    with writing(Path(path)) as file:
+        figure.savefig(file, pil_kwargs={"quality": 92} if jpeg else None)
 
 
 def _plot_counts(axes: Any, counts: npt.NDArray[np.int64], classes: Classes) -> None:
@@ -280,4 +283,6 @@ def save_batch(
     for index in range(min(len(images), max_images)):
         scale = CELL_SIDE / max(images[index].shape[1:])
         drawn.append(draw(images[index], found[index], classes=classes, min_score=min_score, scale=scale))
-    save(contact_sheet(drawn), path)
+    sheet = contact_sheet(drawn)
+    with writing(Path(path)) as file:
+        save(sheet, file)

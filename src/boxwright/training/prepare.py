@@ -17,6 +17,7 @@ from boxwright.data.mosaic import Mosaic
 from boxwright.data.preflight import PreflightReport, preflight
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
+from boxwright.data.report_text import finding_line
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -30,6 +31,7 @@ from boxwright.models import MODELS
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
+from boxwright.writing import writing
 
 PROBLEMS_SHOWN = 8
 
@@ -101,8 +103,7 @@ def _require_masks(path: str | Path, train: Split, recipe: str) -> None:
 def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
-        left_out = " (left out)" if finding.quarantined and finding.box else ""
-        say(f"data: {finding.where}: {finding.message}{left_out}")
+        say(f"data: {finding_line(finding)}")
     if len(serious) > PROBLEMS_SHOWN:
         say(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
 
@@ -171,4 +172,5 @@ def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
 def write_check(report: PreflightReport, path: Path) -> None:
     """Write the findings of preflight as JSON."""
     text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may hold bytes that are no UTF-8
+    with writing(path):  # a file name may hold bytes that are no UTF-8
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -18,6 +18,7 @@ from boxwright.structures import Classes, Detections, Truth
 from boxwright.training.plots import plot_labels, plot_results, save_batch
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import Measured
+from boxwright.writing import replacing
 
 SHOWN = 16
 
@@ -79,5 +80,6 @@ def write_report(
     write_metrics(folder, measured.detections, measured.truths, classes, measured.coco.per_class)
     draw_validation(pictures, measured, classes, score or 0.3, folder)
     figures: dict[str, object] = {**measured.figures(), "score_threshold": score}
-    (folder / "metrics.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    with replacing(folder / "metrics.json") as partial:  # there only when whole: a run that has it is finished
+        partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import time
@@ -198,6 +199,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     run = Session(
         recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
     )
+    run.take_over(saved)
     run.results = Results(folder, keep_until=progress.step if state is not None else None) if main else None
     if main and resumed is None:
         run.first_pictures(train_set, aspects)
@@ -208,7 +210,10 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     with run.signals(), display, run.results or nullcontext():
         progress = _fit(job, progress, folder)
     accelerator.wait_for_everyone()
-    return run.conclude(progress)
+    try:
+        return run.conclude(progress)
+    except (ValueError, OSError) as error:
+        raise ValueError(_how_to_go_on(error, folder)) from error
 
 
 def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
@@ -220,10 +225,7 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
             with suppress(ValueError, OSError, FloatingPointError):  # pictures are fetched between two whole steps
                 job.save(progress)
             clear_frames(error.__traceback__)  # lets go of the loader, whose processes would hold up the program's end
-        text = str(error).strip()
-        if "in DataLoader worker" in text:  # its last line is what went wrong, after the traceback of the worker
-            text = text.splitlines()[-1].partition(": ")[2]
-        raise ValueError(f"{text}; then go on with: boxwright train --resume {folder}") from error
+        raise ValueError(_how_to_go_on(error, folder)) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         text = str(error)
         if "DataLoader worker" in text:  # killed from outside, for want of memory most often
@@ -239,6 +241,16 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
             f"optim.accumulate={job.recipe.optim.accumulate * 2} (the same learning), or a smaller data.resize "
             f"({text.splitlines()[0][:120]})"
         ) from error
+
+
+def _how_to_go_on(error: ValueError | OSError, folder: Path) -> str:
+    """What went wrong, and the command that goes on with the run, in one sentence."""
+    text = str(error).strip()
+    if "in DataLoader worker" in text:  # its last line is what went wrong, after the traceback of the worker
+        text = text.splitlines()[-1].partition(": ")[2]
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is not None:
+        text = f"{error.filename}: the disk is full (no space left on device); free some space"
+    return f"{text}; then go on with: boxwright train --resume {folder}"
 
 
 def choose_accelerator(device: str, precision: str) -> tuple[Accelerator, str]:

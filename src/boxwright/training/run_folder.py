@@ -7,10 +7,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from boxwright.writing import replacing, writing
 
 
 def free_folder(wanted: Path) -> Path:
@@ -46,7 +49,8 @@ def newest_run(parent: Path, name: str | None) -> Path:
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     """Plain data as YAML, keys in the given order."""
-    path.write_text(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with writing(path):
+        path.write_text(yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class Results:
@@ -63,13 +67,18 @@ class Results:
         if keep_until is not None and path.exists():  # resuming: what came after the checkpoint will come again
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= keep_until]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            with replacing(path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        else:
+            with writing(path):
+                path.write_text("", encoding="utf-8")
         self._write_csv()
         self._board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=(keep_until or 0) + 1)
+            with self._writing_board():
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=(keep_until or 0) + 1)
         except ImportError:
             pass
 
@@ -78,21 +87,32 @@ class Results:
         # JSON has no word for NaN and infinity
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
         self.rows.append(clean)
-        with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "results.jsonl"
+        with writing(path, whole=False), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
         if "val/AP" in clean:
             self._write_csv()
         if self._board is not None:
-            for key, value in clean.items():
-                if isinstance(value, (int, float)) and key != "step":
-                    self._board.add_scalar(key, value, clean["step"])
+            with self._writing_board():
+                for key, value in clean.items():
+                    if isinstance(value, (int, float)) and key != "step":
+                        self._board.add_scalar(key, value, clean["step"])
 
     def __enter__(self) -> Results:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._board is not None:
-            self._board.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._board is None:
+            return
+        try:
+            with self._writing_board():
+                self._board.close()
+        except OSError:
+            if kind is None:  # else what ended the run is the one to be said
+                raise
+
+    def _writing_board(self) -> AbstractContextManager[Path]:
+        return writing(self.folder / "tensorboard", whole=False)
 
     def measured(self) -> list[dict[str, Any]]:
         """The rows that hold a measurement."""
@@ -103,7 +123,10 @@ class Results:
         if not rows:
             return
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with (self.folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.folder / "results.csv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

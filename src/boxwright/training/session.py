@@ -67,9 +67,16 @@ class Session:
         self.results: Results | None = None
         self.progress = Progress(steps=1, fixed=True)
         self.score: float | None = None
+        self.figures: dict[str, Any] | None = None
+        """Of the last measurement, also of one before this run was resumed."""
         self._measured: Measured | None = None
         self._truths = report.validation_truths(val_set)
         self._signal: int | None = None
+
+    def take_over(self, saved: Checkpoint | None) -> None:
+        """Keep what was measured before a run was resumed, until it is measured again."""
+        if saved is not None:
+            self.score, self.figures = saved.score_threshold, saved.metrics
 
     def first_pictures(self, train_set: PictureSet, aspects: list[float]) -> None:
         """What the network will be shown: label statistics and the first three batches."""
@@ -109,7 +116,7 @@ class Session:
     def on_measured(self, measured: Measured, progress: Progress, best: bool) -> None:
         """Say the figures; keep the best weights."""
         self._measured, self.progress = measured, progress
-        self.score = report.default_score(measured, self.classes)
+        self.score, self.figures = report.default_score(measured, self.classes), measured.figures()
         if not self.accelerator.is_main_process:
             return
         mark = "  (best)" if best else ""
@@ -142,8 +149,7 @@ class Session:
                 f"the weights are no numbers any more at step {self.progress.step} of {self.folder}; what was saved "
                 "before is kept. A lower optim.lr or optim.clip_norm=10 often helps"
             )
-        metrics = None if self._measured is None else self._measured.figures()
-        return Checkpoint(self.recipe, self.classes, weights, self.score, metrics, training)
+        return Checkpoint(self.recipe, self.classes, weights, self.score, self.figures, training)
 
     def stop_wanted(self) -> bool:
         """Whether any process was asked to stop."""

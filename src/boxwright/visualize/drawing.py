@@ -124,7 +124,7 @@ def _items(
 
 
 def _line_width(size: tuple[int, int]) -> int:
-    """Line width in pixels for a picture of (width, height): 1 for thumbnails, 2 at 640 x 480, 14 at 12 megapixels."""
+    """Line width in pixels for a picture of (width, height): 1 for thumbnails, 2 at 640 x 480, 13 at 12 megapixels."""
     return max(1, round(math.sqrt(size[0] * size[1]) / 260))
 
 
