@@ -11,7 +11,7 @@ import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.shapes import ShapesConfig, write_shapes
-from boxwright.training import loop, report
+from boxwright.training import loop, report, timing
 from boxwright.training.run import train
 from boxwright.training.session import Session
 
@@ -35,7 +35,8 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         return real(job, wrapped, optimizer, batches, progress)
 
     monkeypatch.setattr(loop, "training_step", step)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for module in (loop, timing):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(loop, "MEASURED_STEPS", MEASURED)
     monkeypatch.setattr(Session, "stop_wanted", lambda _: clock.step in wanted)
     monkeypatch.setattr(Session, "first_pictures", lambda *_: None)  # no charts: they take longer than the steps

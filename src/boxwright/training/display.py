@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from boxwright.writing import writing
 
 
-class _Bar(Progress):
+class _Bar(RichProgress):
     """A bar with a line of numbers below it, which may be longer than the terminal is wide."""
 
     numbers = ""
