@@ -200,11 +200,3 @@ def test_pictures_are_prepared_on_one_core_each(monkeypatch: pytest.MonkeyPatch)
     finally:
         torch.set_num_threads(usual)
     assert seen == [1] * 5
-
-
-def test_a_single_picture_needs_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "picture_threads", None)
-    for given, kind in ((torch.zeros(3, 8, 8, dtype=torch.uint8), "Prepared"), ("nowhere.png", "FileNotFoundError")):
-        (made,) = prepared_ahead(iter([given]), 64, ResizeRule(), None, keep=False)
-        assert [type(one).__name__ for one in made] == [kind]
-    assert list(prepared_ahead(iter([]), 64, ResizeRule(), None, keep=False)) == []

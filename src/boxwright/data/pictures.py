@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -252,12 +252,6 @@ def prepared_ahead(
             return error
         return _fitted(pixels, path, rule, stored)._replace(original=pixels if keep else None)
 
-    first = list(islice(source, 2))
-    if len(first) < 2:  # nothing to do beside it: threads would take longer to start
-        if first:
-            yield [attempt(first[0])]
-        return
-    source = chain(first, source)
     with picture_threads() as pool:
         ahead: deque[list[Future[Prepared | Unreadable]]] = deque()
         try:
