@@ -269,7 +269,7 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
     """Threads that decode and resize, each on one core.
 
     torch would let each gather a team of threads for its operations. While such teams are there, OpenMP has the
-    network's own threads sleep where else they wait awake for each other: on two cores it took a third longer.
+    network's own threads sleep where else they wait awake for each other (benchmarks/RESULTS.md, the course's network).
     """
     pool = ThreadPoolExecutor(DECODERS, name)
     together = threading.Barrier(
