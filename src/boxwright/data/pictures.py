@@ -1,4 +1,4 @@
-"""Pictures of whatever kind a user gives, as upright RGB tensors, or one clear sentence; a file's size from its header.
+"""Pictures of whatever kind a user gives, as upright RGB tensors, or one clear sentence; and resized for a network.
 
 Every mode that Pillow opens ends as 8-bit RGB: 16-bit grey is scaled by its range, transparency is composited over
 white, of an animation the first frame counts, and the EXIF orientation is applied.
@@ -272,9 +272,8 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
     network's own threads sleep where else they wait awake for each other (benchmarks/RESULTS.md, the course's network).
     """
     pool = ThreadPoolExecutor(DECODERS, name)
-    together = threading.Barrier(
-        DECODERS, timeout=30
-    )  # a thread that cannot start must not make the other wait for ever
+    # with a timeout: a thread that cannot start must not make the other wait for ever
+    together = threading.Barrier(DECODERS, timeout=30)
 
     def alone() -> None:
         torch.get_num_threads()  # else torch would set the number when this thread first computes

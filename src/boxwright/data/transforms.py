@@ -322,7 +322,7 @@ class RandomIoUCrop:
 class ColourJitter:
     """Random brightness, contrast, saturation (each a factor in 1 +- value) and hue (turned by +- value of a circle).
 
-    It is torchvision's `v2.ColorJitter`. Its hue goes through HSV and costs seven times the other three together.
+    It is torchvision's `v2.ColorJitter`. Its hue goes through HSV and costs more than the other three together.
     """
 
     brightness: float = 0.2
