@@ -133,12 +133,13 @@ class TestBadInput:
             line = next(line for line in log.splitlines() if f"annotation id {number} " in line)
             assert words in line
 
-    def test_no_mask_that_can_be_used(self, boxwright, shapes: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("counts", [[3], [64 * 64]], ids=["damaged", "empty"])
+    def test_no_mask_that_can_be_used(self, boxwright, shapes: Path, tmp_path: Path, counts: list[int]) -> None:
         data = self.copy(shapes, tmp_path)
         file = data / "annotations" / "instances_train.json"
         content = json.loads(file.read_text())
         for row in content["annotations"]:
-            row["segmentation"] = {"size": [64, 64], "counts": [3]}
+            row["segmentation"] = {"size": [64, 64], "counts": counts}
         file.write_text(json.dumps(content))
         self.train(boxwright, data).refused("none of the", "annotation id 1 ")
 

@@ -12,15 +12,17 @@ from boxwright.data.transforms import (
     ColourJitter,
     Compose,
     HorizontalFlip,
+    Placement,
     RandomIoUCrop,
     Sample,
     ScaleJitter,
     Step,
     VerticalFlip,
+    place_truth,
     resize_sample,
 )
 from boxwright.ops.image import PAD_COLOUR, ResizeRule, fit_image, resize_image, resize_plan
-from boxwright.structures import CroppedMask, Truth
+from boxwright.structures import CroppedMask, Targets, Truth
 
 BACKGROUND = 90
 COLOURS = torch.tensor(
@@ -222,6 +224,38 @@ def test_a_cut_object_gets_the_tight_box_of_what_is_left_of_its_mask() -> None:
             assert box == [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
             smaller += box != [0, 0, 60, 60]
     assert smaller > 0
+
+
+@pytest.mark.parametrize("mask", [CroppedMask.unknown(), CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))])
+def test_a_cut_object_without_a_mask_keeps_its_box(mask: CroppedMask) -> None:
+    """Left out, it would be learnt as background."""
+    window = Placement((10, 0, 60, 60), size_hw=(60, 50), corner_xy=(0, 0))
+    square = CroppedMask(0, 0, torch.ones(5, 5, dtype=torch.bool))  # all of it beyond the window
+    truth = Truth.of([[0, 0, 40, 40], [0, 0, 40, 40]], [0, 1], None, [mask, square])
+    moved = place_truth(truth, window, min_visibility=0.0)
+    assert moved.boxes.tolist() == [[0, 0, 30, 40]]
+    assert moved.labels.tolist() == [0]
+    assert moved.masks is not None
+    assert not moved.masks[0].bitmap.any()
+
+
+@pytest.mark.parametrize("step", MOVING, ids=lambda step: f"{type(step).__name__}")
+def test_every_step_takes_masks_without_a_pixel(step: Step) -> None:
+    for seed in range(4):
+        sample = painted(seed)
+        none = CroppedMask(3, 4, torch.zeros(0, 0, dtype=torch.bool))
+        truth = sample.truth
+        masks = tuple((none, CroppedMask.unknown(3, 4))[label % 2] for label in truth.labels.tolist())
+        empty = Truth(truth.boxes, truth.labels, truth.ignore, masks)
+        torch.manual_seed(seed)
+        moved = step(Sample(sample.image, empty))
+        torch.manual_seed(seed)
+        plain = step(painted(seed, masks=False))
+        assert torch.equal(moved.truth.boxes, plain.truth.boxes)
+        assert moved.truth.masks is not None
+        assert not any(mask.bitmap.any() for mask in moved.truth.masks)
+        assert [mask.known for mask in moved.truth.masks] == [label % 2 == 0 for label in moved.truth.labels.tolist()]
+        Targets.of([moved.truth])
 
 
 def test_iou_crop_keeps_only_objects_whose_centre_it_holds() -> None:

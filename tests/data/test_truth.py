@@ -99,6 +99,15 @@ def test_an_object_without_a_mask_has_an_empty_bitmap() -> None:
     assert truth.masks[0].bitmap.tolist() == [[False]]
     assert (truth.masks[0].x, truth.masks[0].y) == (3, 2)
     assert truth.masks[1].bitmap.any()
+    assert [mask.known for mask in truth.masks] == [False, True]
+
+
+@pytest.mark.parametrize("mask", [{"size": [10, 10], "counts": [100]}, [[4.1, 4.1, 4.3, 4.1, 4.3, 4.3]]])
+def test_a_mask_without_a_pixel_is_known_to_be_empty(mask: Any) -> None:
+    truth = truth_of(record_of((3, 2, 9, 9), masks=(mask,)), (10, 10), masks=True)
+    assert truth.masks is not None
+    assert truth.masks[0].known
+    assert truth.masks[0].bitmap.numel() == 0
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,9 @@ def test_the_border_of_nobody_and_an_object_without_pixels(voc: Path) -> None:
     assert kinds.count("empty-mask") == 1
     assert kinds.count("missing-mask") == 3  # those of picture b
     first = checked.dataset.splits["train"].records[0]
+    left_out = [item for item in read_voc(voc).splits["train"].records[0].annotations if not mask_of(item, HW).known]
+    (bare,) = (item for item in first.annotations if item.where == left_out[0].where)
+    assert bare.segmentation is None
     assert int(mask_of(first.annotations[0], HW).bitmap.sum()) == 90
 
 

@@ -119,6 +119,19 @@ def test_truth_given_as_polygons_equals_pycocotools(seed):
     assert 0.2 < result.ap < 0.9
 
 
+def test_a_polygon_that_covers_no_pixel_is_missed_as_pycocotools_has_it():
+    polygons = [[[10, 10, 30, 10, 30, 30, 10, 30]], [[40.1, 40.1, 40.3, 40.1, 40.3, 40.3]]]
+    masks = [CroppedMask.decoded(parts, (80, 80)) for parts in polygons]
+    assert [int(mask.bitmap.sum()) for mask in masks] == [400, 0]
+    assert all(mask.known for mask in masks)
+    truth = Truth.of([[10, 10, 30, 30], [40, 40, 41, 41]], [0, 0], masks=masks)
+    found = Detections(truth.boxes, torch.tensor([0.5, 0.9]), truth.labels, (80, 80), CLASSES, tuple(masks))
+    expected, _ = oracle([found], [truth], "masks", polygons=[polygons])
+    result = coco_ap([found], [truth], CLASSES, kind="masks")
+    np.testing.assert_allclose(stats(result), expected, rtol=0, atol=1e-12)
+    assert result.ap < 0.5  # a false detection above the hit, and one of two objects missed
+
+
 def test_cropped_masks_count_as_whole_ones(random_set):
     detections, truths = random_set(4, masks=True, pictures=4)
     cropped = [replace(one, masks=tuple(one.mask(index) for index in range(len(one)))) for one in detections]
@@ -128,8 +141,7 @@ def test_cropped_masks_count_as_whole_ones(random_set):
 def test_an_object_whose_mask_is_not_known_is_ignored_like_a_crowd(random_set):
     box = [[10.0, 10.0, 30.0, 30.0], [40.0, 40.0, 60.0, 60.0]]
     square = torch.ones(20, 20, dtype=torch.bool)
-    unknown = CroppedMask(40, 40, torch.zeros(1, 1, dtype=torch.bool))
-    truth = Truth.of(box, [0, 0], masks=[CroppedMask(10, 10, square), unknown])
+    truth = Truth.of(box, [0, 0], masks=[CroppedMask(10, 10, square), CroppedMask.unknown(40, 40)])
     found = (CroppedMask(10, 10, square), CroppedMask(40, 40, square))
     detections = [Detections(truth.boxes, torch.tensor([0.5, 0.9]), truth.labels, (80, 80), masks=found)]
     assert coco_ap(detections, [truth], CLASSES, kind="masks").ap == pytest.approx(1)

@@ -1,6 +1,7 @@
 """What is wrong with masks, object by object: damaged, of another picture's size, away from their box, or not there.
 
-Such an object keeps its box and loses its mask: a box that is left out would be learnt as background.
+Such an object keeps its box: one that is left out would be learnt as background. It loses its mask, but for an empty
+one of COCO or YOLO, which evaluation counts as missed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
 def checked_mask(
     item: Annotation, name: str, hw: tuple[int, int], box: Box, *, needed: bool
 ) -> tuple[Annotation, Problem | None]:
-    """The object of a picture of size `hw`, without its mask where that cannot be used, and what is wrong with it.
+    """The object of a picture of size `hw`, without its mask where that is none, and what is wrong with it.
 
     `needed`: say so where there is none (ignored regions need none).
     """
@@ -32,11 +33,13 @@ def checked_mask(
     except ValueError as error:
         message = str(error).removeprefix(f"{item.where}: ")
         return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
-    if extent is None and item.ignore:  # VOC gives the pixels of difficult objects to nobody
-        return bare, None
+    undrawn = isinstance(item.segmentation, ObjectPixels)  # VOC gives the pixels of difficult objects to nobody
+    if extent is None and item.ignore:
+        return bare if undrawn else item, None
     if extent is None:
-        message = f"the mask of the {name} covers no pixel of its picture; its box is kept without it"
-        return bare, Problem("empty-mask", item.where, message, item.box)
+        rest = "its box is kept without it" if undrawn else "its box is learnt, and it counts as missed in evaluation"
+        message = f"the mask of the {name} covers no pixel of its picture; {rest}"
+        return bare if undrawn else item, Problem("empty-mask", item.where, message, item.box)
     if _overlap(extent, box) < _LEAST_OVERLAP and not item.ignore:
         x1, y1, x2, y2 = extent
         message = (

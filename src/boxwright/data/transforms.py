@@ -81,7 +81,7 @@ def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep:
 
     An object goes where less than 1 pixel or less than `min_visibility` of its box is left, or where `keep` (G,) is
     False. An ignored region stays as long as it shows at all: what lies in it must not turn into background. A box
-    that the window cuts is drawn tight around what is left of its mask, where there is one.
+    that the window cuts is drawn tight around what is left of its mask, where it has one (with a pixel).
     """
     if not len(truth):
         return truth
@@ -104,7 +104,7 @@ def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep:
     indices, masks = [], []
     for index in left.nonzero().flatten().tolist():
         mask = place_mask(truth.masks[index], placement)
-        if cut[index]:
+        if cut[index] and bool(truth.masks[index].bitmap.any()):
             tight = _tight_box(mask)
             if tight is None:
                 continue
@@ -129,6 +129,8 @@ def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | 
 
 def place_mask(mask: CroppedMask, placement: Placement) -> CroppedMask:
     """What a placed window shows of a mask: each canvas pixel takes the mask's value at its centre."""
+    if not mask.known:
+        return mask
     height, width = mask.bitmap.shape
     x1, y1, x2, y2 = placement.window
     scale_x, scale_y = placement.scale_xy

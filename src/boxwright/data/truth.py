@@ -17,7 +17,7 @@ def truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False) -> Tru
     """What a picture of size `hw` holds: boxes clipped to it, and their masks where `masks` asks.
 
     Boxes that are not finite or have no area inside the picture are left out, as preflight reports them. With `masks`
-    an object that has none gets an empty bitmap (1, 1) of False. Raises ValueError, naming the annotation, for a mask
+    an object that has none gets `CroppedMask.unknown`. Raises ValueError, naming the annotation, for a mask
     that cannot be decoded.
     """
     kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
@@ -46,7 +46,11 @@ def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:
 
 
 def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> CroppedMask:
-    """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged."""
+    """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged.
+
+    Polygons or a run-length code without a pixel give an empty mask. Where there are none, or a VOC picture of the
+    objects gives this one no pixel, nobody drew it: `CroppedMask.unknown`.
+    """
     corner = (int(box[0]), int(box[1])) if box else (0, 0)
     coded = item.segmentation
     try:
@@ -58,6 +62,6 @@ def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> Cr
             mask = None
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"{item.where}: the mask cannot be decoded ({error}); correct or remove it") from error
-    if mask is None or not mask.bitmap.numel():
-        return CroppedMask(min(corner[0], hw[1] - 1), min(corner[1], hw[0] - 1), torch.zeros(1, 1, dtype=torch.bool))
+    if mask is None or (isinstance(coded, ObjectPixels) and not mask.bitmap.numel()):
+        return CroppedMask.unknown(min(corner[0], hw[1] - 1), min(corner[1], hw[0] - 1))
     return mask

@@ -78,8 +78,8 @@ def coco_ap(
 
     Ignored truth counts as COCO crowd. The largest of `max_detections` holds for AP. `areas` (per picture, per
     object) are those of the annotation file and decide what is small, medium or large; where they are missing it is
-    the number of mask pixels, or else the area of the box. In AP of masks an object whose mask is not known (an empty
-    bitmap) is a region to ignore, as a crowd is.
+    the number of mask pixels, or else the area of the box. In AP of masks an object whose mask is not known is a
+    region to ignore, as a crowd is; one whose mask is empty can only be missed.
 
     Raises ValueError where lengths differ, a score is not a number, or masks are asked for and missing.
     """
@@ -153,13 +153,14 @@ def _truth_rows(
             zip(_xywh(truth.boxes), truth.labels.tolist(), truth.ignore.tolist(), strict=True)
         ):
             mask = None if truth.masks is None else truth.masks[thing]
-            known = mask is not None and bool(mask.bitmap.any())
-            area = int(mask.bitmap.sum()) if mask is not None and known else box[2] * box[3]
+            area = box[2] * box[3]
+            if mask is not None and (bool(mask.bitmap.any()) or (kind == "masks" and mask.known)):
+                area = int(mask.bitmap.sum())
             stated = None if given is None else given[thing]
             row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": int(ignore)}
             row |= {"bbox": box, "area": area if stated is None else stated}
             if kind == "masks" and mask is not None:
-                if not known:  # what is found in its box is neither right nor wrong
+                if not mask.known:  # what is found in its box is neither right nor wrong
                     mask, row["iscrowd"] = _filled(truth.boxes[thing], found.size_hw), 1
                 row["segmentation"] = mask.encoded(found.size_hw)
             rows.append(row)

@@ -112,7 +112,7 @@ class MaskBranch(nn.Module):
         targets: Targets,
         stage: StageHead | None = None,
     ) -> MaskRegions:
-        """Logits of those regions (B, S, 4) that own an object (B, S) with a known mask, for its class.
+        """Logits of those regions (B, S, 4) that own an object (B, S) with a mask that has a pixel, for its class.
 
         At most `samples` a picture: the first ones, so their order should be a random one. Where a batch has none of
         them, a stand-in of weight 0 keeps every parameter in the graph, so that processes

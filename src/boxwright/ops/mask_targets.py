@@ -29,14 +29,14 @@ class PackedMasks(NamedTuple):
 
     @property
     def known(self) -> Tensor:
-        """Which objects (B, G) have a mask."""
+        """Which objects (B, G) have a mask with a pixel."""
         return self.size_hw[..., 0] > 0
 
 
 def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[tuple[int, int]]]) -> PackedMasks:
     """Bitmaps (h, w) bool of every picture's objects, and the (x, y) of their corners, as one record.
 
-    A bitmap without a single pixel set is that of an object whose mask is not known.
+    A bitmap without a single pixel set is that of an object whose mask is not known, or empty: nothing to learn.
 
     >>> packed = pack_masks([[torch.tensor([[True, False]])], []], [[(3, 4)], []])
     >>> packed.frame.tolist(), packed.size_hw.tolist()

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from boxwright.ops.masks import decode_rle, encode_cropped, rasterise_cropped
 
 
 class CroppedMask(NamedTuple):
-    """One object's mask, kept only where the object is: `bitmap` (h, w) bool with its corner at column x, row y."""
+    """One object's mask, kept only where the object is: `bitmap` (h, w) bool with its corner at column x, row y.
+
+    An empty mask, such as that of a polygon that covers no pixel, has no pixel; see `unknown` for a mask not drawn.
+    """
 
     x: int
     y: int
     bitmap: Tensor
+
+    @classmethod
+    def unknown(cls, x: int = 0, y: int = 0) -> CroppedMask:
+        """What stands for the mask of an object that has none: one pixel that is not set."""
+        return cls(x, y, torch.zeros(1, 1, dtype=torch.bool))
+
+    @property
+    def known(self) -> bool:
+        """Whether somebody drew this mask, be it empty."""
+        return tuple(self.bitmap.shape) != (1, 1) or bool(self.bitmap)
 
     @classmethod
     def decoded(cls, segmentation: Any, size_hw: tuple[int, int] | None) -> CroppedMask:

@@ -157,7 +157,7 @@ def _unpacked(packed: PackedMasks, picture: int, keep: Tensor) -> tuple[CroppedM
     masks = []
     for start, (height, width), frame in rows:
         if height == 0:
-            masks.append(CroppedMask(0, 0, torch.zeros(1, 1, dtype=torch.bool)))
+            masks.append(CroppedMask.unknown())
             continue
         bitmap = pixels[start : start + height * width].reshape(height, width)
         x1, y1, x2, y2 = (round(value) for value in frame.tolist())

@@ -76,7 +76,7 @@ def open_checked(
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
     if recipe.needs_masks:
-        _require_masks(path, train, recipe.name)
+        _require_masks(path, train, recipe.name, report)
     if overfit is not None:
         labelled = tuple(record for record in train.records if record.annotations)
         if len(labelled) < overfit:
@@ -89,10 +89,11 @@ def open_checked(
     return Prepared(train, val, dataset.classes, report)
 
 
-def _require_masks(path: str | Path, train: Split, recipe: str) -> None:
+def _require_masks(path: str | Path, train: Split, recipe: str, report: PreflightReport) -> None:
     """Refuse data on which a mask model would learn boxes only."""
     objects = [item for record in train.records for item in record.annotations]
-    if not any(item.segmentation for item in objects):
+    empty = {finding.where for finding in report.findings if finding.kind == "empty-mask"}
+    if not any(item.segmentation and item.where not in empty for item in objects):
         raise ValueError(
             f"{path}: {recipe} learns masks, but none of the {len(objects)} objects of split {train.name} has one that "
             f"can be used (the first: {objects[0].where}); give COCO JSON with segmentation, "
