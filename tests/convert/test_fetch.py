@@ -1,5 +1,8 @@
+import errno
 import hashlib
 import io
+import os
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -93,3 +96,15 @@ def test_the_zoo_says_of_each_what_was_published():
         ValueError, match=r"no detector 'torchvision/fcos_resnet5' in the zoo; did you mean torchvision/fcos"
     ):
         zoo_entry("torchvision/fcos_resnet5")
+
+
+def test_a_full_disk_is_not_called_a_missing_network(net, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _block):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    with pytest.raises(OSError, match=r"No space left on device: '\S+net\.pth'") as caught:
+        fetch.fetched_file("https://example.org/net.pth")
+    assert "network" not in str(caught.value)
+    assert caught.value.errno == errno.ENOSPC

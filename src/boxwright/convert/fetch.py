@@ -5,12 +5,13 @@ Nothing else of the library uses the network, and this only where a name or addr
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import torch
@@ -101,8 +102,11 @@ def _fetch(url: str, place: Path, source: str) -> None:
         if length and size != length:
             raise OSError(f"only {size} of {length} bytes came")
         os.replace(partial, place)
-    except (URLError, OSError) as error:
-        partial.unlink(missing_ok=True)
+    except OSError as error:  # URLError, without a number, is one
+        with suppress(OSError):  # of a file system that can only be read
+            partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise OSError(error.errno, error.strerror, str(place)) from error
         raise OSError(
             f"no network for {source} ({error}): fetch {url} elsewhere and put it there as {place}"
         ) from error
