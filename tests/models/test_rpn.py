@@ -1,10 +1,14 @@
 """The proposal network alone: anchors, proposals on hand-made outputs, and detections of one class."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from boxwright.models import DetectSettings
 from boxwright.models.rpn import RPN, AnchorOutputs, ProposalNetwork, ProposalSettings, RPNConfig
+from boxwright.ops.coding import decode_boxes
 from boxwright.structures import ImageBatch, Targets, Truth
 
 SETTINGS = ProposalSettings(stem_channels=(8,), anchor_sizes=((16,), (32,)), anchor_ratios=(1.0,), samples=1000)
@@ -87,6 +91,51 @@ class TestSampling:
             outputs = network(LEVELS, IMAGES, Targets.of([Truth.empty()]))
             losses.append(network.loss(outputs)["objectness"].item())
         assert losses == pytest.approx([0.693147, 0.693147 / 2], rel=1e-5)  # 80 anchors, of 160
+
+
+class TestBoxLoss:
+    TARGETS = Targets.of([Truth.of([[1, 2, 18, 15], [30, 28, 61, 60]], [0, 1])])
+
+    def losses(self, **changes):
+        torch.manual_seed(0)
+        network = ProposalNetwork(replace(SETTINGS, positive_iou=0.5, **changes), 4, [8, 16])
+        with torch.no_grad():
+            network.offsets.bias.copy_(torch.tensor([0.1, -0.2, 0.3, 0.05]))
+        outputs = network(LEVELS, IMAGES, self.TARGETS)
+        return network.loss(outputs), outputs
+
+    def test_giou_is_that_of_the_decoded_boxes_of_positive_anchors(self):
+        losses, outputs = self.losses(box_loss="giou")
+        rows, positive, real, boxes = (part[0] for part in outputs.sampled)
+        assert positive.sum() > 1
+        decoded = decode_boxes(outputs.anchors[rows], outputs.offsets[0, rows])[positive]
+        expected = generalized_box_iou_loss(decoded, boxes[positive], reduction="sum") / real.sum()
+        torch.testing.assert_close(losses["proposal_box"], expected)
+        assert not torch.isclose(losses["proposal_box"], self.losses()[0]["proposal_box"])
+
+    @pytest.mark.parametrize("kind", ["smooth_l1", "giou"])
+    def test_its_weight_is_of_boxes_alone(self, kind):
+        (one, _), (four, _) = self.losses(box_loss=kind), self.losses(box_loss=kind, box_weight=4.0)
+        torch.testing.assert_close(four["proposal_box"], 4 * one["proposal_box"])
+        assert four["objectness"] == one["objectness"]
+
+    @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+    def test_a_weight_that_is_none_is_refused(self, weight):
+        with pytest.raises(ValueError, match=r"rpn\.box_weight: expected a number from 0"):
+            ProposalSettings(box_weight=weight)
+
+    def test_without_an_object_it_is_zero_and_has_a_gradient(self):
+        network = ProposalNetwork(replace(SETTINGS, box_loss="giou", stem_norm="gn"), 4, [8, 16])
+        outputs = network(LEVELS, IMAGES, Targets.of([Truth.empty()]))
+        loss = network.loss(outputs)["proposal_box"]
+        loss.backward()
+        assert loss == 0
+        assert network.offsets.weight.grad.abs().sum() == 0
+
+    def test_a_norm_follows_each_convolution_of_the_stem(self):
+        network = ProposalNetwork(replace(SETTINGS, stem_channels=(64, 64), stem_norm="gn"), 4, [8, 16])
+        kinds = [type(layer).__name__ for layer in network.stem]
+        assert kinds == ["Conv2d", "GroupNorm", "ReLU"] * 2
 
 
 class TestProposals:

@@ -94,6 +94,7 @@ def _target(
     needed |= {f"{part}.pool_aligned": not there for part in parts}
     if "rpn" in model:
         needed |= {"rpn.anchor_grid": "torchvision" if there else "corner", "rpn.anchors_rounded": there}
+        needed |= {"rpn.stem_norm": "none"}
     if there:
         mobile, second = model["backbone"].startswith("mobilenet"), model["fpn_norm"] == "bn"
         needed |= {f"{part}.pool_sampling": 2 for part in parts}

@@ -11,6 +11,7 @@ anchor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from boxwright.nn.trunk import Trunk
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.coding import decode_boxes, encode_boxes
-from boxwright.ops.losses import smooth_l1
+from boxwright.ops.losses import giou_loss, smooth_l1
 from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.ops.points import Grid, grid_locations
 from boxwright.ops.select import best_rows, clip_boxes, select_detections
@@ -42,6 +43,8 @@ class ProposalSettings:
 
     stem_channels: tuple[int, ...] = (256,)
     """3x3 convolutions before the two predictors; two of them in torchvision's v2."""
+    stem_norm: Norm = "none"
+    """After each of them: none in the references; "gn" (Wu and He 2018) learns faster from random weights."""
     anchor_sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
     """Sides of the square anchors of each level, finest first."""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -57,6 +60,10 @@ class ProposalSettings:
     samples: int = 256
     """Anchors a picture that are learnt from."""
     positive_fraction: float = 0.5
+    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+    """Of offsets, or of the boxes that they give (Detectron2's BBOX_REG_LOSS_TYPE)."""
+    box_weight: float = 1.0
+    """Of the box loss against that of objectness (Detectron2's BBOX_REG_LOSS_WEIGHT)."""
     beta: float = 0.0
     """Of the smooth-L1 loss: 0 is L1 (Detectron2), torchvision has 1/9."""
     normaliser: Literal["sampled", "nominal"] = "sampled"
@@ -83,6 +90,8 @@ class ProposalSettings:
             )
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
             raise ValueError(f"rpn.anchor_sizes: expected as many on each level, got {self.anchor_sizes}")
+        if not 0 <= self.box_weight < math.inf:
+            raise ValueError(f"rpn.box_weight: expected a number from 0, got {self.box_weight}")
         for name in ("samples", "train_candidates", "test_candidates", "train_proposals", "test_proposals"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rpn.{name}: expected at least 1, got {getattr(self, name)}")
@@ -126,7 +135,7 @@ class ProposalNetwork(nn.Module):
         self.settings, self.strides = settings, strides
         self.num_anchors = len(settings.anchor_sizes[0]) * len(settings.anchor_ratios)
         width = settings.stem_channels[-1] if settings.stem_channels else in_channels
-        self.stem = conv_tower(in_channels, settings.stem_channels)
+        self.stem = conv_tower(in_channels, settings.stem_channels, settings.stem_norm)
         self.objectness = nn.Conv2d(width, self.num_anchors, 1)
         self.offsets = nn.Conv2d(width, 4 * self.num_anchors, 1)
         init_dense(self.objectness)
@@ -181,7 +190,7 @@ class ProposalNetwork(nn.Module):
         return SampledAnchors(drawn.rows, drawn.positive, drawn.real, boxes)
 
     def loss(self, outputs: AnchorOutputs) -> dict[str, Tensor]:
-        """Losses "objectness" (cross-entropy) and "proposal_box" (smooth L1 of the offsets) of the drawn anchors."""
+        """Losses "objectness" (cross-entropy) and "proposal_box" (smooth L1 or GIoU) of the drawn anchors."""
         if outputs.sampled is None:
             raise ValueError("loss: this forward pass was given no targets; call model(images, targets)")
         rows, positive, real, boxes = outputs.sampled
@@ -190,11 +199,12 @@ class ProposalNetwork(nn.Module):
         nominal = self.settings.normaliser == "nominal"
         total = len(real) * self.settings.samples if nominal else real.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum")
-        wanted = encode_boxes(outputs.anchors[rows], boxes)
-        return {
-            "objectness": objectness / total,
-            "proposal_box": smooth_l1(offsets, wanted, positive.to(offsets.dtype), self.settings.beta) / total,
-        }
+        anchors, weights = outputs.anchors[rows], positive.to(offsets.dtype) * self.settings.box_weight
+        if self.settings.box_loss == "giou":
+            box = giou_loss(decode_boxes(anchors, offsets), boxes, weights)
+        else:
+            box = smooth_l1(offsets, encode_boxes(anchors, boxes), weights, self.settings.beta)
+        return {"objectness": objectness / total, "proposal_box": box / total}
 
     @torch.no_grad()
     def propose(
