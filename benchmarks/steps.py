@@ -1,9 +1,8 @@
 """A training step of each of our detectors and of torchvision's: same backbone, input, batch, truth and precision.
 
 A step is forward, losses, backward, clipping of nothing, and one step of fused AdamW, in training mode. Both backbones
-are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. RPN and Fast R-CNN are peers in parts: torchvision's
-Faster R-CNN without its regions, and without its proposal network, on the same stored proposals. FCOS-Mask has no peer
-in torchvision. Memory is measured in a process of its own for each. `python -m benchmarks.steps fcos retinanet`.
+are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. Three peers are made of torchvision's parts
+(`torchvision_parts.py`). Memory is measured in a process of its own for each. `python -m benchmarks.steps fcos rpn`.
 """
 
 from __future__ import annotations
@@ -26,23 +25,28 @@ from torchvision.ops import FrozenBatchNorm2d
 if not __package__:  # as a file: python benchmarks/steps.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.torchvision_parts import FCOSWithMasks, ProposalPart, RegionPart
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.inference.predictor import device_called
-from boxwright.models import MODELS, faster_rcnn
+from boxwright.models import MODELS, faster_rcnn, mask_rcnn
 from boxwright.models.config import config_of
 from boxwright.nn.precision import autocast, choose_precision, compile_parts
 from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Truth
 
 CLASSES = 80
+FCOS = {"scale_per_level": False, "box_weighting": "none"}
 PAIRS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "fcos": ("fcos_resnet50_fpn", None, {"scale_per_level": False, "box_weighting": "none"}),
+    "fcos": ("fcos_resnet50_fpn", None, FCOS),
     "retinanet": ("retinanet_resnet50_fpn", "TORCHVISION", {}),
     "rpn": ("fasterrcnn_resnet50_fpn", None, {"rpn": faster_rcnn.TORCHVISION["rpn"]}),
     "fast_rcnn": ("fasterrcnn_resnet50_fpn", None, {"box": faster_rcnn.TORCHVISION["box"]}),
     "faster_rcnn": ("fasterrcnn_resnet50_fpn", "TORCHVISION", {}),
     "mask_rcnn": ("maskrcnn_resnet50_fpn", "TORCHVISION", {}),
+    "fcos_mask": ("fcos_resnet50_fpn", None, {**FCOS, "mask": mask_rcnn.TORCHVISION["mask"]}),
 }
 """Of each of ours: torchvision's builder, our preset, and what is set on top of it."""
+DENSE = ("fcos", "retinanet", "fcos_mask")
+"""Torchvision counts no class for the background of these."""
 PROPOSALS = 1000
 """A picture, for Fast R-CNN."""
 
@@ -52,9 +56,8 @@ def build_ours(name: str) -> Any:
     module = sys.modules[MODELS[name].build.__module__]
     _, preset, more = PAIRS[name]
     config = getattr(module, preset) if preset else {}
-    return MODELS[name].build(
-        config_of(MODELS[name].config, {**config, **more, "num_classes": CLASSES, "backbone": "resnet50"})
-    )
+    settings = {**config, **more, "num_classes": CLASSES, "backbone": "resnet50"}
+    return MODELS[name].build(config_of(MODELS[name].config, settings))
 
 
 def build_peer(name: str, height: int, width: int) -> Any:
@@ -62,9 +65,8 @@ def build_peer(name: str, height: int, width: int) -> Any:
     builder, _, _ = PAIRS[name]
     short, long = sorted((height, width))
     settings: dict[str, Any] = {"weights": None, "weights_backbone": None}
-    dense = name in ("fcos", "retinanet")
     model = getattr(torchvision.models.detection, builder)(
-        num_classes=CLASSES if dense else CLASSES + 1, min_size=short, max_size=long, **settings
+        num_classes=CLASSES if name in DENSE else CLASSES + 1, min_size=short, max_size=long, **settings
     )
     for part, child in list(model.backbone.named_modules()):
         if isinstance(child, torch.nn.BatchNorm2d):
@@ -92,34 +94,6 @@ def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
         labels = torch.randint(0, CLASSES, (objects,), generator=generator)
         found.append(Truth.of(boxes, labels, masks=masks))
     return found
-
-
-class ProposalPart(torch.nn.Module):
-    """The losses of torchvision's proposal network alone. (In training, too, it makes proposals.)"""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.transform, self.backbone, self.rpn = model.transform, model.backbone, model.rpn
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        batch, targets = self.transform(images, targets)
-        losses: dict[str, Tensor] = self.rpn(batch, self.backbone(batch.tensors), targets)[1]
-        return losses
-
-
-class RegionPart(torch.nn.Module):
-    """The losses of the regions of torchvision's Faster R-CNN, on given proposals of pictures that keep their size."""
-
-    def __init__(self, model: Any, proposals: list[Tensor]) -> None:
-        super().__init__()
-        self.transform, self.backbone, self.roi_heads = model.transform, model.backbone, model.roi_heads
-        self.proposals = proposals
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        batch, targets = self.transform(images, targets)
-        features = self.backbone(batch.tensors)
-        losses: dict[str, Tensor] = self.roi_heads(features, self.proposals, batch.image_sizes, targets)[1]
-        return losses
 
 
 def stored_proposals(truth: list[Truth], height: int, width: int) -> list[Tensor]:
@@ -183,9 +157,11 @@ def peer_step(
         model = ProposalPart(model)
     elif name == "fast_rcnn":
         model = RegionPart(model, [boxes.to(device) for boxes in stored_proposals(truth, height, width)])
+    elif name == "fcos_mask":
+        model = FCOSWithMasks(model, CLASSES)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
-    first = 0 if name in ("fcos", "retinanet") else 1
+    first = 0 if name in DENSE else 1
     targets = []
     for one in truth:
         target = {"boxes": one.boxes.to(device), "labels": one.labels.to(device) + first}
