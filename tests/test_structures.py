@@ -116,7 +116,7 @@ class TestTargets:
     def test_masks_stay_with_their_picture(self):
         targets = Targets.of([truth(2, masks=True), Truth.empty(), truth(1, masks=True)])
         assert targets.masks is not None
-        assert targets.masks.known.tolist() == [[True, True], [False, False], [True, False]]
+        assert targets.masks.nonempty.tolist() == [[True, True], [False, False], [True, False]]
         for index, one in enumerate([truth(2, masks=True), Truth.empty(), truth(1, masks=True)]):
             back = targets.picture(index).masks
             assert back is not None
@@ -128,7 +128,7 @@ class TestTargets:
     def test_an_object_whose_mask_is_not_known_has_an_empty_bitmap(self):
         hidden = CroppedMask(3, 3, torch.zeros(1, 1, dtype=torch.bool))
         targets = Targets.of([Truth.of([SQUARE], [0], masks=[hidden])])
-        assert not targets.masks.known.any()
+        assert not targets.masks.nonempty.any()
         assert not targets.picture(0).masks[0].bitmap.any()
 
     def test_resized_targets_keep_box_and_mask_together(self):

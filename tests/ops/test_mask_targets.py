@@ -93,7 +93,7 @@ def test_a_batch_at_another_scale_gives_the_same_targets():
 def test_objects_without_a_mask_are_not_known_and_give_zeros():
     bitmaps = [[torch.zeros(1, 1, dtype=torch.bool), torch.ones(4, 4, dtype=torch.bool)], []]
     packed = pack_masks(bitmaps, [[(3, 3), (1, 1)], []])
-    assert packed.known.tolist() == [[False, True], [False, False]]
+    assert packed.nonempty.tolist() == [[False, True], [False, False]]
     boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], [1.0, 1.0, 5.0, 5.0]])
     rows = torch.tensor([0, 0]), torch.tensor([0, 1])
     found = cut_masks(packed, *rows, boxes, torch.tensor([[9, 9], [9, 9]]), 4)

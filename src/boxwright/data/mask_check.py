@@ -33,13 +33,14 @@ def checked_mask(
     except ValueError as error:
         message = str(error).removeprefix(f"{item.where}: ")
         return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
-    undrawn = isinstance(item.segmentation, ObjectPixels)  # VOC gives the pixels of difficult objects to nobody
-    if extent is None and item.ignore:
-        return bare if undrawn else item, None
     if extent is None:
-        rest = "its box is kept without it" if undrawn else "its box is learnt, and it counts as missed in evaluation"
+        drawn = not isinstance(item.segmentation, ObjectPixels)  # VOC gives the pixels of difficult objects to nobody
+        left = item if drawn else bare
+        if item.ignore:
+            return left, None
+        rest = "its box is learnt, and it counts as missed in evaluation" if drawn else "its box is kept without it"
         message = f"the mask of the {name} covers no pixel of its picture; {rest}"
-        return bare if undrawn else item, Problem("empty-mask", item.where, message, item.box)
+        return left, Problem("empty-mask", item.where, message, item.box)
     if _overlap(extent, box) < _LEAST_OVERLAP and not item.ignore:
         x1, y1, x2, y2 = extent
         message = (

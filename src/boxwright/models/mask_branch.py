@@ -122,8 +122,8 @@ class MaskBranch(nn.Module):
         chosen = owner >= 0
         if targets.masks is None:
             chosen = torch.zeros_like(chosen)
-        elif targets.masks.known.shape[1]:
-            chosen = chosen & targets.masks.known.gather(1, owner.clamp(min=0))
+        elif targets.masks.nonempty.shape[1]:
+            chosen = chosen & targets.masks.nonempty.gather(1, owner.clamp(min=0))
         picture, row = chosen.nonzero(as_tuple=True)
         if not len(picture):
             none = picture.new_zeros(1)

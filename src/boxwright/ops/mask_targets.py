@@ -28,7 +28,7 @@ class PackedMasks(NamedTuple):
     frame: Tensor
 
     @property
-    def known(self) -> Tensor:
+    def nonempty(self) -> Tensor:
         """Which objects (B, G) have a mask with a pixel."""
         return self.size_hw[..., 0] > 0
 
