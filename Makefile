@@ -1,35 +1,46 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 # two processes, a test file in one of them: half the time on two cores
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long check bench format clean
+.PHONY: demo test test-long test-oldest check lint tests bench format clean
 
 # uv when it is there (seconds), else the interpreter's own pip.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@if command -v uv >/dev/null 2>&1; then \
-	  uv venv --allow-existing --python $(PYTHON) $(VENV) && uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; \
+	  uv venv --allow-existing --python $(PYTHON) $(VENV) && uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e '.[dev]'; \
 	else \
-	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'; \
+	  $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[dev]'; \
 	fi
 	@touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/boxwright demo
 
-test: $(STAMP)
+test: lint tests
+
+tests: $(STAMP)
 	$(PYTEST)
 
-test-long: $(STAMP)
+test-long: lint
 	$(PYTEST) -m "slow or not slow"
 
-check: $(STAMP)
+# the same tests on the oldest versions that pyproject.toml allows, in an environment of their own
+test-oldest:
+	mkdir -p .venv-oldest
+	$(PYTHON) tests/lower_bounds.py pyproject.toml > .venv-oldest/constraints.txt
+	$(MAKE) tests VENV=.venv-oldest CONSTRAINTS=.venv-oldest/constraints.txt
+
+check: lint
+	$(PYTEST) -m "not slow and not e2e"
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -m "not slow and not e2e"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
@@ -39,4 +50,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .pytest_cache .mypy_cache .ruff_cache

@@ -169,8 +169,9 @@ class TestDraw:
         inside = drawn[55:85, 45:95]
         assert 0 < (inside != GREY).any(2).mean() < 0.6  # hatched: some pixels changed, most not
 
-    def test_float_picture_is_refused(self):
-        with pytest.raises(ValueError, match="uint8"):
+    def test_a_float_picture_is_one_of_fractions(self):
+        assert np.array_equal(draw(picture().float() / 255, Truth.empty()), draw(picture(), Truth.empty()))
+        with pytest.raises(ValueError, match=r"uint8 or float in \[0, 1\]"):
             draw(picture().float(), Truth.empty())
 
     def test_detections_of_another_picture_are_refused(self):

@@ -34,15 +34,21 @@ def test_a_time_budget_decides_the_steps(voc: Callable[..., Path], tmp_path: Pat
 
 
 def test_it_is_for_new_runs(boxwright: Callable[..., object], tmp_path: Path) -> None:
-    given = (
-        ("--overfit", 8),
-        ("--resume", "latest"),
-        ("--name", "mine"),
-        ("--runs", "elsewhere"),
-        ("--weights", "a.pt"),
-    )
-    for words in (*(("--data", tmp_path, *pair) for pair in given), ()):
+    for words in (("--data", tmp_path, "--resume", "latest"), ()):
         boxwright("train", "fcos-small", *words, "--estimate").refused("--estimate needs --data")  # type: ignore[attr-defined]
+
+
+def test_it_can_be_put_behind_the_whole_command(
+    boxwright: Callable[..., object], voc: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = voc(tmp_path / "data")
+    words = ("--name", "mine", "--runs", "elsewhere", "--overfit", 2, "--seed", 3)
+    ended = boxwright("train", "fcos-small", "--data", data, *words, *SMALL, "--estimate")
+    assert ended.code == 0, ended  # type: ignore[attr-defined]
+    assert "steps of 2 pictures" in ended.out  # type: ignore[attr-defined]
+    ended = boxwright("train", "fcos-small", "--data", data, "--weights", "absent.pt", *SMALL, "--estimate")
+    ended.refused("absent.pt")  # type: ignore[attr-defined]
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_the_whole_run_is_steps_and_measurements() -> None:

@@ -276,7 +276,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     assert figures["AP50"] == pytest.approx(1)
     assert figures["per_class"] == {"cat": None, "dog": pytest.approx(1)}
     assert (seen["split"], seen["precision"]) == ("val", "bf16")
-    assert (seen["batch"], seen["limit"], seen["score_threshold"], seen["max_detections"]) == (3, 4, None, 100)
+    assert (seen["batch"], seen["limit"], seen["score_threshold"], seen["max_detections"]) == (3, 4, None, None)
     rows = json.loads((tmp_path.parent / f"{tmp_path.name}_report/predictions.json").read_text())
     assert [(row["image_id"], row["category_id"]) for row in rows] == [(5, 7)]
 

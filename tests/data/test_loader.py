@@ -59,7 +59,7 @@ class TestStepSampler:
     ASPECTS = (1.33, 0.75, 1.8, 1.0, 0.55, 1.33) * 5
 
     def sampler(self, **changes):
-        settings = {"seed": 3, "start": 0, "stop": 20, "mosaic_stop": 0, **changes}
+        settings = {"seed": 3, "start": 0, "stop": 20, **changes}
         return StepSampler(self.ASPECTS, settings.pop("batch", 4), **settings)
 
     def test_a_resumed_run_draws_what_an_uninterrupted_one_does(self):
@@ -91,7 +91,7 @@ class TestStepSampler:
         assert torch.stack(spread).mean() < aspects.std() / 4
 
     def test_mosaics_end_where_they_should(self):
-        mosaics = [{key.mosaic for key in keys} for keys in self.sampler(mosaic_stop=5)]
+        mosaics = [{key.mosaic for key in keys} for keys in self.sampler(mosaic=lambda step: step < 5)]
         assert mosaics == [{True}] * 5 + [{False}] * 15
 
     def test_length_is_what_is_left(self):
@@ -152,8 +152,8 @@ class TestPictureSet:
 
     def test_truth_in_network_pixels_follows_the_resizing(self, split):
         for cache in (False, True):
-            truth, size_hw = PictureSet(split, RULE, cache=cache).network_truth(0)
-            assert size_hw == (48, 64)
+            pictures = PictureSet(split, RULE, cache=cache)
+            truth = pictures.network_truth(0, pictures.original_hw(0))
             torch.testing.assert_close(truth.boxes, torch.tensor([[5.0, 6.0, 40.0, 30.0]]) * 0.8)
 
     def test_originals_keep_their_size(self, split):
@@ -181,7 +181,7 @@ class TestBatches:
         pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)
         runs = []
         for workers in (0, 2):
-            sampler = StepSampler(aspects_of(split), 3, seed=1, start=0, stop=4, mosaic_stop=3)
+            sampler = StepSampler(aspects_of(split), 3, seed=1, start=0, stop=4, mosaic=lambda step: step < 3)
             runs.append(list(make_loader(pictures, sampler, workers=workers)))
         assert len(runs[0]) == len(runs[1]) == 4
         assert all(same(one, other) for one, other in zip(*runs, strict=True))

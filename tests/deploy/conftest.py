@@ -26,6 +26,7 @@ SETTINGS = (
     "model.head_norm=none",
     "data.resize.size=96",
     "data.resize.max_size=160",
+    "precision=fp32",
 )
 EXTRAS = ("onnx", "onnxscript", "onnxruntime", "openvino")
 

@@ -13,7 +13,7 @@ from boxwright.cli import main
 from boxwright.inference.explain import describe, describe_box, describe_detection, explain, most_central, nearest_truth
 from boxwright.inference.explain_drawing import write_explanation
 from boxwright.inference.labelled import labelled_picture
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSOutputs
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import Targets, Truth
@@ -35,9 +35,9 @@ def explained(detector, image):
 def reconfigured(checkpoint_file, **changes):
     """The detector with other settings of its model that no weight depends on."""
     detector = Detector.load(checkpoint_file, "cpu")
-    weights = detector.model.state_dict()
-    detector.model = FCOS(replace(detector.model.config, **changes)).eval()
-    detector.model.load_state_dict(weights)
+    model = FCOS(replace(detector.model.config, **changes)).eval()
+    model.load_state_dict(detector.model.state_dict())
+    detector.model = detector.engine.model = model
     return detector
 
 
@@ -114,6 +114,7 @@ def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_f
             wider[[1, 2, 4]] = weights[name]
             weights[name] = wider
     detector.model.load_state_dict(weights)
+    detector.engine.model = detector.model
     made = explain(detector, image, TRUTH)
     assert made.class_scores.shape == explained.class_scores.shape
     torch.testing.assert_close(made.class_scores, explained.class_scores)
@@ -199,7 +200,7 @@ def test_a_number_that_is_not_there(detector, image, explained):
 
 
 def test_another_kind_of_detector_is_refused(detector, image):
-    other = SimpleNamespace(model=torch.nn.Identity())
+    other = SimpleNamespace(engine=TorchEngine(torch.nn.Identity(), torch.device("cpu")))
     with pytest.raises(ValueError, match="locations of FCOS; this checkpoint is a Identity"):
         explain(other, image)
 

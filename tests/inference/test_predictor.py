@@ -10,7 +10,7 @@ from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.pictures import picture_paths
-from boxwright.inference.predictor import Detector, batches_of_like_shape
+from boxwright.inference.predictor import Detector, batches_of_one_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import PaddedDetections
@@ -145,14 +145,15 @@ def test_stream_reads_only_a_window_ahead(detector, pictures):
     assert_same(rest[2], first, 1e-3)
 
 
-def test_batches_need_little_padding():
-    """Tall and wide pictures stay apart, types too; the order of arrival does not matter."""
-    sizes = [(40, 60), (60, 40), (41, 60), (60, 41), (40, 58), (200, 200)]
+def test_a_batch_is_of_one_size_and_type():
+    """So no picture is padded because of another; the order of arrival does not matter."""
+    sizes = [(40, 60), (60, 40), (41, 60), (40, 60), (60, 40), (200, 200)]
     pictures = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
-    assert batches_of_like_shape(pictures, 8) == [[4, 0, 2], [1, 3], [5]]
-    assert batches_of_like_shape(pictures, 2) == [[4, 0], [2], [1, 3], [5]]
-    assert batches_of_like_shape([pictures[0], pictures[0].float(), pictures[0]], 8) == [[1], [0, 2]]
-    assert batches_of_like_shape([], 8) == []
+    assert batches_of_one_shape(pictures, 8) == [[0, 3], [2], [1, 4], [5]]
+    assert batches_of_one_shape(pictures, 1) == [[0], [3], [2], [1], [4], [5]]
+    assert batches_of_one_shape(pictures, 8, 64) == [[0, 1, 2, 3, 4], [5]]  # what each is padded to by itself
+    assert batches_of_one_shape([pictures[0], pictures[0].float(), pictures[0]], 8) == [[1], [0, 2]]
+    assert batches_of_one_shape([], 8) == []
 
 
 def test_precision_is_a_switch(checkpoint_file, pictures, expected):
@@ -218,7 +219,7 @@ class FixedModel:
     def __init__(self):
         self.shapes = []
 
-    def __call__(self, images):
+    def __call__(self, images, targets, proposals):
         self.shapes.append(tuple(images.pixels.shape))
         return images
 

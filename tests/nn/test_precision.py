@@ -2,11 +2,27 @@ import pytest
 import torch
 
 from boxwright.models import MODELS
-from boxwright.nn.precision import autocast, choose_precision, compile_parts
+from boxwright.nn.precision import AUTO_PRECISION, autocast, choose_precision, compile_parts
 from boxwright.recipes import load_recipe
 from boxwright.structures import ImageBatch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _machine_as_it_is(monkeypatch):
+    monkeypatch.delenv(AUTO_PRECISION, raising=False)
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("forced", ["fp32", "bf16"])
+def test_what_auto_means_can_be_said_by_the_environment(monkeypatch, device, forced):
+    monkeypatch.setenv(AUTO_PRECISION, forced)
+    assert choose_precision("auto", device) == forced
+    assert choose_precision("fp32", device) == "fp32"
+    monkeypatch.setenv(AUTO_PRECISION, "half")
+    with pytest.raises(ValueError, match="BOXWRIGHT_AUTO_PRECISION: expected fp32 or bf16, got 'half'"):
+        choose_precision("auto", device)
 
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])

@@ -8,22 +8,27 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.folder import open_folder
 from boxwright.data.loader import PictureSet
+from boxwright.data.pictures import Prepared
 from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.inference import over_split
+from boxwright.inference.predictor import LossSums
+from boxwright.models import DetectSettings
+from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
-from boxwright.structures import Detections, Targets
+from boxwright.structures import Classes, Detections, Targets
 from boxwright.training.run import choose_accelerator
-from boxwright.training.session import Session
+from boxwright.training.validate import measure
 
 SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
@@ -127,44 +132,42 @@ def assert_same_learning(one: Path, two: Path) -> None:
 # ---- validation, shared out -----------------------------------------------------------------------------------------
 
 
-class Shifted(nn.Module):
+class Shifted:
     """Finds the objects at a distance that differs by picture, with losses over the objects of a batch."""
 
-    def forward(self, images: Any, targets: Targets, proposals: None) -> Targets:
-        return targets
+    def __init__(self, classes: Classes) -> None:
+        self.recipe = load_recipe("fcos-shapes", ["validation.batch_size=2"])
+        self.settings, self.classes = self.recipe.detect.settings(), classes
 
-    def detect(self, outputs: Targets, images: Any, settings: Any) -> list[Detections]:
+    def detect_prepared(
+        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums
+    ) -> list[Detections]:
         found = []
-        for index, (height, width) in enumerate(images.original_hw.tolist()):
-            truth = outputs.picture(index)
-            away = float(images.pixels[index].float().mean()) / 40  # pixels
-            scores = torch.linspace(0.9, 0.5, len(truth))
-            found.append(Detections(truth.boxes + away, scores, truth.labels, (height, width)))
+        for one, truth in zip(held, losses.ground_truths, strict=True):
+            away = float(one.pixels.float().mean()) / 40  # pixels
+            found.append(Detections(truth.boxes + away, torch.linspace(0.9, 0.5, len(truth)), truth.labels,
+                                    one.original_hw))  # fmt: skip
+        for start in range(0, len(held), batch):
+            targets = Targets.of(losses.ground_truths[start : start + batch])
+            sides = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.valid]
+            losses.add({"box": sides.mean(), "object": 1 / targets.valid.sum()}, len(targets))
         return found
-
-    def loss(self, outputs: Targets, targets: Targets) -> dict[str, torch.Tensor]:
-        sides = (targets.boxes[..., 2:] - targets.boxes[..., :2])[targets.valid]
-        return {"box": sides.mean(), "object": 1 / targets.valid.sum()}
 
 
 def validation(data: Path) -> dict[str, Any]:
     """What the processes of this run find together: losses, COCO figures, and how many they are."""
-    accelerator, precision = choose_accelerator("cpu", "fp32")
-    recipe = load_recipe("fcos-shapes", ["validation.batch_size=2", "validation.max_pictures=9"])
+    accelerator, _ = choose_accelerator("cpu", "fp32")
+    over_split.WINDOW = 4
     opened = open_folder(data)
-    pictures = PictureSet(opened.splits["val"], recipe.data.resize.rule())
-    nothing = cast(Any, None)
-    session = Session(
-        recipe, nothing, data, opened.classes, nothing, nothing, nothing, precision, accelerator, nothing, pictures,
-        nothing,
-    )  # fmt: skip
-    found = session.measure(Shifted())
-    return {"losses": found.losses, **found.figures(), "processes": accelerator.num_processes}
+    pictures = PictureSet(opened.splits["val"], ResizeRule("none"))
+    detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)
+    found = measure(cast(Any, detector), pictures, limit=9, share=share)
+    return {"losses": found.evaluated.losses, **found.figures(), "processes": accelerator.num_processes}
 
 
 @pytest.mark.e2e
 def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) -> None:
-    """Nine pictures in batches of two: five batches, the last of one picture, three for one process and two for one."""
+    """Nine pictures in windows of four and batches of two: the first and last window for one process, one for one."""
     write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
     launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
     shared_out, alone = json.loads((tmp_path / "found.json").read_text()), validation(tmp_path / "data")

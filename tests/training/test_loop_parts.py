@@ -14,8 +14,10 @@ from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Validation
 from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
 from boxwright.training import loop, timing
-from boxwright.training.loop import MEASURED_STEPS, Progress, batch_scale, progress_state, scale_batch
-from boxwright.training.optim import scaled
+from boxwright.training.budget import first_plan
+from boxwright.training.loop import Progress, progress_of, progress_state
+from boxwright.training.scales import batch_scale, scale_batch
+from boxwright.training.schedule import Horizon, scaled, validation_due, validations_left
 from boxwright.training.validate import Measured
 
 CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1, gather=lambda value: value)
@@ -88,23 +90,23 @@ class TestScales:
         assert small.pixels.amax() <= images.pixels.amax() + 1
 
     def test_without_scales_nothing_changes(self):
-        assert batch_scale(job().recipe.data, 0, 5, Progress(steps=10, fixed=True)) == 1.0
+        assert batch_scale(job().recipe.data, 0, 5, Horizon(10)) == 1.0
 
     def test_a_random_scale_depends_on_seed_and_step_only(self):
         data = job("data.train_scales=[0.5,0.75,1.0]").recipe.data
-        drawn = [batch_scale(data, 3, step, Progress(steps=60, fixed=True)) for step in range(60)]
-        assert drawn == [batch_scale(data, 3, step, Progress(steps=99, fixed=True)) for step in range(60)]
-        assert drawn != [batch_scale(data, 4, step, Progress(steps=60, fixed=True)) for step in range(60)]
+        drawn = [batch_scale(data, 3, step, Horizon(60)) for step in range(60)]
+        assert drawn == [batch_scale(data, 3, step, Horizon(99)) for step in range(60)]
+        assert drawn != [batch_scale(data, 4, step, Horizon(60)) for step in range(60)]
         assert set(drawn) == {0.5, 0.75, 1.0}
 
     def test_rising_scales_go_through_in_order(self):
         data = job("data.train_scales=[0.5,0.75,1.0]", "data.scale_order=rising").recipe.data
-        drawn = [batch_scale(data, 0, step, Progress(steps=9, fixed=True)) for step in range(9)]
+        drawn = [batch_scale(data, 0, step, Horizon(9)) for step in range(9)]
         assert drawn == [0.5] * 3 + [0.75] * 3 + [1.0] * 3
 
     def test_while_a_budget_is_measured_every_scale_has_its_turn(self):
         data = job("data.train_scales=[0.5,1.0]", "data.scale_order=rising").recipe.data
-        drawn = [batch_scale(data, 0, step, Progress(steps=900, fixed=False)) for step in range(4)]
+        drawn = [batch_scale(data, 0, step, None) for step in range(4)]
         assert drawn == [0.5, 1.0, 0.5, 1.0]
 
 
@@ -115,24 +117,24 @@ class TestNonFiniteLoss:
         losses = {"loss": torch.tensor(value), "box": torch.tensor(value), "classification": torch.tensor(1.0)}
         sentence = r"not a number at step 7 \(\{.*'box'.*\}\); pictures of this step: picture2\.jpg, picture5\.jpg"
         with pytest.raises(FloatingPointError, match=sentence) as caught:
-            loop._check_finite(job(), losses, [batch_of(2), batch_of(5)], Progress(steps=10, fixed=True, step=7))
+            loop._check_finite(job(), losses, [batch_of(2), batch_of(5)], Progress(Horizon(10), fixed=True, step=7))
         assert "classification" not in str(caught.value)
 
     def test_a_finite_one_goes_on(self):
-        loop._check_finite(job(), {"loss": torch.tensor(3.0)}, [batch_of(1)], Progress(steps=10, fixed=True))
+        loop._check_finite(job(), {"loss": torch.tensor(3.0)}, [batch_of(1)], Progress(Horizon(10), fixed=True))
 
 
 class TestRate:
     def test_follows_the_plan(self):
         run = job("schedule.steps=100", "schedule.warmup_steps=10", "schedule.warmup_start=0.1", "optim.lr=0.5")
-        progress = Progress(steps=100, fixed=True)
+        progress = Progress(Horizon(100, 10), fixed=True)
         assert loop._lr(run, 0, progress) == pytest.approx(0.05)
         assert loop._lr(run, 10, progress) == pytest.approx(0.5)
         assert loop._lr(run, 99, progress) < 0.02
 
     def test_of_a_budgets_measured_steps_does_not_depend_on_its_length(self):
         run = job("schedule.steps=100", "schedule.warmup_steps=5")
-        rates = [[loop._lr(run, step, Progress(steps=steps, fixed=False)) for step in range(MEASURED_STEPS)]
+        rates = [[loop._lr(run, step, Progress(Horizon(steps), fixed=False)) for step in range(first_plan(1))]
                  for steps in (100, 5000)]  # fmt: skip
         assert rates[0] == rates[1]
 
@@ -141,8 +143,9 @@ class TestMeasurements:
     @pytest.mark.parametrize(("steps", "times"), [(10, 3), (7, 7), (100, 1), (3, 10), (24, 5)])
     def test_are_as_many_as_asked_and_the_last_is_at_the_end(self, steps, times):
         validation = Validation(times=times)
-        at = [step for step in range(1, steps + 1) if validation.due(step, steps)]
+        at = [step for step in range(1, steps + 1) if validation_due(step, Horizon(steps), validation)]
         assert len(at) == validation.count(steps) == min(times, steps)
+        assert [validations_left(step, Horizon(steps), validation) for step in at] == list(range(len(at)))[::-1]
         assert at[-1] == steps
 
     @pytest.mark.parametrize(("steps", "every", "expected"), [
@@ -150,7 +153,8 @@ class TestMeasurements:
     ])  # fmt: skip
     def test_come_every_so_many_steps_and_at_the_end(self, steps, every, expected):
         validation = Validation(every=every)
-        assert [step for step in range(1, steps + 1) if validation.due(step, steps)] == expected
+        horizon = Horizon(steps)
+        assert [step for step in range(1, steps + 1) if validation_due(step, horizon, validation)] == expected
         assert validation.count(steps) == len(expected)
 
     def test_the_best_is_kept_and_patience_counts_from_it(self):
@@ -158,11 +162,12 @@ class TestMeasurements:
         run = job("validation.patience=2", on_row=rows.append)
         figures = iter([0.2, 0.5, 0.4, 0.5])
         run.measure = lambda model: Measured(
-            {"box": 1.0, "box_floor": 0.25}, SimpleNamespace(ap=next(figures), ap50=0.6, ap75=0.1), [], []
+            SimpleNamespace(ap=next(figures), ap50=0.6, ap75=0.1),
+            SimpleNamespace(losses={"box": 1.0, "box_floor": 0.25}),
         )
         run.on_measured = lambda measured, progress, best: seen.append(best)
         run.pictures = [None] * 8
-        progress = Progress(steps=99, fixed=True)
+        progress = Progress(Horizon(99), fixed=True)
         over = []
         for step in (10, 20, 30, 40):
             progress.step = step
@@ -177,9 +182,9 @@ class TestMeasurements:
         assert (progress.sums, progress.counted) == ({}, 0)
 
     def test_without_patience_nothing_stops(self):
-        found = Measured({}, SimpleNamespace(ap=0.1, ap50=0.2, ap75=0.0), [], [])
+        found = Measured(SimpleNamespace(ap=0.1, ap50=0.2, ap75=0.0), SimpleNamespace(losses={}))
         run = job(measure=lambda model: found, on_measured=lambda *given: None, pictures=[None] * 8)
-        progress = Progress(steps=99, fixed=True, step=9, since_best=99, sums={"loss": 1.0}, counted=1)
+        progress = Progress(Horizon(99), fixed=True, step=9, since_best=99, sums={"loss": 1.0}, counted=1)
         loop._measure(run, progress)
         assert (progress.steps, progress.since_best) == (99, 0)
         loop._measure(run, replace(progress, sums={"loss": 1.0}, counted=1))
@@ -192,65 +197,29 @@ class TestMeasurements:
             raise ValueError("v.png: damaged")
 
         run = job(measure=damaged, save=lambda progress: saved.append(replace(progress)))
-        progress = Progress(steps=9, fixed=True, step=4, sums={"loss": 3.0}, counted=2)
+        progress = Progress(Horizon(9), fixed=True, step=4, sums={"loss": 3.0}, counted=2)
         with pytest.raises(ValueError, match=r"v\.png"):
             loop._measure(run, progress)
-        assert saved == [Progress(steps=9, fixed=True, step=4, sums={"loss": 3.0}, counted=2, unmeasured=True)]
-
-
-class TestBudget:
-    def test_takes_as_many_steps_as_fit_and_fixes_them_for_good(self):
-        saved = []
-        run = job(minutes=1.0, save=lambda progress: saved.append((progress.steps, progress.fixed)))
-        timer = SimpleNamespace(laps=[9.0, 9.0, 9.0, 9.0] + [0.5] * 12)  # the first are slow: not counted
-        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, timer)
-        assert progress.steps == 16 + (60 - 20) / 0.5
-        assert saved == [(progress.steps, True)]
-
-    def test_counts_the_dear_steps_too(self):
-        run = job(minutes=1.0)
-        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.4, 0.4, 0.4, 0.8] * 4))
-        assert progress.steps == 16 + (60 - 20) / 0.5
-
-    def test_does_not_believe_that_every_step_will_be_as_unlucky_as_one_was(self):
-        run = job(minutes=1.0)
-        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 15 + [40.0]))
-        assert progress.steps == 16 + int((60 - 20) / ((11 * 0.5 + 1.5) / 12))
-
-    def test_leaves_time_for_measuring(self):
-        run = job("validation.times=5", minutes=1.0, validation_pictures=40)
-        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
-        assert 16 < progress.steps < 16 + 80
-
-    def test_leaves_time_for_measuring_every_so_many_steps(self):
-        """40 s are left; ten steps of 0.5 s and a measurement, at 0.4 of a step for 40 pictures, take 5 + f."""
-        run = job("validation.every=10", minutes=1.0, validation_pictures=40)
-        progress = Progress(steps=900, fixed=False, step=16, seconds=20.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
-        measurement = 0.4 * 0.5 / run.plan.batch * 40
-        assert progress.steps == 16 + int(40 / ((10 * 0.5 + measurement) / 10))
-
-    def test_that_is_used_up_still_ends_with_a_step(self):
-        run = job(minutes=0.01)
-        progress = Progress(steps=900, fixed=False, step=16, seconds=99.0)
-        loop._fix_length(run, progress, SimpleNamespace(laps=[0.5] * 16))
-        assert progress.steps == 17
+        assert saved == [Progress(Horizon(9), fixed=True, step=4, sums={"loss": 3.0}, counted=2, unmeasured=True)]
 
 
 def test_progress_is_saved_as_plain_numbers_and_comes_back():
-    progress = Progress(steps=9, fixed=True, step=4, sums={"loss": torch.tensor(1.5)}, counted=2)
+    progress = Progress(Horizon(9), fixed=True, step=4, sums={"loss": torch.tensor(1.5)}, counted=2)
     state = progress_state(progress)
     assert state["sums"] == {"loss": 1.5}
     assert type(state["sums"]["loss"]) is float
-    assert Progress(**state) == Progress(steps=9, fixed=True, step=4, sums={"loss": 1.5}, counted=2)
+    assert progress_of(state, None) == Progress(Horizon(9), fixed=True, step=4, sums={"loss": 1.5}, counted=2)
+
+
+def test_progress_of_version_01_comes_back_with_its_length():
+    state = {"steps": 40, "fixed": True, "step": 4, "seconds": 3.0, "waited": 0.5, "best_ap": 0.25, "best_step": 2,
+             "since_best": 0, "sums": {}, "counted": 0, "unmeasured": False, "finished": False}  # fmt: skip
+    found = progress_of(state, SimpleNamespace(warmup_steps=50))
+    assert found == Progress(Horizon(40, 10), True, 4, 3.0, 0.5, 0.25, 2)
 
 
 def test_sums_of_losses_are_counted():
-    progress = Progress(steps=9, fixed=True)
+    progress = Progress(Horizon(9), fixed=True)
     for value in (1.0, 2.0):
         loop._count(progress, {"loss": torch.tensor(value)})
     assert (progress.sums, progress.counted) == ({"loss": 3.0}, 2)

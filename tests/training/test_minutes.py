@@ -1,7 +1,8 @@
-"""A run with a time budget, stopped and resumed before or after its length was fixed: it keeps that length exactly."""
+"""A run with a time budget, stopped and resumed before or after its first plan: it repeats an uninterrupted one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,30 +19,38 @@ from boxwright.training.session import Session
 SETTINGS = (
     "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "model.fpn_channels=16",
     "model.stem_channels=[16]", "precision=fp32", "detect.max_detections=20", "data.train_scales=[0.75,1.0]",
+    "data.augment.mosaic=0.5", "schedule.warmup_steps=4",
 )  # fmt: skip
-MEASURED, LENGTH = 4, 11
-# each picture takes half a second, and validation is reckoned at 0.4 of that for 2 pictures, twice: 0.8 seconds
-MINUTES = (LENGTH + 0.8 + 0.5) / 60
+FIRST = 6
+"""Steps before the first plan: three of each of two scales."""
+MINUTES = 0.5
+
+
+class Machine(SimpleNamespace):
+    """A clock that nothing moves but the steps, and the steps after which the run is asked to stop."""
+
+    now: float
+    step: int
+    stops: set[int]
+    lap: Callable[[int], float]
 
 
 @pytest.fixture
-def stops(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """Steps after which the run is stopped, by a clock that each step moves on by a second and nothing else does."""
-    clock, wanted = SimpleNamespace(now=0.0), set[int]()
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine(now=0.0, step=0, stops=set(), lap=lambda step: 1.0)
     real = loop.training_step
 
     def step(job: Any, wrapped: Any, optimizer: Any, batches: Any, progress: Any) -> Any:
-        clock.now, clock.step = clock.now + 1.0, progress.step + 1
+        machine.now += machine.lap(progress.step)
+        machine.step = progress.step + 1
         return real(job, wrapped, optimizer, batches, progress)
 
     monkeypatch.setattr(loop, "training_step", step)
-    for module in (loop, timing):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(loop, "MEASURED_STEPS", MEASURED)
-    monkeypatch.setattr(Session, "stop_wanted", lambda _: clock.step in wanted)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: machine.now))
+    monkeypatch.setattr(Session, "stop_wanted", lambda _: machine.step in machine.stops)
     monkeypatch.setattr(Session, "first_pictures", lambda *_: None)  # no charts: they take longer than the steps
     monkeypatch.setattr(report, "write_report", lambda *_: {})
-    return wanted
+    return machine
 
 
 def state_of(run: Path) -> dict[str, Any]:
@@ -50,34 +59,54 @@ def state_of(run: Path) -> dict[str, Any]:
     return state
 
 
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["progress"] == other["progress"]
+    for key, value in other["model"].items():
+        assert torch.equal(one["model"][key], value), key
+
+
 @pytest.mark.e2e
-def test_stopped_before_and_after_its_length_was_fixed(tmp_path: Path, stops: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("lap", "expected"),
+    [
+        (lambda step: 1.0, 30),
+        (lambda step: 1.0 if step < 15 else 0.5, 45),
+        (lambda step: 1.0 if step < 15 else 2.0, 23),
+        (lambda step: 4.0 if step < 2 else 0.75, 32),
+    ],
+    ids=["steady", "twice as fast from the middle on", "half as fast from the middle on", "slow to start"],
+)
+def test_stopped_before_and_after_its_first_plan(
+    tmp_path: Path, machine: Machine, lap: Callable[[int], float], expected: int
+) -> None:
     write_shapes(tmp_path / "data", 6, 2, "voc", ShapesConfig(size=64), 0)
+    machine.lap = lap
 
     def started() -> Path:
         return train(
             "fcos-shapes", tmp_path / "data", overrides=SETTINGS, runs=tmp_path / "runs", device="cpu", minutes=MINUTES
         ).folder
 
-    whole = state_of(started())
-    assert whole["progress"]["step"] == whole["progress"]["steps"] == LENGTH
+    whole = started()
+    state = state_of(whole)
+    assert state["progress"]["step"] == state["progress"]["horizon"]["steps"]
+    assert abs(state["progress"]["step"] - expected) <= 1
+    assert abs(state["progress"]["seconds"] - 60 * MINUTES) <= 2.0
 
-    stops.add(7)
+    machine.stops = {17}
     late = started()
-    assert (state_of(late)["progress"]["step"], state_of(late)["progress"]["fixed"]) == (7, True)
-    stops.clear()
+    assert (state_of(late)["progress"]["step"], state_of(late)["progress"]["fixed"]) == (17, True)
+    machine.stops = set()
     assert train(resume=late).finished
-    resumed = state_of(late)
-    assert resumed["progress"]["step"] == LENGTH
-    for key, value in whole["model"].items():  # from where the length is fixed it is like any other run
-        assert torch.equal(resumed["model"][key], value), key
+    same(state_of(late), state)
 
-    stops |= {2, 9}
+    machine.stops = {2, 9}
     early = started()
-    before = state_of(early)["progress"]
-    assert (before["step"], before["fixed"]) == (2, False)
+    assert (state_of(early)["progress"]["step"], state_of(early)["progress"]["fixed"]) == (2, False)
     assert not train(resume=early).finished
-    fixed = state_of(early)["progress"]
-    assert (fixed["step"], fixed["steps"], fixed["fixed"]) == (9, LENGTH, True)
+    assert state_of(early)["progress"]["step"] == 9
+    machine.stops = set()
     assert train(resume=early).finished
-    assert state_of(early)["progress"]["step"] == LENGTH
+    same(state_of(early), state)
+    rows = [(run / "results.csv").read_text(encoding="utf-8") for run in (whole, late, early)]
+    assert rows[0] == rows[1] == rows[2]

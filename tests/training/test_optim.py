@@ -6,7 +6,8 @@ from torch import nn
 
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Optim, Schedule
-from boxwright.training.optim import apply_lr, build_optimizer, lr_factor, scaled
+from boxwright.training.optim import apply_lr, build_optimizer
+from boxwright.training.schedule import Horizon, lr_factor, scaled
 
 
 def plan(*overrides, pictures=1000, world=1):
@@ -55,22 +56,24 @@ class TestScaling:
 class TestSchedule:
     def test_warm_up_is_linear_from_its_start(self):
         schedule = Schedule(steps=100, warmup_start=0.1)
-        assert [lr_factor(step, 100, 10, schedule) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 1.0])
+        assert [lr_factor(step, Horizon(100, 10), schedule) for step in (0, 5, 10)] == pytest.approx([0.1, 0.55, 1.0])
 
     def test_multistep_drops_at_two_thirds_and_eight_ninths(self):
         schedule = Schedule(steps=90_000, kind="multistep")
-        factors = [lr_factor(step, 90_000, 1000, schedule) for step in (59_999, 60_000, 79_999, 80_000, 89_999)]
+        factors = [
+            lr_factor(step, Horizon(90_000, 1000), schedule) for step in (59_999, 60_000, 79_999, 80_000, 89_999)
+        ]
         assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
 
     def test_cosine_falls_from_one_over_the_middle_to_its_end(self):
         schedule = Schedule(steps=100, kind="cosine", final_factor=0.2)
-        assert [lr_factor(step, 110, 10, schedule) for step in (10, 60, 110)] == pytest.approx([1.0, 0.6, 0.2])
-        course = [lr_factor(step, 110, 10, schedule) for step in range(10, 111)]
+        assert [lr_factor(step, Horizon(110, 10), schedule) for step in (10, 60, 110)] == pytest.approx([1.0, 0.6, 0.2])
+        course = [lr_factor(step, Horizon(110, 10), schedule) for step in range(10, 111)]
         assert course == sorted(course, reverse=True)
 
     def test_steps_past_the_end_keep_the_last_rate(self):
         schedule = Schedule(steps=10, kind="cosine", final_factor=0.5)
-        assert lr_factor(50, 10, 0, schedule) == pytest.approx(0.5)
+        assert lr_factor(50, Horizon(10), schedule) == pytest.approx(0.5)
 
 
 class Network(nn.Module):

@@ -1,34 +1,87 @@
-"""Validation: a picture counts once in the mean losses, whatever the size of its batch."""
+"""Validation: an image counts once in the mean losses, and a run's figures are those that `evaluate` prints."""
 
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from PIL import Image
 
-from boxwright.data.loader import Batch
-from boxwright.models import DetectSettings
-from boxwright.structures import Classes, Detections, ImageBatch, Targets, Truth
-from boxwright.training.validate import measure
+from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.inference.predictor import LossSums
+from boxwright.metrics.measure import measure
+from boxwright.training.run import train
 
-
-class Constant(torch.nn.Module):
-    """Its loss is what the pixels say; it finds nothing."""
-
-    def forward(self, images, targets, proposals):
-        return images.pixels.mean()
-
-    def loss(self, outputs, targets):
-        return {"box": outputs}
-
-    def detect(self, outputs, images, settings):
-        empty = torch.zeros(0)
-        return [Detections(torch.zeros(0, 4), empty, empty.long(), (8, 8)) for _ in range(len(images))]
+SMALL = (
+    "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "detect.max_detections=30",
+    "detect.score_threshold=0.0",
+    "schedule.warmup_steps=2", "schedule.steps=12", "ema_decay=0.9", "validation.times=3",
+)  # fmt: skip
+FCOS = ("model.fpn_channels=16", "model.stem_channels=[16]", "data.train_scales=[]")
 
 
-def test_losses_are_means_over_pictures_and_not_over_batches():
-    def batch(value, indices):
-        images = ImageBatch.of([torch.full((3, 8, 8), value)] * len(indices))
-        return Batch(images, Targets.of([Truth.empty()] * len(indices)), indices)
+def test_losses_are_means_over_images_and_not_over_batches() -> None:
+    losses = LossSums([])
+    losses.add({"box": torch.tensor(0.5)}, 3)
+    losses.add({"box": torch.tensor(0.1)}, 1)
+    assert losses.count == 4
+    torch.testing.assert_close(losses.sums["box"], torch.tensor(3 * 0.5 + 0.1))
 
-    measured = measure(
-        Constant(), [batch(0.5, (0, 1, 2)), batch(0.1, (3,))], [Truth.empty()] * 4, Classes.named("a"),
-        DetectSettings(), device=torch.device("cpu"), precision="fp32",
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three shapes, so that batches are sorted and padded; the masks are the boxes."""
+    folder = tmp_path_factory.mktemp("mixed") / "data"
+    write_shapes(folder, 12, 9, "coco", ShapesConfig(size=96), 0)
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for number, row in enumerate(content["images"]):
+            row["width"], row["height"] = [(96, 96), (128, 100), (100, 150)][number % 3]
+            (file,) = folder.rglob(Path(row["file_name"]).name)
+            canvas = Image.new("RGB", (row["width"], row["height"]), (90, 90, 90))
+            with Image.open(file) as image:
+                canvas.paste(image)
+            canvas.save(file)
+        for row in content["annotations"]:
+            x, y, w, h = row["bbox"]
+            row["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def evaluated(result: Any, data: Path) -> dict[str, Any]:
+    found = evaluate_checkpoint(result.last, data, "val", device="cpu")
+    assert sum(map(len, found.detections)) > 20
+    return measure(found.detections, found.truths, found.classes, areas=found.areas).figures
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recipe", ["fcos-shapes", "mask-rcnn-small"])
+def test_a_runs_figures_are_those_of_its_checkpoint(tmp_path: Path, data: Path, recipe: str, precision: str) -> None:
+    """Digit for digit: metrics.json, the returned figures and what `evaluate` finds with the last checkpoint."""
+    small = FCOS if recipe == "fcos-shapes" else ("model.fpn_channels=32", "data.resize={mode: none}")
+    result = train(
+        recipe, data, overrides=[*SMALL, *small, f"precision={precision}"], runs=tmp_path / "runs", device="cpu"
+    )
+    expected = evaluated(result, data)
+    result.metrics.pop("score_threshold")
+    assert result.metrics == expected
+    written = json.loads((result.folder / "metrics.json").read_text(encoding="utf-8"))
+    assert {name: written[name] for name in expected} == json.loads(json.dumps(expected))
+    row = json.loads((result.folder / "results.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert row["val/AP"] == expected["AP"]
+
+
+@pytest.mark.e2e
+def test_a_run_that_validates_on_some_images_reports_on_all(tmp_path: Path, data: Path) -> None:
+    result = train(
+        "fcos-shapes", data, overrides=[*SMALL, *FCOS, "validation.max_pictures=2", "validation.times=1"],
+        runs=tmp_path / "runs", device="cpu",
     )  # fmt: skip
-    torch.testing.assert_close(measured.losses["box"], (3 * 0.5 + 0.1) / 4)
+    result.metrics.pop("score_threshold")
+    assert result.metrics == evaluated(result, data)

@@ -48,10 +48,12 @@ def evaluate(
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures at once; if not given as in the validation of its training.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
+        str, typer.Option(help="Of the network: auto (the recipe's: bf16 where it is native), fp32, bf16 or fp16.")
     ] = "auto",
     compile: Annotated[
         bool,
@@ -59,7 +61,10 @@ def evaluate(
             "--compile", help="Let torch.compile fuse the network: the first batch of each shape takes minutes."
         ),
     ] = False,
-    max_detections: Annotated[int, typer.Option(min=1, help="Most detections of a picture.")] = 100,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most detections of a picture; the recipe's, and 100 of COCO, if not given."),
+    ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
     ] = None,
@@ -115,7 +120,7 @@ def evaluate(
         image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
         areas, unreadable = result.areas, result.unreadable
     measured = measure(
-        found, wanted, known, metric=metric, iou=iou, max_detections=max_detections, areas=areas,
+        found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
         eleven_point=eleven_point, plus_one=plus_one,
     )  # fmt: skip
     _print(measured, len(found), iou, json_output)

@@ -38,7 +38,7 @@ def train(
         str | None,
         typer.Option(
             metavar="[RUN]",
-            help="Go on with a run folder; without a value, with the newest one (of this --name). "
+            help="Go on with a run folder; without a value, with the newest unfinished one (of this --name). "
             "Recipe and settings come from the run; beside it only --data and --device.",
         ),
     ] = None,
@@ -46,7 +46,8 @@ def train(
         int | None, typer.Option(help="Sanity check: train and measure on this many pictures; the loss must collapse.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Time budget; the number of steps is fixed after a few measured ones.")
+        float | None,
+        typer.Option(help="Time budget from here to the report: reading data, steps and validation all count."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps; auto, or that of the resumed run, if not given.")
@@ -56,7 +57,8 @@ def train(
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Measure a few steps, say how long the run would take, train nothing.")
+        bool,
+        typer.Option("--estimate", help="Behind the whole command: say how long it would take; nothing is written."),
     ] = False,
 ) -> None:
     """Train a detector on a folder of labelled pictures.
@@ -67,14 +69,11 @@ def train(
     if estimate:
         from boxwright.training.estimate import estimate as measured
 
-        if data is None or _given(context, ("resume", "overfit", "weights", *OF_A_FOLDER)):
-            raise ValueError(
-                "--estimate needs --data, and neither resumes nor writes a run: leave out --resume, --overfit, "
-                "--weights, --name and --runs"
-            )
+        if data is None or _given(context, ("resume",)):
+            raise ValueError("--estimate needs --data, and is for a run that begins: leave out --resume")
         found = measured(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
-            minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
+            weights=weights, overfit=overfit, minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
         )  # fmt: skip
         typer.echo(found.sentence())
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from boxwright.data.mosaic import Mosaic
-from boxwright.data.pictures import image_size, read_image
+from boxwright.data.pictures import Prepared, image_size, prepare, read_image
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
 from boxwright.data.transforms import Compose, Sample, resize_proposals, resize_sample, resize_truth
@@ -27,6 +27,8 @@ from boxwright.data.truth import truth_of
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import ImageBatch, Proposals, Targets, Truth
 
+AHEAD = 64
+"""Steps: loader processes draw the keys of fewer than so many before these are used."""
 CACHE_LIMIT = 4 << 30
 """Bytes of decoded pictures that are kept in memory at most, besides a quarter of what the machine has free."""
 
@@ -77,6 +79,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
         self._joined: Tensor | None = None
         self._truths: list[Truth] | None = None
+        self._original_truths: dict[int, Truth] = {}
         if cache is not False:
             self._fill_cache(forced=cache is True)
 
@@ -158,11 +161,26 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         """Height and width of the picture in its file."""
         return self._kept[index][1] if self._kept is not None else image_size(self.records[index].path)
 
-    def network_truth(self, index: int) -> tuple[Truth, tuple[int, int]]:
-        """The truth in network pixels, without masks, and the size of the network's picture."""
-        hw = self.original_hw(index)
-        truth = resize_truth(truth_of(self.records[index], hw), hw, self.rule)
-        return truth, resize_plan(hw, self.rule).size_hw
+    def network_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> Truth:
+        """The truth of a picture whose file has the size `hw`, in network pixels; with its masks where asked for."""
+        if masks and self._truths:
+            return self._truths[index]
+        return resize_truth(truth_of(self.records[index], hw, masks=masks), hw, self.rule)
+
+    def original_truth(self, index: int, hw: tuple[int, int]) -> Truth:
+        """The truth of a picture whose file has the size `hw`, in its pixels; decoded once."""
+        if index not in self._original_truths:
+            self._original_truths[index] = truth_of(self.records[index], hw, masks=self.masks)
+        return self._original_truths[index]
+
+    def prepared(self, index: int) -> Prepared:
+        """One picture as `predict` prepares it: resized, not augmented."""
+        record = self.records[index]
+        if self._kept is None:
+            return prepare(record.path, self.rule, self.proposals)
+        image, hw = self._kept[index]
+        proposals = resize_proposals(self._proposed(record, hw), hw, self.rule)
+        return Prepared(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
         if not isinstance(key, SampleKey) or self.augmentation is None:
@@ -208,16 +226,17 @@ class StepSampler(Sampler[list[SampleKey]]):
     """The keys of the batch of each step, from `start` to `stop`, for one rank of `world`.
 
     Each epoch is a permutation of the records; batches run on over the end of an epoch. Pictures of like shape stand
-    together, in blocks that are drawn at random, so that padding is small.
+    together, in blocks that are drawn at random, so that padding is small. `mosaic` says of a step whether its pictures
+    may be mosaics; it is asked when the keys are drawn, up to `AHEAD` steps before they are used.
     """
 
     def __init__(
-        self, aspects: Sequence[float], batch: int, *, seed: int, start: int, stop: int, mosaic_stop: int = 0,
-        rank: int = 0, world: int = 1,
+        self, aspects: Sequence[float], batch: int, *, seed: int, start: int, stop: int,
+        mosaic: Callable[[int], bool] | None = None, rank: int = 0, world: int = 1,
     ) -> None:  # fmt: skip
         self.aspects = torch.tensor(aspects)
         self.batch, self.seed, self.start, self.stop = batch, seed, start, stop
-        self.mosaic_stop, self.rank, self.world = mosaic_stop, rank, world
+        self.mosaic, self.rank, self.world = mosaic, rank, world
         self._epoch: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
@@ -226,7 +245,7 @@ class StepSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in range(self.start, self.stop):
             first = (step * self.world + self.rank) * self.batch
-            mosaic = step < self.mosaic_stop
+            mosaic = self.mosaic is not None and self.mosaic(step)
             yield [
                 SampleKey(self._record(n), draw_seed(self.seed, n), mosaic) for n in range(first, first + self.batch)
             ]
@@ -272,7 +291,7 @@ def make_loader(
         collate_fn=Collate(pictures.rule),
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=max(1, min(4, (AHEAD - 1) // workers)) if workers else None,
         worker_init_fn=_leave_signals_to_the_run,
     )
     return loader

@@ -7,6 +7,7 @@ white, of an animation the first frame counts, and the EXIF orientation is appli
 from __future__ import annotations
 
 import glob
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,8 +30,8 @@ Picture: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 MAX_PIXELS = 200_000_000
-DECODERS = 2
-"""Threads that decode and resize pictures while the network runs."""
+DECODERS = (2, 8)
+"""Threads that decode and resize pictures while the network runs: at least, and at most."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _LOCK = threading.Lock()
 _STARTING = threading.Lock()
@@ -240,29 +241,32 @@ Unreadable: TypeAlias = ValueError | OSError
 """What is wrong with a picture that cannot be read."""
 
 
-def prepared_ahead(
-    source: Iterator[Picture], window: int, rule: ResizeRule, stored: StoredProposals | None, keep: bool
-) -> Iterator[list[Prepared | Unreadable]]:
+def prepared_ahead(jobs: Iterator[Callable[[], Prepared]], window: int) -> Iterator[list[Prepared | Unreadable]]:
     """Windows of prepared pictures, or what is wrong with them, each prepared while the one before is used."""
 
-    def attempt(picture: Picture) -> Prepared | Unreadable:
+    def attempt(job: Callable[[], Prepared]) -> Prepared | Unreadable:
         try:
-            pixels, path = as_pixels(picture)
+            return job()
         except (ValueError, OSError) as error:
             return error
-        return _fitted(pixels, path, rule, stored)._replace(original=pixels if keep else None)
 
     with picture_threads() as pool:
         ahead: deque[list[Future[Prepared | Unreadable]]] = deque()
         try:
             while True:
-                while len(ahead) < 2 and (pictures := list(islice(source, window))):
-                    ahead.append([pool.submit(attempt, picture) for picture in pictures])
+                while len(ahead) < 2 and (held := list(islice(jobs, window))):
+                    ahead.append([pool.submit(attempt, job) for job in held])
                 if not ahead:
                     return
                 yield [future.result() for future in ahead.popleft()]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def decoder_count() -> int:
+    """Threads that decode: half of the cores that this process may use, within `DECODERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // 2, DECODERS[0]), DECODERS[1])
 
 
 def picture_threads(name: str = "") -> ThreadPoolExecutor:
@@ -271,9 +275,10 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
     torch would let each gather a team of threads for its operations. While such teams are there, OpenMP has the
     network's own threads sleep where else they wait awake for each other (benchmarks/RESULTS.md, the course's network).
     """
-    pool = ThreadPoolExecutor(DECODERS, name)
-    # with a timeout: a thread that cannot start must not make the other wait for ever
-    together = threading.Barrier(DECODERS, timeout=30)
+    count = decoder_count()
+    pool = ThreadPoolExecutor(count, name)
+    # with a timeout: a thread that cannot start must not make the others wait for ever
+    together = threading.Barrier(count, timeout=30)
 
     def alone() -> None:
         torch.get_num_threads()  # else torch would set the number when this thread first computes
@@ -283,19 +288,18 @@ def picture_threads(name: str = "") -> ThreadPoolExecutor:
     with _STARTING:
         usual = torch.get_num_threads()
         try:
-            for job in [pool.submit(alone) for _ in range(DECODERS)]:
+            for job in [pool.submit(alone) for _ in range(count)]:
                 job.result()
         finally:
             torch.set_num_threads(usual)  # in this thread, and in those that start later
     return pool
 
 
-def prepare(picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None) -> Prepared:
-    """A picture resized by a rule, with the proposals that are stored for it."""
-    return _fitted(*as_pixels(picture), rule, stored)
-
-
-def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
+def prepare(
+    picture: Picture, rule: ResizeRule, stored: StoredProposals | None = None, *, keep: bool = False
+) -> Prepared:
+    """A picture resized by a rule, with the proposals that are stored for it, and with `keep` its own pixels."""
+    pixels, path = as_pixels(picture)
     hw = (int(pixels.shape[1]), int(pixels.shape[2]))
     plan = resize_plan(hw, rule)
     proposals = None
@@ -303,7 +307,7 @@ def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredPr
         if path is None:
             raise ValueError(f"{stored.path} knows pictures by their files: give paths, not pixels")
         proposals = resize_proposals(stored.of(path, hw), hw, rule)
-    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)
+    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals, pixels if keep else None)
 
 
 def refuse_among_pictures(out: Path, sources: list[Path], pictures: list[Path]) -> None:

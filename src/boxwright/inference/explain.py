@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from boxwright.data.transforms import resize_truth
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import pairwise_iou
@@ -115,13 +115,16 @@ def explain(
     Detections are those from `score` on (the checkpoint's threshold if not given). Raises ValueError for a detector
     that has no locations.
     """
-    model = detector.model
+    engine = detector.engine
+    if not isinstance(engine, TorchEngine):
+        raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")
+    model = engine.model  # what predicts: norms folded, in its precision
     if not isinstance(model, FCOS):
         raise ValueError(f"explain draws the locations of FCOS; this checkpoint is a {type(model).__name__}")
     hw = (int(image.shape[1]), int(image.shape[2]))
     plan = resize_plan(hw, detector.resize)
     images = ImageBatch.of([fit_image(image, plan)], [hw], [plan.scale_xy], [plan.offset_xy])
-    raw: FCOSOutputs = model(images.to(detector.device))
+    raw: FCOSOutputs = engine.forward(images.to(detector.device))
     moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
     outputs = raw._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
@@ -132,7 +135,7 @@ def explain(
     boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
     scores = (class_scores * central[:, None]).sqrt()
     least = detector.score_threshold if score is None else score
-    padded = model.detect_padded(outputs, replace(detector.settings, score_threshold=least))
+    padded = engine.detect(raw, replace(detector.settings, score_threshold=least)).cpu()
     kept_boxes, kept_scores, kept_labels, counts = padded[:4]
     rows = slice(0, int(counts[0]))
     found = Detections(kept_boxes[0, rows], kept_scores[0, rows], kept_labels[0, rows], plan.size_hw, detector.classes)

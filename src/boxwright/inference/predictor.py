@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepared_ahead
+from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepare, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
-from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
+from boxwright.nn.precision import autocast, choose_precision, compile_parts
 from boxwright.nn.winograd import use_winograd
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
-from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals
+from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals, Targets, Truth
 
 BUCKET = 64
 """With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
-MOST_PADDING = 1.3
-"""A batch ends before the next picture would make it more than so many times as large as its pictures."""
+WINDOW = 64
+"""Images that are sorted by shape and put into batches together."""
 
 
 class Engine(Protocol):
@@ -76,12 +76,47 @@ class TorchEngine:
     def __call__(
         self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
     ) -> PaddedDetections:
+        return self.detect(self.forward(images, None, proposals), settings)
+
+    @torch.inference_mode()
+    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
+        """Raw predictions of a batch; with targets they have what the loss needs too. Both make the same detections."""
         if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32"):
-            outputs = self.model(images) if proposals is None else self.model(images, None, proposals)
+        with autocast(self.device, self.precision):
+            return self.model(images, targets, proposals)
+
+    @torch.inference_mode()
+    def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
+        """Detections in network pixels from raw predictions."""
+        with autocast(self.device, self.precision):
             found: PaddedDetections = self.model.detect_padded(outputs, settings)
         return found
+
+    @torch.inference_mode()
+    def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """Each loss of raw predictions that were made with these targets."""
+        losses: dict[str, Tensor] = self.model.loss(outputs, targets)
+        return losses
+
+
+@dataclass
+class LossSums:
+    """Losses added up over images: each image counts once, whatever the size of its batch.
+
+    A batch's losses are divided by its own positives, so they depend on which images make up a batch.
+    """
+
+    ground_truths: Sequence[Truth]
+    """Of the prepared images that are detected in next, in network pixels."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        """Take the losses of a batch of so many images; numbers stay on the device."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * images
+        self.count += images
 
 
 class Detector:
@@ -106,7 +141,8 @@ class Detector:
 
         checkpoint: what was trained.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": bf16 where the device computes it natively.
+        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 where the device
+            computes it natively unless it names another.
         compile: let torch.compile fuse the network; the first batch of each shape then takes minutes.
         winograd: in fp32 on a CPU, do wide 3x3 convolutions by Winograd's algorithm: faster, and equal to about 1e-5.
         engine: what runs instead of the checkpoint's own network, such as an exported file.
@@ -123,11 +159,11 @@ class Detector:
         self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
         """Whether `predict` wants a proposal file (Fast R-CNN)."""
         if engine is None:
-            network = checkpoint.build()
+            network, where = checkpoint.build(), device_called(device)
             fold_norms(network)
-            engine = TorchEngine(
-                network, device_called(device), precision=precision, compile=compile, winograd=winograd
-            )
+            if precision == "auto" and (self.recipe.precision, where.type) != ("fp16", "cpu"):  # which has none
+                precision = self.recipe.precision
+            engine = TorchEngine(network, where, precision=precision, compile=compile, winograd=winograd)
         self.engine: Engine = engine
         self.device = engine.device
 
@@ -175,7 +211,7 @@ class Detector:
                 uint8, a tensor (3, H, W) uint8 or float in [0, 1], a batch of them (B, 3, H, W).
             score: least score; the checkpoint's own threshold if not given.
             resize: the recipe's resizing, another rule, or None for pictures as they are.
-            batch: pictures a forward pass; sizes may be mixed, pictures of like shape are put together.
+            batch: pictures a forward pass; sizes may be mixed, pictures of one network size are put together.
             nms_iou, max_detections: instead of the recipe's.
             proposals: regions of the pictures (which are then paths), for a detector that finds none itself.
         """
@@ -192,13 +228,13 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        window: int = 64,
+        window: int = WINDOW,
         proposals: StoredProposals | None = None,
     ) -> Iterator[Detections]:
         """`predict` for any number of pictures, in their order; masks stay cropped to their objects.
 
-        Two windows of them are in memory at a time: one that is detected in, sorted into batches of like shape, and
-        the next, which is decoded and resized meanwhile.
+        Two windows of them are in memory at a time: one that is detected in, sorted into batches of one size, and the
+        next, which is decoded and resized meanwhile.
         """
         for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
                                    max_detections=max_detections, window=window, proposals=proposals):  # fmt: skip
@@ -215,7 +251,7 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        window: int = 64,
+        window: int = WINDOW,
         proposals: StoredProposals | None = None,
         keep: bool = False,
     ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
@@ -228,18 +264,23 @@ class Detector:
             raise ValueError(f"batch: expected at least 1, got {batch}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
         settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
-        if self.needs_proposals != (proposals is not None):
-            wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
-            raise ValueError(f"{self.recipe.model.name} {wants}")
+        self.check_proposals(proposals)
 
         def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
-            for held in prepared_ahead(pictures_of(images), window, rule, proposals, keep):
+            jobs = (partial(prepare, one, rule, proposals, keep=keep) for one in pictures_of(images))
+            for held in prepared_ahead(jobs, window):
                 good = [one for one in held if isinstance(one, Prepared)]
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, Prepared) else one
 
         return detected()
+
+    def check_proposals(self, proposals: StoredProposals | None) -> None:
+        """ValueError where proposals are needed and not given, or the other way round."""
+        if self.needs_proposals != (proposals is not None):
+            wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
+            raise ValueError(f"{self.recipe.model.name} {wants}")
 
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
@@ -252,8 +293,10 @@ class Detector:
             settings = replace(settings, max_detections=max_detections)
         return settings
 
-    def detect_prepared(self, held: Sequence[Prepared], settings: DetectSettings, batch: int) -> list[Detections]:
-        """Detections of resized pictures, in their order.
+    def detect_prepared(
+        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums | None = None
+    ) -> list[Detections]:
+        """Detections of resized pictures, in their order; `losses` gets those against its ground truths.
 
         A GPU works on a batch while the detections of the one before are brought to the pixels of its pictures.
         """
@@ -265,10 +308,11 @@ class Detector:
 
         with ThreadPoolExecutor(1) as beside:
             jobs = []
-            for rows in batches_of_like_shape([one.pixels for one in held], batch):
+            for rows in batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket):
                 images = self._batch([held[row] for row in rows], batch)
                 given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
-                padded = self._run(self._on_device(images), given, settings)
+                truths = None if losses is None else [losses.ground_truths[row] for row in rows]
+                padded = self._run(self._on_device(images), given, settings, truths, losses)
                 if self.device.type == "cpu":  # a thread beside the network's would only take its turns
                     restore(rows, padded, images)
                     continue
@@ -278,11 +322,21 @@ class Detector:
                 job.result()
         return [found[row] for row in range(len(held))]
 
-    def _run(self, images: ImageBatch, given: list[Tensor], settings: DetectSettings) -> PaddedDetections:
-        if not given:
-            return self.engine(images, settings)
-        proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given])
-        return self.engine(images, settings, proposals.to(self.device))
+    def _run(
+        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, truths: list[Truth] | None,
+        losses: LossSums | None,
+    ) -> PaddedDetections:  # fmt: skip
+        proposals = None
+        if given:
+            proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
+        if truths is None or losses is None:
+            return self.engine(images, settings, proposals)
+        if not isinstance(self.engine, TorchEngine):
+            raise ValueError("losses are for a checkpoint: an exported file gives detections only")
+        targets = Targets.of(truths).to(self.device)
+        outputs = self.engine.forward(images, targets, proposals)
+        losses.add(self.engine.losses(outputs, targets), len(truths))
+        return self.engine.detect(outputs, settings)
 
     def _batch(self, pictures: list[Prepared], batch: int) -> ImageBatch:
         missing = batch - len(pictures) if self.engine.fixed_batch else 0
@@ -301,20 +355,17 @@ class Detector:
         return images.pin_memory().to(self.device, non_blocking=True)
 
 
-def batches_of_like_shape(pictures: Sequence[Tensor], batch: int) -> list[list[int]]:
-    """Indices of pictures (3, h, w), at most `batch` together: of one type, and of sizes that need little padding."""
-    shapes = [(str(picture.dtype), *picture.shape[1:]) for picture in pictures]
-    batches: list[list[int]] = []
-    for index in sorted(range(len(pictures)), key=shapes.__getitem__):
-        if batches and len(batches[-1]) < batch:
-            group = [shapes[row] for row in [*batches[-1], index]]
-            padded = len(group) * max(h for _, h, _ in group) * max(w for _, _, w in group)
-            same = len({kind for kind, _, _ in group}) == 1
-            if same and padded <= MOST_PADDING * sum(height * width for _, height, width in group):
-                batches[-1].append(index)
-                continue
-        batches.append([index])
-    return batches
+def batches_of_one_shape(pictures: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
+    """Indices of pictures (3, h, w), at most `batch` together: of one type, and of one size, rounded up to `bucket`.
+
+    What a picture is padded to, and so all that is found in it, does not depend on the others then. Padding to the
+    largest of a batch instead moves group norm's statistics and, layer by layer, everything near the border.
+    """
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        height, width = (-(-side // bucket) for side in picture.shape[1:])
+        groups.setdefault((str(picture.dtype), height, width), []).append(index)
+    return [rows[start : start + batch] for _, rows in sorted(groups.items()) for start in range(0, len(rows), batch)]
 
 
 def device_called(device: str | torch.device) -> torch.device:

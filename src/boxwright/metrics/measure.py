@@ -63,7 +63,7 @@ def measure(
         limits = sorted({1, min(10, max_detections), min(100, max_detections), max_detections})
         coco = coco_ap(detections, truths, classes, max_detections=limits, areas=areas)
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
-        if _have_masks(detections, truths):
+        if have_masks(detections, truths):
             masks = coco_ap(detections, truths, classes, kind="masks", max_detections=limits, areas=areas)
             figures |= masks.figures("segm_")
         interval = bootstrap_ap(matches) if len(truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
@@ -79,7 +79,7 @@ def measure(
     return Measurement(figures, per_class, class_rows(truths, classes, curves, best, per_class), notes, diagnosis)
 
 
-def _have_masks(detections: Sequence[Detections], truths: Sequence[Truth]) -> bool:
+def have_masks(detections: Sequence[Detections], truths: Sequence[Truth]) -> bool:
     """Whether both have masks wherever they have objects."""
     known = all(truth.masks is not None for truth in truths if len(truth))
     return known and any(one.masks is not None for one in detections) and all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,6 +13,9 @@ from boxwright.nn.mask_head import MaskHead
 
 COMPILED_PARTS = ("backbone", "fpn", "head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTO_PRECISION = "BOXWRIGHT_AUTO_PRECISION"
+"""Environment variable: what "auto" means here (fp32 or bf16), whatever the processor has. So a run can be repeated as
+another machine would do it, and the tests can pretend to be on one."""
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -20,13 +24,24 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         raise ValueError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or auto")
     if wanted != "auto":
         return wanted
+    forced = os.environ.get(AUTO_PRECISION, "")
+    if forced not in ("", "fp32", "bf16"):
+        raise ValueError(f"{AUTO_PRECISION}: expected fp32 or bf16, got {forced!r}")
+    if forced and device.type in ("cpu", "cuda"):
+        return forced
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type == "cpu":
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
-        return "bf16" if native else "fp32"
-    return "fp32"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor computes bf16 itself (AVX512-BF16 or AMX); other ones only emulate it."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities:
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
+    # torch before 2.11 has no such table, but a test for each
+    tests = [getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(bool(test()) for test in tests)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -90,7 +90,7 @@ class Data(Section):
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
     """Pictures a process and step."""
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
     cache: bool | None = None
     """Keep decoded, resized pictures in memory; null: when they fit."""
@@ -151,13 +151,6 @@ class Validation(Section):
     """Measure on the first so many pictures only; null: all."""
     batch_size: int | None = Field(None, ge=1)
     """Pictures a forward; null: as in training."""
-
-    def due(self, step: int, steps: int) -> bool:
-        """Whether a run of so many steps is measured after this one, counted from 1."""
-        if self.every is not None:
-            return step % self.every == 0 or step == steps
-        times = min(self.times, steps)
-        return step * times // steps > (step - 1) * times // steps
 
     def count(self, steps: int) -> int:
         """Measurements of a run of so many steps."""

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from boxwright.data.loader import PictureSet, make_loader
+from boxwright.checkpoint import Checkpoint
+from boxwright.data.loader import PictureSet
+from boxwright.inference.over_split import evaluation_batch
+from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.nn.precision import compile_parts
 from boxwright.recipes import load_recipe
+from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, grouped_batches, training_step
-from boxwright.training.optim import WeightAverage, build_optimizer, scaled
+from boxwright.training.memory import check_fits
+from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
-from boxwright.training.run import choose_accelerator
-from boxwright.training.timing import typical
-from boxwright.training.validate import detect_all
+from boxwright.training.run import choose_accelerator, overfit_overrides
+from boxwright.training.schedule import Horizon, scaled
+from boxwright.training.timing import now, typical
+from boxwright.training.validate import measure
 
 LEAST_STEPS = 8
 """Steps that are counted; with multi-scale training three of each scale."""
@@ -77,6 +84,8 @@ def estimate(
     classes: str | None = None,
     train_split: str = "train",
     val_split: str = "val",
+    weights: str | Path | None = None,
+    overfit: int | None = None,
     minutes: float | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -86,11 +95,13 @@ def estimate(
 
     With a time budget (`minutes`) the number of steps is what fits into it.
     """
+    if overfit is not None:
+        overrides = [*overfit_overrides(overfit), *overrides]
     settings = load_recipe(recipe, overrides)
     accelerator, precision = choose_accelerator(device, settings.precision)
     where = accelerator.device
     opened = open_checked(
-        data, classes=classes, train_split=train_split, val_split=val_split, overfit=None, recipe=settings,
+        data, classes=classes, train_split=train_split, val_split=val_split, overfit=overfit, recipe=settings,
         say=lambda _: None,
     )  # fmt: skip
     stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
@@ -98,27 +109,39 @@ def estimate(
     # how fast a network is does not depend on its weights
     config = with_values(settings.model_config_of(len(opened.classes)), backbone_weights=None)
     model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
+    if weights is not None:  # they change nothing but what would be refused
+        load_weights(model, opened.classes, Path(weights))
     plan = scaled(settings, len(opened.train), accelerator.num_processes)
-    train_set, val_set, aspects = picture_sets(settings, opened, augment=True, proposals=stored)
+    train_set, val_set, aspects = picture_sets(settings, opened, augment=overfit is None, proposals=stored)
+    check_fits(model, train_set, settings, precision, where)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
     if settings.compile:
         compile_parts(model)
     job = Job(
-        settings, plan, seed, None, accelerator, precision, model, build_optimizer(model, settings.optim),
+        settings, plan, seed, None, now(), accelerator, precision, model, build_optimizer(model, settings.optim),
         average, train_set, aspects,
         worker_count(settings.data.workers, where, train_set.cached_bytes > 0), measure=_unused,
         validation_pictures=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
         stop_wanted=lambda: False,
     )  # fmt: skip
     step_seconds, waiting = _measure_steps(job)
-    validation = _measure_validation(job, val_set)
+    validation = _measure_validation(job, val_set, Checkpoint(settings, opened.classes, model.state_dict()))
     steps = plan.steps
     if minutes is not None:
         steps = max(1, int(settings.validation.steps_within(minutes * 60, step_seconds, validation)))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = largest_process_size()
     if where.type == "cuda":
         memory = torch.cuda.max_memory_allocated(where)
     return Estimate(steps, plan.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory)
+
+
+def largest_process_size() -> int:
+    """Bytes of memory that this process had at most; on Windows, which does not keep it, those that it has now."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().rss)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _unused(*_: object) -> Any:
@@ -130,12 +153,12 @@ def _measure_steps(job: Job) -> tuple[float, float]:
     scales = job.recipe.data.train_scales or (1.0,)
     warm = max(3, len(scales))
     count = warm + max(LEAST_STEPS, 3 * len(scales))
-    progress = Progress(steps=count, fixed=False)  # every scale in turn
+    progress = Progress(Horizon(count), fixed=False)  # every scale in turn
     wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
     wrapped.train()
     waits: list[float] = []
     costs: list[float] = []
-    source = iter(grouped_batches(job, progress, count))
+    source = iter(grouped_batches(job, progress))
     for _ in range(count):
         start = time.perf_counter()
         batches = next(source)
@@ -150,18 +173,14 @@ def _measure_steps(job: Job) -> tuple[float, float]:
     return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
 
 
-def _measure_validation(job: Job, pictures: PictureSet) -> float:
-    """Seconds of one measurement, from one batch of it."""
-    settings = job.recipe
-    batch = min(settings.validation.batch_size or settings.data.batch_size, job.validation_pictures)
-    total = min(job.validation_pictures, settings.validation.max_pictures or job.validation_pictures)
-    loader = make_loader(pictures, [list(range(batch))], workers=0)
-    job.model.eval()
+def _measure_validation(job: Job, pictures: PictureSet, checkpoint: Checkpoint) -> float:
+    """Seconds of one measurement, from a few batches of it."""
+    detector = Detector(checkpoint, job.accelerator.device, precision=job.precision)
+    total = min(job.validation_pictures, job.recipe.validation.max_pictures or job.validation_pictures)
+    part = min(2 * evaluation_batch(detector), total)
     seconds = 0.0
     for _ in range(2):  # the first one makes a device ready
         start = time.perf_counter()
-        detect_all(
-            job.model, loader, settings.detect.settings(), device=job.accelerator.device, precision=job.precision
-        )  # fmt: skip
+        measure(detector, pictures, limit=part)
         seconds = time.perf_counter() - start
-    return seconds * total / batch
+    return seconds * total / part

@@ -8,29 +8,35 @@ bit on a CPU with the same number of threads.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import mean
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from boxwright.data.loader import Batch, PictureSet, StepSampler, draw_seed, make_loader
+from boxwright.data.loader import AHEAD, Batch, PictureSet, StepSampler, draw_seed, make_loader
 from boxwright.nn.norm import BATCH_NORMS
 from boxwright.nn.precision import autocast
-from boxwright.recipes.schema import Data, Recipe
-from boxwright.structures import ImageBatch, Targets
-from boxwright.training.optim import Plan, WeightAverage, apply_lr, lr_factor
-from boxwright.training.timing import Timer, typical
+from boxwright.recipes.schema import Recipe
+from boxwright.training.budget import (
+    Pace,
+    checks_within,
+    first_plan,
+    steps_left,
+    until_next_plan,
+    validation_seconds,
+)
+from boxwright.training.optim import WeightAverage, apply_lr
+from boxwright.training.scales import batch_scale, scale_batch, scale_index
+from boxwright.training.schedule import Horizon, Plan, lr_factor, validation_due, validations_left
+from boxwright.training.timing import Timer, now
 from boxwright.training.validate import Measured
 
-MEASURED_STEPS = 24
-"""With a time budget: steps that are timed before the length of the run is fixed."""
+ENDLESS = 1 << 40
 LOG_EVERY = 20
 """Steps between log rows; on a GPU numbers are fetched only then."""
 SAVE_SECONDS = 120.0
@@ -41,11 +47,13 @@ SAVE_SECONDS = 120.0
 class Progress:
     """Where a run stands; saved with every checkpoint."""
 
-    steps: int
-    """Optimiser steps of the whole run; provisional until `fixed`."""
+    horizon: Horizon
+    """The length of the run; provisional until `fixed`."""
     fixed: bool
+    """Whether the length is known: with a time budget after the first few steps, from which on it may change."""
     step: int = 0
     seconds: float = 0.0
+    """Since the call of `train`, over all processes that went on with the run."""
     waited: float = 0.0
     """Of the seconds, those in which nothing was done but wait for pictures."""
     best_ap: float = -1.0
@@ -57,6 +65,27 @@ class Progress:
     unmeasured: bool = False
     """Whether a measurement after this step failed, and comes first when the run goes on."""
     finished: bool = False
+    pace: Pace = field(default_factory=Pace)
+    """With a time budget: what steps cost."""
+    mosaic_stops: list[tuple[int, int]] = field(default_factory=list)
+    """With a time budget: for each of the last plans the step after which it was made, and where mosaics end in it."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, as planned now."""
+        return self.horizon.steps
+
+    @property
+    def planned(self) -> Horizon | None:
+        """The length of the run, where it is known."""
+        return self.horizon if self.fixed else None
+
+    def mosaics(self, step: int, until: float) -> bool:
+        """Whether the pictures of a step may be mosaics, by the last plan that the loader can know of by then."""
+        if not self.pace.relative:
+            return not self.fixed or step < math.floor(self.horizon.position(until))
+        known = [stop for made, stop in self.mosaic_stops if made + AHEAD <= step]
+        return not known or step < known[-1]
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,8 @@ class Job:
     plan: Plan
     seed: int
     minutes: float | None
+    started: float
+    """When `train` was called, on the clock of `timing.now`."""
     accelerator: Accelerator
     precision: str
     model: Any
@@ -92,58 +123,115 @@ def fit(job: Job, progress: Progress) -> Progress:
     torch.manual_seed(draw_seed(job.seed, progress.step))
     wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
     wrapped.train()
+    before = progress.seconds - job.started
     timer = Timer()
     together = job.accelerator.num_processes > 1 and job.accelerator.device.type != "cpu"
     if progress.step == 0:
         job.save(progress)  # there is something to resume from the first step on
     if progress.unmeasured:
         _measure(job, progress)
-    saved_at = time.monotonic()
-    while progress.step < progress.steps or not progress.fixed:
-        stop = progress.steps if progress.fixed else progress.step + MEASURED_STEPS
-        for batches in timer.fetched(grouped_batches(job, progress, stop)):
-            losses = training_step(job, wrapped, optimizer, batches, progress)
-            _check_finite(job, losses, batches, progress)
-            progress.step += 1
-            progress.seconds += timer.lap()
-            progress.waited += timer.waits[-1]
-            _count(progress, losses)
-            if progress.step % LOG_EVERY == 0:
-                row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
-                numbers = _of_all_processes(job, losses)
-                rate = job.plan.batch / mean(timer.laps)
-                row |= {f"train/{k}": v for k, v in numbers.items()} | {"pictures_per_second": rate}
-                row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
-                job.on_row(row)
-                job.on_progress(progress, row)
-            if progress.fixed and job.recipe.validation.due(progress.step, progress.steps):
-                _measure(job, progress)
-                saved_at = time.monotonic()
-                timer.restart()
-            # processes on GPUs agree now and then only: it makes them wait
-            stopping = (not together or progress.step % LOG_EVERY == 0) and job.stop_wanted()
-            if stopping or time.monotonic() - saved_at > SAVE_SECONDS:
-                job.save(progress)
-                saved_at = time.monotonic()
-            if stopping:
-                return progress
-            if progress.fixed and progress.step >= progress.steps:
-                break
-        if not progress.fixed:
-            _fix_length(job, progress, timer)
+        job.save(progress)
+    saved_at = now()
+    timer.restart()
+    over = progress.fixed and progress.step >= progress.steps
+    for batches in () if over else timer.fetched(grouped_batches(job, progress)):
+        losses = training_step(job, wrapped, optimizer, batches, progress)
+        _check_finite(job, losses, batches, progress)
+        progress.step += 1
+        lap = timer.lap()
+        progress.waited += timer.waits[-1]
+        losses = _of_all_processes(job, losses)
+        _count(progress, losses)
+        if progress.step % LOG_EVERY == 0:
+            row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
+            rate = job.plan.batch / mean(timer.laps)
+            row |= {f"train/{k}": float(v) for k, v in losses.items()} | {"pictures_per_second": rate}
+            row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
+            job.on_row(row)
+            job.on_progress(progress, row)
+        progress.seconds = before + now()
+        due = progress.fixed and validation_due(progress.step, progress.horizon, job.recipe.validation)
+        if due:
+            _measure(job, progress)
+            progress.pace.validation = before + now() - progress.seconds
+            progress.seconds = before + now()
+        if job.minutes is not None:
+            keep_time(job, progress, lap, again=due)
+        # processes on GPUs agree now and then only: it makes them wait
+        stopping = (not together or progress.step % LOG_EVERY == 0) and job.stop_wanted()
+        if due or stopping or now() - saved_at > SAVE_SECONDS:
+            job.save(progress)
+            saved_at = now()
+        if stopping:
+            return progress
+        if progress.fixed and progress.step >= progress.steps:
+            break
+        timer.restart()  # validating and saving is no step
     progress.finished = True
     job.save(progress)
     return progress
 
 
-def grouped_batches(job: Job, progress: Progress, stop: int) -> Iterator[list[Batch]]:
-    """The batches of each step from where the run stands: one, or as many as are accumulated."""
-    accumulate = job.recipe.optim.accumulate
-    mosaic_part = job.recipe.data.augment.mosaic_until
-    mosaic_stop = math.floor(progress.steps * mosaic_part) if progress.fixed else stop
+def keep_time(job: Job, progress: Progress, lap: float, *, again: bool) -> None:
+    """Count a step that took `lap` seconds and, where it is time (or `again` says so), plan the length anew."""
+    assert job.minutes is not None
+    pace, scales = progress.pace, len(job.recipe.data.train_scales) or 1
+    if progress.fixed and not pace.relative:  # begun by version 0.1, which fixed the length for good
+        return
+    scale, waited = scale_index(job.recipe.data, job.seed, progress.step - 1, progress.planned), 0.0
+    plan = again or progress.step >= (pace.next_plan if progress.fixed else first_plan(scales))
+    if job.accelerator.device.type == "cuda" and (plan or not progress.fixed):
+        start = now()
+        torch.cuda.synchronize(job.accelerator.device)
+        waited = now() - start
+    if progress.fixed:
+        pace.take(lap + waited, scale)
+    else:
+        pace.first.append((scale, lap + waited))
+    if not plan or (progress.fixed and progress.step >= progress.steps):
+        return
+    if not progress.fixed:
+        pace.learn_scales(scales)
+    _plan_length(job, progress, job.minutes * 60 - progress.seconds - waited, validated=again)
+    stop = math.floor(progress.horizon.position(job.recipe.data.augment.mosaic_until))
+    passed = [number for number, (made, _) in enumerate(progress.mosaic_stops) if made + AHEAD <= progress.step]
+    progress.mosaic_stops = [*progress.mosaic_stops[max(passed, default=0) :], (progress.step, stop)]
+    pace.next_plan = until_next_plan(progress.step, progress.steps)
+    pace.close_block()
+
+
+def _plan_length(job: Job, progress: Progress, seconds: float, *, validated: bool) -> None:
+    """Give the run as many steps as fit into `seconds` after this one, and fewer validations where they do not fit."""
+    pace, step, validation = progress.pace, progress.step, job.recipe.validation
+    world = job.accelerator.num_processes
+    images = -(-min(validation.max_pictures or job.validation_pictures, job.validation_pictures) // world)
+    batch = job.plan.batch // world
+    horizon = progress.horizon if progress.fixed else Horizon(progress.steps)
+    checks = validations_left(step, horizon, validation) if progress.fixed else validation.times
+    if validated or not progress.fixed:
+        checks = checks_within(checks, seconds, validation_seconds(pace, batch, images))
+    more = steps_left(job.recipe, pace, horizon, step, checks, seconds, batch, images)
+    own = torch.tensor([[step + max(1, int(more)), checks]], device=job.accelerator.device)
+    steps, checks = job.accelerator.gather(own).amin(0).tolist()  # the slowest process decides for all
+    warmup = min(job.plan.warmup_steps, max(1, steps // 4))
+    if not progress.fixed:
+        progress.horizon, progress.fixed = Horizon(steps, warmup, checks=checks), True
+        return
+    if validated:
+        horizon = horizon.validated(step, checks)
+    progress.horizon = horizon.replanned(step, steps, warmup)
+
+
+def grouped_batches(job: Job, progress: Progress) -> Iterator[list[Batch]]:
+    """The batches of each step from where the run stands: one, or as many as are accumulated.
+
+    With a time budget there is no end of them.
+    """
+    accumulate, until = job.recipe.optim.accumulate, job.recipe.data.augment.mosaic_until
+    stop = progress.steps if job.minutes is None else ENDLESS
     sampler = StepSampler(
         job.aspects, job.recipe.data.batch_size, seed=job.seed, start=progress.step * accumulate,
-        stop=stop * accumulate, mosaic_stop=mosaic_stop * accumulate,
+        stop=stop * accumulate, mosaic=lambda batch: progress.mosaics(batch // accumulate, until),
         rank=job.accelerator.process_index, world=job.accelerator.num_processes,
     )  # fmt: skip
     loader = make_loader(
@@ -164,7 +252,7 @@ def training_step(
     accelerator, step = job.accelerator, progress.step
     apply_lr(optimizer, _lr(job, step, progress))
     torch.manual_seed(draw_seed(job.seed, (step << 20) + 1 + accelerator.process_index))
-    scale = batch_scale(job.recipe.data, job.seed, step, progress)
+    scale = batch_scale(job.recipe.data, job.seed, step, progress.planned)
     _hold_statistics(job, progress)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
@@ -198,41 +286,18 @@ def training_step(
 
 def _hold_statistics(job: Job, progress: Progress) -> None:
     """In the last part of a run BatchNorm normalises as it will in use, by its running statistics."""
-    if progress.fixed and progress.step >= progress.steps * job.recipe.schedule.hold_statistics_from:
+    if progress.fixed and progress.step >= progress.horizon.position(job.recipe.schedule.hold_statistics_from):
         for module in job.model.modules():
             if isinstance(module, BATCH_NORMS):
                 module.eval()
 
 
-def batch_scale(data: Data, seed: int, step: int, progress: Progress) -> float:
-    """The multi-scale factor of a step, the same on every process."""
-    if not data.train_scales:
-        return 1.0
-    if not progress.fixed:  # every factor in turn, to learn what each costs
-        return data.train_scales[step % len(data.train_scales)]
-    if data.scale_order == "random":
-        return data.train_scales[draw_seed(seed + 1, step) % len(data.train_scales)]
-    return data.train_scales[step * len(data.train_scales) // progress.steps]
-
-
-def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
-    """The whole batch at another size, on the device: pixels, sizes, boxes and masks."""
-    height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
-    sides = (width / images.pixels.shape[-1], height / images.pixels.shape[-2])
-    # filled on the device: a tensor made on the host would make a GPU wait
-    factors = torch.stack([torch.full((), side, device=images.pixels.device) for side in sides])  # x, y
-    pixels = F.interpolate(images.pixels.float(), size=(height, width), mode="bilinear", antialias=True)
-    pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.pixels.dtype == torch.uint8 else pixels
-    sizes = (images.sizes_hw * factors.flip(0)).round().long()
-    scaled = ImageBatch(pixels, sizes, images.original_hw, images.scale_xy * factors, images.offset_xy * factors)
-    return scaled, targets.scaled(factors)
-
-
 def _lr(job: Job, step: int, progress: Progress) -> float:
-    warmup = max(job.plan.warmup_steps, MEASURED_STEPS)  # a budget's first steps do not depend on its length
-    if progress.fixed:
-        warmup = min(job.plan.warmup_steps, max(1, progress.steps // 4))
-    return job.plan.lr * lr_factor(step, progress.steps, warmup, job.recipe.schedule)
+    horizon = progress.horizon
+    if not progress.fixed:  # a budget's first steps do not depend on its length
+        scales = len(job.recipe.data.train_scales) or 1
+        horizon = Horizon(horizon.steps, max(job.plan.warmup_steps, first_plan(scales)))
+    return job.plan.lr * lr_factor(step, horizon, job.recipe.schedule)
 
 
 def _check_finite(job: Job, losses: dict[str, Tensor], batches: list[Batch], progress: Progress) -> None:
@@ -259,18 +324,20 @@ def _count(progress: Progress, losses: dict[str, Tensor]) -> None:
     progress.counted += 1
 
 
-def _of_all_processes(job: Job, sums: dict[str, Any]) -> dict[str, float]:
-    """Losses of the whole batch: the mean over processes, which divide theirs by the positives of the mean process."""
-    numbers = {name: float(value) for name, value in sums.items()}
+def _of_all_processes(job: Job, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of the whole batch: the mean over processes, which divide theirs by the positives of the mean process.
+
+    After each step and not for a row only: what is added up for the next row is then the same in every process, and a
+    checkpoint, which one of them writes, holds it for all.
+    """
     if job.accelerator.num_processes == 1:
-        return numbers
-    own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=job.accelerator.device)
-    return dict(zip(numbers, job.accelerator.reduce(own, "mean").tolist(), strict=True))
+        return losses
+    means: Tensor = job.accelerator.reduce(torch.stack([value.float() for value in losses.values()]), "mean")
+    return dict(zip(losses, means.unbind(), strict=True))
 
 
 def _measure(job: Job, progress: Progress) -> None:
     """Validate, say and save; the last step is this one where patience is over."""
-    start = time.monotonic()
     model = job.average.model if job.average is not None else job.model
     if job.accelerator.num_processes > 1:  # BatchNorm's statistics are each process's own; the first one's are saved
         for buffer in model.buffers():
@@ -290,9 +357,8 @@ def _measure(job: Job, progress: Progress) -> None:
     else:
         progress.since_best += 1
     row: dict[str, Any] = {"step": progress.step, "epoch": progress.step * job.plan.batch / len(job.pictures)}
-    sums = _of_all_processes(job, progress.sums)
-    row |= {f"train/{name}": value / progress.counted for name, value in sums.items()}
-    validation = {name: value for name, value in measured.losses.items()}
+    row |= {f"train/{name}": float(value) / progress.counted for name, value in progress.sums.items()}
+    validation = {name: value for name, value in measured.evaluated.losses.items()}
     total = sum(value for name, value in validation.items() if not name.endswith("_floor"))
     row |= {f"val/{name}": value for name, value in {"loss": total, **validation}.items()}
     row |= {"val/AP": measured.coco.ap, "val/AP50": measured.coco.ap50, "val/AP75": measured.coco.ap75}
@@ -300,31 +366,12 @@ def _measure(job: Job, progress: Progress) -> None:
         row |= {"val/segm_AP": measured.segm.ap, "val/segm_AP50": measured.segm.ap50}
     row |= {"lr": _lr(job, progress.step - 1, progress)}
     progress.sums, progress.counted = {}, 0
-    progress.seconds += time.monotonic() - start
     row["seconds"] = round(progress.seconds, 2)
     job.on_row(row)
     job.on_measured(measured, progress, best)
     patience = job.recipe.validation.patience
     if patience is not None and progress.since_best >= patience:
-        progress.steps = progress.step
-    job.save(progress)
-
-
-def _fix_length(job: Job, progress: Progress, timer: Timer) -> None:
-    """With a time budget: how many steps still fit, measurements counted in, decided once and saved."""
-    assert job.minutes is not None
-    scales = job.recipe.data.train_scales or (1.0,)
-    steps = range(progress.step - len(timer.laps), progress.step)
-    laps = list(zip(steps, timer.laps, strict=True))[-len(timer.laps) * 3 // 4 :]  # not the first: memory, workers
-    costs = [typical([lap for step, lap in laps if scales[step % len(scales)] == scale]) for scale in scales]
-    step_seconds = sum(costs) / len(costs)
-    forward = 0.4 * max(costs) / job.plan.batch * job.validation_pictures
-    left = job.minutes * 60 - progress.seconds
-    more = job.recipe.validation.steps_within(left, step_seconds, forward)
-    count = torch.tensor(progress.step + max(1.0, more), device=job.accelerator.device)
-    progress.steps = int(job.accelerator.gather(count).min())  # the slowest process decides for all
-    progress.fixed = True
-    job.save(progress)
+        progress.horizon = replace(progress.horizon, steps=progress.step)
 
 
 def progress_state(progress: Progress) -> dict[str, Any]:
@@ -332,3 +379,13 @@ def progress_state(progress: Progress) -> dict[str, Any]:
     state = asdict(progress)
     state["sums"] = {name: float(value) for name, value in progress.sums.items()}
     return state
+
+
+def progress_of(state: dict[str, Any], plan: Plan) -> Progress:
+    """The progress that `progress_state` wrote, or version 0.1 (which knew one length for the whole run)."""
+    state = dict(state)
+    if "horizon" not in state:
+        steps = state.pop("steps")
+        return Progress(Horizon(steps, min(plan.warmup_steps, max(1, steps // 4))), **state)
+    horizon, pace = Horizon(**state.pop("horizon")), Pace(**state.pop("pace"))
+    return Progress(horizon, pace=pace, **state)

@@ -1,64 +1,13 @@
-"""Optimiser, learning rate with the linear scaling rule (Goyal et al. 2017), and the running mean of the weights."""
+"""The optimiser with its learning rate, and the running mean of the weights."""
 
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from boxwright.recipes.schema import Optim, Recipe, Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The numbers of a run after scaling to its real batch: steps, warm-up and learning rate."""
-
-    steps: int
-    warmup_steps: int
-    lr: float
-    batch: int
-    """Pictures a step, over all processes and accumulated batches."""
-    sentence: str
-    """What the scaling rule did, for the log."""
-
-
-def scaled(recipe: Recipe, num_pictures: int, world: int) -> Plan:
-    """The recipe's learning rate, steps and warm-up for the batch that this run really has.
-
-    k times the reference batch: k times the learning rate, 1/k of the steps. Epochs are counted, not scaled.
-
-    Milestones are parts of the run, so they move along.
-    """
-    optim, schedule = recipe.optim, recipe.schedule
-    batch = recipe.data.batch_size * optim.accumulate * world
-    factor = batch / optim.reference_batch
-    if schedule.epochs is not None:
-        steps = max(1, math.ceil(schedule.epochs * num_pictures / batch))
-    else:
-        assert schedule.steps is not None
-        steps = max(1, round(schedule.steps / factor))
-    warmup = min(round(schedule.warmup_steps / factor), max(1, steps // 3))
-    lr = optim.lr * factor
-    sentence = f"batch {batch}, lr {lr:.4g}, {steps} steps, warm-up {warmup}"
-    if factor != 1:
-        sentence += (
-            f" (linear scaling rule: {factor:.4g} x the reference batch {optim.reference_batch}, lr {optim.lr:.4g})"
-        )
-    return Plan(steps, warmup, lr, batch, sentence)
-
-
-def lr_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """What the learning rate is multiplied by at `step` of `steps`: linear warm-up, then multistep or cosine."""
-    if step < warmup_steps:
-        return schedule.warmup_start + (1 - schedule.warmup_start) * step / warmup_steps
-    if schedule.kind == "multistep":
-        passed = sum(step >= round(part * steps) for part in schedule.milestones)
-        return float(schedule.gamma**passed)
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return schedule.final_factor + (1 - schedule.final_factor) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+from boxwright.recipes.schema import Optim
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:

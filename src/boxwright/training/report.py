@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from boxwright.data.loader import Batch, PictureSet
-from boxwright.data.truth import truth_of
 from boxwright.metrics.curves import best_threshold, score_curves
 from boxwright.metrics.report import write_report as write_metrics
+from boxwright.ops.image import resize_plan
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, Detections, Truth
@@ -29,7 +29,8 @@ def draw_labels(pictures: PictureSet, classes: Classes, recipe: Recipe, path: Pa
     labels: list[Tensor] = []
     sizes: list[Tensor] = []
     for index in range(len(pictures)):
-        truth, size_hw = pictures.network_truth(index)
+        hw = pictures.original_hw(index)
+        truth, size_hw = pictures.network_truth(index, hw), resize_plan(hw, pictures.rule).size_hw
         boxes.append(truth.boxes)
         labels.append(truth.labels)
         sizes.append(torch.tensor(size_hw).expand(len(truth), 2))
@@ -49,26 +50,20 @@ def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
 
 def draw_validation(pictures: PictureSet, measured: Measured, classes: Classes, score: float, folder: Path) -> None:
     """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: truth and detections of the same pictures."""
-    for number in range(min(3, -(-len(measured.detections) // SHOWN))):
-        rows = range(number * SHOWN, min((number + 1) * SHOWN, len(measured.detections)))
+    one = measured.evaluated
+    for number in range(min(3, -(-len(one.detections) // SHOWN))):
+        rows = range(number * SHOWN, min((number + 1) * SHOWN, len(one.detections)))
         images = [pictures.original(index) for index in rows]
-        truths: list[Detections | Truth] = [measured.truths[index] for index in rows]
-        found: list[Detections | Truth] = [measured.detections[index] for index in rows]
+        truths: list[Detections | Truth] = [one.truths[index] for index in rows]
+        found: list[Detections | Truth] = [one.detections[index] for index in rows]
         save_batch(images, truths, classes, folder / f"val_batch{number}_labels.jpg")
         save_batch(images, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
 
 
-def validation_truths(pictures: PictureSet) -> list[Truth]:
-    """The truth of each picture, in the pixels of the original."""
-    return [
-        truth_of(record, pictures.original_hw(index), masks=pictures.masks)
-        for index, record in enumerate(pictures.records)
-    ]
-
-
 def default_score(measured: Measured, classes: Classes) -> float | None:
     """The score threshold with the best F1; None where nothing was found."""
-    best = best_threshold(score_curves(measured.detections, measured.truths, len(classes)))
+    evaluated = measured.evaluated
+    best = best_threshold(score_curves(evaluated.detections, evaluated.truths, len(classes)))
     return None if best is None else best.score
 
 
@@ -77,9 +72,10 @@ def write_report(
 ) -> dict[str, object]:
     """Everything that is made once, at the end; gives the figures that `metrics.json` holds."""
     plot_results(results.rows, folder / "results.png")
-    write_metrics(folder, measured.detections, measured.truths, classes, measured.coco.per_class)
+    evaluated = measured.evaluated
+    write_metrics(folder, evaluated.detections, evaluated.truths, classes, measured.coco.per_class)
     draw_validation(pictures, measured, classes, score or 0.3, folder)
-    figures: dict[str, object] = {**measured.figures(), "score_threshold": score}
+    figures: dict[str, object] = {**measured.all_figures(), "score_threshold": score}
     with replacing(folder / "metrics.json") as partial:  # there only when whole: a run that has it is finished
         partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

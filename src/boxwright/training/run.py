@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import re
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
@@ -25,13 +24,18 @@ from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.training.display import Display
 from boxwright.training.fine_tune import load_weights
-from boxwright.training.loop import Job, Progress, fit, grouped_batches
-from boxwright.training.optim import WeightAverage, build_optimizer, scaled
+from boxwright.training.loop import Job, Progress, fit, grouped_batches, progress_of
+from boxwright.training.memory import check_fits
+from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count, write_check
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
+from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.session import Arguments, Session, TrainResult
+from boxwright.training.timing import now
 
 OVERFIT_STEPS = 500
+REPORT_COST = 2.5
+"""Of the seconds that the charts at the start of a run take: what the report at its end is reckoned at."""
 
 
 def train(
@@ -65,7 +69,8 @@ def train(
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
             settings come from there; only `data` (it may have moved) and `device` may be given beside it.
         overfit: train and measure on this many training pictures, not augmented: the loss must collapse.
-        minutes: a time budget; the number of steps is fixed after a few measured ones.
+        minutes: a time budget for the whole call, from opening the data to the report: validations count, and how many
+            steps fit is planned anew while the run goes on (`training.budget`).
         device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random.
         proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
@@ -84,7 +89,7 @@ def train(
     if data is None:
         raise ValueError("no data: give a folder of labelled pictures (--data FOLDER)")
     if overfit is not None:
-        overrides = [*_overfit_overrides(overfit), *overrides]
+        overrides = [*overfit_overrides(overfit), *overrides]
     if minutes is not None and not 0 < minutes < math.inf:
         raise ValueError(f"minutes: expected a number above 0, got {minutes}")
     if not 0 <= seed < 2**63:
@@ -108,7 +113,7 @@ def refuse_beside_resume(given: Sequence[str]) -> None:
         )
 
 
-def _overfit_overrides(count: int) -> list[str]:
+def overfit_overrides(count: int) -> list[str]:
     """Settings of the sanity check: nothing that keeps a network from learning its pictures by heart."""
     if count < 1:
         raise ValueError(f"overfit: expected at least 1 picture, got {count}")
@@ -150,6 +155,7 @@ def _resumed(
 def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: Path | None) -> TrainResult:
     saved = None if resumed is None else load_checkpoint(resumed)
     state = None if saved is None else saved.training
+    started = now()
     accelerator, precision = choose_accelerator(asked.device, recipe.precision if state is None else state["precision"])
     device, main = accelerator.device, accelerator.is_main_process
     display = Display(enabled=main)
@@ -171,17 +177,19 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     model = MODELS[recipe.model.name].build(config).to(device, memory_format=torch.channels_last)
     if asked.weights is not None and state is None:
         display.say(load_weights(model, classes, Path(asked.weights)))
-    plan = scaled(recipe, len(data.train), accelerator.num_processes)
+    plan = scaled(recipe, len(data.train), accelerator.num_processes, asked.minutes)
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
     if recipe.compile:  # after the copy, which only validates
         compile_parts(model)
     optimizer = build_optimizer(model, recipe.optim)
-    progress = Progress(steps=plan.steps, fixed=asked.minutes is None)
+    progress = Progress(Horizon(plan.steps, min(plan.warmup_steps, max(1, plan.steps // 4))), asked.minutes is None)
     if state is not None:
-        progress = _restore(state, model, optimizer, average, accelerator)
-    start = time.monotonic()
+        _restore(state, model, optimizer, average, accelerator)
+        progress = progress_of(state["progress"], plan)
+    start = now()
     train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
-    seconds = time.monotonic() - start
+    seconds = now() - start
+    check_fits(model, train_set, recipe, precision, device)
     if main and resumed is None:  # not before all pictures that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)
         write_yaml(folder / "args.yaml", {"arguments": asdict(asked), "recipe": dump_recipe(recipe)})
@@ -195,17 +203,20 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     where = f"{accelerator.num_processes} x {device.type}" if accelerator.num_processes > 1 else device
     display.say(f"training: {recipe.name} on {where}, {precision}, {plan.sentence}; folder {folder}")
     if not progress.fixed:
-        display.say(f"training: {asked.minutes} minutes; how many steps that makes is fixed after a few measured ones")
+        display.say(f"training: {asked.minutes} minutes from the start to the report; steps are planned as they go")
     run = Session(
         recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
     )
     run.take_over(saved)
     run.results = Results(folder, keep_until=progress.step if state is not None else None) if main else None
     if main and resumed is None:
+        start = now()
         run.first_pictures(train_set, aspects)
+        progress.pace.report = REPORT_COST * (now() - start)  # the report at the end is drawn alike
     job = Job(
-        recipe, plan, asked.seed, asked.minutes, accelerator, precision, model, optimizer, average, train_set, aspects,
-        workers, run.measure, len(val_set), run.on_row, run.on_measured, run.on_progress, run.save, run.stop_wanted,
+        recipe, plan, asked.seed, asked.minutes, started, accelerator, precision, model, optimizer, average, train_set,
+        aspects, workers, run.measure, len(val_set), run.on_row, run.on_measured, run.on_progress, run.save,
+        run.stop_wanted,
     )  # fmt: skip
     with run.signals(), display, run.results or nullcontext():
         progress = _fit(job, progress, folder)
@@ -285,7 +296,7 @@ def _forget_other_state(kind: str, mixed: str) -> None:
 
 def _restore(
     state: dict[str, Any], model: Any, optimizer: Any, average: WeightAverage | None, accelerator: Accelerator
-) -> Progress:
+) -> None:
     """Bring model, optimiser and mean weights back to where the checkpoint was written."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -294,4 +305,3 @@ def _restore(
         average.updates = state["average_updates"]
     if accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
-    return Progress(**state["progress"])

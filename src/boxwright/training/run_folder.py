@@ -37,14 +37,18 @@ def new_run_folder(parent: Path, name: str) -> Path:
 
 
 def newest_run(parent: Path, name: str | None) -> Path:
-    """The run below `parent` (called `name` or `name-N` if given) that was written to last and can be resumed."""
+    """The unfinished run below `parent` (called `name` or `name-N` if given) that was written to last.
+
+    Where all are finished it is the last of those, so that what is wrong can be said of it.
+    """
     lasts = [path for path in parent.glob("*/weights/last.pt")]
     if name is not None:
         lasts = [path for path in lasts if re.fullmatch(re.escape(name) + r"(-\d+)?", path.parent.parent.name)]
     if not lasts:
         called = f" called {name}" if name else ""
         raise FileNotFoundError(f"nothing to resume: no run{called} with weights/last.pt below {parent}/")
-    return max(lasts, key=lambda path: path.stat().st_mtime).parent.parent
+    unfinished = [path for path in lasts if not (path.parent.parent / "metrics.json").exists()]
+    return max(unfinished or lasts, key=lambda path: path.stat().st_mtime).parent.parent
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:

@@ -12,15 +12,16 @@ import torch
 from accelerate import Accelerator
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.data.loader import Collate, PictureSet, StepSampler, make_loader
+from boxwright.data.loader import Collate, PictureSet, StepSampler
+from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.training import report
 from boxwright.training.display import Display
 from boxwright.training.loop import Progress, progress_state
-from boxwright.training.optim import Plan, WeightAverage
-from boxwright.training.prepare import worker_count
+from boxwright.training.optim import WeightAverage
 from boxwright.training.run_folder import Results
+from boxwright.training.schedule import Horizon, Plan
 from boxwright.training.validate import Measured, measure
 
 
@@ -65,12 +66,11 @@ class Session:
         self.precision, self.accelerator, self.display = precision, accelerator, display
         self.val_set, self.plan = val_set, plan
         self.results: Results | None = None
-        self.progress = Progress(steps=1, fixed=True)
+        self.progress = Progress(Horizon(1), fixed=True)
         self.score: float | None = None
         self.figures: dict[str, Any] | None = None
         """Of the last measurement, also of one before this run was resumed."""
         self._measured: Measured | None = None
-        self._truths = report.validation_truths(val_set)
         self._signal: int | None = None
 
     def take_over(self, saved: Checkpoint | None) -> None:
@@ -83,25 +83,18 @@ class Session:
         report.draw_labels(train_set, self.classes, self.recipe, self.folder / "labels.jpg")
         size = min(self.recipe.data.batch_size, report.SHOWN)
         collate = Collate(train_set.rule)
-        sampler = StepSampler(aspects, size, seed=self.asked.seed, start=0, stop=3, mosaic_stop=3)
+        sampler = StepSampler(aspects, size, seed=self.asked.seed, start=0, stop=3, mosaic=lambda _: True)
         for number, keys in enumerate(sampler):
             batch = collate([train_set[key] for key in keys])
             report.draw_training_batch(batch, self.classes, self.folder / f"train_batch{number}.jpg")
 
-    def measure(self, model: Any) -> Measured:
-        """Validate over all processes; each takes its share of the batches, which are those of a single process."""
-        limit = self.recipe.validation.max_pictures or len(self.val_set)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        indices = list(range(min(limit, len(self.val_set))))
-        size = self.recipe.validation.batch_size or self.recipe.data.batch_size
-        batches = [indices[start : start + size] for start in range(0, len(indices), size)][rank::world]
-        device = self.accelerator.device
-        workers = 0 if device.type == "cpu" else worker_count(self.recipe.data.workers, device, cached=False)
-        loader = make_loader(self.val_set, batches, workers=workers, pin=device.type == "cuda")
-        return measure(
-            model, loader, self._truths, self.classes, self.recipe.detect.settings(),
-            device=device, precision=self.precision,
-        )  # fmt: skip
+    def measure(self, model: Any, *, whole: bool = False) -> Measured:
+        """Validate over all processes, as `evaluate` would do it with the checkpoint of this model's weights."""
+        limit = None if whole else self.recipe.validation.max_pictures
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        checkpoint = Checkpoint(self.recipe, self.classes, model.state_dict())
+        detector = Detector(checkpoint, self.accelerator.device, precision=self.precision)
+        return measure(detector, self.val_set, limit=limit, share=share)
 
     def on_row(self, row: dict[str, Any]) -> None:
         """Keep a row of numbers (main process)."""
@@ -170,8 +163,10 @@ class Session:
             self.display.say(f"stopped at step {progress.step} of {progress.steps}; saved. Go on with: "
                              f"boxwright train --resume {self.folder}")  # fmt: skip
             return TrainResult(self.folder, best, last, {}, finished=False)
-        if self._measured is None:  # resumed after the last step
-            self._measured = self.measure(self.average.model if self.average is not None else self.model)
+        part = (self.recipe.validation.max_pictures or len(self.val_set)) < len(self.val_set)
+        if self._measured is None or part:  # resumed after the last step; or measured on some of the pictures so far
+            model = self.average.model if self.average is not None else self.model
+            self._measured = self.measure(model, whole=True)
             self.score = report.default_score(self._measured, self.classes)
         figures: dict[str, Any] = {}
         if self.accelerator.is_main_process and self.results is not None:

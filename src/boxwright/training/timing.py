@@ -18,11 +18,16 @@ def typical(laps: list[float]) -> float:
     return mean(min(lap, most) for lap in laps)
 
 
+def now() -> float:
+    """Seconds on a clock that only goes forward: the one clock of training, which tests move."""
+    return time.monotonic()
+
+
 class Timer:
     """Seconds a step: what lies between two laps, data loading included."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last = now()
         self.laps: list[float] = []
         """The last laps, 64 at most."""
         self.waits: list[float] = []
@@ -33,20 +38,20 @@ class Timer:
         """The batches, with the time taken that each lets the step wait."""
         source = iter(batches)
         while True:
-            start = time.monotonic()
+            start = now()
             batch = next(source, None)
             if batch is None:
                 return
-            self._waited = time.monotonic() - start
+            self._waited = now() - start
             yield batch
 
     def restart(self) -> None:
         """Begin the next lap now (after something that was no step)."""
-        self._last = time.monotonic()
+        self._last = now()
 
     def lap(self) -> float:
         """Seconds since the last lap."""
-        seconds = time.monotonic() - self._last
+        seconds = now() - self._last
         self._last += seconds
         self.laps = [*self.laps[-63:], seconds]
         self.waits = [*self.waits[-63:], min(self._waited, seconds)]

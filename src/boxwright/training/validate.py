@@ -1,30 +1,27 @@
-"""Validation: losses and detections from one forward pass over the pictures, then AP."""
+"""Validation while training: losses and detections from one pass over the images, then AP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from accelerate.utils import gather_object
 
-from boxwright.data.loader import Batch
+from boxwright.data.loader import PictureSet
+from boxwright.inference.over_split import Evaluated, Found, beside_truth, detect_split, evaluation_settings
+from boxwright.inference.predictor import Detector
 from boxwright.metrics.coco_ap import CocoResult, coco_ap
-from boxwright.models import DetectSettings
-from boxwright.nn.precision import autocast
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.metrics.measure import have_masks
+from boxwright.metrics.measure import measure as measure_all
 
 
 class Measured(NamedTuple):
-    """What validation found: mean losses of a picture by name, COCO figures, and each picture's detections and truth.
+    """What validation found: COCO figures, and each picture's detections and truth with the mean losses of a picture.
 
     `segm` are the figures of the masks, where the model gives masks.
     """
 
-    losses: dict[str, float]
     coco: CocoResult
-    detections: list[Detections]
-    truths: list[Truth]
+    evaluated: Evaluated
     segm: CocoResult | None = None
 
     @property
@@ -33,61 +30,30 @@ class Measured(NamedTuple):
         return (self.segm or self.coco).ap
 
     def figures(self) -> dict[str, Any]:
-        """All figures as one JSON object; those of the masks are called `segm_AP` and so on."""
+        """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""
         return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
 
-
-@torch.inference_mode()
-def detect_all(
-    model: Any, batches: Iterable[Batch], settings: DetectSettings, *, device: torch.device, precision: str
-) -> tuple[dict[int, Detections], dict[str, float], int]:
-    """Detections by record index, the sum of each loss over the pictures, and the number of pictures."""
-    found: dict[int, Detections] = {}
-    sums: dict[str, torch.Tensor] = {}
-    count = 0
-    for batch in batches:
-        images, targets = batch.images.to(device), batch.targets.to(device)
-        with autocast(device, precision):
-            proposals = None if batch.proposals is None else batch.proposals.to(device)
-            outputs = model(images, targets, proposals)
-            detections = model.detect(outputs, images, settings)
-        for name, value in model.loss(outputs, targets).items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value * len(batch.indices)
-        found.update(zip(batch.indices, detections, strict=True))
-        count += len(batch.indices)
-    return found, {name: float(value) for name, value in sums.items()}, count
+    def all_figures(self) -> dict[str, Any]:
+        """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
+        one = self.evaluated
+        return measure_all(one.detections, one.truths, one.classes, areas=one.areas).figures
 
 
 def measure(
-    model: Any,
-    batches: Iterable[Batch],
-    truths: list[Truth],
-    classes: Classes,
-    settings: DetectSettings,
-    *,
-    device: torch.device,
-    precision: str,
+    detector: Detector, pictures: PictureSet, *, limit: int | None = None, share: tuple[int, int] = (0, 1)
 ) -> Measured:
-    """Validate a model over the batches of this process; figures are those of all processes together.
+    """Validate a detector on the first `limit` pictures of a split; figures are those of all processes together.
 
-    A batch's losses are divided by its own positives, so the means depend on which pictures make up a batch, and not on
-    which process has it.
+    `share` is the rank of this process and the number of processes.
     """
-    was_training = model.training
-    model.eval()
-    rows = gather_object([detect_all(model, batches, settings, device=device, precision=precision)])
-    model.train(was_training)
-    found: dict[int, Detections] = {}
-    sums: dict[str, float] = {}
-    count = 0
-    for part, part_sums, part_count in rows:
-        found |= part
-        count += part_count
-        for name, value in part_sums.items():
-            sums[name] = sums.get(name, 0.0) + value
-    ordered = [found[index] for index in sorted(found)]
-    own = [truths[index] for index in sorted(found)]
-    losses = {name: value / max(1, count) for name, value in sums.items()}
-    masks = all(truth.masks is not None for truth in own) and any(one.masks is not None for one in ordered)
-    segm = coco_ap(ordered, own, classes, kind="masks") if masks else None
-    return Measured(losses, coco_ap(ordered, own, classes), ordered, own, segm)
+    settings = evaluation_settings(detector.settings)
+    own = Found.joined(list(detect_split(detector, pictures, settings, limit=limit, losses=True, share=share)))
+    for one in own.images.values():
+        if isinstance(one, Exception):  # in training a damaged picture is no figure
+            raise one
+    evaluated = beside_truth(Found.joined(gather_object([own])), pictures, detector.classes)
+    found, truths, areas = evaluated.detections, evaluated.truths, evaluated.areas
+    segm = None
+    if have_masks(found, truths):
+        segm = coco_ap(found, truths, detector.classes, kind="masks", areas=areas)
+    return Measured(coco_ap(found, truths, detector.classes, areas=areas), evaluated, segm)

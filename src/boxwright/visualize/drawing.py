@@ -46,14 +46,19 @@ def draw(
     scale: float = 1.0,
     masks: bool = True,
 ) -> Image.Image:
-    """The picture (3, H, W) uint8 with its objects drawn on it, as a Pillow image `scale` times as large.
+    """The picture (3, H, W), uint8 or float in [0, 1], with its objects drawn on it, as a Pillow image.
 
-    Detections under `min_score` are left out; ignored regions are grey, dashed and hatched. Names come from `classes`,
-    else from the detections, else the label number stands for the name. Raises ValueError where the picture is not
-    (3, H, W) uint8 or the detections belong to a picture of another size.
+    It is `scale` times as large. Detections under `min_score` are left out; ignored regions are grey, dashed and
+    hatched. Names come from `classes`, else from the detections, else the label number stands for the name. Raises
+    ValueError where the picture is not of that kind or the detections belong to a picture of another size.
     """
-    if image.dim() != 3 or image.shape[0] != 3 or str(image.dtype) != "torch.uint8":
-        raise ValueError(f"picture to draw on: expected (3, H, W) uint8, got {tuple(image.shape)} {image.dtype}")
+    fraction = image.is_floating_point() and bool((image >= 0).all()) and bool((image <= 1).all())
+    if image.dim() != 3 or image.shape[0] != 3 or not (fraction or str(image.dtype) == "torch.uint8"):
+        raise ValueError(
+            f"picture to draw on: expected (3, H, W), uint8 or float in [0, 1], got {tuple(image.shape)} {image.dtype}"
+        )
+    if fraction:  # as the network sees it, where it is resized with "plain"
+        image = (image * 255).round().byte()
     height, width = int(image.shape[1]), int(image.shape[2])
     if isinstance(found, Detections) and tuple(found.size_hw) != (height, width):
         raise ValueError(f"detections of a picture of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "

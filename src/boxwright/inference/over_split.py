@@ -1,0 +1,134 @@
+"""A detector over a labelled split: detections beside the ground truth, and the losses where they are asked for.
+
+The one way from a detector to figures: validation while training, the figures at the end of a run, `evaluate`, the gate
+of `export` and `benchmark` all come through here, so the same checkpoint has the same digits everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from boxwright.data.loader import PictureSet
+from boxwright.data.pictures import Prepared, Unreadable, prepared_ahead
+from boxwright.data.truth import clip_box
+from boxwright.inference.predictor import WINDOW, Detector, LossSums
+from boxwright.models import DetectSettings
+from boxwright.structures import Classes, Detections, Truth
+
+HIGHEST_SCORE = 0.05
+"""A higher score threshold would cut the tail off every precision-recall curve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one process found: by index of the record, detections in original pixels or what is wrong with the image.
+
+    `losses` are sums over `count` images.
+    """
+
+    images: dict[int, Detections | Unreadable] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """What several processes found together."""
+        images = {index: one for part in parts for index, one in part.images.items()}
+        names = dict.fromkeys(name for part in parts for name in part.losses)
+        losses = {name: sum(part.losses.get(name, 0.0) for part in parts) for name in names}
+        return cls(images, losses, sum(part.count for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Detections and truth of the same pictures in the same order, in original pixels.
+
+    `areas` are those that the annotation file states, per object of the truth; `unreadable` is how many pictures could
+    not be read and are left out; `losses` are means over the images, where they were asked for.
+    """
+
+    detections: list[Detections]
+    truths: list[Truth]
+    classes: Classes
+    image_ids: list[int | str]
+    paths: list[Path]
+    areas: list[list[float | None]]
+    unreadable: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def evaluation_settings(
+    settings: DetectSettings, score_threshold: float | None = None, max_detections: int | None = None
+) -> DetectSettings:
+    """A recipe's settings for evaluation: its score threshold, `HIGHEST_SCORE` at most, but for what is given."""
+    score = min(HIGHEST_SCORE, settings.score_threshold) if score_threshold is None else score_threshold
+    most = settings.max_detections if max_detections is None else max_detections
+    return replace(settings, score_threshold=score, max_detections=most)
+
+
+def evaluation_batch(detector: Detector) -> int:
+    """Images a forward pass in evaluation, as the recipe has it."""
+    recipe = detector.recipe
+    return recipe.validation.batch_size or recipe.data.batch_size
+
+
+def detect_split(
+    detector: Detector,
+    pictures: PictureSet,
+    settings: DetectSettings,
+    *,
+    batch: int | None = None,
+    limit: int | None = None,
+    losses: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[Found]:
+    """Run a detector over the images of a split, window by window (`WINDOW` images are sorted into batches together).
+
+    Args:
+        detector: what runs.
+        pictures: the split, not augmented; each image is prepared as `predict` prepares it.
+        settings: of detection.
+        batch: images a forward pass; the recipe's if not given.
+        limit: the first so many images only.
+        losses: also compute the losses (not for exported files).
+        share: process r of n takes the windows r, r + n, ... Windows are the same for any number of processes.
+    """
+    rank, world = share
+    count = min(limit or len(pictures), len(pictures))
+    windows = [range(start, min(start + WINDOW, count)) for start in range(0, count, WINDOW)][rank::world]
+    jobs = (partial(pictures.prepared, index) for window in windows for index in window)
+    size = batch or evaluation_batch(detector)
+    # a window is cut short only at the end of the split, which belongs to one process: they stay those of `windows`
+    for window, held in zip(windows, prepared_ahead(jobs, WINDOW), strict=True):
+        good = [(index, one) for index, one in zip(window, held, strict=True) if isinstance(one, Prepared)]
+        truths = [pictures.network_truth(i, one.original_hw, masks=pictures.masks) for i, one in good if losses]
+        sums = LossSums(truths)
+        found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None)
+        images: dict[int, Detections | Unreadable] = {
+            index: one for index, one in zip(window, held, strict=True) if not isinstance(one, Prepared)
+        }
+        images.update(zip((index for index, _ in good), found, strict=True))
+        yield Found(images, {name: float(value) for name, value in sums.sums.items()}, sums.count)
+
+
+def beside_truth(found: Found, pictures: PictureSet, classes: Classes) -> Evaluated:
+    """Detections with the ground truth of their images, in the order of the split; unreadable images are left out."""
+    order = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
+    detections = [one for index in order if isinstance(one := found.images[index], Detections)]
+    records = [pictures.records[index] for index in order]
+    return Evaluated(
+        detections=[replace(one, classes=classes) for one in detections],
+        truths=[pictures.original_truth(index, one.size_hw) for index, one in zip(order, detections, strict=True)],
+        classes=classes,
+        image_ids=[record.image_id for record in records],
+        paths=[record.path for record in records],
+        areas=[
+            [item.area for item in record.annotations if clip_box(item.box, one.size_hw) is not None]
+            for record, one in zip(records, detections, strict=True)
+        ],
+        unreadable=len(found.images) - len(order),
+        losses={name: value / max(1, found.count) for name, value in found.losses.items()},
+    )

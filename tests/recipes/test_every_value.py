@@ -1,0 +1,104 @@
+"""Every value that a recipe's fields can take by name is trained with: two steps, from files to a report."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.recipes import load_recipe
+from boxwright.training import report
+from boxwright.training.run import train
+
+TINY = (
+    "model.backbone_weights=null", "model.fpn_channels=16", "data.batch_size=2", "data.workers=0",
+    "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "optim.lr=0.0001",
+)  # fmt: skip
+SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none": (),
+         "letterbox": ("data.resize.height=48", "data.resize.width=64"),
+         "fixed": ("data.resize.height=48", "data.resize.width=64")}  # fmt: skip
+RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-small", "faster_rcnn": "faster-rcnn-small",
+           "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small"}  # fmt: skip
+NOT_HERE = {
+    "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
+    "backbone_norm": ("sync_bn",), "fpn_norm": ("sync_bn",), "head_norm": ("sync_bn",), "stem_norm": ("sync_bn",),
+}  # fmt: skip
+"""Values that a single process on a CPU refuses."""
+
+
+def literals(annotation: Any) -> list[Any]:
+    """The values of a type that are written out."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return [value for part in get_args(annotation) for value in literals(part)]
+    return []
+
+
+def named_values(section: type[BaseModel], prefix: str = "") -> dict[str, list[Any]]:
+    """Each field below a section that takes named values, with all of them."""
+    found: dict[str, list[Any]] = {}
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found |= named_values(annotation, f"{prefix}{name}.")
+        elif name not in ("name", "version"):
+            values = [value for value in literals(annotation) if value not in NOT_HERE.get(name, ())]
+            if prefix == "data." and bool in get_args(annotation):
+                values = [None, False, True]
+            if len(values) > 1:
+                found[prefix + name] = values
+    return found
+
+
+def settings_of(recipe: str) -> list[dict[str, Any]]:
+    """As few settings as have every value once, each with as many other values as there are fields."""
+    loaded = load_recipe(recipe)
+    fields = named_values(type(loaded.model), "model.")
+    if recipe == "fcos-small":
+        fields |= named_values(type(loaded))
+    columns = itertools.zip_longest(*fields.values())
+    return [
+        {name: value for name, value in zip(fields, column, strict=True) if value is not None} for column in columns
+    ]
+
+
+CASES = [
+    (recipe, number, settings) for recipe in RECIPES.values() for number, settings in enumerate(settings_of(recipe))
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "coco"
+    write_shapes(folder, 4, 2, "coco", ShapesConfig(size=64, num_classes=3, max_objects=3), seed=0)
+    return folder
+
+
+def test_every_detector_that_can_be_trained_alone_is_here() -> None:
+    assert set(RECIPES) == {name for name, entry in MODELS.items() if not entry.needs_proposals}
+    assert sum(len(settings) for *_, settings in CASES) > 70
+    tried = {(key, value) for *_, settings in CASES for key, value in settings.items()}
+    assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.box_loss", "l1")} <= tried
+
+
+@pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])
+def test_trains_two_steps_and_predicts(
+    recipe: str, number: int, settings: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
+    overrides += [*TINY, *SIZES[settings.get("data.resize.mode", "short_side")]]
+    # curves and confusion matrices know nothing of the recipe, and take most of the time
+    monkeypatch.setattr(report, "write_metrics", lambda *_: None)
+    result = train(recipe, data, overrides=overrides, runs=tmp_path, device="cpu")
+    assert result.finished
+    assert 0 <= result.metrics["AP"] <= 1
+    image = next(iter(sorted(data.rglob("*.jpg"))))
+    assert Detector.load(result.last, "cpu").predict(image, score=0.0)[0].size_hw == (64, 64)
