@@ -71,8 +71,9 @@ def evaluate_checkpoint(
         stored.check(records)
     score = min(0.05, detector.settings.score_threshold) if score_threshold is None else score_threshold
     stream = detector.try_stream(
-        (record.path for record in records), score=score, batch=batch, max_detections=max_detections, proposals=stored
-    )
+        (record.path for record in records), score=score, batch=batch, max_detections=max_detections, proposals=stored,
+        listed=True,
+    )  # fmt: skip
     console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
         if finding.kind in (*UNREADABLE, "bad-mask", "empty-mask", "mask-off-box"):
@@ -86,6 +87,9 @@ def evaluate_checkpoint(
         if isinstance(one, Exception):
             console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
             continue
+        assert one[0].path == str(record.path)
+        if one[0].note:
+            console.print(f"boxwright: {record.path}: {one[0].note}", markup=False, highlight=False, soft_wrap=True)
         found.append(replace(one[1], classes=part.classes))
         kept.append(record)
     if not kept:
