@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from boxwright.models import MODELS
-from boxwright.recipes import check_recipe, dump_recipe
+from boxwright.recipes import check_stored_recipe, dump_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 
@@ -102,7 +102,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if missing:
         raise ValueError(f"{path}: a boxwright checkpoint without {', '.join(sorted(missing))}; it was changed or cut")
     return Checkpoint(
-        recipe=check_recipe(data["recipe"], str(path)),
+        recipe=check_stored_recipe(data["recipe"], str(path)),
         classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
         weights=data["weights"],
         score_threshold=data["score_threshold"],

@@ -4,7 +4,6 @@ import io
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 
 from boxwright.data import pictures
-from boxwright.data.pictures import image_header, image_size, picture_threads, prepare, prepared_ahead, read_image
+from boxwright.data.pictures import image_header, image_size, picture_threads, prepared_ahead, read_image
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
 
 
@@ -192,12 +191,12 @@ def test_threads_for_pictures_compute_on_one_core_and_nobody_else_does() -> None
 
 def test_pictures_are_prepared_on_one_core_each(monkeypatch: pytest.MonkeyPatch) -> None:
     usual, seen = torch.get_num_threads(), []
-    fit = pictures.fit_image
-    monkeypatch.setattr(pictures, "fit_image", lambda *given: seen.append(torch.get_num_threads()) or fit(*given))
+    fitted = pictures._fitted
+    monkeypatch.setattr(pictures, "_fitted", lambda *given: seen.append(torch.get_num_threads()) or fitted(*given))
     try:
         torch.set_num_threads(3)
-        jobs = iter([partial(prepare, torch.zeros(3, 8, 8, dtype=torch.uint8), ResizeRule())] * 5)
-        assert [len(part) for part in prepared_ahead(jobs, 2)] == [2, 2, 1]
+        source = iter([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 5)
+        assert [len(part) for part in prepared_ahead(source, 2, ResizeRule(), None, keep=False)] == [2, 2, 1]
     finally:
         torch.set_num_threads(usual)
     assert seen == [1] * 5

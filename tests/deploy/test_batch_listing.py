@@ -118,3 +118,19 @@ def test_a_row_group_too_large_for_a_worker_is_refused(tmp_path, monkeypatch):
         list_pictures([tmp_path / "l.parquet"])
     parquet.write_table(arrow.table(columns), tmp_path / "l.parquet", row_group_size=1)
     assert len(list_pictures([tmp_path / "l.parquet"])) == 8
+
+
+def test_folders_and_tables_called_like_pictures(folder, tmp_path):
+    """A sub-folder named like a picture is none, and neither keeps its folder from standing for its shards."""
+    (folder / "d.png").mkdir()
+    (folder / "l.png").symlink_to(folder / "gone.png")
+    assert [entry.key for entry in list_pictures([folder])] == [
+        str(folder / name) for name in ("a.png", "b.png", "l.png")
+    ]
+    with pytest.raises(FileNotFoundError, match="a link to a file that is not there"):
+        read_entry(list_pictures([folder])[2])
+    shards = tmp_path / "shards"
+    (shards / "thumbs.png").mkdir(parents=True)
+    (shards / "old.tar").mkdir()
+    packed(shards / "0.tar", {"x.png": (folder / "a.png").read_bytes(), "x.jfif": b"1", "x.eps": b"2"})
+    assert [entry.key for entry in list_pictures([shards])] == [f"{shards}/0.tar/x.png", f"{shards}/0.tar/x.jfif"]

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -279,3 +280,26 @@ def test_a_full_disk_is_told_in_its_own_words(checkpoint, pictures, tmp_path, mo
     monkeypatch.setattr("boxwright.deploy.batch_worker._write_rows", Mock(side_effect=full))
     found = able(Chunk.of(list_pictures([pictures])[:1])._asdict())
     assert found == {"pictures": 0, "objects": 0, "problem": "[Errno 28] No space left on device: 'results'"}
+
+
+def test_large_pictures_are_read_one_by_one_and_what_is_amiss_stands_in_its_row(
+    checkpoint, pictures, tmp_path, monkeypatch
+):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    short = Image.open(pictures / "00.png")
+    short.save(folder / "a.jpg")
+    (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-20])
+    for name, size in (("b", (1200, 900)), ("c", (300, 200)), ("d", (3000, 2000))):
+        Image.new("L", size).save(folder / f"{name}.png")
+    monkeypatch.setattr("boxwright.deploy.batch_worker.MEMORY", 0.03)
+    able = worker(checkpoint, tmp_path / "out")
+    entries = list_pictures([folder])
+    parts = [[Path(entry.key).stem for entry in part] for part, _ in able._parts(entries)]
+    assert parts == [["a"], ["b"], ["c"], ["d"]]
+    assert able(Chunk.of(entries)._asdict())["pictures"] == 4
+    notes = {Path(key).stem: row["note"] for key, row in rows(tmp_path / "out" / "results").items()}
+    assert "the JPEG is cut short" in notes["a"]
+    assert (notes["b"], notes["c"]) == (None, None)
+    (failure,) = rows(tmp_path / "out" / "failures").values()
+    assert failure["why"].startswith(f"{folder / 'd.png'}: needs 0.1 GiB of memory, more than the 0.03 GiB")

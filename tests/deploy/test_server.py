@@ -109,6 +109,31 @@ class TestAnswers:
         assert (answer["height"], answer["width"]) == (128, 96)
         assert_is(answer, detector.predict(Image.open(file))[0])
 
+    def test_a_jpeg_a_few_bytes_short_is_answered_and_said(self, served, pictures):
+        file = BytesIO()
+        Image.fromarray(pictures[1]).save(file, "JPEG", quality=95)
+        answer = served.post("/v1/detect", content=file.getvalue()[:-20]).json()
+        assert (answer["width"], answer["height"]) == (128, 96)
+        assert "the JPEG is cut short" in answer["note"]
+        assert "note" not in served.post("/v1/detect", content=file.getvalue()).json()
+        assert served.post("/v1/detect", content=file.getvalue()[: len(file.getvalue()) // 2]).status_code == 400
+
+    def test_values_of_16_bits_are_scaled_as_the_checkpoint_was_trained(self, checkpoint_file, pictures):
+        detector = Detector.load(checkpoint_file, "cpu", precision="fp32")
+        detector.value_range = (20_000, 20_510)
+        grey = pictures[2][:, :, 0]
+        with client_of(detector, checkpoint_file) as client:
+            answer = client.post("/v1/detect", content=png(20_000 + 2 * grey.astype(np.uint16))).json()
+        assert_is(answer, detector.predict(grey)[0])
+
+    def test_postscript_is_not_opened_whatever_it_is_called(self, served, monkeypatch):
+        monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+        loop = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{ } loop\n"
+        for body in (loop, b"\xc5\xd0\xd3\xc6" + bytes(28) + loop):
+            answer = served.post("/v1/detect", files={"file": ("a.jpg", body, "image/jpeg")})
+            assert answer.status_code == 400
+            assert "not a JPEG, PNG, WebP, BMP, GIF or TIFF picture (nor AVIF)" in answer.json()["error"]
+
     def test_masks_are_run_lengths_or_polygons_or_none(self, masks, pictures):
         def of(query):
             return masks.post(f"/v1/detect?score=0.004&max_detections=6{query}", content=png(pictures[0])).json()

@@ -60,7 +60,7 @@ def explain(
     place = wanted.resolve()
     if place == path.parent.resolve() or (data is not None and place.is_relative_to(data.resolve())):
         raise ValueError(f"{wanted}: lies in the folder of the pictures, which is only read; choose another with --out")
-    explanation = explained(detector, read_image(path), truth, score=score)
+    explanation = explained(detector, read_image(path, value_range=detector.value_range), truth, score=score)
     if box is None and truth is not None and len(truth):
         box = 0
     if detection is None and len(explanation.found):

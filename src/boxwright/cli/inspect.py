@@ -48,6 +48,7 @@ def inspect(
         check_pixels=decode,
         check_masks=decode,
         need_masks=settings.needs_masks,
+        value_range=settings.data.value_range,
     )
     if json:
         typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))

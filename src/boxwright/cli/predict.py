@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals", "compile")
+LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals", "compile", "memory")
 """Options that the Ray engine refuses."""
 
 
@@ -55,6 +55,9 @@ def predict(
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    memory: Annotated[
+        float, typer.Option(help="GiB that decoded pictures may take; the largest pictures are done one by one.")
+    ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
@@ -96,11 +99,12 @@ def predict(
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
     refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
-    names = unique_stems(paths)
+    names = dict(zip(map(str, paths), unique_stems(paths), strict=True))
     kinds: Any = None if no_resize else "recipe"
     stream = detector.try_stream(
         paths, score=score, resize=kinds, batch=batch, nms_iou=nms_iou, max_detections=max_detections,
-        proposals=stored, window=max(32 if draw else 64, batch), keep=draw,  # what is drawn on is kept in full size
+        proposals=stored, window=max(32 if draw else 64, batch), listed=True, memory=memory,
+        keep=draw,  # what is drawn on is kept in full size
     )  # fmt: skip
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,17 +112,22 @@ def predict(
     count = good = broken = 0
     try:
         with closing(stream):
-            for path, name, one in zip(paths, names, stream, strict=True):
+            for one in stream:
                 if isinstance(one, Exception):
                     typer.echo(f"boxwright: {one}", err=True)
                     broken += 1
                     continue
                 picture, found = one
+                assert picture.path is not None
+                path, name = Path(picture.path), names[picture.path]  # the file that was read, and no other
+                if picture.note:
+                    typer.echo(f"boxwright: {path}: {picture.note}", err=True)
                 write(path, name, found)
                 if picture.original is not None:
                     with writing(folder / f"{name}.jpg") as drawing:
                         save(drawn(picture.original, found), drawing)
                 count, good = count + len(found), good + 1
+                del picture, found, one  # before the next picture: each may be large
     except BaseException:
         typer.echo(f"stopped; what was found in {good} of {len(paths)} pictures is in {folder}", err=True)
         raise

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+from boxwright.data.image_formats import is_image_name
+
 SPLIT_ORDER = ("train", "val", "trainval", "test")
 _SPLIT_NAMES = {
     "train": "train",
@@ -41,7 +42,22 @@ def split_order(names: Iterable[str]) -> list[str]:
 
 def is_picture(name: str) -> bool:
     """Whether a file name ends like a picture."""
-    return name.lower().endswith(PICTURE_SUFFIXES)
+    return is_image_name(name)
+
+
+def files_of(folder: Path) -> list[str]:
+    """Names of whatever lies directly in a folder and is no folder itself, sorted: links to nothing and hidden files
+    too.
+    """
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def files_in(folder: Path) -> list[str]:
@@ -62,7 +78,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
             for entry in entries:
                 # macOS leaves "._a.jpg" beside every picture of an archive: not pictures.
                 if not entry.name.startswith((".", "__MACOSX")):
-                    (folders if entry.is_dir() else files).append(entry.name)
+                    (folders if _is_folder(entry) else files).append(entry.name)
     return sorted(files), sorted(folders)
 
 

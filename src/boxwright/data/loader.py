@@ -24,6 +24,7 @@ from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
 from boxwright.data.transforms import Compose, Sample, resize_proposals, resize_sample, resize_truth
 from boxwright.data.truth import truth_of
+from boxwright.data.value_range import ValueRange
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import ImageBatch, Proposals, Targets, Truth
 
@@ -70,7 +71,9 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         masks: bool = False,
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
+        value_range: ValueRange = "auto",
     ) -> None:
+        self.value_range = value_range
         self.records = split.records
         self.rule = rule
         self.augmentation = augmentation
@@ -125,7 +128,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         return sum(3 * height * width for height, width in plans)
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
-        image = read_image(record.path)
+        image = read_image(record.path, value_range=self.value_range)
         hw = (int(image.shape[1]), int(image.shape[2]))
         return resize_sample(Sample(image, Truth.empty()), self.rule).image, hw
 
@@ -139,7 +142,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
     def _with_size(self, index: int) -> tuple[Sample, tuple[int, int]]:
         record = self.records[index]
         if self._kept is None:
-            image = read_image(record.path)
+            image = read_image(record.path, value_range=self.value_range)
             hw = (int(image.shape[1]), int(image.shape[2]))
             sample = Sample(image, truth_of(record, hw, masks=self.masks), self._proposed(record, hw))
             return resize_sample(sample, self.rule), hw
@@ -155,7 +158,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
 
     def original(self, index: int) -> Tensor:
         """The picture (3, H, W) as it is in its file."""
-        return read_image(self.records[index].path)
+        return read_image(self.records[index].path, value_range=self.value_range)
 
     def original_hw(self, index: int) -> tuple[int, int]:
         """Height and width of the picture in its file."""
@@ -177,7 +180,7 @@ class PictureSet(Dataset[tuple[Sample, tuple[int, int], int]]):
         """One picture as `predict` prepares it: resized, not augmented."""
         record = self.records[index]
         if self._kept is None:
-            return prepare(record.path, self.rule, self.proposals)
+            return prepare(record.path, self.rule, self.proposals, self.value_range)
         image, hw = self._kept[index]
         proposals = resize_proposals(self._proposed(record, hw), hw, self.rule)
         return Prepared(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)

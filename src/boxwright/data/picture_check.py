@@ -1,7 +1,7 @@
-"""What is wrong with picture files: missing, damaged, cut short, or the same content twice.
+"""What is wrong with picture files: missing, damaged, cut short, become flat, or the same content twice.
 
-Headers are read and, where sizes in bytes agree, contents compared by hash; nothing is decoded unless asked for or
-unless a file does not end as its format must.
+Headers are read and, where sizes in bytes agree, contents compared by hash; nothing is decoded unless asked for, or
+where a file does not end as its format must or has more than 8 bits a value.
 """
 
 from __future__ import annotations
@@ -9,25 +9,32 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwright.data.pictures import image_header, read_image
+from boxwright.data.image_files import image_header, read_with_note
+from boxwright.data.records import Problem, Split
+from boxwright.data.value_range import UsedRange, ValueRange, common_range
 
 _TAIL = 64  # bytes; a good file with more than this behind its end mark is decoded to be sure
 
 
 @dataclass(frozen=True, slots=True)
 class PictureState:
-    """What a look at one file gave: its upright size, whether EXIF swapped its sides, its bytes, or what is wrong."""
+    """What a look at one file gave: its upright size, whether EXIF swapped its sides, its bytes, or what is wrong.
+
+    `note` is what is amiss with a picture that is read all the same, `used` the values of one of more than 8 bits.
+    """
 
     hw: tuple[int, int] | None
     turned: bool
     num_bytes: int
     fault: str | None = None
     missing: bool = False
+    note: str | None = None
+    used: UsedRange | None = None
 
 
 def look_at_pictures(paths: Iterable[Path], *, decode: bool = False) -> dict[Path, PictureState]:
@@ -41,15 +48,15 @@ def look_at_picture(path: Path, *, decode: bool = False) -> PictureState:
     """The state of one picture file from its header and its end, or from all its pixels."""
     try:
         num_bytes = path.stat().st_size
-        hw, turned = image_header(path)
-        if decode or not _ends_as_it_must(path, num_bytes):
-            read_image(path)
+        hw, turned, is_deep = image_header(path)
+        read = read_with_note(path) if decode or is_deep or not _ends_as_it_must(path, num_bytes) else None
     except FileNotFoundError:
         return PictureState(None, False, 0, "the picture is missing", missing=True)
     except (ValueError, OSError) as error:
         text = str(error).removeprefix(f"{path}: ")
         return PictureState(None, False, 0, text)
-    return PictureState(hw, turned, num_bytes)
+    note, used = (read.note, read.used) if read is not None else (None, None)
+    return PictureState(hw, turned, num_bytes, note=note, used=used)
 
 
 def _ends_as_it_must(path: Path, num_bytes: int) -> bool:
@@ -66,6 +73,34 @@ def _ends_as_it_must(path: Path, num_bytes: int) -> bool:
     if start.startswith(b"BM"):
         return num_bytes >= int.from_bytes(start[2:6], "little")
     return False
+
+
+def range_of(split: Split, states: dict[Path, PictureState]) -> ValueRange:
+    """What `auto` means for a split that is trained on: one range of values for all its pictures."""
+    return common_range([used for record in split.records if (used := states[record.path].used) is not None])
+
+
+def value_problems(states: dict[Path, PictureState], value_range: ValueRange, *, was_auto: bool) -> Iterator[Problem]:
+    """Pictures that are read although their end is missing, and those of more than 8 bits that become flat."""
+    narrow = []
+    for path, state in states.items():
+        if state.note is not None:
+            kind = "short-picture" if "cut short" in state.note else "flat-picture"
+            yield Problem(kind, str(path), f"{state.note}; it is used")
+        if state.used is not None:
+            if lost := state.used.lost(value_range):
+                yield Problem("flat-picture", str(path), lost)
+            if state.used.is_narrow:
+                narrow.append(path)
+    if narrow and was_auto and isinstance(value_range, tuple):
+        used = states[narrow[0]].used
+        assert used is not None
+        message = (
+            f"{len(narrow)} pictures of more than 8 bits hold a narrow part of their range, here {used.low:g} to "
+            f"{used.high:g} of 0 to {used.highest:g}: training makes {value_range[0]:g} to {value_range[1]:g} of all "
+            "pictures 0 to 255, and keeps that with the model (data.value_range)"
+        )
+        yield Problem("narrow-values", str(narrow[0]), message, severity="note")
 
 
 def same_content(states: dict[Path, PictureState]) -> list[list[Path]]:

@@ -15,8 +15,9 @@ from statistics import median
 from typing import Any
 
 from boxwright.data.box_check import checked_annotations, coordinate_problems
-from boxwright.data.picture_check import PictureState, look_at_pictures, same_content
+from boxwright.data.picture_check import PictureState, look_at_pictures, range_of, same_content, value_problems
 from boxwright.data.records import DataSet, Problem, Record, Split
+from boxwright.data.value_range import ValueRange
 from boxwright.ops.image import ResizeRule, resize_plan
 
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
@@ -49,6 +50,8 @@ class PreflightReport:
     dataset: DataSet
     statistics: dict[str, SplitStatistics]
     level_ranges: tuple[tuple[float, float], ...] = ()
+    value_range: ValueRange = "auto"
+    """What pixels of more than 8 bits are scaled by, where "auto" was asked for and the first split says it."""
 
     @property
     def serious(self) -> tuple[Problem, ...]:
@@ -82,11 +85,13 @@ def preflight(
     check_pixels: bool = False,
     check_masks: bool = False,
     need_masks: bool = False,
+    value_range: ValueRange = "auto",
 ) -> PreflightReport:
     """Look at every picture and box of a data set; give what is wrong and the data without it.
 
     level_ranges: the model's, in network pixels, with the resizing rule that leads there; check_pixels: decode every
-    picture instead of reading headers; check_masks: decode every mask; need_masks: also say which objects have none.
+    picture instead of reading headers; check_masks: decode every mask; need_masks: also say which objects have none;
+    value_range: how pixels of more than 8 bits are scaled, where "auto" is settled by the first split.
     """
     states = look_at_pictures(
         (record.path for split in dataset.splits.values() for record in split.records), decode=check_pixels
@@ -106,6 +111,10 @@ def preflight(
         if split.records and not records:
             message = f"none of the {len(split)} pictures of {name} can be used"
             findings.append(Problem("no-picture-left", str(dataset.root), message, severity="error"))
+    settled = value_range
+    if value_range == "auto" and dataset.splits:
+        settled = range_of(next(iter(dataset.splits.values())), states)
+    findings.extend(value_problems(states, settled, was_auto=value_range == "auto"))
     findings.extend(_duplicate_pictures(dataset, states))
     findings.extend(_class_problems(dataset, splits))
     ranges = tuple(level_ranges or ())
@@ -113,7 +122,7 @@ def preflight(
     # trainval repeats what train and val say.
     unique = {(finding.kind, finding.where, finding.message): finding for finding in reversed(findings)}
     ordered = sorted(reversed(unique.values()), key=lambda finding: _SEVERITY[finding.severity])
-    return PreflightReport(tuple(ordered), replace(dataset, splits=splits), statistics, ranges)
+    return PreflightReport(tuple(ordered), replace(dataset, splits=splits), statistics, ranges, settled)
 
 
 def _check_record(

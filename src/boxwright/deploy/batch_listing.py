@@ -16,7 +16,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from boxwright.data.pictures import SUFFIXES, image_of_bytes, picture_paths, read_image
+from boxwright.data.image_files import (
+    ReadImage,
+    StoredSize,
+    bytes_with_note,
+    read_with_note,
+    stored_size,
+    stored_size_of_bytes,
+)
+from boxwright.data.image_formats import SUFFIXES, is_image_name
+from boxwright.data.listing import files_of
+from boxwright.data.pictures import picture_paths
+from boxwright.data.value_range import ValueRange
 from boxwright.deploy.missing import required
 
 LISTINGS = (".parquet", ".txt", ".csv", ".tar")
@@ -52,25 +63,38 @@ def list_pictures(sources: Sequence[str | Path]) -> list[Entry]:
     return list(found.values())
 
 
-def read_entry(entry: Entry) -> Tensor:
+def read_entry(entry: Entry, value_range: ValueRange = "auto") -> Tensor:
     """The picture as an upright RGB tensor (3, H, W) uint8; ValueError or OSError of one sentence where it is none."""
+    return read_with_note_of(entry, value_range).pixels
+
+
+def read_with_note_of(entry: Entry, value_range: ValueRange) -> ReadImage:
+    """The same with what is amiss."""
     if entry.kind == "file":
-        return read_image(entry.file)
+        return read_with_note(entry.file, value_range=value_range)
+    return bytes_with_note(_bytes(entry), entry.key, value_range=value_range)
+
+
+def _bytes(entry: Entry) -> bytes:
     if entry.kind == "tar":
         with open(entry.file, "rb") as archive:
             archive.seek(entry.at)
-            return image_of_bytes(archive.read(entry.length), entry.key)
+            return archive.read(entry.length)
     with _LOCK:
-        data = _row_group(entry.file, entry.at)[entry.length].as_py()
-    return image_of_bytes(data or b"", entry.key)
+        return _row_group(entry.file, entry.at)[entry.length].as_py() or b""
+
+
+def stored_size_of(entry: Entry) -> StoredSize:
+    """What the picture will need once it is decoded, from its header."""
+    return stored_size(entry.file) if entry.kind == "file" else stored_size_of_bytes(_bytes(entry), entry.key)
 
 
 def _files(source: str | Path) -> list[Path]:
     """The pictures and listings that a source means; of a folder without pictures its parquet files or its shards."""
     folder = Path(source)
-    if folder.is_dir() and not any(file.suffix.lower() in SUFFIXES for file in folder.iterdir()):
+    if folder.is_dir() and not any(map(is_image_name, files_of(folder))):
         for suffix in (".parquet", ".tar"):
-            if found := sorted(folder.glob(f"*{suffix}")):
+            if found := sorted(file for file in folder.glob(f"*{suffix}") if file.is_file()):
                 return found
     return picture_paths(source)
 

@@ -12,18 +12,19 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from boxwright.data.pictures import picture_threads
-from boxwright.deploy.batch_listing import Entry, read_entry
+from boxwright.data.image_files import ReadImage
+from boxwright.data.memory_need import MEMORY, Need, need_of_size
+from boxwright.data.pictures import ahead_of_use
+from boxwright.deploy.batch_listing import Entry, read_with_note_of, stored_size_of
 from boxwright.deploy.missing import required
 from boxwright.deploy.runtime import load_detector
+from boxwright.ops.image import ResizeRule
 from boxwright.structures import Detections
 
 AT_ONCE = 2
@@ -65,6 +66,13 @@ class Failure(NamedTuple):
     why: str
 
 
+class Found(NamedTuple):
+    """What was found in a picture, and what is amiss with it although it could be read."""
+
+    detections: Detections
+    note: str | None
+
+
 class Worker:
     """Detects the pictures of chunks; Ray Data holds one in each of its processes."""
 
@@ -97,7 +105,7 @@ class Worker:
         else:
             found = [one for index, entry in enumerate(entries) for one in self._alone(attempt, index, entry)]
         results = [_result(entry, one, self.job.masks) for entry, one in zip(entries, found, strict=True)
-                   if isinstance(one, Detections)]  # fmt: skip
+                   if isinstance(one, Found)]  # fmt: skip
         failures = [{"picture": entry.key, "why": one.why} for entry, one in zip(entries, found, strict=True)
                     if isinstance(one, Failure)]  # fmt: skip
         for name, rows, schema in (("failures", failures, failure_schema()),
@@ -105,21 +113,35 @@ class Worker:
             if rows:
                 _write_rows(folder / name / f"{row['name']}.parquet", rows, schema)
         attempt.finished()
-        objects = sum(len(one) for one in found if isinstance(one, Detections))
+        objects = sum(len(one.detections) for one in found if isinstance(one, Found))
         return {"pictures": len(entries), "objects": objects}
 
-    def _parts(self, entries: list[Entry]) -> Iterator[tuple[list[Entry], list[Tensor | Failure]]]:
-        """A few batches at a time, read while those before are detected in."""
+    def _parts(self, entries: list[Entry]) -> Iterator[tuple[list[Entry], list[ReadImage | Failure]]]:
+        """A few batches at a time, read while those before are detected in: fewer pictures where they are large."""
         size = 2 * self.job.batch
-        parts = [entries[start : start + size] for start in range(0, len(entries), size)]
-        with picture_threads() as pool:
-            ahead: list[Future[Tensor | Failure]] = [pool.submit(_read, entry) for entry in parts[0]]
-            for part, following in zip(parts, [*parts[1:], []], strict=True):
-                images = [future.result() for future in ahead]
-                ahead = [pool.submit(_read, entry) for entry in following]
-                yield part, images
+        for part, images in ahead_of_use(iter(entries), size, MEMORY, self._need, self._read):
+            if part.problem is not None:
+                yield part.pictures, [Failure(f"{part.pictures[0].key}: {part.problem}")]
+            else:
+                yield part.pictures, images
+            del part, images
 
-    def _alone(self, attempt: Attempt, index: int, entry: Entry) -> list[Detections | Failure]:
+    def _need(self, entry: Entry) -> Need:
+        """Bytes of a picture, whose own pixels are kept until it is detected in."""
+        try:
+            hw, stored = stored_size_of(entry)
+        except (ValueError, OSError):
+            return Need(0, 0)
+        rule = self.detector.resize if self.job.resized else ResizeRule("none")
+        return need_of_size(hw, rule, keep=True, stored=stored)
+
+    def _read(self, entry: Entry) -> ReadImage | Failure:
+        try:
+            return read_with_note_of(entry, self.detector.value_range)
+        except (ValueError, OSError, MemoryError) as error:
+            return Failure(str(error) or f"{entry.key}: more memory than there is")
+
+    def _alone(self, attempt: Attempt, index: int, entry: Entry) -> list[Found | Failure]:
         """One picture by itself, noted before, so that it is known should the process die."""
         if index in attempt.killers:
             return [
@@ -128,11 +150,11 @@ class Worker:
                 )
             ]
         attempt.note(index)
-        return self._detect([entry], [_read(entry)])
+        return self._detect([entry], [self._read(entry)])
 
-    def _detect(self, entries: list[Entry], images: list[Tensor | Failure]) -> list[Detections | Failure]:
+    def _detect(self, entries: list[Entry], images: list[ReadImage | Failure]) -> list[Found | Failure]:
         """Detections of the pictures that could be read; where memory does not suffice for all, one by one."""
-        good = [image for image in images if isinstance(image, Tensor)]
+        good = [image.pixels for image in images if isinstance(image, ReadImage)]
         job = self.job
         try:
             found = iter(list(self.detector.stream(
@@ -146,7 +168,7 @@ class Worker:
                 pairs = zip(entries, images, strict=True)
                 return [one for entry, image in pairs for one in self._detect([entry], [image])]
             return [Failure(f"{entries[0].key}: {tuple(good[0].shape)} pixels need more memory than there is")]
-        return [next(found) if isinstance(image, Tensor) else image for image in images]
+        return [Found(next(found), image.note) if isinstance(image, ReadImage) else image for image in images]
 
 
 class Attempt:
@@ -195,6 +217,7 @@ def result_schema(masks: bool) -> Any:
         "labels": arrow.list_(arrow.int32()),
         "names": arrow.list_(arrow.string()),
         "category_ids": arrow.list_(arrow.int64()),
+        "note": arrow.string(),
     }
     if masks:
         columns["masks"] = arrow.list_(arrow.struct({"size": arrow.list_(arrow.int32()), "counts": arrow.string()}))
@@ -212,7 +235,8 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
     write_whole(path, lambda place: required("pyarrow.parquet", "ray").write_table(table, place, compression="zstd"))
 
 
-def _result(entry: Entry, found: Detections, masks: bool) -> dict[str, Any]:
+def _result(entry: Entry, one: Found, masks: bool) -> dict[str, Any]:
+    found = one.detections
     height, width = found.size_hw
     coco = found.to_coco("")
     row = {
@@ -223,16 +247,10 @@ def _result(entry: Entry, found: Detections, masks: bool) -> dict[str, Any]:
         "scores": found.scores.tolist(),
         "labels": found.labels.tolist(),
         "names": found.names,
-        "category_ids": [one["category_id"] for one in coco],
+        "category_ids": [row["category_id"] for row in coco],
+        "note": one.note,
     }
-    return row | {"masks": [one["segmentation"] for one in coco]} if masks else row
-
-
-def _read(entry: Entry) -> Tensor | Failure:
-    try:
-        return read_entry(entry)
-    except (ValueError, OSError, MemoryError) as error:
-        return Failure(str(error) or f"{entry.key}: more memory than there is")
+    return row | {"masks": [code["segmentation"] for code in coco]} if masks else row
 
 
 def _out_of_memory(error: Exception) -> bool:

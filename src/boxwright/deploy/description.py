@@ -12,7 +12,7 @@ from typing import Any
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.models import MODELS, DetectSettings
-from boxwright.recipes import check_recipe, dump_recipe
+from boxwright.recipes import check_stored_recipe, dump_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 
@@ -96,7 +96,7 @@ class Description:
         try:
             fed = data["input"]
             return cls(
-                recipe=check_recipe(data["recipe"], str(path)),
+                recipe=check_stored_recipe(data["recipe"], str(path)),
                 classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
                 score_threshold=data["score_threshold"],
                 settings=DetectSettings(**data["settings"]),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxwright.data.folder import open_folder
 from boxwright.data.folder import split as split_called
-from boxwright.data.pictures import as_pixels, picture_paths, read_image, refuse_among_pictures
+from boxwright.data.pictures import picture_paths, read_image, refuse_among_pictures
 from boxwright.deploy.description import Description
 from boxwright.deploy.gate import PICTURES, Agreement, drawn_pictures, gate_pictures, prove
 from boxwright.deploy.graph import detector_graph, record
@@ -210,7 +210,7 @@ def average_precision(detector: Detector, data: Path, split: str) -> float:
 def calibration_inputs(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
     """Pictures of a folder, one by one, as the network sees them."""
     for path in islice(picture_paths(folder), CALIBRATION_PICTURES):
-        pixels, _ = as_pixels(path)
+        pixels = read_image(path, value_range=detector.value_range)
         plan = resize_plan((int(pixels.shape[1]), int(pixels.shape[2])), detector.resize)
         images = ImageBatch.of([fit_image(pixels, plan)])
         yield {"images": network_pixels(images, description).numpy(), "sizes": images.sizes_hw.numpy()}

@@ -102,7 +102,9 @@ class Service:
     async def _answer(self, upload: Upload, settings: DetectSettings, masks: Masks) -> dict[str, Any]:
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        picture = await loop.run_in_executor(self._pool, picture_of, upload, self.limits, self.detector.resize)
+        picture = await loop.run_in_executor(
+            self._pool, picture_of, upload, self.limits, self.detector.resize, self.detector.value_range
+        )
         try:
             found = await asyncio.wrap_future(self._batcher.submit(picture, settings))
         except ValueError as error:  # settings that an exported file cannot carry out
@@ -111,6 +113,8 @@ class Service:
             _LOG.exception("the detector failed on a picture of %s x %s pixels", *picture.original_hw)
             raise Refused(500, f"{upload.name}: the detector failed; the server's log says why") from error
         answer = await loop.run_in_executor(self._pool, listed, found, masks)
+        if picture.note is not None:
+            answer |= {"note": picture.note}
         return answer | {"milliseconds": round((time.perf_counter() - started) * 1000, 1)}
 
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from boxwright.data.pictures import Prepared, image_of_bytes, prepare
+from boxwright.data.image_files import bytes_with_note
+from boxwright.data.pictures import Prepared, prepare
+from boxwright.data.value_range import ValueRange
 from boxwright.ops.image import ResizeRule
 
 BODY_SECONDS = 60
 """A client that sends slower than this is let go, for it holds a place in the queue."""
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-"""First bytes of JPEG, PNG, GIF, BMP and TIFF. Pillow opens dozens of formats more, some by other programs (EPS):
-nothing for bytes of strangers."""
+"""First bytes of JPEG, PNG, GIF, BMP and TIFF: of the formats that are read, those that a browser or a camera sends."""
 
 
 class Refused(Exception):  # noqa: N818  # an answer rather than an error
@@ -84,13 +85,15 @@ async def uploads_in(request: Any, limits: Limits) -> tuple[list[Upload], bool]:
     return await _files(request, body, limits), True
 
 
-def picture_of(upload: Upload, limits: Limits, rule: ResizeRule) -> Prepared:
+def picture_of(upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto") -> Prepared:
     """The picture at network size. Raises Refused where it is none, damaged or too large."""
     data = upload.data
-    if data and not (data.startswith(SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
-        raise Refused(400, f"{upload.name}: not a JPEG, PNG, WebP, BMP, GIF or TIFF picture")
+    webp, avif = data[:4] == b"RIFF" and data[8:12] == b"WEBP", data[4:12] in (b"ftypavif", b"ftypavis")
+    if data and not (data.startswith(SIGNATURES) or webp or avif):
+        raise Refused(400, f"{upload.name}: not a JPEG, PNG, WebP, BMP, GIF or TIFF picture (nor AVIF)")
     try:
-        return prepare(image_of_bytes(data, upload.name, max_pixels=limits.num_pixels), rule)
+        read = bytes_with_note(data, upload.name, max_pixels=limits.num_pixels, value_range=value_range)
+        return prepare(read.pixels, rule)._replace(note=read.note)
     except ValueError as error:
         raise Refused(413 if "more than the limit" in str(error) else 400, str(error)) from error
 

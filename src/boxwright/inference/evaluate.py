@@ -53,7 +53,8 @@ def evaluate_checkpoint(
     if stored is not None:
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
-    pictures = PictureSet(checked, detector.resize, masks=masks, cache=False, proposals=stored)
+    pictures = PictureSet(checked, detector.resize, masks=masks, cache=False, proposals=stored,
+                          value_range=detector.value_range)  # fmt: skip
     settings = evaluation_settings(detector.settings, score_threshold, max_detections)
     console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
@@ -72,6 +73,9 @@ def evaluate_checkpoint(
     for index in sorted(joined.images):
         if isinstance(one := joined.images[index], Exception):
             console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
+    for index, note in sorted(joined.notes.items()):
+        sentence = f"boxwright: {pictures.records[index].path}: {note}"
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     evaluated = beside_truth(joined, pictures, part.classes)
     if not evaluated.detections:
         raise ValueError(f"{data}: split {split} has no usable picture")

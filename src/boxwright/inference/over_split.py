@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from boxwright.data.loader import PictureSet
-from boxwright.data.pictures import Prepared, Unreadable, prepared_ahead
+from boxwright.data.memory_need import MEMORY, Need, need_of_picture
+from boxwright.data.pictures import Prepared, Unreadable, ahead_of_use
 from boxwright.data.truth import clip_box
 from boxwright.inference.predictor import WINDOW, Detector, LossSums
 from boxwright.models import DetectSettings
@@ -32,6 +32,8 @@ class Found:
     images: dict[int, Detections | Unreadable] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    notes: dict[int, str] = field(default_factory=dict)
+    """What is amiss with images that were read all the same."""
 
     @classmethod
     def joined(cls, parts: Sequence[Found]) -> Found:
@@ -39,7 +41,8 @@ class Found:
         images = {index: one for part in parts for index, one in part.images.items()}
         names = dict.fromkeys(name for part in parts for name in part.losses)
         losses = {name: sum(part.losses.get(name, 0.0) for part in parts) for name in names}
-        return cls(images, losses, sum(part.count for part in parts))
+        notes = {index: note for part in parts for index, note in part.notes.items()}
+        return cls(images, losses, sum(part.count for part in parts), notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +101,34 @@ def detect_split(
     """
     rank, world = share
     count = min(limit or len(pictures), len(pictures))
-    windows = [range(start, min(start + WINDOW, count)) for start in range(0, count, WINDOW)][rank::world]
-    jobs = (partial(pictures.prepared, index) for window in windows for index in window)
+    blocks = [range(start, min(start + WINDOW, count)) for start in range(0, count, WINDOW)][rank::world]
     size = batch or evaluation_batch(detector)
-    # a window is cut short only at the end of the split, which belongs to one process: they stay those of `windows`
-    for window, held in zip(windows, prepared_ahead(jobs, WINDOW), strict=True):
-        good = [(index, one) for index, one in zip(window, held, strict=True) if isinstance(one, Prepared)]
+
+    def need_of(index: int) -> Need:  # of the file, so that windows are the same with a cache
+        return need_of_picture(pictures.records[index].path, pictures.rule, keep=False)
+
+    def attempt(index: int) -> Prepared | Unreadable:
+        try:
+            return pictures.prepared(index)
+        except (ValueError, OSError) as error:
+            return error
+
+    # a block is cut short only at the end of the split: what this process takes from `source` are its blocks again
+    source = (index for block in blocks for index in block)
+    for part, results in ahead_of_use(source, WINDOW, MEMORY, need_of, attempt):
+        held = results
+        if part.problem is not None:
+            held = [ValueError(f"{pictures.records[part.pictures[0]].path}: {part.problem}")]
+        good = [(index, one) for index, one in zip(part.pictures, held, strict=True) if isinstance(one, Prepared)]
         truths = [pictures.network_truth(i, one.original_hw, masks=pictures.masks) for i, one in good if losses]
         sums = LossSums(truths)
         found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None)
         images: dict[int, Detections | Unreadable] = {
-            index: one for index, one in zip(window, held, strict=True) if not isinstance(one, Prepared)
+            index: one for index, one in zip(part.pictures, held, strict=True) if not isinstance(one, Prepared)
         }
         images.update(zip((index for index, _ in good), found, strict=True))
-        yield Found(images, {name: float(value) for name, value in sums.sums.items()}, sums.count)
+        notes = {index: one.note for index, one in good if one.note}
+        yield Found(images, {name: float(value) for name, value in sums.sums.items()}, sums.count, notes)
 
 
 def beside_truth(found: Found, pictures: PictureSet, classes: Classes) -> Evaluated:

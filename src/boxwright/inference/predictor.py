@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepare, prepared_ahead
+from boxwright.data.memory_need import MEMORY
+from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
+from boxwright.data.value_range import ValueRange
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
-from boxwright.nn.precision import autocast, choose_precision, compile_parts
+from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
 from boxwright.nn.winograd import use_winograd
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
@@ -83,15 +85,18 @@ class TorchEngine:
         """Raw predictions of a batch; with targets they have what the loss needs too. Both make the same detections."""
         if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with autocast(self.device, self.precision):
+        with self._autocast():
             return self.model(images, targets, proposals)
 
     @torch.inference_mode()
     def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections in network pixels from raw predictions."""
-        with autocast(self.device, self.precision):
+        with self._autocast():
             found: PaddedDetections = self.model.detect_padded(outputs, settings)
         return found
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     @torch.inference_mode()
     def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
@@ -152,6 +157,7 @@ class Detector:
         self.score_threshold = 0.3 if checkpoint.score_threshold is None else checkpoint.score_threshold
         """What `predict` reports from: the score of the best F1 in validation."""
         self.resize: ResizeRule = self.recipe.data.resize.rule()
+        self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
         config = self.recipe.model_config_of(len(self.classes))
         self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
@@ -203,6 +209,7 @@ class Detector:
         nms_iou: float | None = None,
         max_detections: int | None = None,
         proposals: StoredProposals | None = None,
+        memory: float = MEMORY,
     ) -> list[Detections]:
         """What is in each picture, best first, in the pixels of the picture as given.
 
@@ -214,9 +221,10 @@ class Detector:
             batch: pictures a forward pass; sizes may be mixed, pictures of one network size are put together.
             nms_iou, max_detections: instead of the recipe's.
             proposals: regions of the pictures (which are then paths), for a detector that finds none itself.
+            memory: GiB that decoded pictures may take at most.
         """
         found = self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                            max_detections=max_detections, proposals=proposals)  # fmt: skip
+                            max_detections=max_detections, proposals=proposals, memory=memory)  # fmt: skip
         return [one if one.masks is None else replace(one, masks=one.whole_masks()) for one in found]
 
     def stream(
@@ -230,14 +238,17 @@ class Detector:
         max_detections: int | None = None,
         window: int = WINDOW,
         proposals: StoredProposals | None = None,
+        memory: float = MEMORY,
     ) -> Iterator[Detections]:
         """`predict` for any number of pictures, in their order; masks stay cropped to their objects.
 
         Two windows of them are in memory at a time: one that is detected in, sorted into batches of one size, and the
-        next, which is decoded and resized meanwhile.
+        next, which is decoded and resized meanwhile. Decoded pictures take `memory` GiB at most: windows of large ones
+        are shorter, and the largest pictures are done one by one.
         """
         for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                   max_detections=max_detections, window=window, proposals=proposals):  # fmt: skip
+                                   max_detections=max_detections, window=window, proposals=proposals,
+                                   memory=memory):  # fmt: skip
             if isinstance(one, Exception):
                 raise one
             yield one[1]
@@ -254,25 +265,31 @@ class Detector:
         window: int = WINDOW,
         proposals: StoredProposals | None = None,
         keep: bool = False,
+        listed: bool = False,
+        memory: float = MEMORY,
     ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
         """`stream` that goes on past a picture that cannot be read: what is wrong with it stands in its place.
 
-        With each picture's detections comes what the network saw, with `keep` also the picture's own pixels. Arguments
-        that do not fit are refused at once, and not with the first picture.
+        With each picture's detections comes what the network saw, with `keep` also the picture's own pixels. With
+        `listed`, `images` are paths of files that were listed before: each gives one result, whatever lies there now.
+        Arguments that do not fit are refused at once, and not with the first picture.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
+        if not memory > 0:
+            raise ValueError(f"memory: expected more than 0 GiB, got {memory:g}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
         settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
         self.check_proposals(proposals)
 
         def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
-            jobs = (partial(prepare, one, rule, proposals, keep=keep) for one in pictures_of(images))
-            for held in prepared_ahead(jobs, window):
+            source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else pictures_of(images)
+            for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
                 good = [one for one in held if isinstance(one, Prepared)]
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, Prepared) else one
+                del held, good, pairs, one  # before the next window is prepared: it may be one large picture
 
         return detected()
 

@@ -54,7 +54,7 @@ def write_proposals_of(
     paths = [path for path, state in states.items() if state.fault is None]
     if not paths:
         raise ValueError(f"{data}: no picture that can be read")
-    stream = detector.try_stream(paths, score=0.0, max_detections=max_proposals, batch=batch)
+    stream = detector.try_stream(paths, score=0.0, max_detections=max_proposals, batch=batch, listed=True)
     shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
     pictures, boxes = write_proposals(out, _readable(paths, shown, data, console))
     return pictures, boxes, len(states) - pictures
@@ -69,7 +69,10 @@ def _readable(
         if isinstance(one, Exception):
             console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
         else:
+            assert one[0].path == str(path)
             done += 1
+            if one[0].note:
+                console.print(f"boxwright: {path}: {one[0].note}", markup=False, highlight=False, soft_wrap=True)
             yield _name(path, root), one[1]
     if not done:
         raise ValueError(f"{data}: no picture that can be read")

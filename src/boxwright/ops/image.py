@@ -20,6 +20,8 @@ from torchvision.transforms.v2 import functional as vision
 # Where a picture does not fill its canvas: the ImageNet mean, which the models' normalisation turns into (nearly) zero.
 PAD_COLOUR = (124, 116, 104)
 
+LARGE = 100_000_000
+"""Values of a picture from which it is resized plane by plane, where it must become floats for that."""
 
 Filter = Literal["antialias", "plain", "pillow"]
 """How pixels are made: bilinear with antialiasing; bilinear between the nearest four (torchvision's detectors); or by
@@ -123,7 +125,9 @@ def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "anti
         array = np.array(picture.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
     if filter == "plain" and image.dtype == torch.uint8:
-        image = image.float() / 255  # a whole pixel more or less would be 1e-3 in a score
+        if image.shape[0] > 1 and image.numel() > LARGE:  # as floats it would take four times the memory
+            return torch.cat([resize_image(plane[None], size_hw, filter) for plane in image])
+        image = image.float().div_(255)  # a whole pixel more or less would be 1e-3 in a score
     if tuple(image.shape[-2:]) == tuple(size_hw):
         return image
     if filter != "antialias":

@@ -82,6 +82,14 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
+def check_stored_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a file of ours holds; a setting that did not exist when it was written is as things were then."""
+    section = data.get("data") if isinstance(data, dict) else None
+    if isinstance(section, dict) and "value_range" not in section:
+        data = data | {"data": section | {"value_range": "type"}}
+    return check_recipe(data, where)
+
+
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data that `check_recipe` reads back."""
     data = recipe.model_dump(mode="json")

@@ -92,8 +92,18 @@ class Data(Section):
     """Pictures a process and step."""
     workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
+    value_range: Literal["auto", "type", "image"] | tuple[float, float] = "auto"
+    """What becomes 0 and 255 of pixels of more than 8 bits: the range of their type (0 to 65535), of each image, or
+    these two numbers. auto: training takes what its images hold where that is a narrow part of the type's range, and
+    keeps the two numbers; a model trained on other images takes each image's own range where that is narrow."""
     cache: bool | None = None
     """Keep decoded, resized pictures in memory; null: when they fit."""
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> Data:
+        if isinstance(self.value_range, tuple) and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range: expected two numbers of which the second is larger, got {self.value_range}")
+        return self
 
 
 class Optim(Section):

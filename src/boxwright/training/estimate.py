@@ -104,6 +104,7 @@ def estimate(
         data, classes=classes, train_split=train_split, val_split=val_split, overfit=overfit, recipe=settings,
         say=lambda _: None,
     )  # fmt: skip
+    settings = opened.settled(settings)
     stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
     torch.manual_seed(seed)
     # how fast a network is does not depend on its weights

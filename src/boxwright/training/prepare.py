@@ -45,6 +45,11 @@ class Prepared:
     classes: Classes
     report: PreflightReport
 
+    def settled(self, recipe: Recipe) -> Recipe:
+        """The recipe with the range of values that its data decided (`data.value_range=auto`)."""
+        section = recipe.data.model_copy(update={"value_range": self.report.value_range})
+        return recipe.model_copy(update={"data": section})
+
 
 def open_checked(
     path: str | Path,
@@ -69,9 +74,12 @@ def open_checked(
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
-        need_masks=recipe.needs_masks,
+        need_masks=recipe.needs_masks, value_range=recipe.data.value_range,
     )  # fmt: skip
     _say_problems(report, say)
+    for finding in report.findings:
+        if finding.kind == "narrow-values":
+            say(f"data: {finding_line(finding)}")
     train = split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
@@ -150,9 +158,11 @@ def picture_sets(
     rule = recipe.data.resize.rule()
     pipeline = augmentation(recipe.data.augment) if augment else None
     masks = recipe.needs_masks
-    cache = recipe.data.cache
-    train = PictureSet(data.train, rule, augmentation=pipeline, masks=masks, cache=cache, proposals=proposals)
-    val = PictureSet(data.val, rule, masks=masks, cache=cache, proposals=proposals)
+    cache, values = recipe.data.cache, recipe.data.value_range
+    train = PictureSet(
+        data.train, rule, augmentation=pipeline, masks=masks, cache=cache, proposals=proposals, value_range=values
+    )
+    val = PictureSet(data.val, rule, masks=masks, cache=cache, proposals=proposals, value_range=values)
     return train, val, aspects_of(data.train)
 
 

@@ -163,6 +163,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
         overfit=asked.overfit, recipe=recipe, say=display.say,
     )  # fmt: skip
+    recipe = data.settled(recipe)
     proposals = open_proposals(asked.proposals, recipe, data)
     classes, folder = data.classes, Path()
     if saved is not None and resumed is not None:

@@ -9,6 +9,9 @@ from PIL import Image, ImageDraw
 
 from boxwright.structures import CroppedMask
 
+ROWS = 256
+"""Rows of a mask that are filled at a time."""
+
 
 def with_masks(
     picture: Image.Image, masks: Iterable[tuple[CroppedMask, tuple[int, int, int]]], scale: float, thickness: int
@@ -31,7 +34,9 @@ def with_masks(
         for _ in range(thickness):
             inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
         outline = bitmap & ~inner[thickness:-thickness, thickness:-thickness]
-        region[bitmap] = (0.62 * region[bitmap] + 0.38 * np.array(colour)).astype(np.uint8)
+        for row in range(0, len(region), ROWS):  # a mask may be as large as the largest picture
+            part, inside = region[row : row + ROWS], bitmap[row : row + ROWS]
+            part[inside] = (0.62 * part[inside] + 0.38 * np.array(colour)).astype(np.uint8)
         region[outline] = colour
     return Image.fromarray(canvas)
 
