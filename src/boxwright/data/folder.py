@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from boxwright.data.classes import select_classes
 from boxwright.data.coco import COCO_LAYOUT, read_coco, recognises_coco
+from boxwright.data.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
 from boxwright.data.listing import pictures_below, split_order
 from boxwright.data.records import DataSet, Record, Split
 from boxwright.data.voc import VOC_LAYOUT, read_voc, recognises_voc
@@ -28,6 +29,7 @@ class Reader(NamedTuple):
 
 READERS = (
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
+    Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
 )
@@ -115,7 +117,7 @@ def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
         raise errors[0]
     layouts = "; ".join(reader.layout for reader in READERS)
     if path.is_file():
-        raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json or a data .yaml")
+        raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json, a CVAT .xml or a data .yaml")
     if not any(path.iterdir()):
         raise ValueError(f"{path}: the folder is empty; understood layouts: {layouts}")
     pictures = len(list(islice(pictures_below(path), 100_000)))
