@@ -69,10 +69,21 @@ def numbers(values: Any) -> list[float] | None:
     """A flat list of numbers, some of them perhaps as text; None where one is no number or the whole is no list."""
     if not isinstance(values, list | tuple):
         return None
-    if set(map(type, values)) <= {float}:  # millions of polygons: as they stand
-        return values if isinstance(values, list) else list(values)
+    if set(map(type, values)) <= {float, int} and (not values or -_MOST < min(values) <= max(values) < _MOST):
+        return list(values)  # millions of polygons: as they stand
     found = [number(value) for value in values]
     return [value for value in found if value is not None] if None not in found else None
+
+
+def polygons(value: Any) -> list[list[float]] | None:
+    """The polygons of an object as flat lists x, y, x, y, ...: those of a list of them, or one alone."""
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    alone = numbers(value)
+    if alone is not None:
+        return [alone]
+    parts = [numbers(part) for part in value]
+    return [part for part in parts if part is not None] if None not in parts else None
 
 
 class ById(Mapping[Any, _T], Generic[_T]):
