@@ -150,7 +150,7 @@ def test_labels_of_images_that_a_list_leaves_out_are_one_note(tmp_path: Path) ->
     label(tmp_path / "data.yaml", "train: train.txt\nnames: [dog]\n")
     (note,) = unclaimed(read_yolo(tmp_path))
     assert (note.severity, note.where) == ("note", str(tmp_path / "labels"))
-    assert "3 label files are those of images that no split names, such as p2.txt" in note.message
+    assert "3 label files of images that no split names, such as p2.txt" in note.message
 
 
 def test_a_set_whose_labels_fit_no_image_at_all_says_so(tmp_path: Path) -> None:

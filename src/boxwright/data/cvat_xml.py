@@ -15,6 +15,7 @@ from boxwright.data.voc_xml import unreadable
 from boxwright.ops.masks import encode_cropped
 from boxwright.reading.values import number, whole_number
 from boxwright.reading.xml_text import parse_xml
+from boxwright.wording import counted
 
 Box = tuple[float, float, float, float]
 _SHAPES = ("box", "polygon", "mask", "ellipse", "polyline", "points", "cuboid", "skeleton")
@@ -167,7 +168,7 @@ def _points(said: dict[str, str]) -> list[float]:
             raise ValueError(f'points holds {pair!r:.40}, expected "x,y;x,y;x,y"')
         points += [values[0], values[1]]
     if len(points) < 6:
-        raise ValueError(f"it has {len(points) // 2} points, and a polygon needs three")
+        raise ValueError(f"it has {counted(len(points) // 2, 'point')}, and a polygon needs three")
     return points
 
 

@@ -31,6 +31,7 @@ from boxwright.data.voc_masks import FOLDER, ObjectPixels
 from boxwright.data.voc_xml import VocFile, read_voc_file
 from boxwright.reading.xml_text import root_element
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 VOC_LAYOUT = "Pascal VOC (Annotations/*.xml with JPEGImages/ and perhaps ImageSets/Main/*.txt, or XML beside pictures)"
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "labels")
@@ -190,7 +191,7 @@ def _membership(place: _Place) -> Iterator[tuple[str, list[str], list[Problem]]]
             lonely = [name for name in pictures if name.rsplit(".", 1)[0].lower() not in stems]
         found = []
         if lonely:
-            message = f"{len(lonely)} pictures have no XML file and are left out, such as {lonely[0]}"
+            message = f"{counted(len(lonely), 'picture')} without an XML file: left out, such as {lonely[0]}"
             found.append(Problem("picture-without-annotation", str(place.pictures), message))
         yield place.split, list(place.files), found
 
@@ -268,7 +269,8 @@ def _annotations(
         if not thing.name:
             problems.append(replace(bad, kind="missing-class", message="the object has no <name>"))
         elif thing.name not in labels:
-            message = f'class "{thing.name}" is not among the {len(labels)} classes given'
+            names = counted(len(labels), "class")
+            message = f'class "{thing.name}" is not among the {names} given'
             problems.append(replace(bad, kind="unknown-class", message=message))
         elif thing.box is None:
             why = f": {thing.fault}" if thing.fault else ""

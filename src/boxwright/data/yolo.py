@@ -22,6 +22,7 @@ from boxwright.data.yolo_labels import label_files, unclaimed_labels
 from boxwright.data.yolo_layout import YoloLayout, find_layout
 from boxwright.data.yolo_rows import Row, RowKind, bad_row, box_or_outline, kind_of, read_label_file
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 YOLO_LAYOUT = "YOLO (images/ and labels/ with train/ and val/, or the other way round, with or without data.yaml)"
 
@@ -115,7 +116,9 @@ def _records(
         for row, values in labels_of[file].rows:
             where = f"{file}:{row.line}"
             if row.index not in labels:
-                message = f"class index {row.index} has no name; the {len(labels)} classes have the indices "
+                message = (
+                    f"class index {row.index} has no name; the indices of the {counted(len(labels), 'class')} are "
+                )
                 message += f"{classes.ids[0]} to {classes.ids[-1]}"
                 problems.append(Problem("unknown-class", where, message, quarantined=True, severity="error"))
                 rejected += 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from boxwright.data.listing import files_in, folders_in, is_picture, split_folders, split_name, subfolder
 from boxwright.data.records import Problem
 from boxwright.reading.values import number
+from boxwright.wording import counted
 
 _NOT_LABELS = {"classes.txt", "obj.names", "labels.txt", "notes.txt", "readme.txt", "requirements.txt",
                "predefined_classes.txt"}  # fmt: skip
@@ -100,7 +101,7 @@ def unclaimed_labels(
                     split = _split(images, place, split_of, pictures)
                     problems[split].append(_problem(file, beside, files, images[0]))
         if others:
-            message = f"{len(others)} label files are those of images that no split names, such as {others[0].name}"
+            message = f"{counted(len(others), 'label file')} of images that no split names, such as {others[0].name}"
             split = _split(images, place, split_of, pictures)
             problems[split].append(Problem("label-without-image", str(place), message, severity="note"))
     return problems

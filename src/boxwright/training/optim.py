@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.recipes.schema import Optim, Recipe, Schedule
+from boxwright.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def scaled(recipe: Recipe, num_pictures: int, world: int) -> Plan:
         steps = max(1, round(schedule.steps / factor))
     warmup = min(round(schedule.warmup_steps / factor), max(1, steps // 3))
     lr = optim.lr * factor
-    sentence = f"batch {batch}, lr {lr:.4g}, {steps} steps, warm-up {warmup}"
+    sentence = f"batch {batch}, lr {lr:.4g}, {counted(steps, 'step')}, warm-up {warmup}"
     if factor != 1:
         sentence += (
             f" (linear scaling rule: {factor:.4g} x the reference batch {optim.reference_batch}, lr {optim.lr:.4g})"
