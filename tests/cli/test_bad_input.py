@@ -293,6 +293,8 @@ def test_entities_in_xml_are_refused(tmp_path: Path, boxwright: Call, voc: Voc, 
     thing = (data / "Annotations" / "p1.xml").read_text()
     for declared, name in ((f'<!ENTITY l0 "cell">{levels}', "&l11;"), (f'<!ENTITY e SYSTEM "file://{secret}">', "&e;")):
         text = f"<!DOCTYPE x [{declared}]>{thing.replace('<name>cell', f'<name>{name}')}"
+        for stem in ("p1", "p2", "p3"):
+            (data / "Annotations" / f"{stem}.xml").write_text(thing)
         (data / "Annotations" / "p0.xml").write_text(text)
         ended = boxwright("inspect", data)
         assert ended.code == 0

@@ -271,7 +271,7 @@ def test_a_list_of_another_machine_finds_its_pictures(tmp_path: Path, prefix: st
         ("train: [[a]]\nnames: [dog]", '"train" is .* expected a folder'),
         ("train: images/train\nnames: {1_0: dog}", 'the keys of "names" must be class indices'),
         ("train: images/train\nnames: {-1: dog}", 'the keys of "names" must be class indices'),
-        ("train: images/train\nnames: [dog, dog]", "\"names\" has 'dog' twice"),
+        ("train: images/train\nnames: [dog, dog]", "the class name 'dog' stands twice"),
         ("train: images/train\nnames: [dog]\nkpt_shape: 17", '"kpt_shape" is .* expected'),
         ("train: images/train\nnames: [dog]\nkpt_shape: [x, 3]", '"kpt_shape" is .* expected'),
     ],
@@ -292,3 +292,17 @@ def test_label_studios_export_is_yolo(tmp_path: Path) -> None:
     data = open_folder(tmp_path)
     assert (data.format, data.classes.names) == ("yolo", ("dog",))
     assert not any("several layouts" in note for note in data.notes)
+
+
+def test_a_class_name_that_stands_twice_is_refused_with_its_file(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg")
+    save_text(tmp_path / "a.txt", ROW)
+    save_text(tmp_path / "classes.txt", "dog\ncat\ndog\n")
+    with pytest.raises(ValueError, match=r"classes\.txt: the class name 'dog' stands twice"):
+        read_yolo(tmp_path)
+
+
+def test_label_files_of_power_shell_are_read(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text(f"{ROW}{ROW}", encoding="utf-16")
+    assert len(read_yolo(tmp_path).splits["train"].records[0].annotations) == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from boxwright.data.listing import files_in, folders_in, is_picture, split_folders, split_name, subfolder
 from boxwright.data.records import Problem
+from boxwright.data.yolo_rows import text_of
 from boxwright.reading.values import number
 from boxwright.wording import counted
 
@@ -178,7 +179,7 @@ def _looks_like_labels(file: Path, only_labels: bool) -> bool:
     if not file.is_file():
         return only_labels
     with file.open("rb") as handle:
-        head = handle.read(4096).decode("utf-8-sig", "replace")
+        head = text_of(handle.read(4096))
     words = next((line.split() for line in islice(head.splitlines(), 20) if line.strip()), None)
     if words is None:
         return only_labels

@@ -109,10 +109,14 @@ def _names(file: Path, names: Any) -> dict[int, str] | None:
     result = {index: name or f"class{index}" for index, name in indices if index is not None and isinstance(name, str)}
     if len(result) != len(names):
         raise ValueError(f'{file}: every entry of "names" must be one class name')
-    if len(set(result.values())) != len(result):
-        twice = next(name for name, count in Counter(result.values()).items() if count > 1)
-        raise ValueError(f'{file}: "names" has {twice!r:.60} twice; give each class a name of its own')
-    return dict(sorted(result.items()))
+    return _told_apart(file, dict(sorted(result.items())))
+
+
+def _told_apart(file: Path, names: dict[int, str]) -> dict[int, str]:
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise ValueError(f"{file}: the class name {twice[0]!r:.60} stands twice; give each class a name of its own")
+    return names
 
 
 def _entry(file: Path, base: Path, split: str, entry: Any, notes: list[str]) -> list[Path]:
@@ -210,4 +214,4 @@ def _read_names(file: Path) -> dict[int, str]:
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     while lines and not lines[-1]:
         lines.pop()
-    return {index: line or f"class{index}" for index, line in enumerate(lines)}
+    return _told_apart(file, {index: line or f"class{index}" for index, line in enumerate(lines)})

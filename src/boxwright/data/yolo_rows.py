@@ -12,6 +12,7 @@ A pose is read (its box) where the data YAML has `kpt_shape`.
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -52,7 +53,7 @@ def read_label_file(file: Path) -> tuple[list[Row], list[Problem]]:
     if not os.path.lexists(file):
         return rows, problems
     try:
-        text = regular_bytes(file).decode("utf-8-sig", "replace")
+        text = text_of(regular_bytes(file))
     except OSError as error:
         message = f"the label file cannot be read ({error.strerror or error}); its image is left out"
         problems.append(Problem("unreadable-annotation", str(file), message, quarantined=True, severity="error"))
@@ -66,6 +67,12 @@ def read_label_file(file: Path) -> tuple[list[Row], list[Problem]]:
             else:
                 rows.append(parsed)
     return rows, problems
+
+
+def text_of(data: bytes) -> str:
+    """The text of a label file: UTF-8, or UTF-16 where it says so, as Windows' PowerShell writes."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 def bad_row(file: Path, line: int, message: str) -> Problem:
