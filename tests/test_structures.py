@@ -282,7 +282,7 @@ class TestDetections:
         ("changes", "message"),
         [
             ({"masks": torch.zeros(2, 20, 10)}, r"masks: expected \(2, 10, 20\), got \(2, 20, 10\)"),
-            ({"classes": Classes.named(["only"])}, "label 1 of a detector with 1 classes"),
+            ({"classes": Classes.named(["only"])}, "label 1 of a detector with 1 class"),
         ],
     )
     def test_that_do_not_fit_together_are_refused(self, changes, message):

@@ -143,7 +143,7 @@ def test_a_broken_picture_of_the_validation_split_is_said_when_measuring(
     (data / "JPEGImages" / "p3.png").unlink()
     ended = boxwright("evaluate", checkpoint, "--data", data, "--device", "cpu")
     assert ended.code == 2
-    assert "1 pictures" in ended.out
+    assert "1 picture\n" in ended.out
 
 
 @pytest.mark.parametrize("data_of", ["evaluate", "proposals"])
@@ -293,7 +293,14 @@ def test_entities_in_xml_are_refused(tmp_path: Path, boxwright: Call, voc: Voc, 
     thing = (data / "Annotations" / "p1.xml").read_text()
     for declared, name in ((f'<!ENTITY l0 "cell">{levels}', "&l11;"), (f'<!ENTITY e SYSTEM "file://{secret}">', "&e;")):
         text = f"<!DOCTYPE x [{declared}]>{thing.replace('<name>cell', f'<name>{name}')}"
+        for stem in ("p1", "p2", "p3"):
+            (data / "Annotations" / f"{stem}.xml").write_text(thing)
         (data / "Annotations" / "p0.xml").write_text(text)
+        ended = boxwright("inspect", data)
+        assert ended.code == 0
+        assert f"{data / 'Annotations' / 'p0.xml'}:1: the XML declares a document type" in ended.out
+        for stem in ("p1", "p2", "p3"):  # and where no file is left
+            (data / "Annotations" / f"{stem}.xml").write_text(text)
         for words in (("inspect",), ("train", "fcos", "--data"), ("evaluate", checkpoint, "--data")):
             boxwright(*words, data).refused(f"{data / 'Annotations' / 'p0.xml'}:1", "remove the declaration")
 
@@ -347,7 +354,7 @@ def test_yolo_rows_with_words(tmp_path: Path, boxwright: Call) -> None:
 def test_folders_without_labels(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    for reason in ("the folder is empty", "1 pictures but no labels were found"):
+    for reason in ("the folder is empty", "1 picture but no labels were found"):
         for words in (("inspect",), ("train", "fcos", "--data"), ("evaluate", checkpoint, "--data")):
             boxwright(*words, data).refused(str(data), reason)
         Image.new("RGB", (40, 30)).save(data / "p.png")

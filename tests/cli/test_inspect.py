@@ -33,7 +33,7 @@ def test_the_report_names_file_line_and_box(folder: Path) -> None:
     result = call(folder)
     assert result.exit_code == 0
     assert f"{folder / 'p0.xml'}:2: the [b]no has a box of 0 x 4 pixels box 5, 5, 5, 9 (left out)" in result.stdout
-    assert "0 errors, 1 warnings" in result.stdout
+    assert "0 errors, 1 warning, 0 notes" in result.stdout
     assert "128 and more" in result.stdout
 
 
@@ -61,3 +61,26 @@ def test_mistakes_are_one_sentence(folder: Path, arguments: list[str], sentence:
     result = call(folder, *arguments)
     assert isinstance(result.exception, ValueError)
     assert sentence in str(result.exception)
+
+
+def test_tables_are_whole_where_the_output_is_no_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide tables: a long class name, and a split for each of many lists."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a-class-with-a-name-of-" + "very-" * 20 + "many-letters"
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for number in range(20):
+        (folder / "ImageSets" / "Main" / f"list{number}.txt").write_text("p1\np2\n")
+    for file in folder.glob("*.xml"):
+        file.write_text(file.read_text().replace("[b]no", name))
+    result = call(folder)
+    assert result.exit_code == 0, result.exception
+    assert name in result.stdout
+    assert "…" not in result.stdout
+    row = next(line for line in result.stdout.splitlines() if line.strip().startswith(name))
+    assert row.split()[1:] == ["1", *["2"] * 20]
+
+
+def test_one_is_not_many(folder: Path) -> None:
+    printed = call(folder).stdout
+    assert "voc, 1 class\n" in printed
+    assert "1 of the 3 train pictures was set aside" in printed

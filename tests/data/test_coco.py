@@ -1,6 +1,7 @@
 """COCO JSON: layouts, ids of every kind, categories that are none, crowds, and JSON of the wrong shape."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from boxwright.data.coco import read_coco, recognises_coco
+from boxwright.data.preflight import preflight
+from boxwright.data.records import Split
+from boxwright.ops.masks import decode_rle, encode_rle
 
 
 def save_picture(path: Path) -> None:
@@ -241,3 +245,227 @@ def test_ids_go_in_and_come_out(
     (record,) = read.splits["train"].records
     assert record.image_id == first_image
     assert [read.classes.ids[item.label] for item in record.annotations] == used
+
+
+def read_rows(tmp_path: Path, *rows: Any, **changes: Any) -> Split:
+    return read_coco(save_json(tmp_path / "a.json", content(annotations=list(rows), **changes))).splits["train"]
+
+
+GOOD = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 10, 20]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"iscrowd": "0"}, {"ignore": False}),
+        ({"iscrowd": "0.0"}, {"ignore": False}),
+        ({"iscrowd": "False"}, {"ignore": False}),
+        ({"iscrowd": ""}, {"ignore": False}),
+        ({"iscrowd": None}, {"ignore": False}),
+        ({"iscrowd": "1"}, {"ignore": True}),
+        ({"iscrowd": True}, {"ignore": True}),
+        ({"iscrowd": 1.0}, {"ignore": True}),
+        ({"bbox": ["1", "2.0", 10.0, " 20 "]}, {}),
+        ({"image_id": "5"}, {}),
+        ({"image_id": 5.0, "category_id": 3.0}, {}),
+        ({"category_id": "3"}, {}),
+        ({"area": "12.5"}, {"area": 12.5}),
+        ({"area": None}, {"area": None}),
+        ({"area": ""}, {"area": None}),
+        (
+            {"bbox": None, "segmentation": [["1", "2", 11, "2", "11", 22.0]]},
+            {"segmentation": [[1, 2, 11, 2, 11, 22]]},
+        ),
+        ({"bbox": [], "segmentation": [[1, 2, 11, 2, 11, 22]]}, {}),
+        ({"segmentation": None}, {"segmentation": None}),
+        ({"id": None}, {}),
+        ({"id": [1] * 1000}, {}),
+    ],
+)
+def test_a_field_with_one_meaning_is_understood(
+    tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    split = read_rows(tmp_path, GOOD | changes)
+    assert split.problems == ()
+    (item,) = split.records[0].annotations
+    assert (item.box, item.label) == ((1, 2, 11, 22), 1)
+    assert {name: getattr(item, name) for name in expected} == expected
+    assert len(item.where) < 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "said"),
+    [
+        ({"iscrowd": "maybe"}, "bad-field", "\"iscrowd\" is 'maybe', expected 0 or 1"),
+        ({"iscrowd": 2}, "bad-field", '"iscrowd" is 2'),
+        ({"iscrowd": []}, "bad-field", '"iscrowd" is []'),
+        ({"bbox": [1, 2, True, 4]}, "bad-box", '"bbox" is not four numbers'),
+        ({"bbox": [1, 2, "3,5", 4]}, "bad-box", "'3,5'"),
+        ({"bbox": "1 2 3 4"}, "bad-box", '"bbox" is not four numbers'),
+        ({"bbox": {"x": 1}}, "bad-box", '"bbox" is not four numbers'),
+        ({"bbox": [1, 2, 10**400, 4]}, "bad-box", '"bbox" is not four numbers'),
+        ({"bbox": None}, "bad-box", '"bbox" is not four numbers'),
+        ({"image_id": True}, "bad-annotation", '"image_id" is True'),
+        ({"image_id": None}, "bad-annotation", '"image_id" is None'),
+        ({"image_id": 5.5}, "bad-annotation", '"image_id" is 5.5'),
+        ({"image_id": "6"}, "unknown-image", "no image has the id '6'"),
+        ({"category_id": True}, "unknown-class", "no category has the id True"),
+        ({"category_id": None}, "unknown-class", "no category has the id None"),
+        ({"category_id": 3.5}, "unknown-class", "no category has the id 3.5"),
+    ],
+)
+def test_a_field_that_has_none_is_named_with_file_and_id(
+    tmp_path: Path, changes: dict[str, Any], kind: str, said: str
+) -> None:
+    split = read_rows(tmp_path, GOOD, GOOD | {"id": "second"} | changes)
+    (problem,) = split.problems
+    assert (problem.kind, problem.quarantined) == (kind, True)
+    assert str(tmp_path / "a.json") in problem.where
+    assert "second" in problem.where or "entry 1" in problem.where
+    assert said in problem.message
+    assert len(split.records[0].annotations) == 1
+    assert split.records[0].rejected == (0 if kind in ("bad-annotation", "unknown-image") else 1)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"), [({"width": "x"}, "\"width\" is 'x'"), ({"height": True}, '"height" is True')]
+)
+def test_a_size_that_is_none_is_said_and_costs_nothing(tmp_path: Path, image: dict[str, Any], said: str) -> None:
+    split = read_rows(tmp_path, GOOD, images=[content()["images"][0] | image])
+    assert [(p.kind, p.quarantined, said in p.message) for p in split.problems] == [("bad-field", False, True)]
+    assert (split.records[0].stated_hw, len(split.records[0].annotations)) == (None, 1)
+
+
+def test_an_area_that_is_none_is_said_and_that_of_the_box_counts(tmp_path: Path) -> None:
+    split = read_rows(
+        tmp_path, *[GOOD | {"id": n, "area": area} for n, area in enumerate(["x", True, [1], float("nan")])]
+    )
+    assert [(p.kind, p.quarantined) for p in split.problems] == [("bad-field", False)] * 4
+    assert [item.area for item in split.records[0].annotations] == [None] * 4
+
+
+def test_ids_of_mixed_kinds_find_each_other_and_come_out_as_the_images_have_them(tmp_path: Path) -> None:
+    images = [{"id": key, "file_name": f"{n}.jpg"} for n, key in enumerate([1, "2", "x", 4.0, "005"])]
+    images[0] |= {"width": "60", "height": "40.0"}
+    rows = [GOOD | {"image_id": key} for key in ("1", 2, "x", 4, "4", 5, "005")]
+    split = read_rows(tmp_path, *rows, images=images)
+    assert split.problems == ()
+    assert [(r.image_id, len(r.annotations)) for r in split.records] == [(1, 1), ("2", 1), ("x", 1), (4, 2), ("005", 2)]
+    assert split.records[0].stated_hw == (40, 60)
+
+
+def test_an_id_that_could_mean_two_images_is_refused(tmp_path: Path) -> None:
+    images = [{"id": key, "file_name": "a.jpg"} for key in ("7", "07")]
+    split = read_rows(tmp_path, GOOD | {"image_id": 7}, GOOD | {"image_id": "07"}, images=images)
+    assert [(p.kind, "the id 7" in p.message) for p in split.problems] == [("unknown-image", True)]
+    assert [len(record.annotations) for record in split.records] == [0, 1]
+
+
+@pytest.mark.parametrize(("name", "read"), [(5, "5"), (0, "0"), (2.5, "2.5"), (" dog ", "dog")])
+def test_a_name_may_be_a_number(tmp_path: Path, name: Any, read: str) -> None:
+    categories = [{"id": "3", "name": name}]
+    data = read_coco(save_json(tmp_path / "a.json", content(categories=categories)))
+    assert (data.classes.names, data.classes.ids) == ((read,), (3,))
+
+
+@pytest.mark.parametrize("name", [True, ["dog"], {"en": "dog"}])
+def test_a_name_that_is_none_is_refused_with_file_and_id(tmp_path: Path, name: Any) -> None:
+    file = save_json(tmp_path / "a.json", content(categories=[{"id": 3, "name": name}]))
+    with pytest.raises(ValueError, match=r'a\.json: "name" of category id 3 is .* expected text'):
+        read_coco(file)
+
+
+@pytest.mark.parametrize("key", [True, 1.5, "x", [1]])
+def test_a_category_id_that_is_none_is_refused(tmp_path: Path, key: Any) -> None:
+    file = save_json(tmp_path / "a.json", content(categories=[{"id": key, "name": "dog"}]))
+    with pytest.raises(ValueError, match=r'a\.json: entry 0 of "categories" has no whole number as its id'):
+        read_coco(file)
+
+
+@pytest.mark.parametrize("counts", [[0, 10, 2390], [5, 10, 2385], "text"])
+def test_a_run_length_code_without_a_box_has_that_of_its_pixels(tmp_path: Path, counts: Any) -> None:
+    row = {key: value for key, value in GOOD.items() if key != "bbox"}
+    code = {"size": [40, 60], "counts": counts}
+    if counts == "text":
+        code = encode_rle(decode_rle([0, 10, 2390], (40, 60)))
+    split = read_rows(tmp_path, row | {"segmentation": code}, row | {"segmentation": code | {"size": [40, 61]}})
+    (item,) = split.records[0].annotations
+    start = 5 if counts == [5, 10, 2385] else 0
+    assert item.box == (0, start, 1, start + 10)
+    assert [problem.kind for problem in split.problems] == ["bad-box"]
+
+
+@pytest.mark.parametrize("below", ["images/default", "images/default/sub", "images", "pictures/of/2020"])
+def test_cvat_without_subsets_and_pictures_in_any_sub_folder(tmp_path: Path, below: str) -> None:
+    file = save_json(tmp_path / "annotations" / "instances_default.json", content())
+    save_picture(tmp_path / below / "a.jpg")
+    for path in (tmp_path, file):
+        data = read_coco(path)
+        assert {name: [r.path for r in part.records] for name, part in data.splits.items()} == {
+            "train": [tmp_path / below / "a.jpg"]
+        }
+
+
+def test_cvat_default_beside_a_named_subset_is_train(tmp_path: Path) -> None:
+    for name in ("default", "Validation"):
+        save_json(tmp_path / "annotations" / f"instances_{name}.json", content())
+        save_picture(tmp_path / "images" / name / "a.jpg")
+    data = read_coco(tmp_path)
+    assert {name: part.records[0].path.parent.name for name, part in data.splits.items()} == {
+        "train": "default",
+        "val": "Validation",
+    }
+
+
+def test_a_picture_that_is_missing_is_not_taken_from_another_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save_json(tmp_path / "annotations" / f"instances_{split}.json", content())
+    save_picture(tmp_path / "images" / "val" / "a.jpg")
+    save_picture(tmp_path / "one" / "b.jpg")
+    save_picture(tmp_path / "two" / "b.jpg")
+    data = read_coco(tmp_path)
+    assert not data.splits["train"].records[0].path.is_file()
+    assert data.splits["val"].records[0].path == tmp_path / "images" / "val" / "a.jpg"
+
+
+def test_a_file_that_only_has_categories_is_no_coco(tmp_path: Path) -> None:
+    save_json(tmp_path / "notes.json", {"categories": [{"id": 0, "name": "dog"}], "info": {"year": 2024}})
+    assert not recognises_coco(tmp_path)
+
+
+def test_a_broken_test_split_is_said_and_the_others_are_read(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save_json(tmp_path / "annotations" / f"instances_{split}.json", content())
+    file = save_json(tmp_path / "annotations" / "instances_test.json", {"images": []})
+    data = read_coco(tmp_path)
+    assert list(data.splits) == ["train", "val"]
+    assert str(file) in data.notes[0]
+    assert "split test is left out" in data.notes[0]
+    save_json(tmp_path / "annotations" / "instances_val.json", "{")
+    with pytest.raises(ValueError, match=r"instances_val\.json: this is not valid JSON"):
+        read_coco(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "x" * 300 + "/a.jpg", "x" * 100_000, "///", "../" * 5000 + "a.jpg"])
+def test_a_file_name_that_no_system_takes_costs_its_image_only(tmp_path: Path, name: str) -> None:
+    save_picture(tmp_path / "a.jpg")
+    images = [{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": name}]
+    data = read_coco(save_json(tmp_path / "a.json", content(images=images)))
+    report = preflight(data)
+    assert [record.image_id for record in report.dataset.splits["train"].records][:1] == [5]
+
+
+def test_a_number_of_thousands_of_digits_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.json: this is not valid JSON"):
+        read_coco(
+            save_json(tmp_path / "a.json", '{"images": [], "annotations": [' + "9" * 6000 + '], "categories": []}')
+        )
+
+
+def test_a_hundred_thousand_categories_and_bad_rows_are_read_in_seconds(tmp_path: Path) -> None:
+    categories = [{"id": n, "name": f"c{n % 99_000}", "supercategory": f"c{n}"} for n in range(100_000)]
+    rows = [{"id": n, "image_id": 5, "category_id": -1, "bbox": None} for n in range(100_000)]
+    begun = time.monotonic()
+    split = read_rows(tmp_path, *rows, GOOD, categories=categories)
+    assert time.monotonic() - begun < 20
+    assert len(split.problems) == 100_000

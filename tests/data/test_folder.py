@@ -66,7 +66,7 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         "coco": "coco",
         "yolo": "yolo",
     }
-    assert [reader.name for reader in READERS] == ["voc", "coco", "yolo"]
+    assert [reader.name for reader in READERS] == ["voc", "cvat", "coco", "yolo"]
 
 
 def test_a_file_may_be_given(tmp_path: Path) -> None:
@@ -181,7 +181,9 @@ def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     one_sentence(tmp_path, "the folder is empty; understood layouts: Pascal VOC")
     (tmp_path / "notes.txt").write_text("hello")
     one_sentence(tmp_path, "neither pictures nor labels were found; understood layouts")
-    one_sentence(tmp_path / "notes.txt", "expected a folder of labelled pictures, a COCO .json or a data .yaml")
+    one_sentence(
+        tmp_path / "notes.txt", "expected a folder of labelled pictures, a COCO .json, a CVAT .xml or a data .yaml"
+    )
     save_pictures(tmp_path / "images", "a", "b", "c")
     one_sentence(tmp_path, "3 pictures but no labels were found; understood layouts: .*COCO.*YOLO")
     (tmp_path / "labels").mkdir()

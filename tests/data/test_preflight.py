@@ -1,17 +1,21 @@
 """Every fault that preflight promises to find, and that it finds nothing else."""
 
+import io
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from boxwright.data.folder import open_folder
 from boxwright.data.preflight import PreflightReport, preflight
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.report_text import print_report
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import Classes
 
@@ -186,12 +190,12 @@ def test_empty_pictures_and_absent_classes(make: Maker) -> None:
     report = preflight(make.data(train=[empty, robbed, cat], val=[make.record(GOOD, GOOD)]))
     assert [(f.kind, f.severity) for f in report.findings] == [
         ("zero-area-box", "warning"),
+        ("no-usable-object", "warning"),
         ("class-missing-in-split", "warning"),
         ("empty-picture", "note"),
-        ("empty-picture", "note"),
     ]
-    assert report.findings[1].message == "train has no object of dog"
-    assert report.statistics["train"].empty == 2
+    assert report.findings[2].message == "train has no object of dog"
+    assert report.statistics["train"].empty == 1
     assert report.statistics["train"].per_class == {"cat": 1, "dog": 0}
     assert "class-without-objects" in kinds(preflight(make.data(train=[cat])))
 
@@ -336,3 +340,77 @@ def test_fod_has_a_repeated_line_and_two_pictures_in_both_splits(shared: Path) -
         ("picture-in-two-splits", "014567.jpg"),
         ("picture-in-two-splits", "016653.jpg"),
     }
+
+
+def test_an_image_whose_only_object_was_rejected_is_not_learnt_as_background(make: Maker) -> None:
+    """By preflight (a box of no area, one outside) or by the reader (`rejected`); one good object keeps its image."""
+    bad, outside = make.record((3, 3, 3, 3)), make.record((60, 1, 70, 9))
+    unread, half, empty = replace(make.record(), rejected=1), replace(make.record(GOOD), rejected=1), make.record()
+    report = preflight(make.data(train=[bad, outside, unread, half, empty, make.record(GOOD, GOOD)]))
+    assert [record.path for record in report.dataset.splits["train"].records][:2] == [half.path, empty.path]
+    assert len(report.dataset.splits["train"]) == 3
+    told = [finding for finding in report.findings if finding.kind == "no-usable-object"]
+    assert [finding.where for finding in told] == [str(record.path) for record in (bad, outside, unread)]
+    assert all(finding.quarantined and "left out" in finding.message for finding in told)
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"), [("0 0.5 0.5 2 2", "p.txt"), ("7 0.5 0.5 0.1 0.1", "p.txt"), ("0 0.5 0.5 0.1 0.1 0.9", "p.txt")]
+)
+def test_a_yolo_image_whose_only_row_was_rejected_is_left_out(tmp_path: Path, row: str, labels: str) -> None:
+    for stem, text in (("p", row), ("q", "0 0.5 0.5 0.2 0.2"), ("r", "")):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{stem}.png")
+        (tmp_path / f"{stem}.txt").write_text(text)
+    (tmp_path / "classes.txt").write_text("dog\n")
+    report = preflight(open_folder(tmp_path))
+    kept_stems = {record.path.stem for part in report.dataset.splits.values() for record in part.records}
+    assert kept_stems == {"q", "r"}
+    assert "no-usable-object" in kinds(report)
+
+
+def test_a_polygon_that_cannot_be_drawn_is_found_before_training(make: Maker) -> None:
+    zigzag = [float(v) for n in range(50_000) for v in (40 * (n % 2), n % 20)]
+    record = make.record(GOOD, GOOD)
+    items = (replace(record.annotations[0], segmentation=[zigzag]), record.annotations[1])
+    report = preflight(make.data(train=[replace(record, annotations=items)]), check_masks=True)
+    (finding,) = [finding for finding in report.findings if finding.kind == "bad-mask"]
+    assert "crosses the columns of the image" in finding.message
+    assert report.dataset.splits["train"].records[0].annotations[0].segmentation is None
+
+
+def test_a_hundred_thousand_bad_rows_are_a_summary_within_seconds(tmp_path: Path) -> None:
+    """And many equal pictures and classes: nothing here grows with the square."""
+    Image.new("RGB", (40, 20)).save(tmp_path / "p.png")
+    (tmp_path / "p.txt").write_text("0 0.5 0.5 0.2 0.2\n" + "x 0.5 0.5 0.2 0.2\n" * 100_000)
+    for number in range(300):
+        Image.new("RGB", (40, 20), (9, 9, 9)).save(tmp_path / f"same{number}.png")
+    begun = time.monotonic()
+    report = preflight(open_folder(tmp_path))
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=200))
+    assert time.monotonic() - begun < 15
+    assert len(report.findings) > 100_000
+    text = out.getvalue()
+    assert "p.txt:2: 'x' is not a number" in text
+    assert "... and 99990 more; --all shows them" in text
+    assert len(text) < 30_000
+
+
+def test_printing_is_linear_in_the_findings(make: Maker) -> None:
+    report = preflight(make.data(train=[make.record(GOOD, GOOD)]))
+    found = tuple(Problem(f"kind-{n % 50}", f"/x/{n}.jpg", "damaged", severity="error") for n in range(100_000))
+    for shown in (10, None):
+        begun = time.monotonic()
+        print_report(replace(report, findings=found), Console(file=io.StringIO(), width=200), shown)
+        assert time.monotonic() - begun < 15
+
+
+def test_many_classes_are_cut_and_said(make: Maker) -> None:
+    classes = Classes.named([f"c{n}" for n in range(5000)])
+    data = make.data(train=[make.record(GOOD, GOOD)])
+    data = replace(data, classes=classes, splits={"train": replace(data.splits["train"], classes=classes)})
+    out = io.StringIO()
+    print_report(preflight(data), Console(file=out, width=200))
+    assert "and 4800 classes more; --all shows them" in out.getvalue()
+    assert "no split has an object of c2, c3" in out.getvalue()
+    assert len(out.getvalue()) < 20_000

@@ -1,5 +1,6 @@
 """Pascal VOC: layouts, missing fields, split lists, and XML that is refused."""
 
+import os
 from pathlib import Path
 from random import Random
 
@@ -187,11 +188,14 @@ def test_the_picture_named_like_the_xml_goes_before_a_wrong_filename(tmp_path: P
         '<!DOCTYPE a SYSTEM "http://example.org/a.dtd">',
     ],
 )
-def test_entities_are_refused_with_file_and_line(voc: Path, declaration: str) -> None:
+def test_a_file_with_entities_is_refused_with_its_line_and_the_others_are_read(voc: Path, declaration: str) -> None:
     path = voc / "Annotations" / "a.xml"
     path.write_text(f'<?xml version="1.0"?>\n{declaration}\n<annotation><filename>&x;</filename></annotation>')
-    with pytest.raises(ValueError, match=r"a\.xml:2: the XML declares a document type"):
-        read_voc(voc)
+    train = read_voc(voc).splits["train"]
+    (problem,) = train.problems
+    assert (problem.kind, problem.where) == ("unreadable-annotation", f"{path}:2")
+    assert "the XML declares a document type or entities" in problem.message
+    assert [record.image_id for record in train.records] == ["b"]
 
 
 @pytest.mark.parametrize("text", ["", "<annotation><object>", "no xml at all", '<?xml encoding="klingon"?><a/>'])
@@ -238,3 +242,83 @@ def test_a_given_list_keeps_its_order_and_its_unused_names(
     data = read_voc(root, given_names)
     assert list(data.classes.names) == given_names
     assert [data.classes.names[item.label] for item in data.splits["train"].records[0].annotations] == names
+
+
+@pytest.mark.parametrize("annotations", ["annots", "ann", "label", "my boxes/train"])
+@pytest.mark.parametrize("pictures", ["images", "photos", "photos/train", ""])
+def test_folders_of_any_name_are_found_by_what_is_in_them(tmp_path: Path, annotations: str, pictures: str) -> None:
+    save_picture(tmp_path / pictures / "a.jpg")
+    save_xml(tmp_path / annotations / "a.xml", xml_object("dog"))
+    (tmp_path / "deploy").mkdir()
+    (tmp_path / "deploy" / "model.xml").write_text("<net><layers/></net>")
+    assert recognises_voc(tmp_path)
+    (record,) = read_voc(tmp_path).splits["train"].records
+    assert record.path == tmp_path / pictures / "a.jpg"
+
+
+def test_xml_of_another_kind_is_not_taken_for_annotations(tmp_path: Path) -> None:
+    for name in ("model.xml", "labels/model.xml", "other/model.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('<?xml version="1.0"?><net name="x"><layers/></net>')
+    assert not recognises_voc(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "Shift_JIS", "Big5", "euc-kr"])
+def test_one_file_in_a_multi_byte_encoding_is_read_like_the_others(voc: Path, encoding: str) -> None:
+    text = (
+        f'<?xml version="1.0" encoding="{encoding}"?><annotation>{xml_object("犬" if encoding != "euc-kr" else "개")}'
+    )
+    (voc / "Annotations" / "a.xml").write_bytes(f"{text}</annotation>".encode(encoding))
+    train = read_voc(voc).splits["train"]
+    assert train.problems == ()
+    assert [len(record.annotations) for record in train.records] == [1, 1]
+    assert "犬" in train.classes.names or "개" in train.classes.names
+
+
+def test_no_single_file_ends_the_reading(voc: Path) -> None:
+    """A pipe, a dangling link, no encoding at all, endless nesting: the other files are read."""
+    folder = voc / "Annotations"
+    for stem in ("d", "e", "f", "g"):
+        save_picture(voc / "JPEGImages" / f"{stem}.jpg")
+    save_list(voc, "train", "a", "b", "d", "e", "f", "g")
+    os.mkfifo(folder / "d.xml")
+    (folder / "e.xml").symlink_to(voc / "nowhere")
+    (folder / "f.xml").write_bytes(b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>')
+    (folder / "g.xml").write_text("<annotation>" * 100_000)
+    train = read_voc(voc).splits["train"]
+    assert [record.image_id for record in train.records] == ["a", "b"]
+    assert [p.where.rsplit("/", 1)[1] for p in train.problems] == ["d.xml:1", "e.xml:1", "f.xml:1", "g.xml:1"]
+    assert {p.kind for p in train.problems} == {"unreadable-annotation"}
+
+
+@pytest.mark.parametrize(
+    ("field", "ignored"), [("0", False), ("0.0", False), ("False", False), ("", False), ("1", True), ("true", True)]
+)
+def test_difficult_is_read_by_its_meaning(tmp_path: Path, field: str, ignored: bool) -> None:
+    save_xml(tmp_path / "a.xml", xml_object("dog", extra=f"<difficult>{field}</difficult>"))
+    (item,) = read_voc(tmp_path).splits["train"].records[0].annotations
+    assert item.ignore is ignored
+
+
+@pytest.mark.parametrize(
+    ("thing", "reason"),
+    [
+        (xml_object("dog", extra="<difficult>maybe</difficult>"), "<difficult> is 'maybe', expected 0 or 1"),
+        (xml_object("dog", ("1,5", 1, 2, 3)), "<xmin> is '1,5', which is no number"),
+        (xml_object("dog", (1, 1, "2_0", 3)), "<xmax> is '2_0', which is no number"),
+    ],
+)
+def test_a_field_that_means_nothing_is_named_with_its_line(tmp_path: Path, thing: str, reason: str) -> None:
+    path = save_xml(tmp_path / "a.xml", xml_object("cat"), thing)
+    train = read_voc(tmp_path).splits["train"]
+    (problem,) = train.problems
+    assert (problem.where, problem.quarantined) == (f"{path}:6", True)
+    assert reason in problem.message
+    assert [(len(record.annotations), record.rejected) for record in train.records] == [(1, 1)]
+
+
+def test_a_size_that_is_no_number_is_said_and_costs_nothing(tmp_path: Path) -> None:
+    save_xml(tmp_path / "a.xml", xml_object("dog"), head="<size><width>60px</width><height>40</height></size>")
+    train = read_voc(tmp_path).splits["train"]
+    assert [(p.kind, "<width> is '60px'" in p.message) for p in train.problems] == [("bad-field", True)]
+    assert (train.records[0].stated_hw, len(train.records[0].annotations)) == (None, 1)

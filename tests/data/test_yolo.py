@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxwright.data.yolo import read_label_file, read_yolo, recognises_yolo
+from boxwright.data.folder import open_folder
+from boxwright.data.yolo import read_yolo, recognises_yolo
+from boxwright.data.yolo_rows import read_label_file
 
 
 def save_picture(path: Path, width: int = 100, height: int = 50, orientation: int = 1) -> Path:
@@ -151,7 +153,7 @@ def test_keypoints_are_left_out_where_the_yaml_announces_them(tmp_path: Path) ->
         ("0 0.5 0.5 0.1 x", "'x' is not a number"),
         ("0 0.5 0.5 0.1", "4 numbers; expected 5"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 numbers; expected 5"),
-        ("0", "1 numbers; expected 5"),
+        ("0", "1 number; expected 5"),
         ("0 nan 0.5 0.1 0.1", "not finite"),
         ("0 0.5 inf 0.1 0.1", "not finite"),
         ("-1 0.5 0.5 0.1 0.1", "-1 is no class index"),
@@ -227,3 +229,80 @@ def test_ids_go_in_and_come_out(
     assert list(read.classes.ids) == sorted(ids if named else set(used))
     prefix = "name" if named else "class"
     assert [read.classes.names[item.label] for item in record.annotations] == [f"{prefix}{index}" for index in used]
+
+
+@pytest.mark.parametrize("missing", ["val: ../valid/images", "val: nowhere", "test: ../test/images", "test: [x, y]"])
+def test_a_yaml_that_names_a_missing_split_is_read_without_it(tmp_path: Path, missing: str) -> None:
+    make_layout(tmp_path, "{kind}/{split}", ("train",))
+    save_picture(tmp_path / "images/train/second.jpg", 30, 30)
+    save_text(tmp_path / "labels/train/second.txt", ROW)
+    save_text(tmp_path / "data.yaml", f"train: images/train\n{missing}\nnames: [dog]\n")
+    data = open_folder(tmp_path)
+    assert list(data.splits) == ["train", "val"]  # val is made of train
+    assert any(str(tmp_path / "data.yaml") in note and "is left out" in note for note in data.notes)
+    assert sum(map(len, data.splits.values())) == 2
+
+
+def test_a_split_of_the_yaml_without_pictures_is_no_split(tmp_path: Path) -> None:
+    make_layout(tmp_path, "{kind}/{split}", ("train",))
+    (tmp_path / "images/test").mkdir()
+    save_text(tmp_path / "data.yaml", "train: images/train\ntest: images/test\nnames: [dog]\n")
+    data = read_yolo(tmp_path)
+    assert list(data.splits) == ["train"]
+    assert '"test" has no pictures' in data.notes[0]
+
+
+@pytest.mark.parametrize("prefix", ["data/", "/home/me/set/", "C:\\set\\", "./", "../", ""])
+def test_a_list_of_another_machine_finds_its_pictures(tmp_path: Path, prefix: str) -> None:
+    make_layout(tmp_path, "{kind}/{split}", ("train", "val"))
+    save_text(
+        tmp_path / "train.txt", f"{prefix}images/train/train1.jpg\n\n{prefix}images/val/val1.jpg\n{prefix}gone.jpg\n"
+    )
+    save_text(tmp_path / "data.yaml", "path: ./\ntrain: train.txt\nnames:\n  0: dog\n")
+    records = read_yolo(tmp_path).splits["train"].records
+    assert [len(record.annotations) for record in records] == [1, 1, 0]
+    assert [record.path.is_file() for record in records] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {a: b}\nnames: [dog]", '"train" is .* expected a folder'),
+        ("train: [[a]]\nnames: [dog]", '"train" is .* expected a folder'),
+        ("train: images/train\nnames: {1_0: dog}", 'the keys of "names" must be class indices'),
+        ("train: images/train\nnames: {-1: dog}", 'the keys of "names" must be class indices'),
+        ("train: images/train\nnames: [dog, dog]", "the class name 'dog' stands twice"),
+        ("train: images/train\nnames: [dog]\nkpt_shape: 17", '"kpt_shape" is .* expected'),
+        ("train: images/train\nnames: [dog]\nkpt_shape: [x, 3]", '"kpt_shape" is .* expected'),
+    ],
+)
+def test_a_field_of_the_yaml_that_means_nothing_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    make_layout(tmp_path, "{kind}/{split}", ("train",))
+    path = save_text(tmp_path / "data.yaml", text)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        read_yolo(path)
+    assert str(path) in str(caught.value)
+
+
+def test_label_studios_export_is_yolo(tmp_path: Path) -> None:
+    save_picture(tmp_path / "images/a.jpg")
+    save_text(tmp_path / "labels/a.txt", ROW)
+    save_text(tmp_path / "classes.txt", "dog\n")
+    save_text(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "dog"}], "info": {"year": 2024}}')
+    data = open_folder(tmp_path)
+    assert (data.format, data.classes.names) == ("yolo", ("dog",))
+    assert not any("several layouts" in note for note in data.notes)
+
+
+def test_a_class_name_that_stands_twice_is_refused_with_its_file(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg")
+    save_text(tmp_path / "a.txt", ROW)
+    save_text(tmp_path / "classes.txt", "dog\ncat\ndog\n")
+    with pytest.raises(ValueError, match=r"classes\.txt: the class name 'dog' stands twice"):
+        read_yolo(tmp_path)
+
+
+def test_label_files_of_power_shell_are_read(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text(f"{ROW}{ROW}", encoding="utf-16")
+    assert len(read_yolo(tmp_path).splits["train"].records[0].annotations) == 2

@@ -75,7 +75,7 @@ def test_pictures_to_compare_on_are_those_given_or_of_the_data_or_drawn(labelled
     shutil.copytree(labelled, data)
     (data / "images" / "val" / "1.png").write_bytes(b"no picture")
     images, called = compared_pictures(None, data, "val")
-    assert called == f"the first 1 pictures of {data} (val), whole and cut"
+    assert called == f"the first 1 picture of {data} (val), whole and cut"
     assert [tuple(image.shape[1:]) for image in images] == [pictures[2].shape[:2], (pictures[2].shape[0], 58)]
     (data / "images" / "val" / "2.png").write_bytes(b"")
     with pytest.raises(ValueError, match="split val has no usable picture"):

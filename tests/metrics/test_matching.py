@@ -124,5 +124,5 @@ def test_bootstrap_interval_holds_the_figure_and_narrows_with_pictures(random_se
 
 
 def test_a_score_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="1 detections have a score that is not a number"):
+    with pytest.raises(ValueError, match="1 detection with a score that is not a number"):
         gather([found([[0, 0, 9, 9]], [float("nan")], [0])], [Truth.empty()])

@@ -44,7 +44,7 @@ def test_two_steps_with_more_pictures_in_memory_than_files_may_be_open(tmp_path:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "loader: 1 workers, 1 MiB of decoded pictures in memory" in done.stderr
+    assert "loader: 1 worker, 1 MiB of decoded pictures in memory" in done.stderr
     assert json.loads((tmp_path / "runs/fcos-shapes/results.jsonl").read_text().splitlines()[-1])["step"] == 2
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from boxwright.wording import counted
+
 
 def convert(
     source: Annotated[
@@ -59,7 +61,7 @@ def convert(
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = origin.get("kept") if origin.get("family") == to else None
         write_state(export_state(recipe["model"], len(found.classes), found.weights, to, kept), path, to)
-        typer.echo(f"{found.recipe.model.name} with {len(found.classes)} classes, as {to} has it", err=True)
+        typer.echo(f"{found.recipe.model.name} with {counted(len(found.classes), 'class')}, as {to} has it", err=True)
         typer.echo(str(path))
         return
     path = out or Path(f"{Path(stem).stem}.boxwright.pt")
@@ -78,7 +80,7 @@ def convert(
         beside.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
     kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
-    typer.echo(f"{kind}, {len(found.classes)} classes, {size:.1f} million numbers", err=True)
+    typer.echo(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million numbers", err=True)
     for note in origin.get("notes", []):
         typer.echo(f"taken as usual: {note}", err=True)
     typer.echo(str(path))

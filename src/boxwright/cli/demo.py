@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from boxwright.wording import counted
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and pictures.")] = Path("runs/demo"),
@@ -33,7 +35,7 @@ def demo(
 
     folder = free_folder(out)
     data = folder / "data"
-    typer.echo(f"demo: drawing {train} + {val} pictures of shapes into {data}", err=True)
+    typer.echo(f"demo: drawing {train} + {counted(val, 'picture')} of shapes into {data}", err=True)
     write_shapes(data, train, val, "voc", ShapesConfig(), seed)
     result = run("fcos-shapes", data, name="run", runs=folder, minutes=minutes, device=device, seed=seed)
     if not result.finished:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.tables import table_console
+from boxwright.wording import counted
+
 if TYPE_CHECKING:
     from boxwright.metrics.measure import Measurement
     from boxwright.structures import Classes, Detections, Truth
@@ -22,7 +25,9 @@ def evaluate(
     checkpoint: Annotated[
         Path | None, typer.Argument(help="Checkpoint (or run folder) to measure; needs --data.", show_default=False)
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout.")
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(help="Instead of a checkpoint: COCO JSON, VOC, COCO or YOLO folder, or Cartucho text folder."),
@@ -168,14 +173,12 @@ def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) 
     if json_output:
         typer.echo(json.dumps(measured.figures, allow_nan=False))
         return
-    from rich.console import Console
-
     from boxwright.metrics.measure import headline
     from boxwright.metrics.report import class_table
 
-    console = Console(highlight=False)
+    console = table_console(highlight=False)
     console.print(class_table(measured.rows, iou, voc=measured.figures["metric"] == "voc"))
-    for line in (f"\n{pictures} pictures", *headline(measured)):
+    for line in (f"\n{counted(pictures, 'picture')}", *headline(measured)):
         typer.echo(line)
 
 

@@ -12,7 +12,8 @@ def explain(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     picture: Annotated[str, typer.Argument(help="A picture; with --data its file name is enough.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of labelled pictures (VOC, COCO or YOLO layout) that has its truth.")
+        Path | None,
+        typer.Option(help="Folder of labelled pictures (VOC, COCO, CVAT or YOLO layout) that has its truth."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Look in one split only: train, val, test, ...")] = None,
     classes: Annotated[

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from boxwright.cli.tables import table_console
+
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Folder of labelled pictures, or a data .yaml or COCO .json.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of labelled pictures, a data .yaml, COCO .json or CVAT .xml.")],
     classes: Annotated[
         str | None, typer.Option(help='Only these classes, or merged ones: "car,person", "car+truck=vehicle".')
     ] = None,
@@ -25,8 +27,6 @@ def inspect(
     """Check a data set before training: every bad box with its file and line."""
     from dataclasses import replace
     from json import dumps
-
-    from rich.console import Console
 
     from boxwright.data.folder import open_folder
     from boxwright.data.folder import split as split_called
@@ -53,6 +53,6 @@ def inspect(
     if json:
         typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))
     else:
-        print_report(report, Console(), None if all_findings else 10)
+        print_report(report, table_console(), None if all_findings else 10)
     if strict and report.serious:
         raise typer.Exit(1)

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.wording import counted
+
 LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "proposals", "compile", "memory")
 """Options that the Ray engine refuses."""
 
@@ -129,10 +131,10 @@ def predict(
                 count, good = count + len(found), good + 1
                 del picture, found, one  # before the next picture: each may be large
     except BaseException:
-        typer.echo(f"stopped; what was found in {good} of {len(paths)} pictures is in {folder}", err=True)
+        typer.echo(f"stopped; what was found in {good} of {counted(len(paths), 'picture')} is in {folder}", err=True)
         raise
     least = detector.score_threshold if score is None else score
-    typer.echo(f"{count} objects in {good} pictures (score from {least:.2f})", err=True)
+    typer.echo(f"{counted(count, 'object')} in {counted(good, 'picture')} (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(2)
@@ -170,20 +172,24 @@ def _predict_on_ray(
     def say(done: int, todo: int) -> None:
         nonlocal said
         if time.monotonic() > said + 10:
-            typer.echo(f"{done} of {todo} pictures", err=True)
+            typer.echo(f"{done} of {counted(todo, 'picture')}", err=True)
             said = time.monotonic()
 
     report = predict_batch(
         checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou, max_detections=max_detections,
         resized=resized, batch=batch, device=device, precision=precision, progress=say,
     )  # fmt: skip
+    done = report.pictures - report.done_before
     before = f", {report.done_before} were done before" if report.done_before else ""
     typer.echo(
-        f"{report.objects} objects in {report.pictures - report.done_before} pictures (score from {report.score:.2f})"
+        f"{counted(report.objects, 'object')} in {counted(done, 'picture')} (score from {report.score:.2f})"
         f"{before}", err=True,
     )  # fmt: skip
     if report.failures:
-        typer.echo(f"boxwright: {report.failures} of {report.pictures} pictures failed: {out / 'failures'}", err=True)
+        typer.echo(
+            f"boxwright: {report.failures} of {counted(report.pictures, 'picture')} failed: {out / 'failures'}",
+            err=True,
+        )
     typer.echo(str(out))
     if report.failures:
         raise typer.Exit(2)

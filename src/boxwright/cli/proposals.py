@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from boxwright.wording import counted
+
 
 def proposals(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (or run folder) of a proposal network, such as RPN.")],
-    data: Annotated[Path, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout.")],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
     split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
     max_proposals: Annotated[
@@ -29,6 +31,6 @@ def proposals(
     pictures, boxes, unreadable = write_proposals_of(
         checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
     )
-    typer.echo(f"{out}: {boxes} proposals for {pictures} pictures")
+    typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(pictures, 'picture')}")
     if unreadable:
         raise typer.Exit(2)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from boxwright.wording import counted, plural
+
 if TYPE_CHECKING:
     from boxwright.recipes.schema import Recipe
 
@@ -63,7 +65,11 @@ def _model_sentence(recipe: Recipe) -> str:
 
 def _training_sentence(recipe: Recipe) -> str:
     schedule, resize = recipe.schedule, recipe.data.resize
-    length = f"{schedule.steps} steps" if schedule.steps is not None else f"{schedule.epochs:g} epochs"
+    length = (
+        counted(schedule.steps, "step")
+        if schedule.steps is not None
+        else f"{schedule.epochs:g} {plural('epoch', schedule.epochs or 0)}"
+    )
     sizes = {
         "short_side": f"short side {resize.size}, long side at most {resize.max_size}",
         "none": "pictures as they are",

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.wording import counted
+
 
 def serve(
     checkpoint: Annotated[
@@ -41,8 +43,8 @@ def serve(
 
     def ready(address: str, known: dict[str, Any]) -> None:
         typer.echo(
-            f"boxwright: {known['name']} ({known['detector']}, {len(known['classes'])} classes, {known['runtime']} "
-            f"{known['precision']} on {known['device']}); Ctrl-C ends it", err=True,
+            f"boxwright: {known['name']} ({known['detector']}, {counted(len(known['classes']), 'class')}, "
+            f"{known['runtime']} {known['precision']} on {known['device']}); Ctrl-C ends it", err=True,
         )  # fmt: skip
         typer.echo(address)
 

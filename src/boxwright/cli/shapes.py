@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from boxwright.wording import counted
+
 
 def shapes(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
@@ -35,5 +37,7 @@ def shapes(
     config = ShapesConfig(size=size, num_classes=classes, difficulty=difficulty)  # type: ignore[arg-type]
     write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
     names = ", ".join(config.classes.names)
-    typer.echo(f"{folder}: {train} training and {val} validation pictures in {layout.upper()} layout ({names})")
+    typer.echo(
+        f"{folder}: {train} training and {counted(val, 'validation picture')} in {layout.upper()} layout ({names})"
+    )
     typer.echo(f"next: boxwright train fcos --data {shlex.quote(str(folder))}")

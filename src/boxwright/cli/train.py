@@ -24,7 +24,8 @@ def train(
         list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO or YOLO layout, found out by itself.")
+        Path | None,
+        typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout, found out by itself."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")

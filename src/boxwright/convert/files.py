@@ -18,6 +18,7 @@ from boxwright.nn.backbone_files import is_caffe2, read_tensors, state_of
 from boxwright.recipes import check_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 
 class Converted(NamedTuple):
@@ -109,7 +110,7 @@ def convert_state(
             raise ValueError(f"{where}: {option} says nothing of {family.name}'s {found.architecture}: leave it out")
     names = classes or found.classes
     if len(names) != len(found.classes):
-        raise ValueError(f"{where}: {len(found.classes)} classes, but {len(names)} names were given")
+        raise ValueError(f"{where}: {counted(len(found.classes), 'class')}, but {len(names)} names were given")
     recipe = check_recipe(
         {
             "name": f"{family.name}/{found.architecture}",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 Rows = Sequence[tuple[str, str]]
 OWN = ("mean_positives",)
@@ -142,7 +143,7 @@ def reordered(ours: str, theirs: str, order: Tensor) -> Change:
 
 def _rows(value: Tensor, order: Tensor) -> Tensor:
     if len(value) != len(order):
-        raise ValueError(f"expected {len(order)} rows, got {len(value)}")
+        raise ValueError(f"expected {counted(len(order), 'row')}, got {len(value)}")
     return value[order]
 
 
@@ -167,4 +168,4 @@ def _listed(what: str, names: Sequence[str], shown: int = 4) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return [f"{len(names)} entries {what}: {', '.join(names[:shown])}{more}"]
+    return [f"{counted(len(names), 'entry')} {what}: {', '.join(names[:shown])}{more}"]

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from boxwright.data.records import DataSet, Split
 from boxwright.structures import Classes
+from boxwright.wording import counted, listed
 
 _Data = TypeVar("_Data", DataSet, Split)
 ONE_CLASS = Classes(("object",), (0,))
@@ -106,7 +107,9 @@ def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Da
     if lost:
         count = sum(len(row.annotations) for split in data.splits.values() for row in split.records)
         count -= sum(len(row.annotations) for split in splits.values() for row in split.records)
-        note = (f"{count} objects of {len(lost)} classes that were not chosen are dropped: {', '.join(lost)}",)
+        were = "was" if len(lost) == 1 else "were"
+        dropped = f"{counted(count, 'object')} of {counted(len(lost), 'class')} that {were} not chosen "
+        note = (f"{dropped}{'is' if count == 1 else 'are'} dropped: {listed(lost)}",)
     return replace(data, classes=classes, splits=splits, notes=data.notes + note)
 
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from boxwright.data.coco_categories import join_categories, read_categories
-from boxwright.data.listing import PictureFinder, files_in, split_folders, split_name, split_order, subfolder
-from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.coco_rows import CocoRows
+from boxwright.data.listing import (
+    PictureFinder,
+    files_in,
+    folders_in,
+    split_folders,
+    split_name,
+    split_order,
+    subfolder,
+)
+from boxwright.data.records import DataSet
 from boxwright.structures import Classes
 
 COCO_LAYOUT = "COCO (annotations/instances_train.json with images/, or {train,valid,test}/_annotations.coco.json)"
@@ -36,8 +44,9 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     if not files:
         raise ValueError(f"{path}: no COCO annotation file here")
     root = _root_of(path) if path.is_file() else path
-    contents = {split: load_coco(file) for split, file in files.items()}
     notes: list[str] = []
+    contents = _contents(files, notes)
+    files = {split: file for split, file in files.items() if split in contents}
     categories, ids_of_file = join_categories(
         [(file, read_categories(contents[split], file, notes)) for split, file in files.items()], notes
     )
@@ -47,10 +56,25 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     splits = {}
     for split in split_order(files):
         file = files[split]
-        finder = PictureFinder(list(_picture_folders(root, file, split)))
-        reader = _FileReader(file, finder, classes, ids_of_file[file])
-        splits[split] = reader.split(split, contents.pop(split))
+        finder = PictureFinder(list(_picture_folders(root, file, split)), root, split)
+        rows = CocoRows(file, finder, classes, ids_of_file[file])
+        splits[split] = rows.split(split, contents.pop(split))
     return DataSet(root, "coco", classes, splits, tuple(dict.fromkeys(notes)))
+
+
+def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, Any]]:
+    """The files by split; one that cannot be read is said and left out where it is neither train nor val."""
+    contents = {}
+    for split, file in files.items():
+        try:
+            contents[split] = load_coco(file)
+        except ValueError as error:
+            if split in ("train", "val", "trainval") or len(files) == 1:
+                raise
+            notes.append(f"{error}: split {split} is left out")
+    if not contents:
+        load_coco(next(iter(files.values())))
+    return contents
 
 
 def load_coco(file: Path) -> dict[str, Any]:
@@ -60,8 +84,8 @@ def load_coco(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file}: this is not valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 5,000 digits
+        raise ValueError(f"{file}: this is not valid JSON ({error!s:.200})") from error
     if isinstance(content, list):
         rows = [row for row in content[:1] if isinstance(row, dict)]
         if rows and "score" in rows[0]:
@@ -103,9 +127,14 @@ def _coco_files(folder: Path) -> list[Path]:
 
 
 def _looks_coco(file: Path) -> bool:
+    if not file.is_file():  # a pipe, say
+        return False
     with file.open("rb") as handle:
         start = handle.read(_PEEK)
-        if any(key in start for key in (b'"annotations"', b'"images"', b'"categories"')):
+        # "categories" alone is in other files too, such as the notes.json of Label Studio's YOLO export
+        if any(key in start for key in (b'"annotations"', b'"images"')) or (
+            b'"categories"' in start and len(start) == _PEEK
+        ):
             return True
     # Someone's only JSON file called instances_*.json is meant as COCO; what is wrong with it is said on reading.
     return file.name.lower().startswith(("instances", "_annotations"))
@@ -122,6 +151,9 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
                 f"{file.parent}: {result[split].name} and {file.name} both stand for {split}; name one file"
             )
         result[split] = file
+    unnamed = [split for split in result if split_name(split) is None]
+    if "train" not in result and len(unnamed) == 1:  # CVAT calls what has no subset "default"
+        result["train"] = result.pop(unnamed[0])
     return result
 
 
@@ -144,117 +176,21 @@ def _names(files: list[Path]) -> str:
     return ", ".join(file.name for file in files)
 
 
+def _named_in(base: Path, file: Path) -> Path | None:
+    """The sub-folder whose name a file's name ends with: `images/default/` for `instances_default.json`."""
+    stem = file.stem.lower()
+    names = [name for name in folders_in(base) if f"_{stem}".endswith(f"_{name.lower()}")]
+    return base / max(names, key=len) if names else None
+
+
 def _picture_folders(root: Path, file: Path, split: str) -> Iterator[Path]:
     """Where the pictures of a split may lie, the likeliest first."""
     for base in (root, subfolder(root, "images", "jpegimages", "imgs", "data", "pictures")):
         if base is not None:
-            named = split_folders(base).get(split)
+            named = split_folders(base).get(split) or _named_in(base, file)
             if named is not None:
                 yield from (inner for inner in (subfolder(named, "images"), named) if inner is not None)
             if base != root:
                 yield base
     inside = subfolder(file.parent, "images")
     yield from (folder for folder in (inside, file.parent, root) if folder is not None)
-
-
-class _FileReader:
-    """Turns the content of one file into the records of a split; what it cannot use becomes a problem."""
-
-    def __init__(self, file: Path, finder: PictureFinder, classes: Classes, id_of: dict[Any, int]) -> None:
-        self.file, self.finder, self.classes, self.id_of = file, finder, classes, id_of
-        self.labels = {identity: label for label, identity in enumerate(classes.ids)}
-        self.problems: list[Problem] = []
-
-    def split(self, name: str, content: dict[str, Any]) -> Split:
-        objects: dict[int | str, list[Annotation]] = {}
-        images = dict(self._images(content["images"]))
-        for index, row in enumerate(content["annotations"]):
-            self._annotation(index, row, images, objects)
-        records = []
-        for identity, image in images.items():
-            path, size = self._picture(image), _size(image)
-            where = f"{self.file}: image id {identity}"
-            records.append(Record(path, identity, size, tuple(objects.get(identity, ())), where))
-        return Split(name, tuple(records), self.classes, tuple(self.problems))
-
-    def _images(self, rows: list[Any]) -> Iterator[tuple[int | str, dict[str, Any]]]:
-        seen: set[int | str] = set()
-        for index, row in enumerate(rows):
-            identity = row.get("id") if isinstance(row, dict) else None
-            if not isinstance(identity, int | str) or not isinstance(row.get("file_name"), str):
-                self._problem("bad-image", f"entry {index} of images", 'it has no "id" or no "file_name"')
-            elif identity in seen:
-                self._problem("repeated-image-id", f"image id {identity}", "the id stands twice; the first one counts")
-            else:
-                seen.add(identity)
-                yield identity, row
-
-    def _picture(self, image: dict[str, Any]) -> Path:
-        name = image["file_name"]
-        found = self.finder.find(name)
-        return found or self.finder.folders[0] / Path(name.replace("\\", "/")).name
-
-    def _annotation(
-        self, index: int, row: Any, images: dict[int | str, Any], objects: dict[int | str, list[Annotation]]
-    ) -> None:
-        if not isinstance(row, dict) or not isinstance(row.get("image_id"), int | str):
-            self._problem("bad-annotation", f"entry {index} of annotations", 'it has no "image_id"')
-            return
-        identity, category = row["image_id"], row.get("category_id")
-        image = images.get(identity)
-        place = f"annotation id {row.get('id', f'missing, entry {index}')} (image id {identity}"
-        place += f", {image['file_name']})" if image else ")"
-        box = _corners(row)
-        label = self.labels.get(self.id_of[category]) if _is_key(category) and category in self.id_of else None
-        if image is None:
-            self._problem("unknown-image", place, f"no image has the id {identity!r}", box)
-        elif not _is_key(category) or category not in self.id_of:
-            self._problem("unknown-class", place, f"no category has the id {category!r}", box)
-        elif box is None:
-            self._problem("bad-box", place, f'"bbox" is not four numbers x, y, width, height: {row.get("bbox")!r:.60}')
-        elif label is not None:
-            objects.setdefault(identity, []).append(
-                Annotation(
-                    box=box,
-                    label=label,
-                    where=f"{self.file}: {place}",
-                    ignore=bool(row.get("iscrowd")),
-                    segmentation=row.get("segmentation") or None,
-                    area=float(row["area"]) if _is_number(row.get("area")) else None,
-                )
-            )
-
-    def _problem(
-        self, kind: str, place: str, message: str, box: tuple[float, float, float, float] | None = None
-    ) -> None:
-        where = f"{self.file}: {place}"
-        self.problems.append(Problem(kind, where, message, box, quarantined=True, severity="error"))
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, int | str)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e18)
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if not _is_number(height) or not _is_number(width):
-        return None
-    return (int(height), int(width)) if 0 < height < 1e9 and 0 < width < 1e9 else None
-
-
-def _corners(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """Corners of an annotation's box, from its polygons where it has none."""
-    box, polygons = row.get("bbox"), row.get("segmentation")
-    if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
-        x, y, width, height = map(float, box)
-        return x, y, x + width, y + height
-    if not box and isinstance(polygons, list) and polygons and all(isinstance(item, list) for item in polygons):
-        points = list(chain.from_iterable(polygons))
-        if len(points) >= 6 and all(map(_is_number, points)):
-            columns, rows = points[0::2], points[1::2]
-            return float(min(columns)), float(min(rows)), float(max(columns)), float(max(rows))
-    return None

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from boxwright.data.classes import select_classes
 from boxwright.data.coco import COCO_LAYOUT, read_coco, recognises_coco
+from boxwright.data.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
 from boxwright.data.listing import pictures_below, split_order
 from boxwright.data.records import DataSet, Record, Split
 from boxwright.data.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
+from boxwright.wording import counted
 
 
 class Reader(NamedTuple):
@@ -28,6 +30,7 @@ class Reader(NamedTuple):
 
 READERS = (
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
+    Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
 )
@@ -84,7 +87,8 @@ def with_validation(dataset: DataSet) -> DataSet:
     }
     parts["val"] = replace(parts["val"], problems=())  # they stay with the training split, so that each is said once
     count = len(parts["val"])
-    note = f"no validation split: {count} of the {len(whole)} {source} pictures were set aside as val, by their names"
+    note = f"no validation split: {count} of the {counted(len(whole), f'{source} picture')} "
+    note += f"{'was' if count == 1 else 'were'} set aside as val, by their names"
     splits = dataset.splits | parts
     return replace(dataset, splits={name: splits[name] for name in split_order(splits)}, notes=(*dataset.notes, note))
 
@@ -115,9 +119,13 @@ def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
         raise errors[0]
     layouts = "; ".join(reader.layout for reader in READERS)
     if path.is_file():
-        raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json or a data .yaml")
+        raise ValueError(f"{path}: expected a folder of labelled pictures, a COCO .json, a CVAT .xml or a data .yaml")
     if not any(path.iterdir()):
         raise ValueError(f"{path}: the folder is empty; understood layouts: {layouts}")
     pictures = len(list(islice(pictures_below(path), 100_000)))
-    state = f"{pictures} pictures but no labels were found" if pictures else "neither pictures nor labels were found"
+    state = (
+        f"{counted(pictures, 'picture')} but no labels were found"
+        if pictures
+        else "neither pictures nor labels were found"
+    )
     raise ValueError(f"{path}: {state}; understood layouts: {layouts}")

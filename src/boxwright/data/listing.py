@@ -5,13 +5,16 @@ Nothing here opens a file; a folder is listed once, so that a hundred thousand p
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from boxwright.data.image_formats import is_image_name
 
+_MOST_SEARCHED = 500_000  # pictures that are looked at for one that is not where it should be
 SPLIT_ORDER = ("train", "val", "trainval", "test")
 _SPLIT_NAMES = {
     "train": "train",
@@ -107,20 +110,52 @@ def pictures_below(folder: Path, depth: int = 4) -> Iterator[Path]:
             yield from pictures_below(folder / name, depth - 1)
 
 
+def stands_for_another_split(name: str, split: str) -> bool:
+    """Whether a folder's name stands for a split other than `split` (trainval is made of train and val)."""
+    named = split_name(name)
+    return named is not None and named != split and "trainval" not in (named, split)
+
+
+def _files_in_any(folder: Path) -> list[str]:
+    """The files of a folder whose name came out of an annotation file, so that it may be none that a system takes."""
+    try:
+        return files_in(folder)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            return []
+        raise
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in (".", "/")]
+
+
+def _pictures_of_split(folder: Path, split: str, depth: int = 4) -> Iterator[Path]:
+    files, folders = _entries(folder)
+    yield from (folder / name for name in files if is_picture(name))
+    for name in folders if depth else ():
+        if not stands_for_another_split(name, split):
+            yield from _pictures_of_split(folder / name, split, depth - 1)
+
+
 class PictureFinder:
     r"""Finds a picture by the name that an annotation file gives it, in any of several folders.
 
     The exact name is preferred, then the same name in other case, then the same stem with another picture suffix.
     Paths of another machine ("C:\data\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
+    What is in none of the folders is looked for everywhere below `root`, but for folders that stand for another split
+    than `split`; there it must be the only one of its name, or of its last folders and name.
     """
 
-    def __init__(self, folders: Sequence[Path | None]) -> None:
+    def __init__(self, folders: Sequence[Path | None], root: Path | None = None, split: str = "") -> None:
         self.folders = tuple(dict.fromkeys(folder for folder in folders if folder is not None))
+        self.root, self.split = root, split
         self._listed: dict[Path, tuple[set[str], dict[str, str], dict[str, str]]] = {}
+        self._everywhere: dict[str, list[Path]] | None = None
 
     def find(self, name: str) -> Path | None:
         """The path of a picture named `name`, None where there is none."""
-        return self._search(name, 0) or self._search(name, 1) or self.find_stem(name)
+        return self._search(name, 0) or self._search(name, 1) or self.find_stem(name) or self.find_below(name)
 
     def find_exact(self, name: str) -> Path | None:
         """The path of a picture named exactly `name` but for case."""
@@ -130,8 +165,28 @@ class PictureFinder:
         """The path of a picture with the stem of `name` and any picture suffix."""
         return self._search(name, 2)
 
+    def find_below(self, name: str) -> Path | None:
+        """The one picture anywhere below the root that `name`, or its stem, can mean; None where there are several."""
+        parts = _parts(name.lower())
+        if self.root is None or not parts:
+            return None
+        if self._everywhere is None:
+            self._everywhere = {}
+            for path in islice(_pictures_of_split(self.root, self.split), _MOST_SEARCHED):
+                for key in {path.name.lower(), os.path.splitext(path.name)[0].lower()}:
+                    self._everywhere.setdefault(key, []).append(path)
+        stem = os.path.splitext(parts[-1])[0] if is_picture(parts[-1]) else parts[-1]
+        found = self._everywhere.get(parts[-1]) or self._everywhere.get(stem, [])
+        for length in range(1, len(parts)):  # a/b/c.jpg may be the only one below a folder b
+            if len(found) < 2:
+                break
+            found = [
+                path for path in found if [p.lower() for p in path.parts[-1 - length : -1]] == parts[-1 - length : -1]
+            ]
+        return found[0] if len(found) == 1 else None
+
     def _search(self, name: str, rule: int) -> Path | None:
-        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "."]
+        parts = _parts(name)
         if not parts:
             return None
         relative = not name.startswith(("/", "\\")) and ":" not in parts[0] and ".." not in parts
@@ -144,7 +199,7 @@ class PictureFinder:
 
     def _in_folder(self, folder: Path, name: str, rule: int) -> Path | None:
         if folder not in self._listed:
-            pictures = [file for file in files_in(folder) if is_picture(file)]
+            pictures = [file for file in _files_in_any(folder) if is_picture(file)]
             lower = {file.lower(): file for file in reversed(pictures)}
             stems = {os.path.splitext(file)[0].lower(): file for file in reversed(pictures)}
             self._listed[folder] = (set(pictures), lower, stems)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from boxwright.data.records import Annotation, Problem
 from boxwright.data.truth import Box, clip_box, mask_of
 from boxwright.data.voc_masks import ObjectPixels
+from boxwright.ops.masks import check_outline
 
 _SLACK = 2.0  # pixels a polygon may end outside without a word
 _HUGE = 1e12
@@ -67,6 +68,11 @@ def _extent(item: Annotation, hw: tuple[int, int]) -> Box | None:
     if isinstance(polygons, list) and polygons and all(map(_is_polygon, polygons)):
         if all(map(_is_line, polygons)):
             return None
+        try:
+            for polygon in polygons:
+                check_outline(polygon, hw)
+        except ValueError as error:
+            raise ValueError(f"the mask cannot be decoded ({error}); correct or remove it") from error
         columns = [value for polygon in polygons for value in polygon[0::2]]
         rows = [value for polygon in polygons for value in polygon[1::2]]
         return clip_box((min(columns), min(rows), max(columns), max(rows)), hw)

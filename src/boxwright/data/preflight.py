@@ -1,6 +1,7 @@
 """Before training: what is wrong with a data set, said with file, line and box, and the data without it.
 
-Single boxes are left out, never the whole picture, unless the picture itself cannot be read. Nothing is written into
+Single boxes are left out, never the whole picture, unless the picture itself cannot be read or nothing of what is
+labelled on it is left: it would be learnt as background. Nothing is written into
 the data folder.
 """
 
@@ -19,6 +20,7 @@ from boxwright.data.picture_check import PictureState, look_at_pictures, range_o
 from boxwright.data.records import DataSet, Problem, Record, Split
 from boxwright.data.value_range import ValueRange
 from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.wording import counted, listed
 
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
@@ -109,7 +111,7 @@ def preflight(
             records.extend([clean] if clean else [])
         splits[name] = replace(split, records=tuple(records))
         if split.records and not records:
-            message = f"none of the {len(split)} pictures of {name} can be used"
+            message = f"none of the {counted(len(split), 'picture')} of {name} can be used"
             findings.append(Problem("no-picture-left", str(dataset.root), message, severity="error"))
     settled = value_range
     if value_range == "auto" and dataset.splits:
@@ -139,9 +141,14 @@ def _check_record(
         problems.append(_size_problem(record, record.stated_hw, state.hw, state.turned))
     annotations, found = checked_annotations(record, state.hw, split.classes, masks=masks, need_masks=need_masks)
     problems.extend(found)
+    lost = len(record.annotations) + record.rejected
+    if not annotations and lost:
+        message = f"{counted(lost, 'object')} labelled and none usable, so what the image shows is not known: "
+        problems.append(Problem("no-usable-object", str(record.path), f"{message}it is left out", quarantined=True))
+        return None, problems
     if not annotations:
-        reason = "all its boxes are left out" if record.annotations else "no object is labelled"
-        problems.append(Problem("empty-picture", str(record.path), f"{reason}: it is all background", severity="note"))
+        message = "no object is labelled: it is all background"
+        problems.append(Problem("empty-picture", str(record.path), message, severity="note"))
     return replace(record, annotations=annotations, stated_hw=state.hw), problems
 
 
@@ -167,7 +174,7 @@ def _duplicate_pictures(dataset: DataSet, states: dict[Path, PictureState]) -> I
         if counted["train"] or counted["val"]:
             del counted["trainval"]  # it consists of train and val
         first, others = group[0], group[1:]
-        same = f"the same content as {', '.join(map(str, others))}" if others else "the same picture"
+        same = f"the same content as {listed(others, 3)}" if others else "the same picture"
         if len(counted) > 1:
             message = f"{same} stands in {' and '.join(counted)}: what is learnt there is measured here"
             yield Problem("picture-in-two-splits", str(first), message)
@@ -183,7 +190,10 @@ def _same_names(dataset: DataSet, states: dict[Path, PictureState]) -> Iterable[
         for other in names[index + 1 :]:
             common = [file for file in files[name] if files[other].get(file, files[name][file]) != files[name][file]]
             if common:
-                message = f"{len(common)} file names stand in both {name} and {other}, such as {common[0]}"
+                message = (
+                    f"{counted(len(common), 'file name')} {'stands' if len(common) == 1 else 'stand'} in both {name} "
+                )
+                message += f"and {other}, such as {common[0]}"
                 yield Problem("same-name-in-two-splits", str(dataset.root), message, severity="note")
 
 
@@ -192,20 +202,20 @@ def _class_problems(dataset: DataSet, splits: dict[str, Split]) -> Iterable[Prob
     lower = Counter(name.lower() for name in names)
     alike = [name for name in names if lower[name.lower()] > 1]
     if alike:
-        message = f"class names differ in nothing but case: {', '.join(alike)}; merge them with --classes"
+        message = f"class names differ in nothing but case: {listed(alike)}; merge them with --classes"
         yield Problem("similar-class-names", str(dataset.root), message)
     used = {name: {item.label for record in split.records for item in record.annotations}
             for name, split in splits.items()}  # fmt: skip
     everywhere = set().union(*used.values()) if used else set()
     never = [names[label] for label in range(len(names)) if label not in everywhere]
     if never:
-        message = f"no split has an object of {', '.join(never)}"
+        message = f"no split has an object of {listed(never)}"
         yield Problem("class-without-objects", str(dataset.root), message, severity="note")
     for split, labels in used.items():
         absent = [names[label] for label in sorted(everywhere - labels)]
         if absent and splits[split].records:
             severity = "warning" if split == "train" else "note"
-            message = f"{split} has no object of {', '.join(absent)}"
+            message = f"{split} has no object of {listed(absent)}"
             yield Problem("class-missing-in-split", str(dataset.root), message, severity=severity)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from boxwright.data.records import Record
 from boxwright.structures import Detections
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 _ARRAYS = {"names": 1, "sizes": 2, "counts": 1, "boxes": 2, "scores": 1}
@@ -68,8 +69,8 @@ class StoredProposals:
         missing = [record.path for record in records if self.index_of(record.path) is None]
         if missing:
             raise ValueError(
-                f"{self.path} has no proposals for {len(missing)} of {len(records)} pictures, first {missing[0]}; "
-                "write them with boxwright proposals CHECKPOINT --data FOLDER --out FILE"
+                f"{self.path} has no proposals for {len(missing)} of {counted(len(records), 'picture')}, first "
+                f"{missing[0]}; write them with boxwright proposals CHECKPOINT --data FOLDER --out FILE"
             )
         for record in records:
             if record.stated_hw is not None:

@@ -32,7 +32,8 @@ class Annotation:
 class Record:
     """One picture: its file, its id in the data set, the size that the annotation file states, and its objects.
 
-    After preflight `stated_hw` is the size that the picture really has, after EXIF rotation.
+    After preflight `stated_hw` is the size that the picture really has, after EXIF rotation. `rejected` counts the
+    objects that the reader could not use: what the image shows there is not known.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class Record:
     stated_hw: tuple[int, int] | None
     annotations: tuple[Annotation, ...]
     where: str
+    rejected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A folder of labelled pictures: its format ("voc", "coco", "yolo" or "shapes"), classes and splits by name.
+    """A folder of labelled pictures: its format ("voc", "cvat", "coco", "yolo", "shapes"), classes and splits by name.
 
     `notes` say in one sentence each what was decided for the user (a validation split that was made, say).
     """

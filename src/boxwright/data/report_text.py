@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import groupby
+from collections import defaultdict
 
 from rich import box
 from rich.console import Console
@@ -12,7 +12,9 @@ from rich.table import Table
 
 from boxwright.data.preflight import PreflightReport
 from boxwright.data.records import Problem
+from boxwright.wording import counted
 
+_CLASSES_SHOWN = 200
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -22,13 +24,17 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
     At most `shown` findings of a kind are printed (None: all).
     """
     dataset = report.dataset
-    console.print(f"[bold]{escape(str(dataset.root))}[/]: {dataset.format}, {len(dataset.classes)} classes")
+    size = counted(len(dataset.classes), "class")
+    console.print(f"[bold]{escape(str(dataset.root))}[/]: {dataset.format}, {size}", soft_wrap=True)
     for note in dataset.notes:
         console.print(f"  {escape(note)}", soft_wrap=True)
     console.print(_pictures(report))
     if report.level_ranges:
         console.print(_levels(report))
-    console.print(_classes(report))
+    most = len(dataset.classes) if shown is None else _CLASSES_SHOWN
+    console.print(_classes(report, most))
+    if len(dataset.classes) > most:
+        console.print(f" ... and {counted(len(dataset.classes) - most, 'class')} more; --all shows them\n")
     _print_findings(report, console, shown)
 
 
@@ -71,13 +77,13 @@ def _levels(report: PreflightReport) -> Table:
     return table
 
 
-def _classes(report: PreflightReport) -> Table:
+def _classes(report: PreflightReport, most: int) -> Table:
     table = _table("Objects by class", "class")
     table.add_column("id", justify="right")
     for name in report.statistics:
         table.add_column(name, justify="right")
     classes = report.dataset.classes
-    for identity, label in zip(classes.ids, classes.names, strict=True):
+    for identity, label in list(zip(classes.ids, classes.names, strict=True))[:most]:
         counts = (values.per_class[label] for values in report.statistics.values())
         table.add_row(escape(label), str(identity), *map(str, counts))
     return table
@@ -87,14 +93,16 @@ def _print_findings(report: PreflightReport, console: Console, shown: int | None
     if not report.findings:
         console.print("[green]No findings.[/]")
         return
-    ordered = sorted(report.findings, key=lambda finding: list(report.counts()).index(finding.kind))
-    for kind, group in groupby(ordered, key=lambda finding: finding.kind):
-        found = list(group)
+    by_kind: dict[str, list[Problem]] = defaultdict(list)
+    for finding in report.findings:
+        by_kind[finding.kind].append(finding)
+    for kind, found in by_kind.items():
         worst = found[0].severity
         console.print(f"[{_COLOURS[worst]}]{worst}[/] [bold]{kind}[/] ({len(found)})")
-        for finding in found[:shown]:
-            console.print(f"  {finding_line(finding)}", soft_wrap=True, highlight=False, markup=False)
+        lines = "\n".join(f"  {finding_line(finding)}" for finding in found[:shown])
+        console.out(lines, highlight=False)
         if shown is not None and len(found) > shown:
             console.print(f"  ... and {len(found) - shown} more; --all shows them")
     errors, warnings = (sum(f.severity == name for f in report.findings) for name in ("error", "warning"))
-    console.print(f"{errors} errors, {warnings} warnings, {len(report.findings) - errors - warnings} notes")
+    rest = len(report.findings) - errors - warnings
+    console.print(f"{counted(errors, 'error')}, {counted(warnings, 'warning')}, {counted(rest, 'note')}")

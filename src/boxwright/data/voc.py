@@ -1,7 +1,8 @@
 """Pascal VOC: one XML file a picture, split lists in ImageSets, in the layouts that people really have.
 
 Understood: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below
-`VOCdevkit/VOC2007`, `train/ valid/ test/` folders that hold XML beside pictures, and everything in one folder.
+`VOCdevkit/VOC2007`, `train/ valid/ test/` folders that hold XML beside pictures, and everything in one folder. Folders
+of other names are found by what is in them: XML files whose outermost element is `<annotation>`, and pictures.
 `SegmentationObject/NAME.png` beside them holds masks.
 Coordinates are taken as they stand: the standard counts pixels from 1 and includes both ends, files in the wild hold
 0-based floats, and no file says which, so none is shifted. `difficult` objects become ignore regions.
@@ -28,9 +29,14 @@ from boxwright.data.listing import (
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
 from boxwright.data.voc_masks import FOLDER, ObjectPixels
 from boxwright.data.voc_xml import VocFile, read_voc_file
+from boxwright.reading.xml_text import root_element
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 VOC_LAYOUT = "Pascal VOC (Annotations/*.xml with JPEGImages/ and perhaps ImageSets/Main/*.txt, or XML beside pictures)"
+_ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "labels")
+_NO_PICTURES = ("segmentationclass", "segmentationobject", "masks")
+_LOOKED_AT = 20  # XML files of a folder whose outermost element is looked at
 _FLAGS = ("-1", "0", "1")  # not in the split, in it but difficult, in it
 
 
@@ -46,9 +52,10 @@ class _Place:
     def __post_init__(self) -> None:
         self.files = {name[:-4]: self.annotations / name for name in files_in(self.annotations) if _is_xml(name)}
         folder = subfolder(self.root, "jpegimages", "images", "image", "imgs", "pictures", "jpegs")
+        folder = folder or _with_pictures(self.root, self.annotations)
         below = split_folders(folder).get(self.split) if folder else None
         self.pictures = below or folder or self.annotations
-        self.finder = PictureFinder([below, folder, self.annotations, self.root])
+        self.finder = PictureFinder([below, folder, self.annotations, self.root], self.root, self.split)
         self.parsed: dict[str, VocFile | Problem] = {}
         whole = subfolder(self.root, FOLDER.lower())
         masks = whole and (split_folders(whole).get(self.split) or whole)
@@ -66,6 +73,7 @@ class _Place:
         same_name = filename and Path(filename.replace("\\", "/")).stem == stem
         found = self.finder.find_exact(filename) if same_name else None
         found = found or self.finder.find_stem(stem) or (self.finder.find(filename) if filename else None)
+        found = found or self.finder.find_below(stem)
         return found or self.pictures / (Path(filename.replace("\\", "/")).name or f"{stem}.jpg")
 
 
@@ -98,8 +106,21 @@ def _is_xml(name: str) -> bool:
     return name.lower().endswith(".xml")
 
 
-def _has_xml(folder: Path | None) -> bool:
-    return folder is not None and any(_is_xml(name) for name in files_in(folder))
+def _holds_voc(folder: Path | None, named: bool = True) -> bool:
+    """Whether a folder holds annotation files; where it is `named` for them, files that cannot be read count too."""
+    if folder is None:
+        return False
+    files = [name for name in files_in(folder) if _is_xml(name)][:_LOOKED_AT]
+    elements = [root_element(folder / name).lower() for name in files]
+    return "annotation" in elements or (named and bool(files) and not any(elements))
+
+
+def _with_pictures(root: Path, annotations: Path) -> Path | None:
+    """The first sub-folder that holds pictures, where neither the folder itself nor that of the annotations does."""
+    if any(is_picture(name) for folder in (root, annotations) for name in files_in(folder)):
+        return None
+    others = [root / name for name in folders_in(root) if not split_name(name) and name.lower() not in _NO_PICTURES]
+    return next((folder for folder in others if any(map(is_picture, files_in(folder)))), None)
 
 
 def _places(path: Path) -> Iterator[_Place]:
@@ -108,23 +129,40 @@ def _places(path: Path) -> Iterator[_Place]:
     years = [kit / name for name in folders_in(kit) if re.fullmatch(r"(?i)voc(19|20)\d\d", name)]
     plain = False
     for root in dict.fromkeys([path, kit, *years]):
-        annotations = subfolder(root, "annotations", "annotation", "xmls", "xml", "labels")
-        for folder in (annotations, root):
-            if folder is not None and _has_xml(folder):
-                plain = True
-                yield _Place(root, folder, lists=_lists(root))
-                break
-        else:
-            for split, folder in split_folders(annotations).items() if annotations else ():
-                if _has_xml(folder):
-                    plain = True
-                    yield _Place(root, folder, split)
+        for split, folder in _annotation_folders(root):
+            plain = True
+            yield _Place(root, folder, split, lists=_lists(root) if split == "train" else {})
     if not plain:
         for split, root in split_folders(path).items():
-            annotations = subfolder(root, "annotations", "annotation", "xmls", "xml", "labels")
-            folder = annotations if _has_xml(annotations) else root
-            if folder is not None and _has_xml(folder):
+            for _, folder in _annotation_folders(root):
                 yield _Place(root, folder, split)
+
+
+def _annotation_folders(root: Path) -> list[tuple[str, Path]]:
+    """The folders of XML files of one root with their splits: that named for them or the root, else any sub-folder."""
+    named = subfolder(root, *_ANNOTATIONS)
+    for folder in (named, root):
+        if folder is not None and _holds_voc(folder):
+            return [("train", folder)]
+    others = [root / name for name in folders_in(root) if not split_name(name) and name.lower() not in _ANNOTATIONS]
+    found: list[tuple[str, Path]] = []
+    for split, folder in split_folders(named).items() if named else ():
+        found += [(split, folder)] if _holds_voc(folder) else []
+    if found:
+        return found
+    known: set[str] = set()  # a second folder with files of the same names is another version of the first
+    for folder in others:
+        names = {name.lower() for name in files_in(folder) if _is_xml(name)}
+        if not names & known and _holds_voc(folder, named=False):
+            known |= names
+            found.append(("train", folder))
+    if _lists(root):
+        found = found[:1]  # a list names the files of one folder
+    for folder in others if not found else ():
+        found = [(split, part) for split, part in split_folders(folder).items() if _holds_voc(part, named=False)]
+        if found:
+            break
+    return found
 
 
 def _lists(root: Path) -> dict[str, Path]:
@@ -153,7 +191,7 @@ def _membership(place: _Place) -> Iterator[tuple[str, list[str], list[Problem]]]
             lonely = [name for name in pictures if name.rsplit(".", 1)[0].lower() not in stems]
         found = []
         if lonely:
-            message = f"{len(lonely)} pictures have no XML file and are left out, such as {lonely[0]}"
+            message = f"{counted(len(lonely), 'picture')} without an XML file: left out, such as {lonely[0]}"
             found.append(Problem("picture-without-annotation", str(place.pictures), message))
         yield place.split, list(place.files), found
 
@@ -212,8 +250,12 @@ def _records(members: list[tuple[_Place, str]], classes: Classes) -> tuple[tuple
         annotations, found = _annotations(content, labels, place.masks.get(stem))
         image_id = stem if stems[stem] == 1 else f"{place.root.name}/{stem}"
         picture = place.picture(stem, content.filename)
-        records.append(Record(picture, image_id, content.stated_hw, annotations, str(content.path)))
+        rejected = len(content.objects) - len(annotations)
+        records.append(Record(picture, image_id, content.stated_hw, annotations, str(content.path), rejected))
         problems.extend(found)
+        if content.odd_size:
+            message = f"in <size> {content.odd_size}, which is no number; the size of the image itself counts"
+            problems.append(Problem("bad-field", str(content.path), message))
     return tuple(records), problems
 
 
@@ -227,11 +269,15 @@ def _annotations(
         if not thing.name:
             problems.append(replace(bad, kind="missing-class", message="the object has no <name>"))
         elif thing.name not in labels:
-            message = f'class "{thing.name}" is not among the {len(labels)} classes given'
+            names = counted(len(labels), "class")
+            message = f'class "{thing.name}" is not among the {names} given'
             problems.append(replace(bad, kind="unknown-class", message=message))
         elif thing.box is None:
-            message = f"the {thing.name} has no <bndbox> of four numbers xmin, ymin, xmax, ymax"
+            why = f": {thing.fault}" if thing.fault else ""
+            message = f"the {thing.name} has no <bndbox> of four numbers xmin, ymin, xmax, ymax{why}"
             problems.append(replace(bad, kind="bad-box", message=message))
+        elif thing.fault:
+            problems.append(replace(bad, kind="bad-field", message=f"the {thing.name}'s {thing.fault}"))
         else:
             pixels = None if masks is None else ObjectPixels(masks, number)
             annotations.append(Annotation(thing.box, labels[thing.name], where, thing.difficult, pixels))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from boxwright.data.pictures import MAX_PIXELS, with_image
 from boxwright.structures import CroppedMask
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 FOLDER = "SegmentationObject"
@@ -66,7 +67,7 @@ def _values(image: Image.Image) -> tuple[str, npt.NDArray[Any]]:
 def write_object_pixels(path: Path, masks: Sequence[CroppedMask], hw: tuple[int, int]) -> None:
     """Write the masks of a picture's objects, in the order of its XML file; a later one covers an earlier one."""
     if len(masks) > MOST_OBJECTS:
-        raise ValueError(f"{path}: {len(masks)} objects, and an indexed picture holds {MOST_OBJECTS} masks")
+        raise ValueError(f"{path}: {counted(len(masks), 'object')}, and an indexed picture holds {MOST_OBJECTS} masks")
     plane = torch.zeros(hw, dtype=torch.uint8)
     for number, mask in enumerate(masks, start=1):
         height, width = mask.bitmap.shape

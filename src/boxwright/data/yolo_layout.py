@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -18,19 +20,25 @@ from boxwright.data.listing import (
     split_name,
     subfolder,
 )
+from boxwright.data.yolo_labels import label_files, label_names
+from boxwright.reading.values import whole_number
 
+_MOST_SKIPPED = 12  # leading folders of a path of another machine
 _YAML = (".yaml", ".yml")
-_NOT_LABELS = {"classes.txt", "obj.names", "labels.txt", "notes.txt", "readme.txt", "requirements.txt"}
 
 
 @dataclass(frozen=True, slots=True)
 class YoloLayout:
-    """What a YOLO data set consists of: pictures of each split, class names by index (None: unknown), pose or not."""
+    """What a YOLO data set consists of: pictures of each split, class names by index (None: unknown), what was decided.
+
+    `pose_numbers`: how many numbers of keypoints follow each box (0: any), None where the set holds no poses.
+    """
 
     root: Path
     pictures: dict[str, list[Path]]
     names: dict[int, str] | None
-    has_keypoints: bool = False
+    pose_numbers: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_layout(path: Path) -> YoloLayout | None:
@@ -44,26 +52,6 @@ def find_layout(path: Path) -> YoloLayout | None:
                 return _from_yaml(path / name, content)
     pictures = _pictures_without_yaml(path)
     return YoloLayout(path, pictures, _names_beside(path)) if pictures else None
-
-
-def label_files(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """The label file of each picture, whether it is there or not."""
-    folders: dict[Path, Path] = {}
-    for picture in pictures:
-        if picture.parent not in folders:
-            folders[picture.parent] = _label_folder(picture.parent)
-    return {picture: folders[picture.parent] / f"{picture.stem}.txt" for picture in pictures}
-
-
-def _label_folder(folder: Path) -> Path:
-    """Where the labels of a folder of pictures lie: below `labels/` for one below `images/`, else there too."""
-    parts = folder.parts
-    for index in range(len(parts) - 1, -1, -1):
-        if parts[index].lower() == "images":
-            labels = subfolder(Path(*parts[:index]), "labels")
-            beside = labels.joinpath(*parts[index + 1 :]) if labels else None
-            return beside if beside and beside.is_dir() else folder
-    return folder
 
 
 def _load(file: Path) -> Any:
@@ -82,15 +70,28 @@ def _from_yaml(file: Path, content: Any) -> YoloLayout:
     if isinstance(content.get("path"), str) and (base / content["path"]).is_dir():
         base = base / content["path"]
     pictures: dict[str, list[Path]] = {}
+    notes: list[str] = []
     for split in ("train", "val", "valid", "validation", "test"):
         if content.get(split) not in (None, "", "null", "~"):
-            found = _entry(file, base, split, content[split])
-            pictures.setdefault(split_name(split) or split, found)
+            found = _entry(file, base, split, content[split], notes)
+            if found or split == "train":
+                pictures.setdefault(split_name(split) or split, found)
     if not pictures:
         pictures = _pictures_without_yaml(base)
     if not pictures:
         raise ValueError(f'{file}: neither "train" nor "val" is given, and {base} holds no labelled pictures')
-    return YoloLayout(base, pictures, _names(file, content.get("names")), "kpt_shape" in content)
+    names = _names(file, content.get("names"))
+    return YoloLayout(base, pictures, names, _pose_numbers(file, content.get("kpt_shape")), tuple(notes))
+
+
+def _pose_numbers(file: Path, shape: Any) -> int | None:
+    if shape is None:
+        return None
+    sides = [whole_number(side) for side in shape] if isinstance(shape, list) else []
+    count, per_point = sides if len(sides) == 2 else (None, None)
+    if count is None or per_point not in (2, 3) or count < 1:
+        raise ValueError(f'{file}: "kpt_shape" is {shape!r:.60}, expected [keypoints, 2 or 3]')
+    return count * per_point
 
 
 def _names(file: Path, names: Any) -> dict[int, str] | None:
@@ -102,23 +103,43 @@ def _names(file: Path, names: Any) -> dict[int, str] | None:
             return _read_names(beside)
         raise ValueError(f'{file}: "names" is the text {names!r}; give a list of class names')
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    try:
-        result = {int(index): str(name) for index, name in pairs if isinstance(name, str)}
-    except ValueError:
-        raise ValueError(f'{file}: the keys of "names" must be class indices such as 0, 1, 2') from None
+    indices = [(whole_number(index), name) for index, name in pairs]
+    if any(index is None or index < 0 for index, _ in indices):
+        raise ValueError(f'{file}: the keys of "names" must be class indices such as 0, 1, 2')
+    result = {index: name or f"class{index}" for index, name in indices if index is not None and isinstance(name, str)}
     if len(result) != len(names):
         raise ValueError(f'{file}: every entry of "names" must be one class name')
-    return dict(sorted(result.items()))
+    return _told_apart(file, dict(sorted(result.items())))
 
 
-def _entry(file: Path, base: Path, split: str, entry: Any) -> list[Path]:
-    """Pictures of one split: a folder, a list of folders, or a text file with one path a line."""
+def _told_apart(file: Path, names: dict[int, str]) -> dict[int, str]:
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise ValueError(f"{file}: the class name {twice[0]!r:.60} stands twice; give each class a name of its own")
+    return names
+
+
+def _entry(file: Path, base: Path, split: str, entry: Any, notes: list[str]) -> list[Path]:
+    """Pictures of one split: a folder, a list of folders, or a text file with one path a line.
+
+    What is missing of another split than train is a note: exports name splits that they do not have.
+    """
     pictures: list[Path] = []
-    for item in [entry] if isinstance(entry, str) else entry:
-        found = _locate(file, base, str(item))
-        if found is None:
-            raise ValueError(f'{file}: "{split}: {item}" is neither a folder nor a file below {base}; correct the path')
-        pictures.extend(_listed(found) if found.is_file() else pictures_below(found))
+    before = len(notes)
+    items = [entry] if isinstance(entry, str) else entry
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise ValueError(f'{file}: "{split}" is {entry!r:.60}, expected a folder, a text file, or a list of them')
+    for item in items:
+        found = _locate(file, base, item)
+        if found is not None:
+            pictures.extend(_listed(found, base) if found.is_file() else pictures_below(found))
+            continue
+        where = f'{file}: "{split}: {item:.200}" is neither a folder nor a file below {base}'
+        if split == "train":
+            raise ValueError(f"{where}; correct the path")
+        notes.append(f"{where} and is left out")
+    if not pictures and split != "train" and len(notes) == before:
+        notes.append(f'{file}: "{split}" has no pictures, so there is no split {split_name(split)}')
     return list(dict.fromkeys(pictures))
 
 
@@ -128,12 +149,30 @@ def _locate(file: Path, base: Path, item: str) -> Path | None:
     while plain.startswith(("../", "./")):
         plain = plain.split("/", 1)[1]
     candidates = (base / item, file.parent / item, base / plain, file.parent / plain)
-    return next((candidate for candidate in candidates if candidate.exists()), None)
+    return next((candidate for candidate in candidates if os.path.exists(candidate)), None)
 
 
-def _listed(file: Path) -> list[Path]:
-    lines = (line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines())
-    return [file.parent / line.replace("\\", "/").removeprefix("./") for line in lines if line]
+def _listed(file: Path, base: Path) -> list[Path]:
+    """The pictures of a list, one path a line: from the list's folder or the base, perhaps behind folders of elsewhere.
+
+    CVAT writes `data/images/train/a.jpg` for `images/train/a.jpg`.
+    """
+    roots = tuple(dict.fromkeys((file.parent, base)))
+    way = (roots[0], 0)  # the root and the number of leading folders that found the line before
+    pictures = []
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        parts = PurePosixPath(line.strip().replace("\\", "/")).parts
+        if parts:
+            ways = ((root, skipped) for skipped in range(min(len(parts), _MOST_SKIPPED)) for root in roots)
+            for root, skipped in chain([way], ways):
+                picture = root.joinpath(*parts[skipped:]) if skipped < len(parts) else root
+                if os.path.isfile(picture):
+                    way = (root, skipped)
+                    break
+            else:
+                picture = roots[0].joinpath(*parts)
+            pictures.append(picture)
+    return pictures
 
 
 def _pictures_without_yaml(root: Path) -> dict[str, list[Path]]:
@@ -143,7 +182,8 @@ def _pictures_without_yaml(root: Path) -> dict[str, list[Path]]:
         named = split_folders(images)
         folders = named.items() if named else (("train", images),)
         found = {split: list(pictures_below(folder)) for split, folder in folders}
-        return found if _has_labels(found) else {}
+        texts = any(label_names(folder) for folder in (labels, *split_folders(labels).values()))
+        return found if texts or _has_labels(found) else {}  # where no label fits a picture, that is said
     for split, folder in split_folders(root).items():
         found[split] = list(pictures_below(subfolder(folder, "images") or folder))
     if not found:
@@ -156,11 +196,10 @@ def _pictures_without_yaml(root: Path) -> dict[str, list[Path]]:
     return found if _has_labels(found) else {}
 
 
-def _has_labels(pictures: dict[str, Sequence[Path]] | dict[str, list[Path]]) -> bool:
-    wanted = set(label_files([picture for found in pictures.values() for picture in found]).values())
-    folders = {file.parent for file in wanted}
-    texts = (folder / name for folder in folders for name in files_in(folder) if name.lower() not in _NOT_LABELS)
-    return any(file in wanted for file in texts)
+def _has_labels(pictures: dict[str, list[Path]]) -> bool:
+    files = label_files([picture for found in pictures.values() for picture in found]).values()
+    names = {folder: set(label_names(folder)) for folder in {file.parent for file in files}}
+    return any(file.name in names[file.parent] for file in files)
 
 
 def _names_beside(root: Path) -> dict[int, str] | None:
@@ -175,4 +214,4 @@ def _read_names(file: Path) -> dict[int, str]:
     lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     while lines and not lines[-1]:
         lines.pop()
-    return {index: line or f"class{index}" for index, line in enumerate(lines)}
+    return _told_apart(file, {index: line or f"class{index}" for index, line in enumerate(lines)})

@@ -29,6 +29,7 @@ from boxwright.data.listing import files_of
 from boxwright.data.pictures import picture_paths
 from boxwright.data.value_range import ValueRange
 from boxwright.deploy.missing import required
+from boxwright.wording import counted
 
 LISTINGS = (".parquet", ".txt", ".csv", ".tar")
 MOST_BYTES = 2 << 30
@@ -182,8 +183,8 @@ def _check_size(file: Path, group: Any) -> None:
     size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "bytes")
     if size > MOST_BYTES:
         raise ValueError(
-            f"{file}: {group.num_rows} pictures of {size / 2**30:.1f} GiB lie in one row group, expected at most "
-            f"{MOST_BYTES >> 30} GiB; write the file again with row_group_size=256"
+            f"{file}: {counted(group.num_rows, 'picture')} of {size / 2**30:.1f} GiB lie in one row group, expected at "
+            f"most {MOST_BYTES >> 30} GiB; write the file again with row_group_size=256"
         )
 
 

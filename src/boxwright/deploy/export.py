@@ -30,6 +30,7 @@ from boxwright.metrics.coco_ap import coco_ap
 from boxwright.models import MODELS
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.structures import ImageBatch
+from boxwright.wording import counted
 
 Format = Literal["onnx", "openvino", "program"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -139,7 +140,7 @@ def export_checkpoint(
         say(f"comparing on {called} ...")
         found = prove(reference, exported, compared, options.precision)
         say(
-            f"{found.found} of {found.asked} detections found again, in mixed batches; "
+            f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
             f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
             if found.asked
             else f"nothing was found on {called}, so nothing was compared: give --pictures FOLDER with typical ones"
@@ -175,7 +176,7 @@ def compared_pictures(pictures: Path | None, data: Path | None, split: str) -> t
     records = () if data is None else split_called(open_folder(data), split).records
     if pictures is not None:
         whole = [read_image(path) for path in picture_paths(pictures)[:PICTURES]]
-        called = f"the first {len(whole)} pictures of {pictures}"
+        called = f"the first {counted(len(whole), 'picture')} of {pictures}"
     elif data is not None:
         whole = []
         for record in records:
@@ -185,7 +186,7 @@ def compared_pictures(pictures: Path | None, data: Path | None, split: str) -> t
                 break
         if not whole:
             raise ValueError(f"{data}: split {split} has no usable picture")
-        called = f"the first {len(whole)} pictures of {data} ({split})"
+        called = f"the first {counted(len(whole), 'picture')} of {data} ({split})"
     else:
         whole = drawn_pictures()
         called = f"{len(whole)} drawn pictures"

@@ -23,6 +23,7 @@ from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.structures import CroppedMask, Detections
+from boxwright.wording import counted
 
 PICTURES = 6
 BATCHES = (1, 4)
@@ -151,8 +152,9 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
     )  # fmt: skip
     if total.share < tolerance.share:
         raise ValueError(
-            f"the exported file does not find what the checkpoint finds: {total.found} of {total.asked} detections "
-            f"were found again ({total.share:.1%}, expected {tolerance.share:.1%}) on {len(images)} pictures"
+            f"the exported file does not find what the checkpoint finds: {total.found} of "
+            f"{counted(total.asked, 'detection')} were found again ({total.share:.1%}, expected "
+            f"{tolerance.share:.1%}) on {counted(len(images), 'picture')}"
         )
     return total
 

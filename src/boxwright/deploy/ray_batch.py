@@ -26,6 +26,7 @@ from boxwright.deploy.batch_listing import Entry, list_pictures
 from boxwright.deploy.batch_worker import Chunk, Job, Worker, write_whole
 from boxwright.deploy.missing import required
 from boxwright.deploy.runtime import load_detector
+from boxwright.wording import counted
 
 MOST_A_CHUNK = 128
 INIT_DEATHS = 3
@@ -286,6 +287,7 @@ def _verified(folder: Path, entries: list[Entry]) -> int:
     for entry in entries:
         if rows[entry.key] != 1:
             raise ValueError(
-                f"{folder}: {entry.key} has {rows[entry.key]} rows, expected 1; something else changed the tables"
+                f"{folder}: {entry.key} has {counted(rows[entry.key], 'row')}, expected 1; something else changed the "
+                "tables"
             )
     return sum(entry.key in failures for entry in entries)

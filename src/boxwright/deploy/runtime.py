@@ -24,6 +24,7 @@ from boxwright.inference.predictor import Detector, device_called
 from boxwright.models import DetectSettings
 from boxwright.ops.select import select_detections
 from boxwright.structures import ImageBatch, PaddedDetections, Proposals
+from boxwright.wording import counted
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
 Arrays = Sequence[Any]
@@ -71,8 +72,8 @@ class ExportedEngine:
             )
         if self.description.nms and settings.max_detections > own.max_detections:
             raise ValueError(
-                f"{self.path} gives at most {own.max_detections} detections, got {settings.max_detections}; export it "
-                "again with --max-detections"
+                f"{self.path} gives at most {counted(own.max_detections, 'detection')}, got "
+                f"{settings.max_detections}; export it again with --max-detections"
             )
 
 

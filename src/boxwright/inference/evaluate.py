@@ -58,7 +58,7 @@ def evaluate_checkpoint(
     settings = evaluation_settings(detector.settings, score_threshold, max_detections)
     console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
-        if finding.kind in (*UNREADABLE, "bad-mask", "empty-mask", "mask-off-box"):
+        if finding.kind in (*UNREADABLE, "no-usable-object", "bad-mask", "empty-mask", "mask-off-box"):
             sentence = f"boxwright: {finding.where}: {finding.message}"
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if needed and not masks:

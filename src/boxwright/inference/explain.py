@@ -23,6 +23,7 @@ from boxwright.ops.image import ResizePlan, fit_image, resize_plan
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges
 from boxwright.ops.select import clip_boxes
 from boxwright.structures import Classes, Detections, ImageBatch, Truth
+from boxwright.wording import counted
 
 SIDES = ("l", "t", "r", "b")
 FOUND_IOU = 0.5
@@ -209,7 +210,7 @@ def describe(explanation: Explanation) -> list[str]:
     if explanation.lesson is not None:
         truth = explanation.lesson.truth
         names = Counter(explanation.classes.names[label] for label in truth.labels.tolist())
-        lines.append(f"Truth: {len(truth)} boxes" + (f" ({_counts(names)})." if names else "."))
+        lines.append(f"Truth: {counted(len(truth), 'box')}" + (f" ({_counts(names)})." if names else "."))
         lost = sorted(set((~truth.ignore).nonzero()[:, 0].tolist()) - set(explanation.lesson.owner.tolist()))
         if lost:
             lines.append(f"No location must learn these truth boxes: {', '.join(map(str, lost))}.")
@@ -275,7 +276,7 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     )  # fmt: skip
     wanted = int((owner >= 0).sum())
     if wanted:
-        return f"Smaller boxes own all of the {wanted} locations that it could have had."
+        return f"Smaller boxes own all of the {counted(wanted, 'location')} that it could have had."
     radius = explanation.config.center_radius
     near = "" if radius is None else f" and within {radius:g} strides of its centre"
     return f"It is too small or too narrow: no location of a level for its size lies inside it{near}."

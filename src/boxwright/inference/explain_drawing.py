@@ -27,6 +27,7 @@ from boxwright.inference.explain_panels import (
     zoom_to,
 )
 from boxwright.structures import Detections, Truth
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 DPI = 110
@@ -65,7 +66,7 @@ def write_explanation(
 
 def _overview(explanation: Explanation) -> Any:
     found, lesson = explanation.found, explanation.lesson
-    titles = [f"{len(found)} detections from score {explanation.score_threshold:.2f}, best first"]
+    titles = [f"{counted(len(found), 'detection')} from score {explanation.score_threshold:.2f}, best first"]
     if lesson is not None:
         titles.insert(0, f"{len(lesson.truth)} truth boxes")
     heading = "The numbers are those that --detection takes" + (
@@ -104,7 +105,7 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
     for level in explanation.levels:
         owner = lesson.owner[level.rows]
         ignored = int(lesson.ignored[level.rows].sum())
-        titles.append(f"{level.name}: of {len(owner)} locations, {learners(owner)}"
+        titles.append(f"{level.name}: of {counted(len(owner), 'location')}, {learners(owner)}"
                       + (f"\n{ignored} ignored (x)" if ignored else ""))  # fmt: skip
     radius = explanation.config.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
@@ -172,7 +173,7 @@ def _classes(explanation: Explanation, label: int | None) -> Any:
 def _box(explanation: Explanation, lesson: Lesson, index: int) -> Any:
     box, name = lesson.truth.boxes[index], explanation.classes.names[int(lesson.truth.labels[index])]
     counts = [int((lesson.owner[level.rows] == index).sum()) for level in explanation.levels]
-    titles = [f"{x.name}: {count} locations learn it\n(this level is for a farthest side {x.reach} pixels away)"
+    titles = [f"{x.name}: learnt by {counted(count, 'location')}\n(a level for a farthest side {x.reach} pixels away)"
               for x, count in zip(explanation.levels, counts, strict=True)]  # fmt: skip
     central = most_central(lesson, index) if sum(counts) else None
     heading = f"Truth box {index}, {name}. Green dots must learn it, grey dots belong to other boxes or to background."

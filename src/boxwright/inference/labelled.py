@@ -11,6 +11,7 @@ from boxwright.data.pictures import image_size
 from boxwright.data.records import Record
 from boxwright.data.truth import truth_of
 from boxwright.structures import Classes, Truth
+from boxwright.wording import counted
 
 
 def labelled_picture(
@@ -27,7 +28,9 @@ def labelled_picture(
     found = _matching(records, Path(picture))
     if not found:
         where = f"split {parts[0].name}" if split else f"{', '.join(part.name for part in parts)}"
-        raise FileNotFoundError(f"{picture}: {data} has no picture of this name ({where}, {len(records)} pictures)")
+        raise FileNotFoundError(
+            f"{picture}: {data} has no picture of this name ({where}, {counted(len(records), 'picture')})"
+        )
     if len(found) > 1:
         raise ValueError(
             f"{picture}: {data} has {len(found)} pictures of this name, such as {found[0].path} and {found[1].path}; "

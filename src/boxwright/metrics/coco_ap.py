@@ -133,7 +133,7 @@ def _check(
     for index, (found, truth) in enumerate(zip(detections, truths, strict=True)):
         highest = max([*truth.labels.tolist(), *found.labels.tolist()], default=0)
         if highest >= len(classes):
-            raise ValueError(f"picture {index}: label {highest}, but there are {len(classes)} classes")
+            raise ValueError(f"picture {index}: label {highest}, but the number of classes is {len(classes)}")
         if bool(torch.isnan(found.scores).any()):
             raise ValueError(f"picture {index}: a score is not a number")
         if kind == "masks" and ((len(truth) and truth.masks is None) or (len(found) and found.masks is None)):

@@ -18,6 +18,7 @@ import torch
 from boxwright.metrics.matching import Integers
 from boxwright.metrics.result_files import ResultTable, read_text_rows
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
+from boxwright.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def join_results(table: ResultTable, pictures: Sequence[Picture], classes: Class
     ):
         if len(table) and lost.all():
             raise ValueError(
-                f"{table.source}: none of its {len(table)} detections names a known {what}: it speaks of "
+                f"{table.source}: none of its {counted(len(table), 'detection')} names a known {what}: it speaks of "
                 f"{_some(given)}, the truth of {_some(known)}"
             )
     boxes = table.boxes

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwright.structures import Detections, Truth
+from boxwright.wording import counted
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -87,7 +88,7 @@ def gather(detections: Sequence[Detections], truths: Sequence[Truth]) -> Gathere
         raise ValueError(f"detections of {len(detections)} pictures but truth of {len(truths)}")
     scores = _floats([found.scores for found in detections], ())
     if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} detections have a score that is not a number")
+        raise ValueError(f"{counted(int(np.isnan(scores).sum()), 'detection')} with a score that is not a number")
     return Gathered(
         boxes=_floats([found.boxes for found in detections], (4,)),
         scores=scores,

@@ -20,6 +20,7 @@ import numpy as np
 from boxwright.metrics.curves import BestThreshold, Curves, best_threshold, kept_any, mean_over_classes, score_curves
 from boxwright.metrics.matching import Floats, Integers, confusion_matrix
 from boxwright.structures import Classes, Detections, Truth
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _draw_lines(axes: Any, x: Floats, values: Floats, names: Sequence[str], aps:
         axes.plot(x, values[label], color=colour, linewidth=1.3, label=f"{_short(names[label])} {aps[label]:.3f}")
     if len(by_ap) != 1:  # one class is its own mean
         axes.plot(x, mean_over_classes(values), color=INK, linewidth=2.4, label="all classes, mean")
-    heading = "class and its AP" if len(coloured) == len(by_ap) else f"weakest 3 of {len(by_ap)} classes"
+    heading = "class and its AP" if len(coloured) == len(by_ap) else f"weakest 3 of {counted(len(by_ap), 'class')}"
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, title=heading, title_fontsize=8,
         alignment="left",

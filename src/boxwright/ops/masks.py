@@ -15,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boxwright.ops.run_lengths import runs_of
+
 _FINER = 5  # times as many columns and rows in the grid on which outlines are drawn
 _FARTHEST = 2.0**40  # pixels; a point beyond is taken to lie there, lest its steps lose their whole numbers
+_PART = 1 << 20  # crossings that are worked on at once
+_SLACK = 100_000
 
 
 def encode_rle(mask: Tensor) -> dict[str, Any]:
@@ -64,15 +68,13 @@ def encode_cropped(bitmap: Tensor, x: int, y: int, size_hw: tuple[int, int]) -> 
 def decode_rle(counts: str | bytes | Sequence[int], size_hw: tuple[int, int]) -> Tensor:
     """The mask (H, W) bool of a COCO run-length code, compressed (text) or plain (numbers).
 
-    Raises ValueError where the code does not fill the picture exactly.
+    Raises ValueError where the code does not fill the picture exactly (`run_lengths.runs_of`).
 
     >>> decode_rle([2, 2], (2, 2)).tolist()
     [[False, True], [False, True]]
     """
-    runs = _text_to_counts(counts) if isinstance(counts, (str, bytes)) else [int(run) for run in counts]
+    runs = runs_of(counts, size_hw)
     height, width = size_hw
-    if sum(runs) != height * width or min(runs, default=0) < 0:
-        raise ValueError(f"run-length code of {sum(runs)} pixels for a picture of {height} x {width}")
     values = np.arange(len(runs)) % 2 == 1
     flat = np.repeat(values, runs)
     return torch.from_numpy(flat.reshape(width, height).T.copy())
@@ -89,29 +91,6 @@ def _counts_to_text(counts: Sequence[int]) -> str:
             more = not (value == 0 and not chunk & 0x10) and not (value == -1 and chunk & 0x10)
             text.append(chr((chunk | 0x20 if more else chunk) + 48))
     return "".join(text)
-
-
-def _text_to_counts(text: str | bytes) -> list[int]:
-    codes = text.encode("ascii") if isinstance(text, str) else text
-    counts: list[int] = []
-    position = 0
-    while position < len(codes):
-        value = shift = 0
-        more = True
-        while more:
-            if position >= len(codes):
-                raise ValueError("run-length code ends within a number")
-            chunk = codes[position] - 48
-            value |= (chunk & 0x1F) << shift
-            more = bool(chunk & 0x20)
-            position += 1
-            shift += 5
-            if not more and chunk & 0x10:
-                value |= -1 << shift
-        if len(counts) > 2:
-            value += counts[-2]
-        counts.append(value)
-    return counts
 
 
 def rasterise_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Tensor:
@@ -158,7 +137,12 @@ def _united(parts: Sequence[tuple[int, int, np.ndarray]], left: int, top: int, s
 
 def _filled(polygon: Sequence[float], size_hw: tuple[int, int]) -> tuple[int, int, np.ndarray]:
     """One polygon's corner x, y and its bitmap (h, w), which reaches as far as the outline does in the picture."""
-    columns, rows = _outline(_points(polygon), size_hw)
+    points = _points(polygon)
+    counts = _checked_crossings(points, size_hw)
+    if int(counts.sum()) <= _PART:
+        columns, rows = _outline(points, size_hw, np.arange(len(points)))
+    else:
+        columns, rows = _long_outline(points, size_hw, np.cumsum(counts) // _PART)
     if not len(columns):
         return 0, 0, np.zeros((0, 0), dtype=bool)
     left, top = int(columns.min()), int(rows.min())
@@ -170,36 +154,75 @@ def _filled(polygon: Sequence[float], size_hw: tuple[int, int]) -> tuple[int, in
     return left, top, flat.reshape(width, height).T
 
 
+def check_outline(polygon: Sequence[float], size_hw: tuple[int, int]) -> None:
+    """Raise the ValueError that drawing a polygon would raise, without drawing it."""
+    if len(polygon) // 2 * size_hw[1] > size_hw[0] * size_hw[1] + _SLACK:  # all others are short enough to be drawn
+        _checked_crossings(_points(polygon), size_hw)
+
+
+def _checked_crossings(points: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """How often each edge of an outline (P, 2) crosses columns of an image, (P,); ValueError where it is absurd."""
+    counts = _columns_crossed(points, size_hw)[1]
+    total = int(counts.sum())
+    if total > size_hw[0] * size_hw[1] + _SLACK:  # an outline that shows something crosses them less often
+        raise ValueError(
+            f"a polygon of {len(points)} points crosses the columns of the image {total} times, more often than an "
+            f"image of {size_hw[0]} x {size_hw[1]} has pixels"
+        )
+    return counts
+
+
+def _long_outline(points: np.ndarray, size_hw: tuple[int, int], parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The crossings of a very long outline part by part, without those that another one takes back."""
+    height = size_hw[0] + 1
+    odd = np.zeros(0, dtype=np.int64)
+    for part in range(int(parts[-1]) + 1):
+        columns, rows = _outline(points, size_hw, np.flatnonzero(parts == part))
+        places, times = np.unique(columns * height + rows, return_counts=True)
+        odd = np.setxor1d(odd, places[times % 2 == 1], assume_unique=True)
+    return odd // height, odd % height
+
+
 def _points(polygon: Sequence[float]) -> np.ndarray:
     """The corners (P, 2) of a polygon on the five-fold grid: whole numbers, rounded as C rounds."""
     if len(polygon) < 6 or len(polygon) % 2:
         raise ValueError(f"a polygon needs at least three x, y pairs, got {len(polygon)} numbers")
-    numbers = np.asarray(polygon)
-    if numbers.ndim != 1 or numbers.dtype.kind in "SU":
+    # texts and lists would make an array that is as wide as the longest of them
+    if not isinstance(polygon, np.ndarray) and any(issubclass(kind, str | bytes | list | tuple | dict)
+                                                   for kind in set(map(type, polygon))):  # fmt: skip
         raise ValueError("a polygon is a flat list of numbers x, y, x, y, ...")
-    numbers = numbers.astype(np.float64)
+    numbers = np.asarray(polygon).astype(np.float64)
+    if numbers.ndim != 1:
+        raise ValueError("a polygon is a flat list of numbers x, y, x, y, ...")
     if not np.isfinite(numbers).all():
         raise ValueError("a polygon has a point that is not finite")
     fine: np.ndarray = np.trunc(_FINER * numbers.clip(-_FARTHEST, _FARTHEST) + 0.5)  # -0.9 becomes 0
     return fine.reshape(-1, 2)
 
 
-def _outline(points: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where an outline of points (P, 2) on the fine grid crosses the middle of the picture's columns.
+def _columns_crossed(points: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The first column whose middle each edge of points (P, 2) crosses, and how many it crosses: (P,) float, int64."""
+    width = size_hw[1]
+    begin, end = points[:, 0], np.roll(points[:, 0], -1)
+    # The middle of column c lies between the fine columns 5c + 2 and 5c + 3.
+    first = np.ceil((np.minimum(begin, end) - 2) / _FINER).clip(0, width)
+    last = np.floor((np.maximum(begin, end) - 3) / _FINER).clip(-1, width - 1)
+    return first, (last - first + 1).clip(0).astype(np.int64)
+
+
+def _outline(points: np.ndarray, size_hw: tuple[int, int], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the `edges` of an outline of points (P, 2) on the fine grid cross the middle of the picture's columns.
 
     Gives two (N,) int64: columns in [0, W), and in each the first pixel below the outline, in [0, H].
     """
-    height, width = size_hw
     begin, end = points, np.roll(points, -1, axis=0)
-    low, high = np.minimum(begin[:, 0], end[:, 0]), np.maximum(begin[:, 0], end[:, 0])
-    # The middle of column c lies between the fine columns 5c + 2 and 5c + 3.
-    first = np.ceil((low - 2) / _FINER).clip(0, width)
-    counts = (np.floor((high - 3) / _FINER).clip(-1, width - 1) - first + 1).clip(0).astype(np.int64)
-    edge = np.repeat(np.arange(len(points)), counts)
+    first, counts = _columns_crossed(points, size_hw)
+    counts = counts[edges]
+    edge = np.repeat(edges, counts)
     place = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its edge
     columns = first[edge].astype(np.int64) + place
     level = _level(begin[edge], end[edge], _FINER * columns + 3.0)
-    rows = np.ceil(((level + 0.5) / _FINER - 0.5).clip(0, height))
+    rows = np.ceil(((level + 0.5) / _FINER - 0.5).clip(0, size_hw[0]))
     return columns, rows.astype(np.int64)
 
 

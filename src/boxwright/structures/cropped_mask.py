@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from boxwright.ops.masks import decode_rle, encode_cropped, rasterise_cropped
+from boxwright.ops.masks import encode_cropped, rasterise_cropped
+from boxwright.ops.run_lengths import decode_cropped
+from boxwright.reading.values import polygons, whole_number
+
+MOST_PIXELS = 200_000_000
+"""Of an image whose size is known from a mask alone."""
 
 
 class CroppedMask(NamedTuple):
@@ -38,14 +43,20 @@ class CroppedMask(NamedTuple):
         OverflowError, where it is no segmentation at all) for one that is damaged or of a picture of another size.
         """
         if isinstance(segmentation, dict):
-            height, width = (int(side) for side in segmentation["size"])
+            height, width = (whole_number(side) for side in segmentation["size"])
+            if height is None or width is None:
+                raise ValueError(f"its size is {segmentation['size']!r:.60}, expected [height, width] in pixels")
             if size_hw is not None and (height, width) != tuple(size_hw):
                 raise ValueError(f"it is {height} x {width}, the picture {size_hw[0]} x {size_hw[1]}")
-            return cls(0, 0, decode_rle(segmentation["counts"], (height, width))).tight()
+            if height * width > MOST_PIXELS:
+                raise ValueError(f"it is {height} x {width}, more than the limit of {MOST_PIXELS} pixels")
+            x, y, bitmap = decode_cropped(segmentation["counts"], (height, width))
+            return cls(x, y, torch.from_numpy(bitmap.copy())).tight()
         if size_hw is None:
             raise ValueError("it is polygons, and the size of the picture is not known")
-        polygons = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
-        return cls(*rasterise_cropped(polygons, size_hw)).tight()
+        raw = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
+        outlines = polygons(segmentation) or raw  # what is wrong with it is said where it is drawn
+        return cls(*rasterise_cropped(outlines, size_hw)).tight()
 
     def draw(self, plane: Tensor) -> None:
         """Set this mask's part of a plane (H, W), in place."""

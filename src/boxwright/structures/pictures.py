@@ -16,6 +16,7 @@ from torch import Tensor
 
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.cropped_mask import CroppedMask
+from boxwright.wording import counted
 
 
 def require(condition: bool, message: str) -> None:
@@ -267,7 +268,7 @@ class Detections:
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
-                raise ValueError(f"label {highest} of a detector with {known} classes")
+                raise ValueError(f"label {highest} of a detector with {counted(known, 'class')}")
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -29,6 +29,7 @@ from boxwright.training.run import choose_accelerator, overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.timing import now, typical
 from boxwright.training.validate import measure
+from boxwright.wording import counted
 
 LEAST_STEPS = 8
 """Steps that are counted; with multi-scale training three of each scale."""
@@ -59,7 +60,8 @@ class Estimate:
         """All of it in one line."""
         rate = self.batch / self.step_seconds
         return (
-            f"{duration(self.seconds)}: {self.steps} steps of {self.batch} pictures at {self.step_seconds:.3g} s "
+            f"{duration(self.seconds)}: {counted(self.steps, 'step')} of {counted(self.batch, 'picture')} at "
+            f"{self.step_seconds:.3g} s "
             f"({rate:.3g} pictures/s, {self.waiting:.0%} of it waiting for data), {self.validations} measurements of "
             f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models.config import empty_state, with_values
 from boxwright.structures import Classes
+from boxwright.wording import counted
 
 
 @torch.no_grad()
@@ -44,9 +45,9 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
             left.append(name)
     if len(left) > len(own) // 2:
         raise ValueError(f"{path} holds another detector ({checkpoint.recipe.model.name}, {checkpoint.recipe.name}): "
-                         f"{len(left)} of {len(own)} tensors do not fit, for example {left[0]}")  # fmt: skip
+                         f"{len(left)} of {counted(len(own), 'tensor')} do not fit, for example {left[0]}")  # fmt: skip
     kept = "" if same_order else f"; classes kept by name: {', '.join(classes.names[k] for k, _ in rows) or 'none'}"
-    skipped = f"; {len(left)} tensors start anew" if left else ""
+    skipped = f"; {counted(len(left), 'tensor')} start anew" if left else ""
     return f"weights: {path}{kept}{skipped}"
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from boxwright.metrics.report import plain_figure
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, save
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 Values = npt.NDArray[np.float64]
@@ -202,7 +203,7 @@ def plot_labels(
 def _plot_counts(axes: Any, counts: npt.NDArray[np.int64], classes: Classes) -> None:
     """Bars in label order; where there are too many classes, the most frequent only."""
     order = np.arange(len(classes))
-    title = f"{counts.sum()} boxes of {len(classes)} {'class' if len(classes) == 1 else 'classes'}"
+    title = f"{counted(int(counts.sum()), 'box')} of {counted(len(classes), 'class')}"
     if len(order) > MOST_CLASSES_SHOWN:
         order = np.sort(np.argsort(-counts[: len(classes)], kind="stable")[:MOST_CLASSES_SHOWN])
         title += f" (the {MOST_CLASSES_SHOWN} most frequent)"

@@ -31,6 +31,7 @@ from boxwright.models import MODELS
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 PROBLEMS_SHOWN = 8
@@ -88,12 +89,14 @@ def open_checked(
     if overfit is not None:
         labelled = tuple(record for record in train.records if record.annotations)
         if len(labelled) < overfit:
-            raise ValueError(f"--overfit {overfit}: split {train_split} has {len(labelled)} pictures with objects")
+            raise ValueError(
+                f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'picture')} with objects"
+            )
         train = train.with_records(labelled[:overfit])
     val = train if overfit is not None else split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable picture to measure on; name another: --val-split")
-    say(f"data: {len(train)} pictures to train on ({train.name}), {len(val)} to measure on ({val.name})")
+    say(f"data: {counted(len(train), 'picture')} to train on ({train.name}), {len(val)} to measure on ({val.name})")
     return Prepared(train, val, dataset.classes, report)
 
 
@@ -103,8 +106,8 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
     empty = {finding.where for finding in report.findings if finding.kind == "empty-mask"}
     if not any(item.segmentation and item.where not in empty for item in objects):
         raise ValueError(
-            f"{path}: {recipe} learns masks, but none of the {len(objects)} objects of split {train.name} has one that "
-            f"can be used (the first: {objects[0].where}); give COCO JSON with segmentation, "
+            f"{path}: {recipe} learns masks, but none of the {counted(len(objects), 'object')} of split {train.name} "
+            f"has one that can be used (the first: {objects[0].where}); give COCO JSON with segmentation, "
             "YOLO polygons or VOC's SegmentationObject/*.png, or train a recipe without masks"
         )
 

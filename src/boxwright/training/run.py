@@ -32,6 +32,7 @@ from boxwright.training.run_folder import Results, new_run_folder, newest_run, w
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.session import Arguments, Session, TrainResult
 from boxwright.training.timing import now
+from boxwright.wording import counted
 
 OVERFIT_STEPS = 500
 REPORT_COST = 2.5
@@ -139,8 +140,8 @@ def _resumed(
         raise ValueError(f"{last} holds weights only; start a new run from it with --weights")
     if state["progress"]["finished"] and (folder / "metrics.json").exists():
         raise ValueError(
-            f"{folder} is finished ({state['progress']['step']} steps); to train on from it start a new run with "
-            f"--weights {last}"
+            f"{folder} is finished ({counted(state['progress']['step'], 'step')}); to train on from it start a new run "
+            f"with --weights {last}"
         )
     asked = Arguments(**state["arguments"])
     if data is not None:  # the data may have moved
@@ -200,11 +201,12 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     workers = worker_count(recipe.data.workers, device, train_set.cached_bytes > 0)
     cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded pictures in memory" if train_set.cached_bytes else (
         "pictures are decoded anew each time")  # fmt: skip
-    display.say(f"loader: {workers} workers, {cached} ({seconds:.1f} s)")
+    display.say(f"loader: {counted(workers, 'worker')}, {cached} ({seconds:.1f} s)")
     where = f"{accelerator.num_processes} x {device.type}" if accelerator.num_processes > 1 else device
     display.say(f"training: {recipe.name} on {where}, {precision}, {plan.sentence}; folder {folder}")
     if not progress.fixed:
-        display.say(f"training: {asked.minutes} minutes from the start to the report; steps are planned as they go")
+        given = counted(asked.minutes or 0, "minute")
+        display.say(f"training: {given} from the start to the report; steps are planned as they go")
     run = Session(
         recipe, asked, folder, classes, model, average, optimizer, precision, accelerator, display, val_set, plan
     )

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from boxwright.recipes.schema import Recipe, Schedule, Validation
+from boxwright.wording import counted
 
 EPSILON = 1e-9
 """Of a step: a part of a run that ends at a whole step ends there, however its fraction was rounded."""
@@ -46,7 +47,7 @@ def scaled(recipe: Recipe, num_pictures: int, world: int, minutes: float | None 
         steps = max(1, round(schedule.steps / factor))
     warmup = min(round(schedule.warmup_steps / factor), max(1, steps // 3))
     lr = optim.lr * factor
-    length = "" if minutes is not None else f"{steps} steps, "
+    length = "" if minutes is not None else f"{counted(steps, 'step')}, "
     sentence = f"batch {batch}, lr {lr:.4g}, {length}warm-up {warmup}"
     if factor != 1:
         sentence += (
