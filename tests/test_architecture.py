@@ -14,7 +14,7 @@ PACKAGE = Path(boxwright.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # what stands later may import what stands earlier; what stands together may not import each other
 LAYERS = (
-    {"ops", "writing"},
+    {"ops", "reading", "writing"},
     {"structures"},
     {"nn", "data", "metrics"},
     {"models", "visualize"},

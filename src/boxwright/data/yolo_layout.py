@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from boxwright.data.listing import (
     files_in,
     folders_in,
@@ -18,6 +16,7 @@ from boxwright.data.listing import (
     split_name,
     subfolder,
 )
+from boxwright.reading.yaml_text import read_yaml
 
 _YAML = (".yaml", ".yml")
 _NOT_LABELS = {"classes.txt", "obj.names", "labels.txt", "notes.txt", "readme.txt", "requirements.txt"}
@@ -68,11 +67,9 @@ def _label_folder(folder: Path) -> Path:
 
 def _load(file: Path) -> Any:
     try:
-        # The base loader leaves every word as text, so that a class called `no` or `1.5` keeps its name.
-        return yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: this is not valid YAML ({reason:.160})") from error
+        return read_yaml(file, words=True)  # a class called `no` or `1.5` keeps its name
+    except ValueError as error:
+        raise ValueError(f"{file}: this is not valid YAML ({error!s:.200})") from error
 
 
 def _from_yaml(file: Path, content: Any) -> YoloLayout:
