@@ -54,7 +54,12 @@ def read_torch_file(path: Path) -> Any:
             raise
         except ValueError as problem:
             return _read_oldest_file(path, problem)
-    with checked_archive(path) as archive:
+    return read_torch_archive(path)
+
+
+def read_torch_archive(source: Path | bytes) -> Any:
+    """The same of a file that is an archive, as torch has written them since 1.6, or of its bytes."""
+    with checked_archive(source) as archive:
         programs = [name for name in archive.sizes if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in archive.sizes):
             raise ValueError("it is a TorchScript program, which is code; give the state_dict of its model")
@@ -123,6 +128,13 @@ def _parameter(data: Any, *_: Any) -> Any:
     return data
 
 
+def _with_attributes(make: Any, _kind: Any, arguments: Any, _attributes: Any) -> Any:
+    """A tensor to which somebody has attached something: the tensor."""
+    if not isinstance(make, Call):
+        raise ValueError("a tensor of another kind")
+    return make(*arguments)
+
+
 def _size(sides: Sequence[int] = ()) -> torch.Size:
     return torch.Size(sides)
 
@@ -139,6 +151,7 @@ _TABLE: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
     ("torch._utils", "_rebuild_parameter"): Call(_parameter),
     ("torch.nn.parameter", "Parameter"): Call(_parameter),
+    ("torch._tensor", "_rebuild_from_type_v2"): Call(_with_attributes),
     ("torch", "Size"): Call(_size),
     ("torch", "device"): Call(_device),
 }

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 SPARE_BYTES = 64 << 20
@@ -55,17 +56,17 @@ class CheckedArchive:
 
 
 @contextmanager
-def checked_archive(path: Path) -> Iterator[CheckedArchive]:
+def checked_archive(source: Path | bytes) -> Iterator[CheckedArchive]:
     """Open an archive. Raises DamagedError where it is, ValueError where its names or sizes are not to be trusted.
 
     Both give the reason only, without the file's name.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source)
     except _ERRORS as error:
         raise DamagedError(f"it is cut or damaged ({str(error)[:80]})") from error
     with archive:
-        _check_members(archive, path.stat().st_size)
+        _check_members(archive, len(source) if isinstance(source, bytes) else source.stat().st_size)
         yield CheckedArchive(archive)
 
 
