@@ -88,7 +88,9 @@ def read_proposals(path: str | Path) -> StoredProposals:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _ARRAYS}
     except DamagedError as error:
-        raise DamagedError(f"{path}: damaged: {error}; write it anew with boxwright proposals") from error
+        raise DamagedError(
+            f"{path}: not a proposal file, or damaged: {error}; write it anew with boxwright proposals"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive raises anything from zlib.error to SyntaxError
