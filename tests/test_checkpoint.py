@@ -145,3 +145,58 @@ class TestFailures:
         torch.save(data, path)
         with pytest.raises(ValueError, match=r"last\.pt: optim\.learning: unknown key"):
             load_checkpoint(path)
+
+
+class TestDamage:
+    @pytest.fixture
+    def run(self, checkpoint, tmp_path):
+        folder = tmp_path / "run" / "weights"
+        folder.mkdir(parents=True)
+        for name in ("last.pt", "best.pt"):
+            save_checkpoint(checkpoint, folder / name)
+        return folder
+
+    @staticmethod
+    def flip(path, share):
+        data = bytearray(path.read_bytes())
+        data[int(len(data) * share)] ^= 1
+        path.write_bytes(data)
+
+    @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.7, 0.9])
+    def test_a_flipped_bit_is_noticed_and_the_other_file_of_the_run_is_named(self, run, share):
+        self.flip(run / "last.pt", share)
+        with pytest.raises(
+            ValueError, match=rf"last\.pt .*damaged: .*; take {run / 'best.pt'} instead, for --resume too"
+        ):
+            load_checkpoint(run / "last.pt")
+        load_checkpoint(run / "best.pt")
+
+    def test_a_file_that_is_damaged_itself_is_not_named_as_the_one_to_take(self, run):
+        self.flip(run / "last.pt", 0.5)
+        self.flip(run / "best.pt", 0.5)
+        with pytest.raises(ValueError, match=r"best\.pt .*damaged: .*; take another copy of it"):
+            load_checkpoint(run.parent)
+
+    def test_an_empty_file_is_damaged(self, run):
+        (run / "best.pt").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"best\.pt .*damaged: it is empty; take .*last\.pt instead"):
+            load_checkpoint(run.parent)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("classes", ["a"]), ("classes", {"names": [1], "ids": [1]}), ("classes", {"names": ["a"], "ids": "1"}),
+         ("weights", [1]), ("weights", {"a": "b"}), ("weights", {1: torch.ones(1)}), ("score_threshold", "x"),
+         ("score_threshold", 7.0), ("metrics", [1]), ("training", "x"), ("origin", 3), ("recipe", [[]]),
+         ("recipe", {"model": {"name": [[]]}}), ("version", [[]]), ("classes", {"names": ["a", "a"], "ids": [1, 2]})],
+    )  # fmt: skip
+    def test_a_part_of_another_kind_is_one_sentence(self, path, key, value):
+        data = torch.load(path, weights_only=True)
+        torch.save({**data, key: value}, path)
+        with pytest.raises(ValueError, match=r"last\.pt"):
+            load_checkpoint(path)
+
+    def test_weights_that_are_no_numbers_are_refused(self, checkpoint, tmp_path):
+        weights = {**checkpoint.weights, next(iter(checkpoint.weights)): torch.tensor([float("nan")])}
+        save_checkpoint(Checkpoint(checkpoint.recipe, checkpoint.classes, weights), tmp_path / "a.pt")
+        with pytest.raises(ValueError, match=r"a\.pt: weights that are not finite numbers"):
+            load_checkpoint(tmp_path / "a.pt")

@@ -52,7 +52,7 @@ def test_settings_that_the_other_library_has_not_are_refused_by_name(case_of):
 def test_one_entry_too_few_or_too_many_refuses_the_file(case_of, name):
     state = state_of(read_tensors(case_of(name).path))
     last = list(state)[-1]
-    with pytest.raises(ValueError, match=r"here: .*1 entries unused: extra\.weight"):
+    with pytest.raises(ValueError, match=r"here: .*1 entry unused: extra\.weight"):
         convert_state({**state, "extra.weight": torch.ones(1)}, "here")
     with pytest.raises(ValueError, match=r"here: .*(missing|no entry)"):
         convert_state({key: value for key, value in state.items() if key != last}, "here")

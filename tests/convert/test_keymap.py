@@ -49,7 +49,7 @@ def test_the_way_back_is_exact():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"surprise": torch.ones(1)}, "1 entries unused: surprise"),
+        ({"surprise": torch.ones(1)}, "1 entry unused: surprise"),
         ({"their.body.bias": torch.ones(5)}, r"of another shape: their\.body\.bias \(5,\) \(expected \(4,\)\)"),
         ({"their.rows": torch.ones(4)}, "expected 3 rows, got 4"),
     ],
@@ -61,5 +61,5 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
 
 def test_every_missing_entry_is_told_with_the_unused_ones():
     state = {name: value for name, value in THEIRS.items() if name not in ("scale.1", "their.body.bias")}
-    with pytest.raises(ValueError, match=r"2 entries missing: their\.body\.bias, scale\.1; 1 entries unused: x"):
+    with pytest.raises(ValueError, match=r"2 entries missing: their\.body\.bias, scale\.1; 1 entry unused: x"):
         take_weights(OURS, {**state, "x": torch.ones(1)}, LAYOUT, "a.pth")

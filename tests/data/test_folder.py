@@ -227,3 +227,12 @@ def test_shared_data(shared: Path) -> None:
     nuclei = open_folder(shared / "nuclei")
     assert (nuclei.classes.names, nuclei.classes.ids) == (("nucleus",), (1,))
     assert sum(len(record.annotations) for part in nuclei.splits.values() for record in part.records) == 8700
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "val2017", "VAL", "val_2017"])
+def test_a_split_is_found_by_the_names_that_people_give_it(tmp_path: Path, name: str) -> None:
+    classes = Classes(("a",), (0,))
+    whole = DataSet(tmp_path, "coco", classes, {"val": Split("val", (), classes)})
+    assert split(whole, name) is whole.splits["val"]
+    with pytest.raises(ValueError, match="no split 'test2017'; it has val: name one of these"):
+        split(whole, "test2017")

@@ -1,5 +1,8 @@
 """Proposal files, and proposals that go through every augmentation with their picture."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +169,33 @@ def test_the_loader_brings_proposals_at_network_size(stored, tmp_path, cache):
     sample, _, _ = mixed[SampleKey(0, 1, mosaic=True)]
     assert sample.proposals is not None
     assert PictureSet(split, RULE, cache=cache)[0][0].proposals is None
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(stored):
+    whole, noticed = stored.path.read_bytes(), 0
+    for place in range(0, len(whole), 5):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        stored.path.write_bytes(content)
+        try:
+            found = read_proposals(stored.path)
+        except ValueError:
+            noticed += 1
+        else:
+            assert torch.equal(found.of("train/a.png", (60, 80)), stored.of("train/a.png", (60, 80)))
+    assert noticed > len(whole) // 5 // 3
+
+
+def test_an_array_is_no_larger_than_the_file(stored):
+    with np.load(stored.path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    with zipfile.ZipFile(stored.path, "w") as archive:
+        for name, array in arrays.items():
+            stream = io.BytesIO()
+            np.save(stream, array)
+            content = stream.getvalue()
+            if name == "scores":
+                content = content.replace(b"(4,)", b"(4000000000000,)").replace(b" " * 12 + b"\n", b"\n")
+            archive.writestr(f"{name}.npy", content)
+    with pytest.raises(ValueError, match=r"scores\.npy is not of the length that its header says"):
+        read_proposals(stored.path)

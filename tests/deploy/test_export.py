@@ -199,6 +199,25 @@ def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
     assert seen == ["best.v2.onnx", "best.v2.pt2", "lr0.01.onnx", "best.v2-bf16.xml"]
 
 
+def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, monkeypatch):
+    seen = []
+
+    def written(checkpoint, out, *_, **__):
+        seen.append(str(out))
+        raise ValueError
+
+    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    weights = tmp_path / "runs" / "mine" / "weights"
+    weights.mkdir(parents=True)
+    for name in ("best.pt", "last.pt"):
+        (weights / name).touch()
+    for words in ([weights / "last.pt"], ["../runs/mine"], [weights / "best.pt", "--out", "here.onnx"], ["zoo/name"]):
+        CliRunner().invoke(app, ["export", *map(str, words)])
+    assert seen == [str(weights / "last.onnx"), "../runs/mine/weights/mine.onnx", "here.onnx", "name.onnx"]
+
+
 def test_masks_keep_their_nms(tmp_path):
     recipe = load_recipe("mask-rcnn-small")
     with pytest.raises(ValueError, match="exported with NMS in the graph"):

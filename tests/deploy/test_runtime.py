@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.deploy.description import CHECKSUM, Description
+from boxwright.deploy.description import Description
 from boxwright.deploy.program import load_program
 from boxwright.deploy.runtime import load_detector, narrowed
+from boxwright.deploy.seal import CHECKSUM
 from boxwright.inference.loading import open_checkpoint
 from boxwright.models import DetectSettings
 from boxwright.structures import PaddedDetections
@@ -190,6 +191,7 @@ class TestDescription:
 
         model = onnx.load(str(exported["onnx"]))
         model.graph.node[3].op_type = "NoSuchThing"
+        del model.metadata_props[1]  # its checksum
         onnx.save(model, str(tmp_path / "bad.onnx"))
         with pytest.raises(ValueError, match="ONNX Runtime cannot load it"):
             load_detector(tmp_path / "bad.onnx", "cpu")

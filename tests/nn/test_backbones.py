@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from boxwright.nn import backbones
 from boxwright.nn.backbones import Backbone
 
 CHANNELS = {
@@ -222,3 +223,14 @@ class TestWeights:
 def test_networks_that_cannot_serve_are_refused_by_name(name, message):
     with pytest.raises(ValueError, match=message):
         backbone(name)
+
+
+def test_what_a_download_says_goes_to_standard_error(monkeypatch, capsys):
+    def fetched(url, *_, **__):
+        print("Downloading: x")
+        return torchvision.models.resnet18().state_dict()
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fetched)
+    backbones._torchvision_network("resnet18", "IMAGENET1K_V1")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Downloading: x\n")

@@ -227,3 +227,40 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_an_override_that_is_none_is_quoted(override: str) -> None:
     with pytest.raises(ValueError, match="override"):
         load_recipe("fcos-small", [override])
+
+
+@pytest.mark.parametrize(
+    "value", ["[[]]", "{}", "[fcos]", "{name: fcos}", "null", "3", ".inf", "2024-01-01", "[[1, [2]]]"]
+)
+@pytest.mark.parametrize(
+    "key", ["model", "model.name", "data", "optim.lr", "model.backbone", "model.level_bounds", "schedule", "version"]
+)
+def test_a_value_of_any_kind_is_taken_or_refused_in_one_sentence(write, key, value):
+    section, _, name = key.partition(".")
+    text = f"{section}: {{{name}: {value}}}" if name else f"{section}: {value}"
+    for source, overrides in ((write(f"base: fcos-small\n{text}\n"), []), ("fcos-small", [f"{key}={value}"])):
+        try:
+            load_recipe(source, overrides)
+            sentence = "recipe"
+        except ValueError as error:
+            sentence = str(error)
+        assert sentence.startswith("recipe")
+        assert len(sentence) < 1000
+
+
+@pytest.mark.parametrize("base", ["[fcos]", "{a: b}", "3", "''", "a" * 2000, '"a\\0b"'])
+def test_a_base_is_a_name(write, base):
+    with pytest.raises(ValueError, match=r"recipe .*base: expected a recipe's name or a file beside this one"):
+        load_recipe(write(f"base: {base}\n"))
+
+
+def test_a_base_that_leads_back_by_another_way_is_found(write):
+    path = write("base: first.yaml\n")
+    path.write_text(f"base: ../{path.parent.name}/{path.name}\n")
+    with pytest.raises(ValueError, match="leads back to itself"):
+        load_recipe(path)
+
+
+def test_channels_beyond_reason_take_no_memory():
+    with pytest.raises(ValueError, match="class_channels: expected channels below"):
+        load_recipe("fcos-small", ["model.class_channels=[10000000000]"])

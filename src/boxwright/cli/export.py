@@ -12,7 +12,8 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     format: Annotated[str, typer.Option(help="onnx, openvino (.xml and .bin), or program (torch.export).")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; the checkpoint's name with a new ending if not given.")
+        Path | None,
+        typer.Option(help="File to write; beside the checkpoint, by its name with a new ending, if not given."),
     ] = None,
     precision: Annotated[
         str,
@@ -60,11 +61,22 @@ def export(
         **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
         calibration=calibration, winograd=winograd,
     )  # fmt: skip
-    stem = (checkpoint.name if checkpoint.is_dir() else checkpoint.stem) or "detector"
-    place = out or Path(f"{stem}{'' if precision == 'fp32' else '-' + precision}{SUFFIX[options.format]}")
+    place = out or _beside(checkpoint, precision, SUFFIX[options.format])
     written = export_checkpoint(
         checkpoint, place, options, pictures=pictures, data=data, split=split or "val",
         say=lambda text: typer.echo(f"boxwright: {text}", err=True),
     )  # fmt: skip
     typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)
     typer.echo(str(written.path))
+
+
+def _beside(checkpoint: Path, precision: str, ending: str) -> Path:
+    """Where the exported file of a checkpoint lies if nothing is said: beside it, of a run folder beside its best.pt.
+
+    What is no file (a name of the zoo) is exported into the working folder.
+    """
+    best = checkpoint / "weights" / "best.pt"
+    file = best if best.is_file() else checkpoint
+    stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
+    folder = file.parent if file.is_file() else Path()
+    return folder / f"{stem or 'detector'}{'' if precision == 'fp32' else '-' + precision}{ending}"

@@ -12,8 +12,11 @@ import os
 import signal
 import sys
 import warnings
+from typing import Any
 
 import typer
+
+from boxwright.cli.other_words import meant
 
 VERBS = (
     "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes",
@@ -50,6 +53,8 @@ def run() -> None:
     warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that the charts' font does not have
     before = signal.signal(signal.SIGTERM, _end)
     try:
+        if sentence := meant(sys.argv[1:], _options()):
+            raise ValueError(sentence)
         app()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
@@ -66,6 +71,15 @@ def run() -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _options() -> dict[str, set[str]]:
+    """The options of each verb."""
+    command: Any = typer.main.get_command(app)
+    return {
+        verb: {word for option in one.params for word in (*option.opts, *option.secondary_opts)}
+        for verb, one in command.commands.items()
+    }
 
 
 def _end(number: int, _frame: object) -> None:

@@ -14,7 +14,8 @@ from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
 from boxwright.models.config import empty_state
-from boxwright.nn.backbone_files import is_caffe2, read_tensors, state_of
+from boxwright.nn.backbone_files import is_caffe2, read_tensors
+from boxwright.nn.state_dicts import check_finite, foreign_parts, parts_of, state_of
 from boxwright.recipes import check_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
@@ -22,7 +23,10 @@ from boxwright.wording import counted
 
 
 class Converted(NamedTuple):
-    """A foreign checkpoint as ours; `origin` says where it came from, with what is kept for the way back."""
+    """A foreign checkpoint as ours; `origin` says where it came from, with what is kept for the way back.
+
+    `skipped` names what stood beside the weights and was not built, or belongs to no detector.
+    """
 
     recipe: Recipe
     classes: Classes
@@ -30,6 +34,7 @@ class Converted(NamedTuple):
     score_threshold: float
     origin: dict[str, Any]
     notes: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
 
 class _Options(dict[str, Any]):
@@ -85,7 +90,13 @@ def convert_file(
     options = {
         "variant": variant, "stride_in_1x1": stride_in_1x1, "norm_eps": norm_eps, "file": path.name
     }  # fmt: skip
-    return convert_state(state_of(read_tensors(path)), str(path), options, classes)
+    data = read_tensors(path)
+    try:
+        state = state_of(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    found = convert_state(state, str(path), options, classes)
+    return found._replace(skipped=(*foreign_parts(data), *found.skipped))
 
 
 def convert_state(
@@ -94,15 +105,12 @@ def convert_state(
     """The same for a state dict; `where` names it in messages."""
     if not state:
         raise ValueError(f"{where}: holds no tensors by name; is it a state dict?")
-    state = torchvision.new_names(state)
-    family = next((family for family in FAMILIES if family.recognises(state)), None)
-    if family is None:
-        raise ValueError(f"{where}: {_what_instead(state)}")
+    family, state, skipped = _detector_in(state, where)
     given = _Options(options or {})
     try:
         found = family.plan(state, given)
-    except (ValueError, KeyError) as error:
-        reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else str(error)
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
+        reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise ValueError(f"{where}: taken for {family.name}, but {reason}") from error
     for name, value in given.items():
         if value is not None and name not in given.read | {"file"}:
@@ -126,9 +134,36 @@ def convert_state(
         if name == "mean_positives":
             wanted[name].fill_(recipe.model.normaliser_start)
     weights, kept = take_weights(wanted, state, found.layout, where)
+    check_finite(weights, where)
     origin = {"family": family.name, "architecture": found.architecture, "kept": kept}
     threshold = float(recipe.detect.score_threshold)
-    return Converted(recipe, names, weights, threshold, origin, found.notes)
+    return Converted(recipe, names, weights, threshold, origin, found.notes, skipped)
+
+
+def _detector_in(state: State, where: str) -> tuple[_Family, State, tuple[str, ...]]:
+    """The library of a detector's entries, these by its names, and what else is there.
+
+    They may stand below a word or two of a trainer (`model.` of a LightningModule), beside what is no part of them.
+    """
+    parts = [("", dict(state))]
+    for _ in range(4):
+        found = []
+        for prefix, part in parts:
+            renamed = torchvision.new_names(part)
+            known = next((family for family in FAMILIES if family.recognises(renamed)), None)
+            if known is not None:
+                found.append((known, renamed, prefix))
+        if len(found) > 1:
+            words = " and ".join(prefix for *_, prefix in found)
+            raise ValueError(f"{where}: {len(found)} detectors, below {words}: save the one that is meant alone")
+        if found:
+            family, renamed, prefix = found[0]
+            rest = [name for name in state if not name.startswith(prefix)]
+            more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
+            skipped = (f"what is not below {prefix} (", ", ".join(rest[:3]), more, ")")
+            return family, renamed, ("".join(skipped),) if rest else ()
+        parts = [(prefix + word, below) for prefix, part in parts for word, below in parts_of(part)]
+    raise ValueError(f"{where}: {_what_instead(state)}")
 
 
 def _what_instead(state: State) -> str:

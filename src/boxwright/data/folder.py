@@ -12,7 +12,7 @@ from typing import NamedTuple
 from boxwright.data.classes import select_classes
 from boxwright.data.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
-from boxwright.data.listing import pictures_below, split_order
+from boxwright.data.listing import pictures_below, split_name, split_order
 from boxwright.data.records import DataSet, Record, Split
 from boxwright.data.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
@@ -56,8 +56,8 @@ def open_folder(path: str | Path, classes: str | None = None, class_names: Seque
 
 
 def split(dataset: DataSet, name: str) -> Split:
-    """The split called `name` ("valid" and "validation" mean "val"); ValueError names those that exist."""
-    known = {"valid": "val", "validation": "val"}.get(name.lower(), name)
+    """The split called `name` ("valid", "validation" and "val2017" mean "val"); ValueError names those that exist."""
+    known = name if name in dataset.splits else split_name(name) or name
     if known not in dataset.splits:
         raise ValueError(f"{dataset.root}: no split {name!r}; it has {', '.join(dataset.splits)}: name one of these")
     return dataset.splits[known]

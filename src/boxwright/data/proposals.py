@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from boxwright.data.records import Record
+from boxwright.reading.archives import DamagedError
+from boxwright.reading.numpy_files import check_arrays
 from boxwright.structures import Detections
 from boxwright.wording import counted
 from boxwright.writing import writing
@@ -83,8 +85,13 @@ def read_proposals(path: str | Path) -> StoredProposals:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such proposal file")
     try:
+        check_arrays(path, tuple(_ARRAYS))
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _ARRAYS}
+    except DamagedError as error:
+        raise DamagedError(
+            f"{path}: not a proposal file, or damaged: {error}; write it anew with boxwright proposals"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # a damaged archive raises anything from zlib.error to SyntaxError

@@ -9,8 +9,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from boxwright.data.listing import (
     files_in,
     folders_in,
@@ -22,6 +20,7 @@ from boxwright.data.listing import (
 )
 from boxwright.data.yolo_labels import label_files, label_names
 from boxwright.reading.values import whole_number
+from boxwright.reading.yaml_text import read_yaml
 
 _MOST_SKIPPED = 12  # leading folders of a path of another machine
 _YAML = (".yaml", ".yml")
@@ -56,11 +55,9 @@ def find_layout(path: Path) -> YoloLayout | None:
 
 def _load(file: Path) -> Any:
     try:
-        # The base loader leaves every word as text, so that a class called `no` or `1.5` keeps its name.
-        return yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: this is not valid YAML ({reason:.160})") from error
+        return read_yaml(file, words=True)  # a class called `no` or `1.5` keeps its name
+    except ValueError as error:
+        raise ValueError(f"{file}: this is not valid YAML ({error!s:.200})") from error
 
 
 def _from_yaml(file: Path, content: Any) -> YoloLayout:

@@ -20,14 +20,6 @@ FORMAT = "boxwright export"
 VERSION = 1
 KEY = "boxwright"
 """The name under which the text lies in a file's metadata."""
-CHECKSUM = "boxwright_weights_sha256"
-"""The same of the checksum of its weights, by which damage shows; a file without it is not checked."""
-
-
-def check_weights(found: str, stored: str | None, path: Any) -> None:
-    """Raise ValueError where weights are not those that were exported."""
-    if stored is not None and found != stored:
-        raise ValueError(f"{path} is damaged, or another program changed its weights; export it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class Description:
         """From the text of a file. Raises ValueError where it is not one of ours, or of another version."""
         try:
             data = json.loads(text or "")
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             data = {}
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(
@@ -108,5 +100,5 @@ class Description:
                 std=tuple(fed["std"]),
                 outputs=tuple(data["outputs"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: its description is damaged ({error}); export it again") from error

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
+from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.graph_check import check_onnx
 from boxwright.deploy.missing import required
+from boxwright.deploy.seal import BLANK, CHECKSUM, WEIGHTS_CHECKSUM, check_seal, refuse_other, seal
 from boxwright.nn.winograd import FILTER, INPUT, OUTPUT
 from boxwright.ops.select import largest_below
 from boxwright.writing import writing
@@ -40,22 +42,28 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
         model = written.model_proto
     _name_sizes(model.graph)
     names = str(dict(enumerate(description.classes.names)))
-    properties = {KEY: description.to_json(), CHECKSUM: _checksum(model.graph), "names": names}
+    properties = {KEY: description.to_json(), CHECKSUM: BLANK, "names": names}
     onnx.helper.set_model_props(model, properties)
     with writing(path):
         onnx.save(model, str(path))
+        seal(path)
 
 
 def read_description(path: Path) -> Description:
     """What an ONNX file says about itself."""
     onnx = required("onnx", "export")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+    except OSError:
+        raise
     except Exception as error:  # protobuf's own errors
-        raise ValueError(f"{path} is not an ONNX file, or damaged") from error
+        raise ValueError(f"{path} is not an ONNX file, or damaged; export it again from its checkpoint") from error
     found = {entry.key: entry.value for entry in model.metadata_props}
     description = Description.from_json(found.get(KEY), path)
-    check_weights(_checksum(model.graph), found.get(CHECKSUM), path)
+    check_onnx(model, path)
+    if check_seal(content, path) is None and WEIGHTS_CHECKSUM in found:
+        refuse_other(_checksum(model.graph), found[WEIGHTS_CHECKSUM], path)
     return description
 
 

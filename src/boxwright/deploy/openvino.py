@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.deploy.description import CHECKSUM, KEY, Description, check_weights
+from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.graph_check import check_openvino
 from boxwright.deploy.missing import required
+from boxwright.deploy.seal import BLANK, CHECKSUM, WEIGHTS_CHECKSUM, check_seal, refuse_other, seal
 from boxwright.writing import writing
 
 Inputs = dict[str, np.ndarray[Any, Any]]
@@ -36,23 +38,27 @@ def write_openvino(
     model.set_rt_info(description.to_json(), [KEY])
     with writing(path):
         openvino.save_model(model, path, compress_to_fp16=False)
-        model.set_rt_info(_checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
+        model.set_rt_info(BLANK + _checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
         openvino.save_model(model, path, compress_to_fp16=False)
+        seal(path, 2 * len(BLANK))
 
 
 def load_openvino(path: Path, num_threads: int | None = None) -> tuple[Any, Description]:
     """A compiled model that takes a dict of arrays, and its description."""
     openvino = required("openvino", "export")
     core = openvino.Core()
+    content = path.read_bytes()
+    check_openvino(content, path)
+    both = check_seal(content, path, 2 * len(BLANK))
     try:
         model = core.read_model(path)
     except RuntimeError as error:
         raise ValueError(f"{path} is not an OpenVINO model, or its .bin is missing") from error
     text, stored = (
-        model.get_rt_info([key]).astype(str) if model.has_rt_info([key]) else None for key in (KEY, CHECKSUM)
+        model.get_rt_info([key]).astype(str) if model.has_rt_info([key]) else None for key in (KEY, WEIGHTS_CHECKSUM)
     )
     description = Description.from_json(text, path)
-    check_weights(_checksum(path), stored, path)
+    refuse_other(_checksum(path), stored if both is None else both[len(BLANK) :], path)
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if num_threads is not None:
         settings["INFERENCE_NUM_THREADS"] = num_threads

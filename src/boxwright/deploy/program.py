@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from boxwright.deploy.description import KEY, Description
+from boxwright.deploy.program_check import checked_program
+from boxwright.reading.archives import DamagedError
 from boxwright.writing import writing
 
 
@@ -28,14 +29,19 @@ def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
 
     inside = {KEY: ""}
     try:
-        if not zipfile.is_zipfile(path):  # torch would print a traceback before it raises
-            raise ValueError("not an archive")
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not look at the checksums
-                raise ValueError("damaged")
-        program = torch.export.load(path, extra_files=inside)
-    except (RuntimeError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a torch.export program, or is damaged; export it again") from error
+        whole = checked_program(path)
+    except DamagedError as error:
+        raise DamagedError(f"{path} is not a torch.export program, or is damaged ({error}); export it again from its "
+                           "checkpoint") from error  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{path} is refused before it is loaded: {error}; export it again with boxwright") from error
+    try:
+        program = torch.export.load(whole, extra_files=inside)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises anything from AssertionError to SerializeError
+        raise ValueError(f"{path} is not a torch.export program that this torch reads "
+                         f"({' '.join(str(error).split())[:120]}); export it again") from error  # fmt: skip
     description = Description.from_json(inside[KEY], path)
     if device.type != "cpu":  # constants and tensors that the graph makes itself go along; `module.to` leaves them
         from torch.export.passes import move_to_device_pass

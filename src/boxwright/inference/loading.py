@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint
 from boxwright.convert.fetch import fetched_file, is_remote
 from boxwright.convert.files import convert_file
+from boxwright.reading.archives import DamagedError
 from boxwright.structures import Classes
 
+_LOG = logging.getLogger("boxwright.convert")
 EXPORTED = (".onnx", ".xml", ".pt2")
 """Endings of what `boxwright export` writes."""
 
@@ -35,6 +38,8 @@ def open_checkpoint(
     if path.suffix not in (".pkl", ".safetensors"):
         try:
             own = load_checkpoint(path)
+        except DamagedError:
+            raise
         except ValueError as error:
             if "is not a boxwright checkpoint" not in str(error):
                 raise
@@ -54,5 +59,7 @@ def open_checkpoint(
         if problem is None:
             raise
         raise ValueError(f"{path} is not a boxwright checkpoint, nor one of another library ({error})") from error
+    if found.skipped:
+        _LOG.warning("%s: left out, without being built: %s", path, "; ".join(found.skipped))
     origin = {**found.origin, "notes": list(found.notes)}
     return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)

@@ -5,17 +5,18 @@ Whatever a file calls its entries, what comes out has torchvision's names and ex
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from boxwright.nn.pickles import read_pickle
+from boxwright.nn.state_dicts import check_finite, foreign_weight, parts_of, state_of
+from boxwright.nn.torch_files import read_torch_file
+from boxwright.reading.safetensors_files import read_safetensors
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".pkl")
 
@@ -23,52 +24,29 @@ SUFFIXES = (".pt", ".pth", ".safetensors", ".pkl")
 def read_tensors(path: Path) -> dict[str, Any]:
     """The content of a weights file, by name, without running anything in it.
 
-    Raises FileNotFoundError, or ValueError where it holds more than tensors, numbers, text and containers.
+    Raises FileNotFoundError, or ValueError where its weights are more than tensors, numbers, text and containers. What
+    stands beside them and is no plain data is left as a stand-in (`nn.pickles.Foreign`).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file, or damaged ({error})") from error
+        return dict(read_safetensors(path))
     if path.suffix == ".pkl":
-        data = read_pickle(path)
+        data = read_pickle(path, skip_foreign=True)
     else:
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
-        except Exception as error:  # on a damaged file torch raises anything from struct.error to IndexError
-            named = re.search(r"(?:GLOBAL|function) ([\w.]+)", str(error))
-            if named and isinstance(error, pickle.UnpicklingError):
-                raise ValueError(
-                    f"{path}: refused: not a file of plain tensors, it asks for {named[1]}; only tensors, numbers, "
-                    f"text and containers are read"
-                ) from error
-            text = " ".join(str(error).split())[:120]
-            raise ValueError(f"{path}: not a file of plain tensors, or damaged ({text})") from error
+            data = read_torch_file(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a file of plain tensors, or damaged ({error})") from error
+    if (name := foreign_weight(data)) is not None:
+        kind = "arrays" if path.suffix == ".pkl" else "tensors"
+        raise ValueError(
+            f"{path}: refused: not a file of plain {kind}, it asks for {name}; only {kind}, numbers, text and "
+            f"containers are read: save the weights alone, as torch.save(model.state_dict(), FILE) does"
+        )
     if not isinstance(data, Mapping):
         raise ValueError(f"{path}: expected entries by name, got {type(data).__name__}")
     return {str(key): value for key, value in data.items()}
-
-
-def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a file: below "model" or "state_dict" where it has one, arrays as tensors, no "module."."""
-    for key in ("model", "state_dict"):
-        if isinstance(data.get(key), Mapping):
-            data = data[key]
-            break
-    state = {}
-    for name, value in data.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(np.array(value))  # a copy: the file's own may not be writable
-        if isinstance(value, Tensor):
-            state[str(name).removeprefix("module.")] = value.float() if value.is_floating_point() else value
-    return state
 
 
 def is_caffe2(state: Mapping[str, Tensor]) -> bool:
@@ -131,6 +109,14 @@ def complete_norms(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Ten
     return full
 
 
+def _network_of(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The entries of a classification network, which may stand below a word of their trainer ("model.")."""
+    own = model.state_dict().keys() - {"fc.weight", "fc.bias"}
+    if own & state.keys() or is_caffe2(state) or "stem.conv1.weight" in state:
+        return state
+    return next((part for _, part in parts_of(state) if own & part.keys()), state)
+
+
 def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1: bool | None = None) -> None:
     """Load a classification network's own weights; its classifier may be missing or of another size.
 
@@ -143,7 +129,8 @@ def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1
         data = read_tensors(file)
     except ValueError as error:
         raise ValueError(f"backbone weights {error}") from error
-    state = state_of(data)
+    state = _network_of(state_of(data), model)
+    check_finite(state, f"backbone weights {file}")
     if is_caffe2(state):
         wide, grouped = state["res2_0_branch2a_w"], state["res2_0_branch2b_w"]
         groups = wide.shape[0] // grouped.shape[1]

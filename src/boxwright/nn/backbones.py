@@ -6,6 +6,8 @@ Maps of a backbone are C2 (stride 4) to C5 (stride 32), levels of the pyramid P2
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -219,7 +221,8 @@ def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
 def _torchvision_network(name: str, weights: str | None) -> nn.Module:
     """A classification network with torchvision's weights of that name, which are fetched where they are not cached."""
     try:
-        network: nn.Module = torchvision.models.get_model(name, weights=weights)
+        with contextlib.redirect_stdout(sys.stderr):  # torch says there that it downloads
+            network: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (URLError, OSError) as error:
         url = torchvision.models.get_weight(f"{type_of_weights(name)}.{weights}").url
         raise OSError(

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+MOST_CHANNELS = 100_000
+
 
 def channel_table(num_classes: int, channels: Sequence[int] | None) -> Tensor:
     """The class (C,) of every channel, -1 for none; `channels` is the channel of each class, None for one each.
@@ -21,7 +23,9 @@ def channel_table(num_classes: int, channels: Sequence[int] | None) -> Tensor:
     if channels is None:
         return torch.arange(num_classes)
     if len(channels) != num_classes or len(set(channels)) != num_classes or min(channels) < 0:
-        raise ValueError(f"class_channels: expected {num_classes} different channels, got {list(channels)}")
+        raise ValueError(f"class_channels: expected {num_classes} different channels, got {list(channels)[:9]}")
+    if max(channels) >= MOST_CHANNELS:
+        raise ValueError(f"class_channels: expected channels below {MOST_CHANNELS}, got {max(channels)}")
     table = torch.full((max(channels) + 1,), -1)
     table[torch.tensor(channels)] = torch.arange(num_classes)
     return table

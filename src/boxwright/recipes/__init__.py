@@ -11,14 +11,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from boxwright.models import MODELS
 from boxwright.models.config import held_config
+from boxwright.reading.yaml_text import parse_yaml, read_yaml
 from boxwright.recipes.schema import Recipe, model_section
 
 FOLDER = Path(__file__).parent
+LONGEST_NAME = 1000
+SHOWN = 120
+"""Characters of a wrong value in a sentence."""
 ALIASES = {
     "fcos": "fcos-small",
     "retinanet": "retinanet-small",
@@ -53,6 +56,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data (a parsed YAML file, or a checkpoint); `where` names it in messages."""
+    if not isinstance(data, dict):
+        raise ValueError(f"recipe {where}: expected settings by name, got {type(data).__name__}")
     data = dict(data)
     model = data.get("model")
     name = model.get("name") if isinstance(model, dict) else model
@@ -65,9 +70,9 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
             mistakes += _sentences(error, section, ("model",))
             data["model"] = None
     else:
-        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(_short(name), MODELS, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else ""
-        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {name!r}{hint}")
+        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {_short(name)}{hint}")
         data["model"] = None
     try:
         recipe = Recipe.model_validate(data)
@@ -114,20 +119,19 @@ def _find(name: str) -> Path:
 
 def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file."""
-    if path in seen:
+    if path.resolve() in [other.resolve() for other in seen]:
         raise ValueError(f"recipe {path}: its base leads back to itself ({' -> '.join(p.stem for p in (*seen, path))})")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path}: not YAML ({' '.join(str(error).split())[:200]})") from error
+        data = read_yaml(path)
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: not YAML that is read here ({error})") from error
     if not isinstance(data, dict):
         raise ValueError(f"recipe {path}: expected settings by name, got {type(data).__name__}")
     base = data.pop("base", None)
     if base is None:
         return data
-    beside = path.parent / str(base)
     try:
-        below = beside if beside.is_file() else _find(str(base))
+        below = _base_file(path, base)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"recipe {path}: base: {error}") from error
     whole = _with_base(below, (*seen, path))
@@ -138,6 +142,14 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _overlay(whole, data)
 
 
+def _base_file(path: Path, base: Any) -> Path:
+    """The file that a recipe lies over: one beside it, or a recipe by its name."""
+    if not isinstance(base, str) or not base or len(base) > LONGEST_NAME or "\0" in base:
+        raise ValueError(f"expected a recipe's name or a file beside this one, got {_short(base)}")
+    beside = path.parent / base
+    return beside if beside.is_file() else _find(base)
+
+
 def _keeps_model(model: Any, below: Any) -> bool:
     """Whether the settings of the base's detector hold for a recipe's own too: not for another one, with other keys.
 
@@ -146,6 +158,8 @@ def _keeps_model(model: Any, below: Any) -> bool:
     if not isinstance(model, dict) or not isinstance(below, dict):
         return True
     name, other = model.get("name", below.get("name")), below.get("name")
+    if not isinstance(name, str) or not isinstance(other, str):  # which is told when everything is checked
+        return True
     held = held_config(MODELS[name].config) if name in MODELS else None
     return name == other or (held is not None and other in MODELS and held.config is MODELS[other].config)
 
@@ -172,9 +186,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ValueError(f"override {override!r}: expected key=value, as in optim.lr=0.01")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"override {_short(override)}: the value is not YAML that is read here ({error})") from error
     if isinstance(value, str):
         value = _number(value)
     *path, last = key.split(".")
@@ -208,12 +222,22 @@ def _sentences(error: ValidationError, section: type[BaseModel], prefix: tuple[s
             near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(known)})")
         elif detail["type"] == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
-            yield f"{where}: expected a key that is text, got {detail['input']!r}"
+            yield f"{where}: expected a key that is text, got {_short(detail['input'])}"
         elif detail["type"] == "missing":
             yield f"{where}: missing"
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            yield f"{where}: {message[0].lower()}{message[1:]}, got {detail['input']!r}" if where else message
+            yield f"{where}: {message[0].lower()}{message[1:]}, got {_short(detail['input'])}" if where else message
+
+
+def _short(value: Any) -> str:
+    """A value as a sentence shows it, however long it is."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return repr(text) if isinstance(value, str) else text
 
 
 def _keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,52 @@
+"""The digest that an exported file holds of itself, by which a flipped bit shows: in its weights, its graph, its text.
+
+It is of all bytes of the file, with zeros where it stands itself, whatever library has written them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+CHECKSUM = "boxwright_sha256"
+"""The name of the digest in a file's metadata; a file without it is not checked."""
+WEIGHTS_CHECKSUM = "boxwright_weights_sha256"
+"""The name of the digest of the weights only, which files of before hold."""
+BLANK = "0" * 64
+
+
+def seal(path: Path, length: int = len(BLANK)) -> None:
+    """Put the digest of a file in place of the zeros that were written for it, of `length` digits with what follows."""
+    data = bytearray(path.read_bytes())
+    start = _place(data, length)
+    assert start is not None
+    data[start : start + len(BLANK)] = hashlib.sha256(data).hexdigest().encode()
+    path.write_bytes(data)
+
+
+def check_seal(data: bytes, path: Path, length: int = len(BLANK)) -> str | None:
+    """The digits of a file's digest and what follows, None without one; ValueError where its content has another."""
+    start = _place(data, length)
+    if start is None:
+        return None
+    end = start + len(BLANK)
+    digest = hashlib.sha256(memoryview(data)[:start])
+    digest.update(BLANK.encode())
+    digest.update(memoryview(data)[end:])
+    refuse_other(digest.hexdigest(), data[start:end].decode(), path)
+    return data[start : start + length].decode()
+
+
+def refuse_other(found: str, stored: str | None, path: Path) -> None:
+    """Raise ValueError where a digest is not the one that was written; None was not written."""
+    if stored is not None and found != stored:
+        raise ValueError(f"{path} is damaged, or another program changed it; export it again from its checkpoint")
+
+
+def _place(data: Any, length: int) -> int | None:
+    """Where the digest of a file begins in it; what was made of another file may hold that one's too."""
+    pattern = rb"%s.{1,12}?([0-9a-f]{%d})(?![0-9a-f])" % (CHECKSUM.encode(), length)
+    found = [match.start(1) for match in re.finditer(pattern, data, re.DOTALL)]
+    return found[-1] if found else None
