@@ -90,7 +90,8 @@ def evaluate(
     if truth is not None and detections is not None:
         from boxwright.inference.comparison import compare_files
 
-        compared = compare_files(truth, detections, split=split, classes=classes)
+        pixels = metric == "voc" and plus_one
+        compared = compare_files(truth, detections, split=split, classes=classes, plus_one=pixels)
         for warning in compared.warnings:
             typer.echo(f"boxwright: {warning}", err=True)
         found, wanted, known, areas = compared.detections, compared.truths, compared.classes, compared.areas
@@ -199,5 +200,6 @@ def _save(
     result_files.write_text_results(folder / "detection-results", detections, stems)
     result_files.write_text_truth(folder / "ground-truth", truths, stems, classes)
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
-    write_report(folder, detections, truths, classes, measured.per_class, iou=iou)
+    plus_one = bool(measured.figures.get("plus_one"))
+    write_report(folder, detections, truths, classes, measured.per_class, iou=iou, plus_one=plus_one)
     typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

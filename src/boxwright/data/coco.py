@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 from boxwright.data.coco_categories import join_categories, read_categories
 from boxwright.data.listing import PictureFinder, files_in, split_folders, split_name, split_order, subfolder
 from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.ops.masks import rle_extent
 from boxwright.structures import Classes
 
 COCO_LAYOUT = "COCO (annotations/instances_train.json with images/, or {train,valid,test}/_annotations.coco.json)"
@@ -247,7 +248,7 @@ def _size(image: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _corners(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    """Corners of an annotation's box, from its polygons where it has none."""
+    """Corners of an annotation's box, from its mask where it has none."""
     box, polygons = row.get("bbox"), row.get("segmentation")
     if isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)):
         x, y, width, height = map(float, box)
@@ -257,4 +258,16 @@ def _corners(row: dict[str, Any]) -> tuple[float, float, float, float] | None:
         if len(points) >= 6 and all(map(_is_number, points)):
             columns, rows = points[0::2], points[1::2]
             return float(min(columns)), float(min(rows)), float(max(columns)), float(max(rows))
+    if not box and isinstance(polygons, dict):
+        return _corners_of_code(polygons)
     return None
+
+
+def _corners_of_code(code: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """Corners of the box around a run-length code, None where that is damaged or covers no pixel."""
+    try:
+        height, width = map(int, code["size"])
+        x, y, across, down = map(float, rle_extent(code["counts"], (height, width)))
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError):
+        return None
+    return (x, y, x + across, y + down) if across else None

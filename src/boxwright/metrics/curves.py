@@ -47,10 +47,15 @@ class BestThreshold:
 
 
 def score_curves(
-    detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int, *, iou: float = 0.5
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    *,
+    iou: float = 0.5,
+    plus_one: bool = False,
 ) -> Curves:
     """The curves of a set of pictures at one overlap, class by class, matched by COCO's rule."""
-    return curves_of(match(gather(detections, truths), num_classes, iou), iou)
+    return curves_of(match(gather(detections, truths), num_classes, iou, plus_one=plus_one), iou)
 
 
 def curves_of(matches: Matches, iou: float = 0.5) -> Curves:

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
+_FAR = np.float32(np.inf)
 PAIRS_AT_ONCE = 2_000_000  # bounds the memory of crowded sets: 2 million pairs of boxes are about 200 MB
 
 
@@ -131,6 +132,27 @@ def overlaps(boxes: Floats, truth_boxes: Floats, crowd: Flags | None = None, *, 
     return np.asarray(np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0))
 
 
+def one_pixel_kept(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """A box (x1, y1, x2, y2) whose last pixel is its own, so that x2 = x1 is one pixel wide, as `Truth` can hold it.
+
+    Such a side becomes the smallest step of float32, which `whole_pixels` takes back.
+
+    >>> x1, y1, x2, y2 = one_pixel_kept([5, 5, 5, 9])
+    >>> x2 > x1, y2, whole_pixels(np.array([[x1, y1, x2, y2]])).tolist()
+    (True, 9.0, [[5.0, 5.0, 5.0, 9.0]])
+    """
+    corner, far = np.array(box[:2], dtype=np.float32), np.array(box[2:], dtype=np.float32)
+    x1, y1, x2, y2 = map(float, (*corner, *np.where(corner == far, np.nextafter(corner, _FAR), far)))
+    return x1, y1, x2, y2
+
+
+def whole_pixels(boxes: Floats) -> Floats:
+    """Boxes (G, 4) with the sides that `one_pixel_kept` opened closed again."""
+    corner = boxes[:, :2].astype(np.float32)
+    step = np.nextafter(corner, _FAR)
+    return np.concatenate([boxes[:, :2], np.where(boxes[:, 2:] <= step, boxes[:, :2], boxes[:, 2:])], 1)
+
+
 def candidate_pairs(
     gathered: Gathered, iou: float, *, class_agnostic: bool = False, plus_one: bool = False, crowd: bool = True
 ) -> tuple[Integers, Integers, Floats]:
@@ -138,12 +160,13 @@ def candidate_pairs(
 
     crowd: overlap with an ignored object is measured against the detection alone (COCO's rule).
     """
+    truth_boxes = whole_pixels(gathered.truth_boxes) if plus_one else gathered.truth_boxes
     first: list[Integers] = []
     second: list[Integers] = []
     values: list[Floats] = []
     for found, truth in _same_place(gathered, class_agnostic):
         flags = gathered.truth_ignore[truth] if crowd else None
-        value = overlaps(gathered.boxes[found], gathered.truth_boxes[truth], flags, plus_one=plus_one)
+        value = overlaps(gathered.boxes[found], truth_boxes[truth], flags, plus_one=plus_one)
         keep = value >= min(iou, 1 - 1e-10)
         first.append(found[keep])
         second.append(truth[keep])
@@ -170,16 +193,18 @@ def _same_place(gathered: Gathered, class_agnostic: bool) -> Iterator[tuple[Inte
         yield found, by_place[np.repeat(start[rows], counts[rows]) + within]
 
 
-def match(gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False) -> Matches:
+def match(
+    gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False, plus_one: bool = False
+) -> Matches:
     """Which detection is a hit at this overlap, by COCO's rule.
 
     In order of score, each detection takes the free object of its class that it overlaps most. One that finds none
     but lies on an ignored object is ignored (any number of detections may lie on one); the rest are false alarms.
-    class_agnostic: labels play no part, and everything counts as class 0.
+    class_agnostic: labels play no part, and everything counts as class 0. plus_one: as in `overlaps`.
     """
     labels = np.zeros_like(gathered.labels) if class_agnostic else gathered.labels
     truth_labels = np.zeros_like(gathered.truth_labels) if class_agnostic else gathered.truth_labels
-    found, truth, value = candidate_pairs(gathered, iou, class_agnostic=class_agnostic)
+    found, truth, value = candidate_pairs(gathered, iou, class_agnostic=class_agnostic, plus_one=plus_one)
     rank = np.empty(len(gathered.scores), np.int64)
     rank[gathered.order] = np.arange(len(rank))
     # The last key sorts first. Of equal overlaps the later object wins, as in pycocotools.

@@ -110,13 +110,15 @@ def write_report(
     per_class_ap: dict[str, float | None],
     *,
     iou: float = 0.5,
+    plus_one: bool = False,
 ) -> list[Path]:
     """Write `per_class.csv`, the four curves and the two confusion matrices; the files that were written.
 
+    plus_one: boxes of the table and the curves include their last pixel, as for VOC AP.
     The confusion matrices are drawn at the best-F1 threshold (at 0.25 where there is not one hit).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    curves = score_curves(detections, truths, len(classes), iou=iou)
+    curves = score_curves(detections, truths, len(classes), iou=iou, plus_one=plus_one)
     best = best_threshold(curves)
     table = folder / "per_class.csv"
     with writing(table):

@@ -118,13 +118,13 @@ def rasterise_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, 
     """The union (H, W) bool of polygons given as flat x, y lists in pixels, equal to the COCO API's bit for bit.
 
     The outline is drawn on a grid five times as fine, and a pixel belongs to the polygon where that outline stands
-    above it an odd number of times. Raises ValueError for a polygon of fewer than three points, or with a point that is
-    not finite. Source: COCO's mask API, rleFrPoly.
+    above it an odd number of times. One or two points beside a polygon cover no pixel. Raises ValueError where no
+    polygon has three points, or a point is not finite. Source: COCO's mask API, rleFrPoly.
 
     >>> rasterise_polygons([[1, 1, 4, 1, 4, 3, 1, 3]], (4, 5)).int().tolist()
     [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
     """
-    return _united([_filled(polygon, size_hw) for polygon in polygons], 0, 0, size_hw)
+    return _united([_filled(polygon, size_hw) for polygon in _areas(polygons)], 0, 0, size_hw)
 
 
 def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> tuple[int, int, Tensor]:
@@ -137,7 +137,7 @@ def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, i
     >>> x, y, bitmap.int().tolist()
     (1, 1, [[1, 1, 1], [1, 1, 1]])
     """
-    filled = [_filled(polygon, size_hw) for polygon in polygons]
+    filled = [_filled(polygon, size_hw) for polygon in _areas(polygons)]
     parts = [(x, y, bitmap) for x, y, bitmap in filled if bitmap.size]
     if not parts:
         return 0, 0, torch.zeros(0, 0, dtype=torch.bool)
@@ -145,6 +145,11 @@ def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, i
     right = max(x + bitmap.shape[1] for x, _, bitmap in parts)
     bottom = max(y + bitmap.shape[0] for _, y, bitmap in parts)
     return left, top, _united(parts, left, top, (bottom - top, right - left))
+
+
+def _areas(polygons: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """Polygons without those of fewer than three points, which cover nothing; all of them where none is longer."""
+    return [polygon for polygon in polygons if len(polygon) >= 6 or len(polygon) % 2] or polygons
 
 
 def _united(parts: Sequence[tuple[int, int, np.ndarray]], left: int, top: int, size_hw: tuple[int, int]) -> Tensor:
@@ -232,6 +237,29 @@ def _level(begin: np.ndarray, end: np.ndarray, right: np.ndarray) -> np.ndarray:
     steep_level = begin[:, 1] + estimate + short - 1
     level: np.ndarray = np.where(flat, flat_level, steep_level)
     return level
+
+
+def rle_extent(counts: str | bytes | Sequence[int], size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The tight box (x, y, width, height) around a COCO run-length code, zeros where it covers no pixel.
+
+    The picture itself is never made: cost is that of the code. Raises as `decode_rle` does.
+
+    >>> rle_extent([3, 2, 1], (2, 3)), rle_extent([6], (2, 3))
+    ((1, 0, 2, 2), (0, 0, 0, 0))
+    """
+    runs = _text_to_counts(counts) if isinstance(counts, (str, bytes)) else [int(run) for run in counts]
+    height, width = size_hw
+    if sum(runs) != height * width or min(runs, default=0) < 0 or not 0 <= height * width < 1 << 62:
+        raise ValueError(f"run-length code of {sum(runs)} pixels for a picture of {height} x {width}")
+    ends = np.cumsum(np.array(runs, dtype=np.int64))
+    begin, last = ends[0:-1:2], ends[1::2] - 1  # of the runs that are set
+    begin, last = begin[last >= begin], last[last >= begin]
+    if not len(begin):
+        return 0, 0, 0, 0
+    left, right = int(begin.min() // height), int(last.max() // height)
+    across = bool((begin // height != last // height).any())  # such a run touches the foot of a column and a head
+    top, foot = (0, height - 1) if across else (int((begin % height).min()), int((last % height).max()))
+    return left, top, right + 1 - left, foot + 1 - top
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
