@@ -11,8 +11,8 @@ from boxwright.metrics.result_files import read_results
 from boxwright.metrics.written_names import file_stems, name_of_row, names_of_stems, row_name
 from boxwright.structures import Classes, Detections, Truth
 
-ODD = ["w/o hat", "w-o hat", "w%2Fo hat", "Hat", "hat", "two  spaces", " edge ", "a\nb", "a%0Ab", "..", "[/bold]", "$x$",
-       "é", "x" * 400, "x" * 399 + "y", "100% wool", "car 5", "\u2028", "C:\\nul"]  # fmt: skip
+ODD = ["w/o hat", "w-o hat", "w%2Fo hat", "Hat", "hat", "two  spaces", " edge ", "a\nb", "a%0Ab", "..", "[/bold]",
+       "$x$", "é", "x" * 400, "x" * 399 + "y", "100% wool", "car 5", "\u2028", "C:\\nul"]  # fmt: skip
 NAMES = st.lists(st.text(min_size=1, max_size=12), unique=True, min_size=1, max_size=6)
 
 

@@ -86,6 +86,19 @@ def _envelope(found: Floats, total: int) -> Floats:
     return np.append(precision, 0.0)[at]
 
 
+def mean_ap(matches: Matches) -> float:
+    """AP of matched detections, mean over the classes that have truth; 0 where there is none."""
+    figures = []
+    order = np.argsort(-matches.scores, kind="stable")
+    order = order[~matches.ignored[order]]
+    order = order[np.argsort(matches.labels[order], kind="stable")]
+    labels = matches.labels[order]
+    for label in np.flatnonzero(matches.totals).tolist():
+        rows = order[np.searchsorted(labels, label, "left") : np.searchsorted(labels, label, "right")]
+        figures.append(float(_envelope(np.cumsum(matches.hit[rows]), matches.totals[label]).mean()))
+    return sum(figures) / len(figures) if figures else 0.0
+
+
 def mean_over_classes(values: Floats) -> Floats:
     """The mean (S,) of (K, S) over the classes that have truth (rows without NaN); zeros where there is none."""
     known = values[~np.isnan(values).any(1)]

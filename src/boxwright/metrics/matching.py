@@ -49,13 +49,25 @@ class Gathered:
 
     def above(self, score: float) -> Gathered:
         """The same truth with the detections whose score is at least `score`."""
-        keep = self.scores >= score
-        return replace(
+        return self.keeping(self.scores >= score)
+
+    def keeping(self, detections: Flags | Integers, objects: Flags | None = None) -> Gathered:
+        """The set with the given detections (flags or indices), and the given objects (all if not given)."""
+        kept = replace(
             self,
-            boxes=self.boxes[keep],
-            scores=self.scores[keep],
-            labels=self.labels[keep],
-            pictures=self.pictures[keep],
+            boxes=self.boxes[detections],
+            scores=self.scores[detections],
+            labels=self.labels[detections],
+            pictures=self.pictures[detections],
+        )
+        if objects is None:
+            return kept
+        return replace(
+            kept,
+            truth_boxes=self.truth_boxes[objects],
+            truth_labels=self.truth_labels[objects],
+            truth_ignore=self.truth_ignore[objects],
+            truth_pictures=self.truth_pictures[objects],
         )
 
 
@@ -202,19 +214,55 @@ def match(
     but lies on an ignored object is ignored (any number of detections may lie on one); the rest are false alarms.
     class_agnostic: labels play no part, and everything counts as class 0. plus_one: as in `overlaps`.
     """
+    return match_at(gathered, num_classes, (iou,), class_agnostic=class_agnostic, plus_one=plus_one)[0]
+
+
+def match_at(
+    gathered: Gathered,
+    num_classes: int,
+    ious: Sequence[float],
+    *,
+    class_agnostic: bool = False,
+    plus_one: bool = False,
+) -> list[Matches]:
+    """What `match` gives at each of several overlaps, which are computed once."""
     labels = np.zeros_like(gathered.labels) if class_agnostic else gathered.labels
     truth_labels = np.zeros_like(gathered.truth_labels) if class_agnostic else gathered.truth_labels
-    found, truth, value = candidate_pairs(gathered, iou, class_agnostic=class_agnostic, plus_one=plus_one)
+    pairs = candidate_pairs(gathered, min(ious), class_agnostic=class_agnostic, plus_one=plus_one)
     rank = np.empty(len(gathered.scores), np.int64)
     rank[gathered.order] = np.arange(len(rank))
     # The last key sorts first. Of equal overlaps the later object wins, as in pycocotools.
-    order = np.lexsort((-truth, -value, gathered.truth_ignore[truth], rank[found]))
+    order = np.lexsort((-pairs[1], -pairs[2], gathered.truth_ignore[pairs[1]], rank[pairs[0]]))
+    found, truth, value = pairs[0][order], pairs[1][order], pairs[2][order]
+    wanted = ~gathered.truth_ignore
+    results = []
+    for iou in ious:
+        enough = value >= min(iou, 1 - 1e-10)
+        owner, ignored = _owners(gathered, found[enough], truth[enough])
+        results.append(
+            Matches(
+                hit=owner >= 0,
+                ignored=ignored,
+                truth=owner,
+                scores=gathered.scores,
+                labels=labels,
+                pictures=gathered.pictures,
+                totals=np.bincount(truth_labels[wanted], minlength=num_classes),
+                total_pictures=gathered.truth_pictures[wanted],
+                total_labels=truth_labels[wanted],
+            )
+        )
+    return results
+
+
+def _owners(gathered: Gathered, found: Integers, truth: Integers) -> tuple[Integers, Flags]:
+    """The object (D,) that each detection takes, or -1, and whether it is ignored; pairs (P,) in order of rank."""
     owner = np.full(len(gathered.scores), -1, np.int64)
     ignored = np.zeros(len(gathered.scores), np.bool_)
     taken = set[int]()
     settled = set[int]()
     ignore = gathered.truth_ignore.tolist()
-    for detection, thing in zip(found[order].tolist(), truth[order].tolist(), strict=True):
+    for detection, thing in zip(found.tolist(), truth.tolist(), strict=True):
         if detection in settled or thing in taken:
             continue
         settled.add(detection)
@@ -223,18 +271,7 @@ def match(
         else:
             taken.add(thing)
             owner[detection] = thing
-    wanted = ~gathered.truth_ignore
-    return Matches(
-        hit=owner >= 0,
-        ignored=ignored,
-        truth=owner,
-        scores=gathered.scores,
-        labels=labels,
-        pictures=gathered.pictures,
-        totals=np.bincount(truth_labels[wanted], minlength=num_classes),
-        total_pictures=gathered.truth_pictures[wanted],
-        total_labels=truth_labels[wanted],
-    )
+    return owner, ignored
 
 
 def confusion_matrix(
