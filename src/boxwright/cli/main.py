@@ -15,6 +15,8 @@ import warnings
 
 import typer
 
+from boxwright.writing import printable
+
 VERBS = (
     "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes",
     "demo", "convert", "zoo", "serve",
@@ -55,6 +57,7 @@ def run() -> None:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
+        text = "\n".join(map(printable, text.split("\n")))
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:

@@ -9,9 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from boxwright.data.preflight import PreflightReport
 from boxwright.data.records import Problem
+from boxwright.writing import printable
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -22,9 +24,9 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
     At most `shown` findings of a kind are printed (None: all).
     """
     dataset = report.dataset
-    console.print(f"[bold]{escape(str(dataset.root))}[/]: {dataset.format}, {len(dataset.classes)} classes")
+    console.print(f"[bold]{escape(printable(str(dataset.root)))}[/]: {dataset.format}, {len(dataset.classes)} classes")
     for note in dataset.notes:
-        console.print(f"  {escape(note)}", soft_wrap=True)
+        console.print(f"  {printable(note)}", soft_wrap=True, markup=False, emoji=False)
     console.print(_pictures(report))
     if report.level_ranges:
         console.print(_levels(report))
@@ -36,7 +38,12 @@ def finding_line(finding: Problem) -> str:
     """Where a finding is, what it is, the corners of the box that it is about, and whether that is left out."""
     corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
     left_out = " (left out)" if finding.quarantined and finding.box else ""
-    return f"{finding.where}: {finding.message}{corners}{left_out}"
+    return printable(f"{finding.where}: {finding.message}{corners}{left_out}")
+
+
+def _as_it_is(name: str) -> Text:
+    """A name of the data for a table, in which nothing is markup."""
+    return Text(printable(name))
 
 
 def _table(title: str, first: str) -> Table:
@@ -55,7 +62,7 @@ def _pictures(report: PreflightReport) -> Table:
         size += f" - {large[1]}x{large[0]}" if large and large != small else ""
         sides = "{:.0f}/{:.0f}/{:.0f}".format(*values.side_px) if values.side_px else "-"
         counts = (values.pictures, values.empty, values.objects, values.ignored)
-        table.add_row(name, *map(str, counts), size, sides)
+        table.add_row(_as_it_is(name), *map(str, counts), size, sides)
     table.caption = "object side: square root of the area, smallest/median/largest, in pixels"
     return table
 
@@ -66,7 +73,7 @@ def _levels(report: PreflightReport) -> Table:
         heading = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
         table.add_column(heading, justify="right", no_wrap=True)
     for name, values in report.statistics.items():
-        table.add_row(name, *map(str, values.per_level))
+        table.add_row(_as_it_is(name), *map(str, values.per_level))
     table.caption = "by half the longer side at network size"
     return table
 
@@ -75,11 +82,11 @@ def _classes(report: PreflightReport) -> Table:
     table = _table("Objects by class", "class")
     table.add_column("id", justify="right")
     for name in report.statistics:
-        table.add_column(name, justify="right")
+        table.add_column(_as_it_is(name), justify="right")
     classes = report.dataset.classes
     for identity, label in zip(classes.ids, classes.names, strict=True):
         counts = (values.per_class[label] for values in report.statistics.values())
-        table.add_row(escape(label), str(identity), *map(str, counts))
+        table.add_row(_as_it_is(label), str(identity), *map(str, counts))
     return table
 
 
@@ -93,7 +100,7 @@ def _print_findings(report: PreflightReport, console: Console, shown: int | None
         worst = found[0].severity
         console.print(f"[{_COLOURS[worst]}]{worst}[/] [bold]{kind}[/] ({len(found)})")
         for finding in found[:shown]:
-            console.print(f"  {finding_line(finding)}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"  {finding_line(finding)}", soft_wrap=True, highlight=False, markup=False, emoji=False)
         if shown is not None and len(found) > shown:
             console.print(f"  ... and {len(found) - shown} more; --all shows them")
     errors, warnings = (sum(f.severity == name for f in report.findings) for name in ("error", "warning"))

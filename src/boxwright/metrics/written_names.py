@@ -90,7 +90,7 @@ def _code(letter: str) -> str:
 
 def _decoded(text: str) -> str:
     try:
-        return unquote(text, errors="strict")
+        return unquote(text, errors="surrogatepass")
     except UnicodeDecodeError:
         return text
 
