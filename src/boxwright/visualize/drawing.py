@@ -115,7 +115,8 @@ def _items(
         x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
         known = classes is not None and 0 <= label < len(classes.names)
-        name = printable(classes.names[label]) if classes is not None and known else str(label)
+        name = classes.names[label] if classes is not None and known else str(label)
+        name = name if name.isprintable() else printable(name)  # a line end would break the tag
         if score is not None:
             # Where there is only one class, the score says more than the name.
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
