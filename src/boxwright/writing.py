@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # which turn the text around them
+
+
+def printable(name: str) -> str:
+    r"""A name as data, for one line of a terminal, a table or an image: what would steer these is shown as an escape.
+
+    >>> print(printable("two\nlines"), printable("[/b] \x1b[31mred"), printable("été"))
+    two\nlines [/b] \x1b[31mred été
+    """
+    steering = (
+        letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name
+    )  # fmt: skip
+    return "".join(
+        letter.encode("unicode_escape").decode() if steers else letter
+        for letter, steers in zip(name, steering, strict=True)
+    )
 
 
 @contextmanager

@@ -646,3 +646,15 @@ def test_empty_labels_are_no_objects(tmp_path: Path, boxwright: Call, voc: Voc) 
     for number in range(4):
         (data / "Annotations" / f"p{number}.xml").write_text("<annotation></annotation>")
     boxwright("train", "fcos", "--data", data).refused(str(data), "class name")
+
+
+def test_objects_that_no_location_can_claim_are_said_before_training(tmp_path: Path, voc: Voc) -> None:
+    data, said = voc(tmp_path / "data"), list[str]()
+    for file in (data / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<xmax>30<", "<xmax>10<", 1).replace("<ymax>30<", "<ymax>9<", 1))
+    prepared = open_checked(data, classes=None, train_split="train", val_split="val", overfit=None,
+                            recipe=load_recipe("fcos-shapes", ["data.train_scales=[]"]), say=said.append)  # fmt: skip
+    lines = [line for line in said if "can be claimed by no location" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("data: train: ")
+    assert any(finding.kind == "unclaimable-objects" for finding in prepared.report.findings)

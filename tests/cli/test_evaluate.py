@@ -290,3 +290,32 @@ def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
     for word in ("--eleven-point", "--no-plus-one"):
         code, _, err = call(*files, word)
         assert (code, err.endswith("is for --metric voc\n")) == (2, True)
+
+
+def test_objects_that_no_location_can_claim_explain_an_ap_of_nothing(call, tmp_path):
+    """A checkpoint that sees images at 64 pixels, and objects that are smaller than its cells there."""
+    from boxwright.checkpoint import Checkpoint, save_checkpoint
+    from boxwright.models import MODELS
+    from boxwright.recipes import load_recipe
+
+    torch.manual_seed(0)
+    small = ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64", "data.train_scales=[]"]
+    recipe = load_recipe("fcos-small", small)
+    checkpoint = tmp_path / "tiny.pt"
+    model = MODELS["fcos"].build(recipe.model_config_of(1))
+    save_checkpoint(Checkpoint(recipe, Classes.named(["mite"]), model.state_dict()), checkpoint)
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(6):
+        Image.new("RGB", (640, 640), (number, 0, 0)).save(data / f"p{number}.png")
+        corner = 81 + 3 * number
+        box = "".join(f"<{side}>{corner + more}</{side}>" for side, more in
+                      (("xmin", 0), ("ymin", 0), ("xmax", 7), ("ymax", 7)))  # fmt: skip
+        text = f"<annotation><object><name>mite</name><bndbox>{box}</bndbox></object></annotation>"
+        (data / f"p{number}.xml").write_text(text)
+    code, out, err = call(checkpoint, "--data", data, "--split", "train", "--json", "--precision", "fp32")
+    assert code == 0, err
+    diagnosis = json.loads(out)["diagnosis"]
+    assert "can be claimed by no location with this recipe" in diagnosis[0]
+    assert "what helps: a larger data.resize.size=" in diagnosis[0]
+    assert diagnosis[0] in err.replace("boxwright: ", "")

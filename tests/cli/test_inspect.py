@@ -84,3 +84,22 @@ def test_one_is_not_many(folder: Path) -> None:
     printed = call(folder).stdout
     assert "voc, 1 class\n" in printed
     assert "1 of the 3 train pictures was set aside" in printed
+
+
+def test_objects_that_no_location_can_claim_are_said(tmp_path: Path) -> None:
+    """Of two by two pixels where cells stand eight pixels apart; and a larger image helps."""
+    for number in range(4):
+        Image.new("RGB", (300, 240), (number, 0, 0)).save(tmp_path / f"p{number}.png")
+        dot = "<xmin>9</xmin><ymin>9</ymin><xmax>11</xmax><ymax>11</ymax>"
+        large = dot.replace("<xmax>11", "<xmax>200").replace("<ymax>11", "<ymax>180")
+        boxes = "".join(f"<object><name>{name}</name><bndbox>{box}</bndbox></object>" for name, box in
+                        (("[/]dot", dot), ("tree", large)))  # fmt: skip
+        (tmp_path / f"p{number}.xml").write_text(f"<annotation>{boxes}</annotation>")
+    content = json.loads(call(tmp_path, "--json").stdout)
+    found = [row for row in content["findings"] if row["kind"] == "unclaimable-objects"]
+    assert len(found) == len(content["splits"]) == 2
+    assert "train: 3 of 6 objects can be claimed by no location with this recipe" in found[0]["message"]
+    assert "([/]dot 3 of 3); what helps: a larger data.resize.size=" in found[0]["message"]
+    assert "[/]dot 3 of 3" in call(tmp_path).stdout
+    other = call(tmp_path, "--recipe", "faster-rcnn-small", "--json")  # every object has its best anchor there
+    assert "unclaimable-objects" not in json.loads(other.stdout)["counts"]

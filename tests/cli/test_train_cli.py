@@ -396,3 +396,14 @@ def test_ctrl_c_twice_ends_within_the_step_and_leaves_a_whole_checkpoint(tmp_pat
     assert "Traceback" not in said + errors
     assert "Go on with" not in errors
     assert load_checkpoint(tmp_path / "runs/fcos-small/weights/last.pt").training is not None
+
+
+def test_an_ap_that_is_undefined_is_no_best_ap_of_nothing(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+    data = voc(tmp_path / "data")
+    for name in ("p2", "p3"):  # the pictures that are measured on hold no object
+        (data / "Annotations" / f"{name}.xml").write_text("<annotation></annotation>")
+    ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("finished: ")]
+    assert line == "finished: AP undefined (no object in the pictures measured on) with the last weights"
+    assert "0.0000" not in ended.err

@@ -97,6 +97,20 @@ def test_missing_fields_crowds_and_masks(tmp_path: Path) -> None:
     assert plain.segmentation is None
 
 
+@pytest.mark.parametrize("absent", [{}, {"bbox": None}, {"bbox": []}])
+def test_an_object_of_a_run_length_code_alone_has_the_box_of_its_mask(tmp_path: Path, absent: dict[str, Any]) -> None:
+    code = {"size": [12, 20], "counts": [12 * 4 + 3, 5, 7, 5, 12 * 20 - 12 * 4 - 20]}  # columns 4 and 5, rows 3 to 7
+    rows = [{"id": 1, "image_id": 5, "category_id": 3, "segmentation": code, **absent}]
+    rows.append(rows[0] | {"id": 2, "segmentation": {"size": [12, 20], "counts": [240]}})
+    data = read_coco(save_json(tmp_path / "a.json", content(annotations=rows)))
+    split = data.splits["train"]
+    (item,) = split.records[0].annotations
+    assert item.box == (4, 3, 6, 8)
+    assert item.segmentation == code
+    (problem,) = split.problems
+    assert problem.kind == "bad-box"
+
+
 def test_ignore_beside_iscrowd_means_nothing_as_in_pycocotools(tmp_path: Path) -> None:
     row = {"image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 5]}
     rows = [row | {"ignore": 1}, row | {"ignore": 1, "iscrowd": 0}, row | {"ignore": 0, "iscrowd": 1}]

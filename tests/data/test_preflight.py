@@ -248,6 +248,16 @@ def test_damaged_masks_are_found_when_asked(make: Maker) -> None:
 BOXES: list[Box] = [(1, 1, 9, 9), (20, 2, 38, 18)]
 
 
+@pytest.mark.parametrize("part", [[3, 3, 4, 4], [3, 3], []])
+def test_a_part_of_a_mask_without_area_costs_nothing_but_itself(make: Maker, part: list[float]) -> None:
+    record = make.record(BOXES[0])
+    mask = [[1, 1, 9, 1, 9, 9, 1, 9], part]
+    items = (replace(record.annotations[0], segmentation=mask),)
+    report = preflight(make.data(train=[replace(record, annotations=items)]), need_masks=True, check_masks=True)
+    assert not {"bad-mask", "empty-mask", "mask-off-box"} & set(report.counts())
+    assert report.dataset.splits["train"].records[0].annotations[0].segmentation == mask
+
+
 @pytest.mark.parametrize(
     ("mask", "kind", "message"),
     [

@@ -1,11 +1,14 @@
 """Each mix-up is made on purpose and must be named; a set that is merely bad must not be blamed on one."""
 
 import re
+import time
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import pytest
 import torch
 
+from boxwright.metrics.coco_ap import coco_ap
 from boxwright.metrics.diagnose import diagnose
 from boxwright.structures import Classes, Detections, Truth
 
@@ -157,3 +160,202 @@ def test_random_boxes_are_not_blamed_on_a_mix_up(good, seed):
         wild.append(Detections(boxes, torch.rand(30, generator=generator), labels, (200, 320)))
     (sentence,) = diagnose(wild, truths, CLASSES)
     assert "none of the usual mix-ups explains it" in sentence
+
+
+@pytest.fixture
+def faces():
+    """Images of different sizes with one to three objects, found well; the first of each lies near the corner."""
+    generator = torch.Generator().manual_seed(5)
+    detections, truths = [], []
+    for index in range(30):
+        size_hw = [(200, 320), (480, 640), (640, 480), (300, 300), (150, 600)][index % 5]
+        limits = torch.tensor([size_hw[1], size_hw[0]])
+        count = 1 + index % 3
+        corner = torch.rand(count, 2, generator=generator) * limits * 0.6
+        corner[0] *= 0.05
+        sides = (0.12 + 0.25 * torch.rand(count, 2, generator=generator)) * limits
+        boxes = torch.cat([corner, corner + sides], 1)
+        labels = torch.randint(0, 4, (count,), generator=generator)
+        near = boxes + torch.randn(count, 4, generator=generator)
+        detections.append(Detections(near, torch.rand(count, generator=generator), labels, size_hw))
+        truths.append(Truth.of(boxes, labels))
+    return detections, truths
+
+
+def figures(detections, truths, classes=CLASSES):
+    result = coco_ap(detections, truths, classes)
+    return result.ap50 or 0.0, result.ap or 0.0
+
+
+def of_each(detections, change):
+    """Detections with boxes `change(boxes, height, width)`."""
+    return [replace(found, boxes=change(found.boxes, *found.size_hw)) for found in detections]
+
+
+def corners(x1, y1, x2, y2):
+    return torch.stack([x1, y1, x2, y2], 1)
+
+
+SOME_AP_IS_LEFT = {
+    "are corners but were read as x, y, width, height": lambda b, h, w: corners_as_size(b),
+    "are centre x, centre y, width, height but were read as x, y, width, height":
+        lambda b, h, w: corners_as_size(centre_as_corners(b)),
+    "are off by ": lambda b, h, w: b + torch.tensor([12.0, 7, 12, 7]),
+    "are scaled by 1.15 against the truth": lambda b, h, w: 1.15 * b,
+    "are mirrored": lambda b, h, w: corners(w - b[:, 2], b[:, 1], w - b[:, 0], b[:, 3]),
+    "are upside down": lambda b, h, w: corners(b[:, 0], h - b[:, 3], b[:, 2], h - b[:, 1]),
+    "have x and y exchanged": lambda b, h, w: b[:, [1, 0, 3, 2]],
+    "are x1, x2, y1, y2": lambda b, h, w: b[:, [0, 2, 1, 3]],
+    "are y1, x1, y2, x2 but were read as x, y, width, height": lambda b, h, w: corners_as_size(b[:, [1, 0, 3, 2]]),
+    "are fractions of the picture, not pixels, and are centre x, centre y, width, height but were read as x, y, width":
+        lambda b, h, w: corners_as_size(centre_as_corners(b)) / torch.tensor([w, h, w, h]),
+    "are in the pixels of a canvas of ??? x *, to which pictures were stretched":
+        lambda b, h, w: b * 996 / torch.tensor([w, h, w, h]),
+    "are in the pixels of pictures resized to a longer side of 51*": lambda b, h, w: b * 512 / max(h, w),
+    "are in the pixels of pictures resized to a shorter side of 2*": lambda b, h, w: b * 240 / min(h, w),
+    "are in the pixels of a canvas of 640 x 640, in whose middle": lambda b, h, w: b * 640 / max(h, w)
+        + torch.tensor([max(h, w) - w, max(h, w) - h] * 2) * 320 / max(h, w),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SOME_AP_IS_LEFT)
+def test_boxes_are_explained_whatever_ap_is_left(faces, words):
+    detections, truths = faces
+    wrong = of_each(detections, SOME_AP_IS_LEFT[words])
+    (sentence,) = diagnose(wrong, truths, CLASSES)
+    assert fnmatch(sentence, f"Boxes of the detections {words}*: AP* once that is undone.")
+    assert figures(detections, truths)[0] > 0.9
+    before = float(re.search(r"is ([\d.]+), and", sentence)[1])
+    expected = figures(wrong, truths)["AP50" not in sentence]
+    assert before == pytest.approx(expected, abs=0.002)
+    assert after(sentence) > before + 0.1
+    assert after(sentence) > 0.7
+
+
+def test_corners_read_as_sizes_are_named_at_an_ap50_above_nothing(faces):
+    detections, truths = faces
+    wrong = with_boxes(detections, corners_as_size)
+    assert figures(wrong, truths)[0] > 0.04
+    (sentence,) = diagnose(wrong, truths, CLASSES)
+    assert sentence.startswith("Boxes of the detections are corners but were read as x, y, width, height")
+
+
+def test_truth_that_was_read_as_corners(good):
+    """Objects far from the origin would be inside out, and are not read at all."""
+    detections, sizes = [], []
+    for found, truth in zip(*good, strict=True):
+        shift = truth.boxes[:, :2].repeat(1, 2) * 0.8  # nearer to the origin
+        boxes = size_as_corners(truth.boxes - shift)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        sizes.append(Truth.of(boxes[keep], truth.labels[keep]))
+        detections.append(replace(found, boxes=found.boxes - shift))
+    assert sum(map(len, sizes)) > 30
+    (sentence,) = diagnose(detections, sizes, CLASSES)
+    assert sentence.startswith("Boxes of the truth are x, y, width, height but were read as corners")
+
+
+def test_some_classes_exchanged(good):
+    detections, truths = good
+    other = torch.tensor([0, 2, 1, 3, 4])  # two of three; the third keeps an AP above nothing
+    wrong = [replace(found, labels=other[found.labels]) for found in detections]
+    assert figures(wrong, truths)[0] > 0.3
+    (sentence,) = diagnose(wrong, truths, CLASSES)
+    assert sentence.startswith("Classes are in another order: what is called 'bee' is 'cat', 'cat' is 'bee'")
+
+
+def test_ids_without_gaps_against_ids_with_gaps(good):
+    """COCO's 80 classes with ids up to 90 are the known case: what has the id 3 is the class of number 3."""
+    detections, truths = good
+    classes = Classes(CLASSES.names, (1, 3, 2, 4, 9))
+    found = torch.tensor([0, 2, 1, 3, 4])
+    (sentence,) = diagnose([replace(one, labels=found[one.labels]) for one in detections], truths, classes)
+    assert sentence.startswith("Class ids of the detections count the classes from 1 without gaps")
+
+
+def test_alphabetical_order_of_classes(good):
+    detections, truths = good
+    classes = Classes.named(["dog", "cat", "elk", "ant", "bee"])
+    places = torch.tensor([sorted(classes.names).index(name) for name in classes.names])
+    (sentence,) = diagnose([replace(one, labels=places[one.labels]) for one in detections], truths, classes)
+    assert sentence.startswith("Classes of the detections are numbered in alphabetical order")
+
+
+def test_one_class_under_two_spellings(good):
+    detections, truths = good
+    classes = Classes.named(["ant", "traffic light", "Traffic_Light", "dog", "elk"])
+    other = torch.tensor([0, 2, 1, 3, 4])
+    mixed = [replace(one, labels=other[one.labels]) if index % 2 else one for index, one in enumerate(detections)]
+    (sentence,) = diagnose(mixed, truths, classes)
+    assert sentence.startswith("One class stands under several spellings: 'traffic light' and 'Traffic_Light'")
+
+
+def test_scores_upside_down(good):
+    detections, truths = good
+    wrong = []
+    for found in detections:
+        wild = 320 - found.boxes[:, [2, 1, 0, 3]].flip(0) * torch.tensor([1.0, 0.4, 1, 0.4])
+        scores = torch.cat([found.scores * 0.3, 0.5 + found.scores / 2])
+        wrong.append(replace(found, boxes=torch.cat([found.boxes, wild]), scores=scores, labels=found.labels.repeat(2)))
+    (sentence,) = diagnose(wrong, truths, CLASSES)
+    assert sentence.startswith("Scores of the detections are upside down")
+
+
+def test_objects_found_or_labelled_more_than_once(good):
+    detections, truths = good
+    often = [
+        replace(one, boxes=one.boxes.repeat(5, 1), scores=(one.scores + 0.01 * torch.arange(5)[:, None]).flatten(),
+                labels=one.labels.repeat(5)) for one in detections
+    ]  # fmt: skip
+    (sentence,) = diagnose(often, truths, CLASSES)
+    assert sentence.startswith("Objects are found more than once: non-maximum suppression is missing")
+    twice = [Truth.of(one.boxes.repeat(2, 1), one.labels.repeat(2)) for one in truths]
+    (sentence,) = diagnose(detections, twice, CLASSES)
+    assert sentence.startswith("Objects stand more than once in the truth")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_images_numbered_in_the_order_of_text(good, first):
+    detections, truths = good
+    as_text = sorted(range(len(detections)), key=lambda number: str(number + first))
+    (sentence,) = diagnose([detections[index] for index in as_text], truths, CLASSES)
+    assert sentence.startswith(
+        "Pictures are in the order of their numbers as text (1, 10, 11, ..., 2) in the detections"
+    )
+    (sentence,) = diagnose(detections, [truths[index] for index in as_text], CLASSES)
+    assert sentence.startswith("Pictures are in the order of their numbers as text (1, 10, 11, ..., 2) in the truth")
+
+
+def test_images_in_reverse_order(good):
+    detections, truths = good
+    (sentence,) = diagnose(detections[::-1], truths, CLASSES)
+    assert sentence.startswith("Pictures stand in reverse order")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_detector_that_is_merely_bad_is_not_blamed_on_a_mix_up(random_set, seed):
+    detections, truths = random_set(seed, pictures=14)
+    assert 0.1 < figures(detections, truths)[0] < 0.9
+    assert diagnose(detections, truths, CLASSES) == ()
+
+
+def test_a_large_set_is_searched_in_seconds(good):
+    """A thousand images of a hundred detections: about as long as one evaluation, and the same cause."""
+    detections, truths = good
+    generator = torch.Generator().manual_seed(0)
+    many, wanted = [], []
+    for index in range(1000):
+        found = detections[index % 20]
+        corner = torch.rand(95, 2, generator=generator) * 150
+        wild = torch.cat([corner, corner + 5 + 40 * torch.rand(95, 2, generator=generator)], 1)
+        many.append(
+            replace(
+                found, boxes=torch.cat([found.boxes, wild]),
+                scores=torch.cat([0.5 + found.scores / 2, 0.4 * torch.rand(95, generator=generator)]),
+                labels=torch.cat([found.labels, torch.randint(0, 5, (95,), generator=generator)]),
+            )
+        )  # fmt: skip
+        wanted.append(truths[index % 20])
+    start = time.perf_counter()
+    (sentence,) = diagnose(with_boxes(many, corners_as_size), wanted, CLASSES)
+    assert time.perf_counter() - start < 20
+    assert sentence.startswith("Boxes of the detections are corners but were read as x, y, width, height")

@@ -109,3 +109,18 @@ def test_charts_leave_the_home_folder_alone(tmp_path):
     environment = {name: os.environ[name] for name in names if name in os.environ} | {"HOME": str(home)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
     assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_the_colours_of_the_confusion_matrix_reach_its_largest_cell(tmp_path, monkeypatch, names):
+    """Also where the largest is one of the background, which is usual with one class."""
+    figures = []
+    monkeypatch.setattr("boxwright.metrics.report._save", lambda figure, path: figures.append(figure))
+    matrix = np.full((len(names) + 1, len(names) + 1), 5)
+    matrix[0, -1] = 120
+    draw_confusion(tmp_path, matrix, names, 0.5)
+    for figure, largest in zip(figures, (120, 0.96 if len(names) == 1 else 120 / 130), strict=True):
+        image = figure.axes[0].images[0]
+        assert image.norm.vmax == pytest.approx(largest)
+        assert image.norm(largest) == pytest.approx(1)
+        assert figure.axes[1].get_ylim()[1] == pytest.approx(largest)

@@ -1,11 +1,13 @@
 """VOC AP: the recorded figures of Cartucho/mAP, and the rules one by one on sets that are checked by eye."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from boxwright.metrics.joining import join_results, read_text_truth
+from boxwright.metrics.matching import one_pixel_kept
 from boxwright.metrics.result_files import read_results
 from boxwright.metrics.voc_ap import voc_ap
 from boxwright.structures import Classes, Detections, Truth
@@ -152,3 +154,22 @@ def test_nothing_found_and_nothing_there():
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="detections of 1 pictures but truth of 0"):
         voc_ap([found([], [])], [], ONE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_of_a_pixel_equal_the_kits_loop(seed):
+    """Whole-numbered boxes, many of them one pixel wide or high, at the overlap that is reached exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    detections, truths, plain = [], [], []
+    for _ in range(8):
+        corner = torch.randint(0, 9, (6, 2), generator=generator).float()
+        boxes = torch.cat([corner, corner + torch.randint(0, 3, (6, 2), generator=generator)], 1)
+        near = boxes + torch.randint(0, 2, (6, 4), generator=generator) * torch.tensor([0.0, 0, 1, 1])
+        labels = torch.randint(0, 2, (6,), generator=generator)
+        detections.append(found(near.tolist(), torch.rand(6, generator=generator).tolist(), labels.tolist()))
+        truths.append(Truth.of([one_pixel_kept(box) for box in boxes.tolist()], labels))
+        plain.append(SimpleNamespace(boxes=boxes, labels=labels, ignore=torch.zeros(6, dtype=torch.bool)))
+    classes = Classes.named(["a", "b"])
+    result = voc_ap(detections, truths, classes, plus_one=True)
+    assert result.mean_ap == pytest.approx(naive(detections, plain, 2, 0.5, True, False), abs=1e-12)
+    assert 0.1 < result.mean_ap < 1

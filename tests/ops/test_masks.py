@@ -12,6 +12,7 @@ from boxwright.ops.masks import (
     rasterise_cropped,
     rasterise_polygons,
 )
+from boxwright.ops.run_lengths import rle_extent
 
 coco = pytest.importorskip("pycocotools.mask")
 
@@ -189,3 +190,23 @@ def test_a_cropped_mask_is_encoded_as_the_whole_one(seed):
         plane = torch.zeros(height, width, dtype=torch.bool)
         plane[y : y + h, x : x + w] = bitmap
         assert encode_cropped(bitmap, x, y, (height, width)) == encode_rle(plane)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_box_of_a_code_is_that_of_its_bitmap(seed):
+    generator = torch.Generator().manual_seed(seed)
+    for share in (0.0, 0.02, 0.3, 1.0):
+        bitmap = torch.rand(7, 9, generator=generator) < share
+        x1, y1, x2, y2 = mask_boxes(bitmap[None])[0].tolist()
+        assert rle_extent(encode_rle(bitmap)["counts"], (7, 9)) == (x1, y1, x2 - x1, y2 - y1)
+    with pytest.raises(ValueError, match="for a picture of 7 x 9"):
+        rle_extent([60, 4], (7, 9))
+
+
+@pytest.mark.parametrize("short", [[3, 3, 9, 3], [3, 3], []])
+def test_points_without_area_beside_a_polygon_cover_no_pixel(short):
+    square = [2, 2, 12, 2, 12, 9, 2, 9]
+    expected = reference_bitmap([square], (20, 20))
+    for polygons in ([square, short], [short, square]):
+        assert torch.equal(rasterise_polygons(polygons, (20, 20)), expected)
+        assert rasterise_cropped(polygons, (20, 20))[:2] == (2, 2)

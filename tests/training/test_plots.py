@@ -189,3 +189,23 @@ def test_nothing_is_left_in_the_home_folder(tmp_path):
     assert (tmp_path / "results.png").exists()
     assert list(home.rglob("*")) == []
     assert all(path.name.startswith("boxwright-matplotlib-") for path in scratch.iterdir())  # kept for the next run
+
+
+class TestOneKindOfAverage:
+    def test_a_loss_is_drawn_from_single_steps_where_measured_rows_hold_the_mean_since_the_last(
+        self, tmp_path, figures
+    ):
+        logged = []
+        for step in range(10, 410, 10):
+            logged.append({"step": step, "train/loss": 400.0 - step})
+            if step % 100 == 0:
+                logged.append({"step": step, "train/loss": 450.0 - step, "val/loss": 7.0, "val/AP": 0.5})
+        plots.plot_results(logged, tmp_path / "r.png")
+        raw = panel(figures[0], "total loss").get_lines()[0]
+        assert np.all(np.diff(raw.get_xdata()) == 10)
+        assert np.all(np.diff(raw.get_ydata()) == -10)  # falls evenly, without a tooth
+
+    def test_the_means_are_drawn_where_nothing_else_is_logged(self, tmp_path, figures):
+        logged = [{"step": step, "train/loss": 9.0 - step, "val/loss": 7.0} for step in range(1, 5)]
+        plots.plot_results(logged, tmp_path / "r.png")
+        assert lines(panel(figures[0], "total loss"))["train"].get_xdata().tolist() == [1, 2, 3, 4]

@@ -11,6 +11,7 @@ from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
+    from boxwright.inference.predictor import Detector
     from boxwright.metrics.measure import Measurement
     from boxwright.structures import Classes, Detections, Truth
 
@@ -95,14 +96,16 @@ def evaluate(
     from dataclasses import replace
 
     from boxwright.metrics.measure import measure
+    from boxwright.writing import printable
 
-    areas, unreadable = None, 0
+    areas, unreadable, detector = None, 0, None
     if truth is not None and detections is not None:
         from boxwright.inference.comparison import compare_files
 
-        compared = compare_files(truth, detections, split=split, classes=classes)
+        pixels = metric == "voc" and plus_one
+        compared = compare_files(truth, detections, split=split, classes=classes, plus_one=pixels)
         for warning in compared.warnings:
-            typer.echo(f"boxwright: {warning}", err=True)
+            typer.echo(f"boxwright: {printable(warning)}", err=True)
         found, wanted, known, areas = compared.detections, compared.truths, compared.classes, compared.areas
         image_ids, paths = compared.image_ids, compared.paths
         if score_threshold is not None:
@@ -115,8 +118,9 @@ def evaluate(
         from boxwright.deploy.runtime import load_detector
         from boxwright.inference.evaluate import evaluate_checkpoint
 
+        detector = load_detector(checkpoint, device, precision=precision, compile=compile)
         result = evaluate_checkpoint(
-            load_detector(checkpoint, device, precision=precision, compile=compile), data, split or "val",
+            detector, data, split or "val",
             classes=classes, batch=batch, device=device, score_threshold=score_threshold,
             max_detections=max_detections, limit=limit, proposals=proposals,
         )  # fmt: skip
@@ -128,11 +132,34 @@ def evaluate(
         found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
         eleven_point=eleven_point, plus_one=plus_one,
     )  # fmt: skip
+    if detector is not None:
+        measured = _with_unclaimed(measured, detector, found, wanted, known)
     _print(measured, len(found), iou, json_output)
     if save is not None:
         _save(save, measured, found, wanted, known, image_ids, paths, iou)
     if unreadable:
         raise typer.Exit(2)
+
+
+def _with_unclaimed(
+    measured: Measurement, detector: Detector, detections: list[Detections], truths: list[Truth], classes: Classes
+) -> Measurement:
+    """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
+    from dataclasses import replace
+
+    from boxwright.inference.claims import unclaimed
+    from boxwright.metrics.diagnose import NEAR_ZERO
+
+    value = measured.figures.get("AP50", measured.figures.get("mAP"))
+    if value is None or value >= NEAR_ZERO:
+        return measured
+    sizes = [found.size_hw for found in detections]
+    lost = unclaimed(list(zip(truths, sizes, strict=True)), detector.recipe, classes)
+    if lost is None:
+        return measured
+    diagnosis = (f"{lost.sentence()}.", *measured.diagnosis)
+    figures = measured.figures | {"diagnosis": list(diagnosis)}
+    return replace(measured, figures=figures, diagnosis=diagnosis)
 
 
 def _check(
@@ -168,8 +195,10 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
 def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) -> None:
     import json
 
+    from boxwright.writing import printable
+
     for sentence in (*measured.notes, *measured.diagnosis):
-        typer.echo(f"boxwright: {sentence}", err=True)
+        typer.echo(f"boxwright: {printable(sentence)}", err=True)
     if json_output:
         typer.echo(json.dumps(measured.figures, allow_nan=False))
         return
@@ -207,5 +236,6 @@ def _save(
     result_files.write_text_results(folder / "detection-results", detections, stems)
     result_files.write_text_truth(folder / "ground-truth", truths, stems, classes)
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
-    write_report(folder, detections, truths, classes, measured.per_class, iou=iou)
+    plus_one = bool(measured.figures.get("plus_one"))
+    write_report(folder, detections, truths, classes, measured.per_class, iou=iou, plus_one=plus_one)
     typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

@@ -45,6 +45,7 @@ def explain(
     from boxwright.inference.labelled import labelled_picture
     from boxwright.inference.predictor import Detector
     from boxwright.training.run_folder import free_folder
+    from boxwright.writing import printable
 
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score: expected 0 to 1, got {score}")
@@ -72,5 +73,5 @@ def explain(
     folder = out or free_folder(wanted)
     folder.mkdir(parents=True, exist_ok=True)
     written = write_explanation(explanation, folder, box=box, detection=detection, label=label)
-    typer.echo("\n".join(lines))
+    typer.echo("\n".join(map(printable, lines)))
     typer.echo(f"\nPictures in {folder}: {', '.join(file.name for file in written)}")

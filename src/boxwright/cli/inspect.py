@@ -32,6 +32,7 @@ def inspect(
     from boxwright.data.folder import split as split_called
     from boxwright.data.preflight import preflight
     from boxwright.data.report_text import print_report
+    from boxwright.inference.claims import unclaimed_findings
     from boxwright.ops.points import level_ranges
     from boxwright.recipes import load_recipe
 
@@ -50,6 +51,8 @@ def inspect(
         need_masks=settings.needs_masks,
         value_range=settings.data.value_range,
     )
+    lost = unclaimed_findings(report.dataset, settings)
+    report = replace(report, findings=(*report.findings, *lost))
     if json:
         typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))
     else:

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from boxwright.cli.other_words import meant
+from boxwright.writing import printable
 
 VERBS = (
     "train", "evaluate", "predict", "export", "benchmark", "proposals", "explain", "inspect", "shapes", "recipes",
@@ -60,6 +61,7 @@ def run() -> None:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
+        text = "\n".join(map(printable, text.split("\n")))
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:

@@ -113,7 +113,7 @@ def _beyond(item: Annotation, hw: tuple[int, int]) -> float:
     if isinstance(item.segmentation, (dict, ObjectPixels)):
         return 0.0
     nested = not isinstance(item.segmentation[0], int | float)
-    polygons = item.segmentation if nested else [item.segmentation]
+    polygons = [part for part in item.segmentation if len(part) > 1] if nested else [item.segmentation]
     columns = [value for polygon in polygons for value in polygon[0::2]]
     rows = [value for polygon in polygons for value in polygon[1::2]]
     return float(max(-min(columns), -min(rows), max(columns) - hw[1], max(rows) - hw[0]))

@@ -9,10 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from boxwright.data.preflight import PreflightReport
 from boxwright.data.records import Problem
 from boxwright.wording import counted
+from boxwright.writing import printable
 
 _CLASSES_SHOWN = 200
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -25,9 +27,10 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
     """
     dataset = report.dataset
     size = counted(len(dataset.classes), "class")
-    console.print(f"[bold]{escape(str(dataset.root))}[/]: {dataset.format}, {size}", soft_wrap=True)
+    root = escape(printable(str(dataset.root)))
+    console.print(f"[bold]{root}[/]: {dataset.format}, {size}", soft_wrap=True)
     for note in dataset.notes:
-        console.print(f"  {escape(note)}", soft_wrap=True)
+        console.print(f"  {printable(note)}", soft_wrap=True, markup=False, emoji=False)
     console.print(_pictures(report))
     if report.level_ranges:
         console.print(_levels(report))
@@ -42,7 +45,12 @@ def finding_line(finding: Problem) -> str:
     """Where a finding is, what it is, the corners of the box that it is about, and whether that is left out."""
     corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
     left_out = " (left out)" if finding.quarantined and finding.box else ""
-    return f"{finding.where}: {finding.message}{corners}{left_out}"
+    return printable(f"{finding.where}: {finding.message}{corners}{left_out}")
+
+
+def _as_it_is(name: str) -> Text:
+    """A name of the data for a table, in which nothing is markup."""
+    return Text(printable(name))
 
 
 def _table(title: str, first: str) -> Table:
@@ -61,7 +69,7 @@ def _pictures(report: PreflightReport) -> Table:
         size += f" - {large[1]}x{large[0]}" if large and large != small else ""
         sides = "{:.0f}/{:.0f}/{:.0f}".format(*values.side_px) if values.side_px else "-"
         counts = (values.pictures, values.empty, values.objects, values.ignored)
-        table.add_row(name, *map(str, counts), size, sides)
+        table.add_row(_as_it_is(name), *map(str, counts), size, sides)
     table.caption = "object side: square root of the area, smallest/median/largest, in pixels"
     return table
 
@@ -72,7 +80,7 @@ def _levels(report: PreflightReport) -> Table:
         heading = f"{low:g} and more" if math.isinf(high) else f"{low:g} to {high:g}"
         table.add_column(heading, justify="right", no_wrap=True)
     for name, values in report.statistics.items():
-        table.add_row(name, *map(str, values.per_level))
+        table.add_row(_as_it_is(name), *map(str, values.per_level))
     table.caption = "by half the longer side at network size"
     return table
 
@@ -81,11 +89,11 @@ def _classes(report: PreflightReport, most: int) -> Table:
     table = _table("Objects by class", "class")
     table.add_column("id", justify="right")
     for name in report.statistics:
-        table.add_column(name, justify="right")
+        table.add_column(_as_it_is(name), justify="right")
     classes = report.dataset.classes
     for identity, label in list(zip(classes.ids, classes.names, strict=True))[:most]:
         counts = (values.per_class[label] for values in report.statistics.values())
-        table.add_row(escape(label), str(identity), *map(str, counts))
+        table.add_row(_as_it_is(label), str(identity), *map(str, counts))
     return table
 
 

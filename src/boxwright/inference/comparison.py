@@ -15,6 +15,7 @@ from boxwright.data.pictures import image_size
 from boxwright.data.records import Annotation, Record, Split
 from boxwright.data.truth import mask_of
 from boxwright.metrics.joining import Picture, join_results, read_text_truth
+from boxwright.metrics.matching import one_pixel_kept
 from boxwright.metrics.result_files import holds_text_truth, read_results
 from boxwright.structures import Classes, Detections, Truth
 
@@ -37,16 +38,19 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare_files(truth: Path, detections: Path, *, split: str | None = None, classes: str | None = None) -> Comparison:
+def compare_files(
+    truth: Path, detections: Path, *, split: str | None = None, classes: str | None = None, plus_one: bool = False
+) -> Comparison:
     """Read truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
 
     `split` is needed where a folder has several. `classes` takes a subset or merges, by the truth's names. Boxes are
-    taken as they stand, not clipped to the picture. Raises ValueError or FileNotFoundError with one sentence.
+    taken as they stand, not clipped to the picture. With `plus_one` their last pixel is theirs, so that one with
+    x2 = x1 is a pixel wide. Raises ValueError or FileNotFoundError with one sentence.
     """
     if not truth.exists():
         raise FileNotFoundError(f"{truth}: there is no such file or folder of truth")
     if holds_text_truth(truth):
-        text = read_text_truth(truth)
+        text = read_text_truth(truth, plus_one=plus_one)
         pictures, truths, known = text.pictures, text.truths, text.classes
         areas: Areas | None = None
         warnings = text.warnings
@@ -55,6 +59,8 @@ def compare_files(truth: Path, detections: Path, *, split: str | None = None, cl
         records = _ordered(part.records)
         known = part.classes
         pictures = [Picture(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
+        if plus_one:
+            records = [_with_last_pixels(record) for record in records]
         truths, areas, warnings = _truths(part, records)
     table = read_results(detections, known.names)
     if table.segmentations is not None and not holds_text_truth(truth):
@@ -91,9 +97,19 @@ def _split(path: Path, name: str | None) -> Split:
 
 
 def _ordered(records: Sequence[Record]) -> list[Record]:
-    """Records by picture id where ids are numbers: of equal scores pycocotools takes the lower picture id first."""
-    ids = [record.image_id for record in records]
-    return sorted(records, key=lambda row: row.image_id) if all(isinstance(key, int) for key in ids) else list(records)
+    """Records by picture id: of equal scores pycocotools takes the one of the lower id first, be it number or text.
+
+    Where there are both, numbers stand before text; pycocotools cannot measure such a file.
+    """
+    return sorted(records, key=lambda row: (isinstance(row.image_id, str), row.image_id))
+
+
+def _with_last_pixels(record: Record) -> Record:
+    rows = [
+        replace(row, box=one_pixel_kept(row.box)) if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) == 0
+        else row for row in record.annotations
+    ]  # fmt: skip
+    return replace(record, annotations=tuple(rows))
 
 
 def _truths(part: Split, records: Sequence[Record]) -> tuple[list[Truth], Areas, tuple[str, ...]]:

@@ -14,6 +14,7 @@ from boxwright.inference.explain import SIDES, Explanation, Level
 from boxwright.metrics.report import plain_figure
 from boxwright.ops.image import resize_image
 from boxwright.visualize import class_colour
+from boxwright.writing import printable
 
 PANEL_INCHES = 4.6
 MOST_PIXELS = 1200  # of the longer side of the picture under a panel
@@ -108,7 +109,7 @@ def number_tag(axes: Any, explanation: Explanation, box: Tensor, index: int, col
 
 def legend_line(axes: Any, name: str, colour: Any, *, style: str = "-") -> Any:
     """A line for a legend; in its name a dollar sign would begin a formula, and an underscore at the start hide it."""
-    text = " " + name.replace("$", r"\$")
+    text = " " + printable(name).replace("$", r"\$")
     return axes.plot([], [], color=colour, linestyle=style, linewidth=3, label=text)[0]
 
 

@@ -47,10 +47,15 @@ class BestThreshold:
 
 
 def score_curves(
-    detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int, *, iou: float = 0.5
+    detections: Sequence[Detections],
+    truths: Sequence[Truth],
+    num_classes: int,
+    *,
+    iou: float = 0.5,
+    plus_one: bool = False,
 ) -> Curves:
     """The curves of a set of pictures at one overlap, class by class, matched by COCO's rule."""
-    return curves_of(match(gather(detections, truths), num_classes, iou), iou)
+    return curves_of(match(gather(detections, truths), num_classes, iou, plus_one=plus_one), iou)
 
 
 def curves_of(matches: Matches, iou: float = 0.5) -> Curves:
@@ -79,6 +84,19 @@ def _envelope(found: Floats, total: int) -> Floats:
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     at = np.searchsorted(found / total, RECALLS, side="left")
     return np.append(precision, 0.0)[at]
+
+
+def mean_ap(matches: Matches) -> float:
+    """AP of matched detections, mean over the classes that have truth; 0 where there is none."""
+    figures = []
+    order = np.argsort(-matches.scores, kind="stable")
+    order = order[~matches.ignored[order]]
+    order = order[np.argsort(matches.labels[order], kind="stable")]
+    labels = matches.labels[order]
+    for label in np.flatnonzero(matches.totals).tolist():
+        rows = order[np.searchsorted(labels, label, "left") : np.searchsorted(labels, label, "right")]
+        figures.append(float(_envelope(np.cumsum(matches.hit[rows]), matches.totals[label]).mean()))
+    return sum(figures) / len(figures) if figures else 0.0
 
 
 def mean_over_classes(values: Floats) -> Floats:

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from boxwright.metrics.matching import Integers
+from boxwright.metrics.matching import Integers, one_pixel_kept
 from boxwright.metrics.result_files import ResultTable, read_text_rows
 from boxwright.structures import Classes, CroppedMask, Detections, Truth
 from boxwright.wording import counted
+
+EMPTY_MASK = CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,10 @@ class TextTruth:
     warnings: tuple[str, ...]
 
 
-def read_text_truth(folder: Path) -> TextTruth:
+def read_text_truth(folder: Path, *, plus_one: bool = False) -> TextTruth:
     """Truth from a folder of text files (`class x1 y1 x2 y2 [difficult]`), classes in order of name.
 
+    plus_one: x2 and y2 are the last pixel of a box, so that one with x2 = x1 is a pixel wide; else it is no box.
     Raises ValueError naming file and line, or where the folder holds no box.
     """
     rows = read_text_rows(folder)
@@ -61,6 +64,7 @@ def read_text_truth(folder: Path) -> TextTruth:
     boxes: dict[str, list[tuple[list[float], int, bool]]] = {stem: [] for stem in stems}
     bad = []
     for where, stem, name, box, hard in rows:
+        box = list(one_pixel_kept(box)) if plus_one else box
         narrow = np.array(box, dtype=np.float32)  # judged as it will be kept: a width of 1e-9 is none in float32
         if narrow[2] > narrow[0] and narrow[3] > narrow[1]:
             boxes[stem].append((box, classes.names.index(name), hard))
@@ -107,7 +111,7 @@ def join_results(table: ResultTable, pictures: Sequence[Picture], classes: Class
                 path=picture.file_name,
             )
         )
-    return Joined(detections, _warnings(table, lost_pictures, lost_classes))
+    return Joined(detections, _warnings(table, lost_pictures, lost_classes) + _without_mask(table))
 
 
 def _masks(table: ResultTable, rows: Integers, picture: Picture) -> tuple[CroppedMask, ...] | None:
@@ -116,15 +120,26 @@ def _masks(table: ResultTable, rows: Integers, picture: Picture) -> tuple[Croppe
         return None
     masks = []
     for row in rows.tolist():
+        coded = table.segmentations[row]
         try:
-            masks.append(
-                CroppedMask.decoded(table.segmentations[row], picture.size_hw if any(picture.size_hw) else None)
-            )
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            size_hw = picture.size_hw if any(picture.size_hw) else None
+            masks.append(EMPTY_MASK if coded is None else CroppedMask.decoded(coded, size_hw))
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
             raise ValueError(
                 f"{table.source}: the mask of detection {row} (picture {picture.image_id}) cannot be decoded ({error})"
             ) from error
     return tuple(masks)
+
+
+def _without_mask(table: ResultTable) -> tuple[str, ...]:
+    """A sentence on detections that have no mask in a file of masks."""
+    bare = [row for row, mask in enumerate(table.segmentations or ()) if mask is None]
+    if not bare:
+        return ()
+    return (
+        f"{table.source}: {len(bare)} of {len(table)} detections have no mask or an empty one (the first is detection "
+        f"{bare[0]}): in the figures of masks each counts as a mask without pixels.",
+    )
 
 
 def _picture_numbers(table: ResultTable, pictures: Sequence[Picture]) -> Integers:
@@ -138,7 +153,7 @@ def _picture_numbers(table: ResultTable, pictures: Sequence[Picture]) -> Integer
         [str(picture.image_id) for picture in pictures],
         [int(name.stem) if name.stem.isdecimal() else None for name in names],  # 000005.jpg is number 5 to some tools
     ]
-    spoken = [table.pictures, [Path(str(key)).stem for key in table.pictures]]
+    spoken = [table.pictures, [Path(str(key)).stem for key in table.pictures], [str(key) for key in table.pictures]]
     return _best_reading([(keys, said) for said in spoken for keys in readings], len(table))
 
 
@@ -150,6 +165,7 @@ def _labels(table: ResultTable, classes: Classes) -> Integers:
     folded = [str(key).strip().casefold() for key in table.classes]
     choices: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = [(keys, table.classes) for keys in readings]
     choices.append(([name.casefold() for name in classes.names], folded))
+    choices.append(([str(key) for key in classes.ids], folded))
     return _best_reading(choices, len(table))
 
 

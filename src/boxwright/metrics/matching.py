@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
+_FAR = np.float32(np.inf)
 PAIRS_AT_ONCE = 2_000_000  # bounds the memory of crowded sets: 2 million pairs of boxes are about 200 MB
 
 
@@ -49,13 +50,25 @@ class Gathered:
 
     def above(self, score: float) -> Gathered:
         """The same truth with the detections whose score is at least `score`."""
-        keep = self.scores >= score
-        return replace(
+        return self.keeping(self.scores >= score)
+
+    def keeping(self, detections: Flags | Integers, objects: Flags | None = None) -> Gathered:
+        """The set with the given detections (flags or indices), and the given objects (all if not given)."""
+        kept = replace(
             self,
-            boxes=self.boxes[keep],
-            scores=self.scores[keep],
-            labels=self.labels[keep],
-            pictures=self.pictures[keep],
+            boxes=self.boxes[detections],
+            scores=self.scores[detections],
+            labels=self.labels[detections],
+            pictures=self.pictures[detections],
+        )
+        if objects is None:
+            return kept
+        return replace(
+            kept,
+            truth_boxes=self.truth_boxes[objects],
+            truth_labels=self.truth_labels[objects],
+            truth_ignore=self.truth_ignore[objects],
+            truth_pictures=self.truth_pictures[objects],
         )
 
 
@@ -132,6 +145,27 @@ def overlaps(boxes: Floats, truth_boxes: Floats, crowd: Flags | None = None, *, 
     return np.asarray(np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0))
 
 
+def one_pixel_kept(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """A box (x1, y1, x2, y2) whose last pixel is its own, so that x2 = x1 is one pixel wide, as `Truth` can hold it.
+
+    Such a side becomes the smallest step of float32, which `whole_pixels` takes back.
+
+    >>> x1, y1, x2, y2 = one_pixel_kept([5, 5, 5, 9])
+    >>> x2 > x1, y2, whole_pixels(np.array([[x1, y1, x2, y2]])).tolist()
+    (True, 9.0, [[5.0, 5.0, 5.0, 9.0]])
+    """
+    corner, far = np.array(box[:2], dtype=np.float32), np.array(box[2:], dtype=np.float32)
+    x1, y1, x2, y2 = map(float, (*corner, *np.where(corner == far, np.nextafter(corner, _FAR), far)))
+    return x1, y1, x2, y2
+
+
+def whole_pixels(boxes: Floats) -> Floats:
+    """Boxes (G, 4) with the sides that `one_pixel_kept` opened closed again."""
+    corner = boxes[:, :2].astype(np.float32)
+    step = np.nextafter(corner, _FAR)
+    return np.concatenate([boxes[:, :2], np.where(boxes[:, 2:] <= step, boxes[:, :2], boxes[:, 2:])], 1)
+
+
 def candidate_pairs(
     gathered: Gathered, iou: float, *, class_agnostic: bool = False, plus_one: bool = False, crowd: bool = True
 ) -> tuple[Integers, Integers, Floats]:
@@ -139,12 +173,13 @@ def candidate_pairs(
 
     crowd: overlap with an ignored object is measured against the detection alone (COCO's rule).
     """
+    truth_boxes = whole_pixels(gathered.truth_boxes) if plus_one else gathered.truth_boxes
     first: list[Integers] = []
     second: list[Integers] = []
     values: list[Floats] = []
     for found, truth in _same_place(gathered, class_agnostic):
         flags = gathered.truth_ignore[truth] if crowd else None
-        value = overlaps(gathered.boxes[found], gathered.truth_boxes[truth], flags, plus_one=plus_one)
+        value = overlaps(gathered.boxes[found], truth_boxes[truth], flags, plus_one=plus_one)
         keep = value >= min(iou, 1 - 1e-10)
         first.append(found[keep])
         second.append(truth[keep])
@@ -171,26 +206,64 @@ def _same_place(gathered: Gathered, class_agnostic: bool) -> Iterator[tuple[Inte
         yield found, by_place[np.repeat(start[rows], counts[rows]) + within]
 
 
-def match(gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False) -> Matches:
+def match(
+    gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False, plus_one: bool = False
+) -> Matches:
     """Which detection is a hit at this overlap, by COCO's rule.
 
     In order of score, each detection takes the free object of its class that it overlaps most. One that finds none
     but lies on an ignored object is ignored (any number of detections may lie on one); the rest are false alarms.
-    class_agnostic: labels play no part, and everything counts as class 0.
+    class_agnostic: labels play no part, and everything counts as class 0. plus_one: as in `overlaps`.
     """
+    return match_at(gathered, num_classes, (iou,), class_agnostic=class_agnostic, plus_one=plus_one)[0]
+
+
+def match_at(
+    gathered: Gathered,
+    num_classes: int,
+    ious: Sequence[float],
+    *,
+    class_agnostic: bool = False,
+    plus_one: bool = False,
+) -> list[Matches]:
+    """What `match` gives at each of several overlaps, which are computed once."""
     labels = np.zeros_like(gathered.labels) if class_agnostic else gathered.labels
     truth_labels = np.zeros_like(gathered.truth_labels) if class_agnostic else gathered.truth_labels
-    found, truth, value = candidate_pairs(gathered, iou, class_agnostic=class_agnostic)
+    pairs = candidate_pairs(gathered, min(ious), class_agnostic=class_agnostic, plus_one=plus_one)
     rank = np.empty(len(gathered.scores), np.int64)
     rank[gathered.order] = np.arange(len(rank))
     # The last key sorts first. Of equal overlaps the later object wins, as in pycocotools.
-    order = np.lexsort((-truth, -value, gathered.truth_ignore[truth], rank[found]))
+    order = np.lexsort((-pairs[1], -pairs[2], gathered.truth_ignore[pairs[1]], rank[pairs[0]]))
+    found, truth, value = pairs[0][order], pairs[1][order], pairs[2][order]
+    wanted = ~gathered.truth_ignore
+    results = []
+    for iou in ious:
+        enough = value >= min(iou, 1 - 1e-10)
+        owner, ignored = _owners(gathered, found[enough], truth[enough])
+        results.append(
+            Matches(
+                hit=owner >= 0,
+                ignored=ignored,
+                truth=owner,
+                scores=gathered.scores,
+                labels=labels,
+                pictures=gathered.pictures,
+                totals=np.bincount(truth_labels[wanted], minlength=num_classes),
+                total_pictures=gathered.truth_pictures[wanted],
+                total_labels=truth_labels[wanted],
+            )
+        )
+    return results
+
+
+def _owners(gathered: Gathered, found: Integers, truth: Integers) -> tuple[Integers, Flags]:
+    """The object (D,) that each detection takes, or -1, and whether it is ignored; pairs (P,) in order of rank."""
     owner = np.full(len(gathered.scores), -1, np.int64)
     ignored = np.zeros(len(gathered.scores), np.bool_)
     taken = set[int]()
     settled = set[int]()
     ignore = gathered.truth_ignore.tolist()
-    for detection, thing in zip(found[order].tolist(), truth[order].tolist(), strict=True):
+    for detection, thing in zip(found.tolist(), truth.tolist(), strict=True):
         if detection in settled or thing in taken:
             continue
         settled.add(detection)
@@ -199,18 +272,7 @@ def match(gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnos
         else:
             taken.add(thing)
             owner[detection] = thing
-    wanted = ~gathered.truth_ignore
-    return Matches(
-        hit=owner >= 0,
-        ignored=ignored,
-        truth=owner,
-        scores=gathered.scores,
-        labels=labels,
-        pictures=gathered.pictures,
-        totals=np.bincount(truth_labels[wanted], minlength=num_classes),
-        total_pictures=gathered.truth_pictures[wanted],
-        total_labels=truth_labels[wanted],
-    )
+    return owner, ignored
 
 
 def confusion_matrix(

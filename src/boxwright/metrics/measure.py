@@ -53,7 +53,8 @@ def measure(
         raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
     if not 0 < iou <= 1:
         raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
-    matches = match(gather(detections, truths), len(classes), iou)
+    pixels = metric == "voc" and plus_one
+    matches = match(gather(detections, truths), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)
     best = find_best_threshold(curves)
     if metric == "voc":

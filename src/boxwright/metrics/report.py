@@ -21,7 +21,7 @@ from boxwright.metrics.curves import BestThreshold, Curves, best_threshold, kept
 from boxwright.metrics.matching import Floats, Integers, confusion_matrix
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.wording import counted
-from boxwright.writing import writing
+from boxwright.writing import printable, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,6 +81,7 @@ def class_rows(
 def class_table(rows: Sequence[ClassRow], iou: float = 0.5, *, voc: bool = False) -> Table:
     """The rows as a table for the terminal; `voc` leaves out the column of COCO's AP at one overlap."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("class")
@@ -88,7 +89,11 @@ def class_table(rows: Sequence[ClassRow], iou: float = 0.5, *, voc: bool = False
         table.add_column(column, justify="right")
     for row in rows:
         figures = (row.precision, row.recall, row.f1, *(() if voc else (row.ap50,)), row.ap)
-        table.add_row(row.name, str(row.objects), *("-" if value is None else f"{value:.3f}" for value in figures))
+        table.add_row(
+            Text(printable(row.name)),
+            str(row.objects),
+            *("-" if value is None else f"{value:.3f}" for value in figures),
+        )
     return table
 
 
@@ -111,17 +116,20 @@ def write_report(
     per_class_ap: dict[str, float | None],
     *,
     iou: float = 0.5,
+    plus_one: bool = False,
 ) -> list[Path]:
     """Write `per_class.csv`, the four curves and the two confusion matrices; the files that were written.
 
+    plus_one: boxes of the table and the curves include their last pixel, as for VOC AP.
     The confusion matrices are drawn at the best-F1 threshold (at 0.25 where there is not one hit).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    curves = score_curves(detections, truths, len(classes), iou=iou)
+    curves = score_curves(detections, truths, len(classes), iou=iou, plus_one=plus_one)
     best = best_threshold(curves)
     table = folder / "per_class.csv"
     with writing(table):
-        table.write_text(class_csv(class_rows(truths, classes, curves, best, per_class_ap)), encoding="utf-8")
+        text = class_csv(class_rows(truths, classes, curves, best, per_class_ap))
+        table.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may hold half a character
     score = 0.25 if best is None else best.score
     matrix = confusion_matrix(detections, truths, len(classes), score_threshold=score, iou=iou)
     return [table, *draw_curves(folder, curves, classes.names), *draw_confusion(folder, matrix, classes.names, score)]
@@ -219,8 +227,12 @@ def draw_confusion(folder: Path, matrix: Integers, names: Sequence[str], score_t
 
 def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> None:
     axes = figure.add_subplot()
-    top = float(values[:-1, :-1].max(initial=0)) or float(values.max(initial=0)) or 1.0
-    picture = axes.imshow(values, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+    from matplotlib.colors import PowerNorm
+
+    top = float(values.max(initial=0)) or 1.0  # of all cells: what is drawn must be on the scale beside it
+    # The background often holds far more than the classes: counts are coloured by their root, so that these show.
+    norm = PowerNorm(0.5 if form == "{:.0f}" else 1.0, vmin=0, vmax=top)
+    picture = axes.imshow(values, cmap="Blues", norm=norm, aspect="auto")
     count = len(names)
     if count <= 60:  # beyond that numbers would be smaller than print
         for row, column in np.argwhere(values > 0).tolist():
@@ -228,7 +240,7 @@ def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> Non
             text = form.format(value).replace("0.", ".", 1) if form == "{:.2f}" else form.format(value)
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=9 if count <= 10 else 6.5,
-                color="white" if value > 0.55 * top else INK,
+                color="white" if norm(value) > 0.55 else INK,
             )  # fmt: skip
     crowded = count > 6 or max(map(len, names)) * count > 40  # characters that fit under the axis side by side
     axes.set_xticks(range(count), names, rotation=90 if crowded else 0, fontsize=9 if count <= 10 else 7.5)
@@ -240,7 +252,9 @@ def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> Non
 
 
 def _short(name: str) -> str:
-    # A dollar sign would begin a formula.
+    """A name for a chart: a dollar sign would begin a formula, an underscore at the start hide it from a legend."""
+    name = printable(name)
+    name = f" {name}" if name.startswith("_") else name
     return (name if len(name) <= 22 else f"{name[:20]}…").replace("$", r"\$")
 
 

@@ -13,7 +13,6 @@ Coordinates are written so that reading them gives the same float32 numbers.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +22,12 @@ from typing import Any
 import numpy as np
 
 from boxwright.metrics.matching import Floats
-from boxwright.structures import Classes, CroppedMask, Detections, Truth
+from boxwright.metrics.written_names import file_stems, name_of_row, names_of_stems, row_name
+from boxwright.ops.run_lengths import rle_extent
+from boxwright.structures import Classes, Detections, Truth
 from boxwright.writing import writing
 
+_LARGEST = 1e18  # pixels, or a score: beyond it sums of coordinates and their areas are no numbers in float32
 VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 
 
@@ -35,7 +37,7 @@ class ResultTable:
 
     `pictures` and `classes` (N) hold what the file says: an id or a name. format is "coco", "text", "voc" or "yolo";
     in the last boxes are fractions of the picture and classes are positions in the list of classes. `segmentations` (N)
-    are COCO's, not yet decoded, where every row has one.
+    are COCO's, not yet decoded, where any row has one; None for a row that has none.
     """
 
     source: Path
@@ -63,27 +65,29 @@ def write_text_results(folder: Path, detections: Sequence[Detections], stems: Se
     """A text file a picture, `class score x1 y1 x2 y2`; pictures without detections get an empty file."""
     for found, stem in zip(detections, stems, strict=True):
         rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
-        _write(folder / f"{stem}.txt", "".join(f"{name} {_join([score, *box])}\n" for name, score, box in rows))
+        lines = [f"{row_name(name)} {_join([score, *box])}\n" for name, score, box in rows]
+        _write(folder / f"{stem}.txt", "".join(lines))
 
 
 def write_text_truth(folder: Path, truths: Sequence[Truth], stems: Sequence[str], classes: Classes) -> None:
     """A text file a picture, `class x1 y1 x2 y2 [difficult]`."""
     for truth, stem in zip(truths, stems, strict=True):
         rows = zip(truth.labels.tolist(), truth.boxes.tolist(), truth.ignore.tolist(), strict=True)
-        lines = [f"{classes.names[label]} {_join(box)}{' difficult' if hard else ''}\n" for label, box, hard in rows]
+        names = [row_name(name) for name in classes.names]
+        lines = [f"{names[label]} {_join(box)}{' difficult' if hard else ''}\n" for label, box, hard in rows]
         _write(folder / f"{stem}.txt", "".join(lines))
 
 
 def write_voc_results(
     folder: Path, detections: Sequence[Detections], stems: Sequence[str], classes: Classes, split: str = "test"
 ) -> None:
-    """A text file a class, `picture score x1 y1 x2 y2`, named as the VOC kit wants them."""
+    """A text file a class, `picture score x1 y1 x2 y2`, named as the VOC kit wants them (`file_stems`)."""
     lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}
     for found, stem in zip(detections, stems, strict=True):
         for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True):
-            lines[label].append(f"{stem} {_join([score, *box])}\n")
-    for label, name in enumerate(classes.names):
-        _write(folder / f"comp4_det_{split}_{name.replace('/', '-')}.txt", "".join(lines[label]))
+            lines[label].append(f"{row_name(stem)} {_join([score, *box])}\n")
+    for label, name in enumerate(file_stems(classes.names)):
+        _write(folder / f"comp4_det_{split}_{name}.txt", "".join(lines[label]))
 
 
 def write_yolo_results(folder: Path, detections: Sequence[Detections], stems: Sequence[str]) -> None:
@@ -136,12 +140,13 @@ def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
     if not files or (path.is_file() and path.suffix != ".txt"):
         raise ValueError(f"{path}: expected a COCO result file (.json) or a folder of .txt files with detections")
     stems = {file.stem for file in files}
-    if any(VOC_FILE.fullmatch(stem) for stem in stems) or (class_names and stems <= set(class_names)):
-        return _read_voc(path, files)
-    rows = [(file, where, words) for file in files for where, words in _lines(file)]
-    if rows and all(_is_yolo(words) for _, _, words in rows):
+    as_classes = {*class_names, *file_stems(class_names)}
+    if any(VOC_FILE.fullmatch(stem) for stem in stems) or (class_names and stems <= as_classes):
+        return _read_voc(path, files, class_names)
+    rows = [(file, where, line) for file in files for where, line in _lines(file)]
+    if rows and all(_is_yolo(line.split()) for _, _, line in rows):
         return _read_yolo(path, rows)
-    named = [(file.stem, *_text_row(where, words, 5)) for file, where, words in rows]
+    named = [(file.stem, *_text_row(where, line, 5)) for file, where, line in rows]
     return _table(path, "text", [(stem, name, *numbers) for stem, name, numbers in named])
 
 
@@ -167,61 +172,92 @@ def _read_coco(path: Path) -> ResultTable:
     if not isinstance(data, list):
         raise ValueError(f"{path}: expected a JSON list of detections with image_id, category_id, bbox and score")
     table = _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
-    masked = bool(data) and all(row.get("segmentation") for row in data)
-    return replace(table, segmentations=tuple(row["segmentation"] for row in data)) if masked else table
+    masks = tuple(row.get("segmentation") if _has_mask(row) else None for row in data)
+    return replace(table, segmentations=masks) if any(mask is not None for mask in masks) else table
+
+
+def _has_mask(row: dict[str, Any]) -> bool:
+    """Whether a row has a mask: `[]` and `[[]]` are none."""
+    mask = row.get("segmentation")
+    return any(part != [] for part in mask) if isinstance(mask, list) else bool(mask)
 
 
 def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
     where = f"{path}: detection {index}"
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with image_id, category_id, bbox and score")
-    if "bbox" not in row and isinstance(row.get("segmentation"), dict):  # as the COCO tools take them too
-        row = row | {"bbox": _box_of_mask(where, row["segmentation"])}
+    if row.get("bbox") in (None, []) and "segmentation" in row:  # as the COCO tools take them too
+        row = row | {"bbox": _box_of_mask(where, row)}
     missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
     if missing:
         hint = "; this looks like truth, not detections" if missing == ["score"] else ""
         raise ValueError(f"{where} has no {' and no '.join(missing)}{hint}")
-    box, score = row["bbox"], row["score"]
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in (*box, score)):
+    numbers = row["bbox"] if isinstance(row["bbox"], list) and len(row["bbox"]) == 4 else []
+    x, y, width, height, score = (*map(_finite, numbers), _finite(row["score"])) if numbers else (None,) * 5
+    if x is None or y is None or width is None or height is None or score is None:
         raise ValueError(f"{where}: expected bbox [x, y, width, height] and score as finite numbers, got {row}"[:300])
-    if not all(isinstance(row[key], (int, str)) for key in ("image_id", "category_id")):
-        raise ValueError(f"{where}: image_id and category_id must be numbers or text")
-    return row["image_id"], row["category_id"], score, box[0], box[1], box[0] + box[2], box[1] + box[3]
+    picture, category = (_identity(where, key, row[key]) for key in ("image_id", "category_id"))
+    return picture, category, score, x, y, x + width, y + height
 
 
-def _box_of_mask(where: str, segmentation: dict[str, Any]) -> list[float]:
+def _identity(where: str, key: str, value: Any) -> int | str:
+    """An id: a whole number (1.0 is 1) or text."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{where}: expected {key} as a whole number or text, got {value!r:.60}")
+    return value
+
+
+def _box_of_mask(where: str, row: dict[str, Any]) -> list[float]:
+    """The box [x, y, width, height] of a row's mask; zeros where that has no pixel."""
+    mask = row["segmentation"]
     try:
-        mask = CroppedMask.decoded(segmentation, None)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        if not _has_mask(row):
+            return [0.0] * 4
+        if isinstance(mask, dict):
+            height, width = (int(side) for side in mask["size"])
+            return list(map(float, rle_extent(mask["counts"], (height, width))))
+        parts = [np.asarray(part, np.float64) for part in (mask if isinstance(mask[0], list) else [mask])]
+        points = np.concatenate([part.reshape(-1, 2) for part in parts])
+        return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, AttributeError) as error:
         raise ValueError(f"{where}: the mask cannot be decoded ({error})") from error
-    return [float(mask.x), float(mask.y), float(mask.bitmap.shape[1]), float(mask.bitmap.shape[0])]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _finite(value: Any) -> float | None:
+    """A number that float32 can hold (also one that is written as text), or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if abs(number) < _LARGEST else None
 
 
-def _read_voc(path: Path, files: list[Path]) -> ResultTable:
+def _read_voc(path: Path, files: list[Path], class_names: Sequence[str]) -> ResultTable:
+    given = {file: match["name"] if (match := VOC_FILE.fullmatch(file.stem)) else file.stem for file in files}
+    names = names_of_stems(given.values(), class_names)
     rows = []
     for file in files:
-        match = VOC_FILE.fullmatch(file.stem)
-        name = match["name"] if match else file.stem
-        for where, words in _lines(file):
-            picture, numbers = _text_row(where, words, 5)
-            rows.append((picture, name, *numbers))
+        for where, line in _lines(file):
+            picture, numbers = _text_row(where, line, 5)
+            rows.append((picture, names[given[file]], *numbers))
     return _table(path, "voc", rows)
 
 
 def _is_yolo(words: list[str]) -> bool:
-    if len(words) not in (5, 6) or not words[0].isdigit():
+    if len(words) not in (5, 6) or not words[0].isdecimal():
         return False
-    numbers = [_number(word) for word in words[1:]]
+    numbers = [_finite(word) for word in words[1:]]
     return all(number is not None and -0.001 <= number <= 1.001 for number in numbers)
 
 
-def _read_yolo(path: Path, lines: list[tuple[Path, str, list[str]]]) -> ResultTable:
+def _read_yolo(path: Path, lines: list[tuple[Path, str, str]]) -> ResultTable:
     rows = []
-    for file, where, words in lines:
+    for file, where, line in lines:
+        words = line.split()
         if len(words) == 5:
             raise ValueError(f"{where}: five numbers hold no score; let YOLO write it (save_conf=True)")
         cx, cy, width, height, score = (float(word) for word in words[1:])
@@ -230,50 +266,48 @@ def _read_yolo(path: Path, lines: list[tuple[Path, str, list[str]]]) -> ResultTa
     return _table(path, "yolo", rows)
 
 
-def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each line that is not blank: `file:line` and its words."""
+def _lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Each line that is not blank: `file:line` and its text."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not a text file") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # read_text has made one kind of line end of all
         if line.strip():
-            yield f"{file}:{number}", line.split()
+            yield f"{file}:{number}", line
 
 
-def _text_row(where: str, words: list[str], count: int) -> tuple[str, list[float]]:
+def _text_row(where: str, line: str, count: int) -> tuple[str, list[float]]:
     """A name (it may hold spaces) and the `count` numbers after it."""
-    numbers = [_number(word) for word in words[-count:]]
-    known = [number for number in numbers if number is not None]
-    if len(words) <= count or len(known) < count:
-        raise ValueError(f"{where}: expected a name and {count} numbers, got {' '.join(words)[:80]!r}")
-    return " ".join(words[:-count]), known
-
-
-def _number(word: str) -> float | None:
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    name, *words = line.strip().rsplit(None, count)
+    known = [number for number in map(_finite, words) if number is not None]
+    if len(known) < count:
+        raise ValueError(f"{where}: expected a name and {count} numbers, got {line.strip()[:80]!r}")
+    return name_of_row(name), known
 
 
 def read_text_rows(folder: Path) -> list[tuple[str, str, str, list[float], bool]]:
     """Rows of truth text: file:line, picture, class, the four coordinates, and whether it says "difficult"."""
     rows = []
     for file in sorted(folder.glob("*.txt")):
-        for where, words in _lines(file):
-            hard = words[-1].lower() == "difficult"
-            name, box = _text_row(where, words[:-1] if hard else words, 4)
+        for where, line in _lines(file):
+            body, hard = _without_flag(line)
+            name, box = _text_row(where, body, 4)
             rows.append((where, file.stem, name, box, hard))
     return rows
+
+
+def _without_flag(line: str) -> tuple[str, bool]:
+    """A row of truth without its "difficult", and whether it had that."""
+    words = line.rsplit(None, 1)
+    return (words[0], True) if len(words) == 2 and words[1].lower() == "difficult" else (line, False)
 
 
 def holds_text_truth(folder: Path) -> bool:
     """Whether a folder holds truth as text files of `class x1 y1 x2 y2` (YOLO's rows of fractions are not that)."""
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     for file in files:
-        for _, words in _lines(file):
-            body = words[:-1] if words[-1].lower() == "difficult" else words
-            return len(body) >= 5 and all(_number(w) is not None for w in body[-4:]) and not _is_yolo(body)
+        for _, line in _lines(file):
+            words = _without_flag(line)[0].split()
+            return len(words) >= 5 and all(_finite(w) is not None for w in words[-4:]) and not _is_yolo(words)
     return False

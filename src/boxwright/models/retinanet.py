@@ -204,7 +204,7 @@ class RetinaNet(nn.Module):
         for name, value in (
             ("pixel_mean", torch.tensor(config.pixel_mean)),
             ("pixel_std", torch.tensor(config.pixel_std)),
-            ("cells", torch.stack([_anchors_of_level(config, size) for size in config.anchor_sizes])),
+            ("cells", torch.stack([level_anchors(config, size) for size in config.anchor_sizes])),
             ("class_of_channel", table := channel_table(config.num_classes, config.class_channels)),
             ("channel_of_class", torch.tensor(config.class_channels or range(len(table)))),
         ):
@@ -296,7 +296,7 @@ class RetinaNet(nn.Module):
         return self.detect_padded(outputs, settings).restore(images)
 
 
-def _anchors_of_level(config: RetinaNetConfig, size: float) -> Tensor:
+def level_anchors(config: RetinaNetConfig, size: float) -> Tensor:
     """Anchors (A, 4) at one cell of the level with this smallest size."""
     sizes = [size * scale for scale in config.anchor_scales]
     if config.rounded_anchors:

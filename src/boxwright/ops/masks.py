@@ -97,13 +97,13 @@ def rasterise_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, 
     """The union (H, W) bool of polygons given as flat x, y lists in pixels, equal to the COCO API's bit for bit.
 
     The outline is drawn on a grid five times as fine, and a pixel belongs to the polygon where that outline stands
-    above it an odd number of times. Raises ValueError for a polygon of fewer than three points, or with a point that is
-    not finite. Source: COCO's mask API, rleFrPoly.
+    above it an odd number of times. One or two points beside a polygon cover no pixel. Raises ValueError where no
+    polygon has three points, or a point is not finite. Source: COCO's mask API, rleFrPoly.
 
     >>> rasterise_polygons([[1, 1, 4, 1, 4, 3, 1, 3]], (4, 5)).int().tolist()
     [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0]]
     """
-    return _united([_filled(polygon, size_hw) for polygon in polygons], 0, 0, size_hw)
+    return _united([_filled(polygon, size_hw) for polygon in _areas(polygons)], 0, 0, size_hw)
 
 
 def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> tuple[int, int, Tensor]:
@@ -116,7 +116,7 @@ def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, i
     >>> x, y, bitmap.int().tolist()
     (1, 1, [[1, 1, 1], [1, 1, 1]])
     """
-    filled = [_filled(polygon, size_hw) for polygon in polygons]
+    filled = [_filled(polygon, size_hw) for polygon in _areas(polygons)]
     parts = [(x, y, bitmap) for x, y, bitmap in filled if bitmap.size]
     if not parts:
         return 0, 0, torch.zeros(0, 0, dtype=torch.bool)
@@ -124,6 +124,11 @@ def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, i
     right = max(x + bitmap.shape[1] for x, _, bitmap in parts)
     bottom = max(y + bitmap.shape[0] for _, y, bitmap in parts)
     return left, top, _united(parts, left, top, (bottom - top, right - left))
+
+
+def _areas(polygons: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """Polygons without those of fewer than three points, which cover nothing; all of them where none is longer."""
+    return [polygon for polygon in polygons if len(polygon) >= 6 or len(polygon) % 2] or polygons
 
 
 def _united(parts: Sequence[tuple[int, int, np.ndarray]], left: int, top: int, size_hw: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from boxwright.writing import writing
+from boxwright.writing import printable, writing
 
 
 class _Bar(RichProgress):
@@ -39,7 +39,8 @@ class Display:
     def say(self, text: str) -> None:
         """One line, for the person and for the log."""
         if self.enabled:
-            self.console.print(text, markup=False)
+            text = printable(text)
+            self.console.print(text, markup=False, emoji=False)
             self._said.append(text + "\n")
             self._write()
 

@@ -19,7 +19,7 @@ from boxwright.metrics.report import plain_figure
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize import class_colour, contact_sheet, draw, save
 from boxwright.wording import counted
-from boxwright.writing import writing
+from boxwright.writing import printable, writing
 
 Values = npt.NDArray[np.float64]
 
@@ -45,11 +45,16 @@ def plot_results(
 ) -> None:
     """Write the curves of a run against its steps: each loss for train and val, AP, learning rate and speed.
 
-    `rows` are the logged rows; a key may be absent from any of them. The loss that `entropy_floor_key` belongs to
+    `rows` are the logged rows; a key may be absent from any of them. Of the losses in training the single steps are
+    drawn where any are logged, else the means that measured rows hold. The loss that `entropy_floor_key` belongs to
     (its name without `_floor`) is drawn above that floor: cross-entropy with soft targets cannot fall below their
     entropy, so only the shaded part between the two can be learned.
     """
-    series = {key: _series(rows, key) for row in rows for key in row}
+    # A measured row has the mean of all steps since the one before; joined with single steps it would draw teeth.
+    single = [row for row in rows if not any(key.startswith("val/") for key in row)]
+    shown = {key: single if key.startswith("train/") and any(key in row for row in single) else rows
+             for row in rows for key in row}  # fmt: skip
+    series = {key: _series(logged, key) for key, logged in shown.items()}
     series = {key: (steps, values) for key, (steps, values) in series.items() if len(steps)}
     floor_of = entropy_floor_key.removesuffix("_floor")
     names = dict.fromkeys(
@@ -207,7 +212,9 @@ def _plot_counts(axes: Any, counts: npt.NDArray[np.int64], classes: Classes) -> 
     if len(order) > MOST_CLASSES_SHOWN:
         order = np.sort(np.argsort(-counts[: len(classes)], kind="stable")[:MOST_CLASSES_SHOWN])
         title += f" (the {MOST_CLASSES_SHOWN} most frequent)"
-    names = [name if len(name) <= 24 else name[:23] + "…" for name in (classes.names[label] for label in order)]
+    names = [
+        name if len(name) <= 24 else name[:23] + "…" for name in (printable(classes.names[label]) for label in order)
+    ]
     shown = counts[order]
     colours = [tuple(channel / 255 for channel in class_colour(int(label))) for label in order]
     axes.barh(np.arange(len(order)), shown, color=colours, height=0.75 if len(order) > 3 else 0.5)

@@ -27,6 +27,7 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
+from boxwright.inference.claims import unclaimed_findings
 from boxwright.models import MODELS
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
@@ -77,10 +78,14 @@ def open_checked(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
         need_masks=recipe.needs_masks, value_range=recipe.data.value_range,
     )  # fmt: skip
+    lost = unclaimed_findings(replace(report.dataset, splits={train_split: split(report.dataset, train_split)}), recipe)
+    for finding in lost:
+        say(f"data: {finding.message}")
     _say_problems(report, say)
     for finding in report.findings:
         if finding.kind == "narrow-values":
             say(f"data: {finding_line(finding)}")
+    report = replace(report, findings=(*report.findings, *lost))
     train = split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")

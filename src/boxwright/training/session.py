@@ -174,8 +174,10 @@ class Session:
                 self.folder, self.results, self._measured, self.val_set, self.classes, self.score
             )
             kind = "AP" if self._measured.segm is None else "mask AP"
-            best_so_far = f"best {kind} {progress.best_ap:.4f} at step {progress.best_step}"
-            self.display.say(f"finished: {_aps(self._measured)} with the last weights ({best_so_far})")
+            best_so_far = f" (best {kind} {progress.best_ap:.4f} at step {progress.best_step})"
+            if self._measured.ap is None:  # it was undefined at every step: the pictures are the same
+                best_so_far = ""
+            self.display.say(f"finished: {_aps(self._measured)} with the last weights{best_so_far}")
             waited = progress.waited / progress.seconds if progress.seconds else 0.0
             self.display.say(f"time: {progress.seconds:.0f} s, {waited:.0%} of it waiting for pictures")
             self.display.say(f"folder: {self.folder}")
@@ -187,7 +189,11 @@ def _aps(measured: Measured) -> str:
     ap, ap50, segm = measured.coco.ap, measured.coco.ap50, measured.segm
     if ap is None or ap50 is None:
         return "AP undefined (no object in the pictures measured on)"
-    masks = "" if segm is None else f"  mask AP {segm.ap or 0:.4f}  AP50 {segm.ap50 or 0:.4f}"
+    masks = ""
+    if segm is not None and segm.ap is not None and segm.ap50 is not None:
+        masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"
+    elif segm is not None:
+        masks = "  mask AP undefined"
     return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}"
 
 

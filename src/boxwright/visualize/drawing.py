@@ -22,6 +22,7 @@ from torch import Tensor
 
 from boxwright.structures import Classes, Detections, Truth
 from boxwright.visualize.regions import hatch, with_masks
+from boxwright.writing import printable
 
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -118,7 +119,9 @@ def _items(
             continue  # outside the picture
         x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
-        name = classes.names[label] if classes is not None and 0 <= label < len(classes.names) else str(label)
+        known = classes is not None and 0 <= label < len(classes.names)
+        name = classes.names[label] if classes is not None and known else str(label)
+        name = name if name.isprintable() else printable(name)  # a line end would break the tag
         if score is not None:
             # Where there is only one class, the score says more than the name.
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from boxwright.visualize.drawing import PAPER, font_of, shortened
+from boxwright.writing import printable
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
@@ -37,6 +38,7 @@ def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.
 
 def titled(image: Image.Image, title: str) -> Image.Image:
     """A picture under a strip of paper with its title, cut with an ellipsis where it is too long."""
+    title = printable(title)
     font_size = max(11, round(0.02 * math.sqrt(image.width * image.height)) + 5)
     font = font_of(font_size, title.isascii())
     strip = round(1.6 * font_size)

@@ -1,0 +1,212 @@
+"""How many objects of a data set no location or anchor of a recipe's detector can claim, and what helps.
+
+Such an object is learnt as background: it is too small for the cells of the pyramid, too thin, or hidden by others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwright.data.records import DataSet, Problem, Split
+from boxwright.data.truth import truth_of
+from boxwright.models.claims import claimed, held_detector, others, places, unit_of
+from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes, Targets, Truth
+
+Image = tuple[Truth, tuple[int, int]]
+"""The truth of an image in original pixels, and its size (H, W)."""
+PAIRS = 40_000_000  # of locations or anchors and objects that are looked at: seconds
+PAIRS_TRIED = 300_000  # that are tried again with other settings, some with many times the locations
+AT_ONCE = 16  # images
+FACTORS = (1.5, 2.0, 3.0, 4.0)  # of the network size that are tried
+WORTH_A_WARNING = 0.01  # share of the objects of a class
+SHOWN = 6  # classes in one sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """Objects that own nothing: counts by class name, of how many, in how many of the images; and what helps."""
+
+    lost: dict[str, int]
+    objects: dict[str, int]
+    looked_at: int
+    images: int
+    unit: str
+    helps: tuple[str, ...]
+
+    @property
+    def serious(self) -> bool:
+        """Whether a class loses enough of its objects to be warned of."""
+        return any(count >= WORTH_A_WARNING * self.objects[name] for name, count in self.lost.items())
+
+    def sentence(self) -> str:
+        """How many objects of each class, and what helps."""
+        worst = sorted(self.lost, key=lambda name: -self.lost[name])
+        some = ", ".join(f"{name} {self.lost[name]} of {self.objects[name]}" for name in worst[:SHOWN])
+        more = f" and {len(worst) - SHOWN} classes more" if len(worst) > SHOWN else ""
+        looked = f" of the {self.looked_at} images looked at" if self.looked_at < self.images else ""
+        total, everything = sum(self.lost.values()), sum(self.objects.values())
+        helps = f"; what helps: {'; '.join(self.helps)}" if self.helps else ""
+        return (
+            f"{total} of {everything} objects{looked} can be claimed by no {self.unit} with this recipe, so that they "
+            f"are learnt as background ({some}{more}){helps}"
+        )
+
+
+def unclaimed_findings(dataset: DataSet, recipe: Recipe) -> tuple[Problem, ...]:
+    """A finding for each split that has objects which no location or anchor can claim with this recipe.
+
+    The sizes of the images must be known (`stated_hw`), as they are after preflight.
+    """
+    findings = []
+    for name, split in dataset.splits.items():
+        found = unclaimed(_truths(split), recipe, split.classes)
+        if found is not None:
+            severity = "warning" if found.serious else "note"
+            message = f"{name}: {found.sentence()}"
+            findings.append(Problem("unclaimable-objects", str(dataset.root), message, severity=severity))
+    return tuple(findings)
+
+
+def _truths(split: Split) -> list[Image]:
+    return [(truth_of(row, row.stated_hw), row.stated_hw) for row in split.records if row.stated_hw and row.annotations]
+
+
+def unclaimed(
+    truths: Sequence[Image], recipe: Recipe, classes: Classes
+) -> Unclaimed | None:  # fmt: skip
+    """The objects of images (truth in original pixels, size) that own nothing with this recipe; None without any.
+
+    With multi-scale training an object counts as claimed if it is so at one of the scales. Of a large set some images
+    from all parts of it are looked at.
+    """
+    config = held_detector(recipe.model_config_of(len(classes)))
+    images = [row for row in truths if len(row[0])]
+    if config is None or not images:
+        return None
+    rule = recipe.data.resize.rule()
+    scales = recipe.data.train_scales or (1.0,)
+    chosen = _some(config, images, rule, max(scales), PAIRS)
+    objects: Counter[int] = Counter()
+    lost: Counter[int] = Counter()
+    hurt: list[Image] = []
+    whole: list[Image] = []
+    for (truth, hw), own in zip(chosen, _claimed(config, chosen, rule, scales), strict=True):
+        bare = ~truth.ignore & ~own
+        objects.update(truth.labels[~truth.ignore].tolist())
+        lost.update(truth.labels[bare].tolist())
+        (hurt if bool(bare.any()) else whole).append((truth, hw))
+    if not lost:
+        return None
+    helps = tuple(_helps(config, hurt, whole, recipe, scales))
+    names = classes.names
+    return Unclaimed(
+        {names[label]: count for label, count in lost.items()}, {names[label]: n for label, n in objects.items()},
+        len(chosen), len(images), unit_of(config), helps,
+    )  # fmt: skip
+
+
+def _some(
+    config: Any, images: Sequence[Image], rule: ResizeRule, scale: float, most: int
+) -> Sequence[Image]:  # fmt: skip
+    """All images, or every so manieth where they are too many to look at each."""
+    pairs = 0
+    counts: dict[tuple[int, int], int] = {}
+    for truth, hw in images:
+        size = _times(resize_plan(hw, rule).size_hw, scale)
+        if size not in counts:
+            counts[size] = places(config, size)
+        pairs += len(truth) * counts[size]
+    return images[:: max(1, -(-pairs // most))]
+
+
+def _times(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+
+
+def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Sequence[float]) -> list[Tensor]:
+    """Whether each object (G,) of each image owns something at one of the scales."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    boxes = []
+    for index, (truth, hw) in enumerate(images):
+        plan = resize_plan(hw, rule)
+        by_size.setdefault(plan.size_hw, []).append(index)
+        boxes.append(truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2))
+    owns = [torch.zeros(len(truth), dtype=torch.bool) for truth, _ in images]
+    for size, members in by_size.items():
+        members.sort(key=lambda index: len(boxes[index]))  # so that little is padding
+        for start in range(0, len(members), AT_ONCE):
+            rows = members[start : start + AT_ONCE]
+            targets = Targets.of([replace(images[row][0], boxes=boxes[row], masks=None) for row in rows])
+            found = torch.zeros_like(targets.valid)
+            for scale in scales:
+                scaled = _times(size, scale)
+                factors = torch.tensor([scaled[1] / size[1], scaled[0] / size[0]])
+                found |= claimed(config, scaled, targets.scaled(factors))
+                if bool((found | targets.ignore | ~targets.valid).all()):
+                    break
+            for row, own in zip(rows, found, strict=True):
+                owns[row] = own[: len(boxes[row])]
+    return owns
+
+
+def _helps(
+    config: Any, hurt: Sequence[Image], whole: Sequence[Image], recipe: Recipe, scales: Sequence[float]
+) -> Iterator[str]:  # fmt: skip
+    """Settings that leave fewer objects unclaimed, with how many they leave, of images that lose some and of others."""
+    rule = recipe.data.resize.rule()
+    tried = [_some(config, part, rule, max(scales), PAIRS_TRIED) for part in (hurt, whole)]
+    times = [len(part) / max(1, len(some)) for part, some in zip((hurt, whole), tried, strict=True)]
+    about = "about " if max(times) > 1 else ""
+
+    def left(other: Any, other_rule: ResizeRule) -> int:
+        total = 0.0
+        for some, factor in zip(tried, times, strict=True):
+            owns = _claimed(other, some, other_rule, scales)
+            total += factor * sum(int((~truth.ignore & ~own).sum()) for (truth, _), own in zip(some, owns, strict=True))
+        return round(total)
+
+    now = best = left(config, rule)
+    advice = ""
+    for factor in FACTORS:  # the smallest that leaves few, or else the one that leaves fewest
+        larger, words = _larger(recipe, factor, hurt)
+        count = left(config, larger)
+        if count < 0.9 * best:
+            advice, best = f"a larger {words} leaves {about}{count}", count
+        if count <= 0.1 * now:
+            break
+    if advice:
+        yield advice
+    for other in others(config):
+        count = left(other.config, rule)
+        if count < 0.8 * now:
+            yield f"{other.words} leaves {about}{count}"
+    if advice and recipe.data.resize.mode != "none":
+        yield "tiles of the images, trained on one by one, do the same"
+
+
+def _larger(
+    recipe: Recipe, factor: float, hurt: Sequence[Image]
+) -> tuple[ResizeRule, str]:  # fmt: skip
+    """The recipe's resizing to a size as many times as large, and the settings that say so."""
+    resize = recipe.data.resize
+    if resize.mode == "none":  # images as they are: as many times the largest of those that lose objects
+        size = max(min(hw) for _, hw in hurt)
+        longest = max(max(hw) * size / min(hw) for _, hw in hurt)
+        resize = resize.model_copy(update={"mode": "short_side", "size": size, "max_size": round(longest)})
+    names = ("size", "max_size") if resize.mode == "short_side" else ("height", "width")
+    values = {name: round(factor * getattr(resize, name)) for name in names}
+    larger = resize.model_copy(update=values)
+    shown = {"mode": "short_side", **values} if recipe.data.resize.mode == "none" else values
+    return larger.rule(), _settings(shown)
+
+
+def _settings(values: Mapping[str, object]) -> str:
+    return " ".join(f"data.resize.{name}={value}" for name, value in values.items())

@@ -1,0 +1,155 @@
+"""Which objects a detector can learn: those that own a location, an anchor or a proposal in its own assignment.
+
+Decided by the functions that its loss calls, on the geometry of one image alone, without a network. Shape legend:
+B = images,
+P = locations, N = anchors, G = ground-truth boxes. Boxes are absolute (x1, y1, x2, y2) in network pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwright.models.faster_rcnn import FasterRCNNConfig
+from boxwright.models.fcos import FCOSConfig
+from boxwright.models.fcos_mask import FCOSMaskConfig
+from boxwright.models.mask_rcnn import MaskRCNNConfig
+from boxwright.models.retinanet import RetinaNetConfig, level_anchors
+from boxwright.models.rpn import ProposalSettings, RPNConfig
+from boxwright.ops.anchors import cell_anchors, pyramid_anchors
+from boxwright.ops.assign import assign_locations
+from boxwright.ops.match import match_boxes
+from boxwright.ops.points import grid_locations, level_ranges, pyramid_locations
+from boxwright.structures import Targets
+
+Size = tuple[int, int]
+_STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+class Other(NamedTuple):
+    """Another setting of the detector under which more objects may be learnt: what to write, and the config."""
+
+    words: str
+    config: Any
+
+
+def held_detector(config: Any) -> Any:
+    """The part of a detector's config that decides which objects are learnt; None where every object is.
+
+    Fast R-CNN puts the objects themselves among its proposals.
+    """
+    if isinstance(config, FCOSMaskConfig | MaskRCNNConfig):
+        config = config.detector
+    return config if isinstance(config, FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig) else None
+
+
+def unit_of(config: Any) -> str:
+    """What an object must own to be learnt."""
+    return "location" if isinstance(config, FCOSConfig) else "anchor"
+
+
+def claimed(config: Any, size_hw: Size, targets: Targets) -> Tensor:
+    """Whether each object (B, G) of images of this network size owns something; ignored and padding rows do not."""
+    boxes, valid, ignore = targets.boxes, targets.valid, targets.ignore
+    if isinstance(config, FCOSConfig):
+        locations, strides, ranges = _locations(config, size_hw)
+        owner = assign_locations(
+            locations, strides, ranges, boxes, valid, ignore,
+            center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
+        ).owner  # fmt: skip
+    else:
+        rule: Any = config if isinstance(config, RetinaNetConfig) else config.rpn
+        owner = match_boxes(
+            _anchors(config, size_hw), boxes, valid, ignore,
+            positive_iou=rule.positive_iou, negative_iou=rule.negative_iou,
+            low_quality=isinstance(config, RetinaNetConfig) or rule.low_quality,
+        ).owner  # fmt: skip
+    owns = torch.zeros(boxes.shape[0], boxes.shape[1] + 1, dtype=torch.bool)
+    owns.scatter_(1, owner + 1, True)  # column 0 is background
+    return owns[:, 1:] & valid & ~ignore
+
+
+@lru_cache(maxsize=64)  # most images of a data set are of few sizes
+def _locations(config: FCOSConfig, size_hw: Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Locations (P, 2), their strides (P,) and ranges (P, 2)."""
+    padded = _padded(size_hw, config.pad_multiple)
+    strides = [8 * 2**level for level in range(3 + config.extra_levels)]
+    sizes = [_cells(padded, stride) for stride in strides]
+    locations, of_level = pyramid_locations(sizes, strides, grid=config.locations, padded_hw=padded)
+    pairs = torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))
+    ranges = torch.cat([pair.expand(h * w, 2) for pair, (h, w) in zip(pairs, sizes, strict=True)])
+    return locations, of_level, ranges
+
+
+@lru_cache(maxsize=64)
+def _anchors(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig, size_hw: Size) -> Tensor:
+    """Anchors (N, 4)."""
+    if isinstance(config, RetinaNetConfig):
+        cells = [level_anchors(config, size) for size in config.anchor_sizes]
+        strides, grid = [8 * 2**level for level in range(3 + config.extra_levels)], config.anchor_grid
+    else:
+        rpn: ProposalSettings = config.rpn
+        cells = [cell_anchors(sizes, rpn.anchor_ratios, rounded=rpn.anchors_rounded) for sizes in rpn.anchor_sizes]
+        strides, grid = _trunk_strides(config), rpn.anchor_grid
+    padded = _padded(size_hw, config.pad_multiple)
+    grids = [grid_locations(_cells(padded, stride), stride, grid=grid, padded_hw=padded) for stride in strides]
+    return pyramid_anchors(grids, cells)
+
+
+def places(config: Any, size_hw: Size) -> int:
+    """How many locations or anchors an image of this network size has."""
+    return len(_locations(config, size_hw)[0] if isinstance(config, FCOSConfig) else _anchors(config, size_hw))
+
+
+def _trunk_strides(config: RPNConfig | FasterRCNNConfig) -> list[int]:
+    strides = [_STRIDES[level] for level in config.levels]
+    if config.backbone_variant.dilated_c5 and config.levels[-1] == "c5":
+        strides[-1] = 16
+    return strides + [2 * strides[-1]] * (config.fpn_channels is not None and config.pooled_level)
+
+
+def _padded(size_hw: Size, multiple: int) -> Size:
+    height, width = (-(-side // multiple) * multiple for side in size_hw)
+    return height, width
+
+
+def _cells(size_hw: Size, stride: int) -> Size:
+    """Cells of the map of this stride: each halving rounds up."""
+    return -(-size_hw[0] // stride), -(-size_hw[1] // stride)
+
+
+def others(config: Any) -> list[Other]:
+    """Settings of the detector itself that may let it learn more objects."""
+    found: list[Other] = []
+    if isinstance(config, FCOSConfig):
+        if config.center_radius is not None:
+            found.append(Other("model.center_radius=null", replace(config, center_radius=None)))
+    elif isinstance(config, RetinaNetConfig):
+        finer = tuple(size / 2 for size in config.anchor_sizes)
+        found.append(Other(f"model.anchor_sizes={_listed(finer)}", replace(config, anchor_sizes=finer)))
+        ratios = _more_ratios(config.anchor_ratios)
+        found.append(Other(f"model.anchor_ratios={_listed(ratios)}", replace(config, anchor_ratios=ratios)))
+    else:
+        rpn: ProposalSettings = config.rpn
+        smaller = tuple(tuple(side / 2 for side in sizes) for sizes in rpn.anchor_sizes)
+        changed = replace(config, rpn=replace(rpn, anchor_sizes=smaller))
+        found.append(Other(f"model.rpn.anchor_sizes={_listed(smaller)}", changed))
+        ratios = _more_ratios(rpn.anchor_ratios)
+        changed = replace(config, rpn=replace(rpn, anchor_ratios=ratios))
+        found.append(Other(f"model.rpn.anchor_ratios={_listed(ratios)}", changed))
+        if not rpn.low_quality:
+            changed = replace(config, rpn=replace(rpn, low_quality=True))
+            found.append(Other("model.rpn.low_quality=true", changed))
+    return found
+
+
+def _more_ratios(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted({*ratios, min(ratios) / 4, max(ratios) * 4}))
+
+
+def _listed(values: Any) -> str:
+    return f"{values:g}" if isinstance(values, float | int) else f"[{','.join(map(_listed, values))}]"
