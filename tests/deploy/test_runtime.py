@@ -58,7 +58,7 @@ def test_every_size_goes_in(runtime, detector):
 
 
 def test_a_higher_score_and_fewer_detections_are_what_the_checkpoint_gives(runtime, detector, pictures):
-    for settings in ({"score": 0.7}, {"score": 0.05, "max_detections": 7}):
+    for settings in ({"score": 0.65}, {"score": 0.05, "max_detections": 7}):
         assert_same(runtime.predict(pictures, **settings), detector.predict(pictures, **settings))
 
 

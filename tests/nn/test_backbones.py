@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwright.nn import backbones
-from boxwright.nn.backbones import Backbone
+from boxwright.nn.backbones import Backbone, FeaturePyramid
 
 CHANNELS = {
     "resnet18": [128, 256, 512],
@@ -234,3 +234,22 @@ def test_what_a_download_says_goes_to_standard_error(monkeypatch, capsys):
     backbones._torchvision_network("resnet18", "IMAGENET1K_V1")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "Downloading: x\n")
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_extra_levels_learn_from_a_single_cell_in_bf16(channels):
+    """oneDNN's gradient of a bf16 convolution of stride 2 on a map of one cell is partly what was in memory."""
+    pyramid = FeaturePyramid([channels], channels, extra_levels=2, extra_from="p5")
+    for _ in range(8):
+        pyramid.zero_grad()
+        map_ = torch.randn(2, channels, 1, 1)
+        freed = [torch.full((channels * channels * 9,), float("nan")) for _ in range(4)]
+        del freed
+        with torch.autocast("cpu", torch.bfloat16):
+            levels = pyramid([map_])
+        torch.stack([level.float().square().sum() for level in levels]).sum().backward()
+        for extra in pyramid.extras:
+            gradient = extra.weight.grad
+            assert gradient.isfinite().all()
+            assert gradient[..., 1, 1].abs().sum() > 0
+            assert gradient.sum((0, 1)).count_nonzero() == 1  # the middle tap only: the others see the padding

@@ -6,6 +6,7 @@ from accelerate.state import AcceleratorState
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.inference import predictor
 from boxwright.training import loop, run
 from boxwright.training.run import train
 
@@ -35,6 +36,7 @@ def half(monkeypatch):
         return accelerator, "fp16"
 
     monkeypatch.setattr(run, "choose_accelerator", chosen)
+    monkeypatch.setattr(predictor, "choose_precision", lambda wanted, device: wanted)
     yield scalers
     AcceleratorState._reset_state(reset_partial_state=True)
 

@@ -17,6 +17,9 @@ VERBS = {
 }
 """Words of other tools, by the verb that does the same here."""
 
+KEYS = ("model", "data", "optim", "schedule", "validation", "detect", "precision", "compile", "name", "reference")
+"""Keys of a recipe that are words of other tools too: as settings they are what they say."""
+
 _CHECKPOINT = "weights model checkpoint ckpt checkpoint-path config-file config cfg load-from w"
 _CONFIDENCE = "conf conf-thres conf-thresh confidence confidence-threshold score-thr score-thresh threshold thresh"
 _OVERLAP = "iou-thres iou-thresh iou-thr nms nms-thres nms-thr nms-threshold"
@@ -119,5 +122,5 @@ def _words(arguments: Sequence[str], verb: str) -> Iterator[tuple[str, str]]:
             return
         if name.startswith("-"):
             yield name, value if equals else "" if following.startswith("-") else following
-        elif equals and verb == "train" and "." not in name:
+        elif equals and verb == "train" and "." not in name and name not in KEYS:
             yield name, value

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.error import URLError
 
 import torch
@@ -162,9 +162,21 @@ class FeaturePyramid(nn.Module):
             return [*levels, levels[-1][..., ::2, ::2]]
         coarse = maps[-1] if self.extra_from == "c5" else levels[-1]
         for index, extra in enumerate(self.extras):
-            coarse = extra(F.relu(coarse) if index else coarse)
+            coarse = _halved(extra, F.relu(coarse) if index else coarse)
             levels.append(coarse)
         return levels
+
+
+def _halved(convolution: nn.Module, map_: Tensor) -> Tensor:
+    """A convolution of stride 2, on a CPU in float32 where it learns from a single cell.
+
+    oneDNN leaves part of the weight's gradient in bf16 unwritten there: it is whatever was in memory, often NaN.
+    """
+    learns = torch.is_grad_enabled() and map_.device.type == "cpu"
+    if learns and map_.shape[-2:] == (1, 1) and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, convolution(map_.float()))
+    return cast(Tensor, convolution(map_))
 
 
 def _freeze(body: nn.Module, prefix: str) -> None:
