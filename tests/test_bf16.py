@@ -122,7 +122,9 @@ def test_a_stopped_run_repeats_an_uninterrupted_one(
     assert resumed.metrics == whole.metrics
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "program"])
+@pytest.mark.parametrize(
+    "kind", ["onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("openvino", "program"))]
+)
 def test_an_exported_file_passes_its_gate(result: Any, data: Path, tmp_path: Path, kind: Any) -> None:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}[kind]
     made = export_checkpoint(
