@@ -53,7 +53,7 @@ def disturbed(runs: Path, seconds: float = 60.0) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=3.4, help="time of each: ours for the whole run, the peer's for training"
+        "--minutes", type=float, default=3.5, help="time of each: ours for the whole run, the peer's for training"
     )
     parser.add_argument("--train", type=int, default=1000, help="pictures to train on")
     parser.add_argument("--val", type=int, default=150, help="pictures to measure on")

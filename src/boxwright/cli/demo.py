@@ -12,7 +12,7 @@ from boxwright.wording import counted
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and pictures.")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="Time for the run: training, evaluation and report.")] = 3.4,
+    minutes: Annotated[float, typer.Option(help="Time for the run: training, evaluation and report.")] = 3.5,
     train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
     val: Annotated[int, typer.Option(help="Pictures to measure on.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of pictures and training.")] = 0,

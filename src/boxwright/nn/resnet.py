@@ -71,6 +71,13 @@ def stage_widths(name: str, variant: ResNetVariant) -> tuple[int, list[int], lis
     return stem, [first * 2**k for k in range(4)], [width * groups * 2**k for k in range(4)], groups
 
 
+def _batch_norm(channels: int, eps: float) -> nn.BatchNorm2d:
+    """BatchNorm with this eps; set afterwards, since some versions of torch refuse 0, which a frozen norm may have."""
+    norm = nn.BatchNorm2d(channels)
+    norm.eps = eps
+    return norm
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 around a shortcut, which is a convolution where shapes differ."""
 
@@ -81,18 +88,18 @@ class Bottleneck(nn.Module):
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.bn1 = _batch_norm(width, norm_eps)
         self.conv2 = nn.Conv2d(
             width, width, 3, stride=second, padding=dilation, dilation=dilation, groups=groups, bias=False
         )
-        self.bn2 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.bn2 = _batch_norm(width, norm_eps)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels, eps=norm_eps)
+        self.bn3 = _batch_norm(out_channels, norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out_channels, eps=norm_eps))
+            self.downsample = nn.Sequential(shortcut, _batch_norm(out_channels, norm_eps))
 
     def forward(self, images: Tensor) -> Tensor:
         shortcut = images if self.downsample is None else self.downsample(images)
@@ -110,14 +117,14 @@ class BasicBlock(nn.Module):
         self.conv1 = nn.Conv2d(
             in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
         )  # fmt: skip
-        self.bn1 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.bn1 = _batch_norm(width, norm_eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(width, eps=norm_eps)
+        self.bn2 = _batch_norm(width, norm_eps)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != width:
             shortcut = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width, eps=norm_eps))
+            self.downsample = nn.Sequential(shortcut, _batch_norm(width, norm_eps))
 
     def forward(self, images: Tensor) -> Tensor:
         shortcut = images if self.downsample is None else self.downsample(images)
@@ -166,7 +173,7 @@ class ResNet(nn.Module):
         stem, *_ = stage_widths(name, variant)
         self.levels = tuple(levels)
         self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem, eps=1e-5 if variant.norm_eps is None else variant.norm_eps)
+        self.bn1 = _batch_norm(stem, 1e-5 if variant.norm_eps is None else variant.norm_eps)
         init_resnet([self.conv1])
         self.stages = range(2, 1 + max(int(level[1]) for level in levels))
         for stage in self.stages:
