@@ -252,3 +252,25 @@ def test_the_time_spent_waiting_for_pictures_is_known():
         timer.lap()
     assert seen == [0, 1, 2]
     assert all(wait >= 0.029 and lap - wait >= 0.009 for lap, wait in zip(timer.laps, timer.waits, strict=True))
+
+
+def test_what_is_added_up_is_the_same_in_every_process():
+    """So a checkpoint, which one of them writes, holds the sums of all: rows after a resume are those of no stop."""
+    reduced = []
+
+    def reduce(value, how):
+        reduced.append(how)
+        return value + 1.0  # the other process had two more
+
+    run = job(accelerator=SimpleNamespace(**{**vars(CPU), "num_processes": 2, "reduce": reduce}))
+    means = loop._of_all_processes(run, {"loss": torch.tensor(3.0), "box": torch.tensor(1.0)})
+    assert {name: float(value) for name, value in means.items()} == {"loss": 4.0, "box": 2.0}
+    assert reduced == ["mean"]
+    alone = {"loss": torch.tensor(3.0)}
+    assert loop._of_all_processes(job(), alone) is alone
+
+
+def test_a_run_with_a_budget_does_not_speak_of_the_recipes_steps():
+    recipe = load_recipe("fcos-small")
+    assert "3000 steps" in scaled(recipe, 100, 1).sentence
+    assert "steps" not in scaled(recipe, 100, 1, minutes=2.0).sentence.replace("reference", "")

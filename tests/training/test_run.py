@@ -1,5 +1,7 @@
 """Where a run computes and in what arithmetic: each run of a process anew, a resumed one as it began."""
 
+import os
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -11,6 +13,7 @@ from boxwright.structures import Classes
 from boxwright.training import run as run_module
 from boxwright.training.prepare import worker_count
 from boxwright.training.run import choose_accelerator, train
+from boxwright.training.run_folder import newest_run
 
 
 @pytest.fixture
@@ -80,3 +83,18 @@ def test_loader_processes_are_shared_out_among_the_processes_of_a_machine(monkey
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
     assert worker_count(None, gpu, cached=False) == 1
     assert worker_count(5, gpu, cached=False) == 5
+
+
+def test_the_newest_run_is_one_that_is_not_finished(tmp_path):
+    for number, (name, finished) in enumerate([("a", False), ("b", False), ("c", True)]):
+        (tmp_path / name / "weights").mkdir(parents=True)
+        last = tmp_path / name / "weights" / "last.pt"
+        last.write_bytes(b"x")
+        os.utime(last, (number, number))
+        if finished:
+            (tmp_path / name / "metrics.json").write_text("{}")
+    assert newest_run(tmp_path, None) == tmp_path / "b"
+    (tmp_path / "b" / "metrics.json").write_text("{}")
+    assert newest_run(tmp_path, None) == tmp_path / "a"
+    (tmp_path / "a" / "metrics.json").write_text("{}")
+    assert newest_run(tmp_path, None) == tmp_path / "c"  # so that it can be said that it is finished
