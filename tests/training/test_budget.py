@@ -21,7 +21,8 @@ def simulated(minutes, speed, *settings, start_up=5.0, gather=None, monkeypatch=
 
     Gives the seconds that it took and each step's (scale, learning rate, seconds since the start).
     """
-    recipe = load_recipe("fcos-shapes", ["data.batch_size=4", "optim.reference_batch=4", *settings])
+    scales = "data.train_scales=[0.5,0.625,0.75,1.0]"
+    recipe = load_recipe("fcos-shapes", ["data.batch_size=4", "optim.reference_batch=4", scales, *settings])
     accelerator = CPU if gather is None else SimpleNamespace(**{**vars(CPU), "gather": gather})
     plan = scaled(recipe, 1000, 1)
     job = SimpleNamespace(
