@@ -22,7 +22,7 @@ from boxwright.data.loader import PictureSet
 from boxwright.data.pictures import Prepared
 from boxwright.data.shapes import ShapesConfig, write_shapes
 from boxwright.inference import over_split
-from boxwright.inference.predictor import LossSums
+from boxwright.inference.loss_sums import LossSums
 from boxwright.models import DetectSettings
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe

@@ -12,7 +12,7 @@ from PIL import Image
 
 from boxwright.data.shapes import ShapesConfig, write_shapes
 from boxwright.inference.evaluate import evaluate_checkpoint
-from boxwright.inference.predictor import LossSums
+from boxwright.inference.loss_sums import LossSums
 from boxwright.metrics.measure import measure
 from boxwright.training.run import train
 

@@ -14,7 +14,8 @@ from boxwright.data.loader import PictureSet
 from boxwright.data.memory_need import MEMORY, Need, need_of_picture
 from boxwright.data.pictures import Prepared, Unreadable, ahead_of_use
 from boxwright.data.truth import clip_box
-from boxwright.inference.predictor import WINDOW, Detector, LossSums
+from boxwright.inference.loss_sums import LossSums
+from boxwright.inference.predictor import WINDOW, Detector
 from boxwright.models import DetectSettings
 from boxwright.structures import Classes, Detections, Truth
 

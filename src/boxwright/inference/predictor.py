@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,6 +21,7 @@ from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, 
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.value_range import ValueRange
 from boxwright.inference.loading import open_checkpoint
+from boxwright.inference.loss_sums import LossSums
 from boxwright.models import MODELS, DetectSettings
 from boxwright.nn.folding import fold_norms
 from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
@@ -103,25 +104,6 @@ class TorchEngine:
         """Each loss of raw predictions that were made with these targets."""
         losses: dict[str, Tensor] = self.model.loss(outputs, targets)
         return losses
-
-
-@dataclass
-class LossSums:
-    """Losses added up over images: each image counts once, whatever the size of its batch.
-
-    A batch's losses are divided by its own positives, so they depend on which images make up a batch.
-    """
-
-    ground_truths: Sequence[Truth]
-    """Of the prepared images that are detected in next, in network pixels."""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    count: int = 0
-
-    def add(self, losses: dict[str, Tensor], images: int) -> None:
-        """Take the losses of a batch of so many images; numbers stay on the device."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value * images
-        self.count += images
 
 
 class Detector:

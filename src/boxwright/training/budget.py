@@ -52,11 +52,9 @@ class Pace:
 
     def take(self, seconds: float, scale: int) -> None:
         """Count a step at the scale of this index."""
-        if not self.blocks:
-            self.blocks.append([0.0, 0.0, 0])
         block = self.blocks[-1]
         block[0] += seconds
-        block[1] += self.relative[scale] if self.relative else 1.0
+        block[1] += self.relative[scale]
         block[2] += 1
 
     def learn_scales(self, num_scales: int) -> None:
@@ -70,17 +68,20 @@ class Pace:
 
     def slowness(self) -> float:
         """How many times as long as by `relative` steps take now."""
-        steps = 0
-        for number, block in enumerate(reversed(self.blocks), start=1):
-            steps += int(block[2])
-            if steps >= PACE_STEPS:
-                self.blocks = self.blocks[-number:]
-                break
-        return sum(block[0] for block in self.blocks) / max(1e-9, sum(block[1] for block in self.blocks))
+        recent = self._recent()
+        return sum(block[0] for block in recent) / max(1e-9, sum(block[1] for block in recent))
 
     def close_block(self) -> None:
-        """Let the next step begin a new stretch."""
-        self.blocks.append([0.0, 0.0, 0])
+        """Let the next step begin a new stretch; what is too long ago to count is forgotten."""
+        self.blocks = [*self._recent(), [0.0, 0.0, 0]]
+
+    def _recent(self) -> list[list[float]]:
+        steps = 0.0
+        for number, block in enumerate(reversed(self.blocks), start=1):
+            steps += block[2]
+            if steps >= PACE_STEPS:
+                return self.blocks[-number:]
+        return self.blocks
 
 
 def steps_left(

@@ -60,17 +60,14 @@ def kept_bytes(model: Any, images: ImageBatch, targets: Targets, proposals: Any,
     own = {parameter.data_ptr() for parameter in tried.parameters()}
     seen: dict[int, int] = {}
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     alive: list[Tensor] = []  # so that no address comes twice
 
     def keep(tensor: Tensor) -> Tensor:
-        alive.append(tensor)
-        return note(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
 
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with autocast(images.pixels.device, precision):

@@ -80,7 +80,7 @@ class Horizon:
     def position(self, fraction: float) -> float:
         """The step before which this part of the run is behind."""
         if fraction <= self.done:
-            return float(self.start) if self.start else 0.0
+            return float(self.start)
         return self.start + (fraction - self.done) / (1 - self.done) * (self.steps - self.start)
 
     def decay(self, step: int) -> float:

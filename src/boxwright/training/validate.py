@@ -48,10 +48,11 @@ def measure(
     """
     settings = evaluation_settings(detector.settings)
     own = Found.joined(list(detect_split(detector, pictures, settings, limit=limit, losses=True, share=share)))
-    for one in own.images.values():
-        if isinstance(one, Exception):  # in training a damaged picture is no figure
+    joined = Found.joined(gather_object([own]))
+    for _, one in sorted(joined.images.items()):
+        if isinstance(one, Exception):  # no figures without it; after the gathering, so that no process waits for ever
             raise one
-    evaluated = beside_truth(Found.joined(gather_object([own])), pictures, detector.classes)
+    evaluated = beside_truth(joined, pictures, detector.classes)
     found, truths, areas = evaluated.detections, evaluated.truths, evaluated.areas
     segm = None
     if have_masks(found, truths):
