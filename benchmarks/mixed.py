@@ -1,7 +1,6 @@
 """Images of many shapes: batches of one size, as `predict` makes them, against batches padded to their largest image.
 
-What padding costs in time is little; what it costs in detections is the second column: an image of a padded batch finds
-something else than alone.
+Give --checkpoint: with random weights scores are nearly tied, and another box may be the best one by rounding.
 """
 
 from __future__ import annotations
