@@ -28,7 +28,7 @@ OVERRIDES = (
     "data.augment.vertical_flip=0.5",  # a microscope knows no up
     "validation.times=1",  # the budget is for training
 )
-"""What a user would add for microscope pictures."""
+"""What a user would add for microscope images."""
 PEER_AUGMENT = Augment(horizontal_flip=0.5, vertical_flip=0.5)
 
 
@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/bccd"), help="the bccd folder")
     parser.add_argument("--minutes", type=float, default=13.0, help="training time of each")
     parser.add_argument("--peer-steps", type=int, help="steps of the peers instead of their minutes")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where run folders are made")
     parser.add_argument("--only", choices=(*OURS, *PEERS), action="append", help="one of them; may be repeated")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further settings of ours (and picture size)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further settings of ours (and image size)")
     given = parser.parse_args()
     overrides = [*OVERRIDES, *given.overrides]
     rows = []

@@ -1,7 +1,7 @@
 """One data folder, two trainers: ours through `boxwright.train`, the peer through `torchvision_fcos`.
 
-Both are measured on the same pictures against the same truth by the same `coco_ap`, with the weights that training
-ended with. The pictures measured on play no part in training.
+Both are measured on the same images against the same ground truth by the same `coco_ap`, with the weights that training
+ended with. The images measured on play no part in training.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from benchmarks.table import Measurement
 from benchmarks.torchvision_fcos import build_peer, detect_peer, train_peer
 from boxwright import train
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.folder import open_folder, split
-from boxwright.data.loader import PictureSet, aspects_of
-from boxwright.data.preflight import preflight
-from boxwright.data.truth import truth_of
+from boxwright.data.checks.preflight import preflight
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.ground_truth import ground_truth_of
+from boxwright.data.sampler import aspects_of
+from boxwright.evaluation.coco_ap import coco_ap
 from boxwright.inference.evaluate import evaluate_checkpoint
-from boxwright.metrics.coco_ap import coco_ap
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Augment
 from boxwright.training.prepare import augmentation
@@ -49,9 +50,9 @@ def measure_ours(
     assert training is not None
     progress = training["progress"]
     evaluated = evaluate_checkpoint(result.last, data, test_split, device="cpu")
-    found, truths, classes = evaluated.detections, evaluated.truths, evaluated.classes
-    masks = coco_ap(found, truths, classes, kind="masks") if truths[0].masks is not None else None
-    figures = coco_ap(found, truths, classes)
+    found, ground_truths, classes = evaluated.detections, evaluated.ground_truths, evaluated.classes
+    masks = coco_ap(found, ground_truths, classes, kind="masks") if ground_truths[0].masks is not None else None
+    figures = coco_ap(found, ground_truths, classes)
     return Measurement.of(f"boxwright {name}", figures, progress["step"], progress["seconds"], masks)
 
 
@@ -69,7 +70,7 @@ def measure_peer(
     seed: int = 0,
     title: str = "torchvision FCOS",
 ) -> Measurement:
-    """Train torchvision's FCOS on the pictures as the recipe resizes them, then measure it on the test split.
+    """Train torchvision's FCOS on the images as the recipe resizes them, then measure it on the test split.
 
     `batch` is the recipe's if not given; the backbone is the recipe's.
     """
@@ -78,17 +79,17 @@ def measure_peer(
     wanted = {name: split(dataset, name) for name in (train_split, test_split)}
     checked = preflight(replace(dataset, splits=wanted)).dataset
     rule = settings.data.resize.rule()
-    pictures = PictureSet(checked.splits[train_split], rule, augmentation=augmentation(augment))
+    images = DetectionDataset(checked.splits[train_split], rule, augmentation=augmentation(augment))
     network = settings.model_config_of(len(dataset.classes))
     model = build_peer(
         len(dataset.classes), backbone=network.backbone, variant=network.backbone_variant,
         precision=settings.precision, seed=seed,
     )  # fmt: skip
     run = train_peer(
-        model, pictures, aspects_of(checked.splits[train_split]), minutes=minutes, steps=steps,
+        model, images, aspects_of(checked.splits[train_split]), minutes=minutes, steps=steps,
         batch=batch or settings.data.batch_size, seed=seed,
     )  # fmt: skip
-    test = PictureSet(checked.splits[test_split], rule)
-    truths = [truth_of(record, test.original_hw(index)) for index, record in enumerate(test.records)]
-    figures = coco_ap(detect_peer(model, test), truths, dataset.classes)
+    test = DetectionDataset(checked.splits[test_split], rule)
+    ground_truths = [ground_truth_of(record, test.original_hw(index)) for index, record in enumerate(test.records)]
+    figures = coco_ap(detect_peer(model, test), ground_truths, dataset.classes)
     return Measurement.of(title, figures, run.steps, run.seconds)

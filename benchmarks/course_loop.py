@@ -1,4 +1,4 @@
-"""Seed 001's own inference, re-stated: pictures one by one, normalised on the CPU, level by level, NMS in Python.
+"""Seed 001's own inference, re-stated: images one by one, normalised on the CPU, level by level, NMS in Python.
 
 The network has our layers and weights, as the seed runs them: NCHW, norms not folded. What its `inference` does is kept
 (the geometric mean of scores, the best class, threshold, decoding of all locations, clipping, NMS of each class).
@@ -20,7 +20,7 @@ from boxwright.ops.select import nms
 from boxwright.structures import ImageBatch
 
 
-class CoursePictures(Dataset[tuple[Tensor, tuple[int, int]]]):
+class CourseImages(Dataset[tuple[Tensor, tuple[int, int]]]):
     """As the course's data set: opened by PIL, resized, a tensor, normalised."""
 
     def __init__(self, paths: Sequence[Path], side: int, model: Any) -> None:
@@ -44,8 +44,8 @@ class CoursePictures(Dataset[tuple[Tensor, tuple[int, int]]]):
 def detect_one_by_one(
     model: Any, paths: Sequence[Path], *, side: int, score: float, iou: float, workers: int
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Boxes in original pixels, classes and scores of each picture; the model must not normalise once more."""
-    loader = DataLoader(CoursePictures(paths, side, _Normal), batch_size=1, num_workers=workers)
+    """Boxes in original pixels, classes and scores of each image; the model must not normalise once more."""
+    loader = DataLoader(CourseImages(paths, side, _Normal), batch_size=1, num_workers=workers)
     found = []
     with torch.no_grad():
         for image, (height, _) in loader:

@@ -1,6 +1,6 @@
-"""The demo's training, ours and torchvision's FCOS: same backbone, same synthetic pictures, same time.
+"""The demo's training, ours and torchvision's FCOS: same backbone, same synthetic images, same time.
 
-The pictures, their number and the minutes are those of `boxwright demo`. The peer gets the recipe's own augmentation.
+The images, their number and the minutes are those of `boxwright demo`. The peer gets the recipe's own augmentation.
 With --disturbed: the command `boxwright demo` itself, while another process takes one core for its first minute.
 """
 
@@ -19,7 +19,7 @@ if not __package__:  # as a file: python benchmarks/demo.py
 
 from benchmarks.both import measure_ours, measure_peer
 from benchmarks.table import print_measurements
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.recipes import load_recipe
 from boxwright.training.run_folder import free_folder
 
@@ -55,11 +55,11 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=3.5, help="time of each: ours for the whole run, the peer's for training"
     )
-    parser.add_argument("--train", type=int, default=1000, help="pictures to train on")
-    parser.add_argument("--val", type=int, default=150, help="pictures to measure on")
+    parser.add_argument("--train", type=int, default=1000, help="images to train on")
+    parser.add_argument("--val", type=int, default=150, help="images to measure on")
     parser.add_argument("--peer-steps", type=int, help="steps of the peer instead of its minutes")
-    parser.add_argument("--seed", type=int, default=0, help="of pictures and training")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where pictures and runs are put")
+    parser.add_argument("--seed", type=int, default=0, help="of images and training")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where images and runs are put")
     parser.add_argument("--disturbed", action="store_true", help="run `boxwright demo` beside a process that is busy")
     given = parser.parse_args()
     if given.disturbed:

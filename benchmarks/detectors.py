@@ -1,6 +1,6 @@
 """Every detector of the library at one size: parameters, file, and speed beside FCOS's; nothing is trained.
 
-The `-small` recipes, pictures of 240 x 320. All take turns in one process, from pixels at network size to detections.
+The `-small` recipes, images of 240 x 320. All take turns in one process, from pixels at network size to detections.
 Selection is at its worst: every candidate of random weights passes the threshold. As many objects are reported as the
 recipe has it, and ten by those that look at their objects again.
 `python -m benchmarks.detectors`; with `--trained CHECKPOINT` the selection of a trained one.
@@ -20,15 +20,15 @@ if not __package__:  # as a file: python benchmarks/detectors.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.turns import in_turn, print_command, print_table
-from boxwright.data.pictures import picture_paths, prepare
+from boxwright.data.inputs import image_paths, prepare
 from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models import MODELS
 from boxwright.models.fcos import FCOS
 from boxwright.models.retinanet import RetinaNet
 from boxwright.models.rpn import RPN
-from boxwright.nn.folding import fold_norms
-from boxwright.nn.precision import DTYPES
 from boxwright.recipes import load_recipe
+from boxwright.runtime.folding import fold_norms
+from boxwright.runtime.precision import DTYPES
 from boxwright.structures import ImageBatch, Proposals
 
 RECIPES = {
@@ -79,12 +79,12 @@ def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[A
 
 
 def selection_of(checkpoint: Path, folder: Path, batch: int, rounds: int) -> None:
-    """Its share in a trained detector on real pictures: at the scores of `predict` and of `evaluate`, and at 0."""
+    """Its share in a trained detector on real images: at the scores of `predict` and of `evaluate`, and at 0."""
     detector = Detector.load(checkpoint, "cpu", precision="fp32")
     engine = detector.engine
     if not isinstance(engine, TorchEngine) or not isinstance(engine.model, (FCOS, RetinaNet, RPN)):
         raise SystemExit(f"{checkpoint}: selection is a step of its own in FCOS, RetinaNet and RPN only")
-    prepared = [prepare(path, detector.resize) for path in picture_paths(folder)[:batch]]
+    prepared = [prepare(path, detector.resize) for path in image_paths(folder)[:batch]]
     images = ImageBatch.of([one.pixels for one in prepared])
     with torch.inference_mode():
         outputs = engine.model(images)
@@ -109,13 +109,13 @@ def selection_of(checkpoint: Path, folder: Path, batch: int, rounds: int) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="rounds in which all take turns; medians count")
-    parser.add_argument("--batch", type=int, default=4, help="pictures at once")
+    parser.add_argument("--batch", type=int, default=4, help="images at once")
     parser.add_argument("--size", default="240x320", help="height x width")
     parser.add_argument("--trained", type=Path, help="only the selection of this checkpoint (FCOS, RetinaNet or RPN)")
-    parser.add_argument("--pictures", type=Path, default=Path("../shared/data/bccd/JPEGImages"), help="for --trained")
+    parser.add_argument("--images", type=Path, default=Path("../shared/data/bccd/JPEGImages"), help="for --trained")
     given = parser.parse_args()
     if given.trained is not None:
-        selection_of(given.trained, given.pictures, given.batch, given.rounds)
+        selection_of(given.trained, given.images, given.batch, given.rounds)
         return
     height, width = (int(side) for side in given.size.split("x"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -22,7 +22,7 @@ if not __package__:  # as a file: python benchmarks/export.py
 from benchmarks.inference import SCORE, fcos_r50, torchvision_fcos
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
-from boxwright.deploy.measure import available_runtimes, build_runtimes
+from boxwright.deploy.benchmark import available_runtimes, build_runtimes
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, ImageBatch
 
@@ -33,8 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="rounds in which all take turns; medians count")
     parser.add_argument("--size", default="480x640", help="height x width")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
-    parser.add_argument("--calibration", type=int, default=8, help="pictures that int8 is fitted to")
+    parser.add_argument("--batch", type=int, default=1, help="examples at once")
+    parser.add_argument("--calibration", type=int, default=8, help="examples that int8 is fitted to")
     given = parser.parse_args()
     height, width = (int(side) for side in given.size.split("x"))
     print_command()
@@ -52,13 +52,13 @@ def main() -> None:
             print(f"left out: {name}, {reason}", flush=True)
     peer = torchvision_fcos(height, width, CPU)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        pictures.mkdir()
+        examples = Path(folder) / "examples"
+        examples.mkdir()
         for number, one in enumerate(pixels[: given.calibration]):
-            Image.fromarray(one.permute(1, 2, 0).numpy()).save(pictures / f"{number}.png")
+            Image.fromarray(one.permute(1, 2, 0).numpy()).save(examples / f"{number}.png")
         size = sum(value.numel() * value.element_size() for value in checkpoint.weights.values())
         made = build_runtimes(
-            checkpoint, names, Path(folder), device=CPU, weights_size=size, pictures=pictures, say=lambda _: None
+            checkpoint, names, Path(folder), device=CPU, weights_size=size, examples=examples, say=lambda _: None
         )  # fmt: skip
         batch = pixels[: given.batch]
         images, floats = ImageBatch.of(batch), [one.float() / 255 for one in batch]
@@ -75,7 +75,7 @@ def main() -> None:
          sizes.get(name, "")]
         for name, seconds in times.items()
     ]  # fmt: skip
-    columns = ("FCOS R50-FPN", "a picture", "pictures/s", "times torchvision's", "file")
+    columns = ("FCOS R50-FPN", "an image", "examples/s", "times torchvision's", "file")
     print_table(f"{height} x {width}, 91 classes, batch {given.batch}", columns, rows)
 
 

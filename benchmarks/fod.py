@@ -1,6 +1,6 @@
 """The course variant of FCOS and the improved one on fod (300 x 300, 31 classes): what the improvements are worth.
 
-Backbone, pyramid, head width, optimiser, steps, pictures and seed are the same; only the fields of FCOS that the course
+Backbone, pyramid, head width, optimiser, steps, images and seed are the same; only the fields of FCOS that the course
 (seeds 000 and 001) and Table 3's row 9 decide differently change. Both start from random weights and are measured on
 test with the weights that training ended with.
 """
@@ -56,8 +56,8 @@ def _override(key: str, value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fod", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/fod"), help="the fod folder")
-    parser.add_argument("--steps", type=int, default=400, help="steps of 16 pictures of each variant")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and pictures")
+    parser.add_argument("--steps", type=int, default=400, help="steps of 16 images of each variant")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where run folders are made")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further settings of both variants")
     given = parser.parse_args()

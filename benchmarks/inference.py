@@ -1,7 +1,7 @@
 """Inference: our FCOS R50-FPN and torchvision's on the same input, and the course's network against the course's loop.
 
 Both FCOS have random weights, 91 classes and so low a threshold that every level gives its 1000 candidates to NMS: the
-dearest post-processing. torchvision gets float pictures; ours gets bytes. `python -m benchmarks.inference`.
+dearest post-processing. torchvision gets float images; ours gets bytes. `python -m benchmarks.inference`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ if not __package__:  # as a file: python benchmarks/inference.py
 from benchmarks.course_loop import detect_one_by_one
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.pictures import picture_paths, read_image
-from boxwright.inference.predictor import Detector, TorchEngine, device_called
-from boxwright.models import DetectSettings
+from boxwright.data.image_io.decode import read_image
+from boxwright.data.inputs import image_paths
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import BASELINE, FCOS, FCOSConfig
-from boxwright.nn.folding import fold_norms
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes, ImageBatch
+from boxwright.runtime.devices import device_called
+from boxwright.runtime.folding import fold_norms
+from boxwright.structures import Classes, DetectSettings, ImageBatch
 
 SCORE = 0.05
 COURSE_SCORE, COURSE_IOU = 0.3, 0.5
@@ -55,7 +56,7 @@ def torchvision_fcos(height: int, width: int, device: torch.device) -> Any:
 
 
 def against_torchvision(height: int, width: int, batches: list[int], rounds: int, device: torch.device) -> None:
-    """Seconds a picture of both, and the share of ours that is selection."""
+    """Seconds an image of both, and the share of ours that is selection."""
     peer = torchvision_fcos(height, width, device)
     model = fcos_r50()
     fold_norms(model)
@@ -86,12 +87,12 @@ def against_torchvision(height: int, width: int, batches: list[int], rounds: int
             each, base = times[name] / batch, times["torchvision"] / batch
             title = name if name == "torchvision" else f"boxwright, {name}"
             rows.append([title, str(batch), f"{each * 1000:.1f} ms", f"{1 / each:.2f}", f"{base / each:.2f}", share])
-    columns = ("FCOS R50-FPN", "batch", "a picture", "pictures/s", "times torchvision's", "selection")
+    columns = ("FCOS R50-FPN", "batch", "an image", "images/s", "times torchvision's", "selection")
     print_table(f"{height} x {width}, 91 classes, {device}", columns, rows)
 
 
 def course_checkpoint(paths: list[Path]) -> Checkpoint:
-    """The course's network with random weights, its classifier scaled so that a few boxes a picture pass 0.3."""
+    """The course's network with random weights, its classifier scaled so that a few boxes an image pass 0.3."""
     torch.manual_seed(0)
     recipe = load_recipe("fcos-regnetx400mf-224", ["model.backbone_weights=null"])
     classes = Classes.named([f"class {k}" for k in range(20)])
@@ -109,8 +110,8 @@ def course_checkpoint(paths: list[Path]) -> Checkpoint:
 
 
 def against_the_course(folder: Path, rounds: int, limit: int) -> None:
-    """Pictures a second from files to boxes: the seed's loop, and `Detector.predict`."""
-    paths = picture_paths(folder)[:limit]
+    """Images a second from files to boxes: the seed's loop, and `Detector.predict`."""
+    paths = image_paths(folder)[:limit]
     checkpoint = course_checkpoint(paths)
     detector = Detector(checkpoint, "cpu")
     detector.settings = replace(detector.settings, nms_iou=COURSE_IOU)
@@ -136,7 +137,7 @@ def against_the_course(folder: Path, rounds: int, limit: int) -> None:
          f"{times['seed'] / times[name]:.2f}"]
         for (name, title), count in zip(titles.items(), counts, strict=True)
     ]  # fmt: skip
-    columns = ("FCOS RegNetX-400MF, short side 224", "boxes", "a picture", "pictures/s", "times the seed's")
+    columns = ("FCOS RegNetX-400MF, short side 224", "boxes", "an image", "images/s", "times the seed's")
     print_table(f"{len(paths)} files of {folder}", columns, rows)
 
 
@@ -146,8 +147,8 @@ def main() -> None:
     parser.add_argument("--size", default="480x640", help="height x width")
     parser.add_argument("--batches", default="1,8", help="batch sizes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    parser.add_argument("--pictures", type=Path, default=Path("../shared/data/bccd/JPEGImages"), help="for the course")
-    parser.add_argument("--limit", type=int, default=64, help="pictures of that folder")
+    parser.add_argument("--images", type=Path, default=Path("../shared/data/bccd/JPEGImages"), help="for the course")
+    parser.add_argument("--limit", type=int, default=64, help="images of that folder")
     parser.add_argument("--only", choices=("torchvision", "course"), help="one of the two comparisons")
     given = parser.parse_args()
     height, width = (int(side) for side in given.size.split("x"))
@@ -156,10 +157,10 @@ def main() -> None:
         batches = [int(batch) for batch in given.batches.split(",")]
         against_torchvision(height, width, batches, given.rounds, device_called(given.device))
     if given.only != "torchvision":
-        if given.pictures.is_dir():
-            against_the_course(given.pictures, max(3, given.rounds // 3), given.limit)
+        if given.images.is_dir():
+            against_the_course(given.images, max(3, given.rounds // 3), given.limit)
         else:
-            print(f"\n{given.pictures}: no such folder; the comparison with the course is left out")
+            print(f"\n{given.images}: no such folder; the comparison with the course is left out")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Pictures a second that come out of the loader: decoding, resizing and augmenting, with and without the cache.
+"""Images a second that come out of the loader: decoding, resizing and augmenting, with and without the cache.
 
 One peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
 flips, resizes and converts, `DataLoader` with as many processes. The other, where OpenCV is installed, is what
-Ultralytics documents as its default: a mosaic of four for every picture. All see the same files at the same size.
+Ultralytics documents as its default: a mosaic of four for every image. All see the same files at the same size.
 `python -m benchmarks.loading`.
 """
 
@@ -26,12 +26,14 @@ if not __package__:  # as a file: python benchmarks/loading.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.turns import in_turn, print_command, print_table
-from benchmarks.yolo_pictures import YoloPictures
-from boxwright.data.folder import open_folder, split
-from boxwright.data.loader import PictureSet, StepSampler, aspects_of, make_loader
-from boxwright.data.preflight import preflight
+from benchmarks.yolo_images import YoloImages
+from boxwright.data.checks.preflight import preflight
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.ground_truth import ground_truth_of
+from boxwright.data.loader import make_loader
 from boxwright.data.records import Split
-from boxwright.data.truth import truth_of
+from boxwright.data.sampler import StepSampler, aspects_of
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Augment
 from boxwright.training.prepare import augmentation
@@ -39,7 +41,7 @@ from boxwright.training.prepare import augmentation
 FLIP = Augment(horizontal_flip=0.5)
 
 
-class ReferencePictures(Dataset[Any]):
+class ReferenceImages(Dataset[Any]):
     """A split read and transformed as torchvision's references do."""
 
     def __init__(self, part: Split, size: int, max_size: int) -> None:
@@ -60,9 +62,9 @@ class ReferencePictures(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         image = Image.open(self.records[index].path).convert("RGB")
         hw = (image.height, image.width)
-        truth = truth_of(self.records[index], hw)
-        boxes = tv_tensors.BoundingBoxes(truth.boxes, format="XYXY", canvas_size=hw)  # type: ignore[call-overload]
-        return self.transform(image, {"boxes": boxes, "labels": truth.labels})
+        ground_truth = ground_truth_of(self.records[index], hw)
+        boxes = tv_tensors.BoundingBoxes(ground_truth.boxes, format="XYXY", canvas_size=hw)  # type: ignore[call-overload]
+        return self.transform(image, {"boxes": boxes, "labels": ground_truth.labels})
 
 
 def drain(loader: Callable[[], Iterable[Any]]) -> Callable[[], None]:
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/bccd"), help="a labelled folder")
     parser.add_argument("--split", default="train", help="of it")
     parser.add_argument("--recipe", default="fcos-small", help="whose size and augmentation is used")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a batch")
+    parser.add_argument("--batch", type=int, default=16, help="images a batch")
     parser.add_argument("--steps", type=int, default=8, help="batches a round")
     parser.add_argument("--workers", type=int, default=0, help="processes of each loader; 0: one core, in this process")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns; medians count")
@@ -93,22 +95,22 @@ def main() -> None:
     torch.set_num_threads(1)  # as in a loader's process
 
     def ours(augment: Augment, cache: bool) -> Callable[[], None]:
-        pictures = PictureSet(part, rule, augmentation=augmentation(augment), cache=cache)
+        images = DetectionDataset(part, rule, augmentation=augmentation(augment), cache=cache)
         return drain(
             lambda: make_loader(
-                pictures, StepSampler(aspects, given.batch, seed=0, start=0, stop=given.steps), workers=given.workers
+                images, StepSampler(aspects, given.batch, seed=0, start=0, stop=given.steps), workers=given.workers
             )
         )
 
     assert rule.size is not None
     assert rule.max_size is not None
-    peer = ReferencePictures(part, rule.size, rule.max_size)
+    peer = ReferenceImages(part, rule.size, rule.max_size)
 
-    def plain(pictures: Dataset[Any]) -> Callable[[], None]:
+    def plain(images: Dataset[Any]) -> Callable[[], None]:
         return drain(
             lambda: DataLoader(
-                pictures, batch_size=given.batch, num_workers=given.workers, collate_fn=tuple,
-                sampler=torch.utils.data.RandomSampler(pictures, True, given.batch * given.steps),  # type: ignore[arg-type]
+                images, batch_size=given.batch, num_workers=given.workers, collate_fn=tuple,
+                sampler=torch.utils.data.RandomSampler(images, True, given.batch * given.steps),  # type: ignore[arg-type]
             )
         )  # fmt: skip
 
@@ -120,8 +122,8 @@ def main() -> None:
         f"boxwright, all of {given.recipe}, cached": ours(recipe.data.augment, cache=True),
     }
     if importlib.util.find_spec("cv2"):
-        # the long side of a picture of 4 to 3 whose short side is the recipe's
-        yolo = {cache: YoloPictures(part, round(rule.size * 4 / 3), cache=cache) for cache in (False, True)}
+        # the long side of an image of 4 to 3 whose short side is the recipe's
+        yolo = {cache: YoloImages(part, round(rule.size * 4 / 3), cache=cache) for cache in (False, True)}
         functions |= {
             "as Ultralytics documents it, from files": plain(yolo[False]),
             "as Ultralytics documents it, cached": plain(yolo[True]),
@@ -137,7 +139,7 @@ def main() -> None:
         [name, f"{count / seconds:.1f}", f"{count / seconds / cores:.1f}", f"{base / seconds:.2f}"]
         for name, seconds in times.items()
     ]
-    columns = ("loader", "pictures/s", "a core", "times the references'")
+    columns = ("loader", "images/s", "a core", "times the references'")
     place = "this process" if given.workers == 0 else f"{given.workers} processes"
     print_table(f"{given.data}, {given.split}, short side {rule.size}, {place}", columns, rows)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.shapes import ShapesConfig, draw_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe

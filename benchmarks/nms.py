@@ -27,7 +27,7 @@ IOU = 0.6
 
 
 def crowded_boxes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Boxes (N, 4) and scores (N,) as a detector gives them: about ten around each object of an 800-pixel picture."""
+    """Boxes (N, 4) and scores (N,) as a detector gives them: about ten around each object of an 800-pixel image."""
     objects = torch.rand(max(1, count // 10), 4, generator=generator) * torch.tensor([700.0, 700.0, 150.0, 150.0])
     rows = objects[torch.randint(len(objects), (count,), generator=generator)]
     rows = rows + torch.randn(count, 4, generator=generator) * 6

@@ -1,4 +1,4 @@
-"""How the cost of a training step and of a detection grows: with picture size, boxes a picture, classes, and batch.
+"""How the cost of a training step and of a detection grows: with image size, boxes an image, classes, and batch.
 
 One quantity grows, the others stay; a row is at most linear if the cost grows by no more than the quantity does (pixels
 for the size), with 15 % for noise. Detection is at its worst: every candidate passes the score threshold. Memory is the
@@ -27,7 +27,7 @@ if not __package__:  # as a file: python benchmarks/scaling.py
 from benchmarks.turns import print_command, print_table
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
-from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Targets
 
 RECIPES = {
     "fcos": "fcos-small",
@@ -40,7 +40,7 @@ NOISE = 1.15
 
 
 class Work(NamedTuple):
-    """What a step works on: side of the square pictures, boxes a picture, classes, pictures."""
+    """What a step works on: side of the square images, boxes an image, classes, images."""
 
     side: int = 320
     boxes: int = 10
@@ -68,10 +68,10 @@ class Cost(NamedTuple):
 
 
 def scene(work: Work, masks: bool) -> tuple[ImageBatch, Targets]:
-    """Random pictures, with boxes of 8 to 60 pixels anywhere."""
+    """Random images, with boxes of 8 to 60 pixels anywhere."""
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(0, 256, (work.batch, 3, work.side, work.side), dtype=torch.uint8, generator=generator)
-    truths = []
+    ground_truths = []
     for _ in range(work.batch):
         sides = torch.rand(work.boxes, 2, generator=generator) * 52 + 8
         corner = torch.rand(work.boxes, 2, generator=generator) * (work.side - sides)
@@ -79,8 +79,8 @@ def scene(work: Work, masks: bool) -> tuple[ImageBatch, Targets]:
         labels = torch.randint(0, work.classes, (work.boxes,), generator=generator)
         shapes = [CroppedMask(x1, y1, torch.ones(y2 - y1, x2 - x1, dtype=torch.bool))
                   for x1, y1, x2, y2 in boxes.int().tolist()] if masks else None  # fmt: skip
-        truths.append(Truth.of(boxes, labels, masks=shapes))
-    return ImageBatch.of(list(pixels)), Targets.of(truths)
+        ground_truths.append(GroundTruth.of(boxes, labels, masks=shapes))
+    return ImageBatch.of(list(pixels)), Targets.of(ground_truths)
 
 
 def measure(name: str, work: Work, rounds: int) -> Cost:

@@ -1,4 +1,4 @@
-"""A training step of each of our detectors and of torchvision's: same backbone, input, batch, truth and precision.
+"""A training step of each of our detectors and of torchvision's: same backbone, input, batch, boxes and precision.
 
 A step is forward, losses, backward, clipping of nothing, and one step of fused AdamW, in training mode. Both backbones
 are ResNet-50 with frozen BatchNorm and trainable stages 3 to 5. Three peers are made of torchvision's parts
@@ -27,11 +27,11 @@ if not __package__:  # as a file: python benchmarks/steps.py
 
 from benchmarks.torchvision_parts import FCOSWithMasks, ProposalPart, RegionPart
 from benchmarks.turns import in_turn, print_command, print_table
-from boxwright.inference.predictor import device_called
 from boxwright.models import MODELS, faster_rcnn, mask_rcnn
 from boxwright.models.config import config_of
-from boxwright.nn.precision import autocast, choose_precision, compile_parts
-from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Truth
+from boxwright.runtime.devices import device_called
+from boxwright.runtime.precision import autocast, choose_precision, compile_parts
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
 CLASSES = 80
 FCOS = {"scale_per_level": False, "box_weighting": "none"}
@@ -48,7 +48,7 @@ PAIRS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 DENSE = ("fcos", "retinanet", "fcos_mask")
 """Torchvision counts no class for the background of these."""
 PROPOSALS = 1000
-"""A picture, for Fast R-CNN."""
+"""An image, for Fast R-CNN."""
 
 
 def build_ours(name: str) -> Any:
@@ -77,7 +77,7 @@ def build_peer(name: str, height: int, width: int) -> Any:
     return model
 
 
-def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
+def ground_truths(batch: int, height: int, width: int, objects: int) -> list[GroundTruth]:
     """Boxes of all sizes with masks that fill three quarters of each."""
     generator = torch.Generator().manual_seed(1)
     found = []
@@ -92,16 +92,16 @@ def truths(batch: int, height: int, width: int, objects: int) -> list[Truth]:
             bitmap[: (y2 - y1) // 4] = False
             masks.append(CroppedMask(x1, y1, bitmap))
         labels = torch.randint(0, CLASSES, (objects,), generator=generator)
-        found.append(Truth.of(boxes, labels, masks=masks))
+        found.append(GroundTruth.of(boxes, labels, masks=masks))
     return found
 
 
-def stored_proposals(truth: list[Truth], height: int, width: int) -> list[Tensor]:
-    """Boxes (PROPOSALS, 4) a picture: a half around its objects, displaced and rescaled, a half anywhere."""
+def stored_proposals(ground_truth: list[GroundTruth], height: int, width: int) -> list[Tensor]:
+    """Boxes (PROPOSALS, 4) an image: a half around its objects, displaced and rescaled, a half anywhere."""
     generator = torch.Generator().manual_seed(2)
     limits = torch.tensor([width, height] * 2, dtype=torch.float32)
     found = []
-    for one in truth:
+    for one in ground_truth:
         near = one.boxes[torch.randint(len(one), (PROPOSALS // 2,), generator=generator)]
         near = near + (near[:, 2:] - near[:, :2]).repeat(1, 2) * torch.randn(len(near), 4, generator=generator) * 0.15
         side = torch.rand(PROPOSALS // 2, 2, generator=generator).mul(5).exp() + 8
@@ -113,7 +113,7 @@ def stored_proposals(truth: list[Truth], height: int, width: int) -> list[Tensor
 
 
 def our_step(
-    name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str, compiled: bool
+    name: str, pixels: Tensor, ground_truth: list[GroundTruth], device: torch.device, precision: str, compiled: bool
 ) -> Callable[[], Any]:
     """A training step; gives the seconds of loss and optimiser, for which it waits for a GPU only where asked."""
     model = build_ours(name).to(device, memory_format=torch.channels_last).train()
@@ -121,11 +121,15 @@ def our_step(
         compile_parts(model, dynamic=False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     images = ImageBatch.of(list(pixels)).to(device)
-    given = truth if MODELS[name].needs_masks else [Truth(one.boxes, one.labels, one.ignore) for one in truth]
+    given = (
+        ground_truth
+        if MODELS[name].needs_masks
+        else [GroundTruth(one.boxes, one.labels, one.ignore) for one in ground_truth]
+    )
     targets = Targets.of(given).to(device)
     proposals = None
     if MODELS[name].needs_proposals:
-        proposals = Proposals.of(stored_proposals(truth, *pixels.shape[2:])).to(device)
+        proposals = Proposals.of(stored_proposals(ground_truth, *pixels.shape[2:])).to(device)
 
     def now(wait: bool) -> float:
         if wait and device.type == "cuda":
@@ -148,7 +152,7 @@ def our_step(
 
 
 def peer_step(
-    name: str, pixels: Tensor, truth: list[Truth], device: torch.device, precision: str, _compiled: bool
+    name: str, pixels: Tensor, ground_truth: list[GroundTruth], device: torch.device, precision: str, _compiled: bool
 ) -> Callable[[], Any]:
     """The same step of torchvision's detector, never compiled."""
     height, width = pixels.shape[2:]
@@ -156,14 +160,14 @@ def peer_step(
     if name == "rpn":
         model = ProposalPart(model)
     elif name == "fast_rcnn":
-        model = RegionPart(model, [boxes.to(device) for boxes in stored_proposals(truth, height, width)])
+        model = RegionPart(model, [boxes.to(device) for boxes in stored_proposals(ground_truth, height, width)])
     elif name == "fcos_mask":
         model = FCOSWithMasks(model, CLASSES)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     first = 0 if name in DENSE else 1
     targets = []
-    for one in truth:
+    for one in ground_truth:
         target = {"boxes": one.boxes.to(device), "labels": one.labels.to(device) + first}
         if MODELS[name].needs_masks:
             assert one.masks is not None
@@ -217,8 +221,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(PAIRS)}; all if not given")
     parser.add_argument("--rounds", type=int, default=7, help="rounds in which both take turns; medians count")
     parser.add_argument("--size", default="480x640", help="height x width")
-    parser.add_argument("--batch", type=int, default=2, help="pictures a step")
-    parser.add_argument("--objects", type=int, default=10, help="boxes a picture")
+    parser.add_argument("--batch", type=int, default=2, help="images a step")
+    parser.add_argument("--objects", type=int, default=10, help="boxes an image")
     parser.add_argument("--precision", default="fp32", help="of both: fp32, bf16, fp16 or auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--compile", action="store_true", help="ours with backbone, pyramid and head compiled")
@@ -233,10 +237,10 @@ def main() -> None:
     print_command()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (given.batch, 3, height, width), dtype=torch.uint8, generator=generator)
-    truth = truths(given.batch, height, width, given.objects)
+    ground_truth = ground_truths(given.batch, height, width, given.objects)
     rows = []
     for name in given.names or PAIRS:
-        arguments = (name, pixels, truth, device, precision, given.compile)
+        arguments = (name, pixels, ground_truth, device, precision, given.compile)
         ours, peer = our_step(*arguments), peer_step(*arguments)
         times = in_turn({"ours": ours, "peer": peer}, given.rounds)
         parts = [ours(wait=True) for _ in range(3)]

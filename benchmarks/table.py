@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torchvision
 
-from boxwright.metrics.coco_ap import CocoResult
+from boxwright.evaluation.coco_ap import CocoResult
 
 
 class Measurement(NamedTuple):

@@ -1,6 +1,6 @@
 """The peer: torchvision's own FCOS on a pyramid of the same backbone, trained by the shortest fair loop.
 
-It sees the same pictures as ours, decoded, cached, augmented and batched by boxwright's loader; runs in the same
+It sees the same images as ours, decoded, cached, augmented and batched by boxwright's loader; runs in the same
 precision and memory layout; and is measured by the same `coco_ap`. Its model, losses and selection are torchvision's.
 Shape legend: B = images of a batch, K = classes.
 """
@@ -19,10 +19,12 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork
 
-from boxwright.data.loader import Batch, PictureSet, StepSampler, make_loader
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch, make_loader
+from boxwright.data.sampler import StepSampler
 from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
-from boxwright.nn.precision import autocast, choose_precision
 from boxwright.nn.resnet import ResNetVariant
+from boxwright.runtime.precision import autocast, choose_precision
 from boxwright.structures import Detections
 
 CPU = torch.device("cpu")
@@ -89,7 +91,7 @@ def build_peer(
         detections_per_img=100,
         topk_candidates=1000,
     )
-    # the loader has brought the pictures to network size (torchvision's own `_skip_resize` holds in training only)
+    # the loader has brought the images to network size (torchvision's own `_skip_resize` holds in training only)
     model.transform.resize = as_it_is
     chosen = choose_precision(precision, CPU)
     model.backbone = InPrecision(model.backbone, chosen)
@@ -99,7 +101,7 @@ def build_peer(
 
 
 def as_it_is(image: Tensor, target: Any) -> tuple[Tensor, Any]:
-    """What torchvision's transform does to a picture instead of resizing it."""
+    """What torchvision's transform does to an image instead of resizing it."""
     return image, target
 
 
@@ -112,7 +114,7 @@ class PeerRun(NamedTuple):
 
 def train_peer(
     model: nn.Module,
-    pictures: PictureSet,
+    images: DetectionDataset,
     aspects: Sequence[float],
     *,
     minutes: float | None = None,
@@ -125,7 +127,7 @@ def train_peer(
 ) -> PeerRun:
     """Train with AdamW and one cycle for so many steps, or as many as fit into the minutes by its own step time.
 
-    Measuring the step time counts as training, as it does for ours. `targets_of` gives the truth of a batch in
+    Measuring the step time counts as training, as it does for ours. `targets_of` gives the ground truth of a batch in
     torchvision's form; boxes and labels if not given.
     """
     targets_of = targets_of or box_targets
@@ -134,13 +136,13 @@ def train_peer(
     start = time.monotonic()
     if steps is None:
         assert minutes is not None
-        each = _step_seconds(copy.deepcopy(model), pictures, aspects, batch, seed, targets_of)
+        each = _step_seconds(copy.deepcopy(model), images, aspects, batch, seed, targets_of)
         steps = max(10, math.floor((60 * minutes - (time.monotonic() - start)) / each))
         print(f"peer: {each:.3f} s a step of {batch}, {steps} steps in {minutes:g} minutes", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
     model.train()
-    for step, loaded in enumerate(_batches(pictures, aspects, batch, seed, steps), start=1):
+    for step, loaded in enumerate(_batches(images, aspects, batch, seed, steps), start=1):
         losses = _train_step(model, optimizer, loaded, targets_of)
         cycle.step()
         if step % 100 == 0 or step == steps:
@@ -150,44 +152,44 @@ def train_peer(
 
 
 def _batches(
-    pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int, steps: int
+    images: DetectionDataset, aspects: Sequence[float], batch: int, seed: int, steps: int
 ) -> Iterator[Batch]:  # fmt: skip
     sampler = StepSampler(aspects, batch, seed=seed, start=0, stop=steps)
-    yield from make_loader(pictures, sampler, workers=0)
+    yield from make_loader(images, sampler, workers=0)
 
 
 def box_targets(batch: Batch) -> list[dict[str, Any]]:
-    """The truth of a batch in torchvision's form."""
-    truths = [batch.targets.picture(index) for index in range(len(batch.indices))]
+    """The ground truth of a batch in torchvision's form."""
+    ground_truths = [batch.targets.image(index) for index in range(len(batch.indices))]
     # torchvision knows no regions to ignore; a missing object is less wrong than a false one
-    return [{"boxes": t.boxes[~t.ignore], "labels": t.labels[~t.ignore]} for t in truths]
+    return [{"boxes": t.boxes[~t.ignore], "labels": t.labels[~t.ignore]} for t in ground_truths]
 
 
 def _train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, targets_of: TargetsOf
 ) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = model(pictures_of(batch), targets_of(batch))
+    losses: dict[str, Tensor] = model(images_of(batch), targets_of(batch))
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return {name: value.detach() for name, value in losses.items()}
 
 
-def pictures_of(batch: Batch) -> list[Tensor]:
-    """The pictures (3, h, w) of a batch in [0, 1], without padding."""
+def images_of(batch: Batch) -> list[Tensor]:
+    """The images (3, h, w) of a batch in [0, 1], without padding."""
     sizes = batch.images.sizes_hw.tolist()
     return [pixels[:, :h, :w].float() / 255 for pixels, (h, w) in zip(batch.images.pixels, sizes, strict=True)]
 
 
 def _step_seconds(
-    model: nn.Module, pictures: PictureSet, aspects: Sequence[float], batch: int, seed: int, targets_of: TargetsOf
+    model: nn.Module, images: DetectionDataset, aspects: Sequence[float], batch: int, seed: int, targets_of: TargetsOf
 ) -> float:
     """The median step time of a copy that is thrown away."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     laps: list[float] = []
     last = time.monotonic()
-    for loaded in _batches(pictures, aspects, batch, seed + 1, MEASURED_STEPS):
+    for loaded in _batches(images, aspects, batch, seed + 1, MEASURED_STEPS):
         _train_step(model, optimizer, loaded, targets_of)
         laps.append(time.monotonic() - last)
         last += laps[-1]
@@ -196,14 +198,14 @@ def _step_seconds(
 
 
 @torch.inference_mode()
-def detect_peer(model: FCOS, pictures: PictureSet, batch: int = 16) -> list[Detections]:
-    """What the peer finds in each picture, in the pixels of the original."""
+def detect_peer(model: FCOS, images: DetectionDataset, batch: int = 16) -> list[Detections]:
+    """What the peer finds in each image, in the pixels of the original."""
     model.eval()
-    rows = [list(range(start, min(start + batch, len(pictures)))) for start in range(0, len(pictures), batch)]
+    rows = [list(range(start, min(start + batch, len(images)))) for start in range(0, len(images), batch)]
     found: list[Detections] = []
-    for loaded in make_loader(pictures, rows, workers=0):
+    for loaded in make_loader(images, rows, workers=0):
         scales = loaded.images.scale_xy.repeat(1, 2)
         sizes = [(int(h), int(w)) for h, w in loaded.images.original_hw.tolist()]
-        for one, scale, size in zip(model(pictures_of(loaded)), scales, sizes, strict=True):
+        for one, scale, size in zip(model(images_of(loaded)), scales, sizes, strict=True):
             found.append(Detections(one["boxes"] / scale, one["scores"], one["labels"], size))
     return found

@@ -1,7 +1,7 @@
 """The peer with masks: torchvision's own Mask R-CNN on a pyramid of the same backbone, trained by the same short loop.
 
 It has the widths, anchors, samples and proposals of `mask-rcnn-small`; its model, losses and selection are
-torchvision's. Shape legend: B = images of a batch, D = detections, H W = size of a picture.
+torchvision's. Shape legend: B = images of a batch, D = detections, H W = size of an image.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from benchmarks.torchvision_fcos import CPU, InPrecision, as_it_is, pictures_of
-from boxwright.data.loader import Batch, PictureSet, make_loader
+from benchmarks.torchvision_fcos import CPU, InPrecision, as_it_is, images_of
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch, make_loader
 from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone
-from boxwright.nn.precision import choose_precision
 from boxwright.nn.resnet import ResNetVariant
+from boxwright.runtime.precision import choose_precision
 from boxwright.structures import CroppedMask, Detections
 
 LEVELS = ("c2", "c3", "c4", "c5")
@@ -71,37 +72,37 @@ def build_mask_peer(
         box_batch_size_per_image=128,
         box_detections_per_img=100,
     )
-    model.transform.resize = as_it_is  # the loader has brought the pictures to network size
+    model.transform.resize = as_it_is  # the loader has brought the images to network size
     model.backbone = InPrecision(model.backbone, choose_precision(precision, CPU))
     model.backbone.out_channels = width
     return model.to(memory_format=torch.channels_last)
 
 
 def mask_targets(batch: Batch) -> list[dict[str, Any]]:
-    """The truth of a batch in torchvision's form: labels from 1, masks as whole planes."""
+    """The ground truth of a batch in torchvision's form: labels from 1, masks as whole planes."""
     targets = []
     for index in range(len(batch.indices)):
-        truth, size_hw = batch.targets.picture(index), batch.images.sizes_hw[index].tolist()
+        ground_truth, size_hw = batch.targets.image(index), batch.images.sizes_hw[index].tolist()
         # torchvision knows no regions to ignore; a missing object is less wrong than a false one
-        rows = (~truth.ignore).nonzero()[:, 0].tolist()
+        rows = (~ground_truth.ignore).nonzero()[:, 0].tolist()
         planes = torch.zeros(len(rows), *size_hw, dtype=torch.uint8)
         for plane, row in zip(planes, rows, strict=True):
-            assert truth.masks is not None
-            truth.masks[row].draw(plane)
-        targets.append({"boxes": truth.boxes[rows], "labels": truth.labels[rows] + 1, "masks": planes})
+            assert ground_truth.masks is not None
+            ground_truth.masks[row].draw(plane)
+        targets.append({"boxes": ground_truth.boxes[rows], "labels": ground_truth.labels[rows] + 1, "masks": planes})
     return targets
 
 
 @torch.inference_mode()
-def detect_mask_peer(model: MaskRCNN, pictures: PictureSet, batch: int = 4) -> list[Detections]:
-    """What the peer finds in each picture, in the pixels of the original; its soft masks are resized before the cut."""
+def detect_mask_peer(model: MaskRCNN, images: DetectionDataset, batch: int = 4) -> list[Detections]:
+    """What the peer finds in each image, in the pixels of the original; its soft masks are resized before the cut."""
     model.eval()
-    rows = [list(range(start, min(start + batch, len(pictures)))) for start in range(0, len(pictures), batch)]
+    rows = [list(range(start, min(start + batch, len(images)))) for start in range(0, len(images), batch)]
     found: list[Detections] = []
-    for loaded in make_loader(pictures, rows, workers=0):
+    for loaded in make_loader(images, rows, workers=0):
         scales = loaded.images.scale_xy.repeat(1, 2)
         sizes = [(int(h), int(w)) for h, w in loaded.images.original_hw.tolist()]
-        for one, scale, size in zip(model(pictures_of(loaded)), scales, sizes, strict=True):
+        for one, scale, size in zip(model(images_of(loaded)), scales, sizes, strict=True):
             masks = []
             for soft in one["masks"]:  # (1, H, W) each
                 drawn = F.interpolate(soft[None], size, mode="bilinear", align_corners=False)[0, 0] > 0.5

@@ -31,7 +31,7 @@ class ProposalPart(torch.nn.Module):
 
 
 class RegionPart(torch.nn.Module):
-    """The losses of the regions of torchvision's Faster R-CNN, on given proposals of pictures that keep their size."""
+    """The losses of the regions of torchvision's Faster R-CNN, on given proposals of images that keep their size."""
 
     def __init__(self, model: Any, proposals: list[Tensor]) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class FCOSWithMasks(torch.nn.Module):
         self, outputs: dict[str, Tensor], anchors: list[Tensor], counts: list[int], sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-        """Boxes (R, 4) of each picture that overlap an object by a half, and which object (R,)."""
+        """Boxes (R, 4) of each image that overlap an object by a half, and which object (R,)."""
         parts = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
         found = self.fcos.postprocess_detections(parts, [list(one.split(counts)) for one in anchors], sizes)
         regions, owners = [], []

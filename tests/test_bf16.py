@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
-from boxwright.deploy.export import ExportOptions, export_checkpoint
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.deploy.export.export import ExportOptions, export_checkpoint
+from boxwright.evaluation.coco_ap import coco_ap
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.explain import explain
 from boxwright.inference.predictor import Detector
-from boxwright.metrics.coco_ap import coco_ap
-from boxwright.nn.precision import AUTO_PRECISION
+from boxwright.runtime.precision import AUTO_PRECISION
 from boxwright.training.run import train
 from boxwright.training.session import Session
 
@@ -55,14 +55,14 @@ def result(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def ap_of(detector: Detector, data: Path) -> float:
     found = evaluate_checkpoint(detector, data, "train")
-    ap = coco_ap(found.detections, found.truths, found.classes, areas=found.areas).ap
+    ap = coco_ap(found.detections, found.ground_truths, found.classes, areas=found.areas).ap
     assert ap is not None
     return ap
 
 
 def test_training_learns(result: Any) -> None:
     rows = [json.loads(line) for line in (result.folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [row["train/loss"] for row in rows if "pictures_per_second" in row]
+    losses = [row["train/loss"] for row in rows if "images_per_second" in row]
     assert "bf16" in (result.folder / "log.txt").read_text(encoding="utf-8")
     assert losses[-1] < 0.8 * losses[0]
     assert result.metrics["AP50"] > 0.5
@@ -82,7 +82,7 @@ def test_ap_is_that_of_fp32_to_a_thousandth(tmp_path: Path) -> None:
     made = train("fcos-shapes", tmp_path / "data", overrides=["schedule.steps=500"], runs=tmp_path, device="cpu")
     found = [evaluate_checkpoint(Detector.load(made.last, "cpu", precision=precision), tmp_path / "data", "val")
              for precision in ("fp32", "bf16")]  # fmt: skip
-    both = [coco_ap(one.detections, one.truths, one.classes, areas=one.areas).ap for one in found]
+    both = [coco_ap(one.detections, one.ground_truths, one.classes, areas=one.areas).ap for one in found]
     assert both[0] is not None
     assert both[0] > 0.3
     assert both[0] == pytest.approx(both[1], abs=0.001)
@@ -93,7 +93,7 @@ def test_auto_evaluates_as_the_run_did(result: Any, data: Path) -> None:
 
 
 def test_explain_shows_what_predict_finds(result: Any, data: Path) -> None:
-    from boxwright.data.pictures import read_image
+    from boxwright.data.image_io.decode import read_image
 
     detector = Detector.load(result.last, "cpu")
     assert detector.engine.precision == "bf16"  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def test_explain_shows_what_predict_finds(result: Any, data: Path) -> None:
 def test_a_stopped_run_repeats_an_uninterrupted_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [*SETTINGS, "schedule.steps=6", "validation.times=2", "validation.max_pictures=4"]
+    settings = [*SETTINGS, "schedule.steps=6", "validation.times=2", "validation.max_images=4"]
     whole = train("fcos-shapes", data, overrides=settings, runs=tmp_path, name="whole", device="cpu")
     stops = iter([False, False, False, True])
     with monkeypatch.context() as patch:

@@ -73,10 +73,10 @@ class TestRoundTrip:
 class TestDetector:
     def test_speaks_the_users_classes_and_keeps_no_graph(self, checkpoint):
         """Pitfall 36: the seeds' inference kept the graph unless its caller thought of it."""
-        picture = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
         detector = Detector(checkpoint, device="cpu")
         assert detector.score_threshold == 0.25
-        (found,) = detector.predict(picture, score=0.0)
+        (found,) = detector.predict(image, score=0.0)
         assert len(found) > 0
         assert found.classes == checkpoint.classes
         assert not found.boxes.requires_grad

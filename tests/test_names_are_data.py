@@ -12,11 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from boxwright.cli import main
-from boxwright.data.preflight import preflight
+from boxwright.data.checks.preflight import preflight
+from boxwright.data.checks.report_text import print_report
 from boxwright.data.records import Annotation, DataSet, Record, Split
-from boxwright.data.report_text import print_report
-from boxwright.metrics.report import draw_confusion, draw_curves
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.evaluation.report import draw_confusion, draw_curves
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.display import Display
 from boxwright.training.plots import plot_labels
 from boxwright.visualize import draw
@@ -31,16 +31,16 @@ COUNT = len(NAMES)
 
 @pytest.fixture
 def files(tmp_path):
-    """COCO truth and results: one object of each class, all found."""
+    """COCO ground truth and results: one object of each class, all found."""
     boxes = [[4 * k + 1.0, 5.0, 30.0, 40.0] for k in range(COUNT)]
-    truth = {
+    ground_truth = {
         "images": [{"id": 1, "file_name": "a.png", "width": 200, "height": 100}],
         "categories": [{"id": k + 1, "name": name} for k, name in enumerate(NAMES)],
         "annotations": [{"id": k + 1, "image_id": 1, "category_id": k + 1, "bbox": box, "area": 1200, "iscrowd": 0}
                         for k, box in enumerate(boxes)],
     }  # fmt: skip
     rows = [{"image_id": 1, "category_id": k + 1, "bbox": box, "score": 0.9 - k / 100} for k, box in enumerate(boxes)]
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "ground truth.json").write_text(json.dumps(ground_truth))
     (tmp_path / "found.json").write_text(json.dumps(rows))
     return tmp_path
 
@@ -60,7 +60,7 @@ def evaluate(monkeypatch, capsys):
 
 @pytest.mark.parametrize("metric", ["coco", "voc"])
 def test_evaluate_prints_and_saves_any_name(files, evaluate, metric):
-    words = ("--truth", files / "truth.json", "--detections", files / "found.json", "--metric", metric)
+    words = ("--ground-truth", files / "ground truth.json", "--detections", files / "found.json", "--metric", metric)
     printed = evaluate(*words, "--save", files / "out")
     for name in ("[/bold]", "[/]", "[red]x", ":cat:", "_hidden", "two\\nlines", "\\x1b[31mred", "w/o mask"):
         assert name in printed.out, name
@@ -68,7 +68,7 @@ def test_evaluate_prints_and_saves_any_name(files, evaluate, metric):
     assert not (files / "up.txt").exists()
     for kind in ("voc", "detection-results"):
         again = json.loads(
-            evaluate("--truth", files / "truth.json", "--detections", files / "out" / kind, "--json").out
+            evaluate("--ground-truth", files / "ground truth.json", "--detections", files / "out" / kind, "--json").out
         )
         assert list(again["per_class"].values()) == [1.0] * COUNT
     assert len(list((files / "out" / "voc").iterdir())) == COUNT
@@ -79,13 +79,13 @@ def test_charts_take_any_name(tmp_path):
     draw_confusion(tmp_path, matrix, NAMES, 0.5)
     boxes = torch.tensor([[1.0, 1, 9, 9]]).repeat(COUNT, 1)
     plot_labels(boxes, torch.arange(COUNT), torch.full((COUNT, 2), 20), CLASSES, tmp_path / "labels.jpg")
-    from boxwright.metrics.curves import score_curves
+    from boxwright.evaluation.curves import score_curves
 
     for start in range(0, COUNT, 8):
         names = NAMES[start : start + 8]
         labels = torch.arange(len(names))
         found = Detections(boxes[: len(names)], torch.rand(len(names)), labels, (20, 20))
-        curves = score_curves([found], [Truth.of(boxes[: len(names)], labels)], len(names))
+        curves = score_curves([found], [GroundTruth.of(boxes[: len(names)], labels)], len(names))
         draw_curves(tmp_path, curves, names)
     assert len(list(tmp_path.iterdir())) == 7
 

@@ -182,7 +182,7 @@ def test_the_file_tree_of_the_readme_is_the_real_one() -> None:
     assert not folders - listed, f"the file tree leaves out {sorted(str(path) for path in folders - listed)}"
 
 
-def test_the_readme_picture_is_small() -> None:
+def test_the_readme_image_is_small() -> None:
     (name,) = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert (ROOT / name).stat().st_size < 300_000
 

@@ -8,19 +8,19 @@ from boxwright.structures import (
     Classes,
     CroppedMask,
     Detections,
+    GroundTruth,
     ImageBatch,
     PaddedDetections,
     Targets,
-    Truth,
 )
 
 SQUARE = [0.0, 0.0, 4.0, 4.0]
 
 
-def truth(count, label=0, masks=False):
+def ground_truth(count, label=0, masks=False):
     rows = [[float(n), 0.0, n + 2.0, 3.0] for n in range(count)]
     bitmaps = [CroppedMask(n, 0, torch.ones(3, 2, dtype=torch.bool)) for n in range(count)] if masks else None
-    return Truth.of(rows, [label] * count, masks=bitmaps)
+    return GroundTruth.of(rows, [label] * count, masks=bitmaps)
 
 
 class TestClasses:
@@ -42,9 +42,9 @@ class TestClasses:
             Classes(names, ids)
 
 
-class TestTruth:
+class TestGroundTruth:
     def test_of_nothing_is_empty_and_of_the_right_types(self):
-        for empty in (Truth.empty(), Truth.of([], [])):
+        for empty in (GroundTruth.empty(), GroundTruth.of([], [])):
             assert len(empty) == 0
             assert empty.boxes.shape == (0, 4)
             assert (empty.labels.dtype, empty.ignore.dtype) == (torch.int64, torch.bool)
@@ -62,11 +62,11 @@ class TestTruth:
     )
     def test_names_the_first_box_that_is_none(self, box):
         with pytest.raises(ValueError, match=r"box 1 .*expected finite x1 < x2 and y1 < y2"):
-            Truth.of([SQUARE, box, box], [0, 0, 0])
+            GroundTruth.of([SQUARE, box, box], [0, 0, 0])
 
     def test_refuses_negative_labels_since_background_is_no_class(self):
         with pytest.raises(ValueError, match=r"expected \[0, K\), got -1"):
-            Truth.of([SQUARE], [-1])
+            GroundTruth.of([SQUARE], [-1])
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
@@ -87,38 +87,38 @@ class TestTruth:
             "ignore": torch.zeros(1, dtype=torch.bool),
             "masks": None,
         }
-        assert len(Truth(**good)) == 1
+        assert len(GroundTruth(**good)) == 1
         with pytest.raises(ValueError, match=message):
-            Truth(**{**good, field: value})
+            GroundTruth(**{**good, field: value})
 
 
 class TestTargets:
-    def test_pad_to_the_fullest_picture_and_give_each_back(self):
-        truths = [truth(2, 1), Truth.empty(), truth(3, 2)]
-        targets = Targets.of(truths)
+    def test_pad_to_the_fullest_image_and_give_each_back(self):
+        ground_truths = [ground_truth(2, 1), GroundTruth.empty(), ground_truth(3, 2)]
+        targets = Targets.of(ground_truths)
         assert targets.boxes.shape == (3, 3, 4)
         assert targets.valid.tolist() == [[True, True, False], [False] * 3, [True] * 3]
-        for index, one in enumerate(truths):
-            back = targets.picture(index)
+        for index, one in enumerate(ground_truths):
+            back = targets.image(index)
             assert torch.equal(back.boxes, one.boxes)
             assert torch.equal(back.labels, one.labels)
             assert torch.equal(back.ignore, one.ignore)
 
-    def test_of_pictures_without_objects_have_no_rows(self):
-        targets = Targets.of([Truth.empty(), Truth.empty()])
+    def test_of_images_without_objects_have_no_rows(self):
+        targets = Targets.of([GroundTruth.empty(), GroundTruth.empty()])
         assert targets.boxes.shape == (2, 0, 4)
         assert targets.labels.shape == targets.valid.shape == (2, 0)
 
     def test_keep_ignore_flags(self):
-        targets = Targets.of([Truth.of([SQUARE, SQUARE], [0, 0], [False, True]), Truth.empty()])
+        targets = Targets.of([GroundTruth.of([SQUARE, SQUARE], [0, 0], [False, True]), GroundTruth.empty()])
         assert targets.ignore.tolist() == [[False, True], [False, False]]
 
-    def test_masks_stay_with_their_picture(self):
-        targets = Targets.of([truth(2, masks=True), Truth.empty(), truth(1, masks=True)])
+    def test_masks_stay_with_their_image(self):
+        targets = Targets.of([ground_truth(2, masks=True), GroundTruth.empty(), ground_truth(1, masks=True)])
         assert targets.masks is not None
         assert targets.masks.nonempty.tolist() == [[True, True], [False, False], [True, False]]
-        for index, one in enumerate([truth(2, masks=True), Truth.empty(), truth(1, masks=True)]):
-            back = targets.picture(index).masks
+        for index, one in enumerate([ground_truth(2, masks=True), GroundTruth.empty(), ground_truth(1, masks=True)]):
+            back = targets.image(index).masks
             assert back is not None
             assert len(back) == len(one)
             for mask, before in zip(back, one.masks or (), strict=True):
@@ -127,29 +127,29 @@ class TestTargets:
 
     def test_an_object_whose_mask_is_not_known_has_an_empty_bitmap(self):
         hidden = CroppedMask(3, 3, torch.zeros(1, 1, dtype=torch.bool))
-        targets = Targets.of([Truth.of([SQUARE], [0], masks=[hidden])])
+        targets = Targets.of([GroundTruth.of([SQUARE], [0], masks=[hidden])])
         assert not targets.masks.nonempty.any()
-        assert not targets.picture(0).masks[0].bitmap.any()
+        assert not targets.image(0).masks[0].bitmap.any()
 
     def test_resized_targets_keep_box_and_mask_together(self):
         bitmap = torch.tensor([[1, 0], [1, 1]], dtype=torch.bool)
-        targets = Targets.of([Truth.of([[2.0, 4.0, 4.0, 6.0]], [0], masks=[CroppedMask(2, 4, bitmap)])])
-        larger = targets.scaled(torch.tensor([2.0, 3.0])).picture(0)
+        targets = Targets.of([GroundTruth.of([[2.0, 4.0, 4.0, 6.0]], [0], masks=[CroppedMask(2, 4, bitmap)])])
+        larger = targets.scaled(torch.tensor([2.0, 3.0])).image(0)
         assert larger.boxes.tolist() == [[4, 12, 8, 18]]
         assert (larger.masks[0].x, larger.masks[0].y) == (4, 12)
         assert torch.equal(larger.masks[0].bitmap, bitmap.repeat_interleave(3, 0).repeat_interleave(2, 1))
 
-    def test_masks_are_dropped_where_some_picture_with_objects_has_none(self):
-        assert Targets.of([truth(2, masks=True), truth(1)]).masks is None
-        assert Targets.of([Truth.empty()]).masks is None
+    def test_masks_are_dropped_where_some_image_with_objects_has_none(self):
+        assert Targets.of([ground_truth(2, masks=True), ground_truth(1)]).masks is None
+        assert Targets.of([GroundTruth.empty()]).masks is None
 
     def test_move_as_one(self):
-        moved = Targets.of([truth(2, masks=True)]).to("meta")
+        moved = Targets.of([ground_truth(2, masks=True)]).to("meta")
         tensors = (moved.boxes, moved.labels, moved.ignore, moved.valid, *moved.masks)
         assert {t.device.type for t in tensors} == {"meta"}
 
-    def test_of_no_picture_and_of_other_shapes_are_refused(self):
-        with pytest.raises(ValueError, match="at least one picture"):
+    def test_of_no_image_and_of_other_shapes_are_refused(self):
+        with pytest.raises(ValueError, match="at least one image"):
             Targets.of([])
         flags = torch.zeros(1, 2, dtype=torch.bool)
         with pytest.raises(ValueError, match=r"labels: expected \(1, 3\), got \(1, 2\)"):
@@ -158,10 +158,10 @@ class TestTargets:
 
 class TestImageBatch:
     def test_pads_at_the_right_and_the_bottom(self):
-        pictures = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]
-        batch = ImageBatch.of(pictures)
+        images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]
+        batch = ImageBatch.of(images)
         assert batch.pixels.shape == (2, 3, 5, 6)
-        assert torch.equal(batch.pixels[0, :, :4, :6], pictures[0])
+        assert torch.equal(batch.pixels[0, :, :4, :6], images[0])
         assert not batch.pixels[0, :, 4:].any()
         assert not batch.pixels[1, :, :, 2:].any()
         assert batch.sizes_hw.tolist() == batch.original_hw.tolist() == [[4, 6], [5, 2]]
@@ -172,26 +172,26 @@ class TestImageBatch:
         assert batch.sizes_hw.tolist() == [[33, 64]]
 
     @pytest.mark.parametrize(
-        ("pictures", "message"),
+        ("images", "message"),
         [
-            ([], "at least one picture"),
-            ([torch.zeros(1, 4, 4)], r"picture 0: expected \(3, H, W\), got \(1, 4, 4\)"),
-            ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)], "picture 1: torch.uint8 in a batch of"),
+            ([], "at least one image"),
+            ([torch.zeros(1, 4, 4)], r"image 0: expected \(3, H, W\), got \(1, 4, 4\)"),
+            ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)], "image 1: torch.uint8 in a batch of"),
             ([torch.zeros(3, 4, 4, dtype=torch.int32)], r"expected uint8 or float in \[0, 1\], got torch.int32"),
         ],
     )
-    def test_refuses_what_is_no_batch(self, pictures, message):
+    def test_refuses_what_is_no_batch(self, images, message):
         with pytest.raises(ValueError, match=message):
-            ImageBatch.of(pictures)
+            ImageBatch.of(images)
 
     def test_normalises_and_then_pads_with_zero(self):
-        pictures = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
+        images = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
         mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
-        normal = ImageBatch.of(pictures).normalised(mean, std)
+        normal = ImageBatch.of(images).normalised(mean, std)
         columns = [torch.tensor(values)[:, None, None] for values in (mean, std)]
-        for index, picture in enumerate(pictures):
-            height, width = picture.shape[1:]
-            torch.testing.assert_close(normal[index, :, :height, :width], (picture - columns[0]) / columns[1])
+        for index, image in enumerate(images):
+            height, width = image.shape[1:]
+            torch.testing.assert_close(normal[index, :, :height, :width], (image - columns[0]) / columns[1])
             assert not normal[index, :, height:].any()
             assert not normal[index, :, :, width:].any()
 

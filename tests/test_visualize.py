@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxwright.structures import Classes, CroppedMask, Detections, Truth
+from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
 from boxwright.visualize import class_colour, contact_sheet, draw, mask_image, save, side_by_side, text_colour
 from boxwright.visualize.drawing import IGNORED_COLOUR, NUM_COLOURS, Item, Room, font_of, palette, shortened
 
 GREY = 128
 
 
-def picture(height=120, width=160):
+def make_image(height=120, width=160):
     return torch.full((3, height, width), GREY, dtype=torch.uint8)
 
 
@@ -90,7 +90,7 @@ class TestColours:
 
     def test_colour_depends_on_the_class_index_alone(self):
         assert class_colour(5) == class_colour(5 + NUM_COLOURS)
-        # Recorded: a change here changes the colours of everybody's pictures.
+        # Recorded: a change here changes the colours of everybody's images.
         assert [class_colour(label) for label in range(3)] == [(227, 69, 220), (26, 73, 238), (93, 239, 52)]
         assert len(set(palette())) == NUM_COLOURS
 
@@ -106,106 +106,107 @@ class TestColours:
 
 class TestDraw:
     def test_frame_lies_on_the_edges_of_the_box(self):
-        drawn = pixels(draw(picture(), Truth.of([[40, 50, 100, 90]], [3])))
+        drawn = pixels(draw(make_image(), GroundTruth.of([[40, 50, 100, 90]], [3])))
         colour = class_colour(3)
         assert tuple(drawn[89, 70]) == colour  # bottom row of the box, which ends before y = 90
         assert tuple(drawn[70, 40]) == tuple(drawn[70, 99]) == colour
         assert tuple(drawn[70, 70]) == tuple(drawn[70, 101]) == tuple(drawn[91, 70]) == (GREY,) * 3
 
-    def test_picture_without_objects_stays_as_it_is(self):
-        assert not changed(draw(picture(), Truth.empty())).any()
+    def test_image_without_objects_stays_as_it_is(self):
+        assert not changed(draw(make_image(), GroundTruth.empty())).any()
 
     @pytest.mark.parametrize(
         "box", [[200, 10, 220, 30], [-30, 10, -5, 30], [float("nan")] * 4, [0, 0, float("inf"), 9]]
     )
     def test_box_outside_or_not_finite_is_left_out(self, box):
-        assert not changed(draw(picture(), detections([box]))).any()
+        assert not changed(draw(make_image(), detections([box]))).any()
 
     def test_box_thinner_than_a_pixel_is_still_seen(self):
-        assert changed(draw(picture(), detections([[50.1, 60.1, 50.2, 60.2]]))).any()
+        assert changed(draw(make_image(), detections([[50.1, 60.1, 50.2, 60.2]]))).any()
 
     def test_detections_under_the_least_score_are_left_out(self):
         found = detections([[20, 60, 50, 90], [100, 60, 130, 90]], scores=[0.9, 0.3])
-        drawn = changed(draw(picture(), found, min_score=0.5))
+        drawn = changed(draw(make_image(), found, min_score=0.5))
         assert drawn[:, 15:60].any()
         assert not drawn[:, 95:135].any()
 
     @pytest.mark.parametrize(("scale", "size"), [(1.0, (160, 120)), (3.0, (480, 360)), (0.5, (80, 60))])
-    def test_scale_enlarges_picture_and_boxes_alike(self, scale, size):
-        image = draw(picture(), Truth.of([[40, 60, 120, 110]], [0]), scale=scale)
+    def test_scale_enlarges_image_and_boxes_alike(self, scale, size):
+        image = draw(make_image(), GroundTruth.of([[40, 60, 120, 110]], [0]), scale=scale)
         assert image.size == size
         assert pixels(image)[int(90 * scale), int(40 * scale)].tolist() == list(class_colour(0))
 
     @pytest.mark.parametrize(
         ("width", "height", "line"), [(160, 120, 1), (640, 480, 2), (1280, 960, 4), (4000, 3000, 13)]
     )
-    def test_lines_grow_with_the_picture(self, width, height, line):
-        """At 640 x 480 two pixels; one of a picture of twelve megapixels would not be seen."""
+    def test_lines_grow_with_the_image(self, width, height, line):
+        """At 640 x 480 two pixels; one of an image of twelve megapixels would not be seen."""
         box = [width / 4, height / 4, 3 * width / 4, 3 * height / 4]
-        drawn = pixels(draw(picture(height, width), Truth.of([box], [0]), masks=False))
+        drawn = pixels(draw(make_image(height, width), GroundTruth.of([box], [0]), masks=False))
         left = (drawn[height // 2, : width // 2] == class_colour(0)).all(1).nonzero()[0]
         assert left.tolist() == list(range(width // 4, width // 4 + line))
 
     @pytest.mark.parametrize("channels_last", [False, True])
-    def test_the_given_picture_is_not_drawn_upon(self, channels_last):
+    def test_the_given_image_is_not_drawn_upon(self, channels_last):
         image = torch.full((120, 160, 3), GREY, dtype=torch.uint8).permute(2, 0, 1)
         image = image if channels_last else image.contiguous()
         masks = [CroppedMask(10, 10, torch.ones(20, 20, dtype=torch.bool))]
         draw(
             image,
-            Truth.of([[10, 10, 30, 30]], [0], masks=masks),
+            GroundTruth.of([[10, 10, 30, 30]], [0], masks=masks),
         )
         assert (image == GREY).all()
 
     def test_names_come_from_the_argument_then_from_the_detections(self):
         box, few = [[20, 60, 90, 110]], Classes.named(["a"])
-        own = draw(picture(), detections(box, classes=few))
-        assert own.tobytes() == draw(picture(), detections(box), classes=few).tobytes()
-        assert own.tobytes() != draw(picture(), detections(box)).tobytes()
+        own = draw(make_image(), detections(box, classes=few))
+        assert own.tobytes() == draw(make_image(), detections(box), classes=few).tobytes()
+        assert own.tobytes() != draw(make_image(), detections(box)).tobytes()
 
     def test_ignored_region_has_no_class_colour(self):
-        drawn = pixels(draw(picture(), Truth.of([[40, 50, 100, 90]], [0], [True])))
+        drawn = pixels(draw(make_image(), GroundTruth.of([[40, 50, 100, 90]], [0], [True])))
         assert not (drawn == class_colour(0)).all(2).any()
         inside = drawn[55:85, 45:95]
         assert 0 < (inside != GREY).any(2).mean() < 0.6  # hatched: some pixels changed, most not
 
-    def test_a_float_picture_is_one_of_fractions(self):
-        assert np.array_equal(draw(picture().float() / 255, Truth.empty()), draw(picture(), Truth.empty()))
+    def test_a_float_image_is_one_of_fractions(self):
+        empty = GroundTruth.empty()
+        assert np.array_equal(draw(make_image().float() / 255, empty), draw(make_image(), empty))
         with pytest.raises(ValueError, match=r"uint8 or float in \[0, 1\]"):
-            draw(picture().float(), Truth.empty())
+            draw(make_image().float(), GroundTruth.empty())
 
-    def test_detections_of_another_picture_are_refused(self):
+    def test_detections_of_another_image_are_refused(self):
         with pytest.raises(ValueError, match=r"300 x 300 .* 120 x 160"):
-            draw(picture(), detections([[1, 1, 9, 9]], size_hw=(300, 300)))
+            draw(make_image(), detections([[1, 1, 9, 9]], size_hw=(300, 300)))
 
 
 class TestMasks:
     bitmap = torch.ones(30, 40, dtype=torch.bool)
-    truth = Truth.of([[50, 60, 90, 90]], [1], masks=[CroppedMask(50, 60, bitmap)])
+    ground_truth = GroundTruth.of([[50, 60, 90, 90]], [1], masks=[CroppedMask(50, 60, bitmap)])
 
     def test_fill_is_translucent_within_the_mask_only(self):
-        drawn = changed(draw(picture(), self.truth))
+        drawn = changed(draw(make_image(), self.ground_truth))
         assert drawn[60:90, 50:90].all()
         assert not drawn[92:].any()
         assert not drawn[:, 92:].any()
-        inside = pixels(draw(picture(), self.truth))[75, 70].astype(float)
+        inside = pixels(draw(make_image(), self.ground_truth))[75, 70].astype(float)
         assert (np.abs(inside - GREY) < np.abs(np.array(class_colour(1)) - GREY)).all()
 
     def test_masks_can_be_left_out(self):
-        assert not changed(draw(picture(), self.truth, masks=False))[70:80, 60:80].any()
+        assert not changed(draw(make_image(), self.ground_truth, masks=False))[70:80, 60:80].any()
 
     def test_full_and_cropped_masks_look_the_same(self):
         full = torch.zeros(1, 120, 160, dtype=torch.bool)
         full[0, 60:90, 50:90] = True
         found = detections([[50, 60, 90, 90]], labels=[1], masks=full)
-        assert pixels(draw(picture(), found))[62:88, 52:88].tolist() == \
-            pixels(draw(picture(), self.truth))[62:88, 52:88].tolist()  # fmt: skip
+        assert pixels(draw(make_image(), found))[62:88, 52:88].tolist() == \
+            pixels(draw(make_image(), self.ground_truth))[62:88, 52:88].tolist()  # fmt: skip
 
     @pytest.mark.parametrize("scale", [1.0, 2.5, 0.4])
     def test_empty_mask_and_mask_at_the_border(self, scale):
         full = torch.zeros(2, 120, 160, dtype=torch.bool)
         full[1, 100:, 140:] = True
-        image = draw(picture(), detections([[5, 5, 9, 9], [140, 100, 160, 120]], masks=full), scale=scale)
+        image = draw(make_image(), detections([[5, 5, 9, 9], [140, 100, 160, 120]], masks=full), scale=scale)
         assert changed(image)[-1, -1]
 
 
@@ -229,8 +230,8 @@ class TestTags:
             before = int(room.taken.sum())
 
     def test_tag_of_a_box_at_the_top_left_corner_is_whole(self):
-        drawn = draw(picture(), detections([[0, 0, 60, 50]], classes=Classes.named(["cat"])))
-        inner = draw(picture(), detections([[40, 60, 100, 110]], classes=Classes.named(["cat"])))
+        drawn = draw(make_image(), detections([[0, 0, 60, 50]], classes=Classes.named(["cat"])))
+        inner = draw(make_image(), detections([[40, 60, 100, 110]], classes=Classes.named(["cat"])))
         # Pixels of text are neither ground nor pure class colour: as many at the corner as in the middle.
         text = [(changed(image) & (pixels(image) != class_colour(0)).any(2)).sum() for image in (drawn, inner)]
         assert text[0] == text[1] > 0
@@ -239,7 +240,7 @@ class TestTags:
         grid = [[x, y, x + 6, y + 6] for x in range(0, 150, 8) for y in range(0, 112, 8)]
         labels = [index % 2 for index in range(len(grid))]
         classes = Classes.named(["elephant", "giraffe"])  # wider than any of the boxes
-        drawn = pixels(draw(picture(), detections(grid, labels=labels, classes=classes), scale=2.0))
+        drawn = pixels(draw(make_image(), detections(grid, labels=labels, classes=classes), scale=2.0))
         for label in (0, 1):
             filled = (drawn == class_colour(label)).all(2)
             runs = filled[:, :-4] & filled[:, 1:-3] & filled[:, 2:-2] & filled[:, 3:-1] & filled[:, 4:]
@@ -248,22 +249,22 @@ class TestTags:
 
     def test_letters_beyond_ascii_are_not_drawn_as_empty_boxes(self):
         names = ["é", "è", "ß", "ł", "Ж", "\uffff"]
-        drawn = [draw(picture(), detections([[20, 60, 90, 110]], classes=Classes.named([name]))) for name in names]
+        drawn = [draw(make_image(), detections([[20, 60, 90, 110]], classes=Classes.named([name]))) for name in names]
         assert len({image.tobytes() for image in drawn}) == len(names)
 
-    def test_name_wider_than_the_picture_is_cut(self):
+    def test_name_wider_than_the_image_is_cut(self):
         font = font_of(12, True)
         cut = shortened("a name of many words that goes on and on", font, 80)
         assert cut.endswith("…")
         assert font.getlength(cut) <= 80
-        assert draw(picture(), detections([[5, 50, 60, 90]], classes=Classes.named(["x" * 300]))).size == (160, 120)
+        assert draw(make_image(), detections([[5, 50, 60, 90]], classes=Classes.named(["x" * 300]))).size == (160, 120)
 
     def test_hundred_boxes_take_milliseconds(self):
         generator = torch.Generator().manual_seed(0)
         corner = torch.rand(100, 2, generator=generator) * torch.tensor([560.0, 400.0])
         boxes = torch.cat([corner, corner + 12 + 80 * torch.rand(100, 2, generator=generator)], 1)
         found = Detections(boxes, torch.rand(100), torch.arange(100) % 31, (480, 640))
-        image, times = picture(480, 640), []
+        image, times = make_image(480, 640), []
         for _ in range(5):
             start = time.perf_counter()
             draw(image, found)
@@ -272,7 +273,7 @@ class TestTags:
 
 
 class TestSheets:
-    def test_contact_sheet_holds_every_picture(self):
+    def test_contact_sheet_holds_every_image(self):
         colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
         sheet = contact_sheet([Image.new("RGB", (20 + i, 10), c) for i, c in enumerate(colours)], columns=2)
         assert sheet.size == (2 * 24 + 3 * 2, 3 * 10 + 4 * 2)
@@ -290,22 +291,22 @@ class TestSheets:
 
     def test_side_by_side_is_one_row_under_titles(self):
         image = Image.new("RGB", (100, 50), (10, 20, 30))
-        row = side_by_side([image, image, image], ["truth", "Größe", "a title that is much too long for it"])
+        row = side_by_side([image, image, image], ["ground truth", "Größe", "a title that is much too long for it"])
         assert row.width == 3 * 100 + 4 * 2
         assert (pixels(row) == (10, 20, 30)).all(2).sum() == 3 * 100 * 50
-        with pytest.raises(ValueError, match="2 pictures but 1"):
+        with pytest.raises(ValueError, match="2 images but 1"):
             side_by_side([image, image], ["one"])
 
 
 class TestSave:
     def test_lossless_format_gives_the_same_pixels_back(self, tmp_path):
-        image = draw(picture(), detections([[40, 50, 100, 90]]))
+        image = draw(make_image(), detections([[40, 50, 100, 90]]))
         save(image, tmp_path / "a.PNG")
         assert pixels(Image.open(tmp_path / "a.PNG")).tolist() == pixels(image).tolist()
 
     @pytest.mark.parametrize(("name", "form"), [("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a.tif", "TIFF")])
     def test_suffix_chooses_the_format(self, tmp_path, name, form):
-        save(draw(picture(), Truth.empty()), str(tmp_path / name))
+        save(draw(make_image(), GroundTruth.empty()), str(tmp_path / name))
         assert Image.open(tmp_path / name).format == form
 
     def test_unknown_suffix_is_refused_with_the_known_ones(self, tmp_path):

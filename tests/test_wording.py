@@ -11,7 +11,7 @@ from boxwright.wording import counted, listed, plural
 PACKAGE = Path(boxwright.__file__).parent
 
 
-@pytest.mark.parametrize("noun", ["class", "box", "picture", "entry", "key", "match", "step", "process"])
+@pytest.mark.parametrize("noun", ["class", "box", "image", "entry", "key", "match", "step", "process"])
 def test_one_is_singular_and_all_else_plural(noun: str) -> None:
     assert counted(1, noun) == counted(1.0, noun) == f"1 {noun}"
     assert {counted(n, noun).split()[1] for n in (0, 2, 3.5, 100)} == {plural(noun)}

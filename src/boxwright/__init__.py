@@ -1,4 +1,4 @@
-"""boxwright: object detectors to read, train on your own pictures, trust and ship."""
+"""boxwright: object detectors to read, train on your own images, trust and ship."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from boxwright.inference.predictor import Detector
-    from boxwright.structures import Classes, Detections, ImageBatch, Targets, Truth
+    from boxwright.structures import Classes, Detections, GroundTruth, ImageBatch, Targets
     from boxwright.training.run import train
 
 _HOMES = {
@@ -19,9 +19,9 @@ _HOMES = {
     "Detections": "boxwright.structures",
     "ImageBatch": "boxwright.structures",
     "Targets": "boxwright.structures",
-    "Truth": "boxwright.structures",
+    "GroundTruth": "boxwright.structures",
 }
-__all__ = ["Classes", "Detections", "Detector", "ImageBatch", "Targets", "Truth", "__version__", "train"]
+__all__ = ["Classes", "Detections", "Detector", "GroundTruth", "ImageBatch", "Targets", "__version__", "train"]
 
 
 def __getattr__(name: str) -> Any:

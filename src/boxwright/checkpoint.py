@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from boxwright.models import MODELS
-from boxwright.nn.pickles import foreign_names
-from boxwright.nn.state_dicts import check_finite
-from boxwright.nn.torch_files import read_torch_file
 from boxwright.reading.archives import DamagedError, check_archive
 from boxwright.recipes import check_stored_recipe, dump_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
+from boxwright.weights.pickles import foreign_names
+from boxwright.weights.state_dicts import check_finite
+from boxwright.weights.torch_files import read_torch_file
 
 FORMAT = "boxwright checkpoint"
 VERSION = 1
@@ -37,7 +37,7 @@ class Checkpoint:
     classes: Classes
     weights: dict[str, Tensor]
     score_threshold: float | None = None
-    """The score of the best F1 on the validation pictures: what `predict` shows by default."""
+    """The score of the best F1 on the validation images: what `predict` shows by default."""
     metrics: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
     origin: dict[str, Any] | None = None

@@ -19,8 +19,8 @@ def counted(count: int | float, noun: str) -> str:
 def plural(noun: str, count: float = 2) -> str:
     """The plural of a noun, for one its singular.
 
-    >>> plural("process"), plural("key"), plural("batch"), plural("picture", 1)
-    ('processes', 'keys', 'batches', 'picture')
+    >>> plural("process"), plural("key"), plural("batch"), plural("image", 1)
+    ('processes', 'keys', 'batches', 'image')
     """
     if count == 1:
         return noun

@@ -53,7 +53,7 @@ def boxwright(
 
 @pytest.fixture(scope="session")
 def voc() -> Callable[..., Path]:
-    """Writes a VOC folder of different pictures of 64 x 48 with one object of each class in each."""
+    """Writes a VOC folder of different images of 64 x 48 with one object of each class in each."""
 
     def write(
         root: Path,
@@ -65,9 +65,9 @@ def voc() -> Callable[..., Path]:
         for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (root / folder).mkdir(parents=True)
         for index, name in enumerate(lists["train"] + lists["val"]):
-            picture = Image.new("RGB", (64, 48), (20, 3 * index, 20))
-            picture.paste((250, 200, 10), (8, 8, 30, 30))
-            picture.save(root / "JPEGImages" / name)
+            image = Image.new("RGB", (64, 48), (20, 3 * index, 20))
+            image.paste((250, 200, 10), (8, 8, 30, 30))
+            image.save(root / "JPEGImages" / name)
             objects = "".join(voc_object(label, (8 + k, 8, 30, 30)) for k, label in enumerate(names))
             file = root / "Annotations" / f"{Path(name).stem}.xml"
             file.write_text(f"<annotation>{objects}</annotation>", encoding="utf-8")

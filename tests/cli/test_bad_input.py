@@ -1,4 +1,4 @@
-"""What users really have: broken pictures, labels and checkpoints each end with one sentence that names the file."""
+"""What users really have: broken images, labels and checkpoints each end with one sentence that names the file."""
 
 import errno
 import hashlib
@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from boxwright.data.folder import open_folder
-from boxwright.data.loader import PictureSet, StepSampler
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.sampler import StepSampler
 from boxwright.models import MODELS
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
@@ -42,8 +43,8 @@ ODD = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif", "turned.jpg", "gre
 BROKEN = ("text.jpg", "empty.png", "cut.jpg", "enormous.png", "gone.png")
 
 
-def write_odd_pictures(folder: Path) -> None:
-    """Readable pictures of kinds that naive readers get wrong, all 64 x 48."""
+def write_odd_images(folder: Path) -> None:
+    """Readable images of kinds that naive readers get wrong, all 64 x 48."""
     red = Image.new("RGB", (64, 48), (200, 10, 10))
     red.convert("CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(np.full((48, 64), 40_000, np.uint16)).save(folder / "deep.png")
@@ -55,8 +56,8 @@ def write_odd_pictures(folder: Path) -> None:
     Image.new("L", (64, 48), 77).save(folder / "grey.png")
 
 
-def write_broken_pictures(folder: Path) -> None:
-    (folder / "text.jpg").write_text("not a picture")
+def write_broken_images(folder: Path) -> None:
+    (folder / "text.jpg").write_text("not an image")
     (folder / "empty.png").write_bytes(b"")
     whole = io.BytesIO()
     Image.effect_noise((64, 48), 90).convert("RGB").save(whole, "JPEG")
@@ -98,16 +99,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untrained(tmp_path_factory.mktemp("checkpoint") / "cells.pt")
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.e2e
-def test_odd_pictures_are_used_and_broken_ones_left_out_and_named(
+def test_odd_images_are_used_and_broken_ones_left_out_and_named(
     tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path
 ) -> None:
     data = voc(tmp_path / "data", train=("p0.png", *ODD, *BROKEN), val=("p1.png", "p2.png"))
-    write_odd_pictures(data / "JPEGImages")
-    write_broken_pictures(data / "JPEGImages")
+    write_odd_images(data / "JPEGImages")
+    write_broken_images(data / "JPEGImages")
     before = snapshot(data)
 
     seen = boxwright("inspect", data, "--all")
@@ -117,7 +118,7 @@ def test_odd_pictures_are_used_and_broken_ones_left_out_and_named(
 
     trained = boxwright("train", "fcos", *TINY, "schedule.steps=4", "--data", data, "--device", "cpu")
     assert trained.code == 0, trained.err
-    assert "7 pictures to train on" in trained.err
+    assert "7 images to train on" in trained.err
     for name in BROKEN:
         assert f"JPEGImages/{Path(name).stem}." in trained.err, name
 
@@ -131,7 +132,7 @@ def test_odd_pictures_are_used_and_broken_ones_left_out_and_named(
     assert snapshot(data) == before
 
 
-def test_a_broken_picture_of_the_validation_split_is_said_when_measuring(
+def test_a_broken_image_of_the_validation_split_is_said_when_measuring(
     tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path
 ) -> None:
     data = voc(tmp_path / "data")
@@ -143,16 +144,16 @@ def test_a_broken_picture_of_the_validation_split_is_said_when_measuring(
     (data / "JPEGImages" / "p3.png").unlink()
     ended = boxwright("evaluate", checkpoint, "--data", data, "--device", "cpu")
     assert ended.code == 2
-    assert "1 picture\n" in ended.out
+    assert "1 image\n" in ended.out
 
 
 @pytest.mark.parametrize("data_of", ["evaluate", "proposals"])
-def test_a_picture_that_is_damaged_inside_does_not_end_a_measurement(
+def test_an_image_that_is_damaged_inside_does_not_end_a_measurement(
     tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path, data_of: str
 ) -> None:
     data = voc(tmp_path / "data", train=("p0.png",), val=("p1.png", "p2.png", "p3.png"))
     whole = voc(tmp_path / "whole", train=("p0.png",), val=("p1.png", "p3.png"))
-    for name in ("p1.png", "p3.png"):  # the same pictures as there
+    for name in ("p1.png", "p3.png"):  # the same images as there
         (whole / "JPEGImages" / name).write_bytes((data / "JPEGImages" / name).read_bytes())
     damaged = data / "JPEGImages" / "p2.png"
     damaged.write_bytes(png(64, 48, zlib.compress(bytes(9 * 48))[:20]))
@@ -167,17 +168,17 @@ def test_a_picture_that_is_damaged_inside_does_not_end_a_measurement(
     assert [line for line in ended.err.splitlines() if str(damaged) in line] == [
         line for line in ended.err.splitlines() if "damaged or cut short" in line
     ]
-    assert f"boxwright: {damaged}: the picture is damaged or cut short" in ended.err
-    assert "1 of 3 pictures are damaged inside and left out" in ended.err
+    assert f"boxwright: {damaged}: the image is damaged or cut short" in ended.err
+    assert "1 of 3 images are damaged inside and left out" in ended.err
     if data_of == "evaluate":  # the figures of the others: its objects are not counted as missed
         assert json.loads(ended.out) == json.loads(call(whole).out)
     else:
-        assert "proposals for 2 pictures" in ended.out
+        assert "proposals for 2 images" in ended.out
         assert np.load("p.npz")["names"].tolist() == ["JPEGImages/p1.png", "JPEGImages/p3.png"]
         before = Path("p.npz").read_bytes()
     for name in ("p1.png", "p3.png"):
         (data / "JPEGImages" / name).write_bytes(damaged.read_bytes())
-    call(data).refused(str(data), "no usable picture" if data_of == "evaluate" else "no picture that can be read")
+    call(data).refused(str(data), "no usable image" if data_of == "evaluate" else "no image that can be read")
     if data_of == "proposals":
         assert [path.name for path in Path.cwd().iterdir()] == ["p.npz"]
         assert Path("p.npz").read_bytes() == before
@@ -199,12 +200,12 @@ def test_a_file_name_that_is_no_utf8(tmp_path: Path, boxwright: Call, voc: Voc, 
     assert str(data / "JPEGImages" / f"{name}.png") in listed
 
 
-def test_every_picture_broken_is_one_sentence(tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path) -> None:
+def test_every_image_broken_is_one_sentence(tmp_path: Path, boxwright: Call, voc: Voc, checkpoint: Path) -> None:
     data = voc(tmp_path / "data")
     for path in (data / "JPEGImages").iterdir():
         path.write_bytes(b"broken")
     boxwright("train", "fcos", *TINY, "--data", data).refused(str(data), "no labelled object")
-    boxwright("evaluate", checkpoint, "--data", data).refused(str(data), "no usable picture")
+    boxwright("evaluate", checkpoint, "--data", data).refused(str(data), "no usable image")
     found = boxwright("predict", checkpoint, data / "JPEGImages")
     assert found.code == 2
     assert "p0.png" in found.err
@@ -212,7 +213,7 @@ def test_every_picture_broken_is_one_sentence(tmp_path: Path, boxwright: Call, v
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("settings", [("data.cache=false",), ("data.cache=false", "data.workers=1")])
-def test_a_picture_that_is_damaged_inside_is_named_and_the_run_goes_on_without_it(
+def test_an_image_that_is_damaged_inside_is_named_and_the_run_goes_on_without_it(
     tmp_path: Path, boxwright: Call, voc: Voc, settings: tuple[str, ...]
 ) -> None:
     # Header and end are whole, so that only decoding finds it: here in the last step, not among the first batches.
@@ -234,23 +235,21 @@ def test_a_picture_that_is_damaged_inside_is_named_and_the_run_goes_on_without_i
 
 
 @pytest.mark.e2e
-def test_a_damaged_picture_to_measure_on_costs_nothing_that_was_learnt(
-    tmp_path: Path, boxwright: Call, voc: Voc
-) -> None:
+def test_a_damaged_image_to_measure_on_costs_nothing_that_was_learnt(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data", val=("v.png", "w.png"))
-    picture = data / "JPEGImages" / "w.png"
-    whole = picture.read_bytes()
+    image = data / "JPEGImages" / "w.png"
+    whole = image.read_bytes()
     tiny = (*TINY, "schedule.steps=8", "validation.times=2", "data.cache=false", "data.augment.mosaic=0")
     given = ("train", "fcos", *tiny, "--data", data, "--device", "cpu")
     assert boxwright(*given, "--name", "whole").code == 0
-    picture.write_bytes(png(64, 48, zlib.compress(bytes(9 * 48))[:20]))
+    image.write_bytes(png(64, 48, zlib.compress(bytes(9 * 48))[:20]))
     run = Path("runs/cut")
     ended = boxwright(*given, "--name", "cut")
-    ended.refused(str(picture), "damaged or cut short", f"boxwright train --resume {run}")
+    ended.refused(str(image), "damaged or cut short", f"boxwright train --resume {run}")
     state = load_checkpoint(run / "weights" / "last.pt").training
     assert state is not None
     assert (state["progress"]["step"], state["progress"]["unmeasured"]) == (4, True)
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     ended = boxwright("train", "--resume", run)
     assert ended.code == 0, ended.err
     rows = [
@@ -261,7 +260,7 @@ def test_a_damaged_picture_to_measure_on_costs_nothing_that_was_learnt(
     assert len(rows[0]) == 3
 
 
-def test_a_picture_that_is_damaged_inside_is_found_before_the_start_where_all_are_kept_in_memory(
+def test_an_image_that_is_damaged_inside_is_found_before_the_start_where_all_are_kept_in_memory(
     tmp_path: Path, boxwright: Call, voc: Voc
 ) -> None:
     data = voc(tmp_path / "data")
@@ -271,14 +270,14 @@ def test_a_picture_that_is_damaged_inside_is_found_before_the_start_where_all_ar
     assert not list(Path.cwd().iterdir())
 
 
-def test_pictures_kept_in_memory_keep_no_file_open(tmp_path: Path, voc: Voc) -> None:
-    # 1024 open files is what most systems allow; data sets have more pictures.
+def test_images_kept_in_memory_keep_no_file_open(tmp_path: Path, voc: Voc) -> None:
+    # 1024 open files is what most systems allow; data sets have more images.
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("this system does not list the open files of a process")
     data = voc(tmp_path / "data", train=[f"{number}.png" for number in range(40)], val=("v.png",))
     before = len(os.listdir("/proc/self/fd"))
-    pictures = PictureSet(open_folder(data).splits["train"], ResizeRule("none"), cache=True)
-    assert pictures.cached_bytes > 0
+    images = DetectionDataset(open_folder(data).splits["train"], ResizeRule("none"), cache=True)
+    assert images.cached_bytes > 0
     assert len(os.listdir("/proc/self/fd")) < before + 10
 
 
@@ -354,12 +353,12 @@ def test_yolo_rows_with_words(tmp_path: Path, boxwright: Call) -> None:
 def test_folders_without_labels(tmp_path: Path, boxwright: Call, checkpoint: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    for reason in ("the folder is empty", "1 picture but no labels were found"):
+    for reason in ("the folder is empty", "1 image but no labels were found"):
         for words in (("inspect",), ("train", "fcos", "--data"), ("evaluate", checkpoint, "--data")):
             boxwright(*words, data).refused(str(data), reason)
         Image.new("RGB", (40, 30)).save(data / "p.png")
-    boxwright("train", "fcos", "--data", data / "p.png").refused("p.png", "expected a folder of labelled pictures")
-    boxwright("predict", checkpoint, tmp_path / "*.png").refused("*.png", "no such picture")
+    boxwright("train", "fcos", "--data", data / "p.png").refused("p.png", "expected a folder of labelled images")
+    boxwright("predict", checkpoint, tmp_path / "*.png").refused("*.png", "no such image")
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -374,13 +373,13 @@ class Evil:
 
 def other_files(folder: Path, checkpoint: Path) -> dict[str, Path]:
     """Files that are no checkpoint of ours."""
-    files = {name: folder / name for name in ("text.pt", "empty.pt", "cut.pt", "evil.pt", "weights.pt", "picture.png")}
+    files = {name: folder / name for name in ("text.pt", "empty.pt", "cut.pt", "evil.pt", "weights.pt", "image.png")}
     files["text.pt"].write_text("hello")
     files["empty.pt"].write_bytes(b"")
     files["cut.pt"].write_bytes(checkpoint.read_bytes()[:-5000])
     files["evil.pt"].write_bytes(pickle.dumps(Evil()))
     torch.save({"conv.weight": torch.zeros(3)}, files["weights.pt"])
-    Image.new("RGB", (8, 8)).save(files["picture.png"])
+    Image.new("RGB", (8, 8)).save(files["image.png"])
     return files
 
 
@@ -553,7 +552,7 @@ def test_what_ends_predict_loses_nothing_that_was_found(
     else:
         assert ended.code == (128 + signal.SIGTERM if end == "SIGTERM" else 130)
     assert "Traceback" not in ended.err
-    assert "what was found in 2 of 4 pictures is in found" in ended.err
+    assert "what was found in 2 of 4 images is in found" in ended.err
     by_path = json.loads(Path("found/detections.json").read_text(encoding="utf-8"))
     assert [Path(path).name for path in by_path] == ["p0.png", "p1.png", "p2.png"]
     assert [len(rows) for rows in by_path.values()] == [2, 2, 2]
@@ -584,7 +583,7 @@ def test_a_full_disk_is_one_sentence_with_the_file(
         ended = boxwright(*words)
         ended.refused(str(Path("out", name.removesuffix(".partial"))), "disk is full" if ".pt" not in name else "full")
         if words is evaluate:
-            assert "2 pictures" in ended.out  # the figures were said before
+            assert "2 images" in ended.out  # the figures were said before
 
 
 @pytest.mark.parametrize(
@@ -604,7 +603,7 @@ def test_memory_that_runs_out_is_one_sentence(
         raise error
 
     monkeypatch.setattr("boxwright.inference.predictor.TorchEngine.__call__", refuse)
-    monkeypatch.setattr("boxwright.deploy.export.record", refuse)
+    monkeypatch.setattr("boxwright.deploy.export.export.record", refuse)
     for words in (("predict", checkpoint, data), ("evaluate", checkpoint, "--data", data), ("export", checkpoint)):
         words = (*words[:-1], data / "JPEGImages") if words[0] == "predict" else words
         boxwright(*words).refused("out of memory", str(error) or "MemoryError", "smaller --batch")
@@ -630,7 +629,7 @@ def test_no_network_for_pretrained_weights(
 
 
 @pytest.mark.e2e
-def test_a_loss_that_is_no_number_stops_and_names_the_pictures(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+def test_a_loss_that_is_no_number_stops_and_names_the_images(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data")
     settings = ("optim.lr=1e30", "optim.kind=sgd", "optim.clip_norm=null", "schedule.steps=6", "validation.times=6")
     ended = boxwright("train", "fcos", *TINY, *settings, "--data", data, "--device", "cpu")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.nn.backbone_files import read_tensors, state_of
 from boxwright.recipes import load_recipe
+from boxwright.weights.backbone_files import read_tensors, state_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`boxwright demo` with few pictures and no time: what it prints, draws and writes down."""
+"""`boxwright demo` with few images and no time: what it prints, draws and writes down."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @pytest.mark.e2e
-def test_the_last_line_has_the_figures_of_the_file_and_the_pictures_are_where_it_says(
+def test_the_last_line_has_the_figures_of_the_file_and_the_images_are_where_it_says(
     boxwright: Callable[..., Any],
 ) -> None:
     ended = boxwright("demo", "--minutes", "0.001", "--train", "4", "--val", "2", "--device", "cpu")
@@ -29,7 +29,7 @@ def test_the_last_line_has_the_figures_of_the_file_and_the_pictures_are_where_it
     assert {str(demo / "predictions.jpg"), str(demo / "run"), str(demo / "run/weights/last.pt")} <= set(words)
     with Image.open(demo / "predictions.jpg") as drawn:
         drawn.load()
-        assert drawn.width > 2 * 256  # both pictures of val, side by side
+        assert drawn.width > 2 * 256  # both images of val, side by side
         assert len(drawn.getcolors(drawn.width * drawn.height) or ()) > 100
     assert len(list((demo / "data" / "JPEGImages").glob("train_*.jpg"))) == 4
     assert len(list((demo / "data" / "JPEGImages").glob("val_*.jpg"))) == 2

@@ -21,7 +21,7 @@ def test_the_command_prints_one_line_and_leaves_nothing(
     ended = boxwright("train", "fcos-small", "--data", data, "--estimate", *SMALL)
     assert ended.code == 0, ended  # type: ignore[attr-defined]
     line = ended.out.strip()  # type: ignore[attr-defined]
-    assert "900 steps of 2 pictures" in line
+    assert "900 steps of 2 images" in line
     assert "3 measurements" in line
     assert list((tmp_path / "here").iterdir()) == []
 
@@ -45,7 +45,7 @@ def test_it_can_be_put_behind_the_whole_command(
     words = ("--name", "mine", "--runs", "elsewhere", "--overfit", 2, "--seed", 3)
     ended = boxwright("train", "fcos-small", "--data", data, *words, *SMALL, "--estimate")
     assert ended.code == 0, ended  # type: ignore[attr-defined]
-    assert "steps of 2 pictures" in ended.out  # type: ignore[attr-defined]
+    assert "steps of 2 images" in ended.out  # type: ignore[attr-defined]
     ended = boxwright("train", "fcos-small", "--data", data, "--weights", "absent.pt", *SMALL, "--estimate")
     ended.refused("absent.pt")  # type: ignore[attr-defined]
     assert list((tmp_path / "here").iterdir()) == []
@@ -55,7 +55,7 @@ def test_the_whole_run_is_steps_and_measurements() -> None:
     found = Estimate(9000, 16, 0.5, 0.02, 10, 30.0, 3 << 30)
     assert found.seconds == 9000 * 0.5 + 300
     assert found.sentence() == (
-        "80.0 minutes: 9000 steps of 16 pictures at 0.5 s (32 pictures/s, 2% of it waiting for data), 10 measurements "
+        "80.0 minutes: 9000 steps of 16 images at 0.5 s (32 images/s, 2% of it waiting for data), 10 measurements "
         "of 30 s each; memory 3 GiB"
     )
     assert duration(5400) == "1.5 hours"

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from boxwright.cli import main
-from boxwright.metrics import result_files
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.evaluation import result_files
+from boxwright.structures import Classes, Detections, GroundTruth
 
 
 @pytest.fixture
@@ -45,19 +45,21 @@ CLASSES = Classes(("cat", "dog"), (3, 7))
 
 @pytest.fixture
 def coco(tmp_path):
-    """Two pictures with ids 0 and 9, categories 3 and 7, no area and no iscrowd; perfect detections."""
-    truth = {
+    """Two images with ids 0 and 9, categories 3 and 7, no area and no iscrowd; perfect detections."""
+    ground_truth = {
         "images": [{"id": 9, "file_name": "b.jpg", "height": 100, "width": 150},
                    {"id": 0, "file_name": "a.jpg", "height": 100, "width": 150}],
         "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
         "annotations": [
-            {"id": index, "image_id": picture, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            for index, (picture, category, (x1, y1, x2, y2)) in enumerate(zip([0, 0, 9], [3, 7, 3], BOXES, strict=True))
+            {"id": index, "image_id": image, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for index, (image, category, (x1, y1, x2, y2)) in enumerate(zip([0, 0, 9], [3, 7, 3], BOXES, strict=True))
         ],
     }  # fmt: skip
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    rows = [{k: row[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for row in truth["annotations"]]
-    return tmp_path / "truth.json", rows
+    (tmp_path / "ground truth.json").write_text(json.dumps(ground_truth))
+    rows = [
+        {k: row[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for row in ground_truth["annotations"]
+    ]
+    return tmp_path / "ground truth.json", rows
 
 
 def write(path, rows):
@@ -66,21 +68,21 @@ def write(path, rows):
 
 
 def test_cartucho_folders_give_its_figures(call, cartucho):
-    where = ("--truth", cartucho / "ground-truth", "--detections", cartucho / "detection-results")
+    where = ("--ground-truth", cartucho / "ground-truth", "--detections", cartucho / "detection-results")
     code, out, err = call(*where, "--metric", "voc", "--json")
     assert code == 0
     figures = json.loads(out)
     expected = json.loads((cartucho / "expected.json").read_text())
     assert {name: round(100 * ap, 2) for name, ap in figures["per_class"].items()} == expected["ap"]
     assert f"{figures['mAP']:.4f}" == "0.3105"
-    assert "44 of 494 detections name classes that the truth does not know" in err
+    assert "44 of 494 detections name classes that the ground truth does not know" in err
     other = json.loads(call(*where, "--metric", "voc", "--json", "--no-plus-one", "--iou", "0.75")[1])
     assert 0 < other["mAP"] < figures["mAP"]
 
 
 def test_voc_as_text_table(call, cartucho):
     code, out, _ = call(
-        "--truth", cartucho / "ground-truth", "--detections", cartucho / "detection-results", "--metric", "voc"
+        "--ground-truth", cartucho / "ground-truth", "--detections", cartucho / "detection-results", "--metric", "voc"
     )
     assert code == 0
     assert "mAP 0.3105 (IoU 0.5, all points" in out
@@ -88,8 +90,10 @@ def test_voc_as_text_table(call, cartucho):
 
 
 def test_coco_json_with_ids_from_zero_and_gaps(call, coco, tmp_path):
-    truth, rows = coco
-    code, out, err = call("--truth", truth, "--detections", write(tmp_path / "found.json", rows), "--json")
+    ground_truth, rows = coco
+    code, out, err = call(
+        "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows), "--json"
+    )
     assert (code, err) == (0, "")
     figures = json.loads(out)
     assert figures["AP"] == pytest.approx(1)
@@ -102,7 +106,7 @@ def test_coco_json_with_ids_from_zero_and_gaps(call, coco, tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "voc", "yolo"])
 def test_other_formats_of_detections_give_the_same(call, coco, tmp_path, kind):
-    truth, _ = coco
+    ground_truth, _ = coco
     detections = [
         Detections(torch.tensor(BOXES[:2]), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), (100, 150), CLASSES),
         Detections(torch.tensor(BOXES[2:]), torch.tensor([0.7]), torch.tensor([0]), (100, 150), CLASSES),
@@ -114,7 +118,7 @@ def test_other_formats_of_detections_give_the_same(call, coco, tmp_path, kind):
         result_files.write_yolo_results(folder, detections, ["a", "b"])
     else:
         result_files.write_text_results(folder, detections, ["a", "b"])
-    code, out, _ = call("--truth", truth, "--detections", folder, "--json")
+    code, out, _ = call("--ground-truth", ground_truth, "--detections", folder, "--json")
     assert code == 0
     assert json.loads(out)["AP"] == pytest.approx(1)
 
@@ -131,7 +135,7 @@ def test_voc_folder_needs_its_split(call, tmp_path):
         )
     (tmp_path / "found").mkdir()
     (tmp_path / "found/two.txt").write_text("cat 0.9 5 6 30 40\n")
-    where = ("--truth", tmp_path / "set", "--detections", tmp_path / "found", "--metric", "voc", "--json")
+    where = ("--ground-truth", tmp_path / "set", "--detections", tmp_path / "found", "--metric", "voc", "--json")
     code, _, err = call(*where)
     assert code == 2
     assert "choose one with --split" in err
@@ -141,66 +145,84 @@ def test_voc_folder_needs_its_split(call, tmp_path):
 
 
 def test_subset_and_merge_of_classes(call, coco, tmp_path):
-    truth, rows = coco
+    ground_truth, rows = coco
     found = write(tmp_path / "found.json", rows)
-    only = json.loads(call("--truth", truth, "--detections", found, "--json", "--classes", "dog")[1])
+    only = json.loads(call("--ground-truth", ground_truth, "--detections", found, "--json", "--classes", "dog")[1])
     assert only["per_class"] == {"dog": pytest.approx(1)}
     rows[0]["category_id"] = 7  # a cat taken for a dog: right again when both are animals
     found = write(tmp_path / "found.json", rows)
-    merged = json.loads(call("--truth", truth, "--detections", found, "--json", "--classes", "cat+dog=animal")[1])
+    merged = json.loads(
+        call("--ground-truth", ground_truth, "--detections", found, "--json", "--classes", "cat+dog=animal")[1]
+    )
     assert merged["per_class"] == {"animal": pytest.approx(1)}
-    assert json.loads(call("--truth", truth, "--detections", found, "--json")[1])["AP"] < 0.8
+    assert json.loads(call("--ground-truth", ground_truth, "--detections", found, "--json")[1])["AP"] < 0.8
 
 
-def test_unknown_pictures_are_counted_and_all_unknown_is_an_error(call, coco, tmp_path):
-    truth, rows = coco
+def test_unknown_images_are_counted_and_all_unknown_is_an_error(call, coco, tmp_path):
+    ground_truth, rows = coco
     rows[0]["image_id"] = 55
-    code, out, err = call("--truth", truth, "--detections", write(tmp_path / "found.json", rows), "--json")
+    code, out, err = call(
+        "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows), "--json"
+    )
     assert code == 0
-    assert "1 of 3 detections name pictures that the truth does not know and are left out: 55." in err
+    assert "1 of 3 detections name images that are not in the ground truth and are left out: 55." in err
     assert json.loads(out)["AP"] < 1
     strange = [row | {"image_id": row["image_id"] + 100} for row in rows]
-    code, out, err = call("--truth", truth, "--detections", write(tmp_path / "found.json", strange), "--json")
+    code, out, err = call(
+        "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", strange), "--json"
+    )
     assert (code, out) == (2, "")
-    assert "none of its 3 detections names a known picture" in err
+    assert "none of its 3 detections names a known image" in err
 
 
 def test_zero_ap_is_explained(call, coco, tmp_path):
-    truth, rows = coco
+    ground_truth, rows = coco
     for row in rows:
         x, y, width, height = row["bbox"]
         row["bbox"] = [x / 150, y / 100, width / 150, height / 100]
-    code, out, err = call("--truth", truth, "--detections", write(tmp_path / "found.json", rows), "--json")
+    code, out, err = call(
+        "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows), "--json"
+    )
     assert code == 0
-    assert "are fractions of the picture, not pixels: AP50 is 0.000, and 1.000" in err
+    assert "are fractions of the image, not pixels: AP50 is 0.000, and 1.000" in err
     assert json.loads(out)["diagnosis"][0] in err
 
 
-def test_no_detections_and_no_truth(call, coco, tmp_path):
-    truth, rows = coco
-    code, out, err = call("--truth", truth, "--detections", write(tmp_path / "none.json", []), "--json")
+def test_no_detections_and_no_ground_truth(call, coco, tmp_path):
+    ground_truth, rows = coco
+    code, out, err = call("--ground-truth", ground_truth, "--detections", write(tmp_path / "none.json", []), "--json")
     assert code == 0
     assert json.loads(out)["AP"] == 0
     assert "No detections at all" in err
-    empty = json.loads(truth.read_text()) | {"annotations": []}
+    empty = json.loads(ground_truth.read_text()) | {"annotations": []}
     code, out, err = call(
-        "--truth", write(tmp_path / "empty.json", empty), "--detections", write(tmp_path / "found.json", rows), "--json"
+        "--ground-truth",
+        write(tmp_path / "empty.json", empty),
+        "--detections",
+        write(tmp_path / "found.json", rows),
+        "--json",
     )
     assert code == 0
     assert json.loads(out)["AP"] is None
-    assert "No truth at all" in err
+    assert "No ground truth at all" in err
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "give a CHECKPOINT with --data, or --truth with --detections; got neither"),
+        ((), "give a CHECKPOINT with --data, or --ground-truth with --detections; got neither"),
         (("x.pt",), "got CHECKPOINT"),
-        (("--truth", "t.json"), "got --truth"),
+        (("--ground-truth", "t.json"), "got --ground-truth"),
         (("x.pt", "--detections", "d"), "got CHECKPOINT and --detections"),
-        (("x.pt", "--data", "d", "--truth", "t", "--detections", "d"), "got CHECKPOINT and --data and --truth"),
-        (("--truth", "t", "--detections", "d", "--metric", "map"), "'map' is neither coco nor voc"),
-        (("--truth", "nowhere", "--detections", "d"), "nowhere: there is no such file or folder of truth"),
+        (
+            ("x.pt", "--data", "d", "--ground-truth", "t", "--detections", "d"),
+            "got CHECKPOINT and --data and --ground-truth",
+        ),
+        (("--ground-truth", "t", "--detections", "d", "--metric", "map"), "'map' is neither coco nor voc"),
+        (
+            ("--ground-truth", "nowhere", "--detections", "d"),
+            "nowhere: there is no such file or folder of ground truth",
+        ),
     ],
 )
 def test_wrong_words(call, words, sentence):
@@ -214,7 +236,7 @@ def test_wrong_words(call, words, sentence):
     [
         ("[{]", "found.json: not a JSON file, line 1"),
         ('{"images": []}', "expected a JSON list of detections"),
-        ('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}]', "this looks like truth, not detections"),
+        ('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}]', "this looks like ground truth, not detections"),
         ('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3], "score": 1}]', "detection 0: expected bbox"),
         ('[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, NaN], "score": 1}]', "finite numbers"),
         ("[5]", "detection 0: expected an object"),
@@ -222,17 +244,17 @@ def test_wrong_words(call, words, sentence):
 )
 def test_damaged_detections_are_one_sentence(call, coco, tmp_path, content, sentence):
     (tmp_path / "found.json").write_text(content)
-    code, out, err = call("--truth", coco[0], "--detections", tmp_path / "found.json")
+    code, out, err = call("--ground-truth", coco[0], "--detections", tmp_path / "found.json")
     assert (code, out) == (2, "")
     assert sentence in err
     assert err.count("\n") == 1
 
 
 def test_save_writes_everything_and_never_into_the_data(call, coco, tmp_path):
-    truth, rows = coco
+    ground_truth, rows = coco
     found = write(tmp_path / "found.json", rows)
     target = tmp_path / "report"
-    code, _, err = call("--truth", truth, "--detections", found, "--save", target)
+    code, _, err = call("--ground-truth", ground_truth, "--detections", found, "--save", target)
     assert code == 0
     assert str(target) in err
     assert json.loads((target / "metrics.json").read_text())["AP"] == pytest.approx(1)
@@ -240,9 +262,11 @@ def test_save_writes_everything_and_never_into_the_data(call, coco, tmp_path):
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     assert {"per_class.csv", "BoxPR_curve.png", "confusion_matrix.png", "ground-truth/a.txt"} <= names
     assert {"detection-results/b.txt", "voc/comp4_det_test_cat.txt"} <= names
-    again = call("--truth", target / "ground-truth", "--detections", target / "voc", "--metric", "voc", "--json")
+    again = call("--ground-truth", target / "ground-truth", "--detections", target / "voc", "--metric", "voc", "--json")
     assert json.loads(again[1])["mAP"] == 1
-    code, _, err = call("--truth", target / "ground-truth", "--detections", found, "--save", target / "ground-truth/x")
+    code, _, err = call(
+        "--ground-truth", target / "ground-truth", "--detections", found, "--save", target / "ground-truth/x"
+    )
     assert code == 2
     assert "only read" in err
 
@@ -254,9 +278,10 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
         seen.update(options, checkpoint=checkpoint, data=data, split=split)
         box = torch.tensor(BOXES[:1])
         found = Detections(box, torch.tensor([0.9]), torch.tensor([1]), (100, 150), CLASSES)
-        truth = Truth.of(box, [1])
+        ground_truth = GroundTruth.of(box, [1])
         return types.SimpleNamespace(
-            detections=(found,), truths=(truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),), areas=None,
+            detections=(found,), ground_truths=(ground_truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),),
+            areas=None,
             unreadable=0,
         )  # fmt: skip
 
@@ -264,11 +289,11 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
     module.evaluate_checkpoint = evaluate_checkpoint
     monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
 
-    def load_detector(checkpoint, device, *, precision, compile):
+    def load(checkpoint, device, *, precision, compile):
         seen["precision"] = precision
         return checkpoint
 
-    monkeypatch.setattr("boxwright.deploy.runtime.load_detector", load_detector)
+    monkeypatch.setattr("boxwright.inference.predictor.Detector.load", load)
     code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4",
                           "--precision", "bf16", "--save", tmp_path.parent / f"{tmp_path.name}_report")  # fmt: skip
     assert code == 0, err
@@ -282,8 +307,8 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
 
 
 def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
-    truth, rows = coco
-    files = ("--truth", truth, "--detections", write(tmp_path / "found.json", rows))
+    ground_truth, rows = coco
+    files = ("--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows))
     for words in (("--precision", "bf16"), ("--device", "cpu"), ("--batch", 2), ("--proposals", "p.npz")):
         code, _, err = call(*files, *words)
         assert (code, err) == (2, f"boxwright: {words[0]} is for a CHECKPOINT; files hold detections already\n")

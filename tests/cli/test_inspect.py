@@ -83,7 +83,7 @@ def test_tables_are_whole_where_the_output_is_no_terminal(folder: Path, monkeypa
 def test_one_is_not_many(folder: Path) -> None:
     printed = call(folder).stdout
     assert "voc, 1 class\n" in printed
-    assert "1 of the 3 train pictures was set aside" in printed
+    assert "1 of the 3 train images was set aside" in printed
 
 
 def test_objects_that_no_location_can_claim_are_said(tmp_path: Path) -> None:

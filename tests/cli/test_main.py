@@ -62,12 +62,12 @@ def test_the_version_is_the_package_s() -> None:
         (["recipes", "fcoss"], "boxwright: no recipe 'fcoss'; did you mean fcos"),
         (["recipes", "nowhere.yaml"], "boxwright: recipe nowhere.yaml: no such file"),
         (["recipes", "fcos", "optim.lrr=1"], "boxwright: recipe fcos-small: optim.lrr: unknown key, did you mean lr?"),
-        (["train", "fcos"], "boxwright: no data: give a folder of labelled pictures (--data FOLDER)"),
+        (["train", "fcos"], "boxwright: no data: give a folder of labelled images (--data FOLDER)"),
         (["train", "fcos", "--data", "nowhere"], "nowhere"),
         (["train", "fcos", "--data", "nowhere", "optim.lr"], "override 'optim.lr': expected key=value"),
         (["train", "--resume", "nowhere"], "nowhere: nothing to resume"),
         (["inspect", "nowhere"], "boxwright: nowhere: there is no such folder or file"),
-        (["predict", "nowhere.pt", "picture.jpg"], "boxwright: checkpoint nowhere.pt: no such file"),
+        (["predict", "nowhere.pt", "image.jpg"], "boxwright: checkpoint nowhere.pt: no such file"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_exit_code_2(

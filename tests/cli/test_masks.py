@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.ops.masks import decode_rle, rasterise_polygons
 
 TINY = ("model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]",
@@ -46,8 +46,8 @@ def test_evaluation_of_a_checkpoint_and_of_its_result_file_agree(boxwright, chec
     figures = json.loads(done.out)
     assert figures["segm_AP"] is not None
     again = boxwright(
-        "evaluate", "--truth", shapes / "annotations" / "instances_val.json", "--detections", "saved/predictions.json",
-        "--json",
+        "evaluate", "--ground-truth", shapes / "annotations" / "instances_val.json", "--detections",
+        "saved/predictions.json", "--json",
     )  # fmt: skip
     assert again.code == 0, again.err
     read = json.loads(again.out)
@@ -61,14 +61,16 @@ def test_true_masks_as_detections_are_perfect_and_turned_ones_are_not(boxwright,
     content = annotations(shapes)
     rows = [{**row, "score": 0.9} for row in content["annotations"]]
     Path("right.json").write_text(json.dumps(rows))
-    done = boxwright("evaluate", "--truth", shapes / "annotations/instances_val.json", "--detections", "right.json",
+    done = boxwright("evaluate", "--ground-truth", shapes / "annotations/instances_val.json", "--detections",
+                      "right.json",
                      "--json")  # fmt: skip
     assert json.loads(done.out)["segm_AP"] == pytest.approx(1.0)
     for row in rows:
         mask = decode_rle(row["segmentation"]["counts"], (64, 64))
         row["segmentation"] = {"size": [64, 64], "counts": [int(mask.numel())]}
     Path("empty.json").write_text(json.dumps(rows))
-    done = boxwright("evaluate", "--truth", shapes / "annotations/instances_val.json", "--detections", "empty.json",
+    done = boxwright("evaluate", "--ground-truth", shapes / "annotations/instances_val.json", "--detections",
+                      "empty.json",
                      "--json")  # fmt: skip
     figures = json.loads(done.out)
     assert figures["AP"] == pytest.approx(1.0)
@@ -76,10 +78,10 @@ def test_true_masks_as_detections_are_perfect_and_turned_ones_are_not(boxwright,
 
 
 def test_predicted_masks_are_the_same_in_every_format(boxwright, checkpoint: Path, shapes: Path) -> None:
-    pictures = sorted((shapes / "images").glob("val_*.jpg"))
-    done = boxwright("predict", checkpoint, *pictures, "--score", 0, "--out", "out", "--json", "--coco", "--masks")
+    images = sorted((shapes / "images").glob("val_*.jpg"))
+    done = boxwright("predict", checkpoint, *images, "--score", 0, "--out", "out", "--json", "--coco", "--masks")
     assert done.code == 0, done.err
-    polygons = boxwright("predict", checkpoint, *pictures, "--score", 0, "--out", "polygons", "--polygons")
+    polygons = boxwright("predict", checkpoint, *images, "--score", 0, "--out", "polygons", "--polygons")
     assert polygons.code == 0, polygons.err
     coded = json.loads(Path("out/detections.coco.json").read_text())
     drawn = json.loads(Path("polygons/detections.coco.json").read_text())
@@ -89,15 +91,15 @@ def test_predicted_masks_are_the_same_in_every_format(boxwright, checkpoint: Pat
         plane = decode_rle(one["segmentation"]["counts"], (64, 64))
         outline = other["segmentation"]
         assert torch.equal(plane, rasterise_polygons(outline, (64, 64)) if outline else torch.zeros(64, 64).bool())
-    for picture in pictures:
-        image = Image.open(Path("out/masks") / f"{picture.stem}.png")
-        pixels = np.array(image)
-        own = [row for row in coded if row["image_id"] == picture.stem]
+    for image in images:
+        planes = Image.open(Path("out/masks") / f"{image.stem}.png")
+        pixels = np.array(planes)
+        own = [row for row in coded if row["image_id"] == image.stem]
         best = decode_rle(own[0]["segmentation"]["counts"], (64, 64)).numpy()
         assert (pixels[best] == 1).all()  # the best detection lies on top
         covered = np.any([decode_rle(row["segmentation"]["counts"], (64, 64)).numpy() for row in own], axis=0)
         assert ((pixels > 0) == covered).all()
-        assert listed[str(picture)][0]["mask"] == own[0]["segmentation"]
+        assert listed[str(image)][0]["mask"] == own[0]["segmentation"]
 
 
 def test_python_gives_whole_planes(checkpoint: Path, shapes: Path) -> None:
@@ -129,7 +131,7 @@ class TestBadInput:
         done = self.train(boxwright, data, "--runs", tmp_path / "runs")
         assert done.code == 0, done.err
         log = next((tmp_path / "runs").glob("*/log.txt")).read_text()
-        for number, words in ((1, "it is 10 x 10, the picture 64 x 64"), (2, "three x, y pairs"), (3, "has no mask")):
+        for number, words in ((1, "it is 10 x 10, the image 64 x 64"), (2, "three x, y pairs"), (3, "has no mask")):
             line = next(line for line in log.splitlines() if f"annotation id {number} " in line)
             assert words in line
 
@@ -152,13 +154,15 @@ class TestBadInput:
         recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small", "model.fpn_channels=16"])
         model = MODELS["fcos"].build(recipe.model_config_of(1))
         save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), model.state_dict()), tmp_path / "box.pt")
-        picture = shapes / "images" / "val_000000.jpg"
-        boxwright("predict", tmp_path / "box.pt", picture, "--masks").refused("finds boxes and no masks", "--masks")
+        image = shapes / "images" / "val_000000.jpg"
+        boxwright("predict", tmp_path / "box.pt", image, "--masks").refused("finds boxes and no masks", "--masks")
 
     def test_a_damaged_mask_in_a_result_file(self, boxwright, shapes: Path) -> None:
         row = annotations(shapes)["annotations"][0] | {"score": 0.5, "segmentation": {"size": [64, 64], "counts": "11"}}
         Path("bad.json").write_text(json.dumps([row]))
-        done = boxwright("evaluate", "--truth", shapes / "annotations/instances_val.json", "--detections", "bad.json")
+        done = boxwright(
+            "evaluate", "--ground-truth", shapes / "annotations/instances_val.json", "--detections", "bad.json"
+        )
         done.refused("bad.json: the mask of detection 0", "cannot be decoded")
 
     def copy(self, shapes: Path, tmp_path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`boxwright predict`: pictures and files out, broken pictures said, and nothing written among the pictures."""
+"""`boxwright predict`: images and files out, broken images said, and nothing written among the images."""
 
 import json
 import sys
@@ -47,8 +47,8 @@ def call(monkeypatch, capsys, tmp_path, checkpoint):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of different sizes."""
-    place = tmp_path / "pictures"
+    """Two images of different sizes."""
+    place = tmp_path / "images"
     place.mkdir()
     rng = np.random.default_rng(0)
     for name, size in (("a", (64, 80, 3)), ("b", (50, 40, 3))):
@@ -65,7 +65,7 @@ def test_draws_by_default_into_a_new_folder(call, folder, tmp_path):
     for name in ("predictions", "predictions-2"):
         code, out, err = call(folder)
         assert (code, out) == (0, f"{name}\n")
-        assert err == "0 objects in 2 pictures (score from 0.90)\n"
+        assert err == "0 objects in 2 images (score from 0.90)\n"
         assert listing(tmp_path / "work" / name) == ["a.jpg", "b.jpg"]
     with Image.open(tmp_path / "work" / "predictions" / "b.jpg") as drawn:
         assert drawn.size == (40, 50)
@@ -77,7 +77,7 @@ def test_all_files_agree(call, folder, tmp_path):
     code, out, err = call(folder, "--out", out_folder, "--json", "--coco", "--yolo", "--text", "--no-draw",
                           "--score", 0, "--max-detections", 7, "--batch", 1)  # fmt: skip
     assert (code, out) == (0, f"{out_folder}\n")
-    assert err == "14 objects in 2 pictures (score from 0.00)\n"
+    assert err == "14 objects in 2 images (score from 0.00)\n"
     assert listing(out_folder) == ["detections.coco.json", "detections.json", "labels", "labels/a.txt", "labels/b.txt",
                                    "text", "text/a.txt", "text/b.txt"]  # fmt: skip
     by_path = json.loads((out_folder / "detections.json").read_text())
@@ -103,24 +103,24 @@ def test_all_files_agree(call, folder, tmp_path):
             assert shares == pytest.approx([("cat", "dog").index(item["name"]), *centre, item["score"]], abs=1e-5)
 
 
-def test_a_broken_picture_is_said_and_the_others_are_done(call, folder, tmp_path):
+def test_a_broken_image_is_said_and_the_others_are_done(call, folder, tmp_path):
     (folder / "aa.jpg").write_bytes((folder / "a.png").read_bytes()[:300])
     (folder / "empty.jpg").touch()
     code, out, err = call(folder, "--json")
     assert (code, out) == (2, "predictions\n")
     said = err.splitlines()
     assert len(said) == 3
-    assert said[0].startswith(f"boxwright: {folder / 'aa.jpg'}: the picture is damaged or cut short")
+    assert said[0].startswith(f"boxwright: {folder / 'aa.jpg'}: the image is damaged or cut short")
     assert said[1].startswith(f"boxwright: {folder / 'empty.jpg'}: the file is empty")
-    assert said[2].startswith("0 objects in 2 pictures")
+    assert said[2].startswith("0 objects in 2 images")
     assert listing(tmp_path / "work" / "predictions") == ["a.jpg", "b.jpg", "detections.json"]
 
 
-def test_only_broken_pictures(call, folder):
+def test_only_broken_images(call, folder):
     (folder / "notes.txt").write_text("hello")
     code, out, err = call(folder / "notes.txt")
     assert (code, out) == (2, "predictions\n")
-    assert "notes.txt: not a picture that can be read" in err
+    assert "notes.txt: not an image that can be read" in err
 
 
 def test_patterns_and_equal_names(call, folder, tmp_path):
@@ -128,10 +128,10 @@ def test_patterns_and_equal_names(call, folder, tmp_path):
     (folder / "sub" / "a.png").write_bytes((folder / "b.png").read_bytes())
     code, *_ = call(folder / "**" / "a.png", folder / "a.png", "--out", tmp_path / "out")
     assert code == 0
-    assert listing(tmp_path / "out") == ["pictures__a.jpg", "sub__a.jpg"]
+    assert listing(tmp_path / "out") == ["images__a.jpg", "sub__a.jpg"]
 
 
-def test_pictures_as_they_are(call, folder, tmp_path):
+def test_images_as_they_are(call, folder, tmp_path):
     def boxes(*words):
         out = tmp_path / f"out{len(words)}"
         assert call(folder, "--json", "--no-draw", "--score", 0, "--out", out, "--batch", 1, *words)[0] == 0
@@ -144,7 +144,7 @@ def test_pictures_as_they_are(call, folder, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["", "out", "deep/er"])
-def test_nothing_is_written_among_the_pictures(call, folder, place):
+def test_nothing_is_written_among_the_images(call, folder, place):
     before = listing(folder)
     code, out, err = call(folder, "--out", folder / place)
     assert (code, out) == (2, "")
@@ -157,13 +157,13 @@ def test_nothing_is_written_among_the_pictures(call, folder, place):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("missing.jpg",), "missing.jpg: no such picture, folder or pattern"),
+        (("missing.jpg",), "missing.jpg: no such image, folder or pattern"),
         (("FOLDER", "--score", "1.5"), "--score: expected 0 to 1, got 1.5"),
         (("FOLDER", "--nms-iou", "-1"), "--nms-iou: expected 0 to 1, got -1.0"),
         (("FOLDER", "--device", "gpu"), "device 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
         (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
-        (("FOLDER/empty",), "no pictures in this folder"),
+        (("FOLDER/empty",), "no images in this folder"),
     ],
 )
 def test_mistakes_are_one_sentence(call, folder, tmp_path, words, sentence):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from boxwright.data.pictures import picture_paths, pictures_of
+from boxwright.data.inputs import image_paths, images_of
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
@@ -46,7 +46,7 @@ def noise(path, height, width, seed=0):
 @pytest.fixture
 def odd(tmp_path):
     """A folder with three images, and between them whatever else may be called like one."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     noise(folder / "a.png", 60, 40)
     noise(folder / "e.png", 8, 8, 1)
     noise(folder / "k.png", 30, 90, 2)
@@ -77,7 +77,7 @@ def run(boxwright, checkpoint, *sources, out="o", words=()):
 def test_folders_called_like_images_are_no_images(boxwright, checkpoint, odd):
     ended, found = run(boxwright, checkpoint, odd, words=["--batch", 1])
     assert ended.code == 0, ended.err
-    assert "in 3 pictures" in ended.err
+    assert "in 3 images" in ended.err
     assert_each_is_its_own(found, checkpoint, odd, ["a.png", "e.png", "k.png"])
     assert sorted(path.name for path in Path("o").glob("*.jpg")) == ["a.jpg", "e.jpg", "k.jpg"]
     for path in Path("o").glob("*.jpg"):
@@ -110,7 +110,7 @@ def test_links_to_nothing_and_special_files_are_named_and_the_others_done(boxwri
 
 def test_a_folder_that_appears_in_the_place_of_a_listed_image_changes_only_its_own_entry(checkpoint, odd):
     detector = Detector.load(checkpoint, "cpu")
-    paths = picture_paths(odd)
+    paths = image_paths(odd)
     (odd / "e.png").unlink()
     noise(odd / "e.png" / "x.png", 50, 50)
     noise(odd / "e.png" / "y.png", 50, 50)
@@ -125,17 +125,17 @@ def test_among_several_what_is_no_image_has_its_error_in_its_place(checkpoint, o
     given = [odd / "a.png", odd / "none.png", 7, odd / "d.jpeg", odd / "k.png"]
     kinds = [one if isinstance(one, Exception) else one[0].path for one in detector.try_stream(given)]
     assert (kinds[0], kinds[4], len(kinds)) == (str(odd / "a.png"), str(odd / "k.png"), 5)
-    for error, words in zip(kinds[1:4], ("no such picture", "got int", "no pictures in this folder"), strict=True):
+    for error, words in zip(kinds[1:4], ("no such image", "got int", "no images in this folder"), strict=True):
         assert words in str(error)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         detector.predict(given)
-    assert [str(path) for path in pictures_of([odd, odd / "b.png"])][-2:] == [
+    assert [str(path) for path in images_of([odd, odd / "b.png"])][-2:] == [
         str(odd / "b.png" / "x.png"), str(odd / "b.png" / "y.png")
     ]  # fmt: skip
 
 
 def test_a_file_name_that_is_no_utf8_keeps_its_own_result(boxwright, checkpoint, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     noise(folder / "a.png", 40, 40)
     try:
         os.rename(folder / "a.png", os.fsencode(folder) + b"/b\xff.png")
@@ -161,7 +161,7 @@ def test_for_a_video_it_is_said_what_to_do(boxwright, checkpoint, odd, name):
     assert run(boxwright, checkpoint, odd)[0].code == 0  # in a folder of images it is none of them
     (odd.parent / "videos").mkdir()
     (odd / name).rename(odd.parent / "videos" / name)
-    boxwright("predict", checkpoint, odd.parent / "videos").refused("no pictures in this folder", "this is a video")
+    boxwright("predict", checkpoint, odd.parent / "videos").refused("no images in this folder", "this is a video")
 
 
 def test_an_address_is_no_file(boxwright, checkpoint):
@@ -173,7 +173,7 @@ def test_an_address_is_no_file(boxwright, checkpoint):
 
 def test_a_jpeg_a_few_bytes_short_is_done_and_said(boxwright, checkpoint, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (200, 160, 3), dtype=np.uint8)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     Image.fromarray(pixels).save(folder / "a.jpg")
     whole = (folder / "a.jpg").read_bytes()
@@ -185,7 +185,7 @@ def test_a_jpeg_a_few_bytes_short_is_done_and_said(boxwright, checkpoint, tmp_pa
     (folder / "b.jpg").write_bytes(whole[: len(whole) // 2])
     ended, found = run(boxwright, checkpoint, folder, out="o2")
     assert ended.code == 2
-    assert f"boxwright: {folder / 'b.jpg'}: the picture is damaged or cut short" in ended.err
+    assert f"boxwright: {folder / 'b.jpg'}: the image is damaged or cut short" in ended.err
     assert list(found) == [str(folder / "a.jpg")]
 
 
@@ -199,7 +199,7 @@ def thermal(path, seed=0):
 
 
 def test_a_checkpoint_scales_values_as_it_was_trained_and_says_what_becomes_flat(boxwright, tmp_path):
-    path = thermal(tmp_path / "pictures" / "t.png")
+    path = thermal(tmp_path / "images" / "t.png")
     pixels = np.asarray(Image.open(path)).astype(float)
     for setting, low, high in (("[50000,52000]", 50_000, 52_000), ("type", 0, 65_535), ("image", 51_000, 51_859)):
         checkpoint = tiny_checkpoint(tmp_path / "tiny.pt", f"data.value_range={setting}")
@@ -225,7 +225,7 @@ def test_a_checkpoint_from_before_the_setting_scales_by_the_type(tmp_path):
 
 
 def test_what_needs_more_memory_than_the_setting_is_named_and_the_others_done(boxwright, checkpoint, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     noise(folder / "a.png", 60, 40)
     Image.new("1", (4000, 3000)).save(folder / "b.png")
     noise(folder / "c.png", 30, 90, 2)

@@ -36,7 +36,7 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     file = tmp_path / "proposals.npz"
     written = boxwright("proposals", rpn, "--data", folder, "--out", file, "--max-proposals", 40, "--device", "cpu")
     assert written.code == 0, written
-    assert "proposals for 4 pictures" in written.out
+    assert "proposals for 4 images" in written.out
     arrays = np.load(file, allow_pickle=False)
     assert sorted(arrays["names"].tolist()) == [f"JPEGImages/p{k}.png" for k in range(4)]
     assert arrays["sizes"].tolist() == [[48, 64]] * 4
@@ -48,11 +48,11 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     fast = Path(run.out.strip())
     evaluated = boxwright("evaluate", fast, *given, "--json")
     assert list(json.loads(evaluated.out)["per_class"]) == ["cell", "dot"]
-    picture = folder / "JPEGImages" / "p0.png"
+    image = folder / "JPEGImages" / "p0.png"
     out = ("--out", tmp_path / "out", "--json", "--device", "cpu")
-    assert boxwright("predict", fast, picture, "--proposals", file, *out).code == 0
-    boxwright("predict", fast, picture, *out).refused("fast_rcnn needs a proposal file")
-    boxwright("predict", rpn, picture, "--proposals", file, *out).refused("rpn takes no proposal file")
+    assert boxwright("predict", fast, image, "--proposals", file, *out).code == 0
+    boxwright("predict", fast, image, *out).refused("fast_rcnn needs a proposal file")
+    boxwright("predict", rpn, image, "--proposals", file, *out).refused("rpn takes no proposal file")
     boxwright("proposals", fast, "--data", folder, "--out", tmp_path / "other.npz").refused("needs proposals itself")
     boxwright("proposals", rpn, "--data", folder, "--out", folder / "p.npz").refused("inside the data folder")
     boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("something.npz")
@@ -67,7 +67,7 @@ def test_training_says_which_proposals_it_misses(boxwright, folder, voc, tmp_pat
     boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused("no such proposal file")
     np.savez(missing, names=["JPEGImages/p0.png"], sizes=[[48, 64]], counts=[1], boxes=np.ones((1, 4)), scores=[0.5])
     boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused(
-        "no proposals for 3 of 4 pictures, first", "p1.png"
+        "no proposals for 3 of 4 images, first", "p1.png"
     )
     np.savez(
         missing, names=[f"p{k}.png" for k in range(4)], sizes=[[9, 9]] * 4, counts=[0] * 4, boxes=np.ones((0, 4)),
@@ -76,7 +76,7 @@ def test_training_says_which_proposals_it_misses(boxwright, folder, voc, tmp_pat
     boxwright("train", "fast-rcnn", *QUICK, "--data", folder, "--proposals", missing).refused("9 x 9 pixels", "48 x 64")
 
 
-def test_pictures_that_cannot_be_read_are_said_and_the_others_are_done(boxwright, folder, tmp_path):
+def test_images_that_cannot_be_read_are_said_and_the_others_are_done(boxwright, folder, tmp_path):
     recipe = load_recipe("rpn-shapes", ["model.fpn_channels=16"])
     model = MODELS["rpn"].build(recipe.model_config_of(1))
     save_checkpoint(Checkpoint(recipe, Classes.named(["object"]), model.state_dict()), tmp_path / "rpn.pt")
@@ -84,6 +84,6 @@ def test_pictures_that_cannot_be_read_are_said_and_the_others_are_done(boxwright
     broken.write_bytes(broken.read_bytes()[:60])
     done = boxwright("proposals", tmp_path / "rpn.pt", "--data", folder, "--out", tmp_path / "p.npz", "--device", "cpu")
     assert done.code == 2, done
-    assert "proposals for 3 pictures" in done.out
-    assert f"boxwright: {broken}: the picture is damaged" in done.err
+    assert "proposals for 3 images" in done.out
+    assert f"boxwright: {broken}: the image is damaged" in done.err
     boxwright("proposals", tmp_path / "rpn.pt", "--data", "nowhere", "--out", "p.npz").refused("nowhere: no such data")

@@ -20,7 +20,7 @@ def fast_rcnn(tmp_path):
 
 def test_a_detector_that_needs_proposals_is_refused(boxwright, fast_rcnn):
     ended = boxwright("serve", fast_rcnn, "--port", 0, "--device", "cpu")
-    ended.refused(str(fast_rcnn), "fast_rcnn needs proposals for every picture and cannot be served")
+    ended.refused(str(fast_rcnn), "fast_rcnn needs proposals for every image and cannot be served")
     assert ended.out == ""
 
 

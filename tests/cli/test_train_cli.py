@@ -25,7 +25,7 @@ TINY = (
     "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
 )  # fmt: skip
 NAMES = ("no", "yes", "1.5", "null", "two words", "ünï 犬", "$x^$_", "[b]bold[/b]", "a/b", "..", "a,b=c+d", '<"&>')
-PICTURES = (
+IMAGES = (
     "results.png", "labels.jpg", *(f"train_batch{number}.jpg" for number in range(3)), "confusion_matrix.png",
     *(f"Box{curve}_curve.png" for curve in ("PR", "F1", "P", "R")),
 )  # fmt: skip
@@ -56,10 +56,10 @@ def assert_whole_run(run: Path) -> None:
     validated = {path.name for path in run.glob("val_batch*.jpg")}
     assert {"val_batch0_labels.jpg", "val_batch0_pred.jpg"} <= validated
     assert {name.replace("_labels", "_pred") for name in validated} == {name for name in validated if "_pred" in name}
-    for name in sorted({*PICTURES, *validated}):
-        with Image.open(run / name) as picture:
-            picture.load()
-            assert min(picture.size) > 50, name
+    for name in sorted({*IMAGES, *validated}):
+        with Image.open(run / name) as image:
+            image.load()
+            assert min(image.size) > 50, name
     figures = strict((run / "metrics.json").read_text(encoding="utf-8"))
     last, best = (load_checkpoint(run / "weights" / f"{name}.pt") for name in ("last", "best"))
     assert last.training is not None
@@ -91,7 +91,7 @@ def assert_whole_run(run: Path) -> None:
         (("fcos", "--minutes", "nan"), ("minutes", "above 0")),
         (("fcos", "--minutes", "inf"), ("minutes", "above 0")),
         (("fcos", "--overfit", "0"), ("overfit", "at least 1")),
-        (("fcos", "--overfit", "3"), ("--overfit 3", "2 pictures with objects")),
+        (("fcos", "--overfit", "3"), ("--overfit 3", "2 images with objects")),
         (("fcos", "--device", "gpu"), ("device", "auto, cpu, cuda, cuda:N or mps", "'gpu'")),
         (("fcos", "--device", "meta"), ("device", "auto, cpu, cuda, cuda:N or mps")),
         (("fcos", "--seed", str(2**70)), ("seed", "2**63")),
@@ -168,18 +168,18 @@ def test_out_of_memory_ends_with_advice(
     assert "total capacity" not in ended.err
 
 
-def test_one_picture_cannot_be_split(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+def test_one_image_cannot_be_split(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data", train=("p.png",), val=())
     shutil.rmtree(data / "ImageSets")
     ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
     ended.refused("no split 'val'; it has train")
-    assert "one training picture is too few" in ended.err
+    assert "one training image is too few" in ended.err
 
 
-def test_a_validation_split_without_pictures(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+def test_a_validation_split_without_images(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data", val=())
     ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
-    ended.refused(str(data), "split val has no usable picture", "--val-split")
+    ended.refused(str(data), "split val has no usable image", "--val-split")
 
 
 # ---- whole runs -----------------------------------------------------------------------------------------------------
@@ -228,12 +228,12 @@ def test_yolo_names_stay_words_and_both_layouts_train(tmp_path: Path, boxwright:
     for layout, pattern in layouts.items():
         data = tmp_path / layout
         for split, text in rows.items():
-            pictures = data / pattern.format(split)
+            images = data / pattern.format(split)
             labels = data / pattern.format(split).replace("images", "labels")
-            pictures.mkdir(parents=True)
+            images.mkdir(parents=True)
             labels.mkdir(parents=True)
             for number in range(2):
-                Image.new("RGB", (64, 48), (number, len(split), 90)).save(pictures / f"{number}.png")
+                Image.new("RGB", (64, 48), (number, len(split), 90)).save(images / f"{number}.png")
                 (labels / f"{number}.txt").write_text(text)
         train, val = (pattern.format(split) for split in ("train", "val"))
         (data / "data.yaml").write_text(f"train: {train}\nval: {val}\nnames: [no, yes, 1.5]\n")
@@ -261,7 +261,7 @@ def test_coco_with_run_length_masks(shared: Path, boxwright: Call) -> None:
 
 
 @pytest.mark.e2e
-def test_pictures_of_any_size_and_boxes_at_their_borders(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
+def test_images_of_any_size_and_boxes_at_their_borders(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     sizes = {"dot": (1, 1), "line": (900, 1), "column": (1, 700), "large": (600, 500)}
     data = voc(tmp_path / "data", [f"{name}.png" for name in sizes], ("v.png", "dot2.png"), ("cell",))
     for name, (width, height) in {**sizes, "dot2": (1, 1)}.items():
@@ -400,10 +400,10 @@ def test_ctrl_c_twice_ends_within_the_step_and_leaves_a_whole_checkpoint(tmp_pat
 
 def test_an_ap_that_is_undefined_is_no_best_ap_of_nothing(tmp_path: Path, boxwright: Call, voc: Voc) -> None:
     data = voc(tmp_path / "data")
-    for name in ("p2", "p3"):  # the pictures that are measured on hold no object
+    for name in ("p2", "p3"):  # the images that are measured on hold no object
         (data / "Annotations" / f"{name}.xml").write_text("<annotation></annotation>")
     ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
     assert ended.code == 0, ended.err
     (line,) = [line for line in ended.err.splitlines() if line.startswith("finished: ")]
-    assert line == "finished: AP undefined (no object in the pictures measured on) with the last weights"
+    assert line == "finished: AP undefined (no object in the images measured on) with the last weights"
     assert "0.0000" not in ended.err

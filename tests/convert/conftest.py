@@ -14,10 +14,10 @@ from boxwright.convert.files import convert_file
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Targets
 
 EVERYTHING = 100_000
-"""Samples a picture, so many that none is left out: losses do not depend on chance."""
+"""Samples an image, so many that none is left out: losses do not depend on chance."""
 
 
 def build(converted, samples=None):
@@ -34,7 +34,7 @@ def build(converted, samples=None):
 
 
 class Case:
-    """One recorded case: its pictures (RGB), truth, detections and losses, and our detector with its weights."""
+    """One recorded case: its pixels (RGB), ground truth, detections and losses, and our detector with its weights."""
 
     def __init__(self, folder):
         self.settings = json.loads((folder / "case.json").read_text())
@@ -42,10 +42,10 @@ class Case:
         (self.path,) = (file for file in folder.iterdir() if file.name.startswith("model."))
         self.converted = convert_file(self.path)
         self.model = build(self.converted, EVERYTHING)
-        self.pictures = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
-        self.targets = Targets.of([Truth.of(*self._truth(k)) for k in range(2)])
+        self.pixels = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
+        self.targets = Targets.of([GroundTruth.of(*self._ground_truth(k)) for k in range(2)])
 
-    def _truth(self, k):
+    def _ground_truth(self, k):
         masks = None
         if self.arrays[f"gt_masks{k}"].numel():
             planes = self.masks("gt_", k)
@@ -63,8 +63,8 @@ class Case:
         packed = self.arrays[f"{prefix}masks{k}"].numpy()
         return torch.from_numpy(np.unpackbits(packed, axis=2)).bool()
 
-    def detect(self, pictures):
-        images = ImageBatch.of(pictures)
+    def detect(self, pixels):
+        images = ImageBatch.of(pixels)
         with torch.no_grad():
             return self.model.detect(self.model(images), images, self.converted.recipe.detect.settings())
 

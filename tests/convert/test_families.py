@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from boxwright.convert.export import export_state
 from boxwright.convert.files import convert_file, convert_state
 from boxwright.convert.torchvision import new_names
-from boxwright.models import MODELS, DetectSettings, faster_rcnn
+from boxwright.models import MODELS, faster_rcnn
 from boxwright.models.config import config_of
 from boxwright.models.faster_rcnn import FasterRCNNConfig
-from boxwright.nn.backbone_files import read_tensors, state_of
 from boxwright.recipes import check_recipe, dump_recipe
-from boxwright.structures import Classes, ImageBatch, Targets
+from boxwright.structures import Classes, DetectSettings, ImageBatch, Targets
+from boxwright.weights.backbone_files import read_tensors, state_of
 
 ALL = [
     "detectron2/fcos", "detectron2/retinanet", "detectron2/rpn_fpn", "detectron2/faster_rcnn_fpn",
@@ -133,13 +133,13 @@ def test_the_original_improved_fcos_sees_what_adelaidets_sees_but_for_its_means_
     config = found.recipe.model_copy(update={"model": model}).model_config_of(80)
     ours = MODELS["fcos"].build(config)
     ours.load_state_dict(found.weights)
-    images = ImageBatch.of(case.pictures)
+    images = ImageBatch.of(case.images)
     with torch.no_grad():
         one, other = ours.eval()(images), case.model(images)
     torch.testing.assert_close(one.class_logits, other.class_logits, rtol=0, atol=5e-3)
     with torch.no_grad():
         boxes = ours.detect_padded(one, DetectSettings(score_threshold=0.0)).boxes
-    limits = torch.tensor([case.pictures[0].shape[2] - 1, case.pictures[0].shape[1] - 1])
+    limits = torch.tensor([case.images[0].shape[2] - 1, case.images[0].shape[1] - 1])
     assert (boxes[0, :, 2:] <= limits).all()
 
 
@@ -165,7 +165,7 @@ class TestCourse:
     def test_the_recorded_detections_and_losses_come_from_the_file_alone(self, folder):
         found = convert_file(folder / "fcos_detector.pt")
         assert (found.origin["architecture"], found.classes.names[14]) == ("FCOS of seed 001", "person")
-        changes = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}  # the recorded pictures are normalised
+        changes = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}  # the recorded images are normalised
         recipe = found.recipe.model_copy(update={"model": found.recipe.model.model_copy(update=changes)})
         model = MODELS["fcos"].build(recipe.model_config_of(20))
         model.load_state_dict(found.weights)
@@ -177,9 +177,11 @@ class TestCourse:
             torch.testing.assert_close(got.scores, arrays[f"scores{k}"], rtol=0, atol=1e-5)
             torch.testing.assert_close(got.boxes, arrays[f"boxes{k}"], rtol=0, atol=1e-3)
             assert torch.equal(got.labels, arrays[f"classes{k}"])
-        truth = arrays["gt_boxes"]  # (B, G, 5), -1 in the last where there is none
-        valid = truth[..., 4] >= 0
-        targets = Targets(truth[..., :4], truth[..., 4].long().clamp(min=0), torch.zeros_like(valid), valid)
+        ground_truth = arrays["gt_boxes"]  # (B, G, 5), -1 in the last where there is none
+        valid = ground_truth[..., 4] >= 0
+        targets = Targets(
+            ground_truth[..., :4], ground_truth[..., 4].long().clamp(min=0), torch.zeros_like(valid), valid
+        )
         model.train()
         for part in model.modules():  # the recorded step had its statistics held
             if isinstance(part, torch.nn.BatchNorm2d):

@@ -5,9 +5,9 @@ import torch
 
 from boxwright.convert.export import export_state
 from boxwright.convert.files import convert_state
-from boxwright.nn.backbone_files import read_tensors, state_of
 from boxwright.recipes import dump_recipe
 from boxwright.structures import ImageBatch
+from boxwright.weights.backbone_files import read_tensors, state_of
 
 LOSSES = {
     "detectron2/fcos": ["loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"],
@@ -27,7 +27,7 @@ def case(request, case_of):
 
 @pytest.mark.parametrize("alone", [False, True], ids=["batch", "alone"])
 def test_detections_are_the_recorded_ones(case, alone, assert_matched):
-    found = [case.detect([picture])[0] for picture in case.pictures] if alone else case.detect(case.pictures)
+    found = [case.detect([image])[0] for image in case.images] if alone else case.detect(case.images)
     for k, one in enumerate(found):
         expected = case.expected("single_" if alone else "", k)
         assert len(expected[0]) > 50
@@ -39,7 +39,7 @@ def test_training_losses_are_the_recorded_ones(name, case_of):
     case = case_of(name)
     start = {key: value.clone() for key, value in case.model.state_dict().items()}
     with torch.no_grad():
-        outputs = case.model.train()(ImageBatch.of(case.pictures), case.targets)
+        outputs = case.model.train()(ImageBatch.of(case.images), case.targets)
         losses = case.model.loss(outputs, case.targets)
     case.model.eval().load_state_dict(start)  # the running mean of the positives has moved
     ours = [float(value) for key, value in losses.items() if not key.endswith("_floor")]
@@ -50,7 +50,7 @@ def test_training_losses_are_the_recorded_ones(name, case_of):
 def test_masks_are_the_recorded_ones(case_of, alone):
     """But for pixels whose probability is within 1e-4 of the threshold: fewer than one in ten thousand."""
     case = case_of("detectron2/mask_rcnn_fpn")
-    found = [case.detect([picture])[0] for picture in case.pictures] if alone else case.detect(case.pictures)
+    found = [case.detect([image])[0] for image in case.images] if alone else case.detect(case.images)
     for k, one in enumerate(found):
         boxes, scores, labels = case.expected("single_" if alone else "", k)
         masks = case.masks("single_" if alone else "", k)
@@ -71,7 +71,7 @@ def test_fast_rcnn_is_the_recorded_faster_rcnn_with_its_proposals_stored(case_of
     found = convert_state({key: value for key, value in state.items() if "proposal_generator" not in key}, "x")
     assert found.origin["architecture"] == "fast_rcnn FPN"
     model = build_converted(found)
-    images = ImageBatch.of(case.pictures)
+    images = ImageBatch.of(case.images)
     with torch.no_grad():
         proposals = case.model(images).proposals
         detected = model.detect(model(images, None, proposals), images, found.recipe.detect.settings())

@@ -1,4 +1,4 @@
-"""Torchvision's detectors with random weights: ours finds the same in pictures of five sizes, alone and batched.
+"""Torchvision's detectors with random weights: ours finds the same in images of five sizes, alone and batched.
 
 The quick run takes one detector of each kind; the rest is marked slow.
 """
@@ -12,7 +12,7 @@ from boxwright.convert.export import export_state
 from boxwright.convert.files import convert_state
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
 from boxwright.recipes import dump_recipe
-from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Targets
 
 SIZES = [(97, 131), (150, 60), (64, 200), (33, 41), (240, 320)]
 """Odd, portrait, landscape, tiny, large."""
@@ -37,16 +37,16 @@ class Pair:
             self.settings = replace(self.settings, max_detections=20)
         self.ids = self.converted.classes.ids
 
-    def batch(self, pictures):
-        """Pictures resized as torchvision's model does."""
-        plans = [resize_plan((p.shape[1], p.shape[2]), RULE) for p in pictures]
+    def batch(self, images):
+        """Images resized as torchvision's model does."""
+        plans = [resize_plan((p.shape[1], p.shape[2]), RULE) for p in images]
         return ImageBatch.of(
-            [fit_image(p, plan) for p, plan in zip(pictures, plans, strict=True)],
-            [(p.shape[1], p.shape[2]) for p in pictures], [plan.scale_xy for plan in plans],
+            [fit_image(p, plan) for p, plan in zip(images, plans, strict=True)],
+            [(p.shape[1], p.shape[2]) for p in images], [plan.scale_xy for plan in plans],
         )  # fmt: skip
 
-    def detect(self, pictures):
-        images = self.batch(pictures)
+    def detect(self, images):
+        images = self.batch(images)
         with torch.no_grad():
             return self.ours.eval().detect(self.ours(images), images, self.settings)
 
@@ -63,7 +63,7 @@ def pair(request, torchvision_model, build_converted):
     return Pair(name, torchvision_model(name, num_classes, seed=int("mobilenet" in name)), build_converted)
 
 
-def pictures():
+def images():
     generator = torch.Generator().manual_seed(3)
     return [torch.rand(3, *size, generator=generator) for size in SIZES]
 
@@ -71,8 +71,8 @@ def pictures():
 @pytest.mark.parametrize("alone", [False, True], ids=["batch", "alone"])
 def test_detections_are_torchvisions(pair, alone, assert_matched):
     with torch.no_grad():
-        theirs = [pair.theirs([p])[0] for p in pictures()] if alone else pair.theirs(pictures())
-    ours = [pair.detect([p])[0] for p in pictures()] if alone else pair.detect(pictures())
+        theirs = [pair.theirs([p])[0] for p in images()] if alone else pair.theirs(images())
+    ours = [pair.detect([p])[0] for p in images()] if alone else pair.detect(images())
     assert sum(len(one) for one in ours) > 60
     for found, output in zip(ours, theirs, strict=True):
         # two libraries round differently on the way, and random heads spread that: 2e-5, and 0.02 pixels
@@ -99,8 +99,8 @@ def test_training_losses_are_torchvisions(pair):
         for k, (x1, y1, x2, y2) in enumerate(rows.int().tolist()):
             plane[k, y1:y2, x1:x2] = 1
     wanted = [{"boxes": b, "labels": n, "masks": m} for b, n, m in zip(boxes, labels, planes, strict=True)]
-    truths = [
-        Truth.of(b, [pair.ids.index(int(k)) for k in n], None, [CroppedMask(0, 0, plane.bool()) for plane in m])
+    ground_truths = [
+        GroundTruth.of(b, [pair.ids.index(int(k)) for k in n], None, [CroppedMask(0, 0, plane.bool()) for plane in m])
         for b, n, m in zip(boxes, labels, planes, strict=True)
     ]
     theirs, ours = pair.theirs.train(), pair.ours.train()
@@ -112,7 +112,7 @@ def test_training_losses_are_torchvisions(pair):
             getattr(theirs, name).fg_bg_sampler = _Everything()
     with torch.no_grad():
         expected = theirs(images, wanted)
-        targets = Targets.of(truths)
+        targets = Targets.of(ground_truths)
         found = ours.loss(ours(pair.batch(images), targets), targets)
     theirs.eval()
     ours.eval()

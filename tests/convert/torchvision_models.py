@@ -22,15 +22,15 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
         ):  # residual branches of little weight: else rounding errors grow a thousandfold
             nn.init.uniform_(part.weight, 0.1, 0.2) if full.endswith("bn3") else nn.init.uniform_(part.weight, 0.5, 1.0)
             nn.init.uniform_(part.bias, -0.2, 0.2)
-    pictures = [torch.rand(3, 90, 120), torch.rand(3, 120, 100)]
+    images = [torch.rand(3, 90, 120), torch.rand(3, 120, 100)]
     model.train()  # once, for statistics that fit the weights
     for part in model.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
     targets = [{"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([1]),
-                "masks": torch.ones(1, *p.shape[1:], dtype=torch.uint8)} for p in pictures]  # fmt: skip
+                "masks": torch.ones(1, *p.shape[1:], dtype=torch.uint8)} for p in images]  # fmt: skip
     with torch.no_grad():
-        model(pictures, targets)
+        model(images, targets)
         model.eval()
         for part in model.modules():
             if isinstance(part, nn.BatchNorm2d):  # a head that saw no region has no statistics
@@ -41,8 +41,8 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
             if spread is not None:
                 part.spread = spread
                 part.register_forward_hook(_bring_to_spread)
-        model(pictures)
-        model(pictures)  # masks are predicted once there are detections
+        model(images)
+        model(images)  # masks are predicted once there are detections
     for part in model.modules():
         part._forward_hooks.clear()
     return model

@@ -5,19 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data import loader
-from boxwright.data.loader import (
-    Augmentation,
-    Collate,
-    PictureSet,
-    SampleKey,
-    StepSampler,
-    aspects_of,
-    draw_seed,
-    make_loader,
-)
+from boxwright.data import dataset
+from boxwright.data.dataset import Augmentation, DetectionDataset, SampleKey
+from boxwright.data.loader import Collate, make_loader
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.records import Annotation, Record, Split
+from boxwright.data.sampler import StepSampler, aspects_of, draw_seed
 from boxwright.data.transforms import ColourJitter, Compose, HorizontalFlip, ScaleJitter
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import Classes
@@ -31,8 +24,8 @@ SIZES = [(60, 80), (80, 60), (50, 90), (64, 64), (90, 50), (60, 80)]
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
-    """Six noisy pictures of several shapes; the last has no objects."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Six noisy images of several shapes; the last has no objects."""
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     records = []
     for index, (height, width) in enumerate(SIZES):
@@ -49,10 +42,10 @@ def keys_of(sampler):
 
 def same(one, other):
     pixels = torch.equal(one.images.pixels, other.images.pixels)
-    truth = torch.equal(one.targets.boxes, other.targets.boxes) and torch.equal(
+    ground_truth = torch.equal(one.targets.boxes, other.targets.boxes) and torch.equal(
         one.targets.labels, other.targets.labels
     )
-    return pixels and truth and one.indices == other.indices
+    return pixels and ground_truth and one.indices == other.indices
 
 
 class TestStepSampler:
@@ -68,7 +61,7 @@ class TestStepSampler:
             assert keys_of(self.sampler(start=start)) == whole[start:]
 
     @pytest.mark.parametrize("batch", [1, 4, 7])
-    def test_every_picture_comes_once_an_epoch_and_batches_run_on_over_its_end(self, batch):
+    def test_every_image_comes_once_an_epoch_and_batches_run_on_over_its_end(self, batch):
         drawn = [key.record for keys in self.sampler(batch=batch, stop=90) for key in keys]
         for start in range(0, len(drawn) - 30, 30):
             assert sorted(drawn[start : start + 30]) == list(range(30))
@@ -84,7 +77,7 @@ class TestStepSampler:
         ranks = [keys_of(self.sampler(batch=2, rank=rank, world=2)) for rank in (0, 1)]
         assert [first + second for first, second in zip(*ranks, strict=True)] == alone
 
-    def test_pictures_of_like_shape_stand_together(self):
+    def test_images_of_like_shape_stand_together(self):
         aspects = torch.rand(400, generator=torch.Generator().manual_seed(0)) * 2 + 0.3
         sampler = StepSampler(aspects.tolist(), 8, seed=0, start=0, stop=50)
         spread = [aspects[[key.record for key in keys]].std() for keys in sampler]
@@ -105,70 +98,70 @@ def test_draw_seeds_are_mixed_and_fit_into_63_bits():
     assert 0.45 < sum(seed & 1 for seed in seeds) / len(seeds) < 0.55
 
 
-class TestPictureSet:
+class TestImageSet:
     @pytest.mark.parametrize("augmentation", [None, AUGMENTATION])
     def test_a_cache_changes_nothing(self, split, augmentation):
-        sets = [PictureSet(split, RULE, augmentation=augmentation, cache=cache) for cache in (False, True)]
+        sets = [DetectionDataset(split, RULE, augmentation=augmentation, cache=cache) for cache in (False, True)]
         assert sets[0].cached_bytes == 0 < sets[1].cached_bytes
         for index in range(len(split)):
-            rows = [pictures[SampleKey(index, 11, mosaic=True)] for pictures in sets]
+            rows = [images[SampleKey(index, 11, mosaic=True)] for images in sets]
             assert torch.equal(rows[0][0].image, rows[1][0].image)
-            assert torch.equal(rows[0][0].truth.boxes, rows[1][0].truth.boxes)
+            assert torch.equal(rows[0][0].ground_truth.boxes, rows[1][0].ground_truth.boxes)
             assert rows[0][1:] == rows[1][1:] == (SIZES[index], index)
 
     def test_a_cache_is_not_made_where_it_does_not_fit(self, split, monkeypatch):
-        monkeypatch.setattr(loader, "_free_memory", lambda: 1000)
-        assert PictureSet(split, RULE).cached_bytes == 0
-        monkeypatch.setattr(loader, "_free_memory", lambda: 1 << 40)
-        size = PictureSet(split, RULE).cached_bytes
+        monkeypatch.setattr(dataset, "_free_memory", lambda: 1000)
+        assert DetectionDataset(split, RULE).cached_bytes == 0
+        monkeypatch.setattr(dataset, "_free_memory", lambda: 1 << 40)
+        size = DetectionDataset(split, RULE).cached_bytes
         assert size > 0
-        monkeypatch.setattr(loader, "_free_memory", lambda: 8 * size)
-        assert PictureSet(split, RULE).cached_bytes > 0
+        monkeypatch.setattr(dataset, "_free_memory", lambda: 8 * size)
+        assert DetectionDataset(split, RULE).cached_bytes > 0
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")  # each of eight processes would fill it
-        assert PictureSet(split, RULE).cached_bytes == 0
+        assert DetectionDataset(split, RULE).cached_bytes == 0
 
     def test_a_key_draws_the_same_sample_again_and_another_key_another(self, split):
-        pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)
-        one, again, other = (pictures[SampleKey(0, seed)][0] for seed in (5, 5, 6))
+        images = DetectionDataset(split, RULE, augmentation=AUGMENTATION, cache=True)
+        one, again, other = (images[SampleKey(0, seed)][0] for seed in (5, 5, 6))
         assert torch.equal(one.image, again.image)
         assert not torch.equal(one.image, other.image)
 
     def test_augmentation_leaves_the_cache_and_the_callers_chance_alone(self, split):
-        pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)
-        before = pictures.base(0).image.clone()
+        images = DetectionDataset(split, RULE, augmentation=AUGMENTATION, cache=True)
+        before = images.base(0).image.clone()
         torch.manual_seed(1)
         expected = torch.rand(3)
         torch.manual_seed(1)
         for seed in range(5):
-            pictures[SampleKey(0, seed, mosaic=True)]
+            images[SampleKey(0, seed, mosaic=True)]
         assert torch.equal(torch.rand(3), expected)
-        assert torch.equal(pictures.base(0).image, before)
+        assert torch.equal(images.base(0).image, before)
 
     def test_a_plain_index_is_not_augmented(self, split):
-        pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)
-        sample, hw, index = pictures[2]
-        assert torch.equal(sample.image, pictures.base(2).image)
+        images = DetectionDataset(split, RULE, augmentation=AUGMENTATION, cache=True)
+        sample, hw, index = images[2]
+        assert torch.equal(sample.image, images.base(2).image)
         assert (hw, index) == (SIZES[2], 2)
 
-    def test_truth_in_network_pixels_follows_the_resizing(self, split):
+    def test_ground_truth_in_network_pixels_follows_the_resizing(self, split):
         for cache in (False, True):
-            pictures = PictureSet(split, RULE, cache=cache)
-            truth = pictures.network_truth(0, pictures.original_hw(0))
-            torch.testing.assert_close(truth.boxes, torch.tensor([[5.0, 6.0, 40.0, 30.0]]) * 0.8)
+            images = DetectionDataset(split, RULE, cache=cache)
+            ground_truth = images.network_ground_truth(0, images.original_hw(0))
+            torch.testing.assert_close(ground_truth.boxes, torch.tensor([[5.0, 6.0, 40.0, 30.0]]) * 0.8)
 
     def test_originals_keep_their_size(self, split):
-        pictures = PictureSet(split, RULE, cache=False)
-        assert [pictures.original_hw(index) for index in range(6)] == SIZES
-        assert pictures.original(1).shape == (3, 80, 60)
+        images = DetectionDataset(split, RULE, cache=False)
+        assert [images.original_hw(index) for index in range(6)] == SIZES
+        assert images.original(1).shape == (3, 80, 60)
 
-    def test_of_no_pictures_is_empty(self):
-        assert len(PictureSet(Split("val", (), Classes.named(["a"])), RULE, cache=True)) == 0
+    def test_of_no_images_is_empty(self):
+        assert len(DetectionDataset(Split("val", (), Classes.named(["a"])), RULE, cache=True)) == 0
 
 
 class TestBatches:
     def test_are_padded_and_know_the_way_back(self, split):
-        pictures = PictureSet(split, RULE, cache=False)
-        batch = Collate(RULE)([pictures[index] for index in (0, 1, 5)])
+        images = DetectionDataset(split, RULE, cache=False)
+        batch = Collate(RULE)([images[index] for index in (0, 1, 5)])
         assert batch.images.pixels.shape == (3, 3, 64, 64)
         assert batch.images.sizes_hw.tolist() == [[48, 64], [64, 48], [48, 64]]
         assert batch.images.original_hw.tolist() == [list(SIZES[index]) for index in (0, 1, 5)]
@@ -178,16 +171,16 @@ class TestBatches:
         torch.testing.assert_close(back, torch.tensor([5.0, 6.0, 40.0, 30.0]))
 
     def test_do_not_depend_on_the_number_of_workers(self, split):
-        pictures = PictureSet(split, RULE, augmentation=AUGMENTATION, cache=True)
+        images = DetectionDataset(split, RULE, augmentation=AUGMENTATION, cache=True)
         runs = []
         for workers in (0, 2):
             sampler = StepSampler(aspects_of(split), 3, seed=1, start=0, stop=4, mosaic=lambda step: step < 3)
-            runs.append(list(make_loader(pictures, sampler, workers=workers)))
+            runs.append(list(make_loader(images, sampler, workers=workers)))
         assert len(runs[0]) == len(runs[1]) == 4
         assert all(same(one, other) for one, other in zip(*runs, strict=True))
 
     def test_of_a_list_of_indices_come_in_its_order(self, split):
-        batches = list(make_loader(PictureSet(split, RULE, cache=True), [[4, 1], [0]], workers=0))
+        batches = list(make_loader(DetectionDataset(split, RULE, cache=True), [[4, 1], [0]], workers=0))
         assert [batch.indices for batch in batches] == [(4, 1), (0,)]
 
 

@@ -1,4 +1,4 @@
-"""Proposal files, and proposals that go through every augmentation with their picture."""
+"""Proposal files, and proposals that go through every augmentation with their image."""
 
 import io
 import zipfile
@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.loader import Augmentation, Collate, PictureSet, SampleKey
+from boxwright.data.dataset import Augmentation, DetectionDataset, SampleKey
+from boxwright.data.loader import Collate
 from boxwright.data.mosaic import Mosaic, mosaic
 from boxwright.data.proposals import read_proposals, write_proposals
 from boxwright.data.records import Annotation, Record, Split
@@ -22,7 +23,7 @@ from boxwright.data.transforms import (
     VerticalFlip,
 )
 from boxwright.ops.image import ResizeRule
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, Detections, GroundTruth
 
 BOXES = torch.tensor([[5.0, 6.0, 40.0, 30.0], [30.0, 20.0, 76.0, 55.0], [2.0, 40.0, 22.0, 58.0]])
 RULE = ResizeRule("short_side", size=90, max_size=200)
@@ -48,20 +49,20 @@ class TestFiles:
         torch.testing.assert_close(rows[:, 4], torch.tensor([0.9, 0.7, 0.5]))
         assert stored.of("b.png", (60, 80)).shape == (0, 5)
 
-    def test_pictures_are_known_by_the_end_of_their_path(self, stored):
+    def test_images_are_known_by_the_end_of_their_path(self, stored):
         assert stored.index_of("/anywhere/val/a.png") == 1
         assert stored.index_of("/anywhere/b.png") == 2
         assert stored.index_of("/anywhere/test/a.png") is None
         assert stored.index_of("/anywhere/xb.png") is None
 
-    def test_pictures_without_proposals_are_named(self, stored, tmp_path):
+    def test_images_without_proposals_are_named(self, stored, tmp_path):
         records = [Record(tmp_path / name, 0, (60, 80), (), name) for name in ("b.png", "c.png", "d.png")]
         stored.check(records[:1])
-        with pytest.raises(ValueError, match=r"no proposals for 2 of 3 pictures, first .*c\.png; write them with"):
+        with pytest.raises(ValueError, match=r"no proposals for 2 of 3 images, first .*c\.png; write them with"):
             stored.check(records)
 
-    def test_proposals_of_another_picture_of_the_same_name_are_refused(self, stored, tmp_path):
-        with pytest.raises(ValueError, match=r"for a picture of 60 x 80 pixels .* it has 61 x 80: .* other pictures"):
+    def test_proposals_of_another_image_of_the_same_name_are_refused(self, stored, tmp_path):
+        with pytest.raises(ValueError, match=r"for an image of 60 x 80 pixels .* it has 61 x 80: .* other images"):
             stored.check([Record(tmp_path / "b.png", 0, (61, 80), (), "b")])
 
     @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
@@ -131,13 +132,13 @@ class TestAugmentation:
         """Proposals that are the objects themselves still are."""
         image = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)
         scores = torch.tensor([[0.9], [0.8], [0.7]])
-        sample = Sample(image, Truth.of(BOXES, [0, 1, 2]), torch.cat([BOXES, scores], dim=1))
+        sample = Sample(image, GroundTruth.of(BOXES, [0, 1, 2]), torch.cat([BOXES, scores], dim=1))
         seen = 0
         for seed in range(8):
             torch.manual_seed(seed)
             after = step(sample)
             assert after.proposals.shape[1] == 5
-            for box, label in zip(after.truth.boxes, after.truth.labels.tolist(), strict=True):
+            for box, label in zip(after.ground_truth.boxes, after.ground_truth.labels.tolist(), strict=True):
                 same = torch.isclose(after.proposals[:, :4], box, atol=1e-4).all(1)
                 assert same.any()
                 assert torch.isclose(after.proposals[same, 4], scores[label]).any()
@@ -145,8 +146,8 @@ class TestAugmentation:
             assert (after.proposals[:, :4] >= 0).all()
         assert seen > 4
 
-    def test_a_picture_without_a_proposal_file_has_none(self):
-        sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), Truth.empty())
+    def test_an_image_without_a_proposal_file_has_none(self):
+        sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), GroundTruth.empty())
         assert HorizontalFlip(1.0)(sample).proposals is None
         assert mosaic([sample] * 4, (8, 8)).proposals is None
 
@@ -160,15 +161,17 @@ def test_the_loader_brings_proposals_at_network_size(stored, tmp_path, cache):
         Image.fromarray(np.zeros((60, 80, 3), dtype=np.uint8)).save(path)
         records.append(Record(path, name, (60, 80), (Annotation((5.0, 6.0, 40.0, 30.0), 0, name),), name))
     split = Split("train", tuple(records), Classes.named(["a"]))
-    pictures = PictureSet(split, RULE, cache=cache, proposals=stored)
-    batch = Collate(RULE)([pictures[0], pictures[1]])
+    images = DetectionDataset(split, RULE, cache=cache, proposals=stored)
+    batch = Collate(RULE)([images[0], images[1]])
     assert batch.proposals.valid.tolist() == [[True] * 3, [False] * 3]
     torch.testing.assert_close(batch.proposals.boxes[0], BOXES * 1.5)
     torch.testing.assert_close(batch.proposals.boxes[0, 0], batch.targets.boxes[0, 0])
-    mixed = PictureSet(split, RULE, cache=cache, proposals=stored, augmentation=Augmentation(Compose([]), Mosaic(1.0)))
+    mixed = DetectionDataset(
+        split, RULE, cache=cache, proposals=stored, augmentation=Augmentation(Compose([]), Mosaic(1.0))
+    )
     sample, _, _ = mixed[SampleKey(0, 1, mosaic=True)]
     assert sample.proposals is not None
-    assert PictureSet(split, RULE, cache=cache)[0][0].proposals is None
+    assert DetectionDataset(split, RULE, cache=cache)[0][0].proposals is None
 
 
 def test_every_flipped_bit_is_noticed_or_changes_nothing(stored):

@@ -18,11 +18,11 @@ from boxwright.data.transforms import (
     ScaleJitter,
     Step,
     VerticalFlip,
-    place_truth,
+    place_ground_truth,
     resize_sample,
 )
 from boxwright.ops.image import PAD_COLOUR, ResizeRule, fit_image, resize_image, resize_plan
-from boxwright.structures import CroppedMask, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, Targets
 
 BACKGROUND = 90
 COLOURS = torch.tensor(
@@ -69,7 +69,7 @@ def painted(seed: int, *, hw: tuple[int, int] = (120, 160), masks: bool = True) 
         labels.append(label)
         planes.append(CroppedMask(x, y, plane[y : y + h, x : x + w].clone()))
     flags = [label in (2, 3) for label in labels]
-    return Sample(image, Truth.of(boxes, labels, flags, planes if masks else None))
+    return Sample(image, GroundTruth.of(boxes, labels, flags, planes if masks else None))
 
 
 def full_plane(mask: CroppedMask, hw: tuple[int, int]) -> Tensor:
@@ -90,11 +90,15 @@ def shrunk(plane: Tensor) -> Tensor:
 
 def assert_consistent(sample: Sample) -> None:
     """Mask, box and pixels of every object agree, and no object that still shows has been forgotten."""
-    truth, hw = sample.truth, sample.size_hw
-    assert truth.masks is not None
+    ground_truth, hw = sample.ground_truth, sample.size_hw
+    assert ground_truth.masks is not None
     covered = torch.zeros(hw, dtype=torch.bool)
     for box, label, flag, mask in zip(
-        truth.boxes.tolist(), truth.labels.tolist(), truth.ignore.tolist(), truth.masks, strict=True
+        ground_truth.boxes.tolist(),
+        ground_truth.labels.tolist(),
+        ground_truth.ignore.tolist(),
+        ground_truth.masks,
+        strict=True,
     ):
         plane = full_plane(mask, hw)
         ys, xs = plane.nonzero(as_tuple=True)
@@ -106,7 +110,7 @@ def assert_consistent(sample: Sample) -> None:
             assert error <= 12, f"label {label}: another colour under its mask"
         assert flag == (label in (2, 3))
         covered |= plane
-    for label in truth.labels.tolist():
+    for label in ground_truth.labels.tolist():
         alike = (sample.image.float() - COLOURS[label][:, None, None]).abs().amax(0) < 3
         assert not (shrunk(alike) & ~covered).any(), f"label {label} shows outside its mask"
 
@@ -126,12 +130,12 @@ def test_moving_steps_keep_pixels_boxes_and_masks_together(step: Step, seed: int
 def test_resizing_keeps_pixels_boxes_and_masks_together_and_loses_nothing(rule: ResizeRule, seed: int) -> None:
     sample = painted(seed)
     moved = resize_sample(sample, rule)
-    assert len(moved.truth) == len(sample.truth)
+    assert len(moved.ground_truth) == len(sample.ground_truth)
     plan = resize_plan((120, 160), rule)
     assert moved.size_hw == plan.size_hw
     assert_consistent(moved)
-    back = (moved.truth.boxes - torch.tensor(plan.offset_xy * 2)) / torch.tensor(plan.scale_xy * 2)
-    torch.testing.assert_close(back, sample.truth.boxes, atol=1e-3, rtol=0)
+    back = (moved.ground_truth.boxes - torch.tensor(plan.offset_xy * 2)) / torch.tensor(plan.scale_xy * 2)
+    torch.testing.assert_close(back, sample.ground_truth.boxes, atol=1e-3, rtol=0)
     assert torch.equal(fit_image(sample.image, plan), moved.image)  # what inference does is what training saw
 
 
@@ -140,26 +144,26 @@ def test_flipping_twice_changes_nothing(step: Step) -> None:
     sample = painted(0)
     again = step(step(sample))
     assert torch.equal(again.image, sample.image)
-    assert torch.equal(again.truth.boxes, sample.truth.boxes)
-    assert again.truth.masks is not None
-    assert sample.truth.masks is not None
-    for one, other in zip(again.truth.masks, sample.truth.masks, strict=True):
+    assert torch.equal(again.ground_truth.boxes, sample.ground_truth.boxes)
+    assert again.ground_truth.masks is not None
+    assert sample.ground_truth.masks is not None
+    for one, other in zip(again.ground_truth.masks, sample.ground_truth.masks, strict=True):
         assert one[:2] == other[:2]
         assert torch.equal(one.bitmap, other.bitmap)
 
 
 @pytest.mark.parametrize("step", [*MOVING, ColourJitter(hue=0.1)], ids=lambda step: f"{type(step).__name__}")
-def test_every_step_works_without_masks_and_on_an_empty_picture(step: Step) -> None:
+def test_every_step_works_without_masks_and_on_an_empty_image(step: Step) -> None:
     for seed in range(4):
         torch.manual_seed(seed)
         plain = step(painted(seed, masks=False))
         torch.manual_seed(seed)
         masked = step(painted(seed))
-        assert plain.truth.masks is None
-        assert set(masked.truth.labels.tolist()) <= set(plain.truth.labels.tolist())
+        assert plain.ground_truth.masks is None
+        assert set(masked.ground_truth.labels.tolist()) <= set(plain.ground_truth.labels.tolist())
         assert torch.equal(plain.image, masked.image)
-        empty = step(Sample(painted(seed).image, Truth.empty()))
-        assert len(empty.truth) == 0
+        empty = step(Sample(painted(seed).image, GroundTruth.empty()))
+        assert len(empty.ground_truth) == 0
         assert empty.size_hw == (120, 160)
 
 
@@ -171,7 +175,7 @@ def test_chance_comes_from_torch_and_repeats_by_seed(step: Step) -> None:
         results.append([step(painted(seed)) for seed in range(4)])
     for one, other in zip(*results, strict=True):
         assert torch.equal(one.image, other.image)
-        assert torch.equal(one.truth.boxes, other.truth.boxes)
+        assert torch.equal(one.ground_truth.boxes, other.ground_truth.boxes)
 
 
 def test_scale_jitter_and_crop_differ_from_draw_to_draw() -> None:
@@ -190,14 +194,14 @@ def test_probability_zero_changes_nothing() -> None:
 def test_objects_mostly_outside_a_crop_go_but_ignored_regions_stay() -> None:
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     boxes = [[0.0, 0, 100, 4], [0, 96, 100, 100], [0, 0, 4, 100], [96, 0, 100, 100], [45, 45, 55, 55]]
-    sample = Sample(image, Truth.of(boxes, [0, 0, 0, 0, 1], [True, True, True, True, False]))
-    plain = Sample(image, Truth.of(boxes, [0, 0, 0, 0, 1]))
+    sample = Sample(image, GroundTruth.of(boxes, [0, 0, 0, 0, 1], [True, True, True, True, False]))
+    plain = Sample(image, GroundTruth.of(boxes, [0, 0, 0, 0, 1]))
     torch.manual_seed(0)
     for _ in range(20):
         state = torch.get_rng_state()
-        kept = ScaleJitter(1.6, 1.6, min_visibility=0.9)(sample).truth
+        kept = ScaleJitter(1.6, 1.6, min_visibility=0.9)(sample).ground_truth
         torch.set_rng_state(state)
-        strict = ScaleJitter(1.6, 1.6, min_visibility=0.9)(plain).truth
+        strict = ScaleJitter(1.6, 1.6, min_visibility=0.9)(plain).ground_truth
         assert strict.labels.tolist() == [1]  # each bar shows at most 62 %
         assert 0 < int((kept.labels == 1).sum()) <= len(kept)
         assert kept.ignore.tolist() == (kept.labels == 0).tolist()
@@ -205,7 +209,7 @@ def test_objects_mostly_outside_a_crop_go_but_ignored_regions_stay() -> None:
         assert (widths >= 1).all()
         assert (kept.boxes >= 0).all()
         assert (kept.boxes <= 100).all()
-    corner_bars = [ScaleJitter(1.1, 1.1, min_visibility=0.99)(sample).truth.ignore.any() for _ in range(5)]
+    corner_bars = [ScaleJitter(1.1, 1.1, min_visibility=0.99)(sample).ground_truth.ignore.any() for _ in range(5)]
     assert any(corner_bars)
 
 
@@ -214,12 +218,12 @@ def test_a_cut_object_gets_the_tight_box_of_what_is_left_of_its_mask() -> None:
     triangle = columns <= rows  # its upper right half is empty
     image = torch.zeros(3, 60, 60, dtype=torch.uint8)
     image[:, triangle] = 255
-    sample = Sample(image, Truth.of([[0, 0, 60, 60]], [0], None, [CroppedMask(0, 0, triangle)]))
+    sample = Sample(image, GroundTruth.of([[0, 0, 60, 60]], [0], None, [CroppedMask(0, 0, triangle)]))
     torch.manual_seed(1)
     smaller = 0
     for _ in range(20):
         moved = ScaleJitter(2.0, 2.0, min_visibility=0.0)(sample)
-        for box, mask in zip(moved.truth.boxes.tolist(), moved.truth.masks or (), strict=True):
+        for box, mask in zip(moved.ground_truth.boxes.tolist(), moved.ground_truth.masks or (), strict=True):
             ys, xs = full_plane(mask, (60, 60)).nonzero(as_tuple=True)
             assert box == [int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1]
             smaller += box != [0, 0, 60, 60]
@@ -231,8 +235,8 @@ def test_a_cut_object_without_a_mask_keeps_its_box(mask: CroppedMask) -> None:
     """Left out, it would be learnt as background."""
     window = Placement((10, 0, 60, 60), size_hw=(60, 50), corner_xy=(0, 0))
     square = CroppedMask(0, 0, torch.ones(5, 5, dtype=torch.bool))  # all of it beyond the window
-    truth = Truth.of([[0, 0, 40, 40], [0, 0, 40, 40]], [0, 1], None, [mask, square])
-    moved = place_truth(truth, window, min_visibility=0.0)
+    ground_truth = GroundTruth.of([[0, 0, 40, 40], [0, 0, 40, 40]], [0, 1], None, [mask, square])
+    moved = place_ground_truth(ground_truth, window, min_visibility=0.0)
     assert moved.boxes.tolist() == [[0, 0, 30, 40]]
     assert moved.labels.tolist() == [0]
     assert moved.masks is not None
@@ -244,18 +248,20 @@ def test_every_step_takes_masks_without_a_pixel(step: Step) -> None:
     for seed in range(4):
         sample = painted(seed)
         none = CroppedMask(3, 4, torch.zeros(0, 0, dtype=torch.bool))
-        truth = sample.truth
-        masks = tuple((none, CroppedMask.unknown(3, 4))[label % 2] for label in truth.labels.tolist())
-        empty = Truth(truth.boxes, truth.labels, truth.ignore, masks)
+        ground_truth = sample.ground_truth
+        masks = tuple((none, CroppedMask.unknown(3, 4))[label % 2] for label in ground_truth.labels.tolist())
+        empty = GroundTruth(ground_truth.boxes, ground_truth.labels, ground_truth.ignore, masks)
         torch.manual_seed(seed)
         moved = step(Sample(sample.image, empty))
         torch.manual_seed(seed)
         plain = step(painted(seed, masks=False))
-        assert torch.equal(moved.truth.boxes, plain.truth.boxes)
-        assert moved.truth.masks is not None
-        assert not any(mask.bitmap.any() for mask in moved.truth.masks)
-        assert [mask.known for mask in moved.truth.masks] == [label % 2 == 0 for label in moved.truth.labels.tolist()]
-        Targets.of([moved.truth])
+        assert torch.equal(moved.ground_truth.boxes, plain.ground_truth.boxes)
+        assert moved.ground_truth.masks is not None
+        assert not any(mask.bitmap.any() for mask in moved.ground_truth.masks)
+        assert [mask.known for mask in moved.ground_truth.masks] == [
+            label % 2 == 0 for label in moved.ground_truth.labels.tolist()
+        ]
+        Targets.of([moved.ground_truth])
 
 
 def test_iou_crop_keeps_only_objects_whose_centre_it_holds() -> None:
@@ -267,23 +273,23 @@ def test_iou_crop_keeps_only_objects_whose_centre_it_holds() -> None:
         if moved is sample:
             continue
         cropped += 1
-        assert int((~moved.truth.ignore).sum()) >= 1
-        assert len(moved.truth) <= len(sample.truth)
+        assert int((~moved.ground_truth.ignore).sum()) >= 1
+        assert len(moved.ground_truth) <= len(sample.ground_truth)
     assert cropped >= 15
 
 
-def test_iou_crop_leaves_a_picture_of_ignored_regions_alone() -> None:
-    sample = Sample(torch.zeros(3, 50, 50, dtype=torch.uint8), Truth.of([[5, 5, 40, 40]], [0], [True]))
+def test_iou_crop_leaves_an_image_of_ignored_regions_alone() -> None:
+    sample = Sample(torch.zeros(3, 50, 50, dtype=torch.uint8), GroundTruth.of([[5, 5, 40, 40]], [0], [True]))
     assert RandomIoUCrop(1.0)(sample) is sample
 
 
 def test_colour_jitter_keeps_grey_grey_and_moves_colours() -> None:
-    grey = Sample(torch.full((3, 20, 20), 120, dtype=torch.uint8), Truth.empty())
+    grey = Sample(torch.full((3, 20, 20), 120, dtype=torch.uint8), GroundTruth.empty())
     torch.manual_seed(0)
     for _ in range(10):
         image = ColourJitter(0.0, 0.0, 0.5, 0.2)(grey).image.int()
         assert (image - 120).abs().max() <= 1  # neither saturation nor hue touches grey
-    red = Sample(grey.image.clone(), Truth.empty())
+    red = Sample(grey.image.clone(), GroundTruth.empty())
     red.image[0] = 200
     turned = ColourJitter(0.0, 0.0, 0.0, 0.3)(red).image
     assert (turned.int() - red.image.int()).abs().max() > 10
@@ -294,7 +300,7 @@ def test_colour_jitter_keeps_grey_grey_and_moves_colours() -> None:
 def test_colours_are_those_of_torchvisions_jitter() -> None:
     image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(5)
-    ours = ColourJitter(0.4, 0.3, 0.2, 0.1)(Sample(image, Truth.empty())).image
+    ours = ColourJitter(0.4, 0.3, 0.2, 0.1)(Sample(image, GroundTruth.empty())).image
     torch.manual_seed(5)
     torch.rand(())  # the chance of the step itself
     assert torch.equal(ours, v2.ColorJitter(0.4, 0.3, 0.2, 0.1)(image))
@@ -305,8 +311,10 @@ def test_colours_are_those_of_torchvisions_jitter() -> None:
 def test_the_crop_is_that_of_torchvisions_iou_crop(seed: int) -> None:
     """The crop that `v2.RandomIoUCrop` chooses, with the pixels and boxes that v2 makes of it."""
     sample = painted(seed, masks=False)
-    known = Sample(sample.image, Truth.of(sample.truth.boxes, sample.truth.labels))  # nothing to ignore
-    boxes = tv_tensors.BoundingBoxes(known.truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
+    known = Sample(
+        sample.image, GroundTruth.of(sample.ground_truth.boxes, sample.ground_truth.labels)
+    )  # nothing to ignore
+    boxes = tv_tensors.BoundingBoxes(known.ground_truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
     crop = v2.RandomIoUCrop(sampler_options=[0.3, 0.3, 0.3, 0.3, 1.0])
     torch.manual_seed(seed)
     ours = RandomIoUCrop(1.0, least_ious=(0.3, 0.3, 0.3, 0.3, 1.0))(known)
@@ -321,14 +329,14 @@ def test_the_crop_is_that_of_torchvisions_iou_crop(seed: int) -> None:
     theirs = v2.functional.resized_crop(known.image, top, left, height, width, [120, 160], antialias=True)
     moved = v2.functional.resized_crop(boxes, top, left, height, width, [120, 160])
     assert torch.equal(ours.image, theirs)
-    assert torch.equal(ours.truth.labels, known.truth.labels[inside])
+    assert torch.equal(ours.ground_truth.labels, known.ground_truth.labels[inside])
     clamped = v2.functional.clamp_bounding_boxes(moved)[inside]
-    torch.testing.assert_close(ours.truth.boxes, clamped.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.ground_truth.boxes, clamped.as_subclass(torch.Tensor), rtol=0, atol=1e-4)
 
 
-def test_iou_crop_leaves_pictures_alone_that_are_too_small_to_crop() -> None:
+def test_iou_crop_leaves_images_alone_that_are_too_small_to_crop() -> None:
     for hw in ((3, 40), (40, 3), (1, 1)):
-        sample = Sample(torch.zeros(3, *hw, dtype=torch.uint8), Truth.of([[0, 0, hw[1], hw[0]]], [0]))
+        sample = Sample(torch.zeros(3, *hw, dtype=torch.uint8), GroundTruth.of([[0, 0, hw[1], hw[0]]], [0]))
         assert RandomIoUCrop(1.0)(sample) is sample
 
 
@@ -342,7 +350,7 @@ def test_scale_jitter_makes_the_pixels_and_boxes_of_torchvisions_crop_resize_and
     sample = painted(2, masks=False)
     torch.manual_seed(1)
     ours = ScaleJitter(factor, factor, min_visibility=0.0)(sample)
-    boxes = tv_tensors.BoundingBoxes(sample.truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
+    boxes = tv_tensors.BoundingBoxes(sample.ground_truth.boxes, format="XYXY", canvas_size=(120, 160))  # type: ignore[call-overload]
     torch.manual_seed(1)
     torch.rand(2)  # the chance of the step itself, and its factor
     if factor >= 1:
@@ -361,16 +369,18 @@ def test_scale_jitter_makes_the_pixels_and_boxes_of_torchvisions_crop_resize_and
     assert torch.equal(ours.image, image)
     clamped = v2.functional.clamp_bounding_boxes(moved).as_subclass(torch.Tensor)
     shown = (clamped[:, 2:] - clamped[:, :2] >= 1).all(1)
-    torch.testing.assert_close(ours.truth.boxes, clamped[shown], rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.ground_truth.boxes, clamped[shown], rtol=0, atol=1e-4)
 
 
 def test_a_mask_thinner_than_a_pixel_still_has_one() -> None:
     bitmap = torch.ones(1, 30, dtype=torch.bool)
-    truth = Truth.of([[10.0, 77.0, 40.0, 78.0]], [0], None, [CroppedMask(10, 77, bitmap)])
-    moved = resize_sample(Sample(torch.zeros(3, 100, 100, dtype=torch.uint8), truth), ResizeRule("short_side", size=33))
-    assert moved.truth.masks is not None
-    assert moved.truth.masks[0].bitmap.any()
-    assert moved.truth.masks[0].y == 25
+    ground_truth = GroundTruth.of([[10.0, 77.0, 40.0, 78.0]], [0], None, [CroppedMask(10, 77, bitmap)])
+    moved = resize_sample(
+        Sample(torch.zeros(3, 100, 100, dtype=torch.uint8), ground_truth), ResizeRule("short_side", size=33)
+    )
+    assert moved.ground_truth.masks is not None
+    assert moved.ground_truth.masks[0].bitmap.any()
+    assert moved.ground_truth.masks[0].y == 25
 
 
 @pytest.mark.parametrize(

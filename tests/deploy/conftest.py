@@ -1,4 +1,4 @@
-"""One small detector, written once in every format, and its pictures."""
+"""One small detector, written once in every format, and its images."""
 
 import importlib.util
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from boxwright.deploy.graph import detector_graph, record
-from boxwright.deploy.onnx import write_onnx
-from boxwright.deploy.openvino import write_openvino
-from boxwright.deploy.program import write_program
+from boxwright.deploy.export.graph import detector_graph, record
+from boxwright.deploy.export.onnx import write_onnx
+from boxwright.deploy.export.openvino import write_openvino
+from boxwright.deploy.export.program import write_program
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
@@ -32,7 +32,7 @@ EXTRAS = ("onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def scene(height, width, seed):
-    """A picture (H, W, 3) of discs on a gradient."""
+    """An image (H, W, 3) of discs on a gradient."""
     rng = np.random.default_rng(seed)
     image = Image.fromarray(np.linspace(40, 180, height * width * 3).reshape(height, width, 3).astype(np.uint8))
     pen = ImageDraw.Draw(image)
@@ -43,17 +43,17 @@ def scene(height, width, seed):
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """Pictures of four sizes, wide and tall, odd and small."""
+def images():
+    """Images of four sizes, wide and tall, odd and small."""
     return [scene(h, w, seed) for seed, (h, w) in enumerate([(96, 128), (96, 128), (131, 97), (61, 75), (160, 90)])]
 
 
 @pytest.fixture(scope="session")
-def labelled(pictures, tmp_path_factory) -> Path:
-    """The first three pictures with a box each, in YOLO's layout: one to train on, and two to validate with."""
+def labelled(images, tmp_path_factory) -> Path:
+    """The first three images with a box each, in YOLO's layout: one to train on, and two to validate with."""
     folder = tmp_path_factory.mktemp("labelled")
     (folder / "data.yaml").write_text(f"names: {list(CLASSES.names)}\n")
-    for number, pixels in enumerate(pictures[:3]):
+    for number, pixels in enumerate(images[:3]):
         split = "val" if number else "train"
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)

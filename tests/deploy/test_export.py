@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import tiny_detectors
@@ -18,20 +19,20 @@ from typer.testing import CliRunner
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint
 from boxwright.cli.main import app
-from boxwright.deploy import export as export_module
-from boxwright.deploy.description import Description
-from boxwright.deploy.export import SUFFIX, ExportOptions, compared_pictures, export_checkpoint
-from boxwright.deploy.gate import Agreement
-from boxwright.deploy.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
-from boxwright.deploy.missing import required
-from boxwright.deploy.onnx import OPSET, _translations, write_onnx
-from boxwright.deploy.openvino import write_openvino
-from boxwright.deploy.runtime import load_detector
-from boxwright.models import MODELS, DetectSettings
+from boxwright.deploy.export import export as export_module
+from boxwright.deploy.export.export import SUFFIX, ExportOptions, compared_images, export_checkpoint
+from boxwright.deploy.export.gate import Agreement
+from boxwright.deploy.export.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
+from boxwright.deploy.export.onnx import OPSET, _translations, write_onnx
+from boxwright.deploy.export.openvino import write_openvino
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
 from boxwright.models.config import config_of
-from boxwright.nn.winograd import WinogradConv2d, use_winograd, wide_convolutions
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes
+from boxwright.runtime.description import Description
+from boxwright.runtime.missing import required
+from boxwright.runtime.winograd import WinogradConv2d, use_winograd, wide_convolutions
+from boxwright.structures import Classes, DetectSettings
 
 needs_runtime = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -43,8 +44,8 @@ RECIPES = {
 }  # fmt: skip
 
 
-def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, pictures, tmp_path, monkeypatch):
-    """On pictures of the data, and by AP, from the same score on and up to the same number as the file."""
+def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, images, tmp_path, monkeypatch):
+    """On images of the data, and by AP, from the same score on and up to the same number as the file."""
     said, measured, compared = [], [], []
     prove = export_module.prove
     monkeypatch.setattr(export_module, "prove", lambda *words: compared.extend(words[2]) or prove(*words))
@@ -57,8 +58,8 @@ def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, p
     assert (written.path, written.size) == (out, out.stat().st_size)
     assert written.agreement.share == 1.0
     assert [file.name for file in out.parent.iterdir()] == ["tiny.pt2"]
-    assert f"comparing on the first 2 pictures of {labelled} (val), whole and cut ..." in said
-    for image, pixels in zip(compared[:2], pictures[1:3], strict=True):
+    assert f"comparing on the first 2 images of {labelled} (val), whole and cut ..." in said
+    for image, pixels in zip(compared[:2], images[1:3], strict=True):
         assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
     assert len(compared) == 4
     assert any("detections found again" in line for line in said)
@@ -66,22 +67,22 @@ def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, p
     assert (measured[0].score_threshold, measured[0].max_detections, measured[0].nms_iou) == (0.4, 70, 0.5)
 
 
-def test_pictures_to_compare_on_are_those_given_or_of_the_data_or_drawn(labelled, pictures, tmp_path):
+def test_images_to_compare_on_are_those_given_or_of_the_data_or_drawn(labelled, images, tmp_path):
     for number in range(8):
-        Image.fromarray(pictures[number % 2]).save(tmp_path / f"{number}.png")
-    images, called = compared_pictures(tmp_path, labelled, "val")
-    assert (len(images), called) == (12, f"the first 6 pictures of {tmp_path}, whole and cut")
+        Image.fromarray(images[number % 2]).save(tmp_path / f"{number}.png")
+    chosen, called = compared_images(tmp_path, labelled, "val")
+    assert (len(chosen), called) == (12, f"the first 6 images of {tmp_path}, whole and cut")
     data = tmp_path / "data"
     shutil.copytree(labelled, data)
-    (data / "images" / "val" / "1.png").write_bytes(b"no picture")
-    images, called = compared_pictures(None, data, "val")
-    assert called == f"the first 1 picture of {data} (val), whole and cut"
-    assert [tuple(image.shape[1:]) for image in images] == [pictures[2].shape[:2], (pictures[2].shape[0], 58)]
+    (data / "images" / "val" / "1.png").write_bytes(b"no image")
+    chosen, called = compared_images(None, data, "val")
+    assert called == f"the first 1 image of {data} (val), whole and cut"
+    assert [tuple(image.shape[1:]) for image in chosen] == [images[2].shape[:2], (images[2].shape[0], 58)]
     (data / "images" / "val" / "2.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="split val has no usable picture"):
-        compared_pictures(None, data, "val")
-    images, called = compared_pictures(None, None, "val")
-    assert (len(images), called) == (12, "6 drawn pictures, whole and cut")
+    with pytest.raises(ValueError, match="split val has no usable image"):
+        compared_images(None, data, "val")
+    chosen, called = compared_images(None, None, "val")
+    assert (len(chosen), called) == (12, "6 drawn images, whole and cut")
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,10 @@ def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precis
     stubs = {
         "record": lambda *_: None, "write_onnx": lambda _, path, *__: path.write_bytes(b"graph"),
         "write_openvino": lambda _, path, *__: path.write_bytes(b"model"), "average_precision": lambda *_: next(found),
-        "Detector": lambda *_, **__: SimpleNamespace(), "detector_graph": lambda *_, **__: (None, None),
+        "Detector": Mock(load=lambda *_: SimpleNamespace(settings=None)),
+        "detector_graph": lambda *_, **__: (None, None),
         "replace": lambda description, **_: description,
-        "load_detector": lambda *_: SimpleNamespace(settings=None), "prove": lambda *_: Agreement(0, 0, 0.0, 0.0),
+        "prove": lambda *_: Agreement(0, 0, 0.0, 0.0),
     }  # fmt: skip
     for name, stub in stubs.items():
         monkeypatch.setattr(export_module, name, stub)
@@ -108,7 +110,7 @@ def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precis
     if passes:
         written = export_checkpoint(checkpoint_file, out, options, data=labelled, say=said.append)
         assert (written.ap, written.checkpoint_ap, out.read_bytes()) == (ap, 0.5, b"model")
-        assert any("nothing was compared: give --pictures FOLDER" in line for line in said)
+        assert any("nothing was compared: give --images FOLDER" in line for line in said)
         return
     allowed = "0.001 more or less is allowed for fp32" if precision == "fp32" else "0.005 less is allowed for int8"
     with pytest.raises(ValueError, match=f"tiny.xml was not written: its AP is {ap}, .*0.5000; {allowed}"):
@@ -148,8 +150,8 @@ def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkey
         (["--format", "tflite"], "format 'tflite': expected onnx, openvino, program"),
         (["--precision", "int4"], "precision 'int4': expected fp32, bf16, int8"),
         (["--precision", "bf16"], "precision bf16 is for --format openvino"),
-        (["--format", "openvino", "--precision", "int8"], "needs pictures to calibrate with"),
-        (["--calibration", "."], "precision fp32 takes no pictures to calibrate with"),
+        (["--format", "openvino", "--precision", "int8"], "needs images to calibrate with"),
+        (["--calibration", "."], "precision fp32 takes no images to calibrate with"),
         (["--out", "model.pt"], "model.pt: a file of the format onnx ends in .onnx"),
         (["--nms-iou", "2"], "--nms-iou: expected 0 to 1, got 2.0"),
         (["--split", "val"], "--split is of --data"),
@@ -167,21 +169,21 @@ def test_what_is_wrong_with_folders_is_said_before_minutes_of_work(checkpoint_fi
     from PIL import Image
 
     monkeypatch.setattr(export_module, "record", None)
-    for name in ("pictures", "empty"):
+    for name in ("images", "empty"):
         (tmp_path / name).mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / "pictures" / "a.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "images" / "a.png")
     (tmp_path / "file.json").write_text("{}")
     program, out = ExportOptions(format="program"), tmp_path / "a.pt2"
     for options, given, sentence in (
-        (program, {"pictures": tmp_path / "empty"}, "empty: no pictures"),
+        (program, {"images": tmp_path / "empty"}, "empty: no images"),
         (program, {"data": tmp_path / "nowhere"}, "nowhere"),
-        (program, {"pictures": tmp_path / "pictures", "out": tmp_path / "pictures" / "sub" / "a.pt2"}, "only read"),
-        (ExportOptions("openvino", "int8", calibration=tmp_path / "empty"), {"out": tmp_path / "a.xml"}, "no pictures"),
+        (program, {"images": tmp_path / "images", "out": tmp_path / "images" / "sub" / "a.pt2"}, "only read"),
+        (ExportOptions("openvino", "int8", calibration=tmp_path / "empty"), {"out": tmp_path / "a.xml"}, "no images"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=sentence):
             export_checkpoint(checkpoint_file, options=options, **{"out": out, **given})
     assert not out.exists()
-    assert not (tmp_path / "pictures" / "sub").exists()
+    assert not (tmp_path / "images" / "sub").exists()
 
 
 def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
@@ -300,10 +302,10 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
     module = program.module(check_guards=False)
     _assert_finds_the_same(lambda inputs: module(*inputs.values()), graph, description)
     write_onnx(program, tmp_path / "tiny.onnx", description)
-    _assert_finds_the_same(load_detector(tmp_path / "tiny.onnx", "cpu").engine.run, graph, description)
+    _assert_finds_the_same(Detector.load(tmp_path / "tiny.onnx", "cpu").engine.run, graph, description)
     if name == "faster_rcnn" and importlib.util.find_spec("openvino") is not None:
         write_openvino(tmp_path / "tiny.onnx", tmp_path / "tiny.xml", description)
-        _assert_finds_the_same(load_detector(tmp_path / "tiny.xml", "cpu").engine.run, graph, description)
+        _assert_finds_the_same(Detector.load(tmp_path / "tiny.xml", "cpu").engine.run, graph, description)
 
 
 def test_winograd_is_refused_where_it_changes_nothing():
@@ -349,17 +351,17 @@ def test_winograd_in_onnx_operators_is_the_direct_convolution(tmp_path, bias):
 @needs_runtime
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, pictures, tmp_path, format):
+def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, images, tmp_path, format):
     if format == "openvino" and importlib.util.find_spec("openvino") is None:
         pytest.skip("the package openvino is not installed")
-    for number, pixels in enumerate(pictures):
+    for number, pixels in enumerate(images):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
     sizes = []
     for winograd in (False, True):
         out = tmp_path / "out" / f"{winograd}{SUFFIX[format]}"
         options = ExportOptions(format=format, winograd=winograd)
-        written = export_checkpoint(wide_file, out, options, pictures=tmp_path / "in", say=lambda _: None)
+        written = export_checkpoint(wide_file, out, options, images=tmp_path / "in", say=lambda _: None)
         assert written.agreement.found == written.agreement.asked > 0
         sizes.append(written.size)
     assert sizes[1] < 1.05 * sizes[0]
@@ -368,11 +370,11 @@ def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, pictures,
 @needs_runtime
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="the package nncf is not installed")
-def test_int8_is_fitted_to_pictures_and_compared(checkpoint_file, pictures, tmp_path):
+def test_int8_is_fitted_to_images_and_compared(checkpoint_file, images, tmp_path):
     from PIL import Image
 
     (tmp_path / "typical").mkdir()
-    for number, pixels in enumerate(pictures):
+    for number, pixels in enumerate(images):
         Image.fromarray(pixels).save(tmp_path / "typical" / f"{number}.png")
     options = ExportOptions(format="openvino", precision="int8", calibration=tmp_path / "typical")
     out = tmp_path / "out" / "tiny.xml"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from boxwright.deploy.gate import TOLERANCES, agreement, drawn_pictures, gate_pictures, prove
+from boxwright.deploy.export.gate import TOLERANCES, agreement, drawn_images, gate_images, prove
 from boxwright.inference.predictor import Detector
 from boxwright.structures import CroppedMask, Detections
 
@@ -69,10 +69,10 @@ def test_masks_are_compared():
 
 @pytest.fixture(scope="module")
 def images():
-    return gate_pictures(drawn_pictures())
+    return gate_images(drawn_images())
 
 
-def test_pictures_are_of_mixed_sizes(images):
+def test_images_are_of_mixed_sizes(images):
     assert len(images) >= 6
     assert len({tuple(image.shape) for image in images}) >= 3
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwright.deploy.runtime import load_detector
+from boxwright.inference.predictor import Detector
 
 EVIL = "__import__('os').system('touch PWNED')"
 
@@ -33,7 +33,7 @@ def files(exported, tmp_path, monkeypatch):
 def test_files_as_they_were_written_are_loaded(files):
     rewritten(files["pt2"], lambda members: None)
     for file in files.values():
-        assert load_detector(file, "cpu").classes.names == ("cell", "dot", "ring")
+        assert Detector.load(file, "cpu").classes.names == ("cell", "dot", "ring")
 
 
 def rewritten(path, change):
@@ -49,7 +49,7 @@ def rewritten(path, change):
 
 def refused(path, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
-        load_detector(path, "cpu")
+        Detector.load(path, "cpu")
     assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -167,7 +167,7 @@ def test_conditions_and_origins_as_text_are_not_given_to_torch(files):
             node["metadata"]["from_node"] = "{"
 
     rewritten(files["pt2"], in_graph(change))
-    assert load_detector(files["pt2"], "cpu").classes.names == ("cell", "dot", "ring")
+    assert Detector.load(files["pt2"], "cpu").classes.names == ("cell", "dot", "ring")
 
 
 @pytest.mark.parametrize("place", ["../outside.bin", "/etc/passwd", "beside.bin"])

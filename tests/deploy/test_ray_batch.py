@@ -1,4 +1,4 @@
-"""Batches on Ray: exactly one row a picture, whoever dies, whenever resumed; the rows are what `Detector` says."""
+"""Batches on Ray: exactly one row an image, whoever dies, whenever resumed; the rows are what `Detector` says."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
-from boxwright.deploy.batch_listing import list_pictures
-from boxwright.deploy.batch_worker import Attempt, Chunk, Job, Worker
-from boxwright.deploy.ray_batch import _alone, predict_batch, ray_cluster
+from boxwright.deploy.batch.listing import list_images
+from boxwright.deploy.batch.ray_job import _alone, predict_batch, ray_cluster
+from boxwright.deploy.batch.worker import Attempt, Chunk, Job, Worker
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.masks import decode_rle
@@ -47,14 +47,14 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Twelve pictures, large enough to take a while each, and one that cannot be read."""
-    place = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Twelve images, large enough to take a while each, and one that cannot be read."""
+    place = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number in range(12):
         size = (500 + 10 * number, 800, 3)
         Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)).save(place / f"{number:02d}.png", compress_level=1)
-    (place / "07.jpg").write_bytes(b"not a picture")
+    (place / "07.jpg").write_bytes(b"not an image")
     return place
 
 
@@ -66,11 +66,11 @@ def cluster(_home_stays_empty):
 
 
 def rows(folder):
-    """All rows of the tables of results, by picture, after a check that no picture has two."""
+    """All rows of the tables of results, by image, after a check that no image has two."""
     found = parquet.read_table(folder).to_pylist() if any(folder.glob("*.parquet")) else []
-    by_picture = {row["picture"]: row for row in found}
-    assert len(by_picture) == len(found)
-    return by_picture
+    by_image = {row["image"]: row for row in found}
+    assert len(by_image) == len(found)
+    return by_image
 
 
 def kill_a_worker_at_work(out, killed, stop):
@@ -90,34 +90,34 @@ def kill_a_worker_at_work(out, killed, stop):
 
 
 @pytest.fixture(scope="module")
-def finished(cluster, checkpoint, pictures, tmp_path_factory):
+def finished(cluster, checkpoint, images, tmp_path_factory):
     """A job one of whose workers was killed: its report, its folder, and who was killed."""
     out = tmp_path_factory.mktemp("job") / "out"
     killed, stop = [], threading.Event()
     killer = threading.Thread(target=kill_a_worker_at_work, args=(out, killed, stop))
     killer.start()
     try:
-        report = predict_batch(checkpoint, [pictures], out, workers=2, **SAME)
+        report = predict_batch(checkpoint, [images], out, workers=2, **SAME)
     finally:
         stop.set()
         killer.join()
     return report, out, killed
 
 
-def test_a_picture_has_one_row_though_a_worker_is_killed(finished, pictures):
+def test_an_image_has_one_row_though_a_worker_is_killed(finished, images):
     report, out, killed = finished
     assert any(in_the_middle for _, in_the_middle in killed)
     results, failures = rows(out / "results"), rows(out / "failures")
-    assert sorted(results) == sorted(map(str, pictures.glob("*.png")))
-    assert list(failures) == [str(pictures / "07.jpg")]
-    assert "07.jpg: not a picture that can be read" in failures[str(pictures / "07.jpg")]["why"]
+    assert sorted(results) == sorted(map(str, images.glob("*.png")))
+    assert list(failures) == [str(images / "07.jpg")]
+    assert "07.jpg: not an image that can be read" in failures[str(images / "07.jpg")]["why"]
     assert report[1:4] == (13, 0, 1)
     assert report.objects == sum(len(row["scores"]) for row in results.values()) > 0
     assert sorted(path.name for path in out.iterdir()) == [".lock", "failures", "job.json", "results"]
     assert not [path for path in out.rglob("*") if path.name.endswith(".partial")]
 
 
-def test_the_rows_are_what_the_detector_says(finished, checkpoint, pictures):
+def test_the_rows_are_what_the_detector_says(finished, checkpoint, images):
     detector = Detector.load(checkpoint, "cpu", precision="fp32")
     for path, row in rows(finished[1] / "results").items():
         found = detector.predict(path, batch=1)[0]
@@ -129,31 +129,31 @@ def test_the_rows_are_what_the_detector_says(finished, checkpoint, pictures):
         assert row["category_ids"] == [(4, 9)[label] for label in found.labels.tolist()]
 
 
-def test_what_has_a_row_is_not_done_again(finished, checkpoint, pictures, tmp_path):
+def test_what_has_a_row_is_not_done_again(finished, checkpoint, images, tmp_path):
     _, out, _ = finished
     before = rows(out / "results")
     gone = next((out / "results").glob("*.parquet"))
-    (lost,) = (row["picture"] for row in parquet.read_table(gone).to_pylist())
+    (lost,) = (row["image"] for row in parquet.read_table(gone).to_pylist())
     gone.unlink()
     (out / "results" / ".x.parquet.partial").write_bytes(b"half")
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     extra = tmp_path / "extra.png"
     Image.new("RGB", (40, 30)).save(extra)
     seen = []
-    report = predict_batch(checkpoint, [pictures, extra], out, workers=2, progress=lambda *at: seen.append(at), **SAME)
+    report = predict_batch(checkpoint, [images, extra], out, workers=2, progress=lambda *at: seen.append(at), **SAME)
     assert report[1:4] == (14, 12, 1)
     assert seen[-1] == (2, 2)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     after = rows(out / "results")
     assert set(after) == {*before, str(extra)}
     assert np.allclose(after[lost]["boxes"], before[lost]["boxes"], atol=1e-3)
-    assert predict_batch(checkpoint, [pictures, extra], out, **SAME)[1:5] == (14, 14, 1, 0)
+    assert predict_batch(checkpoint, [images, extra], out, **SAME)[1:5] == (14, 14, 1, 0)
 
 
-def test_pictures_inside_a_table_from_the_command_line(cluster, checkpoint, pictures, tmp_path, monkeypatch, capsys):
+def test_images_inside_a_table_from_the_command_line(cluster, checkpoint, images, tmp_path, monkeypatch, capsys):
     import pyarrow
 
-    data = [(pictures / name).read_bytes() for name in ("00.png", "01.png", "07.jpg")]
+    data = [(images / name).read_bytes() for name in ("00.png", "01.png", "07.jpg")]
     parquet.write_table(pyarrow.table({"key": ["x", "y", "z"], "bytes": data}), tmp_path / "table.parquet")
     words = ["predict", checkpoint, tmp_path / "table.parquet", "--engine", "ray", "--out", tmp_path / "out",
              "--workers", "2", "--max-detections", "3", "--device", "cpu"]  # fmt: skip
@@ -162,22 +162,22 @@ def test_pictures_inside_a_table_from_the_command_line(cluster, checkpoint, pict
         main.run()
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (2, f"{tmp_path / 'out'}\n")
-    assert "6 objects in 3 pictures (score from 0.00)\n" in printed.err
-    assert f"boxwright: 1 of 3 pictures failed: {tmp_path / 'out' / 'failures'}\n" in printed.err
+    assert "6 objects in 3 images (score from 0.00)\n" in printed.err
+    assert f"boxwright: 1 of 3 images failed: {tmp_path / 'out' / 'failures'}\n" in printed.err
     assert {key: len(row["boxes"]) for key, row in rows(tmp_path / "out" / "results").items()} == {"x": 3, "y": 3}
     assert list(rows(tmp_path / "out" / "failures")) == ["z"]
 
 
-def test_what_only_a_worker_sees_ends_the_job_with_its_sentence(cluster, checkpoint, pictures, tmp_path):
+def test_what_only_a_worker_sees_ends_the_job_with_its_sentence(cluster, checkpoint, images, tmp_path):
     if torch.backends.mps.is_available():
         pytest.skip("this machine has the GPU that is to be missing")
     with pytest.raises(ValueError, match=r"^device mps: this machine \(or this torch\) has no Apple GPU[^\n]*$"):
-        predict_batch(checkpoint, [pictures], tmp_path / "out", workers=1, device="mps")
+        predict_batch(checkpoint, [images], tmp_path / "out", workers=1, device="mps")
     assert sorted(rows(tmp_path / "out" / "results")) == []
 
 
-def test_a_folder_of_another_job_is_refused(checkpoint, pictures, tmp_path):
-    gone = pictures / "07.jpg"
+def test_a_folder_of_another_job_is_refused(checkpoint, images, tmp_path):
+    gone = images / "07.jpg"
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match="no such"):
         predict_batch(checkpoint, [tmp_path / "nowhere"], out)
@@ -192,7 +192,7 @@ def test_a_folder_of_another_job_is_refused(checkpoint, pictures, tmp_path):
     with _alone(out), pytest.raises(ValueError, match="another job writes here now"):
         predict_batch(checkpoint, [gone], out)
     with pytest.raises(ValueError, match="which is only read"):
-        predict_batch(checkpoint, [pictures], pictures / "out")
+        predict_batch(checkpoint, [images], images / "out")
 
 
 @pytest.mark.parametrize(
@@ -207,9 +207,9 @@ def test_a_folder_of_another_job_is_refused(checkpoint, pictures, tmp_path):
         (("--engine", "ray", "--out", "o", "--device", "cuda:1"), "Ray gives each worker its GPU"),
     ],
 )
-def test_options_of_the_other_engine_are_refused(words, sentence, checkpoint, pictures, tmp_path, monkeypatch, capsys):
+def test_options_of_the_other_engine_are_refused(words, sentence, checkpoint, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["boxwright", "predict", str(checkpoint), str(pictures), *words])
+    monkeypatch.setattr(sys, "argv", ["boxwright", "predict", str(checkpoint), str(images), *words])
     with pytest.raises(SystemExit) as ended:
         main.run()
     assert ended.value.code == 2
@@ -217,10 +217,10 @@ def test_options_of_the_other_engine_are_refused(words, sentence, checkpoint, pi
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_ray_it_says_how_to_get_it(checkpoint, pictures, tmp_path, monkeypatch):
+def test_without_ray_it_says_how_to_get_it(checkpoint, images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray.data", None)
     with pytest.raises(ImportError, match=r"pip install 'boxwright\[ray\]'"):
-        predict_batch(checkpoint, [pictures], tmp_path / "out")
+        predict_batch(checkpoint, [images], tmp_path / "out")
 
 
 def worker(checkpoint, out, masks=False):
@@ -229,23 +229,23 @@ def worker(checkpoint, out, masks=False):
     return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, masks))
 
 
-def test_a_picture_that_kills_workers_becomes_a_failure(checkpoint, pictures, tmp_path):
+def test_an_image_that_kills_workers_becomes_a_failure(checkpoint, images, tmp_path):
     able = worker(checkpoint, tmp_path)
-    chunk = Chunk.of(list_pictures([pictures])[:3])
+    chunk = Chunk.of(list_images([images])[:3])
     note = tmp_path / "attempts" / chunk.name
     for deaths in range(3):  # twice on all of them; the third time on one that was noted to be in hand alone
         attempt = Attempt(note)
         assert (attempt.deaths, attempt.killers) == (deaths, [])
     attempt.note(1)
-    assert able(chunk._asdict()) == {"pictures": 3, "objects": 10, "problem": ""}
+    assert able(chunk._asdict()) == {"images": 3, "objects": 10, "problem": ""}
     failures = rows(tmp_path / "failures")
-    assert list(failures) == [str(pictures / "01.png")]
-    assert "the worker died on it" in failures[str(pictures / "01.png")]["why"]
-    assert sorted(rows(tmp_path / "results")) == [str(pictures / "00.png"), str(pictures / "02.png")]
+    assert list(failures) == [str(images / "01.png")]
+    assert "the worker died on it" in failures[str(images / "01.png")]["why"]
+    assert sorted(rows(tmp_path / "results")) == [str(images / "00.png"), str(images / "02.png")]
     assert not note.exists()
 
 
-def test_too_little_memory_for_a_batch_is_enough_for_its_pictures(checkpoint, pictures, tmp_path, monkeypatch):
+def test_too_little_memory_for_a_batch_is_enough_for_its_images(checkpoint, images, tmp_path, monkeypatch):
     able = worker(checkpoint, tmp_path)
     stream = able.detector.stream
 
@@ -255,49 +255,49 @@ def test_too_little_memory_for_a_batch_is_enough_for_its_pictures(checkpoint, pi
         return stream(images, **settings)
 
     monkeypatch.setattr(able.detector, "stream", small_memory)
-    assert able(Chunk.of(list_pictures([pictures])[:4])._asdict()) == {"pictures": 4, "objects": 15, "problem": ""}
+    assert able(Chunk.of(list_images([images])[:4])._asdict()) == {"images": 4, "objects": 15, "problem": ""}
     (failure,) = rows(tmp_path / "failures").values()
-    assert failure["picture"] == str(pictures / "01.png")
+    assert failure["image"] == str(images / "01.png")
     assert "need more memory than there is" in failure["why"]
 
 
-def test_masks_are_run_length_codes(pictures, tmp_path):
+def test_masks_are_run_length_codes(images, tmp_path):
     settings = ("model.backbone=mobilenet_v3_small", "model.stem_channels=[16]", "model.mask.conv_channels=[8]",
                 "model.mask.upsampled_channels=8")  # fmt: skip
     path = small_checkpoint(tmp_path / "tiny.pt", "fcos_mask", "fcos-mask-small", *settings)
     able = worker(path, tmp_path / "out", masks=True)
-    able(Chunk.of(list_pictures([pictures / "00.png"]))._asdict())
+    able(Chunk.of(list_images([images / "00.png"]))._asdict())
     (row,) = rows(tmp_path / "out" / "results").values()
-    (found,) = Detector.load(path, "cpu", precision="fp32").predict(pictures / "00.png", score=0, max_detections=5)
+    (found,) = Detector.load(path, "cpu", precision="fp32").predict(images / "00.png", score=0, max_detections=5)
     assert len(found) == len(row["masks"]) == 5
     for code, mask in zip(row["masks"], found.masks, strict=True):
         assert torch.equal(decode_rle(code["counts"], tuple(code["size"])), mask)
 
 
-def test_a_full_disk_is_told_in_its_own_words(checkpoint, pictures, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_in_its_own_words(checkpoint, images, tmp_path, monkeypatch):
     able = worker(checkpoint, tmp_path)
     full = OSError(28, "No space left on device", "results")
-    monkeypatch.setattr("boxwright.deploy.batch_worker._write_rows", Mock(side_effect=full))
-    found = able(Chunk.of(list_pictures([pictures])[:1])._asdict())
-    assert found == {"pictures": 0, "objects": 0, "problem": "[Errno 28] No space left on device: 'results'"}
+    monkeypatch.setattr("boxwright.deploy.batch.worker._write_rows", Mock(side_effect=full))
+    found = able(Chunk.of(list_images([images])[:1])._asdict())
+    assert found == {"images": 0, "objects": 0, "problem": "[Errno 28] No space left on device: 'results'"}
 
 
-def test_large_pictures_are_read_one_by_one_and_what_is_amiss_stands_in_its_row(
-    checkpoint, pictures, tmp_path, monkeypatch
+def test_large_images_are_read_one_by_one_and_what_is_amiss_stands_in_its_row(
+    checkpoint, images, tmp_path, monkeypatch
 ):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    short = Image.open(pictures / "00.png")
+    short = Image.open(images / "00.png")
     short.save(folder / "a.jpg")
     (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-20])
     for name, size in (("b", (1200, 900)), ("c", (300, 200)), ("d", (3000, 2000))):
         Image.new("L", size).save(folder / f"{name}.png")
-    monkeypatch.setattr("boxwright.deploy.batch_worker.MEMORY", 0.03)
+    monkeypatch.setattr("boxwright.deploy.batch.worker.MEMORY", 0.03)
     able = worker(checkpoint, tmp_path / "out")
-    entries = list_pictures([folder])
+    entries = list_images([folder])
     parts = [[Path(entry.key).stem for entry in part] for part, _ in able._parts(entries)]
     assert parts == [["a"], ["b"], ["c"], ["d"]]
-    assert able(Chunk.of(entries)._asdict())["pictures"] == 4
+    assert able(Chunk.of(entries)._asdict())["images"] == 4
     notes = {Path(key).stem: row["note"] for key, row in rows(tmp_path / "out" / "results").items()}
     assert "the JPEG is cut short" in notes["a"]
     assert (notes["b"], notes["c"]) == (None, None)

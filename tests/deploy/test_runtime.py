@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.deploy.description import Description
-from boxwright.deploy.program import load_program
-from boxwright.deploy.runtime import load_detector, narrowed
-from boxwright.deploy.seal import CHECKSUM
 from boxwright.inference.loading import open_checkpoint
-from boxwright.models import DetectSettings
-from boxwright.structures import PaddedDetections
+from boxwright.inference.predictor import Detector
+from boxwright.runtime.description import Description
+from boxwright.runtime.exported import narrowed
+from boxwright.runtime.program import load_program
+from boxwright.runtime.seal import CHECKSUM
+from boxwright.structures import DetectSettings, PaddedDetections
 
 KINDS = ("onnx", "xml", "pt2", "candidates")
 
@@ -36,7 +36,7 @@ def assert_same(found, expected):
 
 @pytest.fixture(scope="module")
 def runtimes(exported):
-    return {kind: load_detector(exported[kind], "cpu") for kind in KINDS}
+    return {kind: Detector.load(exported[kind], "cpu") for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
@@ -44,60 +44,60 @@ def runtime(request, runtimes):
     return runtimes[request.param]
 
 
-def test_detections_are_those_of_the_checkpoint_alone_and_in_mixed_batches(runtime, detector, pictures):
+def test_detections_are_those_of_the_checkpoint_alone_and_in_mixed_batches(runtime, detector, images):
     assert runtime.score_threshold == detector.score_threshold == 0.6
     for batch in (1, 2, 8):
-        assert_same(runtime.predict(pictures, batch=batch), detector.predict(pictures, batch=batch))
+        assert_same(runtime.predict(images, batch=batch), detector.predict(images, batch=batch))
 
 
 def test_every_size_goes_in(runtime, detector):
-    """Down to a picture of which the coarsest levels are one cell."""
+    """Down to an image of which the coarsest levels are one cell."""
     for height, width in ((32, 32), (33, 200), (250, 64)):
         images = [np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)] * 3
         assert_same(runtime.predict(images, score=0.05, resize=None), detector.predict(images, score=0.05, resize=None))
 
 
-def test_a_higher_score_and_fewer_detections_are_what_the_checkpoint_gives(runtime, detector, pictures):
+def test_a_higher_score_and_fewer_detections_are_what_the_checkpoint_gives(runtime, detector, images):
     for settings in ({"score": 0.65}, {"score": 0.05, "max_detections": 7}):
-        assert_same(runtime.predict(pictures, **settings), detector.predict(pictures, **settings))
+        assert_same(runtime.predict(images, **settings), detector.predict(images, **settings))
 
 
-def test_what_is_fixed_in_a_file_is_said(exported, pictures):
-    file = load_detector(exported["onnx"], "cpu")
+def test_what_is_fixed_in_a_file_is_said(exported, images):
+    file = Detector.load(exported["onnx"], "cpu")
     for settings, words in (
         ({"score": 0.01}, "holds nothing below a score of 0.05, got 0.01; export it again with a lower --score"),
         ({"nms_iou": 0.3}, "has NMS at an overlap of 0.6 inside, got 0.3"),
         ({"max_detections": 500}, "gives at most 100 detections, got 500"),
     ):
         with pytest.raises(ValueError, match=words) as caught:
-            file.predict(pictures[0], **settings)
+            file.predict(images[0], **settings)
         assert str(exported["onnx"]) in str(caught.value)
 
 
-def test_candidates_leave_nms_to_the_caller(runtimes, detector, pictures):
+def test_candidates_leave_nms_to_the_caller(runtimes, detector, images):
     file = runtimes["candidates"]
     for settings in ({"nms_iou": 0.3}, {"nms_iou": 0.9, "max_detections": 300, "score": 0.1}):
-        assert_same(file.predict(pictures, **settings), detector.predict(pictures, **settings))
+        assert_same(file.predict(images, **settings), detector.predict(images, **settings))
 
 
-def test_float_pictures_are_the_same_pixels(exported, pictures):
-    file = load_detector(exported["onnx"], "cpu")
-    whole = torch.from_numpy(pictures[0]).permute(2, 0, 1)
+def test_float_images_are_the_same_pixels(exported, images):
+    file = Detector.load(exported["onnx"], "cpu")
+    whole = torch.from_numpy(images[0]).permute(2, 0, 1)
     assert_same(file.predict(whole / 255, resize=None), file.predict(whole, resize=None))
 
 
 def test_an_exported_file_has_no_torch_network(exported):
-    file = load_detector(exported["onnx"], "cpu")
+    file = Detector.load(exported["onnx"], "cpu")
     with pytest.raises(ValueError, match="holds no torch network"):
         _ = file.model
 
 
-def test_predict_and_evaluate_take_a_file_as_they_take_a_checkpoint(exported, checkpoint_file, pictures, tmp_path):
+def test_predict_and_evaluate_take_a_file_as_they_take_a_checkpoint(exported, checkpoint_file, images, tmp_path):
     from typer.testing import CliRunner
 
     from boxwright.cli.main import app
 
-    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
     results = []
     for number, file in enumerate((exported["onnx"], checkpoint_file)):
         out = tmp_path / f"out{number}"
@@ -125,22 +125,24 @@ def test_compile_reaches_the_network_from_both_verbs(exported, checkpoint_file, 
         asked.append((str(path), compile))
         raise ValueError("far enough")
 
-    monkeypatch.setattr("boxwright.deploy.runtime.Detector.load", load)
-    picture = str(next(labelled.glob("images/val/*.png")))
-    for verb, rest in (("predict", [picture]), ("evaluate", ["--data", str(labelled)])):
+    monkeypatch.setattr("boxwright.inference.predictor.Detector.load", load)
+    image = str(next(labelled.glob("images/val/*.png")))
+    for verb, rest in (("predict", [image]), ("evaluate", ["--data", str(labelled)])):
         for words in ([], ["--compile"]):
             done = CliRunner().invoke(app, [verb, str(checkpoint_file), *rest, *words])
             assert str(done.exception) == "far enough"
             assert asked.pop() == (str(checkpoint_file), bool(words))
+    monkeypatch.undo()
+    for verb, rest in (("predict", [image]), ("evaluate", ["--data", str(labelled)])):
         done = CliRunner().invoke(app, [verb, str(exported["onnx"]), *rest, "--compile"])
         assert "precision and compilation are for checkpoints" in str(done.exception)
-    done = CliRunner().invoke(app, ["predict", str(checkpoint_file), picture, "--compile", "--engine", "ray"])
+    done = CliRunner().invoke(app, ["predict", str(checkpoint_file), image, "--compile", "--engine", "ray"])
     assert "--engine ray takes no --compile; use --engine local" in str(done.exception)
 
 
 class TestDescription:
     def test_the_text_brings_everything_back(self, exported, checkpoint_file):
-        known = load_detector(exported["onnx"], "cpu").engine.description
+        known = Detector.load(exported["onnx"], "cpu").engine.description
         assert Description.from_json(known.to_json(), "x") == known
         checkpoint = load_checkpoint(checkpoint_file)
         assert (known.recipe, known.classes) == (checkpoint.recipe, checkpoint.classes)
@@ -170,11 +172,11 @@ class TestDescription:
     @pytest.mark.parametrize("name", ["other.onnx", "other.xml", "other.pt2"])
     def test_files_of_something_else(self, tmp_path, name):
         with pytest.raises(FileNotFoundError, match=f"{name}: no such file"):
-            load_detector(tmp_path / name)
+            Detector.load(tmp_path / name)
         for content in (b"", b"hello\n", b"PK\x03\x04"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(ValueError, match=name) as caught:
-                load_detector(tmp_path / name, "cpu")
+                Detector.load(tmp_path / name, "cpu")
             assert "\n" not in str(caught.value)
 
     def test_an_onnx_file_of_somebody_else(self, tmp_path, exported):
@@ -184,7 +186,7 @@ class TestDescription:
         del model.metadata_props[:]
         onnx.save(model, str(tmp_path / "bare.onnx"))
         with pytest.raises(ValueError, match="was not exported by boxwright"):
-            load_detector(tmp_path / "bare.onnx", "cpu")
+            Detector.load(tmp_path / "bare.onnx", "cpu")
 
     def test_a_damaged_graph(self, tmp_path, exported):
         import onnx
@@ -194,7 +196,7 @@ class TestDescription:
         del model.metadata_props[1]  # its checksum
         onnx.save(model, str(tmp_path / "bad.onnx"))
         with pytest.raises(ValueError, match="ONNX Runtime cannot load it"):
-            load_detector(tmp_path / "bad.onnx", "cpu")
+            Detector.load(tmp_path / "bad.onnx", "cpu")
 
     @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
     def test_damaged_weights(self, tmp_path, exported, kind):
@@ -207,17 +209,17 @@ class TestDescription:
         content[len(content) // 2] ^= 1
         weights.write_bytes(content)
         with pytest.raises(ValueError, match=rf"tiny\.{kind} .*is damaged.*; export it again"):
-            load_detector(path, "cpu")
+            Detector.load(path, "cpu")
         if kind == "pt2":
             return
         path.write_bytes(path.read_bytes().replace(CHECKSUM.encode(), b"x" * len(CHECKSUM)))
-        assert load_detector(path, "cpu").classes.names == ("cell", "dot", "ring")
+        assert Detector.load(path, "cpu").classes.names == ("cell", "dot", "ring")
 
     def test_settings_of_a_checkpoint_are_not_for_files(self, exported):
         with pytest.raises(ValueError, match="precision and compilation are for checkpoints"):
-            load_detector(exported["onnx"], "cpu", precision="bf16")
+            Detector.load(exported["onnx"], "cpu", precision="bf16")
         with pytest.raises(ValueError, match="OpenVINO runs on the CPU"):
-            load_detector(exported["xml"], "cuda")
+            Detector.load(exported["xml"], "cuda")
 
     def test_a_program_leaves_nothing_on_the_cpu_when_it_moves(self, exported):
         """To the device without memory here, whose tensors meet one of the CPU with an error as a GPU's would."""
@@ -229,11 +231,11 @@ class TestDescription:
     @pytest.mark.parametrize("kind", ["onnx", "xml", "pt2"])
     def test_a_device_that_is_none(self, exported, kind):
         with pytest.raises(ValueError, match="device 'tpu': expected auto, cpu, cuda"):
-            load_detector(exported[kind], "tpu")
+            Detector.load(exported[kind], "tpu")
 
     def test_a_device_that_the_runtime_has_not_is_not_passed_over(self, exported):
         with pytest.raises(ValueError, match="ONNX Runtime runs on the CPU or a GPU of NVIDIA here"):
-            load_detector(exported["onnx"], "mps")
+            Detector.load(exported["onnx"], "mps")
 
     def test_where_a_network_is_needed_a_file_is_refused(self, exported):
         for file in exported.values():
@@ -242,14 +244,14 @@ class TestDescription:
 
     def test_a_file_of_strong_detections_only_is_asked_for_those(self, exported, monkeypatch):
         """Without a score of the user's; the checkpoint's own threshold lies lower."""
-        known = load_detector(exported["onnx"], "cpu").engine.description
+        known = Detector.load(exported["onnx"], "cpu").engine.description
         strong = replace(known, settings=replace(known.settings, score_threshold=0.8))
         engine = SimpleNamespace(description=strong, device=torch.device("cpu"))
-        monkeypatch.setattr("boxwright.deploy.runtime._engine", lambda *_: engine)
-        assert load_detector(exported["onnx"], "cpu").score_threshold == 0.8
+        monkeypatch.setattr("boxwright.inference.predictor.open_engine", lambda *_: engine)
+        assert Detector.load(exported["onnx"], "cpu").score_threshold == 0.8
 
     def test_a_damaged_description(self, exported):
-        known = load_detector(exported["onnx"], "cpu").engine.description
+        known = Detector.load(exported["onnx"], "cpu").engine.description
         for text in (known.to_json().replace('"input"', '"inqut"'), known.to_json().replace('"outputs"', '"outs"')):
             with pytest.raises(ValueError, match=r"m.onnx: its description is damaged"):
                 Description.from_json(text, "m.onnx")

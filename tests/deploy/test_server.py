@@ -18,17 +18,16 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.deploy.runtime import load_detector
-from boxwright.deploy.server import build_app, serve
-from boxwright.deploy.service import ServeOptions, Service
-from boxwright.deploy.uploads import Limits
+from boxwright.deploy.serve.server import build_app, serve
+from boxwright.deploy.serve.service import ServeOptions, Service
+from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.masks import decode_rle, rasterise_polygons
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
-LIMITS = Limits(num_bytes=200_000, num_pixels=40_000, num_pictures=8)
+LIMITS = Limits(num_bytes=200_000, num_pixels=40_000, num_images=8)
 
 
 def png(array):
@@ -62,7 +61,7 @@ def masks(tmp_path_factory):
 
 
 def assert_is(answer, found):
-    """The JSON of a picture is what `predict` found in it."""
+    """The JSON of an image is what `predict` found in it."""
     assert (answer["height"], answer["width"]) == found.size_hw
     rows = answer["detections"]
     assert [row["label"] for row in rows] == found.names
@@ -73,55 +72,55 @@ def assert_is(answer, found):
 
 
 class TestAnswers:
-    def test_a_body_is_answered_with_what_predict_finds(self, served, detector, pictures):
-        for picture in pictures:
-            found = detector.predict(picture)[0]
+    def test_a_body_is_answered_with_what_predict_finds(self, served, detector, images):
+        for image in images:
+            found = detector.predict(image)[0]
             assert len(found)
-            done = served.post("/v1/detect", content=png(picture), headers={"Content-Type": "image/png"})
+            done = served.post("/v1/detect", content=png(image), headers={"Content-Type": "image/png"})
             assert done.status_code == 200
             assert_is(done.json(), found)
 
-    def test_settings_are_those_of_predict(self, served, detector, pictures):
-        found = detector.predict(pictures[0], score=0.1, max_detections=7)[0]
+    def test_settings_are_those_of_predict(self, served, detector, images):
+        found = detector.predict(images[0], score=0.1, max_detections=7)[0]
         assert len(found) == 7
-        assert_is(served.post("/v1/detect?score=0.1&max_detections=7", content=png(pictures[0])).json(), found)
+        assert_is(served.post("/v1/detect?score=0.1&max_detections=7", content=png(images[0])).json(), found)
 
-    def test_a_form_is_answered_file_by_file(self, served, detector, pictures):
-        files = [("file", (f"folder/{index}.png", png(one))) for index, one in enumerate(pictures)]
-        broken = ("file", ("broken.png", png(pictures[0])[:200]))
+    def test_a_form_is_answered_file_by_file(self, served, detector, images):
+        files = [("file", (f"folder/{index}.png", png(one))) for index, one in enumerate(images)]
+        broken = ("file", ("broken.png", png(images[0])[:200]))
         done = served.post("/v1/detect", files=[files[0], broken, *files[1:]])
         assert done.status_code == 200
-        answers = done.json()["pictures"]
+        answers = done.json()["images"]
         assert [one["file"] for one in answers] == ["0.png", "broken.png", "1.png", "2.png", "3.png", "4.png"]
-        assert answers.pop(1)["error"].startswith("broken.png: the picture is damaged or cut short")
-        for one, found in zip(answers, detector.predict(pictures, batch=1), strict=True):
+        assert answers.pop(1)["error"].startswith("broken.png: the image is damaged or cut short")
+        for one, found in zip(answers, detector.predict(images, batch=1), strict=True):
             assert_is(one, found)
         alone = served.post("/v1/detect", files=[broken])
         assert alone.status_code == 400
-        assert alone.json()["error"].startswith("broken.png: the picture is damaged")
+        assert alone.json()["error"].startswith("broken.png: the image is damaged")
 
-    def test_pictures_lie_as_they_are_looked_at(self, served, detector, pictures):
+    def test_images_lie_as_they_are_looked_at(self, served, detector, images):
         file = BytesIO()
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.fromarray(pictures[0]).save(file, "JPEG", exif=exif, quality=95)
+        Image.fromarray(images[0]).save(file, "JPEG", exif=exif, quality=95)
         answer = served.post("/v1/detect", content=file.getvalue(), headers={"Content-Type": "image/jpeg"}).json()
         assert (answer["height"], answer["width"]) == (128, 96)
         assert_is(answer, detector.predict(Image.open(file))[0])
 
-    def test_a_jpeg_a_few_bytes_short_is_answered_and_said(self, served, pictures):
+    def test_a_jpeg_a_few_bytes_short_is_answered_and_said(self, served, images):
         file = BytesIO()
-        Image.fromarray(pictures[1]).save(file, "JPEG", quality=95)
+        Image.fromarray(images[1]).save(file, "JPEG", quality=95)
         answer = served.post("/v1/detect", content=file.getvalue()[:-20]).json()
         assert (answer["width"], answer["height"]) == (128, 96)
         assert "the JPEG is cut short" in answer["note"]
         assert "note" not in served.post("/v1/detect", content=file.getvalue()).json()
         assert served.post("/v1/detect", content=file.getvalue()[: len(file.getvalue()) // 2]).status_code == 400
 
-    def test_values_of_16_bits_are_scaled_as_the_checkpoint_was_trained(self, checkpoint_file, pictures):
+    def test_values_of_16_bits_are_scaled_as_the_checkpoint_was_trained(self, checkpoint_file, images):
         detector = Detector.load(checkpoint_file, "cpu", precision="fp32")
         detector.value_range = (20_000, 20_510)
-        grey = pictures[2][:, :, 0]
+        grey = images[2][:, :, 0]
         with client_of(detector, checkpoint_file) as client:
             answer = client.post("/v1/detect", content=png(20_000 + 2 * grey.astype(np.uint16))).json()
         assert_is(answer, detector.predict(grey)[0])
@@ -132,11 +131,11 @@ class TestAnswers:
         for body in (loop, b"\xc5\xd0\xd3\xc6" + bytes(28) + loop):
             answer = served.post("/v1/detect", files={"file": ("a.jpg", body, "image/jpeg")})
             assert answer.status_code == 400
-            assert "not a JPEG, PNG, WebP, BMP, GIF or TIFF picture (nor AVIF)" in answer.json()["error"]
+            assert "not a JPEG, PNG, WebP, BMP, GIF or TIFF image (nor AVIF)" in answer.json()["error"]
 
-    def test_masks_are_run_lengths_or_polygons_or_none(self, masks, pictures):
+    def test_masks_are_run_lengths_or_polygons_or_none(self, masks, images):
         def of(query):
-            return masks.post(f"/v1/detect?score=0.004&max_detections=6{query}", content=png(pictures[0])).json()
+            return masks.post(f"/v1/detect?score=0.004&max_detections=6{query}", content=png(images[0])).json()
 
         coded, outlined, plain = of(""), of("&masks=polygons"), of("&masks=none")
         assert len(coded["detections"]) == len(outlined["detections"]) == 6
@@ -154,19 +153,17 @@ class TestAnswers:
         assert all(re.fullmatch("#[0-9a-f]{6}", one["colour"]) for one in told["classes"])
         assert (told["score"], told["runtime"], told["precision"], told["device"]) == (0.6, "torch", "fp32", "cpu")
         assert (told["masks"], masks.get("/v1/model").json()["masks"]) == (False, True)
-        assert told["limits"] == {"bytes": 200_000, "pixels": 40_000, "pictures": 8}
+        assert told["limits"] == {"bytes": 200_000, "pixels": 40_000, "images": 8}
         assert served.get("/healthz").json() == {"status": "ok"}
 
-    def test_an_exported_file_is_served_as_its_checkpoint(self, exported, pictures):
-        file = load_detector(exported["onnx"], "cpu")
+    def test_an_exported_file_is_served_as_its_checkpoint(self, exported, images):
+        file = Detector.load(exported["onnx"], "cpu")
         with client_of(file, exported["onnx"], score=0.5) as client:
-            assert_is(
-                client.post("/v1/detect", content=png(pictures[2])).json(), file.predict(pictures[2], score=0.5)[0]
-            )
+            assert_is(client.post("/v1/detect", content=png(images[2])).json(), file.predict(images[2], score=0.5)[0])
             told = client.get("/v1/model").json()
             assert (told["runtime"], told["precision"], told["least_score"]) == ("onnxruntime", "fp32", 0.05)
             assert told["score"] == 0.5
-            done = client.post("/v1/detect?score=0.01", content=png(pictures[0]))
+            done = client.post("/v1/detect?score=0.01", content=png(images[0]))
         assert done.status_code == 422
         assert done.json()["error"].startswith("tiny.onnx holds nothing below a score of 0.05, got 0.01")
 
@@ -191,12 +188,12 @@ class TestPage:
 @pytest.mark.parametrize(
     ("status", "sentence", "path", "body", "kind"),
     [
-        (400, "picture: the picture is empty (0 bytes)", "", b"", "image/png"),
-        (400, "picture: not a JPEG, PNG, WebP, BMP, GIF or TIFF picture", "", b"%!PS-Adobe-3.0 EPSF-3.0", "image/png"),
-        (400, "picture: not a picture that can be read", "", b"\xff\xd8\xff nothing", "image/jpeg"),
+        (400, "image: the image is empty (0 bytes)", "", b"", "image/png"),
+        (400, "image: not a JPEG, PNG, WebP, BMP, GIF or TIFF image", "", b"%!PS-Adobe-3.0 EPSF-3.0", "image/png"),
+        (400, "image: not an image that can be read", "", b"\xff\xd8\xff nothing", "image/jpeg"),
         (400, "the form: expected files only", "", b"nonsense", "multipart/form-data"),
         (413, "the request is larger than 0.2 MB", "", b"x" * 200_001, "application/octet-stream"),
-        (413, "picture: 300 x 200 pixels are more than the limit of 40000", "",
+        (413, "image: 300 x 200 pixels are more than the limit of 40000", "",
          png(np.zeros((200, 300, 3), np.uint8)), "image/png"),
         (415, "Content-Type: expected image/jpeg", "", b"{}", "application/json"),
         (422, "score: should be less than or equal to 1, got 1.5", "?score=1.5", b"", "image/png"),
@@ -229,7 +226,7 @@ def test_a_wrong_method_and_wrong_fields_are_said(served):
 
 
 class Gate:
-    """An engine that counts its calls by their pictures, waits to be let through, and fails on a call if told to."""
+    """An engine that counts its calls by their images, waits to be let through, and fails on a call if told to."""
 
     def __init__(self, engine):
         self._engine = engine
@@ -257,7 +254,7 @@ def gate(checkpoint_file):
 
 
 def together(client, detector, bodies, count):
-    """Post a first picture, which holds the engine, then all bodies; let it through when `count` wait."""
+    """Post a first image, which holds the engine, then all bodies; let it through when `count` wait."""
     with ThreadPoolExecutor(len(bodies) + 1) as pool:
         first = pool.submit(client.post, "/v1/detect", content=bodies[0])
         assert detector.engine.entered.wait(30)
@@ -273,40 +270,40 @@ def together(client, detector, bodies, count):
 
 
 class TestTogether:
-    def test_requests_that_wait_are_detected_in_one_pass_if_alike(self, gate, detector, pictures):
-        bodies = [png(pictures[index]) for index in (0, 1, 0, 2)]
+    def test_requests_that_wait_are_detected_in_one_pass_if_alike(self, gate, detector, images):
+        bodies = [png(images[index]) for index in (0, 1, 0, 2)]
         with client_with_queue(gate) as client:
             answers = together(client, gate, bodies, 4)
         assert gate.engine.sizes == [1, 3, 1]
         for done, index in zip(answers, (0, 0, 1, 0, 2), strict=True):
-            assert_is(done.json(), detector.predict(pictures[index])[0])
+            assert_is(done.json(), detector.predict(images[index])[0])
 
-    def test_a_batch_is_no_larger_than_asked_for(self, gate, pictures):
+    def test_a_batch_is_no_larger_than_asked_for(self, gate, images):
         with client_with_queue(gate, batch=2) as client:
-            answers = together(client, gate, [png(pictures[0])] * 5, 5)
+            answers = together(client, gate, [png(images[0])] * 5, 5)
         assert gate.engine.sizes == [1, 2, 2, 1]
         assert {done.status_code for done in answers} == {200}
 
-    def test_a_picture_on_which_the_detector_fails_fails_alone(self, gate, detector, pictures, caplog):
-        bodies = [png(pictures[0]), png(np.zeros_like(pictures[0])), png(pictures[1])]
+    def test_an_image_on_which_the_detector_fails_fails_alone(self, gate, detector, images, caplog):
+        bodies = [png(images[0]), png(np.zeros_like(images[0])), png(images[1])]
         gate.engine.fails = lambda images: bool((images.pixels.flatten(1).sum(1) == 0).any())
         with client_with_queue(gate) as client:
             answers = together(client, gate, bodies, 3)
         assert gate.engine.sizes == [1, 3, 1, 1, 1]
         assert [done.status_code for done in answers] == [200, 200, 500, 200]
-        assert answers[2].json() == {"error": "picture: the detector failed; the server's log says why"}
+        assert answers[2].json() == {"error": "image: the detector failed; the server's log says why"}
         assert "out of memory" in caplog.text
-        assert_is(answers[3].json(), detector.predict(pictures[1])[0])
+        assert_is(answers[3].json(), detector.predict(images[1])[0])
 
-    def test_a_broken_picture_does_not_reach_the_others(self, gate, pictures):
-        bodies = [png(pictures[0]), png(pictures[0])[:100], png(pictures[1])]
+    def test_a_broken_image_does_not_reach_the_others(self, gate, images):
+        bodies = [png(images[0]), png(images[0])[:100], png(images[1])]
         with client_with_queue(gate) as client:
             answers = together(client, gate, bodies, 2)
         assert [done.status_code for done in answers] == [200, 200, 400, 200]
         assert gate.engine.sizes == [1, 2]
 
-    def test_more_than_the_places_are_sent_away(self, gate, pictures):
-        body = png(pictures[0])
+    def test_more_than_the_places_are_sent_away(self, gate, images):
+        body = png(images[0])
         with client_with_queue(gate) as client:
             with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(client.post, "/v1/detect", content=body)
@@ -332,7 +329,7 @@ def client_with_queue(detector, **options):
 
 
 class TestProcess:
-    def test_it_starts_answers_and_ends_on_sigterm(self, checkpoint_file, detector, pictures):
+    def test_it_starts_answers_and_ends_on_sigterm(self, checkpoint_file, detector, images):
         process = subprocess.Popen(
             [sys.executable, "-m", "boxwright", "serve", str(checkpoint_file), "--port", "0", "--device", "cpu",
              "--precision", "fp32"],
@@ -341,9 +338,9 @@ class TestProcess:
         try:
             address = process.stdout.readline().strip()
             assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
-            request = urllib.request.Request(f"{address}/v1/detect", png(pictures[0]), {"Content-Type": "image/png"})
+            request = urllib.request.Request(f"{address}/v1/detect", png(images[0]), {"Content-Type": "image/png"})
             with urllib.request.urlopen(request, timeout=60) as answer:
-                assert_is(json.load(answer), detector.predict(pictures[0])[0])
+                assert_is(json.load(answer), detector.predict(images[0])[0])
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         finally:

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from boxwright.data.folder import open_folder
-from boxwright.data.preflight import preflight
-from boxwright.data.report_text import print_report
-from boxwright.data.truth import truth_of
+from boxwright.data.checks.preflight import preflight
+from boxwright.data.checks.report_text import print_report
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.ground_truth import ground_truth_of
 from boxwright.ops.masks import encode_rle, rasterise_polygons
 from boxwright.reading.values import flag, identity, number, numbers, polygons, whole_number
 
@@ -81,7 +81,7 @@ def looked_at(folder: Path) -> bool:
         for split in report.dataset.splits.values():
             for record in split.records[:20]:
                 assert record.stated_hw is not None
-                truth_of(record, record.stated_hw, masks=True)
+                ground_truth_of(record, record.stated_hw, masks=True)
         assert all(finding.where and finding.message and "\n" not in finding.message for finding in report.findings)
         assert all(len(finding.message) < 3000 for finding in report.findings)
     return True
@@ -90,14 +90,14 @@ def looked_at(folder: Path) -> bool:
 # ---- the corpus -----------------------------------------------------------------------------------------------------
 
 
-def save_pictures(folder: Path, names: tuple[str, ...] = ("a.png", "b.png", "c.png")) -> None:
+def save_images(folder: Path, names: tuple[str, ...] = ("a.png", "b.png", "c.png")) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         Image.new("RGB", (HW[1], HW[0]), (40 * index, 9, 9)).save(folder / name)
 
 
 def coco(root: Path) -> Path:
-    save_pictures(root / "images")
+    save_images(root / "images")
     images = [{"id": n, "file_name": f"{stem}.png", "width": HW[1], "height": HW[0]} for n, stem in enumerate("abc", 1)]
     code = encode_rle(rasterise_polygons([[2, 2, 12, 2, 12, 12]], HW))
     masks: list[Any] = [[[2, 2, 12, 2, 12, 12]], code, {"size": list(HW), "counts": [50, 10, 708]}, []]
@@ -114,7 +114,7 @@ def coco(root: Path) -> Path:
 
 
 def voc(root: Path) -> Path:
-    save_pictures(root / "JPEGImages")
+    save_images(root / "JPEGImages")
     (root / "Annotations").mkdir()
     for stem in "abc":
         text = (
@@ -127,7 +127,7 @@ def voc(root: Path) -> Path:
 
 
 def cvat(root: Path) -> Path:
-    save_pictures(root / "images")
+    save_images(root / "images")
     box = '<box label="dog" xtl="2" ytl="3" xbr="12" ybr="13" rotation="10"/>'
     shapes = f'{box}<polygon label="dog" points="2,2;12,2;12,12"/><ellipse label="cat" cx="9" cy="9" rx="4" ry="3"/>'
     shapes += '<mask label="cat" rle="2, 3, 1" left="4" top="5" width="3" height="2"/>'
@@ -140,7 +140,7 @@ def cvat(root: Path) -> Path:
 
 
 def yolo(root: Path) -> Path:
-    save_pictures(root / "images")
+    save_images(root / "images")
     (root / "labels").mkdir()
     for stem in "abc":
         (root / "labels" / f"{stem}.txt").write_text("0 0.5 0.5 0.2 0.4\n1 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n")

@@ -20,11 +20,11 @@ from safetensors.torch import save_file
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.convert.files import convert_file
+from boxwright.data.formats.yolo_layout import find_layout
 from boxwright.data.proposals import read_proposals, write_proposals
-from boxwright.data.yolo_layout import find_layout
-from boxwright.nn.backbone_files import read_tensors
 from boxwright.recipes import check_recipe, dump_recipe, load_recipe
 from boxwright.structures import Classes, Detections
+from boxwright.weights.backbone_files import read_tensors
 
 pytestmark = pytest.mark.slow
 EXAMPLES = settings(

@@ -13,9 +13,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boxwright.inference.comparison import compare_files
-from boxwright.metrics import result_files
-from boxwright.metrics.measure import measure
+from boxwright.evaluation import result_files
+from boxwright.evaluation.comparison import compare_files
+from boxwright.evaluation.summary import measure
 from boxwright.structures import Classes, CroppedMask, Detections
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.5}
 CONTENT = st.one_of(st.lists(ROW, max_size=4), st.lists(ROW.map(lambda row: {**GOOD, **row}), max_size=4), ODD)
 
 
-def truth_file(folder: Path) -> Path:
+def ground_truth_file(folder: Path) -> Path:
     images = [{"id": k, "file_name": f"{'ab'[k - 1]}.png", "height": SIZE[0], "width": SIZE[1]} for k in (1, 2)]
     polygon = [[5, 5, 25, 5, 25, 25, 5, 25]]
     rows = [
@@ -60,23 +60,25 @@ def truth_file(folder: Path) -> Path:
          "segmentation": polygon} for k, key in enumerate(CLASSES.ids)
     ]  # fmt: skip
     categories = [{"id": k, "name": name} for k, name in zip(CLASSES.ids, CLASSES.names, strict=True)]
-    file = folder / "truth.json"
+    file = folder / "ground truth.json"
     file.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
     return file
 
 
-def figures_or_a_sentence(truth: Path, found: Path) -> bool:
+def figures_or_a_sentence(ground_truth: Path, found: Path) -> bool:
     """Whether the files can be measured; if not, the error is one sentence that names a file."""
     try:
-        compared = compare_files(truth, found)
+        compared = compare_files(ground_truth, found)
     except (ValueError, OSError) as error:
         sentence = str(error)
-        assert str(found) in sentence or str(truth) in sentence, sentence
+        assert str(found) in sentence or str(ground_truth) in sentence, sentence
         assert "\n" not in sentence.replace("\\n", "")
         assert len(sentence) < 2000
         return False
     for metric in ("coco", "voc"):
-        measured = measure(compared.detections, compared.truths, compared.classes, metric=metric, areas=compared.areas)
+        measured = measure(
+            compared.detections, compared.ground_truths, compared.classes, metric=metric, areas=compared.areas
+        )
         json.dumps(measured.figures, allow_nan=False)
         for value in measured.per_class.values():
             assert value is None or (math.isfinite(value) and 0 <= value <= 1)
@@ -88,7 +90,7 @@ def figures_or_a_sentence(truth: Path, found: Path) -> bool:
 def test_any_json(tmp_path: Path, content: object) -> None:
     found = tmp_path / "found.json"
     found.write_text(json.dumps(content), errors="surrogatepass")
-    figures_or_a_sentence(truth_file(tmp_path), found)
+    figures_or_a_sentence(ground_truth_file(tmp_path), found)
 
 
 @BUDGET
@@ -103,7 +105,7 @@ def test_any_text(tmp_path: Path, text: str, name: str) -> None:
     for file in folder.iterdir():
         file.unlink()
     (folder / f"{name}.txt").write_text(text, encoding="utf-8", errors="surrogatepass")
-    figures_or_a_sentence(truth_file(tmp_path), folder)
+    figures_or_a_sentence(ground_truth_file(tmp_path), folder)
 
 
 def written(folder: Path, kind: str) -> list[Path]:
@@ -151,15 +153,15 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 @pytest.mark.parametrize("kind", ["coco", "polygons", "text", "voc", "yolo"])
 def test_files_of_our_own_with_damage(tmp_path: Path, kind: str) -> None:
-    draw, truth = random.Random(kind), truth_file(tmp_path)
+    draw, ground_truth = random.Random(kind), ground_truth_file(tmp_path)
     target, *files = written(tmp_path, kind)
     whole = {file: file.read_bytes() for file in files}
-    assert figures_or_a_sentence(truth, target)
+    assert figures_or_a_sentence(ground_truth, target)
     outcomes = []
     for _ in range(MUTATIONS):
         file = draw.choice(files)
         file.write_bytes(damaged(whole[file], draw))
-        outcomes.append(figures_or_a_sentence(truth, target))
+        outcomes.append(figures_or_a_sentence(ground_truth, target))
         file.write_bytes(whole[file])
     assert True in outcomes
     assert False in outcomes
@@ -167,10 +169,10 @@ def test_files_of_our_own_with_damage(tmp_path: Path, kind: str) -> None:
 
 @BUDGET
 @given(text=st.text(max_size=60))
-def test_any_truth_text(tmp_path: Path, text: str) -> None:
-    truth, found = tmp_path / "truth", tmp_path / "found"
-    for folder in (truth, found):
+def test_any_ground_truth_text(tmp_path: Path, text: str) -> None:
+    ground_truth, found = tmp_path / "ground truth", tmp_path / "found"
+    for folder in (ground_truth, found):
         folder.mkdir(exist_ok=True)
-    (truth / "a.txt").write_text(f"dog 1 1 9 9\n{text}", encoding="utf-8", errors="surrogatepass")
+    (ground_truth / "a.txt").write_text(f"dog 1 1 9 9\n{text}", encoding="utf-8", errors="surrogatepass")
     (found / "a.txt").write_text("dog 0.5 1 1 9 9\n")
-    figures_or_a_sentence(truth, found)
+    figures_or_a_sentence(ground_truth, found)

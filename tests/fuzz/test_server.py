@@ -13,9 +13,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.deploy.server import build_app
-from boxwright.deploy.service import ServeOptions, Service
-from boxwright.deploy.uploads import Limits
+from boxwright.deploy.serve.server import build_app
+from boxwright.deploy.serve.service import ServeOptions, Service
+from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
@@ -32,7 +32,7 @@ def client() -> TestClient:
     recipe = load_recipe("fcos-small", ["model.fpn_channels=16", "model.stem_channels=[16]", "data.resize.size=64"])
     weights = MODELS["fcos"].build(recipe.model_config_of(2)).state_dict()
     detector = Detector(Checkpoint(recipe, Classes.named(["a", "b"]), weights, 0.5), "cpu")
-    options = ServeOptions(limits=Limits(num_bytes=200_000, num_pixels=40_000, num_pictures=4))
+    options = ServeOptions(limits=Limits(num_bytes=200_000, num_pixels=40_000, num_images=4))
     with TestClient(build_app(Service(detector, Path("tiny.pt"), options)), raise_server_exceptions=False) as client:
         yield client
 

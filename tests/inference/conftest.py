@@ -1,4 +1,4 @@
-"""A small detector with random but lively weights, saved as a checkpoint, and pictures to feed it."""
+"""A small detector with random but lively weights, saved as a checkpoint, and images to feed it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=n
 
 
 def draw_scene(height: int, width: int, seed: int) -> np.ndarray:
-    """A picture (H, W, 3) of discs on a gradient."""
+    """An image (H, W, 3) of discs on a gradient."""
     rng = np.random.default_rng(seed)
     image = Image.fromarray(np.linspace(40, 180, height * width * 3).reshape(height, width, 3).astype(np.uint8))
     pen = ImageDraw.Draw(image)
@@ -62,12 +62,12 @@ def detector(checkpoint_file) -> Detector:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[np.ndarray]:
-    """Three pictures of one size."""
+def images() -> list[np.ndarray]:
+    """Three images of one size."""
     return [draw_scene(96, 128, seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="session")
 def scene():
-    """Makes a picture (H, W, 3) of a height, a width and a seed."""
+    """Makes an image (H, W, 3) of a height, a width and a seed."""
     return draw_scene

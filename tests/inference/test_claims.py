@@ -6,7 +6,7 @@ import torch
 from boxwright.inference import claims
 from boxwright.inference.claims import unclaimed
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes, Truth
+from boxwright.structures import Classes, GroundTruth
 
 CLASSES = Classes.named(["dot", "line", "block"])
 HD = (1080, 1920)
@@ -17,7 +17,7 @@ def spread(sides, count=200, size_hw=HD, label=0):
     generator = torch.Generator().manual_seed(0)
     limits = torch.tensor([size_hw[1] - sides[0], size_hw[0] - sides[1]])
     corners = torch.rand(count, 2, generator=generator) * limits
-    return [(Truth.of([[x, y, x + sides[0], y + sides[1]]], [label]), size_hw) for x, y in corners.tolist()]
+    return [(GroundTruth.of([[x, y, x + sides[0], y + sides[1]]], [label]), size_hw) for x, y in corners.tolist()]
 
 
 def recipe(*settings, name="fcos-small"):
@@ -61,12 +61,12 @@ def test_objects_of_one_to_fifty_own_no_anchor_above_the_threshold():
 
 def test_nothing_is_said_where_every_object_is_claimed():
     assert unclaimed(spread((300, 200)), recipe(), CLASSES) is None
-    assert unclaimed([(Truth.empty(), HD)], recipe(), CLASSES) is None
+    assert unclaimed([(GroundTruth.empty(), HD)], recipe(), CLASSES) is None
     assert unclaimed(spread((2, 2)), load_recipe("fast-rcnn-small"), CLASSES) is None
 
 
 def test_ignored_regions_are_not_counted():
-    tiny = [(Truth.of([[9.0, 9, 10, 10], [20, 20, 21, 21]], [0, 0], [True, False]), (240, 320))]
+    tiny = [(GroundTruth.of([[9.0, 9, 10, 10], [20, 20, 21, 21]], [0, 0], [True, False]), (240, 320))]
     assert unclaimed(tiny, recipe(), CLASSES).objects == {"dot": 1}
 
 

@@ -1,4 +1,4 @@
-"""`explain`: its owners are those of the loss, its detections those of `predict`; its words and pictures are there."""
+"""`explain`: its owners are those of the loss, its detections those of `predict`; its words and images are there."""
 
 import sys
 from dataclasses import replace
@@ -10,26 +10,35 @@ import torch
 from PIL import Image
 
 from boxwright.cli import main
-from boxwright.inference.explain import describe, describe_box, describe_detection, explain, most_central, nearest_truth
+from boxwright.inference.explain import (
+    describe,
+    describe_box,
+    describe_detection,
+    explain,
+    most_central,
+    nearest_ground_truth,
+)
 from boxwright.inference.explain_drawing import write_explanation
-from boxwright.inference.labelled import labelled_picture
+from boxwright.inference.labelled import labelled_image
 from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSOutputs
 from boxwright.ops.image import ResizeRule
-from boxwright.structures import Targets, Truth
+from boxwright.structures import GroundTruth, Targets
 
 # a disc, a large box around it, a box too thin to hold a location, an ignored region
-TRUTH = Truth.of([[30, 20, 60, 50], [4, 4, 120, 92], [80, 60, 81, 64], [90, 10, 126, 40]], [0, 1, 2, 0], [0, 0, 0, 1])
+GROUND_TRUTH = GroundTruth.of(
+    [[30, 20, 60, 50], [4, 4, 120, 92], [80, 60, 81, 64], [90, 10, 126, 40]], [0, 1, 2, 0], [0, 0, 0, 1]
+)
 
 
 @pytest.fixture(scope="module")
-def image(pictures):
-    return torch.from_numpy(pictures[0]).permute(2, 0, 1)
+def image(images):
+    return torch.from_numpy(images[0]).permute(2, 0, 1)
 
 
 @pytest.fixture(scope="module")
 def explained(detector, image):
-    return explain(detector, image, TRUTH)
+    return explain(detector, image, GROUND_TRUTH)
 
 
 def reconfigured(checkpoint_file, **changes):
@@ -58,11 +67,11 @@ def reconfigured(checkpoint_file, **changes):
 def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
     """Predictions that say exactly what the lesson asks have no loss but the entropy floor; any other owner would."""
     detector = reconfigured(checkpoint_file, **changes)
-    made = explain(detector, image, TRUTH)
-    lesson, targets = made.lesson, Targets.of([made.lesson.truth])
+    made = explain(detector, image, GROUND_TRUTH)
+    lesson, targets = made.lesson, Targets.of([made.lesson.ground_truth])
     owned = lesson.owner >= 0
     assert int(owned.sum()) > 5
-    labels = torch.where(owned, lesson.truth.labels[lesson.owner.clamp(min=0)], -1)
+    labels = torch.where(owned, lesson.ground_truth.labels[lesson.owner.clamp(min=0)], -1)
     logits = torch.where(labels[:, None] == torch.arange(3), 30.0, -30.0)
     units = made.strides[:, None] if detector.model.config.normalise_targets else 1.0
     central = torch.where(owned, lesson.centerness, 0.5)
@@ -115,7 +124,7 @@ def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_f
             weights[name] = wider
     detector.model.load_state_dict(weights)
     detector.engine.model = detector.model
-    made = explain(detector, image, TRUTH)
+    made = explain(detector, image, GROUND_TRUTH)
     assert made.class_scores.shape == explained.class_scores.shape
     torch.testing.assert_close(made.class_scores, explained.class_scores)
     assert torch.equal(made.source, explained.source)
@@ -125,13 +134,13 @@ def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_f
 def test_levels_and_coordinates(checkpoint_file, scene):
     detector = Detector.load(checkpoint_file, "cpu")
     detector.resize = ResizeRule("letterbox", height=96, width=160)
-    truth = Truth.of([[20, 30, 120, 160]], [2])
-    made = explain(detector, torch.from_numpy(scene(192, 192, 3)).permute(2, 0, 1), truth)
+    ground_truth = GroundTruth.of([[20, 30, 120, 160]], [2])
+    made = explain(detector, torch.from_numpy(scene(192, 192, 3)).permute(2, 0, 1), ground_truth)
     assert [(x.name, x.stride, x.size_hw, x.low, x.high) for x in made.levels] == [
         ("P3", 8, (12, 20), 0.0, 64.0), ("P4", 16, (6, 10), 64.0, 128.0), ("P5", 32, (3, 5), 128.0, float("inf"))
     ]  # fmt: skip
-    assert made.lesson.truth.boxes.tolist() == [[10, 15, 60, 80]]
-    assert made.original(made.lesson.truth.boxes).tolist() == [[20, 30, 120, 160]]
+    assert made.lesson.ground_truth.boxes.tolist() == [[10, 15, 60, 80]]
+    assert made.original(made.lesson.ground_truth.boxes).tolist() == [[20, 30, 120, 160]]
     for level in made.levels:
         assert made.level_of(level.rows.start) is made.level_of(level.rows.stop - 1) is level
         assert made.locations[level.rows.start].tolist() == [level.stride / 2] * 2
@@ -143,22 +152,22 @@ def test_levels_and_coordinates(checkpoint_file, scene):
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 
-def test_words_on_the_picture(explained):
+def test_words_on_the_image(explained):
     lines = describe(explained)
-    assert lines[0] == "The picture has 128 x 96 pixels (width x height); the network sees 128 x 96."
+    assert lines[0] == "The image has 128 x 96 pixels (width x height); the network sees 128 x 96."
     owned = int((explained.lesson.owner[explained.levels[0].rows] >= 0).sum())
     assert lines[1].startswith("P3: stride 8, 16 x 12 locations, for objects whose farthest side is 0 to 64 network")
     assert f"{owned} must learn " in lines[1]
-    assert "Truth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
-    assert "No location must learn these truth boxes: 2." in lines
+    assert "GroundTruth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
+    assert "No location must learn these ground truth boxes: 2." in lines
     assert lines[-1].startswith(f"Detections: {len(explained.found)} from score 0.60 (")
 
 
-def test_words_on_a_truth_box(explained):
+def test_words_on_a_ground_truth_box(explained):
     lines = describe_box(explained, 0)
     owned = int((explained.lesson.owner == 0).sum())
     assert owned == int((explained.lesson.owner[explained.levels[0].rows] == 0).sum()) == 9
-    assert lines[0] == "Truth box 0: cell, 30 x 30 pixels in the picture, 30 x 30 as the network sees it."
+    assert lines[0] == "Ground truth box 0: cell, 30 x 30 pixels in the image, 30 x 30 as the network sees it."
     assert lines[1] == "  Locations that must learn it: P3 9, P4 0, P5 0."
     assert "P3 (stride 8), row 4, column 5, at pixel (44, 36)" in lines[2]
     assert "l 14.0, t 16.0, r 16.0, b 14.0 network pixels (1.75, 2.00, 2.00, 1.75 strides)" in lines[3]
@@ -170,7 +179,7 @@ def test_words_on_a_truth_box(explained):
 def test_words_on_boxes_that_nobody_learns(checkpoint_file, detector, image, explained):
     assert "too small or too narrow: no location" in describe_box(explained, 2)[2]
     assert "an ignored region" in describe_box(explained, 3)[1]
-    covered = Truth.of([[30, 20, 61, 51], [31, 21, 60, 50]], [0, 1])
+    covered = GroundTruth.of([[30, 20, 61, 51], [31, 21, 60, 50]], [0, 1])
     lines = describe_box(explain(detector, image, covered), 0)
     assert "Smaller boxes own all of the 9 locations" in lines[2]
 
@@ -182,17 +191,17 @@ def test_words_on_a_detection(explained):
     assert lines[0].startswith(f"Detection 1: {found.names[1]}, score {float(found.scores[1]):.2f} = sqrt(class ")
     assert f"It comes from {level.name} (stride {level.stride}), row " in lines[1]
     assert ", ".join(f"{value:.1f}" for value in found.boxes[1].tolist()) in lines[3]
-    nearest = nearest_truth(explained, 1)
-    assert ("No truth box" if nearest is None else f"overlaps most: {nearest[0]}") in lines[4]
+    nearest = nearest_ground_truth(explained, 1)
+    assert ("No ground truth box" if nearest is None else f"overlaps most: {nearest[0]}") in lines[4]
 
 
 def test_a_number_that_is_not_there(detector, image, explained):
-    with pytest.raises(ValueError, match="box 4: this picture has 4 truth boxes, numbered from 0"):
+    with pytest.raises(ValueError, match="box 4: this image has 4 ground truth boxes, numbered from 0"):
         describe_box(explained, 4)
-    with pytest.raises(ValueError, match="detection -1: this picture has"):
+    with pytest.raises(ValueError, match="detection -1: this image has"):
         describe_detection(explained, -1)
     bare = explain(detector, image, score=1.0)
-    with pytest.raises(ValueError, match=r"detection 0: this picture has no detections from score 1\.00"):
+    with pytest.raises(ValueError, match=r"detection 0: this image has no detections from score 1\.00"):
         describe_detection(bare, 0)
     with pytest.raises(ValueError, match="give --data"):
         describe_box(bare, 0)
@@ -205,10 +214,10 @@ def test_another_kind_of_detector_is_refused(detector, image):
         explain(other, image)
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_with_truth(explained, tmp_path):
+def test_images_with_ground_truth(explained, tmp_path):
     paths = write_explanation(explained, tmp_path, box=0, detection=1, label=2)
     assert [path.name for path in paths] == ["1_overview.png", "2_locations.png", "3_owners.png", "4_centerness.png",
                                              "5_classes.png", "6_box_0.png", "7_detection_1.png"]  # fmt: skip
@@ -218,10 +227,10 @@ def test_pictures_with_truth(explained, tmp_path):
         assert pixels.std() > 20
 
 
-def test_pictures_of_an_empty_tall_letterboxed_picture(checkpoint_file, scene, tmp_path):
+def test_images_of_an_empty_tall_letterboxed_image(checkpoint_file, scene, tmp_path):
     detector = Detector.load(checkpoint_file, "cpu")
     detector.resize = ResizeRule("letterbox", height=96, width=160)
-    made = explain(detector, torch.from_numpy(scene(200, 60, 3)).permute(2, 0, 1), Truth.empty(), score=1.0)
+    made = explain(detector, torch.from_numpy(scene(200, 60, 3)).permute(2, 0, 1), GroundTruth.empty(), score=1.0)
     paths = write_explanation(made, tmp_path)
     assert [path.name[0] for path in paths] == ["1", "2", "3", "4", "5"]
 
@@ -247,12 +256,12 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture
-def data(tmp_path, pictures):
-    """A VOC folder of three pictures with one object of each class; "same.png" stands in no list."""
+def data(tmp_path, images):
+    """A VOC folder of three images with one object of each class; "same.png" stands in no list."""
     folder = tmp_path / "data"
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
-    for number, (name, pixels) in enumerate(zip(("cell", "dot", "ring"), pictures, strict=True)):
+    for number, (name, pixels) in enumerate(zip(("cell", "dot", "ring"), images, strict=True)):
         Image.fromarray(pixels).save(folder / "JPEGImages" / f"p{number}.png")
         box = "<xmin>30</xmin><ymin>20</ymin><xmax>60</xmax><ymax>50</ymax>"
         (folder / "Annotations" / f"p{number}.xml").write_text(
@@ -264,12 +273,12 @@ def data(tmp_path, pictures):
     return folder
 
 
-def test_command_with_truth(call, checkpoint_file, data, tmp_path, monkeypatch):
+def test_command_with_ground_truth(call, checkpoint_file, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(str(path) for path in data.rglob("*"))
     code, out, err = call(checkpoint_file, "p2.png", "--data", data, "--score", 0.0, "--class", "ring")
     assert (code, err) == (0, "")
-    assert "Truth box 0: ring, 30 x 30 pixels in the picture" in out
+    assert "Ground truth box 0: ring, 30 x 30 pixels in the image" in out
     assert "Detection 0: " in out
     written = sorted(path.name for path in (tmp_path / "explained" / "p2").iterdir())
     assert len(written) == 7
@@ -280,14 +289,14 @@ def test_command_with_truth(call, checkpoint_file, data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("p2.png", "--box", 0), "are about the truth: give --data FOLDER too"),
+        (("p2.png", "--box", 0), "are about the ground truth: give --data FOLDER too"),
         (("p2.png", "--class", "cel", "--data", "DATA"), "--class cel: the model's classes are cell, dot, ring"),
-        (("p2.png", "--data", "DATA", "--box", 5), "box 5: this picture has 1 truth boxes"),
-        (("p2.png", "--data", "DATA", "--split", "train"), "has no picture of this name (split train, 2 pictures)"),
-        (("p9.png", "--data", "DATA"), "has no picture of this name (train, val, 3 pictures)"),
+        (("p2.png", "--data", "DATA", "--box", 5), "box 5: this image has 1 ground truth boxes"),
+        (("p2.png", "--data", "DATA", "--split", "train"), "has no image of this name (split train, 2 images)"),
+        (("p9.png", "--data", "DATA"), "has no image of this name (train, val, 3 images)"),
         (("p2.png", "--data", "DATA", "--out", "DATA/out"), "which is only read; choose another with --out"),
         (("p2.png", "--score", 7), "--score: expected 0 to 1"),
-        (("nowhere.png",), "nowhere.png: there is no such picture"),
+        (("nowhere.png",), "nowhere.png: there is no such image"),
     ],
 )
 def test_command_with_a_mistake(call, checkpoint_file, data, words, sentence):
@@ -300,13 +309,13 @@ def test_command_with_a_mistake(call, checkpoint_file, data, words, sentence):
     assert sorted(str(path) for path in data.parent.rglob("*")) == before
 
 
-def test_a_picture_is_found_by_path_name_or_stem(detector, data, pictures):
+def test_an_image_is_found_by_path_name_or_stem(detector, data, images):
     expected = data / "JPEGImages" / "p1.png"
-    for picture in (expected, "p1.png", "p1", "elsewhere/p1.png"):
-        path, truth = labelled_picture(picture, data, detector.classes)
+    for image in (expected, "p1.png", "p1", "elsewhere/p1.png"):
+        path, ground_truth = labelled_image(image, data, detector.classes)
         assert path == expected
-        assert truth.labels.tolist() == [1]
-    Image.fromarray(pictures[0]).save(data / "JPEGImages" / "p1.jpg")
+        assert ground_truth.labels.tolist() == [1]
+    Image.fromarray(images[0]).save(data / "JPEGImages" / "p1.jpg")
     (data / "Annotations" / "extra.xml").write_text((data / "Annotations" / "p0.xml").read_text())
     with pytest.raises(ValueError, match="the classes differ"):
-        labelled_picture("p1", data, detector.classes, classes="cell,dot")
+        labelled_image("p1", data, detector.classes, classes="cell,dot")

@@ -1,4 +1,4 @@
-"""`Detector.predict`: the same detections from every kind of picture, in its own pixels, and a sentence otherwise."""
+"""`Detector.predict`: the same detections from every kind of image, in its own pixels, and a sentence otherwise."""
 
 import importlib.util
 import warnings
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.pictures import picture_paths
+from boxwright.data.inputs import image_paths
 from boxwright.inference.predictor import Detector, batches_of_one_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
@@ -24,38 +24,38 @@ def assert_same(one, other, tolerance=0.0):
 
 
 @pytest.fixture
-def folder(tmp_path, pictures):
-    """The three pictures as files, in the order of their names."""
-    for number, pixels in enumerate(pictures):
+def folder(tmp_path, images):
+    """The three images as files, in the order of their names."""
+    for number, pixels in enumerate(images):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def expected(detector, pictures):
-    return detector.predict(pictures)
+def expected(detector, images):
+    return detector.predict(images)
 
 
 # ---- kinds of input -------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_picture_gives_the_same_detections(detector, pictures, folder, expected):
-    tensors = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in pictures]
+def test_every_kind_of_image_gives_the_same_detections(detector, images, folder, expected):
+    tensors = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in images]
     kinds = {
         "folder": str(folder),
         "folder path": folder,
         "glob": str(folder / "*.png"),
         "paths": sorted(folder.glob("*.png")),
-        "PIL": [Image.fromarray(pixels) for pixels in pictures],
+        "PIL": [Image.fromarray(pixels) for pixels in images],
         "tensors": tensors,
         "tensor batch": torch.stack(tensors),
-        "array batch": np.stack(pictures),
-        "mixed": [folder / "0.png", Image.fromarray(pictures[1]), tensors[2]],
-        "generator": (pixels for pixels in pictures),
+        "array batch": np.stack(images),
+        "mixed": [folder / "0.png", Image.fromarray(images[1]), tensors[2]],
+        "generator": (pixels for pixels in images),
     }
-    for kind, images in kinds.items():
-        found = detector.predict(images)
+    for kind, given in kinds.items():
+        found = detector.predict(given)
         assert len(found) == 3, kind
         for one, other in zip(found, expected, strict=True):
             assert_same(one, other)
@@ -63,37 +63,37 @@ def test_every_kind_of_picture_gives_the_same_detections(detector, pictures, fol
     assert expected[0].path is None
 
 
-def test_one_picture_is_a_list_of_one(detector, pictures, folder, expected):
-    for images in (folder / "1.png", str(folder / "1.png"), pictures[1], Image.fromarray(pictures[1])):
-        (found,) = detector.predict(images)
+def test_one_image_is_a_list_of_one(detector, images, folder, expected):
+    for given in (folder / "1.png", str(folder / "1.png"), images[1], Image.fromarray(images[1])):
+        (found,) = detector.predict(given)
         assert_same(found, expected[1], 1e-3)
 
 
-def test_float_tensors_are_the_same_pixels(detector, pictures):
-    whole = torch.from_numpy(pictures[0]).permute(2, 0, 1)
+def test_float_tensors_are_the_same_pixels(detector, images):
+    whole = torch.from_numpy(images[0]).permute(2, 0, 1)
     (from_bytes,) = detector.predict(whole, resize=None)
     for shares in (whole / 255, (whole / 255).double(), whole.permute(1, 2, 0).numpy() / 255.0):
         (found,) = detector.predict(shares, resize=None)
         assert_same(found, from_bytes, 0.01)
 
 
-def test_bytes_and_floats_in_one_call_keep_their_order(detector, pictures):
-    whole = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in pictures]
+def test_bytes_and_floats_in_one_call_keep_their_order(detector, images):
+    whole = [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in images]
     found = detector.predict([whole[0], whole[1] / 255, whole[2]], resize=None)
     for index, one in enumerate(found):
         assert_same(one, detector.predict(whole[index], resize=None)[0], 0.01)
 
 
-def test_grey_and_transparent_pictures_become_rgb(detector):
+def test_grey_and_transparent_images_become_rgb(detector):
     grey = np.linspace(0, 255, 96 * 128).reshape(96, 128).astype(np.uint8)
     (expected,) = detector.predict(np.repeat(grey[:, :, None], 3, axis=2), score=0.05)
     for images in (grey, Image.fromarray(grey), Image.fromarray(grey).convert("RGBA")):
         assert_same(detector.predict(images, score=0.05)[0], expected)
 
 
-def test_arrays_need_no_special_memory(detector, pictures, expected):
-    read_only = np.asarray(Image.fromarray(pictures[0]))
-    mirrored = pictures[0][:, ::-1].copy()[:, ::-1]
+def test_arrays_need_no_special_memory(detector, images, expected):
+    read_only = np.asarray(Image.fromarray(images[0]))
+    mirrored = images[0][:, ::-1].copy()[:, ::-1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = detector.predict([read_only, mirrored])
@@ -108,13 +108,13 @@ def test_nothing_in_nothing_out(detector):
 # ---- sizes and batches ----------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_one_size_are_the_same_alone_and_in_a_batch(detector, pictures, expected):
+def test_images_of_one_size_are_the_same_alone_and_in_a_batch(detector, images, expected):
     for batch in (1, 2):
-        for one, other in zip(detector.predict(pictures, batch=batch), expected, strict=True):
+        for one, other in zip(detector.predict(images, batch=batch), expected, strict=True):
             assert_same(one, other, 1e-3)
 
 
-def test_pictures_of_mixed_sizes_are_nearly_the_same_alone_and_in_a_batch(detector, scene):
+def test_images_of_mixed_sizes_are_nearly_the_same_alone_and_in_a_batch(detector, scene):
     """Padding changes what the borders see, so this is close, not equal."""
     sizes = [(96, 128), (120, 96), (97, 131)]
     images = [scene(height, width, seed) for seed, (height, width) in enumerate(sizes)]
@@ -129,13 +129,13 @@ def test_pictures_of_mixed_sizes_are_nearly_the_same_alone_and_in_a_batch(detect
         assert float((overlaps.amax(1) > 0.5).float().mean()) >= 0.8
 
 
-def test_stream_reads_only_a_window_ahead(detector, pictures):
+def test_stream_reads_only_a_window_ahead(detector, images):
     read = []
 
     def source():
         for number in range(6):
             read.append(number)
-            yield pictures[number % 3]
+            yield images[number % 3]
 
     stream = detector.stream(source(), window=2, batch=2)
     first = next(stream)
@@ -146,21 +146,21 @@ def test_stream_reads_only_a_window_ahead(detector, pictures):
 
 
 def test_a_batch_is_of_one_size_and_type():
-    """So no picture is padded because of another; the order of arrival does not matter."""
+    """So no image is padded because of another; the order of arrival does not matter."""
     sizes = [(40, 60), (60, 40), (41, 60), (40, 60), (60, 40), (200, 200)]
-    pictures = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
-    assert batches_of_one_shape(pictures, 8) == [[0, 3], [2], [1, 4], [5]]
-    assert batches_of_one_shape(pictures, 1) == [[0], [3], [2], [1], [4], [5]]
-    assert batches_of_one_shape(pictures, 8, 64) == [[0, 1, 2, 3, 4], [5]]  # what each is padded to by itself
-    assert batches_of_one_shape([pictures[0], pictures[0].float(), pictures[0]], 8) == [[1], [0, 2]]
+    images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
+    assert batches_of_one_shape(images, 8) == [[0, 3], [2], [1, 4], [5]]
+    assert batches_of_one_shape(images, 1) == [[0], [3], [2], [1], [4], [5]]
+    assert batches_of_one_shape(images, 8, 64) == [[0, 1, 2, 3, 4], [5]]  # what each is padded to by itself
+    assert batches_of_one_shape([images[0], images[0].float(), images[0]], 8) == [[1], [0, 2]]
     assert batches_of_one_shape([], 8) == []
 
 
-def test_precision_is_a_switch(checkpoint_file, pictures, expected):
+def test_precision_is_a_switch(checkpoint_file, images, expected):
     """bf16 moves detections a little, and only where it is asked for on a machine that emulates it."""
     half = Detector.load(checkpoint_file, "cpu", precision="bf16")
     assert half.engine.precision == "bf16"
-    (found,) = half.predict(pictures[0], score=0.0)
+    (found,) = half.predict(images[0], score=0.0)
     best, overlaps = expected[0].select(torch.arange(5)), None
     overlaps = pairwise_iou(best.boxes, found.boxes) * (best.labels[:, None] == found.labels)
     assert bool((overlaps.amax(1) > 0.8).all())
@@ -168,7 +168,7 @@ def test_precision_is_a_switch(checkpoint_file, pictures, expected):
         Detector.load(checkpoint_file, "cpu", precision="int8")
 
 
-def test_norms_are_folded_and_nothing_changes(checkpoint_file, pictures, expected):
+def test_norms_are_folded_and_nothing_changes(checkpoint_file, images, expected):
     plain = load_checkpoint(checkpoint_file).build()
     detector = Detector.load(checkpoint_file, "cpu")
     assert detector.model.state_dict().keys() == plain.state_dict().keys()  # as it was trained
@@ -176,20 +176,20 @@ def test_norms_are_folded_and_nothing_changes(checkpoint_file, pictures, expecte
     assert any("BatchNorm" in kind for kind in kinds[0])
     assert not any("BatchNorm" in kind for kind in kinds[1])
     detector.engine.model = plain
-    for one, other in zip(detector.predict(pictures), expected, strict=True):
+    for one, other in zip(detector.predict(images), expected, strict=True):
         assert_same(one, other, 1e-2)
 
 
-def test_what_a_gpu_does_beside_its_next_batch_changes_nothing(checkpoint_file, pictures, expected, monkeypatch):
-    """The thread that brings detections back to their pictures, on a CPU that calls itself a GPU."""
+def test_what_a_gpu_does_beside_its_next_batch_changes_nothing(checkpoint_file, images, expected, monkeypatch):
+    """The thread that brings detections back to their images, on a CPU that calls itself a GPU."""
     detector = Detector.load(checkpoint_file, "cpu")
     monkeypatch.setattr(detector, "_on_device", lambda images: images)
     detector.device = torch.device("cuda")
-    for one, other in zip(detector.predict(pictures, batch=1), expected, strict=True):
+    for one, other in zip(detector.predict(images, batch=1), expected, strict=True):
         assert_same(one, other, 1e-2)
     monkeypatch.setattr(PaddedDetections, "restore", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        detector.predict(pictures)
+        detector.predict(images)
 
 
 @pytest.mark.slow
@@ -202,19 +202,19 @@ def test_a_compiled_detector_finds_the_same(checkpoint_file, scene):
         assert_same(one, other, 1e-2)
 
 
-def test_resize_rules(detector, pictures, expected):
-    for one, other in zip(detector.predict(pictures, resize=detector.resize), expected, strict=True):
+def test_resize_rules(detector, images, expected):
+    for one, other in zip(detector.predict(images, resize=detector.resize), expected, strict=True):
         assert_same(one, other)
     # 96 x 128 is what the recipe resizes to, so as it is means the same
-    for one, other in zip(detector.predict(pictures, resize=None), expected, strict=True):
+    for one, other in zip(detector.predict(images, resize=None), expected, strict=True):
         assert_same(one, other)
-    (small,) = detector.predict(pictures[0], resize=ResizeRule("fixed", height=64, width=160))
+    (small,) = detector.predict(images[0], resize=ResizeRule("fixed", height=64, width=160))
     assert small.size_hw == (96, 128)
     assert not torch.equal(small.scores[:5], expected[0].scores[:5])
 
 
 class FixedModel:
-    """Finds one box at a known place of the network's picture."""
+    """Finds one box at a known place of the network's image."""
 
     def __init__(self):
         self.shapes = []
@@ -239,7 +239,7 @@ class FixedModel:
         (ResizeRule("letterbox", height=100, width=300), (100, 300), [20, 40, 60, 120]),
     ],
 )
-def test_boxes_come_back_in_the_pixels_of_the_picture(checkpoint_file, rule, shape, box):
+def test_boxes_come_back_in_the_pixels_of_the_image(checkpoint_file, rule, shape, box):
     detector = Detector.load(checkpoint_file, "cpu")
     detector.engine.model = FixedModel()
     (found,) = detector.predict(np.zeros((200, 240, 3), np.uint8), resize=rule)
@@ -248,7 +248,7 @@ def test_boxes_come_back_in_the_pixels_of_the_picture(checkpoint_file, rule, sha
     assert found.names == ["dot"]
 
 
-def test_detections_stay_inside_the_picture(detector, scene):
+def test_detections_stay_inside_the_image(detector, scene):
     for height, width in ((50, 131), (33, 17), (200, 90), (1, 1)):
         (found,) = detector.predict(scene(height, width, 5), score=0.0)
         assert found.size_hw == (height, width)
@@ -260,20 +260,20 @@ def test_detections_stay_inside_the_picture(detector, scene):
 # ---- what is reported -----------------------------------------------------------------------------------------------
 
 
-def test_the_score_filters(detector, pictures, expected):
-    (everything,) = detector.predict(pictures[0], score=0.0, max_detections=2000)
+def test_the_score_filters(detector, images, expected):
+    (everything,) = detector.predict(images[0], score=0.0, max_detections=2000)
     assert len(everything) > len(expected[0])
     assert float(expected[0].scores.min()) > 0.6  # the checkpoint's own threshold
     middle = float(everything.scores[3])
-    (few,) = detector.predict(pictures[0], score=middle)
+    (few,) = detector.predict(images[0], score=middle)
     assert_same(few, everything.above(middle + 1e-6))
     assert bool((everything.scores[:-1] >= everything.scores[1:]).all())
 
 
-def test_limit_and_overlap(detector, pictures):
-    (few,) = detector.predict(pictures[0], score=0.0, max_detections=4)
+def test_limit_and_overlap(detector, images):
+    (few,) = detector.predict(images[0], score=0.0, max_detections=4)
     assert len(few) == 4
-    strict, loose = (detector.predict(pictures[0], nms_iou=iou, max_detections=1000)[0] for iou in (0.1, 0.9))
+    strict, loose = (detector.predict(images[0], nms_iou=iou, max_detections=1000)[0] for iou in (0.1, 0.9))
     assert len(strict) < len(loose)
     for label in strict.labels.unique():
         boxes = strict.boxes[strict.labels == label]
@@ -322,20 +322,20 @@ def test_to_supervision_says_what_is_missing(expected):
         (None, "got NoneType"),
     ],
 )
-def test_what_is_no_picture_is_said(detector, images, sentence):
+def test_what_is_no_image_is_said(detector, images, sentence):
     with pytest.raises(ValueError, match=sentence):
         detector.predict(images)
 
 
 def test_paths_that_lead_nowhere_are_said(detector, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no pictures in this folder"):
+    with pytest.raises(FileNotFoundError, match="no images in this folder"):
         detector.predict(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"missing\.jpg: no such picture"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.jpg: no such image"):
         detector.predict(tmp_path / "missing.jpg")
-    with pytest.raises(FileNotFoundError, match="no such picture, folder or pattern"):
+    with pytest.raises(FileNotFoundError, match="no such image, folder or pattern"):
         detector.predict(str(tmp_path / "*.jpg"))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"broken\.jpg: not a picture"):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"broken\.jpg: not an image"):
         detector.predict(tmp_path)
 
 
@@ -343,9 +343,9 @@ def test_folders_are_listed_by_name_without_their_subfolders(tmp_path):
     for name in ("b.PNG", "a.jpeg", "c.txt", "sub/d.png", "odd [1].png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in picture_paths(tmp_path)] == ["a.jpeg", "b.PNG", "odd [1].png"]
-    assert picture_paths(tmp_path / "odd [1].png") == [tmp_path / "odd [1].png"]
-    assert [path.name for path in picture_paths(str(tmp_path / "**" / "*.png"))] == ["odd [1].png", "d.png"]
+    assert [path.name for path in image_paths(tmp_path)] == ["a.jpeg", "b.PNG", "odd [1].png"]
+    assert image_paths(tmp_path / "odd [1].png") == [tmp_path / "odd [1].png"]
+    assert [path.name for path in image_paths(str(tmp_path / "**" / "*.png"))] == ["odd [1].png", "d.png"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda" if not torch.cuda.is_available() else "nonsense"])
@@ -354,9 +354,9 @@ def test_a_device_that_is_not_there(checkpoint_file, device):
         Detector.load(checkpoint_file, device)
 
 
-def test_batch_of_nothing(detector, pictures):
+def test_batch_of_nothing(detector, images):
     with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
-        detector.predict(pictures, batch=0)
+        detector.predict(images, batch=0)
 
 
 class TestWrongCheckpoints:

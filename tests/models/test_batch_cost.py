@@ -1,13 +1,12 @@
-"""What more pictures in a batch cost: no more operations and RoIAlign calls, and NMS for each once more."""
+"""What more images in a batch cost: no more operations and RoIAlign calls, and NMS for each once more."""
 
 import pytest
 import torch
-from tiny_detectors import BOXES, TINY, build, forward, needs_proposals, picture
+from tiny_detectors import BOXES, TINY, build, forward, image, needs_proposals
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwright.models import DetectSettings
 from boxwright.ops import roi, select
-from boxwright.structures import ImageBatch, Proposals, Targets
+from boxwright.structures import DetectSettings, ImageBatch, Proposals, Targets
 
 ONE_STAGE = [name for name, (kind, _) in TINY.items() if kind in ("fcos", "retinanet")]
 POOLED_MAPS = {"fast_rcnn": 4, "faster_rcnn": 4, "two_stage_course": 3, "mask_rcnn": 2 * 4, "fcos_mask": 3}
@@ -25,12 +24,12 @@ class Operations(TorchDispatchMode):
 
 
 def batch_of(count):
-    """Different pictures of two objects each."""
-    return ImageBatch.of([picture(seed) for seed in range(count)]), Targets.of([BOXES["two"]] * count)
+    """Different images of two objects each."""
+    return ImageBatch.of([image(seed) for seed in range(count)]), Targets.of([BOXES["two"]] * count)
 
 
 @pytest.mark.parametrize("name", ONE_STAGE)
-def test_assignment_and_loss_of_four_pictures_take_the_operations_of_one(name):
+def test_assignment_and_loss_of_four_images_take_the_operations_of_one(name):
     counts = []
     for count in (1, 4):
         model, (images, targets) = build(name).train(), batch_of(count)
@@ -42,8 +41,8 @@ def test_assignment_and_loss_of_four_pictures_take_the_operations_of_one(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_forward_and_loss_of_five_pictures_take_the_operations_of_two(name):
-    """Sampling of anchors and regions, too. Not of one: rows of one picture are contiguous where others are copied."""
+def test_forward_and_loss_of_five_images_take_the_operations_of_two(name):
+    """Sampling of anchors and regions, too. Not of one: rows of one image are contiguous where others are copied."""
     counts = []
     for count in (2, 5):
         model, (images, targets) = build(name).train(), batch_of(count)
@@ -57,7 +56,7 @@ def test_forward_and_loss_of_five_pictures_take_the_operations_of_two(name):
 
 @pytest.mark.parametrize(("name", "maps"), POOLED_MAPS.items())
 @pytest.mark.parametrize("training", [True, False])
-def test_regions_of_all_pictures_are_pooled_by_one_call_a_map(monkeypatch, name, maps, training):
+def test_regions_of_all_images_are_pooled_by_one_call_a_map(monkeypatch, name, maps, training):
     pooled = []
     pooling = roi.roi_align
     monkeypatch.setattr(roi, "roi_align", lambda *given: pooled.append(len(given[1])) or pooling(*given))
@@ -76,7 +75,7 @@ def test_regions_of_all_pictures_are_pooled_by_one_call_a_map(monkeypatch, name,
     assert calls[0] == calls[1]
 
 
-def test_nms_of_four_pictures_is_four_times_that_of_one(monkeypatch):
+def test_nms_of_four_images_is_four_times_that_of_one(monkeypatch):
     """As many calls and as many boxes in each: one call over a whole batch would be quadratic."""
     seen = []
     kernel = select.nms_kernel

@@ -8,7 +8,7 @@ from tiny_detectors import build
 
 from boxwright.models import fcos, retinanet, rpn
 from boxwright.models.claims import claimed, held_detector, others
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import GroundTruth, ImageBatch, Targets
 
 DECIDED = ["improved", "baseline", "course", "retinanet", "rpn", "faster_rcnn", "two_stage_course", "mask_rcnn",
            "fcos_mask"]  # fmt: skip
@@ -21,15 +21,15 @@ def crowd(seed, size_hw):
     corner = torch.rand(14, 2, generator=generator) * limits * 0.9
     sides = torch.rand(14, 2, generator=generator) ** 4 * limits + 0.5
     boxes = torch.cat([corner, torch.minimum(corner + sides, limits.float())], 1)
-    return Truth.of(boxes, torch.randint(0, 3, (14,), generator=generator), [True] + 13 * [False])
+    return GroundTruth.of(boxes, torch.randint(0, 3, (14,), generator=generator), [True] + 13 * [False])
 
 
 @pytest.mark.parametrize("name", DECIDED)
 def test_what_is_claimed_is_what_the_loss_assigns(name, monkeypatch):
     model = build(name).eval()
     size_hw = (96, 144)
-    truths = [crowd(seed, size_hw) for seed in range(3)]
-    targets = Targets.of(truths)
+    ground_truths = [crowd(seed, size_hw) for seed in range(3)]
+    targets = Targets.of(ground_truths)
     owners = []
 
     def spied(module, word):
@@ -72,7 +72,7 @@ def test_other_settings_are_configs_that_can_be_built(name):
 
 def test_an_anchor_threshold_decides_where_low_quality_matches_are_off():
     config = held_detector(build("two_stage_course").config)
-    thin = Targets.of([Truth.of([[10.0, 10, 110, 12]], [0])])
+    thin = Targets.of([GroundTruth.of([[10.0, 10, 110, 12]], [0])])
     assert not config.rpn.low_quality
     assert not claimed(config, (128, 128), thin).any()
     assert claimed(replace(config, rpn=replace(config.rpn, low_quality=True)), (128, 128), thin).all()

@@ -11,17 +11,17 @@ from tiny_detectors import (
     TINY,
     build,
     forward,
+    ground_truth,
+    image,
     is_one_class,
-    picture,
     tensors,
     total,
-    truth,
 )  # fmt: skip
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwright.models import MODELS, DetectSettings
+from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets, Truth
+from boxwright.structures import Detections, DetectSettings, GroundTruth, ImageBatch, PaddedDetections, Targets
 
 LONGER = {
     "faster_rcnn": 75,
@@ -49,7 +49,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def images():
-    return ImageBatch.of([picture(1), picture(2)])
+    return ImageBatch.of([image(1), image(2)])
 
 
 def test_every_model_is_held_to_the_contract():
@@ -86,7 +86,7 @@ class TestForm:
         assert all(value.shape == () and value.dtype == torch.float32 for value in losses.values())
         assert all(value.requires_grad != name.endswith("_floor") for name, value in losses.items())
 
-    def test_detections_are_sorted_valid_and_inside_the_picture(self, model, images):
+    def test_detections_are_sorted_valid_and_inside_the_image(self, model, images):
         with torch.no_grad():
             found = model.detect(forward(model.eval(), images), images, EVERYTHING)
         assert len(found) == 2
@@ -117,16 +117,16 @@ class TestForm:
         assert [len(one) for one in found] == [0, 0]
 
     def test_detections_come_back_in_the_pixels_of_the_original(self, model):
-        network = ImageBatch.of([picture(1)], [(128, 32)], [(2.0, 0.5)])
+        network = ImageBatch.of([image(1)], [(128, 32)], [(2.0, 0.5)])
         with torch.no_grad():
             outputs = forward(model.eval(), network)
-            (there,) = model.detect(outputs, ImageBatch.of([picture(1)]), EVERYTHING)
+            (there,) = model.detect(outputs, ImageBatch.of([image(1)]), EVERYTHING)
             (back,) = model.detect(outputs, network, EVERYTHING)
         assert back.size_hw == (128, 32)
         torch.testing.assert_close(back.boxes, there.boxes * torch.tensor([0.5, 2.0, 0.5, 2.0]))
 
 
-class TestTruth:
+class TestGroundTruth:
     @pytest.mark.parametrize("contents", [("one", "none"), ("none", "none"), ("region", "one"), ("two", "two")])
     def test_every_parameter_gets_a_finite_gradient_even_without_boxes(self, model, images, contents):
         losses = losses_of(model.train(), images, Targets.of([BOXES[name] for name in contents]))
@@ -144,7 +144,7 @@ class TestTruth:
         assert all(value > 0 for value in background)
         assert all(value == 0 for value in losses.values())
 
-    def test_forward_and_detect_read_no_truth(self, model, images):
+    def test_forward_and_detect_read_no_ground_truth(self, model, images):
         model.eval()
         targets = Targets.of([BOXES["one"], BOXES["two"]])
         with torch.no_grad():
@@ -170,8 +170,10 @@ class TestTruth:
         straight = Targets.of([BOXES["two"], BOXES["one"]])
         two = BOXES["two"]
         assert two.masks is not None
-        turned = Targets.of([Truth(two.boxes.flip(0), two.labels.flip(0), two.ignore, two.masks[::-1]), BOXES["one"]])
-        wide = Targets.of([two, BOXES["one"], truth([[1.0, 1, 2, 2]] * 5, [0] * 5)])
+        turned = Targets.of(
+            [GroundTruth(two.boxes.flip(0), two.labels.flip(0), two.ignore, two.masks[::-1]), BOXES["one"]]
+        )
+        wide = Targets.of([two, BOXES["one"], ground_truth([[1.0, 1, 2, 2]] * 5, [0] * 5)])
         masks = type(wide.masks)(*(part[:2] if part.shape[:2] == (3, 5) else part for part in wide.masks))
         wide = Targets(wide.boxes[:2], wide.labels[:2], wide.ignore[:2], wide.valid[:2], masks)
         expected = losses_of(model, images, straight)
@@ -181,7 +183,7 @@ class TestTruth:
 
 
 class TestBatch:
-    def test_each_picture_alone_gives_what_it_gives_in_a_batch(self, model, images):
+    def test_each_image_alone_gives_what_it_gives_in_a_batch(self, model, images):
         with torch.no_grad():
             together = model.detect(forward(model.eval(), images), images, EVERYTHING)
             for index, expected in enumerate(together):
@@ -189,7 +191,7 @@ class TestBatch:
                 (found,) = model.detect(forward(model, alone), alone, EVERYTHING)
                 assert_same(found, expected)
 
-    def test_the_order_of_pictures_does_not_matter(self, model, images):
+    def test_the_order_of_images_does_not_matter(self, model, images):
         turned = ImageBatch.of(list(images.pixels.flip(0)))
         with torch.no_grad():
             straight = model.detect(forward(model.eval(), images), images, EVERYTHING)
@@ -197,25 +199,25 @@ class TestBatch:
                 model.detect(forward(model, turned), turned, EVERYTHING), straight[::-1], strict=True
             ):
                 assert_same(found, expected)
-            truths = [BOXES["one"], BOXES["two"]]
-            one = losses_of(model, images, Targets.of(truths))
-            other = losses_of(model, turned, Targets.of(truths[::-1]))
+            ground_truths = [BOXES["one"], BOXES["two"]]
+            one = losses_of(model, images, Targets.of(ground_truths))
+            other = losses_of(model, turned, Targets.of(ground_truths[::-1]))
         for name, value in one.items():
             torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("sizes", [[(64, 96), (80, 48)], [(65, 97), (33, 70)], [(40, 200)]])
     def test_mixed_and_odd_sizes(self, model, sizes):
-        pictures = ImageBatch.of([picture(3, *size) for size in sizes])
+        mixed = ImageBatch.of([image(3, *size) for size in sizes])
         targets = Targets.of([BOXES["one"]] * len(sizes))
-        losses = model.train().loss(outputs := forward(model, pictures, targets), targets)
+        losses = model.train().loss(outputs := forward(model, mixed, targets), targets)
         total(losses).backward()
         assert torch.isfinite(total(losses))
-        for found, (height, width) in zip(model.detect(outputs, pictures, EVERYTHING), sizes, strict=True):
+        for found, (height, width) in zip(model.detect(outputs, mixed, EVERYTHING), sizes, strict=True):
             assert found.size_hw == (height, width)
             assert (found.boxes <= torch.tensor([width, height, width, height])).all()
 
     def test_what_lies_in_the_padding_does_not_matter(self, model):
-        clean = ImageBatch.of([picture(3, 64, 96), picture(4, 48, 64)])
+        clean = ImageBatch.of([image(3, 64, 96), image(4, 48, 64)])
         dirty = dataclasses.replace(clean, pixels=clean.pixels.clone())
         dirty.pixels[1, :, 48:], dirty.pixels[1, :, :, 64:] = 255, 255
         with torch.no_grad():
@@ -284,7 +286,7 @@ ONE_STAGE = [name for name, (kind, _) in TINY.items() if kind in ("fcos", "retin
 def training_step(name, device):
     """A step of a one-stage detector, ready to be taken."""
     model = build(name, **QUICK).to(device).train()
-    images = ImageBatch.of([picture(1), picture(2)]).to(device)
+    images = ImageBatch.of([image(1), image(2)]).to(device)
     targets = Targets.of([BOXES["one"], BOXES["two"]]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
@@ -333,10 +335,10 @@ def test_a_one_stage_step_does_not_wait_for_the_gpu(name):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_one_picture_is_learnt_by_heart(name):
-    """The sanity check of the seeds: the loss collapses, and the picture's boxes come back."""
+def test_one_image_is_learnt_by_heart(name):
+    """The sanity check of the seeds: the loss collapses, and the image's boxes come back."""
     model = build(name, **QUICK).train()
-    objects = truth([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])
+    objects = ground_truth([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])
     pixels = torch.full((3, 64, 96), 90, dtype=torch.uint8)
     for box, colour in zip(objects.boxes.int().tolist(), ([250, 30, 30], [20, 60, 240]), strict=True):
         pixels[:, box[1] : box[3], box[0] : box[2]] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
@@ -352,7 +354,7 @@ def test_one_picture_is_learnt_by_heart(name):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
     assert max(course[-5:]) < course[0] / 4
-    with torch.no_grad():  # still with the statistics of this picture: those of evaluation need longer
+    with torch.no_grad():  # still with the statistics of this image: those of evaluation need longer
         found = model.detect(forward(model, images), images, DetectSettings(score_threshold=0.3))[0]
     labels = torch.zeros_like(objects.labels) if is_one_class(model) else objects.labels
     for box, label in zip(objects.boxes, labels, strict=True):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from boxwright.models import DetectSettings
 from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
-from boxwright.structures import ImageBatch, Targets
+from boxwright.structures import DetectSettings, ImageBatch, Targets
 
 # the keys of seed 001 and ours; the rest of a key is the same
 NAMES = {
@@ -35,7 +34,7 @@ def case(shared):
 
 @pytest.fixture(scope="module")
 def model(shared):
-    """Our course variant with the recorded weights; the recorded pictures are normalised already."""
+    """Our course variant with the recorded weights; the recorded images are normalised already."""
     settings = {**COURSE, "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
     model = FCOS(FCOSConfig(num_classes=20, **settings))
     theirs = torch.load(shared / "fixtures" / "course_fcos" / "fcos_detector.pt", weights_only=True)
@@ -61,11 +60,11 @@ def test_raw_outputs_are_the_recorded_ones(outputs, case, ours, theirs):
     torch.testing.assert_close(got.reshape(expected.shape), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("picture", [0, 1])
-def test_detections_are_the_recorded_ones(model, outputs, case, picture):
+@pytest.mark.parametrize("image", [0, 1])
+def test_detections_are_the_recorded_ones(model, outputs, case, image):
     settings = DetectSettings(score_threshold=0.3, nms_iou=0.5, candidates_per_level=10_000, max_detections=2000)
-    found = model.detect(outputs, ImageBatch.of(list(case[0]["images"])), settings)[picture]
-    boxes, scores, classes = (case[0][f"{name}{picture}"] for name in ("boxes", "scores", "classes"))
+    found = model.detect(outputs, ImageBatch.of(list(case[0]["images"])), settings)[image]
+    boxes, scores, classes = (case[0][f"{name}{image}"] for name in ("boxes", "scores", "classes"))
     assert len(found) == len(boxes) > 500
     torch.testing.assert_close(found.scores, scores, rtol=0, atol=1e-5)
     assert torch.equal(found.labels, classes)

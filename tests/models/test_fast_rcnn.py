@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from boxwright.models import DetectSettings
-from boxwright.models.fast_rcnn import BoxSettings, FastRCNN, FastRCNNConfig, RegionLogits
-from boxwright.structures import ImageBatch, Proposals, Targets, Truth
+from boxwright.models.box_branch import BoxSettings, RegionLogits
+from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Proposals, Targets
 
 SETTINGS = BoxSettings(fc_channels=(16,), samples=8)
 IMAGES = ImageBatch.of([torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))])
-TRUTH = Targets.of([Truth.of([[10.0, 10.0, 50.0, 50.0]], [1])])
+GROUND_TRUTH = Targets.of([GroundTruth.of([[10.0, 10.0, 50.0, 50.0]], [1])])
 NEAR, FAR, HALF = [12.0, 10.0, 50.0, 50.0], [60.0, 10.0, 90.0, 40.0], [10.0, 10.0, 50.0, 30.0]
 
 
@@ -29,30 +29,30 @@ def proposals(*boxes):
 
 class TestSampling:
     def test_overlap_of_a_half_is_positive_and_below_it_background(self):
-        sampled = detector().box.sample(proposals(NEAR, FAR, HALF), TRUTH)
+        sampled = detector().box.sample(proposals(NEAR, FAR, HALF), GROUND_TRUTH)
         real = sampled.real[0]
         kinds = dict(zip(map(tuple, sampled.boxes[0, real].tolist()), sampled.labels[0, real].tolist(), strict=True))
-        # a quarter of 8 may be positive: two of near, half and the truth itself
+        # a quarter of 8 may be positive: two of near, half and the ground truth itself
         assert kinds.pop(tuple(FAR)) == -1
         assert len(kinds) == 2
         assert set(kinds.values()) == {1}
         assert int(sampled.real.sum()) == 3
 
     def test_positives_know_their_box_and_come_first(self):
-        sampled = detector(positive_fraction=1.0).box.sample(proposals(FAR, NEAR), TRUTH)
+        sampled = detector(positive_fraction=1.0).box.sample(proposals(FAR, NEAR), GROUND_TRUTH)
         assert sampled.positive.tolist() == [[True, True, False]]
         assert sampled.owner.tolist() == [[0, 0, -1]]
-        assert sampled.truth_boxes[0, :2].tolist() == [[10, 10, 50, 50]] * 2
-        assert not sampled.truth_boxes[0, 2].any()
+        assert sampled.ground_truth_boxes[0, :2].tolist() == [[10, 10, 50, 50]] * 2
+        assert not sampled.ground_truth_boxes[0, 2].any()
 
     def test_proposals_in_an_ignore_region_are_left_out(self):
-        crowd = Targets.of([Truth.of([[0.0, 0.0, 55.0, 55.0]], [0], [True])])
+        crowd = Targets.of([GroundTruth.of([[0.0, 0.0, 55.0, 55.0]], [0], [True])])
         sampled = detector().box.sample(proposals(NEAR, FAR), crowd)
         assert sampled.boxes[sampled.real].tolist() == [FAR]
 
     def test_padding_is_never_drawn(self):
         given = Proposals.of([torch.tensor([NEAR, FAR]), torch.zeros(0, 4)])
-        targets = Targets.of([Truth.empty(), Truth.empty()])
+        targets = Targets.of([GroundTruth.empty(), GroundTruth.empty()])
         sampled = detector().box.sample(given, targets)
         assert sampled.real.sum(1).tolist() == [2, 0]
 
@@ -60,18 +60,18 @@ class TestSampling:
 class TestLoss:
     def test_refinement_is_learnt_times_its_weights(self):
         model = detector(positive_fraction=1.0)
-        sampled = model.box.sample(proposals(NEAR), TRUTH)
+        sampled = model.box.sample(proposals(NEAR), GROUND_TRUTH)
         size = sampled.boxes.shape[1]
         logits = RegionLogits(torch.zeros(1, size, 3), torch.zeros(1, size, 2, 4))
         losses = model.box.loss(sampled, logits)
-        # near is 38 wide with its centre 1 to the right, the truth 40: dx = -1 / 38, dw = ln(40 / 38), dy = dh = 0
-        expected = (10 / 38 + 5 * torch.tensor(40 / 38).log()) / 2  # the truth itself needs none; two were drawn
+        # near is 38 wide, its centre 1 to the right, the ground truth 40: dx = -1 / 38, dw = ln(40 / 38), dy = dh = 0
+        expected = (10 / 38 + 5 * torch.tensor(40 / 38).log()) / 2  # the ground truth itself needs none; two were drawn
         torch.testing.assert_close(losses["box"], expected)
         torch.testing.assert_close(losses["classification"], torch.tensor(3.0).log())
 
     def test_only_the_offsets_of_the_own_class_are_charged(self):
         model = detector(positive_fraction=1.0)
-        sampled = model.box.sample(proposals(NEAR), TRUTH)
+        sampled = model.box.sample(proposals(NEAR), GROUND_TRUTH)
         offsets = torch.zeros(1, sampled.boxes.shape[1], 2, 4)
         offsets[:, :, 0] = 100.0
         logits = RegionLogits(torch.zeros(*offsets.shape[:2], 3), offsets)
@@ -120,7 +120,7 @@ class TestDetector:
         with pytest.raises(ValueError, match="give it proposals"):
             detector()(IMAGES)
 
-    def test_proposals_beyond_the_picture_are_cut(self):
+    def test_proposals_beyond_the_image_are_cut(self):
         outputs = detector()(IMAGES, None, proposals([50.0, 20.0, 200.0, 100.0]))
         assert outputs.proposals.boxes.tolist() == [[[50, 20, 96, 64]]]
 
@@ -128,14 +128,14 @@ class TestDetector:
         model = detector().eval()
         given = proposals(NEAR, FAR, HALF)
         with torch.no_grad():
-            outputs = model(IMAGES, TRUTH, given)
+            outputs = model(IMAGES, GROUND_TRUTH, given)
             found = model.detect(outputs, IMAGES, DetectSettings(score_threshold=0.0, nms_iou=1.0))[0]
             alone = model.detect(model(IMAGES, None, given), IMAGES, DetectSettings(score_threshold=0.0, nms_iou=1.0))[
                 0
             ]
         assert len(found) == 6  # three regions, two classes
         assert torch.equal(found.boxes, alone.boxes)
-        assert set(model.loss(outputs, TRUTH)) == {"classification", "box"}
+        assert set(model.loss(outputs, GROUND_TRUTH)) == {"classification", "box"}
 
     def test_stored_proposals_have_no_level_of_their_own(self):
         with pytest.raises(ValueError, match=r"box.pool_from: stored proposals come from no level"):

@@ -11,17 +11,16 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.models import DetectSettings
-from boxwright.models.fast_rcnn import BoxSettings
+from boxwright.models.box_branch import BoxSettings
 from boxwright.models.faster_rcnn import C4, COURSE, DC5, TORCHVISION, FasterRCNN, FasterRCNNConfig
-from boxwright.models.rpn import ProposalSettings
+from boxwright.models.proposal_network import ProposalSettings
 from boxwright.nn.resnet import ResNetVariant
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 SIZES = [(64, 96), (96, 64)]
-TRUTHS = [
-    Truth.of([[10.0, 12.0, 50.0, 40.0], [4.0, 4.0, 90.0, 60.0]], [1, 2]),
-    Truth.of([[20.0, 30.0, 60.0, 90.0]], [0]),
+GROUND_TRUTHS = [
+    GroundTruth.of([[10.0, 12.0, 50.0, 40.0], [4.0, 4.0, 90.0, 60.0]], [1, 2]),
+    GroundTruth.of([[20.0, 30.0, 60.0, 90.0]], [0]),
 ]
 RENAMED = (
     ("backbone.body.", "trunk.backbone.body."),
@@ -37,7 +36,7 @@ RENAMED = (
 )
 
 
-def pictures():
+def make_images():
     generator = torch.Generator().manual_seed(3)
     return [torch.rand(3, height, width, generator=generator) for height, width in SIZES]
 
@@ -85,9 +84,9 @@ class TestTorchvision:
 
     def test_detections_are_equal(self, pair):
         theirs, model = pair
-        images = ImageBatch.of(pictures())
+        images = ImageBatch.of(make_images())
         with torch.no_grad():
-            expected = theirs.eval()(pictures())
+            expected = theirs.eval()(make_images())
             found = model.eval().detect(model(images), images, DetectSettings(nms_iou=0.5))
         for one, other in zip(found, expected, strict=True):
             assert len(one) == len(other["boxes"]) > 5
@@ -97,21 +96,21 @@ class TestTorchvision:
 
     def test_proposals_are_equal(self, pair):
         theirs, model = pair
-        images = ImageBatch.of(pictures())
-        transformed, _ = theirs.transform(pictures())
+        images = ImageBatch.of(make_images())
+        transformed, _ = theirs.transform(make_images())
         with torch.no_grad():
             features = theirs.eval().backbone(transformed.tensors)
             boxes, _ = theirs.rpn(transformed, features)
             found = model.eval()(images).proposals
-        for picture, expected in enumerate(boxes):
-            torch.testing.assert_close(found.boxes[picture][found.valid[picture]], expected, rtol=1e-4, atol=1e-3)
+        for image, expected in enumerate(boxes):
+            torch.testing.assert_close(found.boxes[image][found.valid[image]], expected, rtol=1e-4, atol=1e-3)
 
     def test_losses_are_equal(self, pair):
         theirs, model = pair
-        truth = [{"boxes": one.boxes, "labels": one.labels + 1} for one in TRUTHS]
-        targets = Targets.of(TRUTHS)
-        expected = theirs.train()(pictures(), truth)
-        losses = model.train().loss(model(ImageBatch.of(pictures()), targets), targets)
+        ground_truth = [{"boxes": one.boxes, "labels": one.labels + 1} for one in GROUND_TRUTHS]
+        targets = Targets.of(GROUND_TRUTHS)
+        expected = theirs.train()(make_images(), ground_truth)
+        losses = model.train().loss(model(ImageBatch.of(make_images()), targets), targets)
         names = {"objectness": "loss_objectness", "proposal_box": "loss_rpn_box_reg",
                  "classification": "loss_classifier", "box": "loss_box_reg"}  # fmt: skip
         assert losses.keys() == names.keys()
@@ -146,12 +145,12 @@ def small(**changes):
 
 @pytest.fixture(scope="module")
 def images():
-    return ImageBatch.of(pictures())
+    return ImageBatch.of(make_images())
 
 
 class TestSeed002:
     def test_rows_keep_their_order_in_a_batch_39(self, images):
-        """The seed put features level by level and labels picture by picture; here row r of picture b stays there."""
+        """The seed put features level by level and labels image by image; here row r of image b stays there."""
         model = small().eval()
         boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 300, 300], [4, 4, 60, 60], [0, 0, 150, 150], [8, 8, 16, 16]]).float()
         boxes = torch.stack([boxes, boxes.flip(0)])
@@ -160,18 +159,18 @@ class TestSeed002:
             level = model.box.level_by_size(boxes)
             assert level[0].tolist() == [0, 2, 0, 1, 0]
             together = model.box(levels, boxes, level).class_logits
-            for picture in range(2):
-                own = [map_[picture : picture + 1] for map_ in levels]
+            for image in range(2):
+                own = [map_[image : image + 1] for map_ in levels]
                 for row in range(5):
-                    alone = model.box(own, boxes[picture, row][None, None], level[picture, row][None, None])
-                    torch.testing.assert_close(together[picture, row], alone.class_logits[0, 0])
+                    alone = model.box(own, boxes[image, row][None, None], level[image, row][None, None])
+                    torch.testing.assert_close(together[image, row], alone.class_logits[0, 0])
 
     def test_proposals_and_loss_leave_offsets_as_they_are_40(self, images):
         """The seed clamped dw and dh in place before its loss saw them."""
         model = small()
         with torch.no_grad():
             model.rpn.offsets.bias.fill_(9.0)
-        targets = Targets.of(TRUTHS)
+        targets = Targets.of(GROUND_TRUTHS)
         anchors = model.rpn(model.trunk(images.normalised(model.pixel_mean, model.pixel_std)), images, targets)
         before = anchors.offsets.clone()
         model.rpn.propose(anchors, 100, 30, 0.7)
@@ -189,7 +188,7 @@ class TestSeed002:
         assert sides.max().item() == pytest.approx(math.exp(4), rel=1e-4)  # 55 pixels from 1
 
     def test_low_quality_matches_give_every_object_an_anchor_42(self, images):
-        thin = Targets.of([Truth.of([[3.0, 30.0, 91.0, 33.0]], [0])] * 2)
+        thin = Targets.of([GroundTruth.of([[3.0, 30.0, 91.0, 33.0]], [0])] * 2)
         counts = [
             int(small(rpn=replace(PROPOSE, low_quality=low))(images, thin).anchors.sampled.positive.sum())
             for low in (False, True)
@@ -199,23 +198,23 @@ class TestSeed002:
 
     def test_background_and_ignored_rows_never_reach_the_logarithm_43(self, images):
         model = small()
-        targets = Targets.of([Truth.empty(), Truth.of([[0.0, 0.0, 60.0, 60.0]], [1], [True])])
+        targets = Targets.of([GroundTruth.empty(), GroundTruth.of([[0.0, 0.0, 60.0, 60.0]], [1], [True])])
         losses = model.loss(model(images, targets), targets)
         assert all(torch.isfinite(value) for value in losses.values())
         assert losses["box"] == losses["proposal_box"] == 0
 
-    def test_truth_is_among_the_samples_but_not_among_the_proposals_44(self, images):
+    def test_ground_truth_is_among_the_samples_but_not_among_the_proposals_44(self, images):
         model = small()
-        targets = Targets.of(TRUTHS)
+        targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
-        for picture, one in enumerate(TRUTHS):
-            drawn = outputs.sampled.boxes[picture][outputs.sampled.positive[picture]]
+        for image, one in enumerate(GROUND_TRUTHS):
+            drawn = outputs.sampled.boxes[image][outputs.sampled.positive[image]]
             assert all((drawn == box).all(1).any() for box in one.boxes)
-            assert not any((outputs.proposals.boxes[picture] == box).all(1).any() for box in one.boxes)
+            assert not any((outputs.proposals.boxes[image] == box).all(1).any() for box in one.boxes)
 
     def test_losses_are_divided_by_what_was_drawn_45(self, images):
         model = small(box=replace(CLASSIFY, samples=10_000))
-        targets = Targets.of(TRUTHS)
+        targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
         sampled, logits = outputs.sampled, outputs.sampled_logits.class_logits
         assert int(sampled.real.sum()) < sampled.real.numel()
@@ -223,10 +222,10 @@ class TestSeed002:
         expected = torch.nn.functional.cross_entropy(logits[sampled.real], labels[sampled.real])
         torch.testing.assert_close(model.loss(outputs, targets)["classification"], expected)
 
-    def test_proposals_are_clipped_to_each_picture_not_to_the_batch_47(self, images):
+    def test_proposals_are_clipped_to_each_image_not_to_the_batch_47(self, images):
         found = small().eval()(images).proposals
-        for picture, (height, width) in enumerate(SIZES):
-            boxes = found.boxes[picture][found.valid[picture]]
+        for image, (height, width) in enumerate(SIZES):
+            boxes = found.boxes[image][found.valid[image]]
             assert len(boxes) > 5
             assert (boxes <= torch.tensor([width, height, width, height])).all()
             assert (boxes >= 0).all()
@@ -266,7 +265,7 @@ class TestVariants:
         )  # fmt: skip
         model = FasterRCNN(config)
         assert model.trunk.strides == levels
-        targets = Targets.of([Truth.of([[10.0, 12.0, 50.0, 40.0]], [1]), Truth.empty()])
+        targets = Targets.of([GroundTruth.of([[10.0, 12.0, 50.0, 40.0]], [1]), GroundTruth.empty()])
         losses = model.loss(model(images, targets), targets)
         sum(losses.values()).backward()
         assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
@@ -285,7 +284,7 @@ class TestVariants:
     @pytest.mark.parametrize(("regression", "rows"), [("class", 3), ("agnostic", 1), ("none", 0)])
     def test_boxes_for_each_class_for_all_or_none(self, images, regression, rows):
         model = small(box=replace(CLASSIFY, regression=regression))
-        targets = Targets.of(TRUTHS)
+        targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
         assert outputs.sampled_logits.offsets.shape[2] == rows
         assert ("box" in model.loss(outputs, targets)) == (rows > 0)
@@ -296,15 +295,17 @@ class TestVariants:
         model = small(box=replace(CLASSIFY, box_loss="giou"))
         with torch.no_grad():
             model.box.offsets.weight.zero_()
-        sampled = model(images, Targets.of(TRUTHS)).sampled
-        sampled = sampled._replace(boxes=torch.where(sampled.positive[..., None], sampled.truth_boxes, sampled.boxes))
+        sampled = model(images, Targets.of(GROUND_TRUTHS)).sampled
+        sampled = sampled._replace(
+            boxes=torch.where(sampled.positive[..., None], sampled.ground_truth_boxes, sampled.boxes)
+        )
         logits = model.box(model(images).levels, sampled.boxes, sampled.level)
         torch.testing.assert_close(model.box.loss(sampled, logits)["box"], torch.tensor(0.0), atol=1e-5, rtol=0)
 
     def test_loss_without_targets_in_the_forward_pass_is_refused(self, images):
         model = small()
         with pytest.raises(ValueError, match=r"call model\(images, targets\)"):
-            model.loss(model(images), Targets.of(TRUTHS))
+            model.loss(model(images), Targets.of(GROUND_TRUTHS))
 
     @pytest.mark.parametrize(
         ("changes", "sentence"),

@@ -10,13 +10,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
 
-from boxwright.models import MODELS, DetectSettings
+from boxwright.models import MODELS
 from boxwright.models.config import config_of, with_values
 from boxwright.models.fcos_mask import FCOSMask
 from boxwright.models.mask_branch import MaskBranch, MaskSettings
 from boxwright.models.mask_rcnn import C4, DC5
 from boxwright.nn.resnet import ResNetVariant
-from boxwright.structures import CroppedMask, ImageBatch, PaddedDetections, Targets, Truth
+from boxwright.structures import CroppedMask, DetectSettings, GroundTruth, ImageBatch, PaddedDetections, Targets
 
 NARROW = {"conv_channels": (8,), "upsampled_channels": 8}
 SLIM = ResNetVariant(widths=(8, 16, 4, 1))
@@ -57,7 +57,7 @@ def build(name):
     return copy.deepcopy(built(name))
 
 
-def pictures(*sizes):
+def make_images(*sizes):
     generator = torch.Generator().manual_seed(1)
     return ImageBatch.of([torch.randint(0, 256, (3, *hw), dtype=torch.uint8, generator=generator) for hw in sizes])
 
@@ -67,9 +67,9 @@ def half_disc(x, y, side):
     return [x, y, x + side, y + side], CroppedMask(x, y, torch.ones(side, side, dtype=torch.bool).tril().flip(1))
 
 
-def truth(*objects, labels=None):
+def ground_truth(*objects, labels=None):
     boxes, masks = zip(*objects, strict=True)
-    return Truth.of(list(boxes), labels or [0] * len(boxes), masks=masks)
+    return GroundTruth.of(list(boxes), labels or [0] * len(boxes), masks=masks)
 
 
 @pytest.fixture(params=CASES)
@@ -79,8 +79,8 @@ def model(request):
 
 class TestModels:
     def test_every_loss_has_a_gradient_for_every_parameter_that_it_trains(self, model):
-        images = pictures((64, 64), (64, 64))
-        targets = Targets.of([truth(half_disc(8, 8, 40)), truth(half_disc(4, 20, 30), labels=[2])])
+        images = make_images((64, 64), (64, 64))
+        targets = Targets.of([ground_truth(half_disc(8, 8, 40)), ground_truth(half_disc(4, 20, 30), labels=[2])])
         torch.manual_seed(0)
         losses = model.train().loss(model(images, targets), targets)
         assert losses["mask"] > 0
@@ -91,23 +91,23 @@ class TestModels:
 
     @pytest.mark.parametrize("case", ["no object", "no mask", "no masks at all", "ignored"])
     def test_without_a_mask_the_branch_costs_nothing_and_stays_in_the_graph(self, model, case):
-        images = pictures((64, 64), (64, 64))
+        images = make_images((64, 64), (64, 64))
         box, mask = half_disc(8, 8, 40)
         unknown = CroppedMask(8, 8, torch.zeros(1, 1, dtype=torch.bool))
         one = {
-            "no object": Truth.empty(),
-            "no mask": Truth.of([box], [1], masks=[unknown]),
-            "no masks at all": Truth.of([box], [1]),
-            "ignored": Truth.of([box], [1], [True], masks=[mask]),
+            "no object": GroundTruth.empty(),
+            "no mask": GroundTruth.of([box], [1], masks=[unknown]),
+            "no masks at all": GroundTruth.of([box], [1]),
+            "ignored": GroundTruth.of([box], [1], [True], masks=[mask]),
         }[case]
-        targets = Targets.of([one, Truth.empty()])
+        targets = Targets.of([one, GroundTruth.empty()])
         losses = model.train().loss(model(images, targets), targets)
         assert losses["mask"] == 0
         losses["mask"].backward()
         assert all(part.grad is not None and part.grad.abs().sum() == 0 for part in model.mask.parameters())
 
     def test_detections_have_a_mask_each_of_their_own_class(self, model):
-        images = pictures((60, 70), (64, 50))
+        images = make_images((60, 70), (64, 50))
         with torch.no_grad():
             outputs = model.eval()(images)
             padded = model.detect_padded(outputs, EVERYTHING)
@@ -122,9 +122,9 @@ class TestModels:
             assert len(one)
             assert one.whole_masks().shape == (len(one), *size_hw)
 
-    def test_truth_plays_no_part_in_detections(self, model):
-        images = pictures((64, 64))
-        targets = Targets.of([truth(half_disc(8, 8, 40))])
+    def test_ground_truth_plays_no_part_in_detections(self, model):
+        images = make_images((64, 64))
+        targets = Targets.of([ground_truth(half_disc(8, 8, 40))])
         with torch.no_grad():
             without = model.eval().detect_padded(model(images), EVERYTHING)
             beside = model.detect_padded(model(images, targets), EVERYTHING)
@@ -132,29 +132,33 @@ class TestModels:
             assert torch.equal(one, other)
 
     def test_losses_of_a_forward_pass_without_targets_are_refused(self, model):
-        images = pictures((64, 64))
+        images = make_images((64, 64))
         with pytest.raises(ValueError, match="was given no targets"):
-            model.loss(model(images), Targets.of([Truth.empty()]))
+            model.loss(model(images), Targets.of([GroundTruth.empty()]))
 
-    def test_a_picture_in_a_batch_learns_the_masks_that_it_learns_alone(self, model):
+    def test_an_image_in_a_batch_learns_the_masks_that_it_learns_alone(self, model):
         """Rows of regions keep their order in a batch (pitfall 39), for masks too."""
-        images = pictures((64, 64), (64, 64), (64, 64))
-        truths = [truth(half_disc(8, 8, 40)), Truth.empty(), truth(half_disc(4, 20, 30), half_disc(30, 2, 20))]
+        images = make_images((64, 64), (64, 64), (64, 64))
+        ground_truths = [
+            ground_truth(half_disc(8, 8, 40)),
+            GroundTruth.empty(),
+            ground_truth(half_disc(4, 20, 30), half_disc(30, 2, 20)),
+        ]
         with torch.no_grad():
             outputs = model.eval()(images)
         levels = outputs.levels if isinstance(model, FCOSMask) else outputs.detector.levels
         stage = None if isinstance(model, FCOSMask) else model._stage()
-        targets = Targets.of(truths)
+        targets = Targets.of(ground_truths)
         owner = torch.where(targets.valid, torch.arange(2), -1)
         whole = model.mask.learn(levels, targets.boxes, owner, targets, stage)
         parts = []
         for index in (0, 2):
-            alone = Targets.of([truths[index]])
-            rows = owner[index : index + 1, : len(truths[index])]
+            alone = Targets.of([ground_truths[index]])
+            rows = owner[index : index + 1, : len(ground_truths[index])]
             own = [level[index : index + 1] for level in levels]
             parts.append(model.mask.learn(own, alone.boxes, rows, alone, stage).logits)
         torch.testing.assert_close(whole.logits, torch.cat(parts))
-        assert whole.picture.tolist() == [0, 2, 2]
+        assert whole.image.tolist() == [0, 2, 2]
 
 
 class TestBranch:
@@ -183,7 +187,7 @@ class TestBranch:
 
     def test_a_loss_of_right_and_of_undecided_logits(self):
         box, mask = half_disc(8, 8, 28)
-        targets = Targets.of([truth((box, mask))])
+        targets = Targets.of([ground_truth((box, mask))])
         branch, sizes = self.branch(), torch.tensor([[64, 64]])
         regions = branch.learn(self.levels(), targets.boxes, torch.zeros(1, 1, dtype=torch.int64), targets)
         sure = torch.where(mask.bitmap, 20.0, -20.0)[None]
@@ -205,7 +209,7 @@ class TestBranch:
         bitmaps = [torch.rand(30, 40) > 0.4, torch.rand(25, 20) > 0.3]
         things = [([20.0, 8.0, 60.0, 38.0], CroppedMask(20, 8, bitmaps[0])),
                   ([70.0, 60.0, 90.0, 85.0], CroppedMask(70, 60, bitmaps[1]))]  # fmt: skip
-        targets = Targets.of([truth(things[0], labels=[2]), truth(*things, labels=[1, 3])])
+        targets = Targets.of([ground_truth(things[0], labels=[2]), ground_truth(*things, labels=[1, 3])])
         boxes = torch.tensor([[[15.0, 5, 70, 41], [22, 9, 58, 30]], [[60.0, 50, 99, 90], [18, 8, 63, 36]]])
         owner = torch.tensor([[0, 0], [1, 0]])
         regions = branch.learn(levels, boxes, owner, targets)
@@ -219,8 +223,8 @@ class TestBranch:
             regions.logits, theirs[torch.arange(4), torch.cat(labels)], rtol=1e-4, atol=1e-5
         )  # fmt: skip
         planes = [torch.zeros(1, 128, 128), torch.zeros(2, 128, 128)]
-        for picture, row, thing in ((0, 0, 0), (1, 0, 0), (1, 1, 1)):
-            things[thing][1].draw(planes[picture][row])
+        for image, row, thing in ((0, 0, 0), (1, 0, 0), (1, 1, 1)):
+            things[thing][1].draw(planes[image][row])
         gt_labels = [torch.tensor([3]), torch.tensor([2, 4])]
         expected = maskrcnn_loss(theirs, list(boxes), planes, gt_labels, list(owner))
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
@@ -240,10 +244,10 @@ class TestBranch:
             torch.testing.assert_close(branch(levels, box, one, one), branch(changed, box, one, one))
 
 
-def test_fcos_regions_are_its_detections_and_the_truth():
+def test_fcos_regions_are_its_detections_and_the_ground_truth():
     model = build("fcos_mask")
-    images = pictures((64, 64), (64, 64))
-    targets = Targets.of([truth(half_disc(8, 8, 40), half_disc(2, 2, 9)), Truth.empty()])
+    images = make_images((64, 64), (64, 64))
+    targets = Targets.of([ground_truth(half_disc(8, 8, 40), half_disc(2, 2, 9)), GroundTruth.empty()])
     with torch.no_grad():
         outputs = model.train()(images, targets)
         boxes, owner = model._regions(outputs.detector, targets)
@@ -268,7 +272,7 @@ def test_the_branch_learns_a_mask_by_heart():
     plane = torch.zeros(64, 64, dtype=torch.bool)
     mask.draw(plane)
     levels = [F.avg_pool2d(plane[None, None].float(), 4)]
-    targets = Targets.of([truth((box, mask))])
+    targets = Targets.of([ground_truth((box, mask))])
     torch.manual_seed(0)
     branch = MaskBranch(MaskSettings(conv_channels=(16, 16), upsampled_channels=16), 1, 1, [4])
     optimizer = torch.optim.AdamW(branch.parameters(), lr=5e-3)
@@ -281,6 +285,6 @@ def test_the_branch_learns_a_mask_by_heart():
     one = torch.ones(1, dtype=torch.int64)
     found = PaddedDetections(targets.boxes, torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64), one)
     with torch.no_grad():
-        (detections,) = branch.add_masks(found, levels).restore(pictures((64, 64)))
+        (detections,) = branch.add_masks(found, levels).restore(make_images((64, 64)))
     drawn = detections.whole_masks()[0]
     assert (drawn & plane).sum() / (drawn | plane).sum() > 0.9

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from other_device import OTHER, Away, OtherDevice
-from tiny_detectors import BOXES, QUICK, TINY, build, forward, picture, total
+from tiny_detectors import BOXES, QUICK, TINY, build, forward, image, total
 
-from boxwright.models import DetectSettings
-from boxwright.structures import ImageBatch, Targets
+from boxwright.structures import DetectSettings, ImageBatch, Targets
 
 EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
 
@@ -14,7 +13,7 @@ EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
 def learn_and_find(name, device):
     """Losses, gradients' norms, weights after a step of AdamW, and detections."""
     model = build(name, **QUICK).train().to(device)
-    images = ImageBatch.of([picture(1), picture(2, 48, 80)]).to(device)
+    images = ImageBatch.of([image(1), image(2, 48, 80)]).to(device)
     targets = Targets.of([BOXES["region"], BOXES["none"]]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = model.loss(forward(model, images, targets), targets)

@@ -12,14 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as kernel
 
-from boxwright.models import DetectSettings
 from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
 from boxwright.ops.assign import assign_locations
 from boxwright.ops.losses import centerness_loss
 from boxwright.ops.points import centerness, decode_ltrb, grid_locations, level_ranges, pyramid_locations
 from boxwright.ops.select import clip_boxes, nms, nms_per_class, select_detections
 from boxwright.recipes import load_recipe, recipe_names
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 TINY = {**COURSE, "num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,)}
 
@@ -36,7 +35,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def outputs(model):
-    """Raw predictions for a picture that is twice as wide as high, for tests to change."""
+    """Raw predictions for an image that is twice as wide as high, for tests to change."""
     with torch.no_grad():
         return model(ImageBatch.of([torch.rand(3, 64, 128, generator=torch.Generator().manual_seed(0))]))
 
@@ -77,12 +76,12 @@ class Operations(TorchDispatchMode):
 
 class TestGeometry:
     def test_x_is_the_column_and_y_is_the_row(self, outputs):
-        """Pitfall 1: seed 003 gave x the row; square pictures hid it."""
+        """Pitfall 1: seed 003 gave x the row; square images hid it."""
         assert grid_locations((2, 3), 8)[:3].tolist() == [[4.0, 4.0], [12.0, 4.0], [20.0, 4.0]]
-        assert outputs.locations[:, 0].amax() == 124  # the picture is 128 wide
+        assert outputs.locations[:, 0].amax() == 124  # the image is 128 wide
         assert outputs.locations[:, 1].amax() == 60  # and 64 high
 
-    def test_an_object_at_the_right_of_a_wide_picture_is_found_there(self, model, outputs):
+    def test_an_object_at_the_right_of_a_wide_image_is_found_there(self, model, outputs):
         """Pitfall 1, from outputs to boxes."""
         sure = predicting(outputs, (108.0, 20.0), (1.0, 2.0, 1.5, 3.0))
         found = model.detect_padded(sure, DetectSettings())
@@ -109,7 +108,7 @@ class TestGeometry:
         sure = predicting(outputs, (108.0, 20.0), (99.0, 99.0, 99.0, 99.0))
         assert model.detect_padded(sure, DetectSettings()).boxes[0, 0].tolist() == [0.0, 0.0, 128.0, 64.0]
 
-    def test_a_box_outside_of_the_picture_is_dropped_and_not_reversed(self):
+    def test_a_box_outside_of_the_image_is_dropped_and_not_reversed(self):
         """Pitfall 4: clipping x1 only from below and x2 only from above makes x1 > x2."""
         outside = torch.tensor([[[150.0, 10.0, 170.0, 20.0], [-30.0, -30.0, -10.0, -10.0], [1.0, 1.0, 5.0, 5.0]]])
         clipped = clip_boxes(outside, torch.tensor([[64, 128]]))
@@ -166,12 +165,12 @@ class TestTieBreak:
 class TestAbsentBoxes:
     @pytest.mark.parametrize("radius", [None, 1.5])
     def test_no_boxes_mean_background_everywhere(self, radius):
-        """Pitfall 8: the maximum over no boxes raised IndexError. Upstream: "no truth" was center_x.sum() == 0."""
+        """The maximum over no boxes raised IndexError. Upstream: "no ground truth" was center_x.sum() == 0."""
         assert owners([[4.0, 4.0], [12.0, 4.0]], [], radius=radius) == [-1, -1]
 
-    def test_a_picture_without_boxes_has_a_loss(self, model, outputs):
+    def test_an_image_without_boxes_has_a_loss(self, model, outputs):
         """Pitfall 8, in the model."""
-        losses = model.loss(outputs, Targets.of([Truth.empty()]))
+        losses = model.loss(outputs, Targets.of([GroundTruth.empty()]))
         assert losses["classification"] > 0
         assert losses["box"] == losses["centerness"] == 0
 
@@ -191,7 +190,7 @@ class TestAbsentBoxes:
     def test_background_is_never_recognised_by_coordinates(self, model, outputs, box):
         """Pitfall 10: boxes whose coordinates add up to -4, or with x1 = -1, were taken for background."""
         assert owners([[4.0, 4.0]], [box]) == [0]
-        losses = model.loss(outputs, Targets.of([Truth.of([box], [1])]))
+        losses = model.loss(outputs, Targets.of([GroundTruth.of([box], [1])]))
         assert losses["centerness"] > 0
 
     def test_predictions_are_never_dropped_by_the_sum_of_their_distances(self, model, outputs):
@@ -214,10 +213,10 @@ class TestCenterness:
         result.sum().backward()
         assert min(distances) == 0 or not value.grad.any()
 
-    def test_its_loss_has_a_finite_gradient_in_a_picture_of_mostly_background(self, model, outputs):
+    def test_its_loss_has_a_finite_gradient_in_an_image_of_mostly_background(self, model, outputs):
         """Pitfall 12, in the model: what background holds must not reach the gradient."""
         logits = outputs.centerness_logits.clone().requires_grad_(True)
-        targets = Targets.of([Truth.of([[4.0, 4.0, 20.0, 20.0]], [0])])
+        targets = Targets.of([GroundTruth.of([[4.0, 4.0, 20.0, 20.0]], [0])])
         model.loss(outputs._replace(centerness_logits=logits), targets)["centerness"].backward()
         assert torch.isfinite(logits.grad).all()
         assert 0 < (logits.grad != 0).sum() < 20
@@ -272,14 +271,14 @@ class TestNms:
 
 
 class TestDetections:
-    def test_a_batch_gives_what_each_picture_gives(self, model):
+    def test_a_batch_gives_what_each_image_gives(self, model):
         """Pitfall 33: the seeds index the batch by [0]."""
-        pictures = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+        images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(k)) for k in range(3)]
         settings = DetectSettings(score_threshold=0.0, max_detections=20)
         with torch.no_grad():
-            together = model.detect_padded(model(ImageBatch.of(pictures)), settings)
-            for index, picture in enumerate(pictures):
-                alone = model.detect_padded(model(ImageBatch.of([picture])), settings)
+            together = model.detect_padded(model(ImageBatch.of(images)), settings)
+            for index, image in enumerate(images):
+                alone = model.detect_padded(model(ImageBatch.of([image])), settings)
                 torch.testing.assert_close(alone.boxes[0], together.boxes[index], rtol=1e-4, atol=1e-3)
                 assert torch.equal(alone.labels[0], together.labels[index])
 
@@ -292,7 +291,7 @@ class TestDetections:
             found = build(multi_label=several).detect_padded(sure, DetectSettings())
             assert found.labels[0, : found.counts[0]].tolist() == labels
 
-    def test_candidates_of_a_level_and_detections_of_a_picture_are_limited(self, model, outputs):
+    def test_candidates_of_a_level_and_detections_of_an_image_are_limited(self, model, outputs):
         """Pitfall 34: no top-k and no limit means any number of boxes."""
         settings = DetectSettings(score_threshold=0.0, nms_iou=1.0, candidates_per_level=7, max_detections=1000)
         counts = model.detect_padded(outputs, settings).counts

@@ -11,22 +11,21 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwright.data.loader import StepSampler
 from boxwright.data.records import Split
-from boxwright.data.shapes import ShapesConfig, write_shapes
-from boxwright.models import DetectSettings
+from boxwright.data.sampler import StepSampler
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.models import fcos as module
 from boxwright.models.fcos import BASELINE, COURSE, FCOS, FCOSConfig
 from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.losses import box_loss
 from boxwright.recipes import load_recipe, recipe_names
-from boxwright.structures import Classes, ImageBatch, Targets, Truth
-from boxwright.training.prepare import Prepared, open_checked, picture_sets
+from boxwright.structures import Classes, DetectSettings, GroundTruth, ImageBatch, Targets
+from boxwright.training.prepare import Prepared, image_sets, open_checked
 
 SMALL = {"num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,)}
 VARIANTS = {"improved": SMALL, "baseline": {**BASELINE, **SMALL}, "course": {**COURSE, **SMALL}}
-BOXES = Targets.of([Truth.of([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])])
-NO_BOXES = Targets.of([Truth.empty()])
+BOXES = Targets.of([GroundTruth.of([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])])
+NO_BOXES = Targets.of([GroundTruth.empty()])
 
 
 def build(variant="course", **changes):
@@ -34,7 +33,7 @@ def build(variant="course", **changes):
     return FCOS(FCOSConfig(**{**VARIANTS[variant], **changes})).train()
 
 
-def pictures(height=64, width=96):
+def make_images(height=64, width=96):
     return ImageBatch.of([torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))])
 
 
@@ -56,7 +55,7 @@ class TestHead:
         model = build(variant).eval()
         assert model.head.class_logits.bias.tolist() == pytest.approx([-math.log(99)] * 3)
         with torch.no_grad():
-            probabilities = model(pictures()).class_logits.sigmoid()
+            probabilities = model(make_images()).class_logits.sigmoid()
         assert float(probabilities.mean()) == pytest.approx(0.01, rel=0.5)
 
     @pytest.mark.parametrize(("place", "tower"), [("box", "box_tower"), ("class", "class_tower")])
@@ -80,8 +79,8 @@ class TestHead:
         """Pitfall 26: predictions, locations and targets must share one order of levels."""
         model = build("improved").eval()
         with torch.no_grad():
-            outputs = model(pictures())
-            levels = model.fpn(model.backbone(pictures().normalised(model.pixel_mean, model.pixel_std)))
+            outputs = model(make_images())
+            levels = model.fpn(model.backbone(make_images().normalised(model.pixel_mean, model.pixel_std)))
             start = 0
             for index, level in enumerate(levels):
                 height, width = level.shape[2:]
@@ -98,7 +97,7 @@ class TestHead:
     def test_regression_is_alive_at_the_start(self, variant):
         """Pitfall 17: clip(min=0) of raw outputs around zero has no gradient, and the loss stays at 1."""
         model = build(variant)
-        model.loss(model(pictures()), BOXES)["box"].backward()
+        model.loss(model(make_images()), BOXES)["box"].backward()
         assert (model.head.box_distances.bias.grad.abs() > 1e-4).all()
 
     def test_a_box_of_clipped_sides_is_dead_which_is_why_it_must_not_start_there(self):
@@ -112,7 +111,7 @@ class TestHead:
     def test_all_raw_outputs_of_the_course_variant_start_above_the_clip(self):
         """Pitfall 17: that is what its box_bias is for."""
         with torch.no_grad():
-            assert (build()(pictures()).distances > 1).all()
+            assert (build()(make_images()).distances > 1).all()
 
     def test_building_a_model_moves_no_statistics(self):
         """Pitfall 20: a forward of noise in training mode updated pretrained BatchNorm statistics."""
@@ -128,7 +127,7 @@ class TestHead:
     @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (72, 40), (33, 33)])
     def test_pyramid_takes_odd_sizes(self, height, width):
         """Pitfall 21: upsampling by the factor 2 fails where 17 meets 18."""
-        assert torch.isfinite(build().eval()(pictures(height, width)).class_logits).all()
+        assert torch.isfinite(build().eval()(make_images(height, width)).class_logits).all()
         maps = [torch.randn(1, 4, side, side) for side in (17, 9, 5)]
         assert [level.shape[-1] for level in FeaturePyramid((4, 4, 4), 4)(maps)] == [17, 9, 5]
 
@@ -141,7 +140,7 @@ class TestNumbers:
         model = build(variant)
         with torch.no_grad():
             model.head.box_distances.bias += factor / 1e3 * 50  # beyond what exp() can represent
-        losses = model.loss(outputs := model(pictures()), BOXES)
+        losses = model.loss(outputs := model(make_images()), BOXES)
         torch.autograd.backward(total(losses))
         assert all(torch.isfinite(value) for value in losses.values())
         for name, weight in model.named_parameters():
@@ -166,9 +165,9 @@ class TestNumbers:
         """Pitfall 24: sigmoid_() on views of the logits destroyed them for any later use."""
         model = build("improved").eval()
         with torch.no_grad():
-            outputs = model(pictures())
+            outputs = model(make_images())
             before = [value.clone() for value in outputs[:3]]
-            model.detect(outputs, pictures(), DetectSettings(score_threshold=0.0))
+            model.detect(outputs, make_images(), DetectSettings(score_threshold=0.0))
             model.loss(outputs, BOXES)
         assert all(torch.equal(one, other) for one, other in zip(before, outputs[:3], strict=True))
 
@@ -196,7 +195,7 @@ class TestNormaliser:
     def test_is_in_the_checkpoint_and_comes_back(self):
         """Pitfall 22: a Python number is not, so that resume starts at 150 again."""
         model = build()
-        model.loss(model(pictures()), BOXES)
+        model.loss(model(make_images()), BOXES)
         state = model.state_dict()
         assert state["mean_positives"] != 150
         other = build()
@@ -204,14 +203,14 @@ class TestNormaliser:
         assert other.mean_positives == state["mean_positives"]
 
     def test_follows_the_course_rule(self):
-        """0.9 of the old, 0.1 of the positives a picture."""
+        """0.9 of the old, 0.1 of the positives an image."""
         model = build()
         with torch.no_grad():
-            before = model.loss(model(pictures()), BOXES)
+            before = model.loss(model(make_images()), BOXES)
             positives = (float(model.mean_positives) - 0.9 * 150) / 0.1
             assert positives == pytest.approx(round(positives), abs=1e-3)
             assert positives > 0
-            after = model.loss(model(pictures()), BOXES)
+            after = model.loss(model(make_images()), BOXES)
         factor = (0.9 * 150 + 0.1 * positives) / (0.9 * (0.9 * 150 + 0.1 * positives) + 0.1 * positives)
         assert float(after["box"] / before["box"]) == pytest.approx(factor, rel=1e-3)
 
@@ -220,7 +219,7 @@ class TestNormaliser:
         """Pitfall 22: a hundred batches without positives left 0.004, and the next box cost 250 times too much."""
         model = build(variant)
         with torch.no_grad():
-            outputs = model(pictures())
+            outputs = model(make_images())
             for _ in range(100):
                 losses = model.loss(outputs, NO_BOXES)
             background = model.eval().loss(outputs, NO_BOXES)["classification"]
@@ -236,14 +235,14 @@ class TestNormaliser:
     def test_stands_still_in_evaluation(self):
         """Pitfall 22: validation must not move what training divides by."""
         model = build().eval()
-        model.loss(model(pictures()), BOXES)
+        model.loss(model(make_images()), BOXES)
         assert model.mean_positives == 150
 
     @pytest.mark.parametrize("normaliser", ["ema", "positives"])
     def test_is_the_mean_over_ranks(self, monkeypatch, normaliser):
         """Pitfall 22: each rank kept its own."""
         model = build(normaliser=normaliser, normaliser_momentum=0.0)
-        outputs = model(pictures())
+        outputs = model(make_images())
         alone = model.loss(outputs, BOXES)["classification"]
         count = float(model.mean_positives) if normaliser == "ema" else None
         ranks = FakeRanks(others=1000.0)
@@ -261,7 +260,7 @@ class TestNormaliser:
         model = build(variant)
         ranks = FakeRanks(others=50.0)
         monkeypatch.setattr(module, "dist", ranks)
-        losses = model.loss(model(pictures()), NO_BOXES)
+        losses = model.loss(model(make_images()), NO_BOXES)
         assert ranks.calls == 1
         assert all(losses[name].requires_grad for name in ("classification", "box", "centerness"))
         total(losses).backward()
@@ -272,7 +271,7 @@ class TestNormaliser:
         model = build().eval()
         ranks = FakeRanks(others=50.0)
         monkeypatch.setattr(module, "dist", ranks)
-        model.loss(model(pictures()), BOXES)
+        model.loss(model(make_images()), BOXES)
         assert ranks.calls == 0
 
 
@@ -298,7 +297,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_training_step_never_waits_for_the_host(variant):
     """Pitfall 22: `.item()`, indexing by a mask or a constant made on the host empties the queue of a GPU."""
-    model, images = build(variant), pictures()
+    model, images = build(variant), make_images()
     with Waits() as waits:
         total(model.loss(model(images), BOXES)).backward()
     assert waits.found == []
@@ -313,7 +312,7 @@ def test_the_watch_over_waiting_sees_what_it_should():
 
 
 class TestData:
-    def test_overfitting_really_takes_so_few_pictures(self, tmp_path):
+    def test_overfitting_really_takes_so_few_images(self, tmp_path):
         """Pitfall 27: "overfit small data" of the seed trains on the whole set."""
         write_shapes(tmp_path / "data", 5, 2, "voc", ShapesConfig(size=64, max_objects=2), 0)
         prepared = open_checked(
@@ -323,7 +322,7 @@ class TestData:
         assert len(prepared.train) == 3
         assert prepared.val.records == prepared.train.records
 
-    def test_each_epoch_is_shuffled_and_holds_every_picture(self):
+    def test_each_epoch_is_shuffled_and_holds_every_image(self):
         """Pitfall 28: the seed's loader is not shuffled."""
         sampler = StepSampler([1.0] * 24, 4, seed=0, start=0, stop=12)
         drawn = [key.record for keys in sampler for key in keys]
@@ -332,17 +331,17 @@ class TestData:
         assert first != second
         assert first != list(range(24))
 
-    def test_training_and_test_pictures_are_resized_by_the_same_rule(self, tmp_path):
-        """Pitfall 38: trained on 224 x 224 crops, tested on whole pictures of any shape."""
+    def test_training_and_test_images_are_resized_by_the_same_rule(self, tmp_path):
+        """Pitfall 38: trained on 224 x 224 crops, tested on whole images of any shape."""
         split = Split("train", (), Classes.named(["a"]))
         for name in recipe_names():
-            train, val, _ = picture_sets(load_recipe(name), Prepared(split, split, split.classes, None), augment=True)
+            train, val, _ = image_sets(load_recipe(name), Prepared(split, split, split.classes, None), augment=True)
             assert train.rule == val.rule
 
     def test_the_device_is_nowhere_fixed(self):
         """Pitfall 29: torch.device("cuda") stood in the branch without a GPU."""
         model = build().to("meta")
         with torch.device("meta"):
-            images, targets = pictures().to("meta"), BOXES.to("meta")
+            images, targets = make_images().to("meta"), BOXES.to("meta")
         losses = model.loss(outputs := model(images), targets)
         assert {value.device.type for value in (*outputs[:5], *losses.values())} == {"meta"}

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 
-from boxwright.models import DetectSettings
 from boxwright.models.retinanet import (
     DETECTRON2,
     TORCHVISION,
@@ -16,7 +15,7 @@ from boxwright.models.retinanet import (
     RetinaNetOutputs,
 )
 from boxwright.ops.coding import encode_boxes
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16, "stem_channels": (16,)}
 
@@ -27,7 +26,7 @@ def build(**settings):
     return RetinaNet(RetinaNetConfig(**{**SMALL, **settings}))
 
 
-def picture(seed, height=64, width=96):
+def image(seed, height=64, width=96):
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -41,7 +40,7 @@ def hand_made(anchors, logits=None, offsets=None, batch=1, sizes=(100, 100)):
 
 
 ANCHORS = [[0.0, 0, 20, 20], [0, 0, 20, 9], [0, 0, 20, 5], [60, 60, 80, 80]]
-BOX = Truth.of([[0.0, 0, 20, 20]], [1])
+BOX = GroundTruth.of([[0.0, 0, 20, 20]], [1])
 
 
 class TestConfig:
@@ -69,7 +68,7 @@ class TestHead:
         model = build(prior_probability=0.02).eval()
         torch.nn.init.zeros_(model.head.class_logits.weight)
         with torch.no_grad():
-            logits = model(ImageBatch.of([picture(0)])).class_logits
+            logits = model(ImageBatch.of([image(0)])).class_logits
         torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.02))
 
     def test_the_rows_of_a_class_lie_together(self):
@@ -100,7 +99,7 @@ class TestHead:
 
 class TestAnchors:
     def test_nine_at_every_cell_at_cell_centres(self):
-        outputs = build()(ImageBatch.of([picture(0)]))
+        outputs = build()(ImageBatch.of([image(0)]))
         assert outputs.level_counts == (9 * 96, 9 * 24, 9 * 6, 9 * 2, 9)
         assert outputs.anchors.shape == (sum(outputs.level_counts), 4)
         centres = (outputs.anchors[:, :2] + outputs.anchors[:, 2:]) / 2
@@ -112,12 +111,12 @@ class TestAnchors:
         torch.testing.assert_close(sides[-9:], torch.tensor(expected) * 16)
 
     def test_stand_at_cell_corners_for_detectron2(self):
-        outputs = build(anchor_grid="corner")(ImageBatch.of([picture(0)]))
+        outputs = build(anchor_grid="corner")(ImageBatch.of([image(0)]))
         torch.testing.assert_close(outputs.anchors[:9, :2], -outputs.anchors[:9, 2:])
 
     def test_three_levels_for_small_machines(self):
         model = build(extra_levels=0, anchor_sizes=(24, 48, 96), anchor_scales=(1.0,))
-        outputs = model(ImageBatch.of([picture(0)]))
+        outputs = model(ImageBatch.of([image(0)]))
         assert outputs.level_counts == (3 * 96, 3 * 24, 3 * 6)
 
 
@@ -149,7 +148,7 @@ class TestLoss:
         thin = torch.tensor([0.0, 0, 20, 2])
         offsets = torch.zeros(1, 4, 4)
         offsets[0, 2] = encode_boxes(torch.tensor(ANCHORS[2]), thin)
-        losses = model.loss(hand_made(ANCHORS, None, offsets), Targets.of([Truth.of([thin.tolist()], [0])]))
+        losses = model.loss(hand_made(ANCHORS, None, offsets), Targets.of([GroundTruth.of([thin.tolist()], [0])]))
         assert losses["box"] == 0
         assert losses["classification"] > 1  # it was sure of background
 
@@ -162,21 +161,21 @@ class TestLoss:
 
     def test_each_normaliser_divides_as_it_says(self):
         twice = [[0.0, 0, 20, 20], [1, 0, 21, 20], [60, 60, 80, 80]]
-        targets = Targets.of([BOX, Truth.of([[60.0, 60, 80, 80]], [0])])  # two positives, and one
+        targets = Targets.of([BOX, GroundTruth.of([[60.0, 60, 80, 80]], [0])])  # two positives, and one
         offsets = torch.full((2, 3, 4), 1.0)
         offsets[0, 1, 0] = 1.0 - 1 / 20  # its box lies a twentieth of a width to the left
         outputs = hand_made(twice, None, offsets, batch=2)
         sums = {}
-        for kind in ("positives", "picture", "ema"):
+        for kind in ("positives", "image", "ema"):
             model = build(extra_levels=0, anchor_sizes=(1, 1, 1), normaliser=kind, normaliser_start=13.0).train()
             sums[kind] = float(model.loss(outputs, targets)["box"])
         assert sums["positives"] == pytest.approx(12 / 3)
-        assert sums["picture"] == pytest.approx((8 / 2 + 4 / 1) / 2)
+        assert sums["image"] == pytest.approx((8 / 2 + 4 / 1) / 2)
         assert sums["ema"] == pytest.approx(12 / (0.9 * 13 + 0.1 * 3))
 
     def test_the_running_mean_moves_in_training_only_and_never_below_one(self):
         model = build(extra_levels=0, anchor_sizes=(1, 1, 1), normaliser="ema", normaliser_start=1.0)
-        nothing = Targets.of([Truth.empty()])
+        nothing = Targets.of([GroundTruth.empty()])
         for _ in range(3):
             model.train().loss(hand_made(ANCHORS), nothing)
         assert model.mean_positives == 1.0
@@ -211,8 +210,8 @@ class TestDetect:
         assert found.labels[0].tolist() == [0, 1, -1, -1]
 
     @pytest.mark.parametrize("clip", ["before_nms", "after_nms"])
-    def test_boxes_are_cut_to_the_picture_before_or_after_nms(self, clip):
-        """Two boxes over the left border: alike inside the picture, unlike as a whole."""
+    def test_boxes_are_cut_to_the_image_before_or_after_nms(self, clip):
+        """Two boxes over the left border: alike inside the image, unlike as a whole."""
         logits = torch.full((1, 3, 3), -20.0)
         logits[0, :, 0] = torch.tensor([2.0, 1.0, 3.0])
         anchors = [[-100.0, 0, 20, 20], [-10, 0, 20, 20], [-80, 0, -40, 20]]  # the third lies outside
@@ -266,10 +265,10 @@ def in_our_order(rows):
     return rows.unflatten(1, (-1, 3, 3)).transpose(2, 3).flatten(1, 3)
 
 
-TRUTHS = [
-    Truth.of([[4.0, 4, 40, 60], [30, 10, 62, 30], [0, 0, 12, 9]], [1, 4, 2]),
-    Truth.of([[10.0, 8, 44, 52]], [3]),
-    Truth.empty(),
+GROUND_TRUTHS = [
+    GroundTruth.of([[4.0, 4, 40, 60], [30, 10, 62, 30], [0, 0, 12, 9]], [1, 4, 2]),
+    GroundTruth.of([[10.0, 8, 44, 52]], [3]),
+    GroundTruth.empty(),
 ]
 
 
@@ -303,13 +302,13 @@ def pair(request):
 class TestTorchvision:
     def outputs(self, pair, sizes):
         theirs, ours = pair
-        pictures = [picture(seed, *size) for seed, size in enumerate(sizes)]
+        pixels = [image(seed, *size) for seed, size in enumerate(sizes)]
         with torch.no_grad():
-            listed, _ = theirs.transform(pictures)
+            listed, _ = theirs.transform(pixels)
             features = list(theirs.backbone(listed.tensors).values())
             raw = theirs.head(features)
             anchors = theirs.anchor_generator(listed, features)
-            images = ImageBatch.of(pictures, multiple_of=32)
+            images = ImageBatch.of(pixels, multiple_of=32)
             return raw, anchors, images, ours(images)
 
     def test_raw_outputs_and_anchors_are_the_same(self, pair, sizes):
@@ -320,16 +319,16 @@ class TestTorchvision:
 
     def test_losses_are_the_same(self, pair, sizes):
         raw, anchors, _, outputs = self.outputs(pair, sizes)
-        truths = TRUTHS[: len(sizes)]
-        expected = pair[0].compute_loss([{"boxes": t.boxes, "labels": t.labels} for t in truths], raw, anchors)
-        losses = pair[1].loss(outputs, Targets.of(truths))
+        ground_truths = GROUND_TRUTHS[: len(sizes)]
+        expected = pair[0].compute_loss([{"boxes": t.boxes, "labels": t.labels} for t in ground_truths], raw, anchors)
+        losses = pair[1].loss(outputs, Targets.of(ground_truths))
         torch.testing.assert_close(losses["classification"], expected["classification"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-4, atol=1e-5)
 
     def test_detections_are_the_same(self, pair, sizes):
         *_, images, outputs = self.outputs(pair, sizes)
         with torch.no_grad():
-            expected = pair[0]([picture(seed, *size) for seed, size in enumerate(sizes)])
+            expected = pair[0]([image(seed, *size) for seed, size in enumerate(sizes)])
         settings = DetectSettings(score_threshold=0.05, nms_iou=0.5, max_detections=300)
         for found, one in zip(pair[1].detect(outputs, images, settings), expected, strict=True):
             assert len(found) == len(one["boxes"]) > 20

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou_loss
 
-from boxwright.models import DetectSettings
-from boxwright.models.rpn import RPN, AnchorOutputs, ProposalNetwork, ProposalSettings, RPNConfig
+from boxwright.models.proposal_network import AnchorOutputs, ProposalNetwork, ProposalSettings
+from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.ops.coding import decode_boxes
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 SETTINGS = ProposalSettings(stem_channels=(8,), anchor_sizes=((16,), (32,)), anchor_ratios=(1.0,), samples=1000)
 IMAGES = ImageBatch.of([torch.zeros(3, 64, 64, dtype=torch.uint8)])
@@ -64,7 +64,7 @@ class TestAnchors:
 class TestSampling:
     def test_positives_and_background_are_told_apart_by_overlap(self, network):
         # an anchor of the first level exactly, another half beside it
-        targets = Targets.of([Truth.of([[20.0, 20.0, 36.0, 36.0]], [2])])
+        targets = Targets.of([GroundTruth.of([[20.0, 20.0, 36.0, 36.0]], [2])])
         outputs = network(LEVELS, IMAGES, targets)
         sampled = outputs.sampled
         positive = outputs.anchors[sampled.rows[0, sampled.positive[0]]]
@@ -73,7 +73,7 @@ class TestSampling:
         assert network.loss(outputs)["proposal_box"] < 0.01  # offsets of 0 are right
 
     def test_an_ignore_region_is_neither_object_nor_background(self, network):
-        targets = Targets.of([Truth.of([[0.0, 0.0, 40.0, 40.0]], [0], [True])])
+        targets = Targets.of([GroundTruth.of([[0.0, 0.0, 40.0, 40.0]], [0], [True])])
         sampled = network(LEVELS, IMAGES, targets).sampled
         rows = sampled.rows[0, sampled.real[0]]
         assert not sampled.positive.any()
@@ -88,13 +88,13 @@ class TestSampling:
                 stem_channels=(), anchor_sizes=((16,), (32,)), anchor_ratios=(1.0,), samples=160, normaliser=normaliser
             )
             network = ProposalNetwork(settings, 4, [8, 16])
-            outputs = network(LEVELS, IMAGES, Targets.of([Truth.empty()]))
+            outputs = network(LEVELS, IMAGES, Targets.of([GroundTruth.empty()]))
             losses.append(network.loss(outputs)["objectness"].item())
         assert losses == pytest.approx([0.693147, 0.693147 / 2], rel=1e-5)  # 80 anchors, of 160
 
 
 class TestBoxLoss:
-    TARGETS = Targets.of([Truth.of([[1, 2, 18, 15], [30, 28, 61, 60]], [0, 1])])
+    TARGETS = Targets.of([GroundTruth.of([[1, 2, 18, 15], [30, 28, 61, 60]], [0, 1])])
 
     def losses(self, **changes):
         torch.manual_seed(0)
@@ -126,7 +126,7 @@ class TestBoxLoss:
 
     def test_without_an_object_it_is_zero_and_has_a_gradient(self):
         network = ProposalNetwork(replace(SETTINGS, box_loss="giou", stem_norm="gn"), 4, [8, 16])
-        outputs = network(LEVELS, IMAGES, Targets.of([Truth.empty()]))
+        outputs = network(LEVELS, IMAGES, Targets.of([GroundTruth.empty()]))
         loss = network.loss(outputs)["proposal_box"]
         loss.backward()
         assert loss == 0
@@ -157,7 +157,7 @@ class TestProposals:
         found = network.propose(outputs_of([0.5, 2.0, 1.0], boxes, (2, 1)), 1, 5, 0.7)
         assert found.boxes[0, found.valid[0]].tolist() == [boxes[1], boxes[2]]
 
-    def test_what_lies_outside_the_picture_is_dropped(self, network):
+    def test_what_lies_outside_the_image_is_dropped(self, network):
         boxes = [[70.0, 0, 90, 20], [50, 50, 90, 90]]
         found = network.propose(outputs_of([2.0, 1.0], boxes), 10, 5, 0.7)
         assert found.boxes[0, found.valid[0]].tolist() == [[50, 50, 64, 64]]

@@ -1,4 +1,4 @@
-"""Every detector in a size that a test can afford, the pictures that they see, and their recorded loss curves.
+"""Every detector in a size that a test can afford, the images that they see, and their recorded loss curves.
 
 `python tests/models/tiny_detectors.py NAME ...` records the curves of these detectors anew (of all without a name).
 """
@@ -19,7 +19,7 @@ from boxwright.models import MODELS
 from boxwright.models.config import config_of
 from boxwright.models.faster_rcnn import COURSE as TWO_STAGE_COURSE
 from boxwright.models.fcos import BASELINE, COURSE
-from boxwright.structures import CroppedMask, ImageBatch, Proposals, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
 SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
 DENSE = {**SMALL, "stem_channels": (16,)}
@@ -66,22 +66,22 @@ def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     return MODELS[kind].build(config_of(MODELS[kind].config, {**settings, **dict(changes)}))
 
 
-def truth(boxes: Any, labels: Any, ignore: Any = None) -> Truth:
+def ground_truth(boxes: Any, labels: Any, ignore: Any = None) -> GroundTruth:
     """Boxes whose masks are the boxes themselves."""
     corners = torch.as_tensor(boxes).reshape(-1, 4).int().tolist()
     masks = [CroppedMask(x1, y1, torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)) for x1, y1, x2, y2 in corners]
-    return Truth.of(boxes, labels, ignore, masks)
+    return GroundTruth.of(boxes, labels, ignore, masks)
 
 
 BOXES = {
-    "one": truth([[10.0, 12.0, 50.0, 40.0]], [1]),
-    "two": truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2]),
-    "region": truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2], [False, True]),
-    "none": Truth.empty(),
+    "one": ground_truth([[10.0, 12.0, 50.0, 40.0]], [1]),
+    "two": ground_truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2]),
+    "region": ground_truth([[4.0, 4.0, 30.0, 60.0], [20.0, 8.0, 60.0, 30.0]], [0, 2], [False, True]),
+    "none": GroundTruth.empty(),
 }
 
 
-def picture(seed: int, height: int = 64, width: int = 64) -> Tensor:
+def image(seed: int, height: int = 64, width: int = 64) -> Tensor:
     """Noise (3, H, W) uint8."""
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
@@ -106,7 +106,7 @@ def is_one_class(model: Any) -> bool:
 
 
 def _lattice(images: ImageBatch) -> Proposals:
-    """Squares of two sizes all over each picture, cut to it: what a picture gets does not depend on its batch."""
+    """Squares of two sizes all over each image, cut to it: what an image gets does not depend on its batch."""
     rows = []
     for height, width in images.sizes_hw.tolist():
         corners = [(x, y, s) for s in (24, 48) for y in range(0, height - 8, 12) for x in range(0, width - 8, 12)]
@@ -129,9 +129,9 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def loss_curve(name: str) -> list[float]:
-    """The losses of the first steps of training on two pictures."""
+    """The losses of the first steps of training on two images."""
     model = build(name).train()
-    images, targets = ImageBatch.of([picture(1), picture(2)]), Targets.of([BOXES["two"], BOXES["one"]])
+    images, targets = ImageBatch.of([image(1), image(2)]), Targets.of([BOXES["two"], BOXES["one"]])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     curve = []
     for _ in range(STEPS):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_detectors import BOXES, TINY, build, forward, picture, tensors, total
+from tiny_detectors import BOXES, TINY, build, forward, image, tensors, total
 from torch.nn.parallel import DistributedDataParallel
 
 from boxwright.structures import ImageBatch, Targets
@@ -17,7 +17,7 @@ def gradients(name: str, rank: int) -> dict[str, object]:
     """Losses of this rank, whether they are numbers, and a fingerprint of the gradients after they were averaged."""
     model = build(name).train()
     wrapped = DistributedDataParallel(model)
-    images = ImageBatch.of([picture(rank)])
+    images = ImageBatch.of([image(rank)])
     targets = Targets.of([BOXES["none" if rank else "two"]])
     losses = model.loss(forward(model, images, targets, wrapped), targets)
     total(losses).backward()

@@ -37,9 +37,9 @@ def backbone(name, *arguments, **settings):
 def test_swin_is_told_by_its_kind_and_not_by_a_size():
     """At a height of 384 its first map is (B, 96, W, 96): as many rows as channels."""
     body = backbone("swin_t", ("c2", "c3")).eval()
-    pictures = torch.randn(1, 3, 384, 64)
+    images = torch.randn(1, 3, 384, 64)
     with torch.no_grad():
-        maps, own = body(pictures), list(body.body(pictures).values())
+        maps, own = body(images), list(body.body(images).values())
     assert own[0].shape == (1, 96, 16, 96)
     assert [tuple(map_.shape) for map_ in maps] == [(1, 96, 96, 16), (1, 192, 48, 8)]
     assert torch.equal(maps[0], own[0].permute(0, 3, 1, 2))
@@ -58,7 +58,7 @@ def test_maps_have_the_stated_channels_at_strides_8_16_and_32(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf", "mobilenet_v3_large", "timm/resnet18"])
-def test_odd_pictures_round_up(name):
+def test_odd_images_round_up(name):
     with torch.no_grad():
         maps = backbone(name).eval()(torch.randn(1, 3, 65, 97))
     assert [tuple(map_.shape[2:]) for map_ in maps] == [(9, 13), (5, 7), (3, 4)]
@@ -76,11 +76,11 @@ def test_maps_are_those_of_the_classification_network():
     body = backbone("resnet18").eval()
     network = torchvision.models.resnet18(weights=None).eval()
     network.load_state_dict(body.body.state_dict(), strict=False)
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        early = network.maxpool(network.relu(network.bn1(network.conv1(pictures))))
+        early = network.maxpool(network.relu(network.bn1(network.conv1(images))))
         expected = network.layer2(network.layer1(early))
-        torch.testing.assert_close(body(pictures)[0], expected)
+        torch.testing.assert_close(body(images)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_frozen_stages_are_counted_from_the_stem():
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
 def test_frozen_batch_norm_equals_batch_norm_in_evaluation(name):
-    pictures = torch.randn(1, 3, 64, 64)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         plain, frozen = backbone(name).eval(), backbone(name, norm="frozen_bn").train()
-        for one, other in zip(plain(pictures), frozen(pictures), strict=True):
+        for one, other in zip(plain(images), frozen(images), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in frozen.modules())
     assert any(isinstance(part, FrozenBatchNorm2d) for part in frozen.modules())

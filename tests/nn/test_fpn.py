@@ -12,7 +12,7 @@ CHANNELS = (8, 12, 20)
 
 
 def maps_of(height, width, batch=1):
-    """C3 to C5 of a picture, rounded up as convolutions of stride 2 do."""
+    """C3 to C5 of an image, rounded up as convolutions of stride 2 do."""
     generator = torch.Generator().manual_seed(0)
     return [
         torch.randn(batch, channels, -(-height // stride), -(-width // stride), generator=generator)
@@ -22,7 +22,7 @@ def maps_of(height, width, batch=1):
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (65, 97), (97, 33), (224, 224), (31, 270)])
 @pytest.mark.parametrize("extra", [0, 1, 2])
-def test_levels_have_the_size_of_their_maps_for_even_and_odd_pictures(height, width, extra):
+def test_levels_have_the_size_of_their_maps_for_even_and_odd_images(height, width, extra):
     maps = maps_of(height, width)
     levels = FeaturePyramid(CHANNELS, 16, extra_levels=extra)(maps)
     assert [level.shape for level in levels[:3]] == [(1, 16, *map_.shape[2:]) for map_ in maps]

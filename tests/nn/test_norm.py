@@ -58,12 +58,12 @@ def test_an_unknown_norm_is_refused_with_the_known_ones():
 
 class TestReplaceBatchNorm:
     def test_frozen_equals_batch_norm_in_evaluation_and_in_training(self):
-        pictures = torch.randn(2, 3, 9, 9)
+        images = torch.randn(2, 3, 9, 9)
         network = trained_network().eval()
-        expected = network(pictures)
+        expected = network(images)
         replace_batch_norm(network, "frozen_bn")
-        torch.testing.assert_close(network(pictures), expected)
-        torch.testing.assert_close(network.train()(pictures), expected)
+        torch.testing.assert_close(network(images), expected)
+        torch.testing.assert_close(network.train()(images), expected)
 
     def test_frozen_has_nothing_to_train_but_the_convolution(self):
         network = trained_network()

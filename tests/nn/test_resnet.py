@@ -28,11 +28,11 @@ def test_without_any_difference_it_is_torchvisions_network(name):
     ours = ResNet(name, ALL, ResNetVariant()).eval()
     state = theirs.state_dict()
     ours.load_state_dict({key: state[key] for key in ours.state_dict()})
-    pictures = torch.randn(1, 3, 65, 97)
+    images = torch.randn(1, 3, 65, 97)
     with torch.no_grad():
-        c2 = theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(pictures)))))
+        c2 = theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images)))))
         c5 = theirs.layer4(theirs.layer3(theirs.layer2(c2)))
-        maps = ours(pictures)
+        maps = ours(images)
     torch.testing.assert_close(maps["c2"], c2)
     torch.testing.assert_close(maps["c5"], c5)
 
@@ -42,12 +42,12 @@ def test_the_stride_can_be_in_the_first_convolution():
     block = Bottleneck(4, 4, 8, stride=2, groups=1, stride_in_1x1=True, dilation=1, norm_eps=1e-5).eval()
     other = Bottleneck(4, 4, 8, stride=2, groups=1, stride_in_1x1=False, dilation=1, norm_eps=1e-5).eval()
     other.load_state_dict(block.state_dict())
-    picture, changed = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
+    image, changed = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
     changed[..., 3, 3] = 1.0
     with torch.no_grad():
-        assert torch.equal(block(picture), block(changed))
-        assert not torch.equal(other(picture), other(changed))
-        assert block(picture).shape == other(picture).shape == (1, 8, 4, 4)
+        assert torch.equal(block(image), block(changed))
+        assert not torch.equal(other(image), other(changed))
+        assert block(image).shape == other(image).shape == (1, 8, 4, 4)
 
 
 def test_widths_follow_the_name_or_the_variant():

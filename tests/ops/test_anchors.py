@@ -57,8 +57,8 @@ def test_equal_torchvision_with_its_grid_its_rounding_and_its_order(padded_hw):
     sizes = [tuple(-(-side // stride) for side in padded_hw) for stride in strides]
     of_level = [(32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406)]
     generator = AnchorGenerator(of_level, (RATIOS,) * 4)
-    pictures = ImageList(torch.zeros(1, 3, *padded_hw), [padded_hw])
-    (expected,) = generator(pictures, [torch.zeros(1, 1, *size) for size in sizes])
+    images = ImageList(torch.zeros(1, 3, *padded_hw), [padded_hw])
+    (expected,) = generator(images, [torch.zeros(1, 1, *size) for size in sizes])
     locations, _ = pyramid_locations(sizes, strides, grid="torchvision", padded_hw=padded_hw)
     cells = [cell_anchors(own, RATIOS, rounded=True) for own in of_level]
     ours = pyramid_anchors(locations.split([h * w for h, w in sizes]), cells)

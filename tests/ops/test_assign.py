@@ -18,7 +18,7 @@ RANGES = torch.tensor(level_ranges(BOUNDS)).repeat_interleave(torch.tensor([h * 
 
 
 def one_by_one(boxes, ignore, radius):
-    """Owner and ignore flag of each location of one picture, in plain Python."""
+    """Owner and ignore flag of each location of one image, in plain Python."""
     owners, ignored = [], []
     for (x, y), stride, (low, high) in zip(LOCATIONS.tolist(), STRIDE_OF.tolist(), RANGES.tolist(), strict=True):
         owner, least, in_region = -1, math.inf, False
@@ -39,12 +39,12 @@ def one_by_one(boxes, ignore, radius):
     return owners, ignored
 
 
-def padded(pictures, flags, filler=(0.0, 0.0, 0.0, 0.0)):
-    count = max((len(boxes) for boxes in pictures), default=0)
-    boxes = torch.tensor([[*map(list, one), *[list(filler)] * (count - len(one))] for one in pictures])
-    valid = torch.tensor([[n < len(one) for n in range(count)] for one in pictures], dtype=torch.bool)
+def padded(images, flags, filler=(0.0, 0.0, 0.0, 0.0)):
+    count = max((len(boxes) for boxes in images), default=0)
+    boxes = torch.tensor([[*map(list, one), *[list(filler)] * (count - len(one))] for one in images])
+    valid = torch.tensor([[n < len(one) for n in range(count)] for one in images], dtype=torch.bool)
     ignore = torch.tensor([[*one, *[False] * (count - len(one))] for one in flags], dtype=torch.bool)
-    return boxes.reshape(len(pictures), count, 4), valid.view(len(pictures), -1), ignore.view(len(pictures), -1)
+    return boxes.reshape(len(images), count, 4), valid.view(len(images), -1), ignore.view(len(images), -1)
 
 
 def assigned(boxes, valid, ignore, radius=None):
@@ -56,40 +56,40 @@ coordinate = st.integers(-40, 440).map(lambda quarter: quarter / 4)
 box = st.tuples(coordinate, coordinate, st.integers(1, 300), st.integers(1, 300)).map(
     lambda v: (v[0], v[1], v[0] + v[2] / 4, v[1] + v[3] / 4)
 )
-picture = st.lists(st.tuples(box, st.booleans()), max_size=6)
+image = st.lists(st.tuples(box, st.booleans()), max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(pictures=st.lists(picture, min_size=1, max_size=3), radius=st.sampled_from([None, 0.75, 1.5]))
-def test_equals_a_location_by_location_reading_of_the_paper(pictures, radius):
-    boxes = [[item[0] for item in one] for one in pictures]
-    flags = [[item[1] for item in one] for one in pictures]
+@given(images=st.lists(image, min_size=1, max_size=3), radius=st.sampled_from([None, 0.75, 1.5]))
+def test_equals_a_location_by_location_reading_of_the_paper(images, radius):
+    boxes = [[item[0] for item in one] for one in images]
+    flags = [[item[1] for item in one] for one in images]
     result = assigned(*padded(boxes, flags), radius)
-    for index in range(len(pictures)):
+    for index in range(len(images)):
         owners, ignored = one_by_one(boxes[index], flags[index], radius)
         assert result.owner[index].tolist() == owners
         assert result.ignored[index].tolist() == ignored
 
 
-def random_pictures(seed, batch=4, most=9):
+def random_images(seed, batch=4, most=9):
     chance = random.Random(seed)
-    pictures, flags = [], []
+    images, flags = [], []
     for _ in range(batch):
         rows = []
         for _ in range(chance.randint(0, most)):
             x, y = chance.uniform(-5, 90), chance.uniform(-5, 60)
             rows.append((x, y, x + chance.uniform(2, 70), y + chance.uniform(2, 60)))
-        pictures.append(rows)
+        images.append(rows)
         flags.append([chance.random() < 0.2 for _ in rows])
-    pictures[0], flags[0] = pictures[0] or [(1.0, 1.0, 30.0, 30.0)], flags[0] or [False]
-    return pictures, flags
+    images[0], flags[0] = images[0] or [(1.0, 1.0, 30.0, 30.0)], flags[0] or [False]
+    return images, flags
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_batch_equals_its_pictures_one_by_one(seed):
-    pictures, flags = random_pictures(seed)
-    together = assigned(*padded(pictures, flags), 1.5)
-    for index, (boxes, ignore) in enumerate(zip(pictures, flags, strict=True)):
+def test_a_batch_equals_its_images_one_by_one(seed):
+    images, flags = random_images(seed)
+    together = assigned(*padded(images, flags), 1.5)
+    for index, (boxes, ignore) in enumerate(zip(images, flags, strict=True)):
         alone = assigned(*padded([boxes], [ignore]), 1.5)
         assert torch.equal(together.owner[index], alone.owner[0])
         assert torch.equal(together.ignored[index], alone.ignored[0])
@@ -97,8 +97,8 @@ def test_a_batch_equals_its_pictures_one_by_one(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_shuffling_the_boxes_shuffles_the_owners(seed):
-    pictures, flags = random_pictures(seed, batch=1)
-    boxes, valid, ignore = padded(pictures, flags)
+    images, flags = random_images(seed, batch=1)
+    boxes, valid, ignore = padded(images, flags)
     order = torch.randperm(boxes.shape[1], generator=torch.Generator().manual_seed(seed))
     straight = assigned(boxes, valid, ignore)
     shuffled = assigned(boxes[:, order], valid[:, order], ignore[:, order])
@@ -110,7 +110,7 @@ def test_shuffling_the_boxes_shuffles_the_owners(seed):
 @pytest.mark.parametrize("elements", [1, 400, 1500])
 @pytest.mark.parametrize("radius", [None, 1.5])
 def test_chunks_give_the_same_as_one_piece(monkeypatch, elements, radius):
-    arguments = padded(*random_pictures(7, most=20))
+    arguments = padded(*random_images(7, most=20))
     whole = assigned(*arguments, radius)
     calls = []
     claims = assign._claims

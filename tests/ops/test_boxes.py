@@ -85,7 +85,7 @@ class TestMatchedIou:
 
 
 class TestClipBoxes:
-    def test_equals_torchvision_picture_by_picture(self):
+    def test_equals_torchvision_image_by_image(self):
         boxes = random_boxes(30, 13).view(2, 15, 4) - 30
         sizes = torch.tensor([[40, 90], [70, 20]])
         for index, (height, width) in enumerate(sizes.tolist()):

@@ -54,7 +54,7 @@ def test_pitfall_40_decoding_leaves_its_arguments_as_they_are():
 
 
 def test_sides_grow_by_the_largest_ratio_at_most():
-    """Pitfall 41: it is a default to be changed, and not a number of the course's picture size."""
+    """Pitfall 41: it is a default to be changed, and not a number of the course's image size."""
     reference = torch.tensor([0.0, 0.0, 2.0, 2.0])
     offsets = torch.tensor([0.0, 0.0, 500.0, 1.0])
     x1, y1, x2, y2 = decode_boxes(reference, offsets).tolist()

@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 50, 70
 
 
 def random_masks(seed, count=12, side=28):
-    """Smooth probabilities (D, M, M), and boxes of which some leave the picture."""
+    """Smooth probabilities (D, M, M), and boxes of which some leave the image."""
     generator = torch.Generator().manual_seed(seed)
     masks = F.interpolate(torch.rand(count, 1, 5, 5, generator=generator), size=side, mode="bilinear")[:, 0]
     centre = torch.rand(count, 2, generator=generator) * torch.tensor([WIDTH, HEIGHT])
@@ -74,8 +74,8 @@ def test_what_lies_outside_or_has_no_size_is_empty(how):
     assert paste_masks(torch.ones(0, 14, 14), torch.zeros(0, 4), (HEIGHT, WIDTH), how=how) == []
 
 
-def test_cost_does_not_depend_on_the_picture():
-    """A thumbnail of an object in a picture of 100 megapixels."""
+def test_cost_does_not_depend_on_the_image():
+    """A thumbnail of an object in an image of 100 megapixels."""
     (pasted,) = paste_masks(torch.ones(1, 28, 28), torch.tensor([[9000.0, 9000.0, 9004.0, 9004.0]]), (10000, 10000))
     assert pasted.bitmap.shape == (4, 4)
 

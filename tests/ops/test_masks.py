@@ -61,7 +61,7 @@ def test_plain_and_compressed_codes_mean_the_same():
 
 
 def test_a_code_for_another_size_is_refused():
-    with pytest.raises(ValueError, match="of 4 pixels for a picture of 3 x 3"):
+    with pytest.raises(ValueError, match="of 4 pixels for an image of 3 x 3"):
         decode_rle([2, 2], (3, 3))
 
 
@@ -130,7 +130,7 @@ def test_polygons_at_borders_and_without_area_are_those_of_the_coco_api(polygon)
     assert torch.equal(rasterise_polygons([polygon], (80, 80)), reference_bitmap([polygon], (80, 80)))
 
 
-def test_a_polygon_that_reaches_very_far_fills_its_picture():
+def test_a_polygon_that_reaches_very_far_fills_its_image():
     far = 1e300
     assert rasterise_polygons([[-far, -far, far, -far, far, far, -far, far]], (6, 7)).all()
 
@@ -199,7 +199,7 @@ def test_the_box_of_a_code_is_that_of_its_bitmap(seed):
         bitmap = torch.rand(7, 9, generator=generator) < share
         x1, y1, x2, y2 = mask_boxes(bitmap[None])[0].tolist()
         assert rle_extent(encode_rle(bitmap)["counts"], (7, 9)) == (x1, y1, x2 - x1, y2 - y1)
-    with pytest.raises(ValueError, match="for a picture of 7 x 9"):
+    with pytest.raises(ValueError, match="for an image of 7 x 9"):
         rle_extent([60, 4], (7, 9))
 
 

@@ -5,7 +5,7 @@ from torchvision.ops import box_iou
 
 from boxwright.ops import match
 from boxwright.ops.match import match_boxes, sample_balanced
-from boxwright.structures import Targets, Truth
+from boxwright.structures import GroundTruth, Targets
 
 RULES = {"positive_iou": 0.5, "negative_iou": 0.4, "low_quality": True}
 
@@ -16,37 +16,37 @@ def boxes(count, seed=0, span=100.0):
     return torch.cat([corner, corner + torch.rand(count, 2, generator=generator) * span / 2 + 1], 1)
 
 
-def matched(candidates, truths, **rules):
-    targets = Targets.of(truths)
+def matched(candidates, ground_truths, **rules):
+    targets = Targets.of(ground_truths)
     return match_boxes(candidates, targets.boxes, targets.valid, targets.ignore, **{**RULES, **rules})
 
 
-def truth(rows, ignore=None):
-    return Truth.of(rows, [0] * len(rows), ignore)
+def ground_truth(rows, ignore=None):
+    return GroundTruth.of(rows, [0] * len(rows), ignore)
 
 
 class TestParity:
     @pytest.mark.parametrize("low_quality", [True, False])
     @pytest.mark.parametrize(("positive", "negative"), [(0.5, 0.4), (0.7, 0.3), (0.5, 0.5)])
     @pytest.mark.parametrize("count", [1, 7, 40])
-    def test_equals_torchvision_picture_by_picture(self, low_quality, positive, negative, count):
+    def test_equals_torchvision_image_by_image(self, low_quality, positive, negative, count):
         candidates = boxes(400)
         rows = [candidates[:count] + boxes(count, 8, 6.0) - 3, boxes(count + 3, 9)]  # some on candidates, some not
         rows = [row[(row[:, 2:] > row[:, :2]).all(1)] for row in rows]
-        owner, ignored = matched(candidates, [truth(row.tolist()) for row in rows], positive_iou=positive,
+        owner, ignored = matched(candidates, [ground_truth(row.tolist()) for row in rows], positive_iou=positive,
                                  negative_iou=negative, low_quality=low_quality)  # fmt: skip
-        for picture, row in enumerate(rows):
+        for image, row in enumerate(rows):
             overlap = box_iou(row, candidates)
             assert (overlap.amax(1) > 0).all()  # else theirs gives the box every candidate
             expected = Matcher(positive, negative, low_quality)(overlap)
-            assert torch.equal(owner[picture], expected.clamp(min=-1))
-            assert torch.equal(ignored[picture], expected == Matcher.BETWEEN_THRESHOLDS)
+            assert torch.equal(owner[image], expected.clamp(min=-1))
+            assert torch.equal(ignored[image], expected == Matcher.BETWEEN_THRESHOLDS)
 
     def test_ties_of_low_quality_are_all_positive_as_in_torchvision(self):
         candidates = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [100, 100, 110, 110]])
         row = [[2.0, 0, 12, 5]]
         expected = Matcher(0.7, 0.3, True)(box_iou(torch.tensor(row), candidates))
-        owner, _ = matched(candidates, [truth(row)], positive_iou=0.7, negative_iou=0.3)
+        owner, _ = matched(candidates, [ground_truth(row)], positive_iou=0.7, negative_iou=0.3)
         assert owner[0].tolist() == expected.tolist() == [0, 0, -1]
 
 
@@ -54,34 +54,34 @@ class TestThresholds:
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4.5], [0, 0, 10, 3.9], [50, 50, 60, 60]])
 
     def test_positive_from_its_threshold_on_background_below_the_other(self):
-        owner, ignored = matched(self.anchors, [truth([[0.0, 0, 10, 10]])], low_quality=False)
+        owner, ignored = matched(self.anchors, [ground_truth([[0.0, 0, 10, 10]])], low_quality=False)
         assert owner[0].tolist() == [0, 0, -1, -1, -1]
         assert ignored[0].tolist() == [False, False, True, False, False]
 
     def test_pitfall_42_a_box_that_no_anchor_fits_still_gets_its_best_one(self):
         """Seed 002 asks for 0.6 and has no low-quality matches: such a box is learnt by nothing."""
         small = [[0.0, 0, 10, 1]]
-        assert (matched(self.anchors, [truth(small)], low_quality=False).owner == -1).all()
-        owner, ignored = matched(self.anchors, [truth(small)])
+        assert (matched(self.anchors, [ground_truth(small)], low_quality=False).owner == -1).all()
+        owner, ignored = matched(self.anchors, [ground_truth(small)])
         assert owner[0].tolist() == [-1, -1, -1, 0, -1]
         assert not ignored.any()
 
     def test_a_forced_anchor_learns_the_box_that_it_overlaps_most_itself(self):
         anchors = torch.tensor([[0.0, 0, 10, 10], [200, 200, 210, 210]])
         rows = [[0.0, 0, 10, 9], [0.0, 0, 10, 2]]  # the second's best anchor fits the first better
-        assert matched(anchors, [truth(rows)]).owner[0].tolist() == [0, -1]
+        assert matched(anchors, [ground_truth(rows)]).owner[0].tolist() == [0, -1]
 
     def test_a_box_far_from_everything_owns_nothing(self):
         """Where Detectron2 and torchvision would give it every anchor."""
-        assert (matched(self.anchors, [truth([[500.0, 500, 510, 510]])]).owner == -1).all()
+        assert (matched(self.anchors, [ground_truth([[500.0, 500, 510, 510]])]).owner == -1).all()
 
     def test_equal_overlaps_go_to_the_earlier_box(self):
         rows = [[0.0, 0, 10, 10], [0.0, 0, 10, 10]]
-        assert matched(self.anchors[:1], [truth(rows)]).owner.tolist() == [[0]]
+        assert matched(self.anchors[:1], [ground_truth(rows)]).owner.tolist() == [[0]]
 
 
 class TestIgnoreRegions:
-    region = truth([[0.0, 0, 100, 100]], [True])
+    region = ground_truth([[0.0, 0, 100, 100]], [True])
 
     def test_what_lies_inside_is_ignored_and_never_positive(self):
         anchors = torch.tensor([[10.0, 10, 30, 30], [90, 0, 110, 20], [95, 0, 115, 20], [200, 200, 220, 220]])
@@ -90,7 +90,7 @@ class TestIgnoreRegions:
         assert ignored[0].tolist() == [True, True, False, False]  # half inside is inside
 
     def test_a_positive_inside_a_region_stays_positive(self):
-        both = truth([[0.0, 0, 100, 100], [10, 10, 30, 30]], [True, False])
+        both = ground_truth([[0.0, 0, 100, 100], [10, 10, 30, 30]], [True, False])
         owner, ignored = matched(torch.tensor([[10.0, 10, 30, 30]]), [both])
         assert owner.tolist() == [[1]]
         assert not ignored.any()
@@ -103,25 +103,29 @@ class TestIgnoreRegions:
 
 
 class TestBatch:
-    truths = (truth(boxes(3, 1).tolist()), Truth.empty(), truth(boxes(9, 2).tolist(), [False] * 8 + [True]))
+    ground_truths = (
+        ground_truth(boxes(3, 1).tolist()),
+        GroundTruth.empty(),
+        ground_truth(boxes(9, 2).tolist(), [False] * 8 + [True]),
+    )
 
-    def test_equals_one_picture_at_a_time(self):
+    def test_equals_one_image_at_a_time(self):
         candidates = boxes(200, 3)
-        together = matched(candidates, list(self.truths))
-        for index, one in enumerate(self.truths):
+        together = matched(candidates, list(self.ground_truths))
+        for index, one in enumerate(self.ground_truths):
             alone = matched(candidates, [one])
             assert torch.equal(together.owner[index], alone.owner[0])
             assert torch.equal(together.ignored[index], alone.ignored[0])
 
-    def test_proposals_of_each_picture(self):
+    def test_proposals_of_each_image(self):
         proposals = torch.stack([boxes(50, seed) for seed in (4, 5, 6)])
-        together = matched(proposals, list(self.truths))
-        for index, one in enumerate(self.truths):
+        together = matched(proposals, list(self.ground_truths))
+        for index, one in enumerate(self.ground_truths):
             assert torch.equal(together.owner[index], matched(proposals[index], [one]).owner[0])
 
     @pytest.mark.parametrize("low_quality", [True, False])
     def test_padding_rows_own_nothing_whatever_their_coordinates(self, low_quality):
-        targets = Targets.of([self.truths[0], self.truths[2]])
+        targets = Targets.of([self.ground_truths[0], self.ground_truths[2]])
         padded = targets.boxes.clone()
         padded[~targets.valid] = torch.tensor([0.0, 0, 150, 150])
         rules = {**RULES, "low_quality": low_quality}
@@ -131,17 +135,17 @@ class TestBatch:
         assert torch.equal(got.ignored, expected.ignored)
 
     def test_no_boxes_at_all_is_all_background(self):
-        owner, ignored = matched(boxes(20), [Truth.empty(), Truth.empty()])
+        owner, ignored = matched(boxes(20), [GroundTruth.empty(), GroundTruth.empty()])
         assert owner.shape == (2, 20)
         assert (owner == -1).all()
         assert not ignored.any()
 
     def test_no_candidates_give_empty_rows(self):
-        assert matched(boxes(0), [self.truths[0]]).owner.shape == (1, 0)
+        assert matched(boxes(0), [self.ground_truths[0]]).owner.shape == (1, 0)
 
     def test_chunks_give_what_the_whole_gives(self, monkeypatch):
         candidates = boxes(60, 7)
-        rows = [truth(boxes(40, 8).tolist(), [index % 5 == 0 for index in range(40)])]
+        rows = [ground_truth(boxes(40, 8).tolist(), [index % 5 == 0 for index in range(40)])]
         whole = matched(candidates, rows)
         monkeypatch.setattr(match, "_CHUNK_ELEMENTS", 60 * 7)
         parts = matched(candidates, rows)
@@ -166,11 +170,11 @@ class TestSampling:
         positive, negative = torch.rand(3, 300) < 0.2, torch.rand(3, 300) < 0.6
         negative &= ~positive
         rows, is_positive, real = sample_balanced(positive, negative, 50, 0.25)
-        for picture in range(3):
-            own = rows[picture][real[picture]]
+        for image in range(3):
+            own = rows[image][real[image]]
             assert len(own.unique()) == len(own) == 50
-            assert torch.equal(positive[picture, own], is_positive[picture][real[picture]])
-            assert torch.equal(negative[picture, own], ~is_positive[picture][real[picture]])
+            assert torch.equal(positive[image, own], is_positive[image][real[image]])
+            assert torch.equal(negative[image, own], ~is_positive[image][real[image]])
         assert (is_positive.int().diff(dim=1) <= 0).all()
         assert (real.int().diff(dim=1) <= 0).all()
 

@@ -36,16 +36,16 @@ class TestPooling:
     STRIDES = (4, 8, 16)
     BOXES = squares(20, 200, 90, 30, 180, 12, 100)
     LEVEL = torch.tensor([0, 2, 1, 0, 2, 0, 1])
-    PICTURE = torch.tensor([1, 0, 1, 0, 1, 1, 0])
+    IMAGE = torch.tensor([1, 0, 1, 0, 1, 1, 0])
 
     @pytest.mark.parametrize(("sampling", "aligned"), [(0, True), (2, False)])
     def test_rows_keep_their_order_whatever_their_level(self, sampling, aligned):
         pooled = pool_regions(
-            self.MAPS, self.STRIDES, self.BOXES, self.PICTURE, self.LEVEL, 7, sampling=sampling, aligned=aligned
+            self.MAPS, self.STRIDES, self.BOXES, self.IMAGE, self.LEVEL, 7, sampling=sampling, aligned=aligned
         )
         assert pooled.shape == (7, 3, 7, 7)
-        for row, (box, picture, level) in enumerate(zip(self.BOXES, self.PICTURE, self.LEVEL, strict=True)):
-            rois = torch.cat([picture[None].float(), box])[None]
+        for row, (box, image, level) in enumerate(zip(self.BOXES, self.IMAGE, self.LEVEL, strict=True)):
+            rois = torch.cat([image[None].float(), box])[None]
             alone = roi_align(self.MAPS[level], rois, 7, 1 / self.STRIDES[level], sampling, aligned)
             torch.testing.assert_close(pooled[row], alone[0])
 
@@ -55,15 +55,15 @@ class TestPooling:
         maps = {str(index): map_ for index, map_ in enumerate(self.MAPS)}
         expected = peer(maps, [boxes[:3], boxes[3:]], [(256, 256), (256, 256)])
         level = region_levels(boxes, 2, 4, slack=1e-6) - 2
-        picture = torch.tensor([0, 0, 0, 1, 1])
-        found = pool_regions(self.MAPS, self.STRIDES, boxes, picture, level, 7, sampling=2, aligned=False)
+        image = torch.tensor([0, 0, 0, 1, 1])
+        found = pool_regions(self.MAPS, self.STRIDES, boxes, image, level, 7, sampling=2, aligned=False)
         torch.testing.assert_close(found, expected)
 
     def test_levels_without_regions_and_no_regions_at_all_have_gradients_of_zero(self):
         maps = [map_.clone().requires_grad_() for map_ in self.MAPS]
-        pool_regions(maps, self.STRIDES, self.BOXES[:1], self.PICTURE[:1], self.LEVEL[:1], 7).sum().backward()
+        pool_regions(maps, self.STRIDES, self.BOXES[:1], self.IMAGE[:1], self.LEVEL[:1], 7).sum().backward()
         assert maps[0].grad.any()
         assert not maps[1].grad.any()
-        empty = pool_regions(maps, self.STRIDES, self.BOXES[:0], self.PICTURE[:0], self.LEVEL[:0], 7)
+        empty = pool_regions(maps, self.STRIDES, self.BOXES[:0], self.IMAGE[:0], self.LEVEL[:0], 7)
         assert empty.shape == (0, 3, 7, 7)
         empty.sum().backward()

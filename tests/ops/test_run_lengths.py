@@ -63,7 +63,7 @@ def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> Non
         ([0.5, 799.5], "no whole number"),
         ([True, 799], "no whole number"),
         (["9" * 10_000], "in an image of 800"),
-        ("1", "code of 1 pixels for a picture of 20 x 40"),
+        ("1", "code of 1 pixels for an image of 20 x 40"),
         (800, "expected text or a list"),
         (None, "expected text or a list"),
     ],

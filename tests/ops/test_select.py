@@ -164,7 +164,7 @@ class TestBatchedSuppression:
             assert torch.equal(found & (found.cumsum(1) <= limit), best)
         assert min(seen) < int((labels >= 0).sum(1).amax())  # (a)
         if at_once == 1 and threshold == 0:
-            assert len(seen) > 4 * len(boxes)  # (b): more calls than pictures and limits
+            assert len(seen) > 4 * len(boxes)  # (b): more calls than images and limits
 
     def test_a_crowd_before_the_others_hides_none_of_them(self):
         """Forty boxes on one spot come first: four times the two that are wanted do not hold two."""
@@ -189,7 +189,7 @@ def test_a_float32_overlap_is_above_the_same_threshold_in_both_precisions():
             assert (float(value) > threshold) == (float(value) > largest_below(threshold))
 
 
-def test_detections_of_a_batch_are_those_of_its_pictures():
+def test_detections_of_a_batch_are_those_of_its_images():
     """At fixed ranks: best first, then rows 0, 0, -1; the order of equal scores is that of arrival."""
     for start in range(0, 60, 3):
         sets = [random_set(seed) for seed in range(start, start + 3)]

@@ -5,7 +5,7 @@ import time
 import pytest
 import yaml
 
-from boxwright.data.yolo import read_yolo
+from boxwright.data.formats.yolo import read_yolo
 from boxwright.reading.yaml_text import LARGEST_BYTES, parse_yaml, read_yaml
 from boxwright.recipes import load_recipe
 

@@ -1,4 +1,4 @@
-"""Every recipe is built and trained for two steps on tiny pictures, from files to a measured checkpoint."""
+"""Every recipe is built and trained for two steps on tiny images, from files to a measured checkpoint."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.proposals import write_proposals
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.models import MODELS
 from boxwright.nn.resnet import BLOCKS
 from boxwright.recipes import load_recipe, recipe_names
@@ -51,7 +51,7 @@ def slim(name: str) -> tuple[str, ...]:
 
 
 def stored_proposals(folder: Path, file: Path) -> Path:
-    """A proposal file with the same boxes for every picture."""
+    """A proposal file with the same boxes for every image."""
     paths = sorted((folder / "JPEGImages").iterdir())
     boxes = torch.tensor([[float(x), float(y), x + 24.0, y + 24.0] for x in (0, 20, 40) for y in (0, 20, 40)])
     found = [Detections(boxes, torch.ones(9), torch.zeros(9, dtype=torch.int64), (64, 64))] * len(paths)

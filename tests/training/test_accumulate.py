@@ -1,4 +1,4 @@
-"""Gradient accumulation: two steps of twice two pictures are two steps of four, through the whole command."""
+"""Gradient accumulation: two steps of twice two images are two steps of four, through the whole command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.run import train
 
 # 64 channels: with fewer group norm has one channel a group, and the gradient of the bias before it is exactly 0
@@ -23,17 +23,17 @@ SETTINGS = (
 
 
 def data_with_the_same_boxes(folder: Path) -> Path:
-    """Different pictures, of which any two hold as many positives: losses are divided by those of each batch."""
+    """Different images, of which any two hold as many positives: losses are divided by those of each batch."""
     write_shapes(folder, 8, 2, "coco", ShapesConfig(size=96), 0)
-    truth = folder / "annotations" / "instances_train.json"
-    content = json.loads(truth.read_text())
+    ground_truth = folder / "annotations" / "instances_train.json"
+    content = json.loads(ground_truth.read_text())
     boxes = ([8, 8, 30, 24], [40, 30, 50, 60])
     content["annotations"] = [
         {"id": 2 * n + k, "image_id": image["id"], "category_id": content["categories"][k]["id"], "bbox": box,
          "area": box[2] * box[3], "iscrowd": 0}
         for n, image in enumerate(content["images"]) for k, box in enumerate(boxes)
     ]  # fmt: skip
-    truth.write_text(json.dumps(content))
+    ground_truth.write_text(json.dumps(content))
     return folder
 
 
@@ -48,7 +48,7 @@ def trained(folder: Path, batch: int, accumulate: int) -> tuple[dict[str, Any], 
 
 
 @pytest.mark.e2e
-def test_two_steps_of_twice_two_pictures_are_two_steps_of_four(tmp_path: Path) -> None:
+def test_two_steps_of_twice_two_images_are_two_steps_of_four(tmp_path: Path) -> None:
     data_with_the_same_boxes(tmp_path / "data")
     (whole, row), (halves, row_of_halves) = trained(tmp_path, 4, 1), trained(tmp_path, 2, 2)
     assert whole["progress"]["step"] == halves["progress"]["step"] == 2

@@ -26,7 +26,7 @@ def simulated(minutes, speed, *settings, start_up=5.0, gather=None, monkeypatch=
     accelerator = CPU if gather is None else SimpleNamespace(**{**vars(CPU), "gather": gather})
     plan = scaled(recipe, 1000, 1)
     job = SimpleNamespace(
-        recipe=recipe, plan=plan, seed=0, minutes=minutes, accelerator=accelerator, validation_pictures=150
+        recipe=recipe, plan=plan, seed=0, minutes=minutes, accelerator=accelerator, validation_images=150
     )
     progress = Progress(Horizon(plan.steps, plan.warmup_steps), fixed=False)
     progress.pace.report = REPORT

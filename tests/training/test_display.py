@@ -12,7 +12,7 @@ from boxwright.training.display import Display
 
 ROW = {
     "train/loss": 1.2344, "train/classification": 0.5, "train/box": 0.4, "train/centerness_floor": 0.1234,
-    "lr": 0.0025, "pictures_per_second": 12.54, "val/loss": 7.0,
+    "lr": 0.0025, "images_per_second": 12.54, "val/loss": 7.0,
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def test_the_bar_of_a_terminal_shows_step_losses_rate_speed_and_time_left(width:
             clock[0] += 5.0
     last = shown.getvalue().split("training ")[-1]
     losses = "loss 1.234  classification 0.500  box 0.400"
-    for part in ("20/100", "0:00:40", losses, "lr 0.0025", "12.5 pictures/s"):
+    for part in ("20/100", "0:00:40", losses, "lr 0.0025", "12.5 images/s"):
         assert part in last, (part, last)
     assert "floor" not in last
     assert "7.000" not in last
@@ -45,7 +45,7 @@ def test_without_a_terminal_a_line_every_hundred_steps_says_the_same(
         for step in range(90, 211, 10):
             display.update(step, 300, ROW, 90.0)
     losses = "loss 1.234  classification 0.500  box 0.400"
-    told = [f"step {step}/300  {losses}  lr 0.0025  12.5 pictures/s  1.5 min left" for step in (100, 200)]
+    told = [f"step {step}/300  {losses}  lr 0.0025  12.5 images/s  1.5 min left" for step in (100, 200)]
     assert capsys.readouterr().err.splitlines() == told
     assert (tmp_path / "log.txt").read_text(encoding="utf-8").splitlines() == told
 

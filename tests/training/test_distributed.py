@@ -17,16 +17,15 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.folder import open_folder
-from boxwright.data.loader import PictureSet
-from boxwright.data.pictures import Prepared
-from boxwright.data.shapes import ShapesConfig, write_shapes
-from boxwright.inference import over_split
-from boxwright.inference.loss_sums import LossSums
-from boxwright.models import DetectSettings
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.inputs import Prepared
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.evaluation import over_split
+from boxwright.evaluation.loss_sums import LossSums
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes, Detections, Targets
+from boxwright.structures import Classes, Detections, DetectSettings, Targets
 from boxwright.training.run import choose_accelerator
 from boxwright.training.validate import measure
 
@@ -34,7 +33,7 @@ SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
     "optim.reference_batch=4", "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]",
     "model.backbone_norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
-    # AdamW would turn the rounding of gradients that are zero in truth (a bias before a norm) into whole steps
+    # AdamW would turn the rounding of gradients that are zero in ground truth (a bias before a norm) into whole steps
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
 LAUNCHERS = {
@@ -76,15 +75,15 @@ def measurements(run: Path) -> list[dict[str, float]]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process with the whole batch.
 
-    Some pictures are emptied, so that now and then a whole rank has no box: nothing may hang.
+    Some images are emptied, so that now and then a whole rank has no box: nothing may hang.
     """
     folder = tmp_path_factory.mktemp("distributed")
     write_shapes(folder / "data", 12, 5, "coco", ShapesConfig(size=96), 0)
-    truth = folder / "data" / "annotations" / "instances_train.json"
-    content = json.loads(truth.read_text())
+    ground_truth = folder / "data" / "annotations" / "instances_train.json"
+    content = json.loads(ground_truth.read_text())
     empty = {image["id"] for image in content["images"][::2]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in empty]
-    truth.write_text(json.dumps(content))
+    ground_truth.write_text(json.dumps(content))
     return run(folder, "one", [], batch=4)
 
 
@@ -124,7 +123,7 @@ def assert_same_learning(one: Path, two: Path) -> None:
         # sums are taken in another order: float32 rounding, grown over six steps
         torch.testing.assert_close(second.weights[key], value, rtol=1e-3, atol=1e-5, msg=key)
     for row, expected in zip(measurements(two), measurements(one), strict=True):
-        # losses of training and of validation alike; each is a mean over processes or over all pictures
+        # losses of training and of validation alike; each is a mean over processes or over all images
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
         assert expected["train/loss"] > 0.1
 
@@ -133,7 +132,7 @@ def assert_same_learning(one: Path, two: Path) -> None:
 
 
 class Shifted:
-    """Finds the objects at a distance that differs by picture, with losses over the objects of a batch."""
+    """Finds the objects at a distance that differs by image, with losses over the objects of a batch."""
 
     def __init__(self, classes: Classes) -> None:
         self.recipe = load_recipe("fcos-shapes", ["validation.batch_size=2"])
@@ -143,9 +142,10 @@ class Shifted:
         self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums
     ) -> list[Detections]:
         found = []
-        for one, truth in zip(held, losses.ground_truths, strict=True):
+        for one, ground_truth in zip(held, losses.ground_truths, strict=True):
             away = float(one.pixels.float().mean()) / 40  # pixels
-            found.append(Detections(truth.boxes + away, torch.linspace(0.9, 0.5, len(truth)), truth.labels,
+            found.append(Detections(ground_truth.boxes + away, torch.linspace(0.9, 0.5, len(ground_truth)),
+            ground_truth.labels,
                                     one.original_hw))  # fmt: skip
         for start in range(0, len(held), batch):
             targets = Targets.of(losses.ground_truths[start : start + batch])
@@ -159,15 +159,15 @@ def validation(data: Path) -> dict[str, Any]:
     accelerator, _ = choose_accelerator("cpu", "fp32")
     over_split.WINDOW = 4
     opened = open_folder(data)
-    pictures = PictureSet(opened.splits["val"], ResizeRule("none"))
+    images = DetectionDataset(opened.splits["val"], ResizeRule("none"))
     detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)
-    found = measure(cast(Any, detector), pictures, limit=9, share=share)
+    found = measure(cast(Any, detector), images, limit=9, share=share)
     return {"losses": found.evaluated.losses, **found.figures(), "processes": accelerator.num_processes}
 
 
 @pytest.mark.e2e
 def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) -> None:
-    """Nine pictures in windows of four and batches of two: the first and last window for one process, one for one."""
+    """Nine images in windows of four and batches of two: the first and last window for one process, one for one."""
     write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
     launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
     shared_out, alone = json.loads((tmp_path / "found.json").read_text()), validation(tmp_path / "data")

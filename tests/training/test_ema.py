@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.optim import WeightAverage
 from boxwright.training.run import train
 

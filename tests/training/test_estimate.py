@@ -2,7 +2,7 @@
 
 import pytest
 
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.estimate import Estimate, estimate
 
 TINY = [
@@ -14,7 +14,7 @@ TINY = [
 def test_a_run_costs_its_steps_and_its_measurements():
     one = Estimate(steps=100, batch=4, step_seconds=0.5, waiting=0.25, validations=2, validation_seconds=10.0, memory=1)
     assert one.seconds == 70
-    assert one.sentence().startswith("70 s: 100 steps of 4 pictures at 0.5 s (8 pictures/s, 25% of it waiting")
+    assert one.sentence().startswith("70 s: 100 steps of 4 images at 0.5 s (8 images/s, 25% of it waiting")
 
 
 def test_nothing_is_written_and_a_budget_gives_the_steps(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.training import loop, run
 from boxwright.training.run import train

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from boxwright.data.loader import Batch
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Validation
-from boxwright.structures import CroppedMask, ImageBatch, Targets, Truth
+from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Targets
 from boxwright.training import loop, timing
 from boxwright.training.budget import first_plan
 from boxwright.training.loop import Progress, progress_of, progress_state
@@ -26,27 +26,27 @@ CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes
 def job(*overrides, **changes):
     """What the parts of the loop look at."""
     recipe = load_recipe("fcos-small", ["data.batch_size=4", "optim.reference_batch=4", *overrides])
-    records = [SimpleNamespace(path=Path(f"picture{n}.jpg")) for n in range(8)]
+    records = [SimpleNamespace(path=Path(f"image{n}.jpg")) for n in range(8)]
     given = {
         "recipe": recipe, "plan": scaled(recipe, 8, 1), "seed": 0, "minutes": None, "accelerator": CPU, "model": None,
-        "average": None, "pictures": SimpleNamespace(records=records, __len__=lambda: 8), "validation_pictures": 0,
+        "average": None, "images": SimpleNamespace(records=records, __len__=lambda: 8), "validation_images": 0,
         "on_row": lambda row: None, "save": lambda progress: None,
     }  # fmt: skip
     return SimpleNamespace(**{**given, **changes})
 
 
 def batch_of(*indices):
-    pictures = ImageBatch.of([torch.zeros(3, 4, 4)] * len(indices))
-    return Batch(pictures, Targets.of([Truth.empty()] * len(indices)), indices)
+    images = ImageBatch.of([torch.zeros(3, 4, 4)] * len(indices))
+    return Batch(images, Targets.of([GroundTruth.empty()] * len(indices)), indices)
 
 
 class TestScales:
     def batch(self, dtype=torch.uint8):
         pixels = torch.arange(64).expand(3, 48, 64).to(dtype)
         mask = CroppedMask(8, 8, torch.ones(16, 16, dtype=torch.bool))
-        truth = Truth.of([[8.0, 8.0, 24.0, 24.0]], [1], masks=[mask])
+        ground_truth = GroundTruth.of([[8.0, 8.0, 24.0, 24.0]], [1], masks=[mask])
         images = ImageBatch.of([pixels, pixels[:, :40, :32]], [(96, 128), (80, 64)], [(0.5, 0.5)] * 2, [(2.0, 4.0)] * 2)
-        return images, Targets.of([truth, Truth.empty()])
+        return images, Targets.of([ground_truth, GroundTruth.empty()])
 
     @pytest.mark.parametrize("factor", [0.5, 0.75, 1.5])
     def test_a_batch_is_scaled_with_its_boxes_and_the_way_back(self, factor):
@@ -65,7 +65,7 @@ class TestScales:
         images, targets = self.batch()
         _, moved = scale_batch(images, targets, 1.5)
         torch.testing.assert_close(moved.masks.frame[0, 0], moved.boxes[0, 0])
-        assert moved.picture(0).masks[0].bitmap.shape == (24, 24)
+        assert moved.image(0).masks[0].bitmap.shape == (24, 24)
 
     def test_scaling_makes_no_constant_on_the_host(self):
         """It would have to be copied, and a GPU waits for that."""
@@ -112,10 +112,10 @@ class TestScales:
 
 class TestNonFiniteLoss:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_stops_the_run_and_names_the_pictures(self, value):
+    def test_stops_the_run_and_names_the_images(self, value):
         """Pitfall 19: "just interrupt and run again"."""
         losses = {"loss": torch.tensor(value), "box": torch.tensor(value), "classification": torch.tensor(1.0)}
-        sentence = r"not a number at step 7 \(\{.*'box'.*\}\); pictures of this step: picture2\.jpg, picture5\.jpg"
+        sentence = r"not a number at step 7 \(\{.*'box'.*\}\); images of this step: image2\.jpg, image5\.jpg"
         with pytest.raises(FloatingPointError, match=sentence) as caught:
             loop._check_finite(job(), losses, [batch_of(2), batch_of(5)], Progress(Horizon(10), fixed=True, step=7))
         assert "classification" not in str(caught.value)
@@ -166,7 +166,7 @@ class TestMeasurements:
             SimpleNamespace(losses={"box": 1.0, "box_floor": 0.25}),
         )
         run.on_measured = lambda measured, progress, best: seen.append(best)
-        run.pictures = [None] * 8
+        run.images = [None] * 8
         progress = Progress(Horizon(99), fixed=True)
         over = []
         for step in (10, 20, 30, 40):
@@ -183,7 +183,7 @@ class TestMeasurements:
 
     def test_without_patience_nothing_stops(self):
         found = Measured(SimpleNamespace(ap=0.1, ap50=0.2, ap75=0.0), SimpleNamespace(losses={}))
-        run = job(measure=lambda model: found, on_measured=lambda *given: None, pictures=[None] * 8)
+        run = job(measure=lambda model: found, on_measured=lambda *given: None, images=[None] * 8)
         progress = Progress(Horizon(99), fixed=True, step=9, since_best=99, sums={"loss": 1.0}, counted=1)
         loop._measure(run, progress)
         assert (progress.steps, progress.since_best) == (99, 0)
@@ -238,7 +238,7 @@ def test_the_timer_keeps_the_last_laps_and_can_leave_out_a_pause(monkeypatch):
     assert len(timer.laps) == 64
 
 
-def test_the_time_spent_waiting_for_pictures_is_known():
+def test_the_time_spent_waiting_for_images_is_known():
     def slow():
         for number in range(3):
             time.sleep(0.03)

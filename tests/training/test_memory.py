@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from boxwright.data.loader import Batch
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
-from boxwright.structures import ImageBatch, Targets, Truth
+from boxwright.structures import GroundTruth, ImageBatch, Targets
 from boxwright.training import memory
 from boxwright.training.estimate import estimate
 from boxwright.training.run import train
@@ -21,9 +21,9 @@ SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "data.workers=0", 
 
 
 def batch_of(count: int, side: int) -> Batch:
-    pictures = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in range(count)]
-    truths = [Truth.of([[4.0, 4.0, 30.0, 30.0]], [1])] * count
-    return Batch(ImageBatch.of(pictures), Targets.of(truths), tuple(range(count)))
+    images = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for _ in range(count)]
+    ground_truths = [GroundTruth.of([[4.0, 4.0, 30.0, 30.0]], [1])] * count
+    return Batch(ImageBatch.of(images), Targets.of(ground_truths), tuple(range(count)))
 
 
 @pytest.mark.parametrize("name", ["fcos-small", "faster-rcnn-small", "mask-rcnn-small"])
@@ -38,8 +38,8 @@ def test_a_step_needs_what_is_counted_and_the_model_stays(name: str, precision: 
         from boxwright.structures import CroppedMask
 
         mask = CroppedMask(4, 4, torch.ones(26, 26, dtype=torch.bool))
-        truth = Truth.of([[4.0, 4.0, 30.0, 30.0]], [1], masks=[mask])
-        batch = batch._replace(targets=Targets.of([truth] * 2))
+        ground_truth = GroundTruth.of([[4.0, 4.0, 30.0, 30.0]], [1], masks=[mask])
+        batch = batch._replace(targets=Targets.of([ground_truth] * 2))
     really = memory.kept_bytes(model, batch.images, batch.targets, None, precision)
     weights = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
     counted = memory.step_bytes(model, batch, precision, adam=True) - 3 * weights
@@ -61,10 +61,10 @@ def test_it_grows_with_batch_size_and_scale() -> None:
 def test_the_sentence_names_a_batch_that_fits() -> None:
     gib = 2**30
     memory.refuse_too_large(4 * gib, 4 * gib, 16, 1)
-    with pytest.raises(ValueError, match=r"16 pictures needs 22.0 GiB at least, 10.0 GiB are free: try "
+    with pytest.raises(ValueError, match=r"16 images needs 22.0 GiB at least, 10.0 GiB are free: try "
                                          r"data.batch_size=4 with optim.accumulate=4"):  # fmt: skip
         memory.refuse_too_large(22 * gib, 10 * gib, 16, 1)
-    with pytest.raises(ValueError, match="not even one picture fits"):
+    with pytest.raises(ValueError, match="not even one image fits"):
         memory.refuse_too_large(22 * gib, 1 * gib, 16, 1)
 
 
@@ -75,7 +75,7 @@ def test_neither_a_run_nor_its_estimate_takes_what_is_not_there(
     write_shapes(tmp_path / "data", 4, 2, "voc", ShapesConfig(size=256), 0)
     monkeypatch.setattr(memory, "free_bytes", lambda: 30 << 20)
     for call in (train, estimate):
-        with pytest.raises(ValueError, match=r"a step of 16 pictures needs .* GiB at least"):
+        with pytest.raises(ValueError, match=r"a step of 16 images needs .* GiB at least"):
             call("fcos-small", tmp_path / "data", overrides=[*SMALL, "data.batch_size=16"], device="cpu")
     assert not (tmp_path / "runs").exists()
 

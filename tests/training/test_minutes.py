@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training import loop, report, timing
 from boxwright.training.run import train
 from boxwright.training.session import Session
@@ -48,7 +48,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(loop, "training_step", step)
     monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: machine.now))
     monkeypatch.setattr(Session, "stop_wanted", lambda _: machine.step in machine.stops)
-    monkeypatch.setattr(Session, "first_pictures", lambda *_: None)  # no charts: they take longer than the steps
+    monkeypatch.setattr(Session, "first_images", lambda *_: None)  # no charts: they take longer than the steps
     monkeypatch.setattr(report, "write_report", lambda *_: {})
     return machine
 

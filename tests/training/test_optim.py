@@ -10,9 +10,9 @@ from boxwright.training.optim import apply_lr, build_optimizer
 from boxwright.training.schedule import Horizon, lr_factor, scaled
 
 
-def plan(*overrides, pictures=1000, world=1):
-    recipe = load_recipe("fcos-r50-fpn-1x", overrides)  # 16 pictures, lr 0.01, 90000 steps, 1000 of warm-up
-    return scaled(recipe, pictures, world)
+def plan(*overrides, images=1000, world=1):
+    recipe = load_recipe("fcos-r50-fpn-1x", overrides)  # 16 images, lr 0.01, 90000 steps, 1000 of warm-up
+    return scaled(recipe, images, world)
 
 
 class TestScaling:
@@ -21,8 +21,8 @@ class TestScaling:
         assert (found.batch, found.lr, found.steps, found.warmup_steps) == (16, 0.01, 90_000, 1000)
         assert "scaling" not in found.sentence
 
-    def test_four_pictures_take_a_quarter_of_the_rate_and_four_times_the_steps(self):
-        """Pitfall 50: the slides say 0.025 for 4 pictures; the rule says 0.0025."""
+    def test_four_images_take_a_quarter_of_the_rate_and_four_times_the_steps(self):
+        """Pitfall 50: the slides say 0.025 for 4 images; the rule says 0.0025."""
         found = plan("data.batch_size=4")
         assert found.lr == pytest.approx(0.0025)
         assert (found.steps, found.warmup_steps) == (360_000, 4000)
@@ -45,7 +45,7 @@ class TestScaling:
 
     def test_epochs_are_counted_not_scaled(self):
         for batch in (4, 16):
-            found = plan("schedule.epochs=3", f"data.batch_size={batch}", pictures=100)
+            found = plan("schedule.epochs=3", f"data.batch_size={batch}", images=100)
             assert found.steps == -(-300 // batch)
 
     def test_a_short_run_warms_up_for_a_third_at_most(self):

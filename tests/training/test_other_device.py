@@ -10,7 +10,7 @@ from other_device import OTHER, OtherDevice
 from torch.autograd.grad_mode import inference_mode
 from torch.optim import optimizer
 
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.inference.predictor import Detector
 from boxwright.training import run
@@ -66,10 +66,10 @@ def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path):
         assert own == pytest.approx(row, rel=1e-5)
     assert files_of(moved.folder) == files_of(expected.folder)
 
-    pictures = sorted((data / "images").glob("*.jpg"))[:3]
-    here = Detector.load(expected.folder, "cpu", winograd=False).predict(pictures, score=0.0)
+    images = sorted((data / "images").glob("*.jpg"))[:3]
+    here = Detector.load(expected.folder, "cpu", winograd=False).predict(images, score=0.0)
     with other:
-        there = Detector.load(expected.folder, OTHER).predict(pictures, score=0.0)
+        there = Detector.load(expected.folder, OTHER).predict(images, score=0.0)
     assert [len(one) > 0 for one in here] == [True] * 3
     for one, two in zip(there, here, strict=True):
         assert torch.equal(one.boxes, two.boxes)
@@ -86,5 +86,5 @@ def rows(folder):
     """The table of a run, without what a clock says."""
     with (folder / "results.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    clock = ("seconds", "pictures_per_second", "waiting_for_data")
+    clock = ("seconds", "images_per_second", "waiting_for_data")
     return [{k: float(v) for k, v in row.items() if v and k not in clock} for row in table]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training import plots
 
 CLASSES = Classes.named(["cell", "dust"])
@@ -128,7 +128,7 @@ class TestLabels:
 
     def test_histograms_hold_every_box(self, tmp_path, figures):
         plots.plot_labels(self.boxes, self.labels, self.sizes, CLASSES, tmp_path / "labels.png")
-        for title in ("box size, as a share of the picture", "box centres in the picture"):
+        for title in ("box size, as a share of the image", "box centres in the image"):
             assert panel(figures[0], title).images[0].get_array().sum() == 3
         bars = panel(figures[0], "half of the longer side of a box").patches
         assert sum(bar.get_height() for bar in bars) == 3
@@ -152,17 +152,17 @@ class TestLabels:
 
 
 class TestBatch:
-    truth = Truth.of([[10, 20, 40, 50]], [1])
+    ground_truth = GroundTruth.of([[10, 20, 40, 50]], [1])
 
     def test_sheet_holds_at_most_the_asked_number(self, tmp_path):
         images = torch.zeros(5, 3, 60, 80, dtype=torch.uint8)
-        plots.save_batch(images, [self.truth] * 5, CLASSES, tmp_path / "few.png", max_images=4)
-        plots.save_batch(images, [self.truth] * 5, CLASSES, tmp_path / "all.png")
+        plots.save_batch(images, [self.ground_truth] * 5, CLASSES, tmp_path / "few.png", max_images=4)
+        plots.save_batch(images, [self.ground_truth] * 5, CLASSES, tmp_path / "all.png")
         few, everything = Image.open(tmp_path / "few.png"), Image.open(tmp_path / "all.png")
         assert few.size == (2 * 480 + 3 * 5, 2 * 360 + 3 * 5)
         assert everything.size == (3 * 480 + 4 * 5, 2 * 360 + 3 * 5)
 
-    def test_pictures_of_several_sizes_with_detections(self, tmp_path):
+    def test_images_of_several_sizes_with_detections(self, tmp_path):
         sizes = [(60, 80), (200, 100)]
         images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
         found = [Detections(torch.tensor([[5.0, 5, 50, 50]]), torch.tensor([0.3]), torch.tensor([0]), size)
@@ -170,11 +170,13 @@ class TestBatch:
         plots.save_batch(images, found, CLASSES, tmp_path / "all.png")
         plots.save_batch(images, found, CLASSES, tmp_path / "good.png", min_score=0.5)
         assert len(Image.open(tmp_path / "all.png").getcolors(1 << 20)) > 2
-        assert len(Image.open(tmp_path / "good.png").getcolors(1 << 20)) == 2  # black pictures on white paper
+        assert len(Image.open(tmp_path / "good.png").getcolors(1 << 20)) == 2  # black images on white paper
 
-    def test_as_many_objects_as_pictures(self, tmp_path):
-        with pytest.raises(ValueError, match="2 pictures but objects of 1"):
-            plots.save_batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [self.truth], CLASSES, tmp_path / "a.png")
+    def test_as_many_objects_as_images(self, tmp_path):
+        with pytest.raises(ValueError, match="2 images but objects of 1"):
+            plots.save_batch(
+                torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [self.ground_truth], CLASSES, tmp_path / "a.png"
+            )
 
 
 def test_nothing_is_left_in_the_home_folder(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 
 STEPS = 24
 SETTINGS = [
@@ -79,8 +79,7 @@ def step_of(run: Path) -> int:
 def figures(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in row.items() if k not in ("seconds", "pictures_per_second", "waiting_for_data")}
-        for row in rows
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "waiting_for_data")} for row in rows
     ]
 
 

@@ -66,7 +66,7 @@ def test_from_python_too_what_would_do_nothing_beside_resume_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.endswith("-shapes")])
-def test_the_sanity_check_shows_pictures_at_one_size(tmp_path, monkeypatch, recipe):
+def test_the_sanity_check_shows_images_at_one_size(tmp_path, monkeypatch, recipe):
     seen = []
     monkeypatch.setattr(run_module, "_run", lambda recipe, *_: seen.append(recipe.data.train_scales))
     train(recipe, tmp_path, overfit=8, runs=tmp_path.parent / "runs")

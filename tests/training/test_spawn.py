@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwright.data.folder import open_folder
-from boxwright.data.loader import PictureSet
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.ops.image import ResizeRule
 
 SCRIPT = """
@@ -37,31 +37,31 @@ SETTINGS = (
 
 
 @pytest.mark.e2e
-def test_two_steps_with_more_pictures_in_memory_than_files_may_be_open(tmp_path: Path) -> None:
+def test_two_steps_with_more_images_in_memory_than_files_may_be_open(tmp_path: Path) -> None:
     write_shapes(tmp_path / "data", 80, 2, "voc", ShapesConfig(size=64), 0)
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "script.py", "train", "fcos-shapes", *SETTINGS, "--data", "data", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "loader: 1 worker, 1 MiB of decoded pictures in memory" in done.stderr
+    assert "loader: 1 worker, 1 MiB of decoded images in memory" in done.stderr
     assert json.loads((tmp_path / "runs/fcos-shapes/results.jsonl").read_text().splitlines()[-1])["step"] == 2
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_what_such_a_process_gets_is_the_same_pictures(tmp_path: Path, cache: bool) -> None:
+def test_what_such_a_process_gets_is_the_same_images(tmp_path: Path, cache: bool) -> None:
     write_shapes(tmp_path / "data", 3, 1, "coco", ShapesConfig(size=64), 0)
-    pictures = PictureSet(open_folder(tmp_path / "data").splits["train"], ResizeRule(), masks=True, cache=cache)
-    before = [pictures.base(index) for index in range(3)]
-    for other in (pickle.loads(pickle.dumps(pictures)), pictures):  # what was sent is used on here
-        assert other.cached_bytes == pictures.cached_bytes
+    images = DetectionDataset(open_folder(tmp_path / "data").splits["train"], ResizeRule(), masks=True, cache=cache)
+    before = [images.base(index) for index in range(3)]
+    for other in (pickle.loads(pickle.dumps(images)), images):  # what was sent is used on here
+        assert other.cached_bytes == images.cached_bytes
         assert (other.cached_bytes > 0) == cache
         for index, expected in enumerate(before):
             found = other.base(index)
             assert torch.equal(found.image, expected.image)
-            assert torch.equal(found.truth.boxes, expected.truth.boxes)
-            assert other.original_hw(index) == pictures.original_hw(index)
-            assert found.truth.masks is not None
-            assert expected.truth.masks is not None
-            for one, two in zip(found.truth.masks, expected.truth.masks, strict=True):
+            assert torch.equal(found.ground_truth.boxes, expected.ground_truth.boxes)
+            assert other.original_hw(index) == images.original_hw(index)
+            assert found.ground_truth.masks is not None
+            assert expected.ground_truth.masks is not None
+            for one, two in zip(found.ground_truth.masks, expected.ground_truth.masks, strict=True):
                 assert torch.equal(one.bitmap, two.bitmap)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.data.shapes import ShapesConfig, write_shapes
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.evaluation.loss_sums import LossSums
+from boxwright.evaluation.summary import measure
 from boxwright.inference.evaluate import evaluate_checkpoint
-from boxwright.inference.loss_sums import LossSums
-from boxwright.metrics.measure import measure
 from boxwright.training.run import train
 
 SMALL = (
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(result: Any, data: Path) -> dict[str, Any]:
     found = evaluate_checkpoint(result.last, data, "val", device="cpu")
     assert sum(map(len, found.detections)) > 20
-    return measure(found.detections, found.truths, found.classes, areas=found.areas).figures
+    return measure(found.detections, found.ground_truths, found.classes, areas=found.areas).figures
 
 
 @pytest.mark.e2e
@@ -80,7 +80,7 @@ def test_a_runs_figures_are_those_of_its_checkpoint(tmp_path: Path, data: Path, 
 @pytest.mark.e2e
 def test_a_run_that_validates_on_some_images_reports_on_all(tmp_path: Path, data: Path) -> None:
     result = train(
-        "fcos-shapes", data, overrides=[*SMALL, *FCOS, "validation.max_pictures=2", "validation.times=1"],
+        "fcos-shapes", data, overrides=[*SMALL, *FCOS, "validation.max_images=2", "validation.times=1"],
         runs=tmp_path / "runs", device="cpu",
     )  # fmt: skip
     result.metrics.pop("score_threshold")

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.loader import PictureSet
+from boxwright.data.dataset import DetectionDataset
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.predictor import Detector
-from boxwright.training.prepare import open_checked, picture_sets
+from boxwright.training.prepare import image_sets, open_checked
 from boxwright.training.run import train
 
 SMALL = [
@@ -29,7 +29,7 @@ SMALL = [
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A YOLO folder of 16-bit pictures whose values lie from 51000 to 51900."""
+    """A YOLO folder of 16-bit images whose values lie from 51000 to 51900."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
         for number in range(count):
@@ -45,18 +45,18 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_the_range_of_the_training_pictures_is_said_kept_and_used(
+def test_the_range_of_the_training_images_is_said_kept_and_used(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = train("fcos-small", data, overrides=SMALL, runs=tmp_path / "runs", device="cpu")
     printed = capsys.readouterr()
-    assert "training makes 51000 to 51900 of all pictures 0 to 255" in printed.out + printed.err
+    assert "training makes 51000 to 51900 of all images 0 to 255" in printed.out + printed.err
     assert load_checkpoint(result.last).recipe.data.value_range == (51_000, 51_900)
     arguments = yaml.safe_load((result.folder / "args.yaml").read_text())
     assert arguments["recipe"]["data"]["value_range"] == [51_000, 51_900]
     detector = Detector.load(result.last, "cpu", precision="fp32")
     assert detector.value_range == (51_000, 51_900)
-    hotter = tmp_path / "hotter.png"  # a picture of another range is scaled as those that were trained on
+    hotter = tmp_path / "hotter.png"  # an image of another range is scaled as those that were trained on
     values = np.array(Image.open(data / "images" / "train" / "0.png")) + np.uint16(400)
     Image.fromarray(values).save(hotter)
     levels = ((values.astype(float) - 51_000) / 900 * 255).round().clip(0, 255).astype(np.uint8)
@@ -80,13 +80,13 @@ def test_what_is_trained_on_is_what_the_recipe_says(
                           say=said.append)  # fmt: skip
     recipe = opened.settled(recipe)
     assert any("set data.value_range to image, or to [51000,51900]" in line for line in said) is (setting == "type")
-    for pictures in picture_sets(recipe, opened, augment=False)[:2]:
-        assert isinstance(pictures, PictureSet)
-        for index, record in enumerate(pictures.records):
+    for images in image_sets(recipe, opened, augment=False)[:2]:
+        assert isinstance(images, DetectionDataset)
+        for index, record in enumerate(images.records):
             values = np.asarray(Image.open(record.path)).astype(float)
             expected = ((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
-            assert (pictures.base(index).image[0].numpy() == expected).all()
-            assert (pictures.original(index)[0].numpy() == expected).all()
+            assert (images.base(index).image[0].numpy() == expected).all()
+            assert (images.original(index)[0].numpy() == expected).all()
 
 
 @pytest.mark.parametrize("value", ["[5,5]", "[9,3]", "bits"])

@@ -10,15 +10,15 @@ import typer
 
 def benchmark(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to run on (and to fit int8 to); drawn ones if not given.")
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); drawn ones if not given.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     runtimes: Annotated[
         str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Pictures at once, for the throughput.")] = 8,
+    batch: Annotated[int, typer.Option(min=2, help="Images at once, for the throughput.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds in which runtimes take turns; medians count.")] = 7,
     device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -26,27 +26,27 @@ def benchmark(
     """Measure a checkpoint in every runtime of this machine: latency, throughput, file size, AP.
 
     Exported files are made for it and thrown away; `boxwright export` writes them, and proves them. Latency is one
-    picture, throughput is in batches; both begin with pixels at network size and end with detections.
+    image, throughput is in batches; both begin with pixels at network size and end with detections.
     """
     import json
     import tempfile
 
-    from boxwright.data.folder import open_folder
-    from boxwright.data.folder import split as split_called
-    from boxwright.data.pictures import as_pixels, picture_paths
-    from boxwright.deploy.gate import drawn_pictures
-    from boxwright.deploy.measure import (
+    from boxwright.data.formats.folder import open_folder
+    from boxwright.data.formats.folder import split as split_called
+    from boxwright.data.inputs import as_pixels, image_paths
+    from boxwright.deploy.benchmark import (
         RUNTIMES,
         available_runtimes,
         build_runtimes,
         measure_ap,
         measure_speed,
-        network_pictures,
+        network_images,
     )
+    from boxwright.deploy.export.gate import drawn_images
     from boxwright.inference.loading import open_checkpoint
-    from boxwright.inference.predictor import device_called
     from boxwright.models import MODELS
-    from boxwright.nn.winograd import wide_convolutions
+    from boxwright.runtime.devices import device_called
+    from boxwright.runtime.winograd import wide_convolutions
 
     def say(text: str) -> None:
         typer.echo(f"boxwright: {text}", err=True)
@@ -54,9 +54,9 @@ def benchmark(
     where = device_called(device)
     source = open_checkpoint(checkpoint)
     if MODELS[source.recipe.model.name].needs_proposals:
-        raise ValueError(f"{source.recipe.model.name} needs proposals for every picture and cannot be timed alone")
+        raise ValueError(f"{source.recipe.model.name} needs proposals for every image and cannot be timed alone")
     wide = bool(wide_convolutions(source.build()))
-    reasons = available_runtimes(where, calibration=pictures is not None, wide=wide)
+    reasons = available_runtimes(where, calibration=images is not None, wide=wide)
     wanted = [name for name in RUNTIMES if name != "torch-compiled"] if runtimes is None else runtimes.split(",")
     for name in wanted:
         if name not in reasons:
@@ -71,13 +71,13 @@ def benchmark(
     part = split or "val"
     if data is not None:
         split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
-    given = drawn_pictures() if pictures is None else [as_pixels(one)[0] for one in picture_paths(pictures)[:32]]
+    given = drawn_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(
-            source, names, Path(folder), device=where, weights_size=size, pictures=pictures, say=say
+            source, names, Path(folder), device=where, weights_size=size, images=images, say=say
         )  # fmt: skip
-        fed = network_pictures(made[0].detector, given)
+        fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
         points: list[float | None] = [None] * len(made)
         torch_ap = None
@@ -89,7 +89,7 @@ def benchmark(
         {
             "runtime": one.name,
             "latency_ms": round(latency * 1000, 2),
-            "pictures_per_second": round(throughput, 2),
+            "images_per_second": round(throughput, 2),
             "faster": round(throughput / base[1], 2),
             "megabytes": round(one.size / 1e6, 1),
             "ap": point,
@@ -101,18 +101,18 @@ def benchmark(
         printed = {"height": height, "width": width, "batch": batch, "torch_ap": torch_ap, "runtimes": rows}
         typer.echo(json.dumps(printed))
         return
-    typer.echo(f"{source.recipe.model.name}, pictures of {height} x {width}, batches of {batch}\n")
+    typer.echo(f"{source.recipe.model.name}, images of {height} x {width}, batches of {batch}\n")
     _print_table(rows)
     if torch_ap is not None and "torch" not in names:
         typer.echo(f"\nAP of the checkpoint in torch fp32, which is not listed: {torch_ap:.4f}")
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    typer.echo("| runtime | latency | pictures/s | against the first | file | AP | against torch fp32 |")
+    typer.echo("| runtime | latency | images/s | against the first | file | AP | against torch fp32 |")
     typer.echo("|---|---|---|---|---|---|---|")
     for row in rows:
         ap = "- | -" if row["ap"] is None else f"{row['ap']:.4f} | {row['ap_difference']:+.4f}"
         typer.echo(
-            f"| {row['runtime']} | {row['latency_ms']:.1f} ms | {row['pictures_per_second']:.2f} | "
+            f"| {row['runtime']} | {row['latency_ms']:.1f} ms | {row['images_per_second']:.2f} | "
             f"{row['faster']:.2f} | {row['megabytes']:.1f} MB | {ap} |"
         )

@@ -11,21 +11,21 @@ from boxwright.wording import counted
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and pictures.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and images.")] = Path("runs/demo"),
     minutes: Annotated[float, typer.Option(help="Time for the run: training, evaluation and report.")] = 3.5,
-    train: Annotated[int, typer.Option(help="Pictures to train on.")] = 1000,
-    val: Annotated[int, typer.Option(help="Pictures to measure on.")] = 150,
-    seed: Annotated[int, typer.Option(help="Seed of pictures and training.")] = 0,
+    train: Annotated[int, typer.Option(help="Images to train on.")] = 1000,
+    val: Annotated[int, typer.Option(help="Images to measure on.")] = 150,
+    seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Train, measure and draw on synthetic pictures in four minutes, from nothing.
+    """Train, measure and draw on synthetic images in four minutes, from nothing.
 
     Draws a shapes data set, trains `fcos-shapes` on it from random weights, evaluates, predicts, and prints where the
-    pictures are. The last line has AP and AP50; metrics.json holds all figures.
+    images are. The last line has AP and AP50; metrics.json holds all figures.
     """
     import json
 
-    from boxwright.data.shapes import ShapesConfig, write_shapes
+    from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
     from boxwright.inference.predictor import Detector
     from boxwright.training.run import train as run
     from boxwright.training.run_folder import free_folder
@@ -35,7 +35,7 @@ def demo(
 
     folder = free_folder(out)
     data = folder / "data"
-    typer.echo(f"demo: drawing {train} + {counted(val, 'picture')} of shapes into {data}", err=True)
+    typer.echo(f"demo: drawing {train} + {counted(val, 'image')} of shapes into {data}", err=True)
     write_shapes(data, train, val, "voc", ShapesConfig(), seed)
     result = run("fcos-shapes", data, name="run", runs=folder, minutes=minutes, device=device, seed=seed)
     if not result.finished:
@@ -44,13 +44,13 @@ def demo(
     with writing(folder / "metrics.json") as file:
         file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
-    from boxwright.data.pictures import read_image
+    from boxwright.data.image_io.decode import read_image
 
     detector = Detector.load(result.last, device)
     chosen = sorted((data / "JPEGImages").glob("val_*.jpg"))[:9]
-    pictures = [drawn(read_image(path), one) for path, one in zip(chosen, detector.predict(chosen), strict=True)]
+    images = [drawn(read_image(path), one) for path, one in zip(chosen, detector.predict(chosen), strict=True)]
     with writing(folder / "predictions.jpg") as file:
-        save(contact_sheet(pictures), file)
-    typer.echo(f"pictures: {folder / 'predictions.jpg'} (found), {result.folder} (curves, batches, confusion matrix)")
+        save(contact_sheet(images), file)
+    typer.echo(f"images: {folder / 'predictions.jpg'} (found), {result.folder} (curves, batches, confusion matrix)")
     typer.echo(f"weights:  {result.last}   try: boxwright predict {result.last} {data / 'JPEGImages'}")
     typer.echo(f"AP {figures['AP'] or 0.0:.4f}  AP50 {figures['AP50'] or 0.0:.4f}")

@@ -11,9 +11,9 @@ from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
+    from boxwright.evaluation.summary import Measurement
     from boxwright.inference.predictor import Detector
-    from boxwright.metrics.measure import Measurement
-    from boxwright.structures import Classes, Detections, Truth
+    from boxwright.structures import Classes, Detections, GroundTruth
 
 
 OF_MODEL = ("proposals", "batch", "device", "precision", "compile")
@@ -27,20 +27,20 @@ def evaluate(
         Path | None, typer.Argument(help="Checkpoint (or run folder) to measure; needs --data.", show_default=False)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout.")
+        Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout.")
     ] = None,
-    truth: Annotated[
+    ground_truth: Annotated[
         Path | None,
         typer.Option(help="Instead of a checkpoint: COCO JSON, VOC, COCO or YOLO folder, or Cartucho text folder."),
     ] = None,
     detections: Annotated[
         Path | None,
         typer.Option(
-            help="Detections for --truth: COCO results JSON, or a folder of Cartucho, VOC or YOLO text files."
+            help="Detections for --ground-truth: COCO results JSON, or a folder of Cartucho, VOC or YOLO text files."
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to measure; val if not given (with --truth: the only one).")
+        str | None, typer.Option(help="Split to measure; val if not given (with --ground-truth: the only one).")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
@@ -55,7 +55,7 @@ def evaluate(
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures at once; if not given as in the validation of its training.")
+        int | None, typer.Option(min=1, help="Images at once; if not given as in the validation of its training.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
@@ -69,63 +69,65 @@ def evaluate(
     ] = False,
     max_detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Most detections of a picture; the recipe's, and 100 of COCO, if not given."),
+        typer.Option(min=1, help="Most detections of an image; the recipe's, and 100 of COCO, if not given."),
     ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many pictures only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many images only.")] = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for result files, the table, curves and confusion matrices.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure a checkpoint on labelled pictures, or detections from a file against the truth.
+    """Measure a checkpoint on labelled images, or detections from a file against the ground truth.
 
-    boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --truth PATH --detections PATH. Figures go to
-    standard output, everything else to standard error; every figure is a fraction in [0, 1]. The voc metric is the
+    boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --ground-truth PATH --detections PATH. Figures go
+    to standard output, everything else to standard error; every figure is a fraction in [0, 1]. The voc metric is the
     area under the whole curve with whole-pixel boxes (+1) unless --eleven-point or --no-plus-one is given.
 
-    An unreadable picture is said and left out; the figures are those of the others, and the exit code is 2.
+    An unreadable image is said and left out; the figures are those of the others, and the exit code is 2.
     """
-    _check(checkpoint, data, truth, detections, metric)
-    _refuse_given(context, OF_MODEL if truth is not None else (), "is for a CHECKPOINT; files hold detections already")
+    _check(checkpoint, data, ground_truth, detections, metric)
+    _refuse_given(
+        context, OF_MODEL if ground_truth is not None else (), "is for a CHECKPOINT; files hold detections already"
+    )
     _refuse_given(context, OF_VOC if metric != "voc" else (), "is for --metric voc")
     if save is not None:
-        _refuse_inside(save, [path for path in (data, truth) if path is not None])
+        _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
     from dataclasses import replace
 
-    from boxwright.metrics.measure import measure
+    from boxwright.evaluation.summary import measure
     from boxwright.writing import printable
 
     areas, unreadable, detector = None, 0, None
-    if truth is not None and detections is not None:
-        from boxwright.inference.comparison import compare_files
+    if ground_truth is not None and detections is not None:
+        from boxwright.evaluation.comparison import compare_files
 
         pixels = metric == "voc" and plus_one
-        compared = compare_files(truth, detections, split=split, classes=classes, plus_one=pixels)
+        compared = compare_files(ground_truth, detections, split=split, classes=classes, plus_one=pixels)
         for warning in compared.warnings:
             typer.echo(f"boxwright: {printable(warning)}", err=True)
-        found, wanted, known, areas = compared.detections, compared.truths, compared.classes, compared.areas
+        found, wanted, known, areas = compared.detections, compared.ground_truths, compared.classes, compared.areas
         image_ids, paths = compared.image_ids, compared.paths
         if score_threshold is not None:
-            found = [picture.above(score_threshold) for picture in found]
+            found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
     else:
         assert checkpoint is not None  # _check has seen to it
         assert data is not None
-        from boxwright.deploy.runtime import load_detector
         from boxwright.inference.evaluate import evaluate_checkpoint
+        from boxwright.inference.predictor import Detector
 
-        detector = load_detector(checkpoint, device, precision=precision, compile=compile)
+        detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
         result = evaluate_checkpoint(
             detector, data, split or "val",
             classes=classes, batch=batch, device=device, score_threshold=score_threshold,
             max_detections=max_detections, limit=limit, proposals=proposals,
         )  # fmt: skip
-        known, wanted = result.classes, list(result.truths)
-        found = [replace(picture, classes=known) for picture in result.detections]
+        known, wanted = result.classes, list(result.ground_truths)
+        found = [replace(image, classes=known) for image in result.detections]
         image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
         areas, unreadable = result.areas, result.unreadable
     measured = measure(
@@ -142,19 +144,23 @@ def evaluate(
 
 
 def _with_unclaimed(
-    measured: Measurement, detector: Detector, detections: list[Detections], truths: list[Truth], classes: Classes
+    measured: Measurement,
+    detector: Detector,
+    detections: list[Detections],
+    ground_truths: list[GroundTruth],
+    classes: Classes,
 ) -> Measurement:
     """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
     from dataclasses import replace
 
+    from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
     from boxwright.inference.claims import unclaimed
-    from boxwright.metrics.diagnose import NEAR_ZERO
 
     value = measured.figures.get("AP50", measured.figures.get("mAP"))
     if value is None or value >= NEAR_ZERO:
         return measured
     sizes = [found.size_hw for found in detections]
-    lost = unclaimed(list(zip(truths, sizes, strict=True)), detector.recipe, classes)
+    lost = unclaimed(list(zip(ground_truths, sizes, strict=True)), detector.recipe, classes)
     if lost is None:
         return measured
     diagnosis = (f"{lost.sentence()}.", *measured.diagnosis)
@@ -163,15 +169,17 @@ def _with_unclaimed(
 
 
 def _check(
-    checkpoint: Path | None, data: Path | None, truth: Path | None, detections: Path | None, metric: str
+    checkpoint: Path | None, data: Path | None, ground_truth: Path | None, detections: Path | None, metric: str
 ) -> None:
     """Refuse what does not go together, with one sentence."""
     of_model = [name for name, value in (("CHECKPOINT", checkpoint), ("--data", data)) if value is not None]
-    of_files = [name for name, value in (("--truth", truth), ("--detections", detections)) if value is not None]
+    of_files = [
+        name for name, value in (("--ground-truth", ground_truth), ("--detections", detections)) if value is not None
+    ]
     if len(of_model) + len(of_files) != 2 or len(of_model) == 1:
         given = " and ".join(of_model + of_files) or "neither"
         raise typer.BadParameter(
-            f"give a CHECKPOINT with --data, or --truth with --detections; got {given}", param_hint="arguments"
+            f"give a CHECKPOINT with --data, or --ground-truth with --detections; got {given}", param_hint="arguments"
         )
     if metric not in ("coco", "voc"):
         raise typer.BadParameter(f"{metric!r} is neither coco nor voc", param_hint="--metric")
@@ -192,7 +200,7 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
             raise ValueError(f"{save}: lies inside the data folder {source}, which is only read; save elsewhere")
 
 
-def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) -> None:
+def _print(measured: Measurement, images: int, iou: float, json_output: bool) -> None:
     import json
 
     from boxwright.writing import printable
@@ -202,12 +210,12 @@ def _print(measured: Measurement, pictures: int, iou: float, json_output: bool) 
     if json_output:
         typer.echo(json.dumps(measured.figures, allow_nan=False))
         return
-    from boxwright.metrics.measure import headline
-    from boxwright.metrics.report import class_table
+    from boxwright.evaluation.report import class_table
+    from boxwright.evaluation.summary import headline
 
     console = table_console(highlight=False)
     console.print(class_table(measured.rows, iou, voc=measured.figures["metric"] == "voc"))
-    for line in (f"\n{counted(pictures, 'picture')}", *headline(measured)):
+    for line in (f"\n{counted(images, 'image')}", *headline(measured)):
         typer.echo(line)
 
 
@@ -215,7 +223,7 @@ def _save(
     folder: Path,
     measured: Measurement,
     detections: list[Detections],
-    truths: list[Truth],
+    ground_truths: list[GroundTruth],
     classes: Classes,
     image_ids: list[int | str],
     paths: list[str],
@@ -224,8 +232,8 @@ def _save(
     """Write figures, result files, the table and the charts; says where."""
     import json
 
-    from boxwright.metrics import result_files
-    from boxwright.metrics.report import write_report
+    from boxwright.evaluation import result_files
+    from boxwright.evaluation.report import write_report
     from boxwright.writing import writing
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -234,8 +242,8 @@ def _save(
     stems = result_files.unique_stems(paths)
     result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
     result_files.write_text_results(folder / "detection-results", detections, stems)
-    result_files.write_text_truth(folder / "ground-truth", truths, stems, classes)
+    result_files.write_text_ground_truth(folder / "ground-truth", ground_truths, stems, classes)
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
     plus_one = bool(measured.figures.get("plus_one"))
-    write_report(folder, detections, truths, classes, measured.per_class, iou=iou, plus_one=plus_one)
+    write_report(folder, detections, ground_truths, classes, measured.per_class, iou=iou, plus_one=plus_one)
     typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

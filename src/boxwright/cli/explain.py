@@ -10,19 +10,19 @@ import typer
 
 def explain(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
-    picture: Annotated[str, typer.Argument(help="A picture; with --data its file name is enough.")],
+    image: Annotated[str, typer.Argument(help="An image; with --data its file name is enough.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled pictures (VOC, COCO, CVAT or YOLO layout) that has its truth."),
+        typer.Option(help="Folder of labelled images (VOC, COCO, CVAT or YOLO layout) that has its ground truth."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Look in one split only: train, val, test, ...")] = None,
     classes: Annotated[
         str | None, typer.Option(help="The subset or merge of classes that the model was trained with.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; a new explained/NAME, NAME-2, ... if not given.")
+        Path | None, typer.Option(help="Folder for the images; a new explained/NAME, NAME-2, ... if not given.")
     ] = None,
-    box: Annotated[int | None, typer.Option(help="Number of the truth box to explain; 0 if not given.")] = None,
+    box: Annotated[int | None, typer.Option(help="Number of the ground truth box to explain; 0 if not given.")] = None,
     detection: Annotated[
         int | None, typer.Option(help="Number of the detection to explain; 0, the best, if not given.")
     ] = None,
@@ -34,15 +34,15 @@ def explain(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Draw what the detector sees in one picture: locations, owners, centerness, classes, a box and a detection.
+    """Draw what the detector sees in one image: locations, owners, centerness, classes, a box and a detection.
 
-    Without --data there is no truth, and only predictions are drawn. The words go to standard output.
+    Without --data there is no ground truth, and only predictions are drawn. The words go to standard output.
     """
-    from boxwright.data.pictures import read_image
+    from boxwright.data.image_io.decode import read_image
     from boxwright.inference.explain import describe, describe_box, describe_detection
     from boxwright.inference.explain import explain as explained
     from boxwright.inference.explain_drawing import write_explanation
-    from boxwright.inference.labelled import labelled_picture
+    from boxwright.inference.labelled import labelled_image
     from boxwright.inference.predictor import Detector
     from boxwright.training.run_folder import free_folder
     from boxwright.writing import printable
@@ -50,20 +50,20 @@ def explain(
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score: expected 0 to 1, got {score}")
     if data is None and (split is not None or classes is not None or box is not None):
-        raise ValueError("--split, --classes and --box are about the truth: give --data FOLDER too")
+        raise ValueError("--split, --classes and --box are about the ground truth: give --data FOLDER too")
     detector = Detector.load(checkpoint, device)
     if class_name is not None and class_name not in detector.classes.names:
         raise ValueError(f"--class {class_name}: the model's classes are {', '.join(detector.classes.names)}")
     label = None if class_name is None else detector.classes.names.index(class_name)
-    path, truth = Path(picture), None
+    path, ground_truth = Path(image), None
     if data is not None:
-        path, truth = labelled_picture(picture, data, detector.classes, split=split, classes=classes)
+        path, ground_truth = labelled_image(image, data, detector.classes, split=split, classes=classes)
     wanted = out or Path("explained") / path.stem
     place = wanted.resolve()
     if place == path.parent.resolve() or (data is not None and place.is_relative_to(data.resolve())):
-        raise ValueError(f"{wanted}: lies in the folder of the pictures, which is only read; choose another with --out")
-    explanation = explained(detector, read_image(path, value_range=detector.value_range), truth, score=score)
-    if box is None and truth is not None and len(truth):
+        raise ValueError(f"{wanted}: lies in the folder of the images, which is only read; choose another with --out")
+    explanation = explained(detector, read_image(path, value_range=detector.value_range), ground_truth, score=score)
+    if box is None and ground_truth is not None and len(ground_truth):
         box = 0
     if detection is None and len(explanation.found):
         detection = 0
@@ -74,4 +74,4 @@ def explain(
     folder.mkdir(parents=True, exist_ok=True)
     written = write_explanation(explanation, folder, box=box, detection=detection, label=label)
     typer.echo("\n".join(map(printable, lines)))
-    typer.echo(f"\nPictures in {folder}: {', '.join(file.name for file in written)}")
+    typer.echo(f"\nImages in {folder}: {', '.join(file.name for file in written)}")

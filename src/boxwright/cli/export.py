@@ -19,10 +19,10 @@ def export(
         str,
         typer.Option(help="fp32; for openvino also bf16 (needs a processor with it) or int8 (needs --calibration)."),
     ] = "fp32",
-    calibration: Annotated[Path | None, typer.Option(help="Folder of typical pictures for int8.")] = None,
-    pictures: Annotated[
+    calibration: Annotated[Path | None, typer.Option(help="Folder of typical images for int8.")] = None,
+    images: Annotated[
         Path | None,
-        typer.Option(help="Folder of pictures to compare on; those of --data, or else drawn ones, if not given."),
+        typer.Option(help="Folder of images to compare on; those of --data, or else drawn ones, if not given."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
@@ -41,15 +41,15 @@ def export(
         float | None, typer.Option(help="Least score that comes out; the recipe's, at most 0.05, if not given.")
     ] = None,
     nms_iou: Annotated[float | None, typer.Option(help="Overlap of NMS; the recipe's if not given.")] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="Detections a picture at most.")] = None,
+    max_detections: Annotated[int | None, typer.Option(min=1, help="Detections an image at most.")] = None,
 ) -> None:
     """Write a detector for another runtime, and prove that it finds the same.
 
-    The file runs on pictures, alone and in batches of mixed sizes, and is written only if its detections are those of
+    The file runs on images, alone and in batches of mixed sizes, and is written only if its detections are those of
     the checkpoint. With --data its AP is compared too, in points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8
     0.5 less. `predict`, `evaluate` and `serve` take it as they take a checkpoint. Prints the file.
     """
-    from boxwright.deploy.export import SUFFIX, ExportOptions, export_checkpoint
+    from boxwright.deploy.export.export import SUFFIX, ExportOptions, export_checkpoint
 
     for name, value in (("score", score), ("nms-iou", nms_iou)):
         if value is not None and not 0 <= value <= 1:
@@ -63,7 +63,7 @@ def export(
     )  # fmt: skip
     place = out or _beside(checkpoint, precision, SUFFIX[options.format])
     written = export_checkpoint(
-        checkpoint, place, options, pictures=pictures, data=data, split=split or "val",
+        checkpoint, place, options, images=images, data=data, split=split or "val",
         say=lambda text: typer.echo(f"boxwright: {text}", err=True),
     )  # fmt: skip
     typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)

@@ -11,7 +11,7 @@ from boxwright.cli.tables import table_console
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(help="Folder of labelled pictures, a data .yaml, COCO .json or CVAT .xml.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of labelled images, a data .yaml, COCO .json or CVAT .xml.")],
     classes: Annotated[
         str | None, typer.Option(help='Only these classes, or merged ones: "car,person", "car+truck=vehicle".')
     ] = None,
@@ -19,7 +19,7 @@ def inspect(
     recipe: Annotated[
         str, typer.Option(help="Count box sizes by the pyramid levels of this recipe's model.")
     ] = "fcos-small",
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture and mask: slower, thorough.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask: slower, thorough.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     all_findings: Annotated[bool, typer.Option("--all", help="Print every finding, not ten of a kind.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors or warnings.")] = False,
@@ -28,10 +28,10 @@ def inspect(
     from dataclasses import replace
     from json import dumps
 
-    from boxwright.data.folder import open_folder
-    from boxwright.data.folder import split as split_called
-    from boxwright.data.preflight import preflight
-    from boxwright.data.report_text import print_report
+    from boxwright.data.checks.preflight import preflight
+    from boxwright.data.checks.report_text import print_report
+    from boxwright.data.formats.folder import open_folder
+    from boxwright.data.formats.folder import split as split_called
     from boxwright.inference.claims import unclaimed_findings
     from boxwright.ops.points import level_ranges
     from boxwright.recipes import load_recipe

@@ -26,7 +26,7 @@ _OVERLAP = "iou-thres iou-thresh iou-thr nms nms-thres nms-thr nms-threshold"
 _SIZE = "imgsz img-size image-size img img-scale input-size resolution size"
 _PLACE = "output output-dir out-dir save-dir work-dir project output-folder"
 _FIRST = "the checkpoint, which is named first: boxwright {verb} {value} ..."
-_FIXED_SIZE = "nothing: pictures are resized as the checkpoint's recipe says (data.resize)"
+_FIXED_SIZE = "nothing: images are resized as the checkpoint's recipe says (data.resize)"
 OPTIONS: dict[str, dict[str, str]] = {
     "train": {
         "epochs epoch max-epochs num-epochs total-epochs": "schedule.epochs={value}",
@@ -59,20 +59,20 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "predict": {
         _CHECKPOINT: _FIRST,
-        "source input inputs images image path": "pictures, which are named after the checkpoint: boxwright predict "
+        "source input inputs images image path": "images, which are named after the checkpoint: boxwright predict "
         "CHECKPOINT {value}",
         _CONFIDENCE: "--score {value}", _OVERLAP + " iou": "--nms-iou {value}",
         "max-det max-dets max-per-img topk": "--max-detections {value}",
         "batch-size bs b": "--batch {value}", _SIZE: _FIXED_SIZE + "; --no-resize feeds them as they are",
         "save-txt": "--yolo", "save-json": "--json", "nosave no-save": "--no-draw",
-        "show view-img visualize": "nothing: pictures are drawn into the folder --out, unless --no-draw is given",
+        "show view-img visualize": "nothing: images are drawn into the folder --out, unless --no-draw is given",
         "half fp16 amp": "--precision fp16", _PLACE: "--out {value}",
     },
     "evaluate": {
         _CHECKPOINT: _FIRST, _CONFIDENCE + " score": "--score-threshold {value}", _OVERLAP: "--iou {value}",
         "max-det max-dets max-per-img": "--max-detections {value}", "batch-size bs b": "--batch {value}",
         _SIZE: _FIXED_SIZE, "half fp16 amp": "--precision fp16", "subset set task": "--split {value}",
-        "annotations ann gt ground-truth": "--truth {value}", "results dt predictions pred": "--detections {value}",
+        "annotations ann gt truth": "--ground-truth {value}", "results dt predictions pred": "--detections {value}",
         "dataset data-path data-dir data-root": "--data {value}", _PLACE + " save-json save-txt": "--save FOLDER",
     },
     "export": {
@@ -80,7 +80,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "int8": "--format openvino --precision int8 --calibration FOLDER",
         "half fp16 bf16": "--format openvino --precision bf16", _CONFIDENCE: "--score {value}",
         _OVERLAP + " iou": "--nms-iou {value}", "max-det": "--max-detections {value}",
-        _SIZE + " dynamic batch batch-size": "nothing: pictures of any size and number go into the file",
+        _SIZE + " dynamic batch batch-size": "nothing: images of any size and number go into the file",
         "simplify opset": "nothing: it is chosen", "dataset data-path": "--data {value}",
     },
 }  # fmt: skip
@@ -108,7 +108,7 @@ def meant(arguments: Sequence[str], known: dict[str, set[str]]) -> str | None:
         said = next((text for words, text in OPTIONS.get(verb, {}).items() if name in words.split()), None)
         if said is not None and word not in known[verb]:
             say = said.format(verb=verb, value=value or "VALUE")
-            say = f"it means {say}" if said.startswith(("nothing", "the ", "pictures", "settings")) else f"say {say}"
+            say = f"it means {say}" if said.startswith(("nothing", "the ", "images", "settings")) else f"say {say}"
             return f"{verb} has no {word}: {say}; boxwright {verb} --help lists what there is"
     return None
 

@@ -19,14 +19,12 @@ LOCAL_ONLY = ("draw", "json_", "coco", "polygons", "masks", "yolo", "text", "pro
 def predict(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
-    sources: Annotated[
-        list[str], typer.Argument(help="Pictures, folders of pictures, quoted patterns; listings for Ray.")
-    ],
+    sources: Annotated[list[str], typer.Argument(help="Images, folders of images, quoted patterns; listings for Ray.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for what is written; a new predictions, predictions-2, ... if not given."),
     ] = None,
-    draw: Annotated[bool, typer.Option(help="Write each picture with its detections drawn.")] = True,
+    draw: Annotated[bool, typer.Option(help="Write each image with its detections drawn.")] = True,
     json_: Annotated[
         bool, typer.Option("--json", help="Write detections.json: boxes, scores and names per file.")
     ] = False,
@@ -37,7 +35,7 @@ def predict(
         bool, typer.Option("--polygons", help="Write masks in detections.coco.json as polygons, not run-length codes.")
     ] = False,
     masks: Annotated[
-        bool, typer.Option("--masks", help="Write masks/*.png: 0, or n where the n-th object of the picture is.")
+        bool, typer.Option("--masks", help="Write masks/*.png: 0, or n where the n-th object of the image is.")
     ] = False,
     yolo: Annotated[bool, typer.Option(help="Write labels/*.txt: class, centre, size as shares, score.")] = False,
     text: Annotated[bool, typer.Option(help="Write text/*.txt: class, score, x1, y1, x2, y2.")] = False,
@@ -48,17 +46,17 @@ def predict(
         float | None, typer.Option(help="Overlap from which the weaker of two boxes goes; the recipe's if not given.")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Detections a picture at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Detections an image at most; the recipe's if not given.")
     ] = None,
     no_resize: Annotated[
-        bool, typer.Option("--no-resize", help="Feed pictures as they are, not resized as the recipe says.")
+        bool, typer.Option("--no-resize", help="Feed images as they are, not resized as the recipe says.")
     ] = False,
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
     memory: Annotated[
-        float, typer.Option(help="GiB that decoded pictures may take; the largest pictures are done one by one.")
+        float, typer.Option(help="GiB that decoded images may take; the largest images are done one by one.")
     ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
@@ -71,20 +69,20 @@ def predict(
         ),
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: any number of pictures, into tables, on several processes or machines.")
+        str, typer.Option(help="local, or ray: any number of images, into tables, on several processes or machines.")
     ] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of --engine ray; one a GPU, or a CPU core, if not given.")
     ] = None,
 ) -> None:
-    """Find objects in pictures; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
+    """Find objects in images; draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
-    An unreadable picture is said and left out; the others are done, and the exit code is 2.
+    An unreadable image is said and left out; the others are done, and the exit code is 2.
     """
-    from boxwright.data.pictures import picture_paths, refuse_among_pictures
+    from boxwright.data.inputs import image_paths, refuse_among_images
     from boxwright.data.proposals import read_proposals
-    from boxwright.deploy.runtime import load_detector
-    from boxwright.metrics.result_files import unique_stems
+    from boxwright.evaluation.result_files import unique_stems
+    from boxwright.inference.predictor import Detector
     from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
@@ -96,11 +94,11 @@ def predict(
         return _predict_on_ray(checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou,
                                max_detections=max_detections, resized=not no_resize, batch=batch, device=device,
                                precision=precision)  # fmt: skip
-    detector = load_detector(checkpoint, device, precision=precision, compile=compile)
+    detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
     _check_masks(checkpoint, detector, masks=masks, polygons=polygons)
     stored = None if proposals is None else read_proposals(proposals)
-    paths = list(dict.fromkeys(path for source in sources for path in picture_paths(source)))
-    refuse_among_pictures(out or Path("predictions"), [Path(source) for source in sources], paths)
+    paths = list(dict.fromkeys(path for source in sources for path in image_paths(source)))
+    refuse_among_images(out or Path("predictions"), [Path(source) for source in sources], paths)
     names = dict(zip(map(str, paths), unique_stems(paths), strict=True))
     kinds: Any = None if no_resize else "recipe"
     stream = detector.try_stream(
@@ -119,22 +117,22 @@ def predict(
                     typer.echo(f"boxwright: {one}", err=True)
                     broken += 1
                     continue
-                picture, found = one
-                assert picture.path is not None
-                path, name = Path(picture.path), names[picture.path]  # the file that was read, and no other
-                if picture.note:
-                    typer.echo(f"boxwright: {path}: {picture.note}", err=True)
+                image, found = one
+                assert image.path is not None
+                path, name = Path(image.path), names[image.path]  # the file that was read, and no other
+                if image.note:
+                    typer.echo(f"boxwright: {path}: {image.note}", err=True)
                 write(path, name, found)
-                if picture.original is not None:
+                if image.original is not None:
                     with writing(folder / f"{name}.jpg") as drawing:
-                        save(drawn(picture.original, found), drawing)
+                        save(drawn(image.original, found), drawing)
                 count, good = count + len(found), good + 1
-                del picture, found, one  # before the next picture: each may be large
+                del image, found, one  # before the next image: each may be large
     except BaseException:
-        typer.echo(f"stopped; what was found in {good} of {counted(len(paths), 'picture')} is in {folder}", err=True)
+        typer.echo(f"stopped; what was found in {good} of {counted(len(paths), 'image')} is in {folder}", err=True)
         raise
     least = detector.score_threshold if score is None else score
-    typer.echo(f"{counted(count, 'object')} in {counted(good, 'picture')} (score from {least:.2f})", err=True)
+    typer.echo(f"{counted(count, 'object')} in {counted(good, 'image')} (score from {least:.2f})", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(2)
@@ -163,7 +161,7 @@ def _predict_on_ray(
     """Tables of results and failures; the exit code is that of the local engine."""
     import time
 
-    from boxwright.deploy.ray_batch import predict_batch
+    from boxwright.deploy.batch.ray_job import predict_batch
 
     if out is None:
         raise ValueError("--engine ray: give --out FOLDER; the same folder again resumes")
@@ -172,22 +170,22 @@ def _predict_on_ray(
     def say(done: int, todo: int) -> None:
         nonlocal said
         if time.monotonic() > said + 10:
-            typer.echo(f"{done} of {counted(todo, 'picture')}", err=True)
+            typer.echo(f"{done} of {counted(todo, 'image')}", err=True)
             said = time.monotonic()
 
     report = predict_batch(
         checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou, max_detections=max_detections,
         resized=resized, batch=batch, device=device, precision=precision, progress=say,
     )  # fmt: skip
-    done = report.pictures - report.done_before
+    done = report.images - report.done_before
     before = f", {report.done_before} were done before" if report.done_before else ""
     typer.echo(
-        f"{counted(report.objects, 'object')} in {counted(done, 'picture')} (score from {report.score:.2f})"
+        f"{counted(report.objects, 'object')} in {counted(done, 'image')} (score from {report.score:.2f})"
         f"{before}", err=True,
     )  # fmt: skip
     if report.failures:
         typer.echo(
-            f"boxwright: {report.failures} of {counted(report.pictures, 'picture')} failed: {out / 'failures'}",
+            f"boxwright: {report.failures} of {counted(report.images, 'image')} failed: {out / 'failures'}",
             err=True,
         )
     typer.echo(str(out))
@@ -210,11 +208,11 @@ def _check_shares(**values: float | None) -> None:
 def _writer(
     folder: Path, *, json_: bool, coco: bool, polygons: bool, masks: bool, yolo: bool, text: bool
 ) -> Callable[[Path, str, Any], None]:
-    """Writes what was found in a picture, given its path and name, into all files that are wanted.
+    """Writes what was found in an image, given its path and name, into all files that are wanted.
 
-    Picture by picture and before it is drawn, so that a full disk or Ctrl-C loses nothing of the pictures before.
+    Image by image and before it is drawn, so that a full disk or Ctrl-C loses nothing of the images before.
     """
-    from boxwright.metrics.result_files import write_text_results, write_yolo_results
+    from boxwright.evaluation.result_files import write_text_results, write_yolo_results
     from boxwright.writing import GrowingJson
 
     by_path = GrowingJson(folder / "detections.json", "{}") if json_ else None
@@ -236,7 +234,7 @@ def _writer(
 
 
 def _write_masks(path: Path, found: Any) -> None:
-    """A picture of the masks of a picture."""
+    """An image of the masks of an image."""
     from boxwright.visualize import mask_image
     from boxwright.writing import writing
 
@@ -247,7 +245,7 @@ def _write_masks(path: Path, found: Any) -> None:
 
 
 def _json_entry(path: Path, found: Any) -> str:
-    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of a picture, by its path."""
+    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of an image, by its path."""
     rows = [
         {"name": name, "score": score, "box": box} | ({} if found.masks is None else {"mask": row["segmentation"]})
         for name, score, box, row in zip(

@@ -12,25 +12,25 @@ from boxwright.wording import counted
 
 def proposals(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (or run folder) of a proposal network, such as RPN.")],
-    data: Annotated[Path, typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout.")],
+    data: Annotated[Path, typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout.")],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
     split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
     max_proposals: Annotated[
-        int | None, typer.Option(min=1, help="Boxes a picture at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Boxes an image at most; the recipe's if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Write the boxes that a detector proposes in every picture of a data folder, for Fast R-CNN.
+    """Write the boxes that a detector proposes in every image of a data folder, for Fast R-CNN.
 
     One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE. An
-    unreadable picture is said and left out; the others are done, and the exit code is 2.
+    unreadable image is said and left out; the others are done, and the exit code is 2.
     """
     from boxwright.inference.propose import write_proposals_of
 
-    pictures, boxes, unreadable = write_proposals_of(
+    images, boxes, unreadable = write_proposals_of(
         checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
     )
-    typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(pictures, 'picture')}")
+    typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(images, 'image')}")
     if unreadable:
         raise typer.Exit(2)

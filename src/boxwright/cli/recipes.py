@@ -72,7 +72,7 @@ def _training_sentence(recipe: Recipe) -> str:
     )
     sizes = {
         "short_side": f"short side {resize.size}, long side at most {resize.max_size}",
-        "none": "pictures as they are",
+        "none": "images as they are",
     }
     size = sizes.get(resize.mode, f"{resize.mode} {resize.height} x {resize.width}")
     return f"{length} of {recipe.optim.reference_batch}, {recipe.optim.kind}, {size}"

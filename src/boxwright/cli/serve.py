@@ -19,24 +19,24 @@ def serve(
     score: Annotated[
         float | None, typer.Option(help="Least score of requests that say none; the checkpoint's if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures a forward pass at most.")] = 8,
-    wait_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that a picture waits for others.")] = 5.0,
-    queue: Annotated[int, typer.Option(min=1, help="Pictures in hand at a time; more are answered 503.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass at most.")] = 8,
+    wait_ms: Annotated[float, typer.Option(min=0, help="Milliseconds that an image waits for others.")] = 5.0,
+    queue: Annotated[int, typer.Option(min=1, help="Images in hand at a time; more are answered 503.")] = 64,
     max_megabytes: Annotated[float, typer.Option(min=0.001, help="Size of a request at most.")] = 20.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Size of a picture at most.")] = 50.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Size of an image at most.")] = 50.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
         str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
     ] = "auto",
 ) -> None:
-    """Answer pictures with detections over HTTP, and show a page to try it in a browser.
+    """Answer images with detections over HTTP, and show a page to try it in a browser.
 
     Prints the address when it is ready, and runs until Ctrl-C or SIGTERM. There is no password: who reaches the port
     may use it.
     """
-    from boxwright.deploy.server import serve as run
-    from boxwright.deploy.service import ServeOptions
-    from boxwright.deploy.uploads import Limits
+    from boxwright.deploy.serve.server import serve as run
+    from boxwright.deploy.serve.service import ServeOptions
+    from boxwright.deploy.serve.uploads import Limits
 
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score: expected 0 to 1, got {score}")

@@ -13,21 +13,21 @@ from boxwright.wording import counted
 
 def shapes(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
-    train: Annotated[int, typer.Option(help="Training pictures.")] = 800,
-    val: Annotated[int, typer.Option(help="Validation pictures; the same ones whatever --train is.")] = 200,
-    layout: Annotated[str, typer.Option(help="voc (XML files, masks as pictures) or coco (JSON).")] = "voc",
-    size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = 256,
+    train: Annotated[int, typer.Option(help="Training images.")] = 800,
+    val: Annotated[int, typer.Option(help="Validation images; the same ones whatever --train is.")] = 200,
+    layout: Annotated[str, typer.Option(help="voc (XML files, masks as images) or coco (JSON).")] = "voc",
+    size: Annotated[int, typer.Option(help="Height and width of the images.")] = 256,
     classes: Annotated[int, typer.Option(help="How many classes, 1 to 8.")] = 6,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
 ) -> None:
-    """Generate the synthetic shapes data set: pictures whose every box and mask is known."""
+    """Generate the synthetic shapes data set: images whose every box and mask is known."""
     import shlex
 
     from rich.console import Console
     from rich.progress import track
 
-    from boxwright.data.shapes import ShapesConfig, write_shapes
+    from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 
     console = Console(stderr=True)
 
@@ -38,6 +38,6 @@ def shapes(
     write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
     names = ", ".join(config.classes.names)
     typer.echo(
-        f"{folder}: {train} training and {counted(val, 'validation picture')} in {layout.upper()} layout ({names})"
+        f"{folder}: {train} training and {counted(val, 'validation image')} in {layout.upper()} layout ({names})"
     )
     typer.echo(f"next: boxwright train fcos --data {shlex.quote(str(folder))}")

@@ -25,7 +25,7 @@ def train(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled pictures: VOC, COCO, CVAT or YOLO layout, found out by itself."),
+        typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout, found out by itself."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
@@ -44,7 +44,7 @@ def train(
         ),
     ] = None,
     overfit: Annotated[
-        int | None, typer.Option(help="Sanity check: train and measure on this many pictures; the loss must collapse.")
+        int | None, typer.Option(help="Sanity check: train and measure on this many images; the loss must collapse.")
     ] = None,
     minutes: Annotated[
         float | None,
@@ -62,7 +62,7 @@ def train(
         typer.Option("--estimate", help="Behind the whole command: say how long it would take; nothing is written."),
     ] = False,
 ) -> None:
-    """Train a detector on a folder of labelled pictures.
+    """Train a detector on a folder of labelled images.
 
     Prints the run folder on standard output; everything else goes to standard error. Several GPUs or machines:
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.

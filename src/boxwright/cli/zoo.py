@@ -11,9 +11,9 @@ def zoo(
     word: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
     addresses: Annotated[bool, typer.Option(help="Print the address of each, and where its file belongs.")] = False,
 ) -> None:
-    """List detectors that load by name, as in `boxwright predict torchvision/fcos_resnet50_fpn PICTURES`."""
-    from boxwright.convert.fetch import cache_folder, place_of
-    from boxwright.convert.zoo import zoo as entries
+    """List detectors that load by name, as in `boxwright predict torchvision/fcos_resnet50_fpn IMAGES`."""
+    from boxwright.weights.download import cache_folder, place_of
+    from boxwright.weights.zoo import zoo as entries
 
     found = [entry for entry in entries() if word in entry.name]
     if not found:

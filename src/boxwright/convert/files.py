@@ -14,11 +14,11 @@ from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
 from boxwright.models.config import empty_state
-from boxwright.nn.backbone_files import is_caffe2, read_tensors
-from boxwright.nn.state_dicts import check_finite, foreign_parts, parts_of, state_of
 from boxwright.recipes import check_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
+from boxwright.weights.backbone_files import is_caffe2, read_tensors
+from boxwright.weights.state_dicts import check_finite, foreign_parts, parts_of, state_of
 from boxwright.wording import counted
 
 

@@ -1,6 +1,6 @@
 """Torchvision's detectors: FCOS and RetinaNet, all versions of their files.
 
-A state dict says nothing of the size that pictures are brought to (800 and 1333, the default), nor of the eps of its
+A state dict says nothing of the size that images are brought to (800 and 1333, the default), nor of the eps of its
 BatchNorm: torchvision sets it to 0 where it loads its first COCO weights into RetinaNet, Faster and Mask R-CNN.
 """
 

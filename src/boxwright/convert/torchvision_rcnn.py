@@ -60,7 +60,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         model["mask"] |= {"conv_channels": widths, "upsampled_channels": upsampled, "norm": norm}
     notes: tuple[str, ...] = ()
     if mobile and not small:
-        notes = ("pictures of 800 to 1333 pixels; variant=320 for those of 320 to 640",)
+        notes = ("images of 800 to 1333 pixels; variant=320 for those of 320 to 640",)
     elif not (second or mobile or first_zoo):
         notes = ("eps of BatchNorm 1e-5; of torchvision's COCO_V1 weights it is 0",)
     classes = COCO_CLASSES if count == NUM_IDS else Classes(

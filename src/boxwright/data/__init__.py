@@ -1,1 +1,1 @@
-"""Files in, (image, Truth) out."""
+"""Files in, (image, GroundTruth) out."""

@@ -1,4 +1,4 @@
-"""Four pictures in one: each shows a random part of itself in one quadrant, around a random centre.
+"""Four images in one: each shows a random part of itself in one quadrant, around a random centre.
 
 It teaches small objects and crowded borders from little data. Chance comes from torch's global generator only.
 """
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from boxwright.data.transforms import Placement, Sample, paste_window, place_proposals, place_truth
+from boxwright.data.transforms import Placement, Sample, paste_window, place_ground_truth, place_proposals
 from boxwright.ops.image import padded_canvas
-from boxwright.structures import Truth
+from boxwright.structures import GroundTruth
 
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
     """With probability `p`, a sample joined with three others drawn at random, at the size of the sample.
 
-    low, high: how large the pictures are drawn, against the canvas; a picture that would leave its quadrant unfilled
+    low, high: how large the images are drawn, against the canvas; an image that would leave its quadrant unfilled
     is drawn larger. min_visibility: the part of a box that its quadrant must show for the object to stay.
     """
 
@@ -52,51 +52,53 @@ def mosaic(
 ) -> Sample:
     """Four samples on one canvas of `size_hw`: top left, top right, bottom left, bottom right of a random centre."""
     if len(samples) != 4:
-        raise ValueError(f"a mosaic takes 4 pictures, got {len(samples)}")
+        raise ValueError(f"a mosaic takes 4 images, got {len(samples)}")
     height, width = size_hw
     if height < 4 or width < 4:
         raise ValueError(f"a mosaic needs a canvas of at least 4 x 4 pixels, got {height} x {width}")
     across, down = (0.3 + 0.4 * torch.rand(2)).tolist()
     x, y = round(width * across), round(height * down)
     canvas = padded_canvas(samples[0].image, size_hw)
-    truths, proposals = [], []
+    ground_truths, proposals = [], []
     quadrants = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
         placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
         paste_window(canvas, sample.image, placement)
-        truths.append(place_truth(sample.truth, placement, min_visibility))
+        ground_truths.append(place_ground_truth(sample.ground_truth, placement, min_visibility))
         placed = place_proposals(sample.proposals, placement)
         proposals += [] if placed is None else [placed]
-    return Sample(canvas, join_truths(truths), torch.cat(proposals) if proposals else None)
+    return Sample(canvas, join_ground_truths(ground_truths), torch.cat(proposals) if proposals else None)
 
 
 def _fill(
-    picture_hw: tuple[int, int],
+    image_hw: tuple[int, int],
     canvas_hw: tuple[int, int],
     quadrant: tuple[int, int, int, int],
     scales: tuple[float, float],
 ) -> Placement:
-    """A random window of a picture, at a random scale, that fills a quadrant of the canvas; aspect kept."""
+    """A random window of an image, at a random scale, that fills a quadrant of the canvas; aspect kept."""
     x1, y1, x2, y2 = quadrant
     size_hw = (y2 - y1, x2 - x1)
-    fit = min(canvas_hw[0] / picture_hw[0], canvas_hw[1] / picture_hw[1])
+    fit = min(canvas_hw[0] / image_hw[0], canvas_hw[1] / image_hw[1])
     scale, across, down = torch.rand(3).tolist()
     scale = fit * (scales[0] + (scales[1] - scales[0]) * scale)
-    scale = max(scale, size_hw[0] / picture_hw[0], size_hw[1] / picture_hw[1])
-    height = min(picture_hw[0], max(1, round(size_hw[0] / scale)))
-    width = min(picture_hw[1], max(1, round(size_hw[1] / scale)))
-    left, top = round((picture_hw[1] - width) * across), round((picture_hw[0] - height) * down)
+    scale = max(scale, size_hw[0] / image_hw[0], size_hw[1] / image_hw[1])
+    height = min(image_hw[0], max(1, round(size_hw[0] / scale)))
+    width = min(image_hw[1], max(1, round(size_hw[1] / scale)))
+    left, top = round((image_hw[1] - width) * across), round((image_hw[0] - height) * down)
     return Placement((left, top, left + width, top + height), size_hw, (x1, y1))
 
 
-def join_truths(truths: Sequence[Truth]) -> Truth:
-    """The objects of several truths as one; masks are kept where every picture with objects has them."""
-    some = any(truth.masks is not None for truth in truths)
-    every = all(truth.masks is not None for truth in truths if len(truth))
-    masks = tuple(mask for truth in truths for mask in truth.masks or ()) if some and every else None
-    return Truth(
-        torch.cat([truth.boxes for truth in truths]),
-        torch.cat([truth.labels for truth in truths]),
-        torch.cat([truth.ignore for truth in truths]),
+def join_ground_truths(ground_truths: Sequence[GroundTruth]) -> GroundTruth:
+    """The objects of several ground truths as one; masks are kept where every image with objects has them."""
+    some = any(ground_truth.masks is not None for ground_truth in ground_truths)
+    every = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
+    masks = (
+        tuple(mask for ground_truth in ground_truths for mask in ground_truth.masks or ()) if some and every else None
+    )
+    return GroundTruth(
+        torch.cat([ground_truth.boxes for ground_truth in ground_truths]),
+        torch.cat([ground_truth.labels for ground_truth in ground_truths]),
+        torch.cat([ground_truth.ignore for ground_truth in ground_truths]),
         masks,
     )

@@ -1,8 +1,8 @@
-"""Proposal files: the boxes that a proposal network found in the pictures of a data folder, for Fast R-CNN.
+"""Proposal files: the boxes that a proposal network found in the images of a data folder, for Fast R-CNN.
 
-A file is a NumPy archive (.npz) of plain arrays: `names` (N,) the pictures' paths below the data folder, `sizes` (N, 2)
-their height and width, `counts` (N,) how many proposals each has, and, picture after picture, `boxes` (sum, 4) in the
-pixels of the original pictures and `scores` (sum,), best first.
+A file is a NumPy archive (.npz) of plain arrays: `names` (N,) the images' paths below the data folder, `sizes` (N, 2)
+their height and width, `counts` (N,) how many proposals each has, and, image after image, `boxes` (sum, 4) in the
+pixels of the original images and `scores` (sum,), best first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS = {"names": "U", "sizes": "iu", "counts": "iu", "boxes": "iuf", "scores":
 
 
 class StoredProposals:
-    """The proposals of a file, by picture. Pictures are known by the end of their path, so a folder may move."""
+    """The proposals of a file, by image. Images are known by the end of their path, so a folder may move."""
 
     def __init__(self, path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> None:
         self.path = path
@@ -44,34 +44,34 @@ class StoredProposals:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def index_of(self, picture: str | Path) -> int | None:
-        """Which of the file's pictures this is: the one whose name is the longest end of its path, None if none is."""
-        place = "/" + Path(picture).absolute().as_posix()
-        fitting = [row for row in self._of_name.get(Path(picture).name, []) if place.endswith("/" + row[0])]
+    def index_of(self, image: str | Path) -> int | None:
+        """Which of the file's images this is: the one whose name is the longest end of its path, None if none is."""
+        place = "/" + Path(image).absolute().as_posix()
+        fitting = [row for row in self._of_name.get(Path(image).name, []) if place.endswith("/" + row[0])]
         return max(fitting, key=lambda row: len(row[0]))[1] if fitting else None
 
-    def of(self, picture: str | Path, hw: tuple[int, int]) -> Tensor:
-        """Boxes and scores (R, 5) of a picture of size `hw`; ValueError where the file has none for it."""
-        index = self.index_of(picture)
+    def of(self, image: str | Path, hw: tuple[int, int]) -> Tensor:
+        """Boxes and scores (R, 5) of an image of size `hw`; ValueError where the file has none for it."""
+        index = self.index_of(image)
         if index is None:
             raise ValueError(
-                f"{self.path} has no proposals for {picture}: write them with boxwright proposals CHECKPOINT --data "
+                f"{self.path} has no proposals for {image}: write them with boxwright proposals CHECKPOINT --data "
                 "FOLDER --out FILE"
             )
         if self.sizes[index] != tuple(hw):
             stated = "{} x {}".format(*self.sizes[index])
             raise ValueError(
-                f"{self.path}: the proposals for {picture} are for a picture of {stated} pixels (height x width), it "
-                f"has {hw[0]} x {hw[1]}: they were made for other pictures"
+                f"{self.path}: the proposals for {image} are for an image of {stated} pixels (height x width), it "
+                f"has {hw[0]} x {hw[1]}: they were made for other images"
             )
         return self._rows[self._ends[index - 1] if index else 0 : self._ends[index]]
 
     def check(self, records: Sequence[Record]) -> None:
-        """Raise ValueError where pictures have no proposals, before anything starts."""
+        """Raise ValueError where images have no proposals, before anything starts."""
         missing = [record.path for record in records if self.index_of(record.path) is None]
         if missing:
             raise ValueError(
-                f"{self.path} has no proposals for {len(missing)} of {counted(len(records), 'picture')}, first "
+                f"{self.path} has no proposals for {len(missing)} of {counted(len(records), 'image')}, first "
                 f"{missing[0]}; write them with boxwright proposals CHECKPOINT --data FOLDER --out FILE"
             )
         for record in records:
@@ -113,12 +113,12 @@ def read_proposals(path: str | Path) -> StoredProposals:
         raise ValueError(f"{path}: expected boxes as x1, y1, x2, y2, got {box}, which ends before it begins")
     names, times = np.unique(arrays["names"], return_counts=True)
     if (times > 1).any():
-        raise ValueError(f"{path}: {names[times.argmax()]} is there {times.max()} times; expected one entry a picture")
+        raise ValueError(f"{path}: {names[times.argmax()]} is there {times.max()} times; expected one entry an image")
     return StoredProposals(path, arrays)
 
 
 def write_proposals(path: Path, found: Iterable[tuple[str, Detections]]) -> tuple[int, int]:
-    """Write the detections of pictures, with their names, as a proposal file; gives how many pictures and boxes it has.
+    """Write the detections of images, with their names, as a proposal file; gives how many images and boxes it has.
 
     A place that cannot be written to is found before the first is asked for; a file that was there stays until the new
     one is whole.

@@ -1,7 +1,8 @@
-"""What the readers hand on: pictures with their annotations as they stand in the files, before anything is decoded.
+"""What the readers hand on: images with their annotations as they stand in the files, before anything is decoded.
 
-A reader keeps everything it was given, also what is wrong: `preflight` judges, and `truth.truth_of` leaves out
-the boxes that are none. Boxes are absolute (x1, y1, x2, y2) in the pixels of the upright picture (after EXIF rotation).
+A reader keeps everything it was given, also what is wrong: `preflight` judges, and `ground_truth.ground_truth_of`
+leaves out the boxes that are none. Boxes are absolute (x1, y1, x2, y2) in the pixels of the upright image (after EXIF
+rotation).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One picture: its file, its id in the data set, the size that the annotation file states, and its objects.
+    """One image: its file, its id in the data set, the size that the annotation file states, and its objects.
 
-    After preflight `stated_hw` is the size that the picture really has, after EXIF rotation. `rejected` counts the
+    After preflight `stated_hw` is the size that the image really has, after EXIF rotation. `rejected` counts the
     objects that the reader could not use: what the image shows there is not known.
     """
 
@@ -48,7 +49,7 @@ class Record:
 class Problem:
     """One finding of a reader or of preflight.
 
-    kind: short slug such as "zero-area-box"; where: file:line or file, id; quarantined: the box (or picture) that it
+    kind: short slug such as "zero-area-box"; where: file:line or file, id; quarantined: the box (or image) that it
     concerns is left out of training and evaluation.
     """
 
@@ -62,7 +63,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split of a data set: its name, its pictures, its classes, and what the reader could not use."""
+    """One split of a data set: its name, its images, its classes, and what the reader could not use."""
 
     name: str
     records: tuple[Record, ...]
@@ -73,13 +74,13 @@ class Split:
         return len(self.records)
 
     def with_records(self, records: tuple[Record, ...], problems: tuple[Problem, ...] = ()) -> Split:
-        """The same split with other pictures and further findings."""
+        """The same split with other images and further findings."""
         return replace(self, records=records, problems=self.problems + problems)
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A folder of labelled pictures: its format ("voc", "cvat", "coco", "yolo", "shapes"), classes and splits by name.
+    """A folder of labelled images: its format ("voc", "cvat", "coco", "yolo", "shapes"), classes and splits by name.
 
     `notes` say in one sentence each what was decided for the user (a validation split that was made, say).
     """

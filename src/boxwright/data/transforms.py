@@ -1,10 +1,10 @@
-"""Augmentation and resizing of one picture together with its truth: boxes, labels, ignore flags and masks stay in step.
+"""Augmentation and resizing of an image together with its boxes, labels, ignore flags and masks.
 
 Pixels are moved and coloured by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Chance comes
-from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the picture,
+from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image,
 H W = its height and width. Boxes are (x1, y1, x2, y2) in pixels.
 
-Every step that moves pixels is one `Placement` (a window of the picture, resized, put on a canvas), so that there is a
+Every step that moves pixels is one `Placement` (a window of the image, resized, put on a canvas), so that there is a
 single place where pixels, boxes and masks could disagree.
 """
 
@@ -22,19 +22,19 @@ from torchvision.transforms.v2 import functional as vision
 from torchvision.tv_tensors import BoundingBoxes
 
 from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_plan
-from boxwright.structures import CroppedMask, Truth
+from boxwright.structures import CroppedMask, GroundTruth
 
 
 class Sample(NamedTuple):
-    """One picture (3, H, W) uint8, what it holds, and boxes with scores (R, 5) where a file proposes some."""
+    """One image (3, H, W) uint8, what it holds, and boxes with scores (R, 5) where a file proposes some."""
 
     image: Tensor
-    truth: Truth
+    ground_truth: GroundTruth
     proposals: Tensor | None = None
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         return int(self.image.shape[1]), int(self.image.shape[2])
 
 
@@ -42,7 +42,7 @@ Step: TypeAlias = Callable[[Sample], Sample]
 
 
 class Placement(NamedTuple):
-    """A window (x1, y1, x2, y2) of a picture, resized to `size_hw`, its corner put at `corner_xy` of a canvas."""
+    """A window (x1, y1, x2, y2) of an image, resized to `size_hw`, its corner put at `corner_xy` of a canvas."""
 
     window: tuple[int, int, int, int]
     size_hw: tuple[int, int]
@@ -50,7 +50,7 @@ class Placement(NamedTuple):
 
     @property
     def scale_xy(self) -> tuple[float, float]:
-        """Canvas pixels per picture pixel."""
+        """Canvas pixels per image pixel."""
         x1, y1, x2, y2 = self.window
         return self.size_hw[1] / (x2 - x1), self.size_hw[0] / (y2 - y1)
 
@@ -69,42 +69,44 @@ def _whole_number(limit: int) -> int:
 
 
 def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
-    """Draw the placed window of a picture (3, H, W) onto a canvas, in place."""
+    """Draw the placed window of an image (3, H, W) onto a canvas, in place."""
     x1, y1, x2, y2 = placement.window
     (left, top), (height, width) = placement.corner_xy, placement.size_hw
     seen = vision.resized_crop_image(image, y1, x1, y2 - y1, x2 - x1, [height, width], antialias=True)
     canvas[:, top : top + height, left : left + width] = seen
 
 
-def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep: Tensor | None = None) -> Truth:
-    """The truth that a placed window still shows, in canvas coordinates.
+def place_ground_truth(
+    ground_truth: GroundTruth, placement: Placement, min_visibility: float, keep: Tensor | None = None
+) -> GroundTruth:
+    """The ground truth that a placed window still shows, in canvas coordinates.
 
     An object goes where less than 1 pixel or less than `min_visibility` of its box is left, or where `keep` (G,) is
     False. An ignored region stays as long as it shows at all: what lies in it must not turn into background. A box
     that the window cuts is drawn tight around what is left of its mask, where it has one (with a pixel).
     """
-    if not len(truth):
-        return truth
+    if not len(ground_truth):
+        return ground_truth
     scale = torch.tensor(placement.scale_xy * 2)
     corner = torch.tensor(placement.corner_xy * 2, dtype=torch.float32)
     x1, y1, x2, y2 = placement.window
     origin, limits = torch.tensor([x1, y1] * 2), torch.tensor([x2, y2] * 2)
-    clipped = truth.boxes.maximum(origin).minimum(limits)
+    clipped = ground_truth.boxes.maximum(origin).minimum(limits)
     boxes = (clipped - origin) * scale + corner
     shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    before, after = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (truth.boxes, clipped))
+    before, after = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (ground_truth.boxes, clipped))
     enough = after >= min_visibility * before
     if keep is not None:
         enough &= keep
-    left = shown & (enough | truth.ignore)
-    if truth.masks is None:
-        return Truth(boxes[left], truth.labels[left], truth.ignore[left])
+    left = shown & (enough | ground_truth.ignore)
+    if ground_truth.masks is None:
+        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
 
-    cut = (clipped != truth.boxes).any(1)
+    cut = (clipped != ground_truth.boxes).any(1)
     indices, masks = [], []
     for index in left.nonzero().flatten().tolist():
-        mask = place_mask(truth.masks[index], placement)
-        if cut[index] and bool(truth.masks[index].bitmap.any()):
+        mask = place_mask(ground_truth.masks[index], placement)
+        if cut[index] and bool(ground_truth.masks[index].bitmap.any()):
             tight = _tight_box(mask)
             if tight is None:
                 continue
@@ -112,7 +114,7 @@ def place_truth(truth: Truth, placement: Placement, min_visibility: float, keep:
         indices.append(index)
         masks.append(mask)
     chosen = torch.tensor(indices, dtype=torch.int64)
-    return Truth(boxes[chosen], truth.labels[chosen], truth.ignore[chosen], tuple(masks))
+    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks))
 
 
 def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | None:
@@ -166,11 +168,11 @@ def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
     plan = resize_plan(sample.size_hw, rule)
     hw = sample.size_hw
     proposals = resize_proposals(sample.proposals, hw, rule)
-    return Sample(fit_image(sample.image, plan), resize_truth(sample.truth, hw, rule), proposals)
+    return Sample(fit_image(sample.image, plan), resize_ground_truth(sample.ground_truth, hw, rule), proposals)
 
 
 def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: ResizeRule) -> Tensor | None:
-    """Proposals (R, 5) of a picture of size `hw` in network coordinates."""
+    """Proposals (R, 5) of an image of size `hw` in network coordinates."""
     if proposals is None:
         return None
     plan = resize_plan(hw, rule)
@@ -178,16 +180,16 @@ def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: Resize
     return torch.cat([boxes, proposals[:, 4:]], dim=1)
 
 
-def resize_truth(truth: Truth, hw: tuple[int, int], rule: ResizeRule) -> Truth:
-    """The truth of a picture of size `hw` in network coordinates, with its masks; every object is kept."""
+def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: ResizeRule) -> GroundTruth:
+    """The ground truth of an image of size `hw` in network coordinates, with its masks; every object is kept."""
     plan = resize_plan(hw, rule)
-    if plan.size_hw == plan.picture_hw == hw:
-        return truth
-    boxes = truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
+    if plan.size_hw == plan.image_hw == hw:
+        return ground_truth
+    boxes = ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
     corner = (int(plan.offset_xy[0]), int(plan.offset_xy[1]))
-    placement = Placement((0, 0, hw[1], hw[0]), plan.picture_hw, corner)
-    masks = None if truth.masks is None else tuple(place_mask(mask, placement) for mask in truth.masks)
-    return Truth(boxes, truth.labels, truth.ignore, masks)
+    placement = Placement((0, 0, hw[1], hw[0]), plan.image_hw, corner)
+    masks = None if ground_truth.masks is None else tuple(place_mask(mask, placement) for mask in ground_truth.masks)
+    return GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class HorizontalFlip:
 
 @dataclass(frozen=True, slots=True)
 class VerticalFlip:
-    """Mirror top and bottom with probability `p` (microscope and aerial pictures have no up)."""
+    """Mirror top and bottom with probability `p` (microscope and aerial images have no up)."""
 
     p: float = 0.5
 
@@ -227,17 +229,17 @@ class VerticalFlip:
 
 def _flipped(sample: Sample, axis: int) -> Sample:
     """The mirrored sample: axis 0 turns x round, axis 1 turns y round."""
-    image, truth, proposals = sample
+    image, ground_truth, proposals = sample
     extent = sample.size_hw[1 - axis]
-    boxes = _turned(truth.boxes, axis, extent)
-    masks = truth.masks
+    boxes = _turned(ground_truth.boxes, axis, extent)
+    masks = ground_truth.masks
     if masks is not None and axis == 0:
         masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
     elif masks is not None:
         masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
     pixels = vision.horizontal_flip_image(image) if axis == 0 else vision.vertical_flip_image(image)
     turned = None if proposals is None else _turned(proposals, axis, extent)
-    return Sample(pixels, Truth(boxes, truth.labels, truth.ignore, masks), turned)
+    return Sample(pixels, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks), turned)
 
 
 def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
@@ -248,9 +250,9 @@ def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ScaleJitter:
-    """Zoom by a random factor and keep the picture's size: a crop where it grows, padding where it shrinks.
+    """Zoom by a random factor and keep the image's size: a crop where it grows, padding where it shrinks.
 
-    Large-scale jitter of Ghiasi et al. (Simple Copy-Paste, section 3), but the smaller picture lands anywhere, not
+    Large-scale jitter of Ghiasi et al. (Simple Copy-Paste, section 3), but the smaller image lands anywhere, not
     always in the top left corner. Only the window that is seen gets resized.
     """
 
@@ -279,8 +281,8 @@ class ScaleJitter:
             placement = Placement((0, 0, width, height), size_hw, corner)
         canvas = padded_canvas(sample.image, (height, width))
         paste_window(canvas, sample.image, placement)
-        truth = place_truth(sample.truth, placement, self.min_visibility)
-        return Sample(canvas, truth, place_proposals(sample.proposals, placement))
+        ground_truth = place_ground_truth(sample.ground_truth, placement, self.min_visibility)
+        return Sample(canvas, ground_truth, place_proposals(sample.proposals, placement))
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ class RandomIoUCrop:
     """Crop so that some object overlaps the crop by a random least IoU (SSD, section 2.2), and enlarge to the old size.
 
     The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre it leaves out are gone. A least IoU of
-    1 leaves the picture as it is; one of them is needed, since a picture may have no crop for any other.
+    1 leaves the image as it is; one of them is needed, since an image may have no crop for any other.
     """
 
     p: float = 0.5
@@ -297,15 +299,15 @@ class RandomIoUCrop:
 
     def __post_init__(self) -> None:
         if max(self.least_ious, default=0.0) < 1:
-            raise ValueError(f"IoU crop: expected a least IoU of 1 among {self.least_ious}: a picture left as it is")
+            raise ValueError(f"IoU crop: expected a least IoU of 1 among {self.least_ious}: an image left as it is")
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample cropped and enlarged, or as it was where a least IoU of 1 was drawn."""
-        truth, size_hw = sample.truth, sample.size_hw
-        if not _chance(self.p) or bool(truth.ignore.all()) or min(size_hw) * self.min_scale < 1:
+        ground_truth, size_hw = sample.ground_truth, sample.size_hw
+        if not _chance(self.p) or bool(ground_truth.ignore.all()) or min(size_hw) * self.min_scale < 1:
             return sample
         crop = v2.RandomIoUCrop(min_scale=self.min_scale, sampler_options=[*self.least_ious])
-        objects = BoundingBoxes(truth.boxes[~truth.ignore], format="XYXY", canvas_size=size_hw)
+        objects = BoundingBoxes(ground_truth.boxes[~ground_truth.ignore], format="XYXY", canvas_size=size_hw)
         chosen = crop.make_params([sample.image, objects])
         if not chosen:
             return sample
@@ -314,9 +316,9 @@ class RandomIoUCrop:
         placement = Placement(window, size_hw, (0, 0))
         canvas = torch.empty_like(sample.image)
         paste_window(canvas, sample.image, placement)
-        centres = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
+        centres = (ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]) / 2
         inside = ((centres > torch.tensor(window[:2])) & (centres < torch.tensor(window[2:]))).all(1)
-        shown = place_truth(truth, placement, min_visibility=0.0, keep=inside)
+        shown = place_ground_truth(ground_truth, placement, min_visibility=0.0, keep=inside)
         return Sample(canvas, shown, place_proposals(sample.proposals, placement))
 
 
@@ -334,7 +336,7 @@ class ColourJitter:
     p: float = 1.0
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample in other colours; its truth stays."""
+        """The sample in other colours; its ground truth stays."""
         if not _chance(self.p):
             return sample
         jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.records import DataSet, Problem, Split
-from boxwright.data.truth import truth_of
 from boxwright.models.claims import claimed, held_detector, others, places, unit_of
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.recipes.schema import Recipe
-from boxwright.structures import Classes, Targets, Truth
+from boxwright.structures import Classes, GroundTruth, Targets
 
-Image = tuple[Truth, tuple[int, int]]
-"""The truth of an image in original pixels, and its size (H, W)."""
+Image = tuple[GroundTruth, tuple[int, int]]
+"""The ground truth of an image in original pixels, and its size (H, W)."""
 PAIRS = 40_000_000  # of locations or anchors and objects that are looked at: seconds
 PAIRS_TRIED = 300_000  # that are tried again with other settings, some with many times the locations
 AT_ONCE = 16  # images
@@ -67,7 +67,7 @@ def unclaimed_findings(dataset: DataSet, recipe: Recipe) -> tuple[Problem, ...]:
     """
     findings = []
     for name, split in dataset.splits.items():
-        found = unclaimed(_truths(split), recipe, split.classes)
+        found = unclaimed(_ground_truths(split), recipe, split.classes)
         if found is not None:
             severity = "warning" if found.serious else "note"
             message = f"{name}: {found.sentence()}"
@@ -75,20 +75,24 @@ def unclaimed_findings(dataset: DataSet, recipe: Recipe) -> tuple[Problem, ...]:
     return tuple(findings)
 
 
-def _truths(split: Split) -> list[Image]:
-    return [(truth_of(row, row.stated_hw), row.stated_hw) for row in split.records if row.stated_hw and row.annotations]
+def _ground_truths(split: Split) -> list[Image]:
+    return [
+        (ground_truth_of(row, row.stated_hw), row.stated_hw)
+        for row in split.records
+        if row.stated_hw and row.annotations
+    ]
 
 
 def unclaimed(
-    truths: Sequence[Image], recipe: Recipe, classes: Classes
+    ground_truths: Sequence[Image], recipe: Recipe, classes: Classes
 ) -> Unclaimed | None:  # fmt: skip
-    """The objects of images (truth in original pixels, size) that own nothing with this recipe; None without any.
+    """Objects of images (ground truth in original pixels, size) that own nothing with this recipe; None without any.
 
     With multi-scale training an object counts as claimed if it is so at one of the scales. Of a large set some images
     from all parts of it are looked at.
     """
     config = held_detector(recipe.model_config_of(len(classes)))
-    images = [row for row in truths if len(row[0])]
+    images = [row for row in ground_truths if len(row[0])]
     if config is None or not images:
         return None
     rule = recipe.data.resize.rule()
@@ -98,11 +102,11 @@ def unclaimed(
     lost: Counter[int] = Counter()
     hurt: list[Image] = []
     whole: list[Image] = []
-    for (truth, hw), own in zip(chosen, _claimed(config, chosen, rule, scales), strict=True):
-        bare = ~truth.ignore & ~own
-        objects.update(truth.labels[~truth.ignore].tolist())
-        lost.update(truth.labels[bare].tolist())
-        (hurt if bool(bare.any()) else whole).append((truth, hw))
+    for (ground_truth, hw), own in zip(chosen, _claimed(config, chosen, rule, scales), strict=True):
+        bare = ~ground_truth.ignore & ~own
+        objects.update(ground_truth.labels[~ground_truth.ignore].tolist())
+        lost.update(ground_truth.labels[bare].tolist())
+        (hurt if bool(bare.any()) else whole).append((ground_truth, hw))
     if not lost:
         return None
     helps = tuple(_helps(config, hurt, whole, recipe, scales))
@@ -119,11 +123,11 @@ def _some(
     """All images, or every so manieth where they are too many to look at each."""
     pairs = 0
     counts: dict[tuple[int, int], int] = {}
-    for truth, hw in images:
+    for ground_truth, hw in images:
         size = _times(resize_plan(hw, rule).size_hw, scale)
         if size not in counts:
             counts[size] = places(config, size)
-        pairs += len(truth) * counts[size]
+        pairs += len(ground_truth) * counts[size]
     return images[:: max(1, -(-pairs // most))]
 
 
@@ -135,11 +139,11 @@ def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Seq
     """Whether each object (G,) of each image owns something at one of the scales."""
     by_size: dict[tuple[int, int], list[int]] = {}
     boxes = []
-    for index, (truth, hw) in enumerate(images):
+    for index, (ground_truth, hw) in enumerate(images):
         plan = resize_plan(hw, rule)
         by_size.setdefault(plan.size_hw, []).append(index)
-        boxes.append(truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2))
-    owns = [torch.zeros(len(truth), dtype=torch.bool) for truth, _ in images]
+        boxes.append(ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2))
+    owns = [torch.zeros(len(ground_truth), dtype=torch.bool) for ground_truth, _ in images]
     for size, members in by_size.items():
         members.sort(key=lambda index: len(boxes[index]))  # so that little is padding
         for start in range(0, len(members), AT_ONCE):
@@ -170,7 +174,9 @@ def _helps(
         total = 0.0
         for some, factor in zip(tried, times, strict=True):
             owns = _claimed(other, some, other_rule, scales)
-            total += factor * sum(int((~truth.ignore & ~own).sum()) for (truth, _), own in zip(some, owns, strict=True))
+            total += factor * sum(
+                int((~ground_truth.ignore & ~own).sum()) for (ground_truth, _), own in zip(some, owns, strict=True)
+            )
         return round(total)
 
     now = best = left(config, rule)

@@ -1,4 +1,4 @@
-"""Detections of a trained detector on a labelled split, beside the truth: what the metrics are computed from."""
+"""Detections of a trained detector on a labelled split, beside the ground truth: what the metrics are computed from."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from boxwright.data.checks.preflight import preflight
 from boxwright.data.classes import relabelled
-from boxwright.data.folder import open_folder
-from boxwright.data.folder import split as split_called
-from boxwright.data.loader import PictureSet
-from boxwright.data.preflight import preflight
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.formats.folder import split as split_called
 from boxwright.data.proposals import read_proposals
-from boxwright.inference.over_split import Evaluated, Found, beside_truth, detect_split, evaluation_settings
+from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
 from boxwright.inference.predictor import Detector
 
-UNREADABLE = ("missing-picture", "unreadable-picture")
-"""Findings of preflight about a picture that cannot be read."""
+UNREADABLE = ("missing-image", "unreadable-image")
+"""Findings of preflight about an image that cannot be read."""
 
 
 def evaluate_checkpoint(
@@ -38,7 +38,7 @@ def evaluate_checkpoint(
 
     Raises ValueError with both class lists where the model's classes are not those of the data. The batch is the
     recipe's if not given, and so is the score threshold (0.05 or less): a higher one cuts the tail off every
-    precision-recall curve. A picture that cannot be read is said and left out, and its truth with it.
+    precision-recall curve. An image that cannot be read is said and left out, and its ground truth with it.
     """
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
@@ -47,13 +47,13 @@ def evaluate_checkpoint(
     report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     checked = report.dataset.splits[part.name]
     if not len(checked):
-        raise ValueError(f"{data}: split {split} has no usable picture")
+        raise ValueError(f"{data}: split {split} has no usable image")
     masks = needed and any(item.segmentation for record in checked.records for item in record.annotations)
     stored = None if proposals is None else read_proposals(proposals)
     if stored is not None:
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
-    pictures = PictureSet(checked, detector.resize, masks=masks, cache=False, proposals=stored,
+    images = DetectionDataset(checked, detector.resize, masks=masks, cache=False, proposals=stored,
                           value_range=detector.value_range)  # fmt: skip
     settings = evaluation_settings(detector.settings, score_threshold, max_detections)
     console = Console(stderr=True)  # standard output is for the figures
@@ -63,10 +63,10 @@ def evaluate_checkpoint(
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     if needed and not masks:
         console.print(f"boxwright: {data} has no masks: only boxes are measured", markup=False, highlight=False)
-    count, parts = min(limit or len(pictures), len(pictures)), []
+    count, parts = min(limit or len(images), len(images)), []
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=count)
-        for found in detect_split(detector, pictures, settings, batch=batch, limit=limit):
+        for found in detect_split(detector, images, settings, batch=batch, limit=limit):
             parts.append(found)
             progress.advance(task, len(found.images))
     joined = Found.joined(parts)
@@ -74,14 +74,14 @@ def evaluate_checkpoint(
         if isinstance(one := joined.images[index], Exception):
             console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
     for index, note in sorted(joined.notes.items()):
-        sentence = f"boxwright: {pictures.records[index].path}: {note}"
+        sentence = f"boxwright: {images.records[index].path}: {note}"
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    evaluated = beside_truth(joined, pictures, part.classes)
+    evaluated = beside_ground_truth(joined, images, part.classes)
     if not evaluated.detections:
-        raise ValueError(f"{data}: split {split} has no usable picture")
+        raise ValueError(f"{data}: split {split} has no usable image")
     if evaluated.unreadable:
         console.print(
-            f"boxwright: {evaluated.unreadable} of {count} pictures are damaged inside and left out with their "
+            f"boxwright: {evaluated.unreadable} of {count} images are damaged inside and left out with their "
             "objects: the figures are those of the others", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
     before = sum(finding.kind in UNREADABLE for finding in report.findings)

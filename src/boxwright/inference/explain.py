@@ -1,7 +1,7 @@
-"""What an FCOS makes of one picture, location by location: where it looks, what it says there, what it had to learn.
+"""What an FCOS makes of one image, location by location: where it looks, what it says there, what it had to learn.
 
 Shape legend: P = locations on all levels, K = classes, D = detections, G = ground-truth boxes. Coordinates are those
-of the network's picture (resized) unless a name says `original`; distances are (left, top, right, bottom) in its
+of the network's image (resized) unless a name says `original`; distances are (left, top, right, bottom) in its
 pixels.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from boxwright.data.transforms import resize_truth
+from boxwright.data.transforms import resize_ground_truth
 from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.ops.assign import assign_locations, gather_rows
@@ -22,7 +22,7 @@ from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizePlan, fit_image, resize_plan
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges
 from boxwright.ops.select import clip_boxes
-from boxwright.structures import Classes, Detections, ImageBatch, Truth
+from boxwright.structures import Classes, Detections, GroundTruth, ImageBatch
 from boxwright.wording import counted
 
 SIDES = ("l", "t", "r", "b")
@@ -47,13 +47,13 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the truth asks of each location, exactly as the loss has it.
+    """What the ground truth asks of each location, exactly as the loss has it.
 
     `owner` (P,) is the index of the box that a location must find, or -1; `ignored` (P,) takes no part in the loss;
     `distances` (P, 4) and `centerness` (P,) are the targets of owned locations, and centerness is -1 elsewhere.
     """
 
-    truth: Truth
+    ground_truth: GroundTruth
     owner: Tensor
     ignored: Tensor
     distances: Tensor
@@ -62,7 +62,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One picture as a detector sees it: predictions at every location, the detections among them, and the lesson.
+    """One image as a detector sees it: predictions at every location, the detections among them, and the lesson.
 
     class_scores and scores (P, K), centerness (P,), distances and boxes (P, 4); `found` holds the detections in
     network pixels and `source` (D,) the location that each comes from.
@@ -90,28 +90,30 @@ class Explanation:
         return next(level for level in self.levels if location < level.rows.stop)
 
     def original(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) in the pixels of the picture's file."""
+        """Boxes (..., 4) in the pixels of the image's file."""
         return (boxes - torch.tensor(self.plan.offset_xy * 2)) / torch.tensor(self.plan.scale_xy * 2)
 
-    def truth_box(self, index: int) -> Lesson:
+    def ground_truth_box(self, index: int) -> Lesson:
         """The lesson, if it has a box of this number; otherwise ValueError says which there are."""
         if self.lesson is None:
-            raise ValueError("a truth box can be explained only with the picture's truth: give --data FOLDER")
-        _in_range(index, len(self.lesson.truth), "box", "truth boxes")
+            raise ValueError(
+                "a ground truth box can be explained only with the image's ground truth: give --data FOLDER"
+            )
+        _in_range(index, len(self.lesson.ground_truth), "box", "ground truth boxes")
         return self.lesson
 
 
 def _in_range(index: int, count: int, word: str, words: str) -> None:
     if not 0 <= index < count:
         known = f"{count} {words}, numbered from 0" if count else f"no {words}"
-        raise ValueError(f"{word} {index}: this picture has {known}")
+        raise ValueError(f"{word} {index}: this image has {known}")
 
 
 @torch.inference_mode()
 def explain(
-    detector: Detector, image: Tensor, truth: Truth | None = None, *, score: float | None = None
+    detector: Detector, image: Tensor, ground_truth: GroundTruth | None = None, *, score: float | None = None
 ) -> Explanation:
-    """Everything that a detector says about a picture (3, H, W) uint8, and what its truth (original pixels) asks.
+    """Everything that a detector says about an image (3, H, W) uint8, and what its ground truth (original pixels) asks.
 
     Detections are those from `score` on (the checkpoint's threshold if not given). Raises ValueError for a detector
     that has no locations.
@@ -142,8 +144,8 @@ def explain(
     found = Detections(kept_boxes[0, rows], kept_scores[0, rows], kept_labels[0, rows], plan.size_hw, detector.classes)
     levels = _levels(model, outputs)
     lesson = None
-    if truth is not None:
-        lesson = _lesson(model.config, outputs, levels, resize_truth(truth, hw, detector.resize))
+    if ground_truth is not None:
+        lesson = _lesson(model.config, outputs, levels, resize_ground_truth(ground_truth, hw, detector.resize))
     return Explanation(
         image=image, plan=plan, classes=detector.classes, config=model.config, levels=levels,
         locations=outputs.locations, strides=outputs.strides, class_scores=class_scores, centerness=central,
@@ -177,27 +179,25 @@ def _ranges(config: FCOSConfig, levels: tuple[Level, ...]) -> Tensor:
     return ranges.repeat_interleave(torch.tensor([level.rows.stop - level.rows.start for level in levels]), dim=0)
 
 
-def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...], truth: Truth) -> Lesson:
-    boxes = truth.boxes[None]
-    valid = torch.ones(1, len(truth), dtype=torch.bool)
+def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...], ground_truth: GroundTruth) -> Lesson:
+    boxes = ground_truth.boxes[None]
+    valid = torch.ones(1, len(ground_truth), dtype=torch.bool)
     owner, ignored = assign_locations(
-        outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, truth.ignore[None],
+        outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, ground_truth.ignore[None],
         center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
     )  # fmt: skip
     distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
     central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
-    return Lesson(truth, owner[0], ignored[0], distances, central)
+    return Lesson(ground_truth, owner[0], ignored[0], distances, central)
 
 
 # ---- in words -------------------------------------------------------------------------------------------------------
 
 
 def describe(explanation: Explanation) -> list[str]:
-    """Lines on the picture as a whole: its size, its levels, its truth and its detections."""
+    """Lines on the image as a whole: its size, its levels, its ground truth and its detections."""
     (height, width), (net_height, net_width) = explanation.image.shape[1:], explanation.plan.size_hw
-    lines = [
-        f"The picture has {width} x {height} pixels (width x height); the network sees {net_width} x {net_height}."
-    ]
+    lines = [f"The image has {width} x {height} pixels (width x height); the network sees {net_width} x {net_height}."]
     for level in explanation.levels:
         rows, columns = level.size_hw
         line = (
@@ -208,12 +208,12 @@ def describe(explanation: Explanation) -> list[str]:
             line += f"; {learners(explanation.lesson.owner[level.rows])}"
         lines.append(f"{line}.")
     if explanation.lesson is not None:
-        truth = explanation.lesson.truth
-        names = Counter(explanation.classes.names[label] for label in truth.labels.tolist())
-        lines.append(f"Truth: {counted(len(truth), 'box')}" + (f" ({_counts(names)})." if names else "."))
-        lost = sorted(set((~truth.ignore).nonzero()[:, 0].tolist()) - set(explanation.lesson.owner.tolist()))
+        ground_truth = explanation.lesson.ground_truth
+        names = Counter(explanation.classes.names[label] for label in ground_truth.labels.tolist())
+        lines.append(f"GroundTruth: {counted(len(ground_truth), 'box')}" + (f" ({_counts(names)})." if names else "."))
+        lost = sorted(set((~ground_truth.ignore).nonzero()[:, 0].tolist()) - set(explanation.lesson.owner.tolist()))
         if lost:
-            lines.append(f"No location must learn these truth boxes: {', '.join(map(str, lost))}.")
+            lines.append(f"No location must learn these ground truth boxes: {', '.join(map(str, lost))}.")
     found = explanation.found
     listed = f" ({_counts(Counter(found.names))})." if len(found) else "; a lower --score shows weaker ones."
     lines.append(f"Detections: {len(found)} from score {explanation.score_threshold:.2f}{listed}")
@@ -221,11 +221,11 @@ def describe(explanation: Explanation) -> list[str]:
 
 
 def learners(owner: Tensor) -> str:
-    """How many locations (N,) of a level must learn how many truth boxes."""
+    """How many locations (N,) of a level must learn how many ground truth boxes."""
     owned = owner[owner >= 0]
     boxes = len(set(owned.tolist()))
     return (
-        f"{len(owned)} must learn {boxes} truth {'box' if boxes == 1 else 'boxes'}"
+        f"{len(owned)} must learn {boxes} ground truth {'box' if boxes == 1 else 'boxes'}"
         if boxes
         else "none must learn a box"
     )
@@ -236,12 +236,12 @@ def _counts(names: Counter[str]) -> str:
 
 
 def describe_box(explanation: Explanation, index: int) -> list[str]:
-    """Lines on one truth box: who must learn it, from where, what the model says there, and whether it was found."""
-    lesson = explanation.truth_box(index)
-    box, name = lesson.truth.boxes[index], explanation.classes.names[int(lesson.truth.labels[index])]
-    lines = [f"Truth box {index}: {name}, {_size(explanation.original(box))} pixels in the picture, "
+    """Lines on one ground-truth box: the locations assigned to it, what they predict, and whether it was found."""
+    lesson = explanation.ground_truth_box(index)
+    box, name = lesson.ground_truth.boxes[index], explanation.classes.names[int(lesson.ground_truth.labels[index])]
+    lines = [f"Ground truth box {index}: {name}, {_size(explanation.original(box))} pixels in the image, "
              f"{_size(box)} as the network sees it."]  # fmt: skip
-    if lesson.truth.ignore[index]:
+    if lesson.ground_truth.ignore[index]:
         return [*lines, "  It is an ignored region: no location learns it, and what lies in it counts for nothing."]
     owned = (lesson.owner == index).nonzero()[:, 0]
     per_level = ", ".join(f"{x.name} {int((lesson.owner[x.rows] == index).sum())}" for x in explanation.levels)
@@ -250,7 +250,7 @@ def describe_box(explanation: Explanation, index: int) -> list[str]:
         lines.append(f"  {_why_unowned(explanation, index)}")
     else:
         location = most_central(lesson, index)
-        label = int(lesson.truth.labels[index])
+        label = int(lesson.ground_truth.labels[index])
         overlap = float(pairwise_iou(explanation.boxes[location][None], box[None]))
         lines += [
             f"  The most central one: {place(explanation, location)}.",
@@ -263,13 +263,13 @@ def describe_box(explanation: Explanation, index: int) -> list[str]:
 
 
 def most_central(lesson: Lesson, index: int) -> int:
-    """The location with the largest centerness target among those that a truth box owns."""
+    """The location with the largest centerness target among those that a ground truth box owns."""
     return int(torch.where(lesson.owner == index, lesson.centerness, -2.0).argmax())
 
 
 def _why_unowned(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
-    box, alone = explanation.lesson.truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
+    box, alone = explanation.lesson.ground_truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
         explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None],
         alone, ~alone, center_radius=explanation.config.center_radius,
@@ -284,9 +284,9 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
 
 def _whether_found(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
-    truth, found = explanation.lesson.truth, explanation.found
-    overlaps = pairwise_iou(truth.boxes[index][None], found.boxes)[0]
-    overlaps = torch.where(found.labels == truth.labels[index], overlaps, 0.0)
+    ground_truth, found = explanation.lesson.ground_truth, explanation.found
+    overlaps = pairwise_iou(ground_truth.boxes[index][None], found.boxes)[0]
+    overlaps = torch.where(found.labels == ground_truth.labels[index], overlaps, 0.0)
     best = int(overlaps.argmax()) if len(found) else -1
     if best < 0 or float(overlaps[best]) < FOUND_IOU:
         close = f"; the nearest of its class is {best}, IoU {float(overlaps[best]):.2f}" if overlaps.any() else ""
@@ -295,7 +295,7 @@ def _whether_found(explanation: Explanation, index: int) -> str:
 
 
 def describe_detection(explanation: Explanation, index: int) -> list[str]:
-    """Lines on one detection: the location and level that it comes from, its scores, its distances, and the truth."""
+    """Lines on one detection: its location and level, its scores, its distances, and the ground truth."""
     found = explanation.found
     _in_range(index, len(found), "detection", f"detections from score {explanation.score_threshold:.2f}")
     location = int(explanation.source[index])
@@ -304,25 +304,25 @@ def describe_detection(explanation: Explanation, index: int) -> list[str]:
         f"Detection {index}: {found.names[index]}, {score_sum(explanation, index)}.",
         f"  It comes from {place(explanation, location)}.",
         f"  From there {_distances(explanation, location, explanation.distances[location])}.",
-        f"  Its box in the picture's own pixels (x1, y1, x2, y2): {corners}.",
+        f"  Its box in the image's own pixels (x1, y1, x2, y2): {corners}.",
     ]
-    nearest = nearest_truth(explanation, index)
+    nearest = nearest_ground_truth(explanation, index)
     if explanation.lesson is not None:
-        lines.append(f"  {nearest[1] if nearest else 'No truth box overlaps it.'}")
+        lines.append(f"  {nearest[1] if nearest else 'No ground_truth box overlaps it.'}")
     return lines
 
 
-def nearest_truth(explanation: Explanation, index: int) -> tuple[int, str] | None:
-    """The truth box that a detection overlaps most, and a sentence on it; None where it overlaps none."""
-    if explanation.lesson is None or not len(explanation.lesson.truth):
+def nearest_ground_truth(explanation: Explanation, index: int) -> tuple[int, str] | None:
+    """The ground truth box that a detection overlaps most, and a sentence on it; None where it overlaps none."""
+    if explanation.lesson is None or not len(explanation.lesson.ground_truth):
         return None
-    truth = explanation.lesson.truth
-    overlaps = pairwise_iou(explanation.found.boxes[index][None], truth.boxes)[0]
+    ground_truth = explanation.lesson.ground_truth
+    overlaps = pairwise_iou(explanation.found.boxes[index][None], ground_truth.boxes)[0]
     best = int(overlaps.argmax())
     if not float(overlaps[best]):
         return None
-    name = explanation.classes.names[int(truth.labels[best])]
-    return best, f"The truth box that it overlaps most: {best}, {name}, IoU {float(overlaps[best]):.2f}."
+    name = explanation.classes.names[int(ground_truth.labels[best])]
+    return best, f"The ground truth box that it overlaps most: {best}, {name}, IoU {float(overlaps[best]):.2f}."
 
 
 def score_sum(explanation: Explanation, index: int) -> str:

@@ -1,6 +1,6 @@
-"""The pictures of an explanation: locations, owners, centerness and classes level by level, a box, a detection.
+"""The images of an explanation: locations, owners, centerness and classes level by level, a box, a detection.
 
-Everything is drawn in network pixels over the picture as it is in its file.
+Everything is drawn in network pixels over the image as it is in its file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from boxwright.inference.explain import Explanation, Lesson, learners, most_central, nearest_truth, place, score_sum
+from boxwright.inference.explain import (
+    Explanation,
+    Lesson,
+    learners,
+    most_central,
+    nearest_ground_truth,
+    place,
+    score_sum,
+)
 from boxwright.inference.explain_panels import (
     POINT_COLOUR,
     arrows,
@@ -22,16 +30,16 @@ from boxwright.inference.explain_panels import (
     number_tag,
     open_panels,
     rectangle,
-    show_picture,
+    show_image,
     thin_box,
     zoom_to,
 )
-from boxwright.structures import Detections, Truth
+from boxwright.structures import Detections, GroundTruth
 from boxwright.wording import counted
 from boxwright.writing import writing
 
 DPI = 110
-FOUND_COLOUR, TRUTH_COLOUR = "#ffe100", "#2bff88"
+FOUND_COLOUR, GROUND_TRUTH_COLOUR = "#ffe100", "#2bff88"
 
 
 def write_explanation(
@@ -42,9 +50,9 @@ def write_explanation(
     detection: int | None = None,
     label: int | None = None,
 ) -> list[Path]:
-    """Write the pictures of an explanation as PNG files; their paths in reading order.
+    """Write the images of an explanation as PNG files; their paths in reading order.
 
-    `label` chooses the class of the class maps (the best class of each location if not given); a truth box and a
+    `label` chooses the class of the class maps (the best class of each location if not given); a ground truth box and a
     detection are drawn where their numbers are given.
     """
     lesson = explanation.lesson
@@ -53,7 +61,7 @@ def write_explanation(
         drawn.append(("3_owners", _owners(explanation, lesson)))
     drawn += [("4_centerness", _centerness(explanation)), ("5_classes", _classes(explanation, label))]
     if box is not None:
-        drawn.append((f"6_box_{box}", _box(explanation, explanation.truth_box(box), box)))
+        drawn.append((f"6_box_{box}", _box(explanation, explanation.ground_truth_box(box), box)))
     if detection is not None:
         drawn.append((f"7_detection_{detection}", _detection(explanation, detection)))
     paths = []
@@ -68,14 +76,14 @@ def _overview(explanation: Explanation) -> Any:
     found, lesson = explanation.found, explanation.lesson
     titles = [f"{counted(len(found), 'detection')} from score {explanation.score_threshold:.2f}, best first"]
     if lesson is not None:
-        titles.insert(0, f"{len(lesson.truth)} truth boxes")
+        titles.insert(0, f"{len(lesson.ground_truth)} ground truth boxes")
     heading = "The numbers are those that --detection takes" + (
         ", and --box on the left." if lesson is not None else "."
     )
     figure, panels = open_panels(explanation, titles, f"{heading} Colours are classes.", foot=0.3)
-    sides: list[Truth | Detections] = [found] if lesson is None else [lesson.truth, found]
+    sides: list[GroundTruth | Detections] = [found] if lesson is None else [lesson.ground_truth, found]
     for axes, shown in zip(panels, sides, strict=True):
-        show_picture(axes, explanation)
+        show_image(axes, explanation)
         for index, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
             colour = box_colour(label)
             rectangle(axes, box, colour, width=1.5)
@@ -95,7 +103,7 @@ def _locations(explanation: Explanation) -> Any:
                "stands in the middle of each cell of a feature map, one stride from the next.")  # fmt: skip
     figure, panels = open_panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
-        show_picture(axes, explanation, faded=True)
+        show_image(axes, explanation, faded=True)
         dots(axes, explanation.locations[level.rows], level.stride, POINT_COLOUR, 0.3)
     return figure
 
@@ -115,17 +123,17 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
     )
     figure, panels = open_panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
-        show_picture(axes, explanation, faded=True)
+        show_image(axes, explanation, faded=True)
         owner, points = lesson.owner[level.rows], explanation.locations[level.rows]
         ignored_here = lesson.ignored[level.rows]
         dots(axes, points[(owner < 0) & ~ignored_here], level.stride, "#707070", 0.12)
         crosses = points[ignored_here]
         axes.scatter(crosses[:, 0], crosses[:, 1], marker="x", s=14, linewidths=0.8, color="black", zorder=4)
-        for index in range(len(lesson.truth)):
+        for index in range(len(lesson.ground_truth)):
             mine = points[owner == index]
-            box, colour = lesson.truth.boxes[index], box_colour(index)
+            box, colour = lesson.ground_truth.boxes[index], box_colour(index)
             if not len(mine):
-                axes.add_patch(thin_box(box, ignored=bool(lesson.truth.ignore[index])))
+                axes.add_patch(thin_box(box, ignored=bool(lesson.ground_truth.ignore[index])))
                 continue
             rectangle(axes, box, colour)
             dots(axes, mine, level.stride, colour, 0.55, edge="black")
@@ -144,10 +152,10 @@ def _centerness(explanation: Explanation) -> Any:
     for number, axes in enumerate(panels):
         level = levels[number % len(levels)]
         target = lesson is not None and number < len(levels)
-        show_picture(axes, explanation, faded=True)
+        show_image(axes, explanation, faded=True)
         values = (lesson.centerness if target and lesson is not None else explanation.centerness)[level.rows].numpy()
         heat_map(axes, level, np.ma.masked_less(values, 0))
-        for box in lesson.truth.boxes if lesson is not None else ():
+        for box in lesson.ground_truth.boxes if lesson is not None else ():
             axes.add_patch(thin_box(box, ignored=False))
     heat_scale(figure, panels)
     return figure
@@ -164,31 +172,33 @@ def _classes(explanation: Explanation, label: int | None) -> Any:
         level = levels[number % len(levels)]
         scores = explanation.class_scores if number < len(levels) else explanation.scores
         chosen = scores.amax(1) if label is None else scores[:, label]
-        show_picture(axes, explanation, faded=True)
+        show_image(axes, explanation, faded=True)
         heat_map(axes, level, chosen[level.rows].numpy())
     heat_scale(figure, panels)
     return figure
 
 
 def _box(explanation: Explanation, lesson: Lesson, index: int) -> Any:
-    box, name = lesson.truth.boxes[index], explanation.classes.names[int(lesson.truth.labels[index])]
+    box, name = lesson.ground_truth.boxes[index], explanation.classes.names[int(lesson.ground_truth.labels[index])]
     counts = [int((lesson.owner[level.rows] == index).sum()) for level in explanation.levels]
     titles = [f"{x.name}: learnt by {counted(count, 'location')}\n(a level for a farthest side {x.reach} pixels away)"
               for x, count in zip(explanation.levels, counts, strict=True)]  # fmt: skip
     central = most_central(lesson, index) if sum(counts) else None
-    heading = f"Truth box {index}, {name}. Green dots must learn it, grey dots belong to other boxes or to background."
+    heading = (
+        f"Ground truth box {index}, {name}. Green dots must learn it, grey dots belong to other boxes or to background."
+    )
     if central is not None:
         target = float(lesson.centerness[central])
         heading += (f" Arrows: the four distances in network pixels from its most central location, "
                     f"{place(explanation, central)}; centerness target {target:.2f}.")  # fmt: skip
     figure, panels = open_panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
-        show_picture(axes, explanation)
+        show_image(axes, explanation)
         zoom_to(axes, explanation, box)
-        rectangle(axes, box, TRUTH_COLOUR)
+        rectangle(axes, box, GROUND_TRUTH_COLOUR)
         points, mine = explanation.locations[level.rows], lesson.owner[level.rows] == index
         dots(axes, points[~mine], level.stride, "#8c8c8c", 0.16)
-        dots(axes, points[mine], level.stride, TRUTH_COLOUR, 0.4, edge="black")
+        dots(axes, points[mine], level.stride, GROUND_TRUTH_COLOUR, 0.4, edge="black")
         if central is not None and explanation.level_of(central) is level:
             arrows(axes, explanation, central, lesson.distances[central])
     return figure
@@ -200,23 +210,25 @@ def _detection(explanation: Explanation, index: int) -> Any:
     box, level = found.boxes[index], explanation.level_of(location)
     heading = f"Detection {index}, {found.names[index]}: {score_sum(explanation, index)}, "
     heading += f"from {place(explanation, location)}."
-    nearest = nearest_truth(explanation, index)
+    nearest = nearest_ground_truth(explanation, index)
     if nearest:
         heading += f" {nearest[1]}"
     titles = [f"the locations of {level.name}, and the one that speaks (red)", "its four distances in network pixels"]
     figure, panels = open_panels(explanation, titles, heading)
     for number, axes in enumerate(panels):
-        show_picture(axes, explanation)
+        show_image(axes, explanation)
         if number:
             zoom_to(axes, explanation, box)
         if nearest and explanation.lesson is not None:
-            rectangle(axes, explanation.lesson.truth.boxes[nearest[0]], TRUTH_COLOUR, dashed=True, width=1.4)
+            rectangle(
+                axes, explanation.lesson.ground_truth.boxes[nearest[0]], GROUND_TRUTH_COLOUR, dashed=True, width=1.4
+            )
         rectangle(axes, box, FOUND_COLOUR)
         dots(axes, explanation.locations[level.rows], level.stride, "#8c8c8c", 0.14)
         dots(axes, explanation.locations[location][None], level.stride, POINT_COLOUR, 0.5)
     arrows(panels[1], explanation, location, explanation.distances[location])
     handles = [legend_line(panels[0], "detection", FOUND_COLOUR)]
     if nearest:
-        handles.append(legend_line(panels[0], "truth", TRUTH_COLOUR, style="--"))
+        handles.append(legend_line(panels[0], "ground truth", GROUND_TRUTH_COLOUR, style="--"))
     panels[0].legend(handles=handles, fontsize=8, loc="lower left", facecolor="#404040", labelcolor="white")
     return figure

@@ -1,4 +1,4 @@
-"""Panels of an explanation: the picture, and on it dots, boxes, heat maps and arrows, in network pixels."""
+"""Panels of an explanation: the image, and on it dots, boxes, heat maps and arrows, in network pixels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from boxwright.evaluation.report import plain_figure
 from boxwright.inference.explain import SIDES, Explanation, Level
-from boxwright.metrics.report import plain_figure
 from boxwright.ops.image import resize_image
 from boxwright.visualize import class_colour
 from boxwright.writing import printable
 
 PANEL_INCHES = 4.6
-MOST_PIXELS = 1200  # of the longer side of the picture under a panel
+MOST_PIXELS = 1200  # of the longer side of the image under a panel
 SIDE_COLOURS = ("#1f77ff", "#ff7f0e", "#19b34a", "#e8308c")
 POINT_COLOUR = "#ff2d2d"
 
@@ -51,8 +51,8 @@ def open_panels(
     return figure, panels
 
 
-def show_picture(axes: Any, explanation: Explanation, *, faded: bool = False) -> None:
-    """Draw the picture itself; faded to light grey where colours on it are to speak."""
+def show_image(axes: Any, explanation: Explanation, *, faded: bool = False) -> None:
+    """Draw the image itself; faded to light grey where colours on it are to speak."""
     image = explanation.image
     longer = max(image.shape[1:])
     if longer > MOST_PIXELS:
@@ -62,7 +62,7 @@ def show_picture(axes: Any, explanation: Explanation, *, faded: bool = False) ->
     if faded:
         grey = pixels.mean(2, keepdims=True) * 0.6 + 255 * 0.35
         pixels = grey.repeat(3, axis=2).astype(np.uint8)
-    (left, top), (height, width) = explanation.plan.offset_xy, explanation.plan.picture_hw
+    (left, top), (height, width) = explanation.plan.offset_xy, explanation.plan.image_hw
     axes.imshow(pixels, extent=(left, left + width, top + height, top), interpolation="antialiased", zorder=0)
     axes.set_xlim(0, explanation.plan.size_hw[1])
     axes.set_ylim(explanation.plan.size_hw[0], 0)
@@ -101,7 +101,7 @@ def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 
 
 
 def number_tag(axes: Any, explanation: Explanation, box: Tensor, index: int, colour: Any) -> None:
-    """The number of a box at its corner, wholly inside the picture."""
+    """The number of a box at its corner, wholly inside the image."""
     height, width = explanation.plan.size_hw
     x, y = min(max(float(box[0]), 0.008 * width), 0.95 * width), max(float(box[1]), 0.025 * height)
     tag(axes, x, y, str(index), colour, size=7)
@@ -139,7 +139,7 @@ def heat_map(axes: Any, level: Level, values: npt.NDArray[Any]) -> None:
     rows, columns = level.size_hw
     cells = values.reshape(rows, columns)
     extent = (0, columns * level.stride, rows * level.stride, 0)
-    clear = np.ma.filled(0.05 + 0.75 * cells, 0.0)  # where a value is low, the picture shows
+    clear = np.ma.filled(0.05 + 0.75 * cells, 0.0)  # where a value is low, the image shows
     axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest",
                 zorder=1)  # fmt: skip
 
@@ -153,7 +153,7 @@ def heat_scale(figure: Any, panels: list[Any]) -> None:
 
 
 def thin_box(box: Tensor, *, ignored: bool) -> Any:
-    """A truth box that no location of this level learns."""
+    """A ground truth box that no location of this level learns."""
     from matplotlib.patches import Rectangle
 
     x1, y1, x2, y2 = box.tolist()
@@ -164,7 +164,7 @@ def thin_box(box: Tensor, *, ignored: bool) -> Any:
 def arrows(axes: Any, explanation: Explanation, location: int, distances: Tensor) -> None:
     """The distances l, t, r, b of a location as arrows to the sides of its box, each with its length.
 
-    What reaches out of the picture is drawn to its border.
+    What reaches out of the image is drawn to its border.
     """
     x, y = explanation.locations[location].tolist()
     left, top, right, bottom = distances.tolist()

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint
-from boxwright.convert.fetch import fetched_file, is_remote
 from boxwright.convert.files import convert_file
 from boxwright.reading.archives import DamagedError
 from boxwright.structures import Classes
+from boxwright.weights.download import fetched_file, is_remote
 
 _LOG = logging.getLogger("boxwright.convert")
 EXPORTED = (".onnx", ".xml", ".pt2")

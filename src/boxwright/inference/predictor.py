@@ -1,6 +1,6 @@
-"""`Detector`: a trained model, its classes and its preprocessing, ready for pictures of any kind and size.
+"""`Detector`: a trained model, its classes and its preprocessing, ready for images of any kind and size.
 
-What it runs on is an engine: torch here, an exported file in `deploy.runtime`; both take a batch and give detections.
+What runs its network is an engine of `runtime`: torch, or an exported file. Both take a batch and give detections.
 """
 
 from __future__ import annotations
@@ -10,48 +10,42 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.memory_need import MEMORY
-from boxwright.data.pictures import Picture, Prepared, Unreadable, pictures_of, prepared_ahead
+from boxwright.data.image_io.decode import Unreadable
+from boxwright.data.image_io.memory_need import MEMORY
+from boxwright.data.image_io.value_range import ValueRange
+from boxwright.data.inputs import WINDOW, ImageLike, Prepared, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
-from boxwright.data.value_range import ValueRange
+from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
-from boxwright.inference.loss_sums import LossSums
-from boxwright.models import MODELS, DetectSettings
-from boxwright.nn.folding import fold_norms
-from boxwright.nn.precision import DTYPES, choose_precision, compile_parts
-from boxwright.nn.winograd import use_winograd
+from boxwright.models import MODELS
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
-from boxwright.structures import Classes, Detections, ImageBatch, PaddedDetections, Proposals, Targets, Truth
+from boxwright.runtime.devices import device_called
+from boxwright.runtime.engine import Engine
+from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
+from boxwright.runtime.exported import open_engine
+from boxwright.runtime.folding import fold_norms
+from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
+from boxwright.runtime.winograd import use_winograd
+from boxwright.structures import (
+    Classes,
+    Detections,
+    DetectSettings,
+    GroundTruth,
+    ImageBatch,
+    PaddedDetections,
+    Proposals,
+    Targets,
+)
 
 BUCKET = 64
-"""With `compile`, pictures are padded to multiples of this many pixels: few shapes, each compiled once."""
-WINDOW = 64
-"""Images that are sorted by shape and put into batches together."""
-
-
-class Engine(Protocol):
-    """A network that is ready to run."""
-
-    device: torch.device
-    bucket: int
-    """Batches come padded to a multiple of this many pixels."""
-    fixed_batch: bool
-    """Whether every batch must be of the same size; what is missing is filled up."""
-
-    def __call__(
-        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
-    ) -> PaddedDetections:
-        """Detections of a batch that lies on the engine's device, in network pixels.
-
-        Proposals are for a detector that finds no regions itself (Fast R-CNN).
-        """
+"""With `compile`, images are padded to multiples of this many pixels: few shapes, each compiled once."""
 
 
 class TorchEngine:
@@ -155,6 +149,11 @@ class Detector:
         self.engine: Engine = engine
         self.device = engine.device
 
+    @property
+    def evaluation_batch(self) -> int:
+        """Images a forward pass in evaluation, as the recipe has it."""
+        return self.recipe.validation.batch_size or self.recipe.data.batch_size
+
     @cached_property
     def model(self) -> Any:
         """The network as it was trained (what runs has its norms folded); an exported file has none."""
@@ -171,19 +170,31 @@ class Detector:
         precision: str = "auto",
         compile: bool = False,
         winograd: bool = True,
+        num_threads: int | None = None,
         **options: Any,
     ) -> Detector:
-        """The detector of a checkpoint, ours or one of another library's; `options` are those of `open_checkpoint`.
+        """The detector of a checkpoint (ours or another library's) or of an exported file (.onnx, .xml, .pt2).
 
-        Also by name: "torchvision/fcos_resnet50_fpn", "detectron2://...", "https://...". Raises FileNotFoundError, or
-        ValueError where the file is no detector.
+        Also by name: "torchvision/fcos_resnet50_fpn", "detectron2://...", "https://...". `options` are those of
+        `open_checkpoint`. Precision and compilation of an exported file were decided when it was written;
+        `num_threads` is for exported files (torch has its own). Raises FileNotFoundError, or ValueError where the file
+        is no detector.
         """
+        if Path(path).suffix in EXPORTED_SUFFIXES:
+            if precision != "auto" or compile:
+                raise ValueError(f"{path}: precision and compilation are for checkpoints; an exported file has its own")
+            engine = open_engine(Path(path), device, num_threads)
+            detector = cls(engine.description.checkpoint(), engine=engine)
+            detector.settings = engine.description.settings
+            # it holds nothing weaker
+            detector.score_threshold = max(detector.score_threshold, detector.settings.score_threshold)
+            return detector
         source = open_checkpoint(path, **options)
         return cls(source, device, precision=precision, compile=compile, winograd=winograd)
 
     def predict(
         self,
-        images: Picture | Sequence[Picture],
+        images: ImageLike | Sequence[ImageLike],
         *,
         score: float | None = None,
         resize: ResizeRule | Literal["recipe"] | None = "recipe",
@@ -193,17 +204,17 @@ class Detector:
         proposals: StoredProposals | None = None,
         memory: float = MEMORY,
     ) -> list[Detections]:
-        """What is in each picture, best first, in the pixels of the picture as given.
+        """What is in each image, best first, in the pixels of the image as given.
 
         Args:
             images: one or several of: a path, a glob, a folder, a PIL image, a numpy array (H, W, 3) or (H, W) RGB
                 uint8, a tensor (3, H, W) uint8 or float in [0, 1], a batch of them (B, 3, H, W).
             score: least score; the checkpoint's own threshold if not given.
-            resize: the recipe's resizing, another rule, or None for pictures as they are.
-            batch: pictures a forward pass; sizes may be mixed, pictures of one network size are put together.
+            resize: the recipe's resizing, another rule, or None for images as they are.
+            batch: images a forward pass; sizes may be mixed, images of one network size are put together.
             nms_iou, max_detections: instead of the recipe's.
-            proposals: regions of the pictures (which are then paths), for a detector that finds none itself.
-            memory: GiB that decoded pictures may take at most.
+            proposals: regions of the images (which are then paths), for a detector that finds none itself.
+            memory: GiB that decoded images may take at most.
         """
         found = self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
                             max_detections=max_detections, proposals=proposals, memory=memory)  # fmt: skip
@@ -211,7 +222,7 @@ class Detector:
 
     def stream(
         self,
-        images: Picture | Sequence[Picture] | Iterable[Picture],
+        images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike],
         *,
         score: float | None = None,
         resize: ResizeRule | Literal["recipe"] | None = "recipe",
@@ -222,11 +233,11 @@ class Detector:
         proposals: StoredProposals | None = None,
         memory: float = MEMORY,
     ) -> Iterator[Detections]:
-        """`predict` for any number of pictures, in their order; masks stay cropped to their objects.
+        """`predict` for any number of images, in their order; masks stay cropped to their objects.
 
         Two windows of them are in memory at a time: one that is detected in, sorted into batches of one size, and the
-        next, which is decoded and resized meanwhile. Decoded pictures take `memory` GiB at most: windows of large ones
-        are shorter, and the largest pictures are done one by one.
+        next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large ones
+        are shorter, and the largest images are done one by one.
         """
         for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
                                    max_detections=max_detections, window=window, proposals=proposals,
@@ -237,7 +248,7 @@ class Detector:
 
     def try_stream(
         self,
-        images: Picture | Sequence[Picture] | Iterable[Picture],
+        images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike],
         *,
         score: float | None = None,
         resize: ResizeRule | Literal["recipe"] | None = "recipe",
@@ -250,11 +261,11 @@ class Detector:
         listed: bool = False,
         memory: float = MEMORY,
     ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
-        """`stream` that goes on past a picture that cannot be read: what is wrong with it stands in its place.
+        """`stream` that goes on past an image that cannot be read: what is wrong with it stands in its place.
 
-        With each picture's detections comes what the network saw, with `keep` also the picture's own pixels. With
+        With each image's detections comes what the network saw, with `keep` also the image's own pixels. With
         `listed`, `images` are paths of files that were listed before: each gives one result, whatever lies there now.
-        Arguments that do not fit are refused at once, and not with the first picture.
+        Arguments that do not fit are refused at once, and not with the first image.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -265,13 +276,13 @@ class Detector:
         self.check_proposals(proposals)
 
         def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
-            source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else pictures_of(images)
+            source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
             for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
                 good = [one for one in held if isinstance(one, Prepared)]
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, Prepared) else one
-                del held, good, pairs, one  # before the next window is prepared: it may be one large picture
+                del held, good, pairs, one  # before the next window is prepared: it may be one large image
 
         return detected()
 
@@ -295,9 +306,9 @@ class Detector:
     def detect_prepared(
         self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
-        """Detections of resized pictures, in their order; `losses` gets those against its ground truths.
+        """Detections of resized images, in their order; `losses` gets those against its ground truths.
 
-        A GPU works on a batch while the detections of the one before are brought to the pixels of its pictures.
+        A GPU works on a batch while the detections of the one before are brought to the pixels of its images.
         """
         found: dict[int, Detections] = {}
 
@@ -310,8 +321,8 @@ class Detector:
             for rows in batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket):
                 images = self._batch([held[row] for row in rows], batch)
                 given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
-                truths = None if losses is None else [losses.ground_truths[row] for row in rows]
-                padded = self._run(self._on_device(images), given, settings, truths, losses)
+                ground_truths = None if losses is None else [losses.ground_truths[row] for row in rows]
+                padded = self._run(self._on_device(images), given, settings, ground_truths, losses)
                 if self.device.type == "cpu":  # a thread beside the network's would only take its turns
                     restore(rows, padded, images)
                     continue
@@ -322,24 +333,24 @@ class Detector:
         return [found[row] for row in range(len(held))]
 
     def _run(
-        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, truths: list[Truth] | None,
-        losses: LossSums | None,
+        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, ground_truths: list[GroundTruth] |
+        None, losses: LossSums | None,
     ) -> PaddedDetections:  # fmt: skip
         proposals = None
         if given:
             proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
-        if truths is None or losses is None:
+        if ground_truths is None or losses is None:
             return self.engine(images, settings, proposals)
         if not isinstance(self.engine, TorchEngine):
             raise ValueError("losses are for a checkpoint: an exported file gives detections only")
-        targets = Targets.of(truths).to(self.device)
+        targets = Targets.of(ground_truths).to(self.device)
         outputs = self.engine.forward(images, targets, proposals)
-        losses.add(self.engine.losses(outputs, targets), len(truths))
+        losses.add(self.engine.losses(outputs, targets), len(ground_truths))
         return self.engine.detect(outputs, settings)
 
-    def _batch(self, pictures: list[Prepared], batch: int) -> ImageBatch:
-        missing = batch - len(pictures) if self.engine.fixed_batch else 0
-        rows = [*pictures, *[pictures[0]] * missing]  # what is found in the filling is dropped
+    def _batch(self, images: list[Prepared], batch: int) -> ImageBatch:
+        missing = batch - len(images) if self.engine.fixed_batch else 0
+        rows = [*images, *[images[0]] * missing]  # what is found in the filling is dropped
         return ImageBatch.of(
             [one.pixels for one in rows],
             [one.original_hw for one in rows],
@@ -354,31 +365,14 @@ class Detector:
         return images.pin_memory().to(self.device, non_blocking=True)
 
 
-def batches_of_one_shape(pictures: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
-    """Indices of pictures (3, h, w), at most `batch` together: of one type, and of one size, rounded up to `bucket`.
+def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
+    """Indices of images (3, h, w), at most `batch` together: of one type, and of one size, rounded up to `bucket`.
 
-    What a picture is padded to, and so all that is found in it, does not depend on the others then. Padding to the
+    What an image is padded to, and so all that is found in it, does not depend on the others then. Padding to the
     largest of a batch instead moves group norm's statistics and, layer by layer, everything near the border.
     """
     groups: dict[tuple[str, int, int], list[int]] = {}
-    for index, picture in enumerate(pictures):
-        height, width = (-(-side // bucket) for side in picture.shape[1:])
-        groups.setdefault((str(picture.dtype), height, width), []).append(index)
+    for index, image in enumerate(images):
+        height, width = (-(-side // bucket) for side in image.shape[1:])
+        groups.setdefault((str(image.dtype), height, width), []).append(index)
     return [rows[start : start + batch] for _, rows in sorted(groups.items()) for start in range(0, len(rows), batch)]
-
-
-def device_called(device: str | torch.device) -> torch.device:
-    """The device of this name; "auto" is a GPU where there is one. Raises ValueError where this machine has no such."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise ValueError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {device}: this machine (or this torch) has no Apple GPU; use cpu or auto")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device}: this machine (or this torch) has no CUDA GPU; use cpu or auto")
-    return chosen

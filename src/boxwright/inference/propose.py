@@ -1,4 +1,4 @@
-"""Proposals of a trained network for every picture of a data folder, written as a file."""
+"""Proposals of a trained network for every image of a data folder, written as a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from boxwright.data.folder import open_folder
-from boxwright.data.folder import split as split_called
-from boxwright.data.picture_check import look_at_pictures
-from boxwright.data.pictures import Prepared, Unreadable
+from boxwright.data.checks.images import look_at_images
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.formats.folder import split as split_called
+from boxwright.data.image_io.decode import Unreadable
+from boxwright.data.inputs import Prepared
 from boxwright.data.proposals import write_proposals
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections
@@ -29,9 +30,9 @@ def write_proposals_of(
 ) -> tuple[int, int, int]:
     """Write what a detector finds, whatever its score, as proposals.
 
-    Gives the number of pictures and of boxes written, and of pictures that could not be read.
+    Gives the number of images and of boxes written, and of images that could not be read.
 
-    Pictures are named by their path below the data folder; one that cannot be read is said and left out. Raises
+    Images are named by their path below the data folder; one that cannot be read is said and left out. Raises
     ValueError where `out` is no .npz or lies inside the data folder, and where the detector needs proposals itself.
     """
     if not data.exists():
@@ -46,24 +47,24 @@ def write_proposals_of(
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
     dataset = open_folder(data)
     parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
-    states = look_at_pictures(record.path for part in parts for record in part.records)
+    states = look_at_images(record.path for part in parts for record in part.records)
     console = Console(stderr=True)
     for path, state in states.items():
         if state.fault is not None:
             console.print(f"boxwright: {path}: {state.fault}", markup=False, highlight=False, soft_wrap=True)
     paths = [path for path, state in states.items() if state.fault is None]
     if not paths:
-        raise ValueError(f"{data}: no picture that can be read")
+        raise ValueError(f"{data}: no image that can be read")
     stream = detector.try_stream(paths, score=0.0, max_detections=max_proposals, batch=batch, listed=True)
     shown = track(stream, "proposing", len(paths), console=console, disable=not console.is_terminal)
-    pictures, boxes = write_proposals(out, _readable(paths, shown, data, console))
-    return pictures, boxes, len(states) - pictures
+    images, boxes = write_proposals(out, _readable(paths, shown, data, console))
+    return images, boxes, len(states) - images
 
 
 def _readable(
     paths: list[Path], stream: Iterable[tuple[Prepared, Detections] | Unreadable], data: Path, console: Console
 ) -> Iterator[tuple[str, Detections]]:
-    """Names and detections of the pictures that can be read; says which are not, and that none is."""
+    """Names and detections of the images that can be read; says which are not, and that none is."""
     root, done = (data if data.is_dir() else data.parent).resolve(), 0
     for path, one in zip(paths, stream, strict=True):
         if isinstance(one, Exception):
@@ -75,9 +76,9 @@ def _readable(
                 console.print(f"boxwright: {path}: {one[0].note}", markup=False, highlight=False, soft_wrap=True)
             yield _name(path, root), one[1]
     if not done:
-        raise ValueError(f"{data}: no picture that can be read")
+        raise ValueError(f"{data}: no image that can be read")
     if done < len(paths):
-        left = f"boxwright: {len(paths) - done} of {len(paths)} pictures are damaged inside and left out"
+        left = f"boxwright: {len(paths) - done} of {len(paths)} images are damaged inside and left out"
         console.print(left, markup=False, highlight=False, soft_wrap=True)
 
 

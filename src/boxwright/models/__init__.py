@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from boxwright.models.detection import DetectionModel, DetectSettings
+from boxwright.models.detection import DetectionModel
 from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.models.fcos import FCOS, FCOSConfig
@@ -12,6 +12,7 @@ from boxwright.models.fcos_mask import FCOSMask, FCOSMaskConfig
 from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
 from boxwright.models.rpn import RPN, RPNConfig
+from boxwright.structures import DetectSettings
 
 __all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelEntry"]
 

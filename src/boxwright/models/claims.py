@@ -18,8 +18,9 @@ from boxwright.models.faster_rcnn import FasterRCNNConfig
 from boxwright.models.fcos import FCOSConfig
 from boxwright.models.fcos_mask import FCOSMaskConfig
 from boxwright.models.mask_rcnn import MaskRCNNConfig
+from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.retinanet import RetinaNetConfig, level_anchors
-from boxwright.models.rpn import ProposalSettings, RPNConfig
+from boxwright.models.rpn import RPNConfig
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import assign_locations
 from boxwright.ops.match import match_boxes

@@ -1,27 +1,16 @@
-"""The contract of a detector, and how raw predictions become detections."""
+"""The contract of a detector."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DetectSettings:
-    """How raw predictions become detections."""
-
-    score_threshold: float = 0.05
-    nms_iou: float = 0.6
-    candidates_per_level: int = 1000
-    max_detections: int = 100
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 class DetectionModel(Protocol):
-    """A detector. Return types do not depend on training mode, and nothing but `loss` reads truth."""
+    """A detector. Return types do not depend on training mode, and nothing but `loss` reads ground truth."""
 
     training: bool
 
@@ -35,4 +24,4 @@ class DetectionModel(Protocol):
         """Detections at fixed ranks in network pixels, which can be exported."""
 
     def detect(self, outputs: Any, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture in the pixels of the original."""
+        """Detections of each image in the pixels of the original."""

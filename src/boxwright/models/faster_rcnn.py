@@ -1,8 +1,8 @@
 """Faster R-CNN: a proposal network and a box branch on the same maps, trained together.
 
 Papers: Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
-NeurIPS 2015; Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017. The parts stand in `rpn.py` and
-`fast_rcnn.py`; the presets are what references differ in.
+NeurIPS 2015; Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017. The parts stand in
+`proposal_network.py` and `box_branch.py`; the presets are what references differ in.
 
 Shape legend: B = images, R = proposals, S = sampled regions. Boxes are absolute (x1, y1, x2, y2) in network pixels.
 """
@@ -15,16 +15,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from boxwright.models.detection import DetectSettings
-from boxwright.models.fast_rcnn import PYRAMID_BOXES, BoxSettings, RegionLogits, SampledRegions, box_branch, drawn
-from boxwright.models.rpn import PYRAMID_PROPOSALS, AnchorOutputs, ProposalNetwork, ProposalSettings, check_trunk
+from boxwright.models.box_branch import PYRAMID_BOXES, BoxSettings, RegionLogits, SampledRegions, box_branch, drawn
+from boxwright.models.proposal_network import (
+    PYRAMID_PROPOSALS,
+    AnchorOutputs,
+    ProposalNetwork,
+    ProposalSettings,
+    check_trunk,
+)
 from boxwright.nn.backbones import TORCHVISION_RESNET
 from boxwright.nn.box_head import StageHead
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.channels import channel_table, report_classes
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Proposals, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Proposals, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,12 +127,12 @@ COURSE: dict[str, Any] = {
 
 
 class FasterRCNNOutputs(NamedTuple):
-    """Everything of one forward pass: proposals to detect in and, where truth was given, regions to learn from."""
+    """One forward pass: proposals to detect in and, where targets were given, the sampled regions to learn from."""
 
     levels: tuple[Tensor, ...]  # (B, C, h, w) each; regions are pooled from the finer ones
     anchors: AnchorOutputs
-    proposals: Proposals  # not sampled, and without truth among them
-    sizes_hw: Tensor  # (B, 2) of the pictures within the batch
+    proposals: Proposals  # not sampled, and without ground truth among them
+    sizes_hw: Tensor  # (B, 2) of the images within the batch
     sampled: SampledRegions | None
     sampled_logits: RegionLogits | None
 
@@ -186,7 +191,7 @@ class FasterRCNN(nn.Module):
         return {**self.rpn.loss(outputs.anchors), **self.box.loss(*drawn(outputs.sampled, outputs.sampled_logits))}
 
     def detect_padded(self, outputs: FasterRCNNOutputs, settings: DetectSettings) -> PaddedDetections:
-        """The best detections of each picture in network pixels: all its proposals classified, refined, NMS."""
+        """The best detections of each image in network pixels: all its proposals classified, refined, NMS."""
         logits = self.box(outputs.levels, outputs.proposals.boxes, self.box.level_of(outputs.proposals))
         found = self.box.select(outputs.proposals, logits, outputs.sizes_hw, settings)
         if self.config.class_channels is None:
@@ -196,5 +201,5 @@ class FasterRCNN(nn.Module):
         )
 
     def detect(self, outputs: FasterRCNNOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture, in the coordinates of the original pictures."""
+        """Detections of each image, in the coordinates of the original images."""
         return self.detect_padded(outputs, settings).restore(images)

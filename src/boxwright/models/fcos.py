@@ -19,7 +19,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.models.detection import DetectSettings
 from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
@@ -37,7 +36,7 @@ from boxwright.ops.points import (
     pyramid_locations,
 )
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_candidates
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,10 +87,10 @@ class FCOSConfig:
     box_weighting: Literal["centerness", "none"] = "centerness"
     """The authors' code weights the box loss by centerness; the paper's equation 2 and the course do not."""
     normaliser: Literal["positives", "ema", "batch_ema"] = "positives"
-    """Divide by the positives of all ranks, by their running mean a picture (the course), or by the running mean of a
+    """Divide by the positives of all ranks, by their running mean an image (the course), or by the running mean of a
     batch, at least 1 (Detectron2)."""
     normaliser_start: float = 150.0
-    """First value of the running mean: positives of a picture or batch."""
+    """First value of the running mean: positives of an image or batch."""
     normaliser_momentum: float = 0.9
     multi_label: bool = True
     """Whether one location may report several classes at test; the course keeps the best only."""
@@ -99,7 +98,7 @@ class FCOSConfig:
     """Least class probability of a candidate, whatever its centerness: 0.05 in AdelaiDet and the authors' code, where
     no threshold holds for the final score."""
     clip: Literal["before_nms", "after_nms"] = "before_nms"
-    """When boxes are cut to the picture; Detectron2 and AdelaiDet do so at the end."""
+    """When boxes are cut to the image; Detectron2 and AdelaiDet do so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
     inclusive_pixels: bool = False
@@ -153,7 +152,7 @@ COURSE = {
 
 
 LARGEST_EXPONENT = 20.0
-"""exp() of more is no distance in a picture, and from 44 on its square overflows: a loss with a gradient of NaN."""
+"""exp() of more is no distance in an image, and from 44 on its square overflows: a loss with a gradient of NaN."""
 
 
 class FCOSOutputs(NamedTuple):
@@ -164,7 +163,7 @@ class FCOSOutputs(NamedTuple):
     centerness_logits: Tensor  # (B, P)
     locations: Tensor  # (P, 2)
     strides: Tensor  # (P,)
-    sizes_hw: Tensor  # (B, 2) of the pictures within the batch
+    sizes_hw: Tensor  # (B, 2) of the images within the batch
     level_sizes: tuple[tuple[int, int], ...]
 
 
@@ -258,7 +257,7 @@ class FCOS(nn.Module):
         self.channel_of_class: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSOutputs:
-        """Raw predictions for a batch; truth and proposals play no part in them."""
+        """Raw predictions for a batch; ground truth and proposals play no part in them."""
         return self.predict(self.pyramid(images), images)
 
     def pyramid(self, images: ImageBatch) -> list[Tensor]:
@@ -332,7 +331,7 @@ class FCOS(nn.Module):
         return total, total
 
     def detect_padded(self, outputs: FCOSOutputs, settings: DetectSettings) -> PaddedDetections:
-        """The best detections of each picture in network pixels: top candidates per level, decoded, clipped, NMS."""
+        """The best detections of each image in network pixels: top candidates per level, decoded, clipped, NMS."""
         config, probabilities = self.config, outputs.class_logits.sigmoid()
         scores = (probabilities * outputs.centerness_logits.sigmoid()[..., None]).sqrt()  # (B, P, K)
         if config.class_threshold > 0:
@@ -371,5 +370,5 @@ class FCOS(nn.Module):
         return PaddedDetections(rows - extent * (labels >= 0)[..., None], scores, labels, counts)
 
     def detect(self, outputs: FCOSOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture, in the coordinates of the original pictures."""
+        """Detections of each image, in the coordinates of the original images."""
         return self.detect_padded(outputs, settings).restore(images)

@@ -16,11 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from boxwright.models.detection import DetectSettings
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.models.mask_branch import PYRAMID_MASKS, MaskBranch, MaskRegions, MaskSettings
 from boxwright.ops.match import match_boxes, sample_balanced
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 PROPOSED = DetectSettings(score_threshold=0.05, nms_iou=0.6, candidates_per_level=1000, max_detections=100)
 """What FCOS finds of the regions to learn from (AdelaiDet's thresholds for training)."""
@@ -46,7 +45,7 @@ class FCOSMaskConfig:
 
 
 class FCOSMaskOutputs(NamedTuple):
-    """A forward pass of FCOS with the maps that masks are pooled from and, where truth was given, regions to learn."""
+    """A forward pass of FCOS, the maps that masks are pooled from and, where targets were given, regions to learn."""
 
     detector: FCOSOutputs
     levels: tuple[Tensor, ...]  # (B, C, h, w) each, finest first: P3 to P5, or P2 to P5
@@ -97,9 +96,9 @@ class FCOSMask(nn.Module):
         return losses | self.mask.loss(outputs.mask_regions, targets, outputs.detector.sizes_hw)
 
     def detect_padded(self, outputs: FCOSMaskOutputs, settings: DetectSettings) -> PaddedDetections:
-        """The best detections of each picture in network pixels, and a mask over each."""
+        """The best detections of each image in network pixels, and a mask over each."""
         return self.mask.add_masks(self.detector.detect_padded(outputs.detector, settings), outputs.levels)
 
     def detect(self, outputs: FCOSMaskOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture, in the coordinates of the original pictures."""
+        """Detections of each image, in the coordinates of the original images."""
         return self.detect_padded(outputs, settings).restore(images, self.config.mask.paste)

@@ -46,11 +46,11 @@ class MaskSettings:
     level_slack: float = 0.0
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     samples: int | None = None
-    """Regions a picture at most whose masks are learnt; null for all that own an object."""
+    """Regions an image at most whose masks are learnt; null for all that own an object."""
     targets: Literal["hard", "soft"] = "hard"
     """A cell is inside or outside by half its area (Detectron2), or as much as is covered (torchvision)."""
     paste: Paste = "exact"
-    """How masks get to the picture's pixels: "torchvision" over boxes of whole pixels, as that library does."""
+    """How masks get to the image's pixels: "torchvision" over boxes of whole pixels, as that library does."""
 
     def __post_init__(self) -> None:
         if self.pool_size < 2:
@@ -67,8 +67,8 @@ class MaskRegions(NamedTuple):
 
     logits: Tensor  # (R, M, M)
     boxes: Tensor  # (R, 4)
-    picture: Tensor  # (R,)
-    owner: Tensor  # (R,) row of the truth
+    image: Tensor  # (R,)
+    owner: Tensor  # (R,) row of the ground truth
     weight: Tensor  # (R,) 1, or 0 for the stand-in of a batch without such regions
 
 
@@ -89,16 +89,16 @@ class MaskBranch(nn.Module):
         )
 
     def forward(
-        self, levels: Sequence[Tensor], boxes: Tensor, picture: Tensor, labels: Tensor, stage: StageHead | None = None
+        self, levels: Sequence[Tensor], boxes: Tensor, image: Tensor, labels: Tensor, stage: StageHead | None = None
     ) -> Tensor:
-        """Logits (R, M, M) for the class (R,) of each region (R, 4) of a picture (R,) of the maps (B, C, h, w)."""
+        """Logits (R, M, M) for the class (R,) of each region (R, 4) of an image (R,) of the maps (B, C, h, w)."""
         lowest = self.strides[0].bit_length() - 1
         level = region_levels(
             boxes, lowest, self.strides[-1].bit_length() - 1,
             canonical=self.settings.canonical_level, slack=self.settings.level_slack,
         )  # fmt: skip
         pooled = pool_regions(
-            levels[: len(self.strides)], self.strides, boxes, picture, level - lowest, self.settings.pool_size,
+            levels[: len(self.strides)], self.strides, boxes, image, level - lowest, self.settings.pool_size,
             sampling=self.settings.pool_sampling, aligned=self.settings.pool_aligned,
         )  # fmt: skip
         logits: Tensor = self.head(pooled if stage is None else stage.maps(pooled), labels)
@@ -114,7 +114,7 @@ class MaskBranch(nn.Module):
     ) -> MaskRegions:
         """Logits of those regions (B, S, 4) that own an object (B, S) with a mask that has a pixel, for its class.
 
-        At most `samples` a picture: the first ones, so their order should be a random one. Where a batch has none of
+        At most `samples` an image: the first ones, so their order should be a random one. Where a batch has none of
         them, a stand-in of weight 0 keeps every parameter in the graph, so that processes
         stay in step.
         """
@@ -124,22 +124,22 @@ class MaskBranch(nn.Module):
             chosen = torch.zeros_like(chosen)
         elif targets.masks.nonempty.shape[1]:
             chosen = chosen & targets.masks.nonempty.gather(1, owner.clamp(min=0))
-        picture, row = chosen.nonzero(as_tuple=True)
-        if not len(picture):
-            none = picture.new_zeros(1)
+        image, row = chosen.nonzero(as_tuple=True)
+        if not len(image):
+            none = image.new_zeros(1)
             box = boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]])
             logits = self(levels, box, none, none, stage)
             return MaskRegions(logits, box, none, none, box.new_zeros(1))
-        own, object_ = boxes[picture, row], owner[picture, row]
-        logits = self(levels, own, picture, targets.labels[picture, object_], stage)
-        return MaskRegions(logits, own, picture, object_, own.new_ones(len(own)))
+        own, object_ = boxes[image, row], owner[image, row]
+        logits = self(levels, own, image, targets.labels[image, object_], stage)
+        return MaskRegions(logits, own, image, object_, own.new_ones(len(own)))
 
     def loss(self, regions: MaskRegions, targets: Targets, sizes_hw: Tensor) -> dict[str, Tensor]:
         """Loss "mask": binary cross-entropy of each region's mask, the mean over its cells and over the regions."""
         wanted = torch.zeros_like(regions.logits)
         if targets.masks is not None and targets.masks.start.shape[1]:
             wanted = cut_masks(
-                targets.masks, regions.picture, regions.owner, regions.boxes, sizes_hw, regions.logits.shape[-1],
+                targets.masks, regions.image, regions.owner, regions.boxes, sizes_hw, regions.logits.shape[-1],
                 aligned=self.settings.pool_aligned,
             )  # fmt: skip
         if self.settings.targets == "hard":
@@ -154,14 +154,14 @@ class MaskBranch(nn.Module):
         real = found.labels >= 0
         if torch.compiler.is_exporting():  # shapes of a graph may not depend on how many there are: all rows
             batch, count = real.shape
-            picture, row = (grid.flatten() for grid in torch.meshgrid(
+            image, row = (grid.flatten() for grid in torch.meshgrid(
                 torch.arange(batch, device=real.device), torch.arange(count, device=real.device), indexing="ij"
             ))  # fmt: skip
         else:
-            picture, row = real.nonzero(as_tuple=True)
+            image, row = real.nonzero(as_tuple=True)
         cells = self.settings.pool_size * 2 // (1 if stage is None else 2)
         masks = found.boxes.new_zeros((*real.shape, cells, cells))
-        labels = found.labels[picture, row].clamp(min=0)
-        drawn = self(levels, found.boxes[picture, row], picture, labels, stage).sigmoid()
-        masks = masks.index_put((picture, row), drawn.to(masks.dtype))
+        labels = found.labels[image, row].clamp(min=0)
+        drawn = self(levels, found.boxes[image, row], image, labels, stage).sigmoid()
+        masks = masks.index_put((image, row), drawn.to(masks.dtype))
         return found._replace(masks=masks * (found.labels >= 0)[..., None, None])

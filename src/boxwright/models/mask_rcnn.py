@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from boxwright.models import faster_rcnn
-from boxwright.models.detection import DetectSettings
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig, FasterRCNNOutputs
 from boxwright.models.mask_branch import PYRAMID_MASKS, MaskBranch, MaskRegions, MaskSettings
 from boxwright.nn.box_head import StageHead
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +53,7 @@ DC5: dict[str, Any] = {**faster_rcnn.DC5, "mask": MaskSettings()}
 
 
 class MaskRCNNOutputs(NamedTuple):
-    """A forward pass of the detector and, where truth was given, regions whose masks are learnt."""
+    """A forward pass of the detector and, where ground truth was given, regions whose masks are learnt."""
 
     detector: FasterRCNNOutputs
     mask_regions: MaskRegions | None
@@ -94,12 +93,12 @@ class MaskRCNN(nn.Module):
         return losses | self.mask.loss(outputs.mask_regions, targets, outputs.detector.sizes_hw)
 
     def detect_padded(self, outputs: MaskRCNNOutputs, settings: DetectSettings) -> PaddedDetections:
-        """The best detections of each picture in network pixels, and a mask over each."""
+        """The best detections of each image in network pixels, and a mask over each."""
         found = self.detector.detect_padded(outputs.detector, settings)
         channels = torch.where(found.labels >= 0, self.detector.channel_of_class[found.labels.clamp(min=0)], -1)
         with_masks = self.mask.add_masks(found._replace(labels=channels), outputs.detector.levels, self._stage())
         return with_masks._replace(labels=found.labels)
 
     def detect(self, outputs: MaskRCNNOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture, in the coordinates of the original pictures."""
+        """Detections of each image, in the coordinates of the original images."""
         return self.detect_padded(outputs, settings).restore(images, self.config.mask.paste)

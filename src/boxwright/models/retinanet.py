@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from boxwright.models.detection import DetectSettings
 from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
@@ -32,7 +31,7 @@ from boxwright.ops.losses import focal_loss, giou_loss, smooth_l1
 from boxwright.ops.match import match_boxes
 from boxwright.ops.points import Grid, grid_locations
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
-from boxwright.structures import Detections, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +73,14 @@ class RetinaNetConfig:
     """On offsets, or GIoU of the decoded boxes (torchvision's v2)."""
     smooth_l1_beta: float = 0.0
     """Where the error turns from square to straight; 0 is L1 (Detectron2's and torchvision's checkpoints)."""
-    normaliser: Literal["positives", "ema", "picture"] = "positives"
-    """Divide by the positive anchors of all ranks, by the running mean of a batch's (Detectron2), or each picture by
+    normaliser: Literal["positives", "ema", "image"] = "positives"
+    """Divide by the positive anchors of all ranks, by the running mean of a batch's (Detectron2), or each image by
     its own (torchvision)."""
     normaliser_start: float = 100.0
     """First value of the running mean, in positives of a rank's batch."""
     normaliser_momentum: float = 0.9
     clip: Literal["before_nms", "after_nms"] = "before_nms"
-    """When boxes are cut to the picture; Detectron2 does so at the end."""
+    """When boxes are cut to the image; Detectron2 does so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
     class_channels: tuple[int, ...] | None = None
@@ -120,7 +119,7 @@ TORCHVISION = {
     "extra_from": "p5",
     "anchor_grid": "torchvision",
     "rounded_anchors": True,
-    "normaliser": "picture",
+    "normaliser": "image",
     "keep_empty": True,
 }
 """`retinanet_resnet50_fpn`. Its anchors go by ratio, then by size: a converter sorts the predictors' rows anew."""
@@ -135,7 +134,7 @@ class RetinaNetOutputs(NamedTuple):
     class_logits: Tensor  # (B, N, K)
     offsets: Tensor  # (B, N, 4)
     anchors: Tensor  # (N, 4)
-    sizes_hw: Tensor  # (B, 2) of the pictures within the batch
+    sizes_hw: Tensor  # (B, 2) of the images within the batch
     level_counts: tuple[int, ...]  # anchors of each level
 
 
@@ -216,7 +215,7 @@ class RetinaNet(nn.Module):
         self.channel_of_class: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> RetinaNetOutputs:
-        """Raw predictions for a batch; truth and proposals play no part in them."""
+        """Raw predictions for a batch; ground truth and proposals play no part in them."""
         pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
         levels = self.fpn(self.backbone(pixels))
         classes, offsets = self.head(levels)
@@ -251,9 +250,9 @@ class RetinaNet(nn.Module):
 
     @torch.no_grad()
     def _normaliser(self, positive: Tensor) -> Tensor:
-        """What the losses of each picture (B, 1) are divided by: at least 1."""
+        """What the losses of each image (B, 1) are divided by: at least 1."""
         each = positive.sum(1, keepdim=True).float()  # (B, 1)
-        if self.config.normaliser == "picture":
+        if self.config.normaliser == "image":
             return each.clamp(min=1.0) * len(each)
         total = each.sum()
         if dist.is_available() and dist.is_initialized() and self.training:
@@ -267,7 +266,7 @@ class RetinaNet(nn.Module):
         return total.expand_as(each)
 
     def detect_padded(self, outputs: RetinaNetOutputs, settings: DetectSettings) -> PaddedDetections:
-        """The best detections of each picture in network pixels: top candidates per level, decoded, clipped, NMS."""
+        """The best detections of each image in network pixels: top candidates per level, decoded, clipped, NMS."""
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         start = 0
         for count in outputs.level_counts:
@@ -292,7 +291,7 @@ class RetinaNet(nn.Module):
         return PaddedDetections(*found)
 
     def detect(self, outputs: RetinaNetOutputs, images: ImageBatch, settings: DetectSettings) -> list[Detections]:
-        """Detections of each picture, in the coordinates of the original pictures."""
+        """Detections of each image, in the coordinates of the original images."""
         return self.detect_padded(outputs, settings).restore(images)
 
 

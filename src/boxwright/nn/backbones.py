@@ -1,4 +1,4 @@
-"""From pictures to a pyramid of maps: any network of torchvision or timm, cut at strides 4 to 32, and FPN on top.
+"""From images to a pyramid of maps: any network of torchvision or timm, cut at strides 4 to 32, and FPN on top.
 
 Maps of a backbone are C2 (stride 4) to C5 (stride 32), levels of the pyramid P2 to P7, as in the FPN paper (Lin et al.
 2017). "Stages" count from the input: the stem is the first, the one that ends in C2 the second, and so on to the fifth.
@@ -19,9 +19,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from boxwright.nn.backbone_files import SUFFIXES, load_backbone_file
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
+from boxwright.weights.backbone_files import SUFFIXES, load_backbone_file
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 TORCHVISION_RESNET = ResNetVariant()
@@ -30,7 +30,7 @@ _STAGE_OF = {1: 0, 2: 0, 4: 1, 8: 2, 16: 3, 32: 4}  # by the stride of its outpu
 
 
 class Backbone(nn.Module):
-    """Feature maps of the wanted levels from pictures (B, 3, H, W): a list of (B, C, ceil(H / s), ceil(W / s)).
+    """Feature maps of the wanted levels from images (B, 3, H, W): a list of (B, C, ceil(H / s), ceil(W / s)).
 
     Args:
         name: a torchvision model name, or `timm/<name>` with the timm extra.
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
     def _probe(self, name: str, variant: ResNetVariant) -> tuple[list[int], list[int], list[bool]]:
         """Stride and channels of each level, and whether its map is (B, H, W, C), as Swin's are.
 
-        From one small picture, without touching statistics or gradients.
+        From one small image, without touching statistics or gradients.
         """
         was_training = self.body.training
         self.body.eval()
@@ -119,7 +119,7 @@ class FeaturePyramid(nn.Module):
             level at most: P6 of the FPN paper, for proposals).
         norm: a norm after each lateral and output, whose convolutions then have no bias (torchvision's v2 detectors).
 
-    Upsampling goes to the exact size of the finer map, so any picture size works, odd ones too.
+    Upsampling goes to the exact size of the finer map, so any image size works, odd ones too.
     """
 
     def __init__(

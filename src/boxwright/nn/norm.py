@@ -40,7 +40,7 @@ def group_count(channels: int, groups: int = 32) -> int:
 class ChannelNorm(nn.GroupNorm):
     """Group norm with one channel a group that takes a single pixel too, where torch's own raises: its shift is left.
 
-    A coarse level of a small picture is such a pixel.
+    A coarse level of a small image is such a pixel.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -166,7 +166,7 @@ def init_resnet(parts: Sequence[nn.Module]) -> None:
 
 
 class ResNet(nn.Module):
-    """Maps of the wanted levels, by name, from pictures (B, 3, H, W); stages above the last of them are not built."""
+    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages above the last of them are not built."""
 
     def __init__(self, name: str, levels: Sequence[str], variant: ResNetVariant) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Anchors: the boxes that a dense head starts from, a few of different size and shape at every cell of the pyramid.
 
-Shape legend: L = levels, P = cells of all levels, A = anchors at one cell. Anchors of a picture are ordered level by
+Shape legend: L = levels, P = cells of all levels, A = anchors at one cell. Anchors of an image are ordered level by
 level, cell by cell (row by row), and at one cell by size first, then by ratio, as Detectron2 has them.
 Source: Faster R-CNN (Ren et al. 2015), section 3.1.1; RetinaNet (Lin et al. 2017), section 4.
 """

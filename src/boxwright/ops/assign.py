@@ -16,7 +16,7 @@ _CHUNK_ELEMENTS = 1 << 22  # B * P * g at a time: bounds memory, and stays withi
 
 
 class Assignment(NamedTuple):
-    """Who owns each location: `owner` (B, P), a row of the truth or -1; where `ignored` (B, P) nothing is charged."""
+    """The box assigned to each location: `owner` (B, P), a ground-truth row or -1; `ignored` (B, P) costs nothing."""
 
     owner: Tensor
     ignored: Tensor

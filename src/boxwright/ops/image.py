@@ -1,6 +1,6 @@
-"""Pictures brought to the size that a network sees: the same rule, and the same pixels, in training and inference.
+"""Images brought to the size that a network sees: the same rule, and the same pixels, in training and inference.
 
-Shape legend: H W = height and width in pixels. A picture is (3, H, W), uint8 or float in [0, 1]. Network coordinates =
+Shape legend: H W = height and width in pixels. An image is (3, H, W), uint8 or float in [0, 1]. Network coordinates =
 original coordinates * scale + offset.
 """
 
@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-# Where a picture does not fill its canvas: the ImageNet mean, which the models' normalisation turns into (nearly) zero.
+# Where an image does not fill its canvas: the ImageNet mean, which the models' normalisation turns into (nearly) zero.
 PAD_COLOUR = (124, 116, 104)
 
 LARGE = 100_000_000
-"""Values of a picture from which it is resized plane by plane, where it must become floats for that."""
+"""Values of an image from which it is resized plane by plane, where it must become floats for that."""
 
 Filter = Literal["antialias", "plain", "pillow"]
 """How pixels are made: bilinear with antialiasing; bilinear between the nearest four (torchvision's detectors); or by
@@ -33,7 +33,7 @@ rule, which rounds the short side and cuts the long one."""
 
 @dataclass(frozen=True, slots=True)
 class ResizeRule:
-    """How a picture is brought to network size.
+    """How an image is brought to network size.
 
     mode "short_side": the shorter side becomes `size`, unless the longer one would pass `max_size`; aspect kept.
     mode "letterbox": as large as fits into `height` x `width`, aspect kept, in the top left corner; the rest is padded.
@@ -64,40 +64,40 @@ class ResizeRule:
 
 
 class ResizePlan(NamedTuple):
-    """What a rule means for one picture: resize it to `picture_hw`, put it at `offset_xy` on a canvas of `size_hw`."""
+    """What a rule means for one image: resize it to `image_hw`, put it at `offset_xy` on a canvas of `size_hw`."""
 
     size_hw: tuple[int, int]
-    picture_hw: tuple[int, int]
+    image_hw: tuple[int, int]
     scale_xy: tuple[float, float]
     offset_xy: tuple[float, float]
     filter: Filter = "antialias"
 
 
 def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
-    """The plan for a picture of size `hw` under a rule; the scale is new over old size, per axis, after rounding.
+    """The plan for an image of size `hw` under a rule; the scale is new over old size, per axis, after rounding.
 
     >>> plan = resize_plan((480, 640), ResizeRule("short_side", size=240, max_size=300))
     >>> plan.size_hw, plan.scale_xy, plan.offset_xy
     ((225, 300), (0.46875, 0.46875), (0.0, 0.0))
-    >>> resize_plan((480, 640), ResizeRule("letterbox", height=320, width=320)).picture_hw
+    >>> resize_plan((480, 640), ResizeRule("letterbox", height=320, width=320)).image_hw
     (240, 320)
     """
     height, width = hw
     if height < 1 or width < 1:
-        raise ValueError(f"a picture of {height} x {width} pixels cannot be resized")
+        raise ValueError(f"an image of {height} x {width} pixels cannot be resized")
     if rule.mode == "fixed":
         assert rule.height is not None
         assert rule.width is not None
-        picture = (rule.height, rule.width)
+        image = (rule.height, rule.width)
     elif rule.mode == "none":
-        picture = hw
+        image = hw
     elif rule.mode == "short_side" and rule.rounding == "original":
         assert rule.size is not None
         short = rule.size
         if rule.max_size and max(hw) / min(hw) * short > rule.max_size:
             short = round(rule.max_size * min(hw) / max(hw))
         long = max(1, int(short * max(hw) / min(hw)))
-        picture = (short, long) if height <= width else (long, short)
+        image = (short, long) if height <= width else (long, short)
     else:
         if rule.mode == "short_side":
             assert rule.size is not None
@@ -107,22 +107,22 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
             assert rule.width is not None
             scale = min(rule.height / height, rule.width / width)
         up = 0.0 if rule.rounding == "down" else 0.5
-        picture = (max(1, math.floor(height * scale + up)), max(1, math.floor(width * scale + up)))
-    canvas = picture
+        image = (max(1, math.floor(height * scale + up)), max(1, math.floor(width * scale + up)))
+    canvas = image
     if rule.mode == "letterbox" and rule.height is not None and rule.width is not None:
         canvas = (rule.height, rule.width)
-    return ResizePlan(canvas, picture, (picture[1] / width, picture[0] / height), (0.0, 0.0), rule.filter)
+    return ResizePlan(canvas, image, (image[1] / width, image[0] / height), (0.0, 0.0), rule.filter)
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "antialias") -> Tensor:
-    """A picture (3, H, W) at another size, of the same type; "plain" makes whole pixels float in [0, 1].
+    """An image (3, H, W) at another size, of the same type; "plain" makes whole pixels float in [0, 1].
 
     >>> resize_image(torch.full((3, 8, 8), 7, dtype=torch.uint8), (3, 5)).unique().tolist()
     [7]
     """
     if filter == "pillow" and image.dtype == torch.uint8:
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        array = np.array(picture.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
+        pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
+        array = np.array(pil_image.resize((size_hw[1], size_hw[0]), Image.Resampling.BILINEAR))
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
     if filter == "plain" and image.dtype == torch.uint8:
         if image.shape[0] > 1 and image.numel() > LARGE:  # as floats it would take four times the memory
@@ -139,7 +139,7 @@ def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "anti
 
 
 def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """An empty canvas (3, H, W) in the padding colour, of the same type and device as the picture `like`."""
+    """An empty canvas (3, H, W) in the padding colour, of the same type and device as the image `like`."""
     colour = torch.tensor(PAD_COLOUR, dtype=torch.float32, device=like.device)
     if like.is_floating_point():
         colour = colour / 255
@@ -147,11 +147,11 @@ def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
-    """A picture (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
-    resized = resize_image(image, plan.picture_hw, plan.filter).contiguous()
-    if plan.picture_hw == plan.size_hw:
+    """An image (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
+    resized = resize_image(image, plan.image_hw, plan.filter).contiguous()
+    if plan.image_hw == plan.size_hw:
         return resized
     canvas = padded_canvas(resized, plan.size_hw)
     left, top = (int(value) for value in plan.offset_xy)
-    canvas[:, top : top + plan.picture_hw[0], left : left + plan.picture_hw[1]] = resized
+    canvas[:, top : top + plan.image_hw[0], left : left + plan.image_hw[1]] = resized
     return canvas

@@ -28,7 +28,7 @@ def focal_loss(
 
     Every entry is charged as a negative; the entry of a location's own class then has that charge replaced by the
     positive one, so no one-hot tensor (B, P, K) is made. keep (B, P) False leaves a location out; weights, such as
-    (B, 1) for each picture's own, multiply the rest.
+    (B, 1) for each image's own, multiply the rest.
 
     >>> round(focal_loss(torch.zeros(1, 1, 2), torch.tensor([[0]]), torch.tensor([[True]])).item(), 6)
     0.173287

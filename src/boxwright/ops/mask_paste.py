@@ -1,6 +1,6 @@
-"""Pasting: from the small mask that a network gives for each detection to the pixels of the picture; and their outline.
+"""Pasting: from the small mask that a network gives for each detection to the pixels of the image; and their outline.
 
-Shape legend: D = detections, M = side of the small masks, h w = height and width of a pasted part, H W of the picture.
+Shape legend: D = detections, M = side of the small masks, h w = height and width of a pasted part, H W of the image.
 Sources: Mask R-CNN (He et al. 2017), section 3.1; Detectron2 `paste_masks_in_image`; torchvision `paste_mask_in_image`.
 """
 
@@ -17,7 +17,7 @@ Paste = Literal["exact", "torchvision"]
 
 
 class Pasted(NamedTuple):
-    """The pixels of one object: `bitmap` (h, w) bool with its corner at column x, row y of the picture."""
+    """The pixels of one object: `bitmap` (h, w) bool with its corner at column x, row y of the image."""
 
     x: int
     y: int
@@ -27,11 +27,11 @@ class Pasted(NamedTuple):
 def paste_masks(
     probabilities: Tensor, boxes: Tensor, size_hw: tuple[int, int], *, threshold: float = 0.5, how: Paste = "exact"
 ) -> list[Pasted]:
-    """Where in a picture of `size_hw` each mask (D, M, M), drawn over its box (D, 4), reaches `threshold`.
+    """Where in an image of `size_hw` each mask (D, M, M), drawn over its box (D, 4), reaches `threshold`.
 
     "exact" reads the mask bilinearly at the centre of each pixel, zero beyond its border, as Detectron2 does;
     "torchvision" first rounds the box to whole pixels, as that library does. Only the pixels of the box are computed,
-    so cost and memory do not depend on the size of the picture.
+    so cost and memory do not depend on the size of the image.
 
     >>> paste_masks(torch.ones(1, 2, 2), torch.tensor([[1.0, 1.0, 3.0, 2.0]]), (4, 4))[0].bitmap.tolist()
     [[True, True]]
@@ -155,7 +155,7 @@ def _corners(walk: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _signed_area(loop: list[tuple[int, int]]) -> float:
-    """Twice the area, positive for a loop that runs clockwise on a picture (y points down)."""
+    """Twice the area, positive for a loop that runs clockwise on an image (y points down)."""
     points = np.array(loop)
     following = np.roll(points, -1, axis=0)
     return float((points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]).sum())

@@ -1,6 +1,6 @@
 """Mask targets: what a mask branch must learn in each region, cut out of the bitmap of the object that owns it.
 
-Bitmaps have the size of their objects, so a batch keeps them end to end and never as planes of whole pictures.
+Bitmaps have the size of their objects, so a batch keeps them end to end and never as planes of whole images.
 Shape legend: B = images, G = objects (padded), R = regions of all images, N = pixels of all bitmaps, s = side of a
 target. Source: Mask R-CNN (He et al. 2017), section 3: the target is the part of the object's mask inside the region.
 """
@@ -34,7 +34,7 @@ class PackedMasks(NamedTuple):
 
 
 def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[tuple[int, int]]]) -> PackedMasks:
-    """Bitmaps (h, w) bool of every picture's objects, and the (x, y) of their corners, as one record.
+    """Bitmaps (h, w) bool of every image's objects, and the (x, y) of their corners, as one record.
 
     A bitmap without a single pixel set is that of an object whose mask is not known, or empty: nothing to learn.
 
@@ -47,14 +47,14 @@ def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[t
     size_hw = torch.zeros(batch, count, 2, dtype=torch.int64)
     frame = torch.zeros(batch, count, 4)
     parts, end = [], 0
-    for picture, (row, places) in enumerate(zip(bitmaps, corners, strict=True)):
+    for image, (row, places) in enumerate(zip(bitmaps, corners, strict=True)):
         for index, (bitmap, (x, y)) in enumerate(zip(row, places, strict=True)):
             if not bool(bitmap.any()):
                 continue
             height, width = bitmap.shape
-            start[picture, index] = end
-            size_hw[picture, index] = torch.tensor([height, width])
-            frame[picture, index] = torch.tensor([x, y, x + width, y + height])
+            start[image, index] = end
+            size_hw[image, index] = torch.tensor([height, width])
+            frame[image, index] = torch.tensor([x, y, x + width, y + height])
             parts.append(bitmap.reshape(-1))
             end += height * width
     pixels = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
@@ -64,10 +64,10 @@ def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[t
 @torch.no_grad()
 def cut_masks(
     packed: PackedMasks,
-    picture: Tensor,
+    image: Tensor,
     owner: Tensor,
     boxes: Tensor,
-    picture_hw: Tensor,
+    image_hw: Tensor,
     size: int,
     *,
     aligned: bool = True,
@@ -77,23 +77,23 @@ def cut_masks(
 
     Args:
         packed: masks of the batch.
-        picture: (R,) the image of each region.
+        image: (R,) the image of each region.
         owner: (R,) the object that owns it; one without a mask gives zeros.
         boxes: (R, 4) regions in network pixels.
-        picture_hw: (B, 2) the part of the batch that is picture, in network pixels.
+        image_hw: (B, 2) the part of the batch that is image, in network pixels.
         size: bins a side.
         aligned, sampling: as for `pool_regions`; Detectron2 has True and 0, torchvision False and 0.
 
-    The same as RoIAlign of the object's mask on the whole picture, at the cost of its own size.
+    The same as RoIAlign of the object's mask on the whole image, at the cost of its own size.
     """
     target = boxes.new_zeros((len(boxes), size, size), dtype=torch.float32)
     if not len(boxes) or not len(packed.pixels):
         return target
-    key = picture * packed.start.shape[1] + owner
+    key = image * packed.start.shape[1] + owner
     objects, region_of = torch.unique(key, return_inverse=True)
     size_hw, frame = packed.size_hw.flatten(0, 1)[objects], packed.frame.flatten(0, 1)[objects]
     start = packed.start.flatten()[objects]
-    edge_hw = picture_hw[objects // packed.start.shape[1]]
+    edge_hw = image_hw[objects // packed.start.shape[1]]
     for rows in _chunks(size_hw):
         canvas = _canvases(packed.pixels, start[rows], size_hw[rows], frame[rows], edge_hw[rows])
         place = torch.full_like(objects, -1)
@@ -128,9 +128,9 @@ def _chunks(size_hw: Tensor) -> Iterator[Tensor]:
 
 
 def _canvases(pixels: Tensor, start: Tensor, size_hw: Tensor, frame: Tensor, edge_hw: Tensor) -> Tensor:
-    """Bitmaps as maps (n, 1, H, W) float with a margin of a pixel: 0, but the edge's own value where the picture ends.
+    """Bitmaps as maps (n, 1, H, W) float with a margin of a pixel: 0, but the edge's own value where the image ends.
 
-    RoIAlign reads beyond a map what its outermost pixel has, and a picture ends for it as for its masks.
+    RoIAlign reads beyond a map what its outermost pixel has, and an image ends for it as for its masks.
     """
     height, width = (int(side) + 2 for side in size_hw.amax(0).tolist())
     row, rows_good = _line(height, size_hw[:, 0], frame[:, 1] <= 0, frame[:, 3] >= edge_hw[:, 0])

@@ -1,6 +1,6 @@
 """Masks: COCO run-length encoding, polygons, and bitmaps that are kept only where the object is.
 
-Shape legend: G = objects, H W = size of the picture, P = points of a polygon, N = places where its outline is crossed.
+Shape legend: G = objects, H W = size of the image, P = points of a polygon, N = places where its outline is crossed.
 Run-length encoding counts pixels column by column (Fortran order), beginning with zeros, as the COCO API does; the
 compressed text is its variable-length code, six bits a character. Source: cocodataset/cocoapi `maskApi.c` (format,
 filling of polygons), here written anew on numpy.
@@ -40,9 +40,9 @@ def encode_rle(mask: Tensor) -> dict[str, Any]:
 
 
 def encode_cropped(bitmap: Tensor, x: int, y: int, size_hw: tuple[int, int]) -> dict[str, Any]:
-    """The run-length code of a picture (H, W) that is empty but for a bitmap (h, w) with its corner at (x, y).
+    """The run-length code of an image (H, W) that is empty but for a bitmap (h, w) with its corner at (x, y).
 
-    The picture itself is never made: cost is that of the bitmap.
+    The image itself is never made: cost is that of the bitmap.
 
     >>> encode_cropped(torch.ones(1, 1), 1, 1, (2, 3)) == encode_rle(torch.tensor([[0, 0, 0], [0, 1, 0]]))
     True
@@ -68,7 +68,7 @@ def encode_cropped(bitmap: Tensor, x: int, y: int, size_hw: tuple[int, int]) -> 
 def decode_rle(counts: str | bytes | Sequence[int], size_hw: tuple[int, int]) -> Tensor:
     """The mask (H, W) bool of a COCO run-length code, compressed (text) or plain (numbers).
 
-    Raises ValueError where the code does not fill the picture exactly (`run_lengths.runs_of`).
+    Raises ValueError where the code does not fill the image exactly (`run_lengths.runs_of`).
 
     >>> decode_rle([2, 2], (2, 2)).tolist()
     [[False, True], [False, True]]
@@ -109,7 +109,7 @@ def rasterise_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, 
 def rasterise_cropped(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> tuple[int, int, Tensor]:
     """What `rasterise_polygons` draws, kept only where it is: column x and row y of its corner, and its bitmap (h, w).
 
-    The picture itself is never made. The bitmap is (0, 0) where the polygons cover no pixel; raises as
+    The image itself is never made. The bitmap is (0, 0) where the polygons cover no pixel; raises as
     `rasterise_polygons` does.
 
     >>> x, y, bitmap = rasterise_cropped([[1, 1, 4, 1, 4, 3, 1, 3]], (4, 5))
@@ -141,7 +141,7 @@ def _united(parts: Sequence[tuple[int, int, np.ndarray]], left: int, top: int, s
 
 
 def _filled(polygon: Sequence[float], size_hw: tuple[int, int]) -> tuple[int, int, np.ndarray]:
-    """One polygon's corner x, y and its bitmap (h, w), which reaches as far as the outline does in the picture."""
+    """One polygon's corner x, y and its bitmap (h, w), which reaches as far as the outline does in the image."""
     points = _points(polygon)
     counts = _checked_crossings(points, size_hw)
     if int(counts.sum()) <= _PART:
@@ -216,7 +216,7 @@ def _columns_crossed(points: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.n
 
 
 def _outline(points: np.ndarray, size_hw: tuple[int, int], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the `edges` of an outline of points (P, 2) on the fine grid cross the middle of the picture's columns.
+    """Where the `edges` of an outline of points (P, 2) on the fine grid cross the middle of the image's columns.
 
     Gives two (N,) int64: columns in [0, W), and in each the first pixel below the outline, in [0, H].
     """

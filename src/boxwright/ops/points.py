@@ -1,4 +1,4 @@
-"""Points: where in the picture the cells of a feature map look, and boxes as distances from there to their sides.
+"""Points: where in the image the cells of a feature map look, and boxes as distances from there to their sides.
 
 Shape legend: L = levels, P = locations on all levels; `...` = leading batch shape. Cell (row i, column j) of stride s
 stands at x = (j + 0.5) s, y = (i + 0.5) s. Distances are (left, top, right, bottom). Source: FCOS (Tian et al. 2019),

@@ -35,25 +35,25 @@ def pool_regions(
     levels: Sequence[Tensor],
     strides: Sequence[int],
     boxes: Tensor,
-    picture: Tensor,
+    image: Tensor,
     level: Tensor,
     size: int,
     *,
     sampling: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """RoIAlign of boxes (R, 4), each from its own picture (R,) and its own map: features (R, C, size, size).
+    """RoIAlign of boxes (R, 4), each from its own image (R,) and its own map: features (R, C, size, size).
 
     Args:
         levels: maps (B, C, h, w), finest first.
         strides: of each map, in network pixels.
         boxes: in network pixels.
-        picture: which image of the batch each box belongs to.
+        image: which image of the batch each box belongs to.
         level: index into `levels` for each box.
         sampling: points a bin and axis; 0 takes as many as the bin has cells (Detectron2), torchvision takes 2.
         aligned: shift by half a cell, which is right; False is the convention of torchvision's own models.
     """
-    rows = torch.cat([picture[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+    rows = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
     if len(levels) == 1:
         only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
         return only

@@ -39,7 +39,7 @@ def runs_of(counts: str | bytes | Sequence[int], size_hw: tuple[int, int]) -> Ru
     runs = _from_text(counts, pixels) if isinstance(counts, str | bytes) else _from_list(counts, pixels)
     total = int(runs.sum())
     if total != pixels or (len(runs) and int(runs.min()) < 0):
-        raise ValueError(f"run-length code of {total} pixels for a picture of {height} x {width}")
+        raise ValueError(f"run-length code of {total} pixels for an image of {height} x {width}")
     return runs
 
 

@@ -1,7 +1,7 @@
-"""Selection: from thousands of scored candidates to the few detections of each picture.
+"""Selection: from thousands of scored candidates to the few detections of each image.
 
 Shape legend: B = images, N = candidates, D = detections kept. Order is by falling score everywhere; equal scores keep
-the order in which they came, as torchvision's kernel does. Shapes never depend on what is in a picture, so all of it
+the order in which they came, as torchvision's kernel does. Shapes never depend on what is in an image, so all of it
 can be exported; the one step that needs more than tensor arithmetic is the operator `boxwright::suppress`.
 """
 
@@ -15,7 +15,7 @@ from torchvision.ops import nms as nms_kernel
 from boxwright.ops.boxes import box_area, pairwise_iou
 
 LARGEST_PAIRS = 1 << 27
-"""Pairs of boxes kept at once on a GPU, a byte each; more pictures than that allows come one after the other."""
+"""Pairs of boxes kept at once on a GPU, a byte each; more images than that allows come one after the other."""
 PAIRS_COMPARED = 1 << 21
 """Pairs whose overlap is computed at once: some 40 bytes each."""
 ROWS_AT_ONCE = 4
@@ -44,7 +44,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """Indices (D,) kept by NMS within each class of one picture, best first: boxes (N, 4), scores and labels (N,).
+    """Indices (D,) kept by NMS within each class of one image, best first: boxes (N, 4), scores and labels (N,).
 
     Classes are told apart by sorting, not by shifting coordinates: a shift costs float32 precision, and with negative
     coordinates it lets one class suppress another.
@@ -55,11 +55,11 @@ def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
 
 @torch.library.custom_op("boxwright::suppress", mutates_args=(), device_types="cpu")
 def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Which of the boxes (B, N, 4) no better one of its picture and label overlaps too much: (B, N) bool.
+    """Which of the boxes (B, N, 4) no better one of its image and label overlaps too much: (B, N) bool.
 
-    Boxes come best first; rows of label -1 are no candidates, never kept. The best `limit` kept boxes of a
-    picture are found for certain; rows behind them may be left undecided, that is, False. An operator of its own,
-    because a loop over pictures and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's
+    Boxes come best first; rows of label -1 are no candidates, never kept. The best `limit` kept boxes of an
+    image are found for certain; rows behind them may be left undecided, that is, False. An operator of its own,
+    because a loop over images and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's
     NonMaxSuppression.
     """
     keep = torch.zeros_like(labels, dtype=torch.bool)
@@ -77,7 +77,7 @@ def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) ->
 
 
 def _kept(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The same for all boxes (N, 4) of one picture, class by class: (N,) bool."""
+    """The same for all boxes (N, 4) of one image, class by class: (N,) bool."""
     keep = torch.zeros_like(labels, dtype=torch.bool)
     order = labels.argsort(stable=True)
     _, counts = torch.unique_consecutive(labels[order], return_counts=True)
@@ -94,16 +94,16 @@ def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor
 
 @suppress.register_kernel(("cuda", "mps"))
 def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """The same from all pairs of boxes at once: whole batches, and no waiting for a GPU picture by picture.
+    """The same from all pairs of boxes at once: whole batches, and no waiting for a GPU image by image.
 
     A box is kept where no kept better one overlaps it; repeated from "all are kept", the first box is settled after
     one round, those that only it overlaps after two, so the end is the answer of the one-by-one algorithm.
     """
     longest = int((labels >= 0).sum(1).amax()) if labels.numel() else 0  # candidates come first
     keep = torch.zeros_like(labels, dtype=torch.bool)
-    pictures = max(1, LARGEST_PAIRS // max(1, longest * longest))
-    for start in range(0, len(boxes), pictures):
-        rows = (slice(start, start + pictures), slice(0, longest))
+    images = max(1, LARGEST_PAIRS // max(1, longest * longest))
+    for start in range(0, len(boxes), images):
+        rows = (slice(start, start + images), slice(0, longest))
         keep[rows] = _settle(boxes[rows], labels[rows], iou_threshold)
     return keep
 
@@ -189,7 +189,7 @@ def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def clip_boxes(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
-    """Boxes (B, N, 4) cut to their pictures of sizes_hw (B, 2): x to the width, y to the height, on both sides.
+    """Boxes (B, N, 4) cut to their images of sizes_hw (B, 2): x to the width, y to the height, on both sides.
 
     >>> clip_boxes(torch.tensor([[[-5.0, -5.0, 50.0, 50.0]]]), torch.tensor([[20, 30]])).tolist()
     [[[0.0, 0.0, 30.0, 20.0]]]
@@ -201,7 +201,7 @@ def clip_boxes(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
 def clip_detections(
     boxes: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, sizes_hw: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Detections at fixed ranks cut to their pictures (B, 2) after NMS; those that lie outside are taken out."""
+    """Detections at fixed ranks cut to their images (B, 2) after NMS; those that lie outside are taken out."""
     boxes = clip_boxes(boxes, sizes_hw)
     good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, D)
     order = (~good).to(torch.uint8).argsort(dim=1, stable=True)  # what is good moves up
@@ -217,7 +217,7 @@ def clip_detections(
 def select_detections(
     boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, max_detections: int, *, keep_empty: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """NMS within each picture and class, then the best `max_detections` of each picture at fixed ranks.
+    """NMS within each image and class, then the best `max_detections` of each image at fixed ranks.
 
     boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped,
     unless `keep_empty` (torchvision's one-stage detectors report those that clipping left so).

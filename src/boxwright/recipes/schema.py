@@ -1,6 +1,6 @@
 """What a recipe may say: every setting of a run, its type and its default, checked before anything starts.
 
-Lengths are pixels, learning rates are for `optim.reference_batch` pictures a step (`training.optim.scaled` applies the
+Lengths are pixels, learning rates are for `optim.reference_batch` images a step (`training.optim.scaled` applies the
 linear scaling rule), and steps are optimiser steps.
 """
 
@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from boxwright.models import MODELS, DetectSettings
+from boxwright.models import MODELS
 from boxwright.models.config import config_of, held_config
 from boxwright.ops.image import Filter, ResizeRule, Rounding
+from boxwright.structures import DetectSettings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -27,7 +28,7 @@ class Section(BaseModel):
 
 
 class Resize(Section):
-    """How a picture gets to network size: the same in training and at test."""
+    """How an image gets to network size: the same in training and at test."""
 
     mode: Literal["short_side", "letterbox", "fixed", "none"] = "short_side"
     size: int = Field(800, ge=16)
@@ -60,7 +61,7 @@ class Resize(Section):
 
 
 class Augment(Section):
-    """Random changes to training pictures; probabilities in [0, 1], 0 or null is off."""
+    """Random changes to training images; probabilities in [0, 1], 0 or null is off."""
 
     horizontal_flip: Fraction = 0.5
     vertical_flip: Fraction = 0.0
@@ -73,23 +74,23 @@ class Augment(Section):
     saturation: Fraction = 0.0
     hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     mosaic: Fraction = 0.0
-    """Four pictures in one."""
+    """Four images in one."""
     mosaic_until: Fraction = 0.8
     """No mosaics in the last part of training."""
 
 
 class Data(Section):
-    """Pictures on their way to the network."""
+    """Images on their way to the network."""
 
     resize: Resize = Resize()
     train_scales: tuple[Positive, ...] = ()
     """Multi-scale training: each batch is resized by one of these factors of `resize`."""
     scale_order: Literal["random", "rising"] = "random"
-    """Draw the factor anew for each batch, or go through them in order over the run (small pictures first: cheap steps
+    """Draw the factor anew for each batch, or go through them in order over the run (small images first: cheap steps
     while there is most to learn)."""
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
-    """Pictures a process and step."""
+    """Images a process and step."""
     workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
     value_range: Literal["auto", "type", "image"] | tuple[float, float] = "auto"
@@ -97,7 +98,7 @@ class Data(Section):
     these two numbers. auto: training takes what its images hold where that is a narrow part of the type's range, and
     keeps the two numbers; a model trained on other images takes each image's own range where that is narrow."""
     cache: bool | None = None
-    """Keep decoded, resized pictures in memory; null: when they fit."""
+    """Keep decoded, resized images in memory; null: when they fit."""
 
     @model_validator(mode="after")
     def _range_rises(self) -> Data:
@@ -117,7 +118,7 @@ class Optim(Section):
     clip_norm: float | None = Field(None, gt=0.0)
     """Largest gradient norm; null: not clipped."""
     reference_batch: int = Field(16, ge=1)
-    """The pictures a step that lr and schedule are meant for."""
+    """The images a step that lr and schedule are meant for."""
     accumulate: int = Field(1, ge=1)
     """Batches a step."""
 
@@ -127,7 +128,7 @@ class Schedule(Section):
 
     steps: int | None = Field(None, ge=1)
     epochs: Positive | None = None
-    """Instead of steps: passes over the training pictures."""
+    """Instead of steps: passes over the training images."""
     warmup_steps: int = Field(1000, ge=0)
     warmup_start: Fraction = 0.001
     """Factor of lr at step 0; linear from there."""
@@ -157,10 +158,10 @@ class Validation(Section):
     """Measure after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many measurements without a better AP; null: never."""
-    max_pictures: int | None = Field(None, ge=1)
-    """Measure on the first so many pictures only; null: all."""
+    max_images: int | None = Field(None, ge=1)
+    """Measure on the first so many images only; null: all."""
     batch_size: int | None = Field(None, ge=1)
-    """Pictures a forward; null: as in training."""
+    """Images a forward; null: as in training."""
 
     def count(self, steps: int) -> int:
         """Measurements of a run of so many steps."""
@@ -205,7 +206,7 @@ class Recipe(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes it natively, else fp32."""
     compile: bool = False
-    """Let torch.compile fuse backbone, pyramid and head; the first steps of each picture size then take minutes."""
+    """Let torch.compile fuse backbone, pyramid and head; the first steps of each image size then take minutes."""
 
     @property
     def needs_masks(self) -> bool:

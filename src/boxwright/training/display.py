@@ -75,7 +75,7 @@ class Display:
         """Show where the run stands; a plain line every hundred steps where there is no terminal."""
         losses = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and "floor" not in k}
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        numbers += f"  lr {row['lr']:.2g}  {row['pictures_per_second']:.1f} pictures/s"
+        numbers += f"  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
         if self._bar is not None:
             self._bar.numbers = numbers
             self._bar.update(self._task, completed=step, total=steps)

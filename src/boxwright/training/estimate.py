@@ -13,18 +13,17 @@ import psutil
 import torch
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.data.loader import PictureSet
-from boxwright.inference.over_split import evaluation_batch
+from boxwright.data.dataset import DetectionDataset
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
-from boxwright.nn.precision import compile_parts
 from boxwright.recipes import load_recipe
+from boxwright.runtime.precision import compile_parts
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, grouped_batches, training_step
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count
+from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
 from boxwright.training.run import choose_accelerator, overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.timing import now, typical
@@ -41,10 +40,10 @@ class Estimate:
 
     steps: int
     batch: int
-    """Pictures a step, over all processes."""
+    """Images a step, over all processes."""
     step_seconds: float
     waiting: float
-    """Share of a step that goes into waiting for pictures."""
+    """Share of a step that goes into waiting for images."""
     validations: int
     validation_seconds: float
     """Of one measurement of the whole validation split."""
@@ -60,9 +59,9 @@ class Estimate:
         """All of it in one line."""
         rate = self.batch / self.step_seconds
         return (
-            f"{duration(self.seconds)}: {counted(self.steps, 'step')} of {counted(self.batch, 'picture')} at "
+            f"{duration(self.seconds)}: {counted(self.steps, 'step')} of {counted(self.batch, 'image')} at "
             f"{self.step_seconds:.3g} s "
-            f"({rate:.3g} pictures/s, {self.waiting:.0%} of it waiting for data), {self.validations} measurements of "
+            f"({rate:.3g} images/s, {self.waiting:.0%} of it waiting for data), {self.validations} measurements of "
             f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB"
         )
 
@@ -115,7 +114,7 @@ def estimate(
     if weights is not None:  # they change nothing but what would be refused
         load_weights(model, opened.classes, Path(weights))
     plan = scaled(settings, len(opened.train), accelerator.num_processes)
-    train_set, val_set, aspects = picture_sets(settings, opened, augment=overfit is None, proposals=stored)
+    train_set, val_set, aspects = image_sets(settings, opened, augment=overfit is None, proposals=stored)
     check_fits(model, train_set, settings, precision, where)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
     if settings.compile:
@@ -124,7 +123,7 @@ def estimate(
         settings, plan, seed, None, now(), accelerator, precision, model, build_optimizer(model, settings.optim),
         average, train_set, aspects,
         worker_count(settings.data.workers, where, train_set.cached_bytes > 0), measure=_unused,
-        validation_pictures=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
+        validation_images=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
         stop_wanted=lambda: False,
     )  # fmt: skip
     step_seconds, waiting = _measure_steps(job)
@@ -152,7 +151,7 @@ def _unused(*_: object) -> Any:
 
 
 def _measure_steps(job: Job) -> tuple[float, float]:
-    """Seconds of a step, the mean over the scales of the recipe, and the share spent waiting for pictures."""
+    """Seconds of a step, the mean over the scales of the recipe, and the share spent waiting for images."""
     scales = job.recipe.data.train_scales or (1.0,)
     warm = max(3, len(scales))
     count = warm + max(LEAST_STEPS, 3 * len(scales))
@@ -176,14 +175,14 @@ def _measure_steps(job: Job) -> tuple[float, float]:
     return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
 
 
-def _measure_validation(job: Job, pictures: PictureSet, checkpoint: Checkpoint) -> float:
+def _measure_validation(job: Job, images: DetectionDataset, checkpoint: Checkpoint) -> float:
     """Seconds of one measurement, from a few batches of it."""
     detector = Detector(checkpoint, job.accelerator.device, precision=job.precision)
-    total = min(job.validation_pictures, job.recipe.validation.max_pictures or job.validation_pictures)
-    part = min(2 * evaluation_batch(detector), total)
+    total = min(job.validation_images, job.recipe.validation.max_images or job.validation_images)
+    part = min(2 * detector.evaluation_batch, total)
     seconds = 0.0
     for _ in range(2):  # the first one makes a device ready
         start = time.perf_counter()
-        measure(detector, pictures, limit=part)
+        measure(detector, images, limit=part)
         seconds = time.perf_counter() - start
     return seconds * total / part

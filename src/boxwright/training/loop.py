@@ -1,6 +1,6 @@
 """The one training loop: a step, its numbers, a measurement now and then, and a checkpoint that resumes exactly.
 
-Everything random in step n is a function of (seed, n): the pictures, their augmentation, and the network's own chance
+Everything random in step n is a function of (seed, n): the images, their augmentation, and the network's own chance
 (stochastic depth). So a checkpoint needs no generator states, and a resumed run repeats an uninterrupted one bit for
 bit on a CPU with the same number of threads.
 """
@@ -18,10 +18,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from boxwright.data.loader import AHEAD, Batch, PictureSet, StepSampler, draw_seed, make_loader
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch, make_loader
+from boxwright.data.sampler import AHEAD, StepSampler, draw_seed
 from boxwright.nn.norm import BATCH_NORMS
-from boxwright.nn.precision import autocast
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.precision import autocast
 from boxwright.training.budget import (
     Pace,
     checks_within,
@@ -55,7 +57,7 @@ class Progress:
     seconds: float = 0.0
     """Since the call of `train`, over all processes that went on with the run."""
     waited: float = 0.0
-    """Of the seconds, those in which nothing was done but wait for pictures."""
+    """Of the seconds, those in which nothing was done but wait for images."""
     best_ap: float = -1.0
     best_step: int = 0
     since_best: int = 0
@@ -81,7 +83,7 @@ class Progress:
         return self.horizon if self.fixed else None
 
     def mosaics(self, step: int, until: float) -> bool:
-        """Whether the pictures of a step may be mosaics, by the last plan that the loader can know of by then."""
+        """Whether the images of a step may be mosaics, by the last plan that the loader can know of by then."""
         if not self.pace.relative:
             return not self.fixed or step < math.floor(self.horizon.position(until))
         known = [stop for made, stop in self.mosaic_stops if made + AHEAD <= step]
@@ -103,12 +105,12 @@ class Job:
     model: Any
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
-    pictures: PictureSet
+    images: DetectionDataset
     aspects: list[float]
     workers: int
     measure: Callable[[Any], Measured]
     """Validate a model."""
-    validation_pictures: int
+    validation_images: int
     on_row: Callable[[dict[str, Any]], None]
     on_measured: Callable[[Measured, Progress, bool], None]
     """Called with a measurement, where the run stands, and whether it is the best so far."""
@@ -145,7 +147,7 @@ def fit(job: Job, progress: Progress) -> Progress:
         if progress.step % LOG_EVERY == 0:
             row = {"step": progress.step, "lr": _lr(job, progress.step - 1, progress)}
             rate = job.plan.batch / mean(timer.laps)
-            row |= {f"train/{k}": float(v) for k, v in losses.items()} | {"pictures_per_second": rate}
+            row |= {f"train/{k}": float(v) for k, v in losses.items()} | {"images_per_second": rate}
             row["waiting_for_data"] = sum(timer.waits) / sum(timer.laps)
             job.on_row(row)
             job.on_progress(progress, row)
@@ -204,7 +206,7 @@ def _plan_length(job: Job, progress: Progress, seconds: float, *, validated: boo
     """Give the run as many steps as fit into `seconds` after this one, and fewer validations where they do not fit."""
     pace, step, validation = progress.pace, progress.step, job.recipe.validation
     world = job.accelerator.num_processes
-    images = -(-min(validation.max_pictures or job.validation_pictures, job.validation_pictures) // world)
+    images = -(-min(validation.max_images or job.validation_images, job.validation_images) // world)
     batch = job.plan.batch // world
     horizon = progress.horizon if progress.fixed else Horizon(progress.steps)
     checks = validations_left(step, horizon, validation) if progress.fixed else validation.times
@@ -235,7 +237,7 @@ def grouped_batches(job: Job, progress: Progress) -> Iterator[list[Batch]]:
         rank=job.accelerator.process_index, world=job.accelerator.num_processes,
     )  # fmt: skip
     loader = make_loader(
-        job.pictures, sampler, workers=job.workers, pin=job.accelerator.device.type == "cuda"
+        job.images, sampler, workers=job.workers, pin=job.accelerator.device.type == "cuda"
     )  # fmt: skip
     group: list[Batch] = []
     for batch in loader:
@@ -301,17 +303,17 @@ def _lr(job: Job, step: int, progress: Progress) -> float:
 
 
 def _check_finite(job: Job, losses: dict[str, Tensor], batches: list[Batch], progress: Progress) -> None:
-    """Stop at a loss that is no number, and name the pictures; on a GPU it is looked at with the log only."""
+    """Stop at a loss that is no number, and name the images; on a GPU it is looked at with the log only."""
     on_gpu = job.accelerator.device.type != "cpu"
     if on_gpu and (progress.step + 1) % LOG_EVERY:
         return
     if bool(torch.isfinite(losses["loss"])):
         return
     broken = {name: float(value) for name, value in losses.items() if not bool(torch.isfinite(value))}
-    names = [str(job.pictures.records[index].path) for batch in batches for index in batch.indices]
+    names = [str(job.images.records[index].path) for batch in batches for index in batch.indices]
     since = f" or in the {LOG_EVERY - 1} steps before" if on_gpu else ""
     raise FloatingPointError(
-        f"the loss is not a number at step {progress.step}{since} ({broken}); pictures of this step: "
+        f"the loss is not a number at step {progress.step}{since} ({broken}); images of this step: "
         f"{', '.join(names)}. The last checkpoint is from before; a lower optim.lr or optim.clip_norm=10 often helps"
     )
 
@@ -344,7 +346,7 @@ def _measure(job: Job, progress: Progress) -> None:
             torch.distributed.broadcast(buffer, 0)
     try:
         measured = job.measure(model)
-    except (ValueError, OSError):  # a damaged picture
+    except (ValueError, OSError):  # a damaged image
         progress.unmeasured = True
         with suppress(ValueError, OSError, FloatingPointError):
             job.save(progress)
@@ -356,7 +358,7 @@ def _measure(job: Job, progress: Progress) -> None:
         progress.best_ap, progress.best_step, progress.since_best = ap, progress.step, 0
     else:
         progress.since_best += 1
-    row: dict[str, Any] = {"step": progress.step, "epoch": progress.step * job.plan.batch / len(job.pictures)}
+    row: dict[str, Any] = {"step": progress.step, "epoch": progress.step * job.plan.batch / len(job.images)}
     row |= {f"train/{name}": float(value) / progress.counted for name, value in progress.sums.items()}
     validation = {name: value for name, value in measured.evaluated.losses.items()}
     total = sum(value for name, value in validation.items() if not name.endswith("_floor"))

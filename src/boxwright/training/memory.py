@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from boxwright.data.loader import Batch, Collate, PictureSet
-from boxwright.nn.precision import autocast
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch, Collate
 from boxwright.ops.image import resize_plan
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.precision import autocast
 from boxwright.structures import ImageBatch, Targets
 
 PIECES = (96, 192)
@@ -33,20 +34,20 @@ LEAST = 64
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def check_fits(model: Any, pictures: PictureSet, recipe: Recipe, precision: str, device: torch.device) -> None:
+def check_fits(model: Any, images: DetectionDataset, recipe: Recipe, precision: str, device: torch.device) -> None:
     """ValueError with the batch that fits, where a training step of the recipe cannot fit into this machine's memory.
 
     For a CPU only: a GPU that is too small says so itself.
     """
     size = recipe.data.batch_size
-    if device.type != "cpu" or not len(pictures):
+    if device.type != "cpu" or not len(images):
         return
     scale = max(recipe.data.train_scales, default=1.0)
     free = free_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    hw = resize_plan(pictures.original_hw(0), pictures.rule).size_hw
+    hw = resize_plan(images.original_hw(0), images.rule).size_hw
     if size * hw[0] * hw[1] * scale * scale * MOST_A_PIXEL < free:
         return
-    batch = Collate(pictures.rule)([pictures[index % len(pictures)] for index in range(size)])
+    batch = Collate(images.rule)([images[index % len(images)] for index in range(size)])
     needed = step_bytes(model, batch, precision, adam=recipe.optim.kind == "adamw", scale=scale)
     refuse_too_large(needed, free, size, recipe.optim.accumulate)
 
@@ -104,7 +105,7 @@ def _piece(batch: Batch, height: int, width: int) -> tuple[ImageBatch, Targets, 
     pixels = F.interpolate(batch.images.pixels[:1].float(), size=(height, width), mode="area")
     if batch.images.pixels.dtype == torch.uint8:
         pixels = pixels.round().byte()
-    targets = Targets.of([batch.targets.picture(0)]).scaled(torch.tensor([across, down]))
+    targets = Targets.of([batch.targets.image(0)]).scaled(torch.tensor([across, down]))
     proposals = batch.proposals
     if proposals is not None:
         first = replace(proposals, boxes=proposals.boxes[:1], scores=proposals.scores[:1], valid=proposals.valid[:1])
@@ -131,10 +132,10 @@ def refuse_too_large(needed: int, free: int, batch_size: int, accumulate: int) -
         return
     fits = batch_size * free // needed
     gib = 2**30
-    sentence = f"a step of {batch_size} pictures needs {needed / gib:.1f} GiB at least, {free / gib:.1f} GiB are free"
+    sentence = f"a step of {batch_size} images needs {needed / gib:.1f} GiB at least, {free / gib:.1f} GiB are free"
     if fits < 1:
-        raise ValueError(f"{sentence}: not even one picture fits; take a smaller data.resize or a smaller backbone")
-    while batch_size % fits:  # so that the same pictures make up a step
+        raise ValueError(f"{sentence}: not even one image fits; take a smaller data.resize or a smaller backbone")
+    while batch_size % fits:  # so that the same images make up a step
         fits -= 1
     raise ValueError(
         f"{sentence}: try data.batch_size={fits} with optim.accumulate={accumulate * batch_size // fits} (the same "

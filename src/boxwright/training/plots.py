@@ -1,6 +1,6 @@
-"""The pictures of a run folder: curves of a run, a portrait of the labels, and sheets of drawn pictures.
+"""The images of a run folder: curves of a run, a portrait of the labels, and sheets of drawn images.
 
-Everything here takes plain data and writes one file. Shape legend: B = pictures, G = boxes of a whole data set,
+Everything here takes plain data and writes one file. Shape legend: B = images, G = boxes of a whole data set,
 H W = height and width in pixels.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from boxwright.metrics.report import plain_figure
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.evaluation.report import plain_figure
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.visualize import class_colour, contact_sheet, draw, save
 from boxwright.wording import counted
 from boxwright.writing import printable, writing
@@ -26,7 +26,7 @@ Values = npt.NDArray[np.float64]
 TRAIN_COLOUR, VALIDATION_COLOUR, FLOOR_COLOUR = "#1f5fbf", "#d9541e", "#6b6b6b"
 SHOWN_SCORES = ("AP", "AP50", "AP75", "segm_AP", "segm_AP50", "precision", "recall", "F1")
 MOST_CLASSES_SHOWN = 40
-CELL_SIDE = 480  # pixels of a picture on a contact sheet
+CELL_SIDE = 480  # pixels of an image on a contact sheet
 
 
 def _clean(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
@@ -62,7 +62,7 @@ def plot_results(
     )
     losses = (["loss"] if "loss" in names or "val/loss" in series else []) + [name for name in names if name != "loss"]
     scores = [name for name in SHOWN_SCORES if f"val/{name}" in series and name not in names]
-    singles = [(key, title) for key, title in (("lr", "learning rate"), ("pictures_per_second", "pictures a second"))
+    singles = [(key, title) for key, title in (("lr", "learning rate"), ("images_per_second", "images a second"))
                if key in series]  # fmt: skip
     count = len(losses) + bool(scores) + len(singles)
     columns = min(max(count, 1), 3 if count <= 6 else 4)
@@ -174,15 +174,15 @@ def plot_labels(
     *,
     level_ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write a portrait of a data set's boxes (G, 4) with labels (G,) on pictures of sizes_hw (G, 2).
+    """Write a portrait of a data set's boxes (G, 4) with labels (G,) on images of sizes_hw (G, 2).
 
-    Four panels: boxes per class; width against height as shares of the picture; where box centres lie; and how large
+    Four panels: boxes per class; width against height as shares of the image; where box centres lie; and how large
     boxes are. `level_ranges` maps pyramid level names to the range of largest distances to a side that they regress;
     with it, give boxes and sizes in the pixels that the network sees.
     """
     corners, sizes = boxes.cpu().double().numpy().reshape(-1, 4), sizes_hw.cpu().double().numpy().reshape(-1, 2)
     if not len(corners) == len(labels) == len(sizes):
-        raise ValueError(f"{len(corners)} boxes, {len(labels)} labels and {len(sizes)} picture sizes: expected as many")
+        raise ValueError(f"{len(corners)} boxes, {len(labels)} labels and {len(sizes)} image sizes: expected as many")
     wide_high = corners[:, 2:] - corners[:, :2]
     centres = (corners[:, 2:] + corners[:, :2]) / 2
     counts = np.bincount(labels.cpu().numpy().astype(np.int64), minlength=len(classes))
@@ -194,11 +194,11 @@ def plot_labels(
     extent = min(1.0, 1.05 * float(shares.max())) if len(shares) else 1.0
     axes = figure.add_subplot(grid[0, 1])
     _plot_density(figure, axes, shares, extent)
-    _clean(axes, "box size, as a share of the picture", "width", "height")
+    _clean(axes, "box size, as a share of the image", "width", "height")
     axes = figure.add_subplot(grid[1, 0])
     _plot_density(figure, axes, places, 1.0)
     axes.invert_yaxis()
-    _clean(axes, "box centres in the picture", "x (left to right)", "y (top to bottom)")
+    _clean(axes, "box centres in the image", "x (left to right)", "y (top to bottom)")
     _plot_reach(figure.add_subplot(grid[1, 1]), wide_high.max(1, initial=0.0) / 2, level_ranges or {})
     jpeg = Path(path).suffix.lower() in (".jpg", ".jpeg")
     with writing(Path(path)) as file:
@@ -269,24 +269,24 @@ def _plot_reach(axes: Any, reach: Values, level_ranges: Mapping[str, tuple[float
                   color=VALIDATION_COLOUR, transform=axes.get_xaxis_transform())  # fmt: skip
 
 
-# ---- sheets of drawn pictures ---------------------------------------------------------------------------------------
+# ---- sheets of drawn images ---------------------------------------------------------------------------------------
 
 
 def save_batch(
     images: Tensor | Sequence[Tensor],
-    found: Sequence[Detections | Truth],
+    found: Sequence[Detections | GroundTruth],
     classes: Classes,
     path: str | Path,
     max_images: int = 16,
     min_score: float = 0.0,
 ) -> None:
-    """Write a contact sheet of pictures (B, 3, H, W) uint8, or B pictures (3, H, W), with their objects drawn.
+    """Write a contact sheet of images (B, 3, H, W) uint8, or B images (3, H, W), with their objects drawn.
 
-    The objects are in the coordinates of the pictures given. Each picture is drawn about 480 pixels long, so that tags
+    The objects are in the coordinates of the images given. Each image is drawn about 480 pixels long, so that tags
     can be read whatever its own size.
     """
     if len(images) != len(found):
-        raise ValueError(f"{len(images)} pictures but objects of {len(found)}")
+        raise ValueError(f"{len(images)} images but objects of {len(found)}")
     drawn = []
     for index in range(min(len(images), max_images)):
         scale = CELL_SIDE / max(images[index].shape[1:])

@@ -1,4 +1,4 @@
-"""From a folder to what the loop is fed: format, splits, classes, preflight, pictures; what is decided is said."""
+"""From a folder to what the loop is fed: format, splits, classes, preflight, images; what is decided is said."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import torch
 
+from boxwright.data.checks.preflight import PreflightReport, preflight
+from boxwright.data.checks.report_text import finding_line
 from boxwright.data.classes import as_one_class
-from boxwright.data.folder import open_folder, split
-from boxwright.data.loader import Augmentation, PictureSet, aspects_of
+from boxwright.data.dataset import Augmentation, DetectionDataset
+from boxwright.data.formats.folder import open_folder, split
 from boxwright.data.mosaic import Mosaic
-from boxwright.data.preflight import PreflightReport, preflight
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
-from boxwright.data.report_text import finding_line
+from boxwright.data.sampler import aspects_of
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -95,13 +96,13 @@ def open_checked(
         labelled = tuple(record for record in train.records if record.annotations)
         if len(labelled) < overfit:
             raise ValueError(
-                f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'picture')} with objects"
+                f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'image')} with objects"
             )
         train = train.with_records(labelled[:overfit])
     val = train if overfit is not None else split(report.dataset, val_split)
     if not len(val):
-        raise ValueError(f"{path}: split {val_split} has no usable picture to measure on; name another: --val-split")
-    say(f"data: {counted(len(train), 'picture')} to train on ({train.name}), {len(val)} to measure on ({val.name})")
+        raise ValueError(f"{path}: split {val_split} has no usable image to measure on; name another: --val-split")
+    say(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to measure on ({val.name})")
     return Prepared(train, val, dataset.classes, report)
 
 
@@ -143,7 +144,7 @@ def augmentation(settings: Augment) -> Augmentation:
 
 
 def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredProposals | None:
-    """The proposal file of a run, checked against its pictures; ValueError where it is missing or of no use."""
+    """The proposal file of a run, checked against its images; ValueError where it is missing or of no use."""
     needed = MODELS[recipe.model.name].needs_proposals
     if path is None:
         if needed:
@@ -159,25 +160,25 @@ def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredPr
     return stored
 
 
-def picture_sets(
+def image_sets(
     recipe: Recipe, data: Prepared, *, augment: bool, proposals: StoredProposals | None = None
-) -> tuple[PictureSet, PictureSet, list[float]]:
-    """Training and validation pictures, and the aspect of each training picture."""
+) -> tuple[DetectionDataset, DetectionDataset, list[float]]:
+    """Training and validation images, and the aspect of each training image."""
     rule = recipe.data.resize.rule()
     pipeline = augmentation(recipe.data.augment) if augment else None
     masks = recipe.needs_masks
     cache, values = recipe.data.cache, recipe.data.value_range
-    train = PictureSet(
+    train = DetectionDataset(
         data.train, rule, augmentation=pipeline, masks=masks, cache=cache, proposals=proposals, value_range=values
     )
-    val = PictureSet(data.val, rule, masks=masks, cache=cache, proposals=proposals, value_range=values)
+    val = DetectionDataset(data.val, rule, masks=masks, cache=cache, proposals=proposals, value_range=values)
     return train, val, aspects_of(data.train)
 
 
 def worker_count(wanted: int | None, device: torch.device, cached: bool) -> int:
     """Loader processes: the recipe's number, else what the machine has to spare.
 
-    A CPU that trains and has the pictures in memory loads them between steps: a process more would only take turns.
+    A CPU that trains and has the images in memory loads them between steps: a process more would only take turns.
     """
     if wanted is not None:
         return wanted

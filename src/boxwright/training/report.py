@@ -1,4 +1,4 @@
-"""What a run leaves for people: curves, tables and pictures of what it was shown and what it found."""
+"""What a run leaves for people: curves, tables and images of what it was shown and what it found."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwright.data.loader import Batch, PictureSet
-from boxwright.metrics.curves import best_threshold, score_curves
-from boxwright.metrics.report import write_report as write_metrics
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch
+from boxwright.evaluation.curves import best_threshold, score_curves
+from boxwright.evaluation.report import write_report as write_metrics
 from boxwright.ops.image import resize_plan
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Recipe
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.plots import plot_labels, plot_results, save_batch
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import Measured
@@ -23,58 +24,58 @@ from boxwright.writing import replacing
 SHOWN = 16
 
 
-def draw_labels(pictures: PictureSet, classes: Classes, recipe: Recipe, path: Path) -> None:
-    """`labels.jpg`: the boxes of the training pictures as the network sees them."""
+def draw_labels(images: DetectionDataset, classes: Classes, recipe: Recipe, path: Path) -> None:
+    """`labels.jpg`: the boxes of the training images as the network sees them."""
     boxes: list[Tensor] = []
     labels: list[Tensor] = []
     sizes: list[Tensor] = []
-    for index in range(len(pictures)):
-        hw = pictures.original_hw(index)
-        truth, size_hw = pictures.network_truth(index, hw), resize_plan(hw, pictures.rule).size_hw
-        boxes.append(truth.boxes)
-        labels.append(truth.labels)
-        sizes.append(torch.tensor(size_hw).expand(len(truth), 2))
+    for index in range(len(images)):
+        hw = images.original_hw(index)
+        ground_truth, size_hw = images.network_ground_truth(index, hw), resize_plan(hw, images.rule).size_hw
+        boxes.append(ground_truth.boxes)
+        labels.append(ground_truth.labels)
+        sizes.append(torch.tensor(size_hw).expand(len(ground_truth), 2))
     bounds = getattr(recipe.model, "level_bounds", ())
     ranges = {f"P{level}": pair for level, pair in enumerate(level_ranges(bounds), start=3)} if bounds else None
     plot_labels(torch.cat(boxes), torch.cat(labels), torch.cat(sizes), classes, path, level_ranges=ranges)
 
 
 def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
-    """`train_batch0.jpg`: pictures with their truth after augmentation, just as the network gets them."""
-    images, truths = [], []
+    """`train_batch0.jpg`: images with their ground truth after augmentation, just as the network gets them."""
+    images, ground_truths = [], []
     for index, (height, width) in enumerate(batch.images.sizes_hw.tolist()[:SHOWN]):
         images.append(batch.images.pixels[index, :, :height, :width])
-        truths.append(batch.targets.picture(index))
-    save_batch(images, truths, classes, path, max_images=SHOWN)
+        ground_truths.append(batch.targets.image(index))
+    save_batch(images, ground_truths, classes, path, max_images=SHOWN)
 
 
-def draw_validation(pictures: PictureSet, measured: Measured, classes: Classes, score: float, folder: Path) -> None:
-    """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: truth and detections of the same pictures."""
+def draw_validation(images: DetectionDataset, measured: Measured, classes: Classes, score: float, folder: Path) -> None:
+    """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: ground truth and detections of the same images."""
     one = measured.evaluated
     for number in range(min(3, -(-len(one.detections) // SHOWN))):
         rows = range(number * SHOWN, min((number + 1) * SHOWN, len(one.detections)))
-        images = [pictures.original(index) for index in rows]
-        truths: list[Detections | Truth] = [one.truths[index] for index in rows]
-        found: list[Detections | Truth] = [one.detections[index] for index in rows]
-        save_batch(images, truths, classes, folder / f"val_batch{number}_labels.jpg")
-        save_batch(images, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
+        originals = [images.original(index) for index in rows]
+        ground_truths: list[Detections | GroundTruth] = [one.ground_truths[index] for index in rows]
+        found: list[Detections | GroundTruth] = [one.detections[index] for index in rows]
+        save_batch(originals, ground_truths, classes, folder / f"val_batch{number}_labels.jpg")
+        save_batch(originals, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
 
 
 def default_score(measured: Measured, classes: Classes) -> float | None:
     """The score threshold with the best F1; None where nothing was found."""
     evaluated = measured.evaluated
-    best = best_threshold(score_curves(evaluated.detections, evaluated.truths, len(classes)))
+    best = best_threshold(score_curves(evaluated.detections, evaluated.ground_truths, len(classes)))
     return None if best is None else best.score
 
 
 def write_report(
-    folder: Path, results: Results, measured: Measured, pictures: PictureSet, classes: Classes, score: float | None
+    folder: Path, results: Results, measured: Measured, images: DetectionDataset, classes: Classes, score: float | None
 ) -> dict[str, object]:
     """Everything that is made once, at the end; gives the figures that `metrics.json` holds."""
     plot_results(results.rows, folder / "results.png")
     evaluated = measured.evaluated
-    write_metrics(folder, evaluated.detections, evaluated.truths, classes, measured.coco.per_class)
-    draw_validation(pictures, measured, classes, score or 0.3, folder)
+    write_metrics(folder, evaluated.detections, evaluated.ground_truths, classes, measured.coco.per_class)
+    draw_validation(images, measured, classes, score or 0.3, folder)
     figures: dict[str, object] = {**measured.all_figures(), "score_threshold": score}
     with replacing(folder / "metrics.json") as partial:  # there only when whole: a run that has it is finished
         partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")

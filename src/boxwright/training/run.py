@@ -1,4 +1,4 @@
-"""`boxwright.train`: one call from a folder of labelled pictures to a trained, measured and drawn detector."""
+"""`boxwright.train`: one call from a folder of labelled images to a trained, measured and drawn detector."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from accelerate.state import AcceleratorState, PartialState
 from boxwright.checkpoint import load_checkpoint
 from boxwright.models import MODELS
 from boxwright.models.config import with_values
-from boxwright.nn.precision import choose_precision, compile_parts
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.precision import choose_precision, compile_parts
 from boxwright.training.display import Display
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, fit, grouped_batches, progress_of
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import open_checked, open_proposals, picture_sets, worker_count, write_check
+from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count, write_check
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.session import Arguments, Session, TrainResult
@@ -61,7 +61,7 @@ def train(
 
     Args:
         recipe: a recipe's name, its short alias, or a YAML path.
-        data: a folder of labelled pictures (VOC, COCO or YOLO layout).
+        data: a folder of labelled images (VOC, COCO or YOLO layout).
         overrides: recipe settings such as `optim.lr=0.01`.
         classes: a subset or merge of classes, such as "car+truck=vehicle,person".
         train_split, val_split: names of the splits to train and measure on.
@@ -69,7 +69,7 @@ def train(
         name: of the run folder below `runs`; the recipe's name if not given.
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
             settings come from there; only `data` (it may have moved) and `device` may be given beside it.
-        overfit: train and measure on this many training pictures, not augmented: the loss must collapse.
+        overfit: train and measure on this many training images, not augmented: the loss must collapse.
         minutes: a time budget for the whole call, from opening the data to the report: validations count, and how many
             steps fit is planned anew while the run goes on (`training.budget`).
         device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
@@ -88,7 +88,7 @@ def train(
         refuse_beside_resume([word for word, given in changed.items() if given])
         return _run(*_resumed(Path(resume), Path(runs), name, data, device))
     if data is None:
-        raise ValueError("no data: give a folder of labelled pictures (--data FOLDER)")
+        raise ValueError("no data: give a folder of labelled images (--data FOLDER)")
     if overfit is not None:
         overrides = [*overfit_overrides(overfit), *overrides]
     if minutes is not None and not 0 < minutes < math.inf:
@@ -115,9 +115,9 @@ def refuse_beside_resume(given: Sequence[str]) -> None:
 
 
 def overfit_overrides(count: int) -> list[str]:
-    """Settings of the sanity check: nothing that keeps a network from learning its pictures by heart."""
+    """Settings of the sanity check: nothing that keeps a network from learning its images by heart."""
     if count < 1:
-        raise ValueError(f"overfit: expected at least 1 picture, got {count}")
+        raise ValueError(f"overfit: expected at least 1 image, got {count}")
     batch = min(count, 16)
     settings = ["ema_decay=0.9", "optim.weight_decay=0", "schedule.kind=cosine", "schedule.warmup_steps=20"]
     settings += [f"data.batch_size={batch}", f"optim.reference_batch={batch}", "validation.times=5"]
@@ -189,18 +189,18 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         _restore(state, model, optimizer, average, accelerator)
         progress = progress_of(state["progress"], plan)
     start = now()
-    train_set, val_set, aspects = picture_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
+    train_set, val_set, aspects = image_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
     seconds = now() - start
     check_fits(model, train_set, recipe, precision, device)
-    if main and resumed is None:  # not before all pictures that are kept in memory could be read
+    if main and resumed is None:  # not before all images that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)
         write_yaml(folder / "args.yaml", {"arguments": asdict(asked), "recipe": dump_recipe(recipe)})
         write_check(data.report, folder / "dataset_check.json")
     if main:
         display.log_to(folder / "log.txt")
     workers = worker_count(recipe.data.workers, device, train_set.cached_bytes > 0)
-    cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded pictures in memory" if train_set.cached_bytes else (
-        "pictures are decoded anew each time")  # fmt: skip
+    cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded images in memory" if train_set.cached_bytes else (
+        "images are decoded anew each time")  # fmt: skip
     display.say(f"loader: {counted(workers, 'worker')}, {cached} ({seconds:.1f} s)")
     where = f"{accelerator.num_processes} x {device.type}" if accelerator.num_processes > 1 else device
     display.say(f"training: {recipe.name} on {where}, {precision}, {plan.sentence}; folder {folder}")
@@ -214,7 +214,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     run.results = Results(folder, keep_until=progress.step if state is not None else None) if main else None
     if main and resumed is None:
         start = now()
-        run.first_pictures(train_set, aspects)
+        run.first_images(train_set, aspects)
         progress.pace.report = REPORT_COST * (now() - start)  # the report at the end is drawn alike
     job = Job(
         recipe, plan, asked.seed, asked.minutes, started, accelerator, precision, model, optimizer, average, train_set,
@@ -234,9 +234,9 @@ def _fit(job: Job, progress: Progress, folder: Path) -> Progress:
     """The loop; running out of memory becomes advice, and other mishaps say how to go on."""
     try:
         return fit(job, progress)
-    except (ValueError, OSError) as error:  # a damaged picture, a full disk
+    except (ValueError, OSError) as error:  # a damaged image, a full disk
         if any(frame.f_code is grouped_batches.__code__ for frame, _ in walk_tb(error.__traceback__)):
-            with suppress(ValueError, OSError, FloatingPointError):  # pictures are fetched between two whole steps
+            with suppress(ValueError, OSError, FloatingPointError):  # images are fetched between two whole steps
                 job.save(progress)
             clear_frames(error.__traceback__)  # lets go of the loader, whose processes would hold up the program's end
         raise ValueError(_how_to_go_on(error, folder)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from boxwright.data.loader import draw_seed
+from boxwright.data.sampler import draw_seed
 from boxwright.recipes.schema import Data
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.schedule import Horizon, rising

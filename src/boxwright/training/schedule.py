@@ -25,12 +25,12 @@ class Plan:
     warmup_steps: int
     lr: float
     batch: int
-    """Pictures a step, over all processes and accumulated batches."""
+    """Images a step, over all processes and accumulated batches."""
     sentence: str
     """What the scaling rule did, for the log."""
 
 
-def scaled(recipe: Recipe, num_pictures: int, world: int, minutes: float | None = None) -> Plan:
+def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = None) -> Plan:
     """The recipe's learning rate, steps and warm-up for the batch that this run really has.
 
     k times the reference batch: k times the learning rate, 1/k of the steps. Epochs are counted, not scaled.
@@ -41,7 +41,7 @@ def scaled(recipe: Recipe, num_pictures: int, world: int, minutes: float | None 
     batch = recipe.data.batch_size * optim.accumulate * world
     factor = batch / optim.reference_batch
     if schedule.epochs is not None:
-        steps = max(1, math.ceil(schedule.epochs * num_pictures / batch))
+        steps = max(1, math.ceil(schedule.epochs * num_images / batch))
     else:
         assert schedule.steps is not None
         steps = max(1, round(schedule.steps / factor))

@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.data.loader import Collate, PictureSet, StepSampler
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Collate
+from boxwright.data.sampler import StepSampler
 from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
@@ -53,12 +55,12 @@ class Arguments:
 
 
 class Session:
-    """The run's side of the loop: rows, pictures, checkpoints and signals."""
+    """The run's side of the loop: rows, images, checkpoints and signals."""
 
     def __init__(
         self, recipe: Recipe, asked: Arguments, folder: Path, classes: Classes, model: Any,
         average: WeightAverage | None, optimizer: Any, precision: str, accelerator: Accelerator, display: Display,
-        val_set: PictureSet,
+        val_set: DetectionDataset,
         plan: Plan,
     ) -> None:  # fmt: skip
         self.recipe, self.asked, self.folder, self.classes = recipe, asked, folder, classes
@@ -78,7 +80,7 @@ class Session:
         if saved is not None:
             self.score, self.figures = saved.score_threshold, saved.metrics
 
-    def first_pictures(self, train_set: PictureSet, aspects: list[float]) -> None:
+    def first_images(self, train_set: DetectionDataset, aspects: list[float]) -> None:
         """What the network will be shown: label statistics and the first three batches."""
         report.draw_labels(train_set, self.classes, self.recipe, self.folder / "labels.jpg")
         size = min(self.recipe.data.batch_size, report.SHOWN)
@@ -90,7 +92,7 @@ class Session:
 
     def measure(self, model: Any, *, whole: bool = False) -> Measured:
         """Validate over all processes, as `evaluate` would do it with the checkpoint of this model's weights."""
-        limit = None if whole else self.recipe.validation.max_pictures
+        limit = None if whole else self.recipe.validation.max_images
         share = (self.accelerator.process_index, self.accelerator.num_processes)
         checkpoint = Checkpoint(self.recipe, self.classes, model.state_dict())
         detector = Detector(checkpoint, self.accelerator.device, precision=self.precision)
@@ -103,7 +105,7 @@ class Session:
 
     def on_progress(self, progress: Progress, row: dict[str, float]) -> None:
         """Move the progress bar."""
-        left = (progress.steps - progress.step) * self.plan.batch / row["pictures_per_second"]
+        left = (progress.steps - progress.step) * self.plan.batch / row["images_per_second"]
         self.display.update(progress.step, progress.steps, row, left)
 
     def on_measured(self, measured: Measured, progress: Progress, best: bool) -> None:
@@ -163,8 +165,8 @@ class Session:
             self.display.say(f"stopped at step {progress.step} of {progress.steps}; saved. Go on with: "
                              f"boxwright train --resume {self.folder}")  # fmt: skip
             return TrainResult(self.folder, best, last, {}, finished=False)
-        part = (self.recipe.validation.max_pictures or len(self.val_set)) < len(self.val_set)
-        if self._measured is None or part:  # resumed after the last step; or measured on some of the pictures so far
+        part = (self.recipe.validation.max_images or len(self.val_set)) < len(self.val_set)
+        if self._measured is None or part:  # resumed after the last step; or measured on some of the images so far
             model = self.average.model if self.average is not None else self.model
             self._measured = self.measure(model, whole=True)
             self.score = report.default_score(self._measured, self.classes)
@@ -175,11 +177,11 @@ class Session:
             )
             kind = "AP" if self._measured.segm is None else "mask AP"
             best_so_far = f" (best {kind} {progress.best_ap:.4f} at step {progress.best_step})"
-            if self._measured.ap is None:  # it was undefined at every step: the pictures are the same
+            if self._measured.ap is None:  # it was undefined at every step: the images are the same
                 best_so_far = ""
             self.display.say(f"finished: {_aps(self._measured)} with the last weights{best_so_far}")
             waited = progress.waited / progress.seconds if progress.seconds else 0.0
-            self.display.say(f"time: {progress.seconds:.0f} s, {waited:.0%} of it waiting for pictures")
+            self.display.say(f"time: {progress.seconds:.0f} s, {waited:.0%} of it waiting for images")
             self.display.say(f"folder: {self.folder}")
         return TrainResult(self.folder, best, last, figures, finished=True)
 
@@ -188,7 +190,7 @@ def _aps(measured: Measured) -> str:
     """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
     ap, ap50, segm = measured.coco.ap, measured.coco.ap50, measured.segm
     if ap is None or ap50 is None:
-        return "AP undefined (no object in the pictures measured on)"
+        return "AP undefined (no object in the images measured on)"
     masks = ""
     if segm is not None and segm.ap is not None and segm.ap50 is not None:
         masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"

@@ -11,7 +11,7 @@ from typing import Any
 def typical(laps: list[float]) -> float:
     """The mean of laps, none of which counts for more than three times their median.
 
-    The mean, because a batch of mosaics or of large pictures takes its time too; bounded, because now and then the
+    The mean, because a batch of mosaics or of large images takes its time too; bounded, because now and then the
     machine does something else.
     """
     most = 3 * median(laps)
@@ -31,7 +31,7 @@ class Timer:
         self.laps: list[float] = []
         """The last laps, 64 at most."""
         self.waits: list[float] = []
-        """Of each of them, the seconds that went into waiting for its pictures."""
+        """Of each of them, the seconds that went into waiting for its images."""
         self._waited = 0.0
 
     def fetched(self, batches: Iterable[Any]) -> Iterator[Any]:

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
 
-from boxwright.data.loader import PictureSet
-from boxwright.inference.over_split import Evaluated, Found, beside_truth, detect_split, evaluation_settings
+from boxwright.data.dataset import DetectionDataset
+from boxwright.evaluation.coco_ap import CocoResult, coco_ap
+from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
+from boxwright.evaluation.summary import have_masks
+from boxwright.evaluation.summary import measure as measure_all
 from boxwright.inference.predictor import Detector
-from boxwright.metrics.coco_ap import CocoResult, coco_ap
-from boxwright.metrics.measure import have_masks
-from boxwright.metrics.measure import measure as measure_all
 
 
 class Measured(NamedTuple):
-    """What validation found: COCO figures, and each picture's detections and truth with the mean losses of a picture.
+    """Results of a validation: COCO figures, each image's detections and ground truth, and the mean losses.
 
     `segm` are the figures of the masks, where the model gives masks.
     """
@@ -36,25 +36,25 @@ class Measured(NamedTuple):
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
         one = self.evaluated
-        return measure_all(one.detections, one.truths, one.classes, areas=one.areas).figures
+        return measure_all(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
 
 
 def measure(
-    detector: Detector, pictures: PictureSet, *, limit: int | None = None, share: tuple[int, int] = (0, 1)
+    detector: Detector, images: DetectionDataset, *, limit: int | None = None, share: tuple[int, int] = (0, 1)
 ) -> Measured:
-    """Validate a detector on the first `limit` pictures of a split; figures are those of all processes together.
+    """Validate a detector on the first `limit` images of a split; figures are those of all processes together.
 
     `share` is the rank of this process and the number of processes.
     """
     settings = evaluation_settings(detector.settings)
-    own = Found.joined(list(detect_split(detector, pictures, settings, limit=limit, losses=True, share=share)))
+    own = Found.joined(list(detect_split(detector, images, settings, limit=limit, losses=True, share=share)))
     joined = Found.joined(gather_object([own]))
     for _, one in sorted(joined.images.items()):
         if isinstance(one, Exception):  # no figures without it; after the gathering, so that no process waits for ever
             raise one
-    evaluated = beside_truth(joined, pictures, detector.classes)
-    found, truths, areas = evaluated.detections, evaluated.truths, evaluated.areas
+    evaluated = beside_ground_truth(joined, images, detector.classes)
+    found, ground_truths, areas = evaluated.detections, evaluated.ground_truths, evaluated.areas
     segm = None
-    if have_masks(found, truths):
-        segm = coco_ap(found, truths, detector.classes, kind="masks", areas=areas)
-    return Measured(coco_ap(found, truths, detector.classes, areas=areas), evaluated, segm)
+    if have_masks(found, ground_truths):
+        segm = coco_ap(found, ground_truths, detector.classes, kind="masks", areas=areas)
+    return Measured(coco_ap(found, ground_truths, detector.classes, areas=areas), evaluated, segm)

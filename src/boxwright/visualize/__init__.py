@@ -1,4 +1,4 @@
-"""Pictures for people: objects drawn with boxes, masks and tags, and contact sheets."""
+"""Images for people: objects drawn with boxes, masks and tags, and contact sheets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Draw what a picture holds or what a detector found: boxes, masks and label tags that can be read.
+"""Draw what an image holds or what a detector found: boxes, masks and label tags that can be read.
 
-Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the picture in pixels. A class index has
-the same colour in every picture. Tags stay inside the picture and keep off each other; where the picture is crowded
+Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the image in pixels. A class index has
+the same colour in every image. Tags stay inside the image and keep off each other; where the image is crowded
 they get shorter, and where they still do not fit only the colour speaks.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from boxwright.structures import Classes, Detections, Truth
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.visualize.regions import hatch, with_masks
 from boxwright.writing import printable
 
@@ -40,42 +40,42 @@ MOST_HIDDEN = 0.5  # of an object, by a tag
 
 def draw(
     image: Tensor,
-    found: Detections | Truth,
+    found: Detections | GroundTruth,
     *,
     classes: Classes | None = None,
     min_score: float = 0.0,
     scale: float = 1.0,
     masks: bool = True,
 ) -> Image.Image:
-    """The picture (3, H, W), uint8 or float in [0, 1], with its objects drawn on it, as a Pillow image.
+    """The image (3, H, W), uint8 or float in [0, 1], with its objects drawn on it, as a Pillow image.
 
     It is `scale` times as large. Detections under `min_score` are left out; ignored regions are grey, dashed and
     hatched. Names come from `classes`, else from the detections, else the label number stands for the name. Raises
-    ValueError where the picture is not of that kind or the detections belong to a picture of another size.
+    ValueError where the image is not of that kind or the detections belong to an image of another size.
     """
     fraction = image.is_floating_point() and bool((image >= 0).all()) and bool((image <= 1).all())
     if image.dim() != 3 or image.shape[0] != 3 or not (fraction or str(image.dtype) == "torch.uint8"):
         raise ValueError(
-            f"picture to draw on: expected (3, H, W), uint8 or float in [0, 1], got {tuple(image.shape)} {image.dtype}"
+            f"image to draw on: expected (3, H, W), uint8 or float in [0, 1], got {tuple(image.shape)} {image.dtype}"
         )
     if fraction:  # as the network sees it, where it is resized with "plain"
         image = (image * 255).round().byte()
     height, width = int(image.shape[1]), int(image.shape[2])
     if isinstance(found, Detections) and tuple(found.size_hw) != (height, width):
-        raise ValueError(f"detections of a picture of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "
+        raise ValueError(f"detections of an image of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "
                          f"cannot be drawn on one of {height} x {width}")  # fmt: skip
-    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
+    drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
-    items = _items(found, classes, min_score, scale, picture.size)
+        drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
+    items = _items(found, classes, min_score, scale, drawn.size)
     if masks and found.masks is not None and items:
         masks_of = found.mask if isinstance(found, Detections) else found.masks.__getitem__
         areas = [(masks_of(item.index), item.colour) for item in items]
-        picture = with_masks(picture, areas, scale, thickness=max(1, round(_line_width(picture.size) / 2)))
-    _draw_boxes(picture, items)
-    draw_tags(picture, items)
-    return picture
+        drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
+    _draw_boxes(drawn, items)
+    draw_tags(drawn, items)
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Item:
 
 
 def _items(
-    found: Detections | Truth, classes: Classes | None, min_score: float, scale: float, size: tuple[int, int]
+    found: Detections | GroundTruth, classes: Classes | None, min_score: float, scale: float, size: tuple[int, int]
 ) -> list[Item]:
     """What is to be drawn, largest first, so that small objects lie on top of the large ones around them."""
     if classes is None and isinstance(found, Detections):
@@ -108,7 +108,7 @@ def _items(
     boxes = found.boxes.detach().cpu().double().numpy() * scale
     labels = found.labels.cpu().tolist()
     scores = found.scores.detach().cpu().tolist() if isinstance(found, Detections) else [None] * len(labels)
-    ignored = found.ignore.cpu().tolist() if isinstance(found, Truth) else [False] * len(labels)
+    ignored = found.ignore.cpu().tolist() if isinstance(found, GroundTruth) else [False] * len(labels)
     width, height = size
     items = []
     for index, (box, label, score, ignore) in enumerate(zip(boxes, labels, scores, ignored, strict=True)):
@@ -116,7 +116,7 @@ def _items(
             continue
         x1, y1, x2, y2 = (round(float(edge)) for edge in np.clip(box, 0, [width, height, width, height]))
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-            continue  # outside the picture
+            continue  # outside the image
         x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
         known = classes is not None and 0 <= label < len(classes.names)
@@ -132,14 +132,14 @@ def _items(
 
 
 def _line_width(size: tuple[int, int]) -> int:
-    """Line width in pixels for a picture of (width, height): 1 for thumbnails, 2 at 640 x 480, 13 at 12 megapixels."""
+    """Line width in pixels for an image of (width, height): 1 for thumbnails, 2 at 640 x 480, 13 at 12 megapixels."""
     return max(1, round(math.sqrt(size[0] * size[1]) / 260))
 
 
-def _draw_boxes(picture: Image.Image, items: Sequence[Item]) -> None:
+def _draw_boxes(image: Image.Image, items: Sequence[Item]) -> None:
     """Draw rectangles, thinner for small objects and in crowds; ignored ones dashed and hatched."""
-    pen = ImageDraw.Draw(picture, "RGBA")
-    common = _line_width(picture.size)
+    pen = ImageDraw.Draw(image, "RGBA")
+    common = _line_width(image.size)
     if len(items) > 60:
         common = max(1, common // 2)
     for item in items:
@@ -153,13 +153,13 @@ def _draw_boxes(picture: Image.Image, items: Sequence[Item]) -> None:
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=item.colour, width=line)
 
 
-def draw_tags(picture: Image.Image, items: Sequence[Item]) -> None:
+def draw_tags(image: Image.Image, items: Sequence[Item]) -> None:
     """Draw the tags, each where it covers no other tag and hides least of the objects.
 
     Where it finds no such place it gets shorter, then it is left out; in a crowd it may not be wider than its box
     either. But every class has at least one tag, and among few objects each has its own.
     """
-    width, height = picture.size
+    width, height = image.size
     font_size = max(10, round(0.013 * math.sqrt(width * height)) + 5)
     plain = all(text.isascii() for item in items for text in item.texts)
     font = font_of(font_size, plain)
@@ -168,9 +168,9 @@ def draw_tags(picture: Image.Image, items: Sequence[Item]) -> None:
     tag_height = round(bottom - top) + margin
     tag_widths = {text: text_width(text, font) + 2 * margin for item in items for text in item.texts}
     crowded = sum(tag_widths[item.texts[0]] for item in items) * tag_height > 0.1 * width * height
-    room = Room(picture.size, max(1, tag_height // 4), items)
+    room = Room(image.size, max(1, tag_height // 4), items)
     named: set[tuple[int, bool]] = set()
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     for item in items:
         widest = item.rectangle[2] - item.rectangle[0] if crowded else width
         spot = None
@@ -209,7 +209,7 @@ class Room:
     def place(self, rectangle: Rectangle, tag: tuple[int, int], *, must: bool = False) -> tuple[int, int] | None:
         """Left and top of a free place at a box for a tag (width, height), which is then taken.
 
-        Among the places at the four corners, outside and inside, moved into the picture where they leave it, the one
+        Among the places at the four corners, outside and inside, moved into the image where they leave it, the one
         that hides least wins; earlier ones a little preferred. With `must` a tag may cover others, as little as can be.
         """
         (x1, y1, x2, y2), (width, height) = rectangle, tag
@@ -279,7 +279,7 @@ def palette() -> tuple[Colour, ...]:
     distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
     chosen = []
     for number in range(NUM_COLOURS):
-        # The first colour is alone in most pictures: a magenta, which stands out on black, white, grey, skin and green.
+        # The first colour is alone in most images: a magenta, which stands out on black, white, grey, skin and green.
         best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
         red, green, blue = (round(255 * float(value)) for value in encoded[best])
         chosen.append((red, green, blue))
@@ -288,7 +288,7 @@ def palette() -> tuple[Colour, ...]:
 
 
 def class_colour(label: int) -> Colour:
-    """The colour (red, green, blue) of a class index, the same in every picture; repeats after 64 classes."""
+    """The colour (red, green, blue) of a class index, the same in every image; repeats after 64 classes."""
     return palette()[label % NUM_COLOURS]
 
 
@@ -303,7 +303,7 @@ def text_colour(background: Colour) -> Colour:
 
 
 def save(image: Image.Image, path: str | Path) -> None:
-    """Write a picture in the format of its file's suffix: .jpg, .png, .webp, .bmp or .tif.
+    """Write an image in the format of its file's suffix: .jpg, .png, .webp, .bmp or .tif.
 
     JPEG and WebP are written without loss of colour resolution, which would blur thin coloured lines. Raises ValueError
     for another suffix.
@@ -311,6 +311,6 @@ def save(image: Image.Image, path: str | Path) -> None:
     path = Path(path)
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise ValueError(f"{path}: pictures are written as {', '.join(FORMATS)}, not as {path.suffix or 'no suffix'!r}")
+        raise ValueError(f"{path}: images are written as {', '.join(FORMATS)}, not as {path.suffix or 'no suffix'!r}")
     options: dict[str, Any] = {"JPEG": {"quality": 90, "subsampling": 0}, "WEBP": {"quality": 90}}.get(form, {})
     image.save(path, format=form, **options)

@@ -1,4 +1,4 @@
-"""Masks as a picture for other programs: each pixel says which object it belongs to."""
+"""Masks as an image for other programs: each pixel says which object it belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_INDEXED = 255
 
 
 def mask_image(found: Detections) -> Image.Image:
-    """A picture of the size of the original whose pixels are 0, or n + 1 where detection n is.
+    """An image of the size of the original whose pixels are 0, or n + 1 where detection n is.
 
     Where masks overlap the better detection is on top. Up to 255 objects it is an indexed PNG (each object in the
     colour of its class when looked at), beyond that a grey one of 16 bits. Raises ValueError where there are no masks.

@@ -1,4 +1,4 @@
-"""Areas of a picture: masks as translucent fills with an outline, and the hatching of ignored regions."""
+"""Areas of an image: masks as translucent fills with an outline, and the hatching of ignored regions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROWS = 256
 
 
 def with_masks(
-    picture: Image.Image, masks: Iterable[tuple[CroppedMask, tuple[int, int, int]]], scale: float, thickness: int
+    image: Image.Image, masks: Iterable[tuple[CroppedMask, tuple[int, int, int]]], scale: float, thickness: int
 ) -> Image.Image:
-    """The picture, `scale` times the masks' own, with each mask filled and outlined in its colour (R, G, B)."""
-    canvas = np.array(picture)
+    """The image, `scale` times the masks' own, with each mask filled and outlined in its colour (R, G, B)."""
+    canvas = np.array(image)
     for mask, colour in masks:
         x, y, bitmap = mask.x, mask.y, mask.bitmap.cpu().numpy().astype(bool)
         if not bitmap.any():
@@ -34,7 +34,7 @@ def with_masks(
         for _ in range(thickness):
             inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
         outline = bitmap & ~inner[thickness:-thickness, thickness:-thickness]
-        for row in range(0, len(region), ROWS):  # a mask may be as large as the largest picture
+        for row in range(0, len(region), ROWS):  # a mask may be as large as the largest image
             part, inside = region[row : row + ROWS], bitmap[row : row + ROWS]
             part[inside] = (0.62 * part[inside] + 0.38 * np.array(colour)).astype(np.uint8)
         region[outline] = colour

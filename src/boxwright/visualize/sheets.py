@@ -1,4 +1,4 @@
-"""Several pictures as one: contact sheets, and pictures side by side under titles."""
+"""Several images as one: contact sheets, and images side by side under titles."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from boxwright.writing import printable
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Pictures in rows on white paper, each centred in a cell as large as the largest; by default nearly a square."""
+    """Images in rows on white paper, each centred in a cell as large as the largest; by default nearly a square."""
     if not images:
-        raise ValueError("a contact sheet needs at least one picture")
+        raise ValueError("a contact sheet needs at least one image")
     columns = columns or math.ceil(math.sqrt(len(images)))
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -30,14 +30,14 @@ def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> 
 
 
 def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures in one row, each under its title."""
+    """Images in one row, each under its title."""
     if len(images) != len(titles):
-        raise ValueError(f"{len(images)} pictures but {len(titles)} titles")
+        raise ValueError(f"{len(images)} images but {len(titles)} titles")
     return contact_sheet([titled(image, title) for image, title in zip(images, titles, strict=True)], len(images))
 
 
 def titled(image: Image.Image, title: str) -> Image.Image:
-    """A picture under a strip of paper with its title, cut with an ellipsis where it is too long."""
+    """An image under a strip of paper with its title, cut with an ellipsis where it is too long."""
     title = printable(title)
     font_size = max(11, round(0.02 * math.sqrt(image.width * image.height)) + 5)
     font = font_of(font_size, title.isascii())

@@ -1,0 +1,197 @@
+"""A split as a dataset: resized images with their ground truth, augmented if asked for, cached if they fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from boxwright.data.ground_truth import ground_truth_of
+from boxwright.data.image_io.decode import image_size, read_image
+from boxwright.data.image_io.value_range import ValueRange
+from boxwright.data.inputs import Prepared, prepare
+from boxwright.data.mosaic import Mosaic
+from boxwright.data.proposals import StoredProposals
+from boxwright.data.records import Record, Split
+from boxwright.data.transforms import Compose, Sample, resize_ground_truth, resize_proposals, resize_sample
+from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.structures import GroundTruth
+
+CACHE_LIMIT = 4 << 30
+"""Bytes of decoded images that are kept in memory at most, besides a quarter of what the machine has free."""
+
+
+class SampleKey(NamedTuple):
+    """One draw: the index of the record, the seed of its augmentation, and whether mosaics are still on."""
+
+    record: int
+    seed: int
+    mosaic: bool = False
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training image after resizing: a mosaic now and then, then the other steps."""
+
+    steps: Compose
+    mosaic: Mosaic | None = None
+
+
+class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
+    """Resized images of a split with their ground truth; augmented where a key has a seed and a pipeline is given."""
+
+    def __init__(
+        self,
+        split: Split,
+        rule: ResizeRule,
+        *,
+        augmentation: Augmentation | None = None,
+        masks: bool = False,
+        cache: bool | None = None,
+        proposals: StoredProposals | None = None,
+        value_range: ValueRange = "auto",
+    ) -> None:
+        self.value_range = value_range
+        self.records = split.records
+        self.rule = rule
+        self.augmentation = augmentation
+        self.masks = masks
+        self.proposals = proposals
+        self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
+        self._joined: Tensor | None = None
+        self._ground_truths: list[GroundTruth] | None = None
+        self._original_ground_truths: dict[int, GroundTruth] = {}
+        if cache is not False:
+            self._fill_cache(forced=cache is True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader processes that are started anew: all images as one tensor, since each holds an open file."""
+        if self._kept and self._joined is None:
+            shapes = [(image.shape, hw) for image, hw in self._kept]
+            self._joined = torch.cat([image.flatten() for image, _ in self._kept])
+            self._kept = _images_in(self._joined, shapes)
+        kept = None if self._kept is None else [(image.shape, hw) for image, hw in self._kept]
+        return {**self.__dict__, "_kept": kept, "_ground_truths": pickle.dumps(self._ground_truths)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _ground_truths=pickle.loads(state["_ground_truths"]))
+        if self._joined is not None:
+            self._kept = _images_in(self._joined, state["_kept"])
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of images in memory; 0 without a cache."""
+        return sum(image.numel() for image, _ in self._kept) if self._kept is not None else 0
+
+    def _fill_cache(self, forced: bool) -> None:
+        """Decode and resize everything once, if it fits; workers share the memory."""
+        if not self.records:
+            return
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run that look at the same memory now
+        limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // (4 * beside))
+        if not forced and self._size_in_memory() > limit:
+            return
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            # Forked workers see it as it is; share_memory_ would hold one open file an image, of 1024 allowed.
+            self._kept = list(pool.map(self._decode, self.records))
+        if self.masks:  # decoding them takes longer than copying an image
+            sizes = [hw for _, hw in self._kept]
+            self._ground_truths = [self._resized_ground_truth(*row) for row in zip(self.records, sizes, strict=True)]
+
+    def _size_in_memory(self) -> int:
+        """Bytes of all images at network size; one whose size is not known counts as the first image."""
+        sizes = [record.stated_hw for record in self.records]
+        first = sizes[0] or image_size(self.records[0].path)
+        plans = [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
+        return sum(3 * height * width for height, width in plans)
+
+    def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
+        image = read_image(record.path, value_range=self.value_range)
+        hw = (int(image.shape[1]), int(image.shape[2]))
+        return resize_sample(Sample(image, GroundTruth.empty()), self.rule).image, hw
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def base(self, index: int) -> Sample:
+        """One resized image, not augmented."""
+        return self._with_size(index)[0]
+
+    def _with_size(self, index: int) -> tuple[Sample, tuple[int, int]]:
+        record = self.records[index]
+        if self._kept is None:
+            image = read_image(record.path, value_range=self.value_range)
+            hw = (int(image.shape[1]), int(image.shape[2]))
+            sample = Sample(image, ground_truth_of(record, hw, masks=self.masks), self._proposed(record, hw))
+            return resize_sample(sample, self.rule), hw
+        image, hw = self._kept[index]
+        ground_truth = self._ground_truths[index] if self._ground_truths else self._resized_ground_truth(record, hw)
+        return Sample(image, ground_truth, resize_proposals(self._proposed(record, hw), hw, self.rule)), hw
+
+    def _proposed(self, record: Record, hw: tuple[int, int]) -> Tensor | None:
+        return None if self.proposals is None else self.proposals.of(record.path, hw)
+
+    def _resized_ground_truth(self, record: Record, hw: tuple[int, int]) -> GroundTruth:
+        return resize_ground_truth(ground_truth_of(record, hw, masks=self.masks), hw, self.rule)
+
+    def original(self, index: int) -> Tensor:
+        """The image (3, H, W) as it is in its file."""
+        return read_image(self.records[index].path, value_range=self.value_range)
+
+    def original_hw(self, index: int) -> tuple[int, int]:
+        """Height and width of the image in its file."""
+        return self._kept[index][1] if self._kept is not None else image_size(self.records[index].path)
+
+    def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in network pixels; with masks where asked for."""
+        if masks and self._ground_truths:
+            return self._ground_truths[index]
+        return resize_ground_truth(ground_truth_of(self.records[index], hw, masks=masks), hw, self.rule)
+
+    def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once."""
+        if index not in self._original_ground_truths:
+            self._original_ground_truths[index] = ground_truth_of(self.records[index], hw, masks=self.masks)
+        return self._original_ground_truths[index]
+
+    def prepared(self, index: int) -> Prepared:
+        """One image as `predict` prepares it: resized, not augmented."""
+        record = self.records[index]
+        if self._kept is None:
+            return prepare(record.path, self.rule, self.proposals, self.value_range)
+        image, hw = self._kept[index]
+        proposals = resize_proposals(self._proposed(record, hw), hw, self.rule)
+        return Prepared(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)
+
+    def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
+        if not isinstance(key, SampleKey) or self.augmentation is None:
+            index = key.record if isinstance(key, SampleKey) else key
+            return *self._with_size(index), index
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key.seed)
+            sample, hw = self._with_size(key.record)
+            if key.mosaic and self.augmentation.mosaic is not None:
+                sample = self.augmentation.mosaic(self.base, len(self), sample)
+            return self.augmentation.steps(sample), hw, key.record
+
+
+def _images_in(
+    joined: Tensor, shapes: Sequence[tuple[torch.Size, tuple[int, int]]]
+) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Images of these shapes, which lie in one tensor one behind the other, and the sizes in their files; no copy."""
+    parts = torch.split(joined, [shape.numel() for shape, _ in shapes])
+    return [(part.view(shape), hw) for part, (shape, hw) in zip(parts, shapes, strict=True)]
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return CACHE_LIMIT

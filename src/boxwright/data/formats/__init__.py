@@ -1,0 +1,1 @@
+"""Annotation formats: VOC, COCO, YOLO and CVAT folders as records."""

@@ -1,0 +1,200 @@
+"""COCO JSON: images, categories and annotations in one file a split, in the layouts that people really have.
+
+Understood: `annotations/instances_{train,val}.json` (also `train2017`) with images in `images/`, `train/`,
+`train2017/` or the root; `{train,valid,test}/_annotations.coco.json` beside the images; one JSON file. Category ids
+may start anywhere and have gaps. `iscrowd` objects become ignore regions, and `ignore` means nothing, as in
+pycocotools; masks are handed on undecoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwright.data.formats.coco_categories import join_categories, read_categories
+from boxwright.data.formats.coco_rows import CocoRows
+from boxwright.data.formats.listing import (
+    ImageFinder,
+    files_in,
+    folders_in,
+    split_folders,
+    split_name,
+    split_order,
+    subfolder,
+)
+from boxwright.data.records import DataSet
+from boxwright.structures import Classes
+
+COCO_LAYOUT = "COCO (annotations/instances_train.json with images/, or {train,valid,test}/_annotations.coco.json)"
+_PEEK = 65536  # bytes in which one of the keys of a COCO file must stand
+
+
+def recognises_coco(path: Path) -> bool:
+    """Whether a path is a JSON file, or a folder with JSON files in a layout that `read_coco` understands."""
+    if path.is_file():
+        return path.suffix.lower() == ".json"
+    return bool(_annotation_files(path))
+
+
+def read_coco(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
+    """A COCO folder or file; classes are ordered by category id unless `class_names` orders them."""
+    files = {_split_of(path): path} if path.is_file() else _annotation_files(path)
+    if not files:
+        raise ValueError(f"{path}: no COCO annotation file here")
+    root = _root_of(path) if path.is_file() else path
+    notes: list[str] = []
+    contents = _contents(files, notes)
+    files = {split: file for split, file in files.items() if split in contents}
+    categories, ids_of_file = join_categories(
+        [(file, read_categories(contents[split], file, notes)) for split, file in files.items()], notes
+    )
+    classes = Classes(tuple(categories.values()), tuple(categories))
+    if class_names:
+        classes = _ordered(classes, class_names, path)
+    splits = {}
+    for split in split_order(files):
+        file = files[split]
+        finder = ImageFinder(list(_image_folders(root, file, split)), root, split)
+        rows = CocoRows(file, finder, classes, ids_of_file[file])
+        splits[split] = rows.split(split, contents.pop(split))
+    return DataSet(root, "coco", classes, splits, tuple(dict.fromkeys(notes)))
+
+
+def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, Any]]:
+    """The files by split; one that cannot be read is said and left out where it is neither train nor val."""
+    contents = {}
+    for split, file in files.items():
+        try:
+            contents[split] = load_coco(file)
+        except ValueError as error:
+            if split in ("train", "val", "trainval") or len(files) == 1:
+                raise
+            notes.append(f"{error}: split {split} is left out")
+    if not contents:
+        load_coco(next(iter(files.values())))
+    return contents
+
+
+def load_coco(file: Path) -> dict[str, Any]:
+    """The content of a COCO ground truth file, its outer shape checked.
+
+    Raises ValueError with one sentence for JSON that cannot be read, or that is something else.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 5,000 digits
+        raise ValueError(f"{file}: this is not valid JSON ({error!s:.200})") from error
+    if isinstance(content, list):
+        rows = [row for row in content[:1] if isinstance(row, dict)]
+        if rows and "score" in rows[0]:
+            raise ValueError(
+                f"{file}: this is a COCO result file (detections); give the ground truth file with its images"
+            )
+        raise ValueError(f'{file}: expected a JSON object with "images", "annotations" and "categories", got a list')
+    if not isinstance(content, dict):
+        raise ValueError(f'{file}: expected a JSON object with "images", "annotations" and "categories"')
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            state = "is missing" if key not in content else "is not a list"
+            raise ValueError(
+                f'{file}: "{key}" {state}; a COCO ground truth file has images, annotations and categories'
+            )
+    return content
+
+
+def _ordered(classes: Classes, names: Sequence[str], path: Path) -> Classes:
+    id_of = dict(zip(classes.names, classes.ids, strict=True))
+    unknown = [name for name in names if name not in id_of]
+    if unknown:
+        raise ValueError(f"{path}: no category named {unknown[0]!r}; the file has {', '.join(classes.names)}")
+    return Classes(tuple(names), tuple(id_of[name] for name in names))
+
+
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """COCO files by split."""
+    for folder in (subfolder(root, "annotations"), root):
+        files = _coco_files(folder) if folder is not None else []
+        instances = [file for file in files if file.stem.lower().startswith("instances")]
+        if instances or files:
+            return _by_split(instances or files)
+    found = {split: _coco_files(folder) for split, folder in split_folders(root).items()}
+    for files in found.values():
+        if len(files) > 1:
+            raise ValueError(f"{files[0].parent}: several COCO files ({_names(files)}) for one split; keep one")
+    return {split: files[0] for split, files in found.items() if files}
+
+
+def _coco_files(folder: Path) -> list[Path]:
+    return [folder / name for name in files_in(folder) if name.lower().endswith(".json") and _looks_coco(folder / name)]
+
+
+def _looks_coco(file: Path) -> bool:
+    if not file.is_file():  # a pipe, say
+        return False
+    with file.open("rb") as handle:
+        start = handle.read(_PEEK)
+        # "categories" alone is in other files too, such as the notes.json of Label Studio's YOLO export
+        if any(key in start for key in (b'"annotations"', b'"images"')) or (
+            b'"categories"' in start and len(start) == _PEEK
+        ):
+            return True
+    # Someone's only JSON file called instances_*.json is meant as COCO; what is wrong with it is said on reading.
+    return file.name.lower().startswith(("instances", "_annotations"))
+
+
+def _by_split(files: list[Path]) -> dict[str, Path]:
+    if len(files) == 1:
+        return {_split_of(files[0]): files[0]}
+    result: dict[str, Path] = {}
+    for file in files:
+        split = _split_in_name(file) or file.stem
+        if split in result:
+            raise ValueError(
+                f"{file.parent}: {result[split].name} and {file.name} both stand for {split}; name one file"
+            )
+        result[split] = file
+    unnamed = [split for split in result if split_name(split) is None]
+    if "train" not in result and len(unnamed) == 1:  # CVAT calls what has no subset "default"
+        result["train"] = result.pop(unnamed[0])
+    return result
+
+
+def _split_of(file: Path) -> str:
+    """The split that a single file stands for: by its name, by its folder's, or train."""
+    return _split_in_name(file) or split_name(file.parent.name) or "train"
+
+
+def _split_in_name(file: Path) -> str | None:
+    stem = file.stem.lower().removesuffix(".coco")
+    parts = [stem, *stem.replace("-", "_").replace(".", "_").split("_")]
+    return next((found for found in map(split_name, parts) if found), None)
+
+
+def _root_of(file: Path) -> Path:
+    return file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
+
+
+def _names(files: list[Path]) -> str:
+    return ", ".join(file.name for file in files)
+
+
+def _named_in(base: Path, file: Path) -> Path | None:
+    """The sub-folder whose name a file's name ends with: `images/default/` for `instances_default.json`."""
+    stem = file.stem.lower()
+    names = [name for name in folders_in(base) if f"_{stem}".endswith(f"_{name.lower()}")]
+    return base / max(names, key=len) if names else None
+
+
+def _image_folders(root: Path, file: Path, split: str) -> Iterator[Path]:
+    """Where the images of a split may lie, the likeliest first."""
+    for base in (root, subfolder(root, "images", "jpegimages", "imgs", "data", "pictures")):
+        if base is not None:
+            named = split_folders(base).get(split) or _named_in(base, file)
+            if named is not None:
+                yield from (inner for inner in (subfolder(named, "images"), named) if inner is not None)
+            if base != root:
+                yield base
+    inside = subfolder(file.parent, "images")
+    yield from (folder for folder in (inside, file.parent, root) if folder is not None)

@@ -1,0 +1,67 @@
+"""An image's annotations as the ground truth of training and evaluation: clipped boxes, decoded masks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from boxwright.data.formats.voc_masks import ObjectPixels
+from boxwright.data.records import Annotation, Record
+from boxwright.structures import CroppedMask, GroundTruth
+
+Box = tuple[float, float, float, float]
+
+
+def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
+    """What an image of size `hw` holds: boxes clipped to it, and their masks where `masks` asks.
+
+    Boxes that are not finite or have no area inside the image are left out, as preflight reports them. With `masks`
+    an object that has none gets `CroppedMask.unknown`. Raises ValueError, naming the annotation, for a mask
+    that cannot be decoded.
+    """
+    kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
+    return GroundTruth.of(
+        [box for _, box in kept],
+        [item.label for item, _ in kept],
+        [item.ignore for item, _ in kept],
+        [mask_of(item, hw, box) for item, box in kept] if masks else None,
+    )
+
+
+def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:
+    """The part of a box inside an image of size `hw`, None where there is none (or the box is no box).
+
+    >>> clip_box((-5, 10, 20, 30), (100, 10)), clip_box((4, 4, 4, 9), (10, 10)), clip_box((12, 0, 15, 5), (10, 10))
+    ((0.0, 10.0, 10.0, 30.0), None, None)
+    """
+    if not all(map(math.isfinite, box)):
+        return None
+    height, width = hw
+    x1, x2 = (min(max(float(value), 0.0), float(width)) for value in (box[0], box[2]))
+    y1, y2 = (min(max(float(value), 0.0), float(height)) for value in (box[1], box[3]))
+    # Compared in float32, as the boxes are kept: two ends may be one number there.
+    ends = torch.tensor([x1, y1, x2, y2])
+    return (x1, y1, x2, y2) if bool((ends[2:] > ends[:2]).all()) else None
+
+
+def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> CroppedMask:
+    """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged.
+
+    Polygons or a run-length code without a pixel give an empty mask. Where there are none, or a VOC image of the
+    objects gives this one no pixel, nobody drew it: `CroppedMask.unknown`.
+    """
+    corner = (int(box[0]), int(box[1])) if box else (0, 0)
+    coded = item.segmentation
+    try:
+        if isinstance(coded, ObjectPixels):
+            mask = coded.mask(hw)
+        elif coded:
+            mask = CroppedMask.decoded(coded, hw)
+        else:
+            mask = None
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise ValueError(f"{item.where}: the mask cannot be decoded ({error}); correct or remove it") from error
+    if mask is None or (isinstance(coded, ObjectPixels) and not mask.bitmap.numel()):
+        return CroppedMask.unknown(min(corner[0], hw[1] - 1), min(corner[1], hw[0] - 1))
+    return mask

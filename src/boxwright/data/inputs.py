@@ -1,0 +1,323 @@
+"""Images of any kind that a user gives: listed once, read as upright RGB tensors, resized ahead of their use."""
+
+from __future__ import annotations
+
+import glob
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from boxwright.data.formats.listing import files_of
+from boxwright.data.image_io.decode import (
+    ReadImage,
+    Unreadable,
+    pixels_of_image,
+    read_with_note,
+)
+from boxwright.data.image_io.file_types import SUFFIXES, VIDEO_SUFFIXES, is_image_name, is_video_name, video_sentence
+from boxwright.data.image_io.memory_need import MEMORY, TOGETHER, Need, need_of_image, too_large
+from boxwright.data.image_io.value_range import ValueRange
+from boxwright.data.proposals import StoredProposals
+from boxwright.data.transforms import resize_proposals
+from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
+
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
+WINDOW = 64
+"""Images that are sorted by shape and put into batches together."""
+DECODERS = TOGETHER
+"""Threads that decode and resize images while the network runs."""
+_STARTING = threading.Lock()
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def images_of(images: Any) -> Iterator[ImageLike | Unreadable]:
+    """The single images of whatever `predict` takes; folders and globs are listed in order of name.
+
+    Within several, what is no image, or stands for none, has its error in its place.
+    """
+    if isinstance(images, (str, Path)):
+        yield from image_paths(images)
+    elif isinstance(images, Image.Image):
+        yield images
+    elif isinstance(images, (np.ndarray, Tensor)):
+        if images.ndim == 4:
+            yield from images
+        else:
+            yield images
+    elif isinstance(images, Iterable):
+        for part in images:
+            yield from _images_of_part(part)
+    else:
+        raise ValueError(f"image: expected a path, PIL image, array or tensor, got {type(images).__name__}")
+
+
+def _images_of_part(part: Any) -> Iterator[ImageLike | Unreadable]:
+    if not isinstance(part, (str, Path)):
+        if isinstance(part, (Image.Image, np.ndarray, Tensor, Iterable)):
+            yield from images_of(part)
+        else:
+            yield ValueError(f"image: expected a path, PIL image, array or tensor, got {type(part).__name__}")
+        return
+    try:
+        yield from image_paths(part)
+    except (ValueError, OSError) as error:
+        yield error
+
+
+def image_paths(source: str | Path) -> list[Path]:
+    """The image files of a path, a glob or a folder (not its subfolders), listed here and nowhere else.
+
+    Each stands for itself from here on, whatever lies there: a link to nothing is listed, and named when it is read.
+    Raises FileNotFoundError where there is none, ValueError for a video.
+    """
+    path = Path(source)
+    if path.is_dir():
+        names = files_of(path)
+        found = [path / name for name in names if is_image_name(name)]
+        if not found:
+            if video := next(filter(is_video_name, names), None):
+                raise FileNotFoundError(f"{path}: no images in this folder; {video_sentence(str(path / video))}")
+            raise FileNotFoundError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+        return found
+    if path.exists() or path.is_symlink():
+        if path.name.lower().endswith(VIDEO_SUFFIXES):
+            raise ValueError(video_sentence(str(source)))
+        return [path]
+    found = sorted(file for name in glob.glob(str(source), recursive=True) if not (file := Path(name)).is_dir())
+    if not found:
+        if "://" in str(source):
+            raise FileNotFoundError(f"{source}: an address; images are read from files, so copy it here first")
+        raise FileNotFoundError(f"{source}: no such image, folder or pattern")
+    return found
+
+
+def as_pixels(image: ImageLike) -> tuple[Tensor, str | None]:
+    """One image as (3, H, W) uint8 or float in [0, 1], and the path that it came from."""
+    path = str(image) if isinstance(image, (str, Path)) else None
+    return read_any_image(image).pixels, path
+
+
+def read_any_image(image: ImageLike, value_range: ValueRange = "auto") -> ReadImage:
+    """One image as (3, H, W) uint8 or float in [0, 1], and what is amiss with it."""
+    if isinstance(image, (str, Path)):
+        return read_with_note(image, value_range=value_range)
+    if isinstance(image, Image.Image):
+        found = pixels_of_image(image, value_range)
+        return found._replace(pixels=found.pixels.contiguous())
+    return ReadImage(_given_pixels(image))
+
+
+def _given_pixels(image: np.ndarray[Any, Any] | Tensor) -> Tensor:
+    if isinstance(image, Tensor):
+        pixels = image.cpu()  # it is resized and put into a batch with others there
+    else:
+        array = np.ascontiguousarray(image)
+        if not array.flags.writeable:  # as PIL's own arrays are; torch would warn
+            array = array.copy()
+        if array.ndim == 2:
+            array = np.repeat(array[:, :, None], 3, axis=2)
+        if array.ndim != 3 or array.shape[2] != 3:
+            raise ValueError(f"array: expected (H, W, 3) RGB or (H, W), got {array.shape}")
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+    if pixels.dim() != 3 or pixels.shape[0] != 3:
+        raise ValueError(f"tensor: expected (3, H, W) RGB, got {tuple(pixels.shape)}")
+    if pixels.dtype == torch.uint8:
+        return pixels.contiguous()
+    if not pixels.is_floating_point():
+        raise ValueError(f"pixels: expected uint8, or float in [0, 1], got {pixels.dtype}")
+    if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):  # so also where one is NaN
+        raise ValueError(
+            f"float pixels: expected [0, 1], got [{float(pixels.min()):.4g}, {float(pixels.max()):.4g}]; "
+            f"give uint8 for 0 to 255, and do not normalise: the model does"
+        )
+    return pixels.float().contiguous()
+
+
+def refuse_among_images(out: Path, sources: list[Path], images: list[Path]) -> None:
+    """Refuse to write beside the images, or anywhere below a folder of them that was given."""
+    place = out.resolve()
+    among = [path.parent for path in images if path.parent.resolve() == place]
+    among += [source for source in sources if source.is_dir() and place.is_relative_to(source.resolve())]
+    if among:
+        raise ValueError(f"{out}: lies in the image folder {among[0]}, which is only read; choose another with --out")
+
+
+class Prepared(NamedTuple):
+    """An image at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
+
+    pixels: Tensor
+    original_hw: tuple[int, int]
+    plan: ResizePlan
+    path: str | None
+    proposals: Tensor | None = None
+    original: Tensor | None = None
+    """Its own pixels, where they are to be kept."""
+    note: str | None = None
+    """What is amiss with an image that is read all the same."""
+
+
+def prepared_ahead(
+    source: Iterator[ImageLike | Unreadable],
+    window: int,
+    rule: ResizeRule,
+    stored: StoredProposals | None,
+    keep: bool,
+    value_range: ValueRange = "auto",
+    memory: float = MEMORY,
+) -> Iterator[list[Prepared | Unreadable]]:
+    """Windows of prepared images, or what is wrong with them, each prepared while the one before is used.
+
+    Decoded images take at most so many GiB of `memory`; one that is large is prepared when nothing else is used.
+    """
+
+    def attempt(image: ImageLike | Unreadable) -> Prepared | Unreadable:
+        if isinstance(image, Exception):
+            return image
+        try:
+            return prepare(image, rule, stored, value_range, keep=keep)
+        except (ValueError, OSError) as error:
+            return error
+
+    def need_of(image: ImageLike | Unreadable) -> Need:
+        return need_of_image(image, rule, keep=keep)
+
+    for part, results in ahead_of_use(source, window, memory, need_of, attempt):
+        if part.problem is not None:
+            (image,) = part.images
+            named = f"{image}: " if isinstance(image, (str, Path)) else "an image "
+            results = [ValueError(f"{named}{part.problem}")]
+        yield results
+        del part, results  # before the next is prepared, which may be one large image
+
+
+class Window(NamedTuple, Generic[_T]):
+    """Images that are in memory together; `alone`: one that is so large that no other may be beside it; `problem`:
+    why it may not be there either.
+    """
+
+    images: list[_T]
+    alone: bool = False
+    problem: str | None = None
+
+
+def windows_within(
+    source: Iterator[_T], window: int, memory: float, needs_of: Callable[[list[_T]], Iterable[Need]]
+) -> Iterator[Window[_T]]:
+    """Windows of at most so many images, of which two at a time stay within `memory` (GiB)."""
+    limit = int(memory * 2**30)
+    while given := _taken(source, window, limit // 2):
+        images: list[_T] = []
+        held = passing = 0
+        for image, need in zip(given, needs_of(given), strict=True):
+            alone = need.held + need.passing * TOGETHER > limit // 2
+            full = held + need.held + TOGETHER * max(passing, need.passing) > limit // 2
+            if images and (alone or full):
+                yield Window(images)
+                images, held, passing = [], 0, 0
+            if alone:
+                above = sum(need) > limit
+                yield Window([image], alone=True, problem=too_large(sum(need), memory) if above else None)
+                continue
+            images.append(image)
+            held, passing = held + need.held, max(passing, need.passing)
+        if images:
+            yield Window(images)
+
+
+def _taken(source: Iterator[_T], window: int, most_bytes: int) -> list[_T]:
+    """The next images; fewer where they are arrays, which are in memory as soon as they are taken."""
+    taken: list[_T] = []
+    num_bytes = 0
+    while len(taken) < window and num_bytes <= most_bytes:
+        for image in source:
+            taken.append(image)
+            num_bytes += int(getattr(image, "nbytes", 0))
+            break
+        else:
+            break
+    return taken
+
+
+def ahead_of_use(
+    source: Iterator[_T], window: int, memory: float, need_of: Callable[[_T], Need], prepare: Callable[[_T], _R]
+) -> Iterator[tuple[Window[_T], list[_R]]]:
+    """Windows with what is made of each of their images: made while the window before is used, unless it is alone.
+
+    What has a problem is not begun, and comes without results.
+    """
+    with image_threads() as pool:
+        windows = windows_within(source, window, memory, lambda images: list(pool.map(need_of, images)))
+        ahead: deque[tuple[Window[_T], list[Future[_R]]]] = deque()
+        following: Window[_T] | None = None
+        try:
+            while True:
+                while len(ahead) < 2 and (following := following or next(windows, None)):
+                    if ahead and (ahead[-1][0].alone or following.alone):
+                        break
+                    todo = following.images if following.problem is None else []
+                    ahead.append((following, [pool.submit(prepare, image) for image in todo]))
+                    following = None
+                if not ahead:
+                    return
+                part, futures = ahead.popleft()
+                results = [future.result() for future in futures]
+                del futures
+                yield part, results
+                del part, results
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def image_threads(name: str = "") -> ThreadPoolExecutor:
+    """Threads that decode and resize, each on one core.
+
+    torch would let each gather a team of threads for its operations. While such teams are there, OpenMP has the
+    network's own threads sleep where else they wait awake for each other (benchmarks/RESULTS.md, the course's network).
+    """
+    pool = ThreadPoolExecutor(DECODERS, name)
+    # with a timeout: a thread that cannot start must not make the other wait for ever
+    together = threading.Barrier(DECODERS, timeout=30)
+
+    def alone() -> None:
+        torch.get_num_threads()  # else torch would set the number when this thread first computes
+        torch.set_num_threads(1)
+        together.wait()
+
+    with _STARTING:
+        usual = torch.get_num_threads()
+        try:
+            for job in [pool.submit(alone) for _ in range(DECODERS)]:
+                job.result()
+        finally:
+            torch.set_num_threads(usual)  # in this thread, and in those that start later
+    return pool
+
+
+def prepare(
+    image: ImageLike, rule: ResizeRule, stored: StoredProposals | None = None, value_range: ValueRange = "auto", *,
+    keep: bool = False,
+) -> Prepared:  # fmt: skip
+    """An image resized by a rule, with the proposals that are stored for it, and with `keep` its own pixels."""
+    read = read_any_image(image, value_range)
+    path = str(image) if isinstance(image, (str, Path)) else None
+    return _fitted(read.pixels, path, rule, stored)._replace(original=read.pixels if keep else None, note=read.note)
+
+
+def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
+    hw = (int(pixels.shape[1]), int(pixels.shape[2]))
+    plan = resize_plan(hw, rule)
+    proposals = None
+    if stored is not None:
+        if path is None:
+            raise ValueError(f"{stored.path} knows images by their files: give paths, not pixels")
+        proposals = resize_proposals(stored.of(path, hw), hw, rule)
+    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)

@@ -1,0 +1,301 @@
+"""The synthetic shapes set: images whose every box and mask is known, drawn from a seed, without any file.
+
+An image is fixed by its configuration, its seed and its index. Shape legend: G = objects of the image, H W = its
+size. Boxes are tight around the visible part of each object, masks are that part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from xml.sax.saxutils import escape
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from boxwright.data.formats.voc_masks import FOLDER, write_object_pixels
+from boxwright.data.synthetic.drawing import (
+    DIFFICULTIES,
+    OUTLINES,
+    Canvas,
+    Difficulty,
+    background,
+    contrasting_colour,
+    draw_distractors,
+    expose,
+    paint,
+    silhouette,
+)
+from boxwright.data.transforms import Sample
+from boxwright.ops.masks import encode_rle
+from boxwright.structures import Classes, CroppedMask, GroundTruth
+from boxwright.writing import writing
+
+Pixels = npt.NDArray[np.uint8]
+Layout = Literal["voc", "coco"]
+
+# Validation images are counted from here, so that they are the same however many images one trains on.
+VALIDATION_START = 1_000_000
+PLACEMENT_TRIES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesConfig:
+    """What the images look like: side in pixels, number of classes, difficulty, number and size of the objects.
+
+    An object's size is the longer side of its whole box; at most 5/8 of the image, whatever `max_pixels` says. Where
+    objects would hide each other too much an image holds fewer than drawn for it, but always one.
+    """
+
+    size: int = 256
+    num_classes: int = 6
+    difficulty: Literal["easy", "medium", "hard"] = "medium"
+    min_objects: int = 1
+    max_objects: int = 12
+    min_pixels: int = 12
+    max_pixels: int = 160
+
+    def __post_init__(self) -> None:
+        if self.difficulty not in DIFFICULTIES:
+            raise ValueError(f"difficulty {self.difficulty!r}: expected one of {', '.join(DIFFICULTIES)}")
+        if not 1 <= self.num_classes <= len(OUTLINES):
+            raise ValueError(f"{self.num_classes} classes of shapes: expected 1 to {len(OUTLINES)}")
+        if not 32 <= self.size <= 4096:
+            raise ValueError(f"images of {self.size} pixels: expected 32 to 4096")
+        if not 1 <= self.min_objects <= self.max_objects <= 100:
+            raise ValueError(f"{self.min_objects} to {self.max_objects} objects: expected 1 <= least <= most <= 100")
+        if not 6 <= self.min_pixels <= self.largest:
+            raise ValueError(
+                f"objects of {self.min_pixels} to {self.largest} pixels: expected 6 <= least <= most, and most is at "
+                f"most 5/8 of the image"
+            )
+
+    @property
+    def largest(self) -> int:
+        """The longer side of the largest object."""
+        return min(self.max_pixels, self.size * 5 // 8)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes, by name, as a VOC folder orders them; their ids in COCO files count from 1."""
+        return Classes.named(sorted(list(OUTLINES)[: self.num_classes]), first_id=1)
+
+
+class _Placed(NamedTuple):
+    """One painted object: label, corner and size of its patch on the image, and area with nothing hidden."""
+
+    label: int
+    x: int
+    y: int
+    hw: tuple[int, int]
+    area: int
+
+
+def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, GroundTruth]:
+    """Image number `index` (H, W, 3) uint8 of a seed, and its ground truth with masks."""
+    if seed < 0 or index < 0:
+        raise ValueError(f"shapes: expected a seed and an index from 0, got {seed} and {index}")
+    random = np.random.Generator(np.random.PCG64([seed, index]))
+    level = DIFFICULTIES[config.difficulty]
+    canvas = background(random, config.size, level.texture)
+    canvas = draw_distractors(random, canvas, int(random.integers(level.distractors[0], level.distractors[1] + 1)))
+    owner = np.zeros((config.size, config.size), np.uint8)  # which object is on top: its number from 1, or 0
+    placed: list[_Placed] = []
+    visible = np.zeros(config.max_objects + 1, np.int64)
+    for _ in range(int(random.integers(config.min_objects, config.max_objects + 1))):
+        _add_object(random, config, level, canvas, owner, placed, visible)
+    image = expose(random, canvas, level.lighting, level.noise)
+    return image, _ground_truth(owner, placed)
+
+
+def _add_object(
+    random: np.random.Generator,
+    config: ShapesConfig,
+    level: Difficulty,
+    canvas: Canvas,
+    owner: Pixels,
+    placed: list[_Placed],
+    visible: npt.NDArray[np.int64],
+) -> None:
+    """Paint one more object where it hides no earlier one too much; none if there is no such place."""
+    label = int(random.integers(config.num_classes))
+    longer = config.min_pixels + (config.largest - config.min_pixels) * float(random.random())
+    degrees = level.rotation * float(2 * random.random() - 1)
+    aspect = level.aspect ** float(2 * random.random() - 1)
+    shape = silhouette(config.classes.names[label], longer, degrees, aspect)
+    height, width = shape.mask.shape
+    area = int(np.count_nonzero(shape.mask))
+    areas = np.array([part.area for part in placed])
+    cover = level.cover * float(random.random()) ** 2  # most objects find a place where they hide little
+    for attempt in range(PLACEMENT_TRIES):
+        limit = areas * (1 - (cover if attempt < PLACEMENT_TRIES // 2 else level.cover))
+        # Up to a tenth of the patch may lie beyond each border.
+        x = int(random.integers(-width // 10, max(config.size - width + width // 10, 1)))
+        y = int(random.integers(-height // 10, max(config.size - height + height // 10, 1)))
+        rows, columns = slice(max(y, 0), y + height), slice(max(x, 0), x + width)
+        below = owner[rows, columns]
+        top, left = rows.start - y, columns.start - x
+        mask = shape.mask[top : top + below.shape[0], left : left + below.shape[1]]
+        hidden = np.bincount(below[mask], minlength=len(placed) + 1)[1:]
+        if (visible[: len(placed)] - hidden < limit).any():
+            continue
+        visible[: len(placed)] -= hidden
+        visible[len(placed)] = int(np.count_nonzero(mask))
+        under = canvas[rows, columns][mask].mean(0, dtype=np.float64).astype(np.float32)
+        colour = contrasting_colour(random, under, level.contrast, label / config.num_classes, level.hue_spread)
+        shading = random.random(2) * 0.3 - 0.15
+        paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
+        placed.append(_Placed(label, x, y, (height, width), area))
+        below[mask] = len(placed)
+        return
+
+
+def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
+    boxes, masks = [], []
+    for number, part in enumerate(placed, start=1):
+        x, y = max(part.x, 0), max(part.y, 0)
+        plane = owner[y : part.y + part.hw[0], x : part.x + part.hw[1]] == number
+        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+        x1, y1, x2, y2 = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        boxes.append([x + x1, y + y1, x + x2, y + y2])
+        masks.append(CroppedMask(x + x1, y + y1, torch.from_numpy(plane[y1:y2, x1:x2].copy())))
+    return GroundTruth.of(boxes, [part.label for part in placed], None, masks)
+
+
+@dataclass(frozen=True, slots=True)
+class ShapesSource:
+    """A shapes set in memory's place: sample `i` is drawn when asked for. `start` is the index of the first image."""
+
+    config: ShapesConfig
+    seed: int
+    count: int
+    start: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the set."""
+        return self.config.classes
+
+    def sample(self, index: int) -> Sample:
+        """Image (3, H, W) uint8 and ground truth of one index."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"image {index} of a shapes set of {self.count}")
+        image, ground_truth = draw_shapes(self.config, self.seed, self.start + index)
+        return Sample(torch.from_numpy(image).permute(2, 0, 1).contiguous(), ground_truth)
+
+
+def shapes_splits(config: ShapesConfig, seed: int, train: int, val: int) -> dict[str, ShapesSource]:
+    """The splits "train" and "val" of a seed: no image in common, and val does not depend on the size of train."""
+    if not 1 <= train <= VALIDATION_START or val < 0:
+        raise ValueError(f"shapes: expected 1 to {VALIDATION_START} training images and 0 or more validation "
+                         f"images, got {train} and {val}")  # fmt: skip
+    return {
+        "train": ShapesSource(config, seed, train),
+        "val": ShapesSource(config, seed, val, start=VALIDATION_START),
+    }
+
+
+def write_shapes(
+    folder: Path | str,
+    train: int = 800,
+    val: int = 200,
+    layout: Layout = "voc",
+    config: ShapesConfig | None = None,
+    seed: int = 0,
+    progress: Callable[[str, Iterator[int], int], Iterator[int]] | None = None,
+) -> Path:
+    """Write a shapes set into a new or empty folder, in VOC or COCO layout, and return the folder.
+
+    `progress` wraps the loop over a split's images: it gets the split's name, the indices and their number. Raises
+    ValueError for a folder that holds anything.
+    """
+    folder, config = Path(folder), config or ShapesConfig()
+    if layout not in ("voc", "coco"):
+        raise ValueError(f"layout {layout!r}: expected voc or coco")
+    splits = shapes_splits(config, seed, train, val)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: is there already and not empty; name a new folder, nothing was written")
+    image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
+    image_folder.mkdir(parents=True, exist_ok=True)
+    for name, source in splits.items():
+        if not len(source):
+            continue
+        indices: Iterator[int] = iter(range(len(source)))
+        entries = []
+        for index in progress(name, indices, len(source)) if progress else indices:
+            image, ground_truth = draw_shapes(config, seed, source.start + index)
+            file = f"{name}_{index:06d}.jpg"
+            with writing(image_folder / file) as target:
+                Image.fromarray(image).save(target, quality=95, subsampling=0)
+            entries.append((file, ground_truth))
+        if layout == "voc":
+            _write_voc(folder, name, entries, config)
+        else:
+            _write_coco(folder, name, entries, config)
+    return folder
+
+
+def _write_voc(folder: Path, split: str, entries: list[tuple[str, GroundTruth]], config: ShapesConfig) -> None:
+    annotations, sets, masks = folder / "Annotations", folder / "ImageSets" / "Main", folder / FOLDER
+    for part in (annotations, sets, masks):
+        part.mkdir(parents=True, exist_ok=True)
+    for file, ground_truth in entries:
+        lines = [
+            "<annotation>",
+            f"  <filename>{escape(file)}</filename>",
+            f"  <size><width>{config.size}</width><height>{config.size}</height><depth>3</depth></size>",
+        ]
+        for box, label in zip(ground_truth.boxes.int().tolist(), ground_truth.labels.tolist(), strict=True):
+            corners = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box,
+                                                                               strict=True))  # fmt: skip
+            name = escape(config.classes.names[label])
+            lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")
+        lines.append("</annotation>")
+        with writing(annotations / f"{Path(file).stem}.xml") as labels:
+            labels.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_object_pixels(masks / f"{Path(file).stem}.png", ground_truth.masks or (), (config.size, config.size))
+    stems = "".join(f"{Path(file).stem}\n" for file, _ in entries)
+    with writing(sets / f"{split}.txt") as names:
+        names.write_text(stems, encoding="utf-8")
+
+
+def _write_coco(folder: Path, split: str, entries: list[tuple[str, GroundTruth]], config: ShapesConfig) -> None:
+    classes, size = config.classes, config.size
+    images = [
+        {"id": number, "file_name": file, "width": size, "height": size}
+        for number, (file, _) in enumerate(entries, start=1)
+    ]
+    rows: list[dict[str, Any]] = []
+    for number, (_, ground_truth) in enumerate(entries, start=1):
+        for box, label, mask in zip(
+            ground_truth.boxes.tolist(), ground_truth.labels.tolist(), ground_truth.masks or (), strict=True
+        ):
+            plane = torch.zeros(size, size, dtype=torch.bool)
+            height, width = mask.bitmap.shape
+            plane[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
+            x1, y1, x2, y2 = box
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": number,
+                    "category_id": classes.ids[label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": int(mask.bitmap.sum()),
+                    "iscrowd": 0,
+                    "segmentation": encode_rle(plane),
+                }
+            )
+    categories = [{"id": key, "name": name} for key, name in zip(classes.ids, classes.names, strict=True)]
+    target = folder / "annotations" / f"instances_{split}.json"
+    target.parent.mkdir(exist_ok=True)
+    text = json.dumps({"images": images, "annotations": rows, "categories": categories})
+    with writing(target):
+        target.write_text(text, encoding="utf-8")

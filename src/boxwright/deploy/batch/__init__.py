@@ -1,0 +1,1 @@
+"""Detections of any number of images on a Ray cluster."""

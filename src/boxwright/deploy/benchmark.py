@@ -1,0 +1,148 @@
+"""How fast a detector is in each runtime of this machine, how large its file is, and what it costs in AP.
+
+Runtimes take turns, round by round, so that whatever else the machine does slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from boxwright.checkpoint import Checkpoint
+from boxwright.deploy.export.export import average_precision, calibration_inputs
+from boxwright.deploy.export.graph import detector_graph, record
+from boxwright.deploy.export.onnx import write_onnx
+from boxwright.deploy.export.openvino import write_openvino
+from boxwright.inference.predictor import Detector
+from boxwright.ops.image import fit_image, resize_plan
+from boxwright.runtime.openvino import computes_bf16
+from boxwright.runtime.precision import choose_precision
+
+RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
+            "openvino-bf16", "openvino-int8")  # fmt: skip
+REST = 0.1
+"""Seconds between turns: threads of one runtime spin for a while after their work, on the cores of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A detector in one runtime, and the bytes of its files."""
+
+    name: str
+    detector: Detector
+    size: int
+
+
+def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -> dict[str, str]:
+    """Every runtime, with the reason why it cannot run here, or "" where it can.
+
+    `calibration`: whether there are images for int8; `wide`: whether the network has convolutions wide enough for
+    Winograd's algorithm.
+    """
+    packages = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
+    lacking = [name for name in packages if importlib.util.find_spec(name) is None]
+    needs: dict[str, tuple[str, ...]] = {
+        "onnx": ("onnx", "onnxscript", "onnxruntime"),
+        "openvino": ("onnx", "onnxscript", "openvino"),
+    }
+    needs["onnx-winograd"] = needs["onnx"]
+    needs["openvino-winograd"] = needs["openvino-bf16"] = needs["openvino"]
+    needs["openvino-int8"] = (*needs["openvino"], "nncf")
+    reasons = dict.fromkeys(RUNTIMES, "")
+    for name, wanted in needs.items():
+        absent = [package for package in wanted if package in lacking]
+        reasons[name] = f"pip install 'boxwright[export]' ({', '.join(absent)} missing)" if absent else ""
+    if choose_precision("auto", device) != "bf16":
+        reasons["torch-bf16"] = "this device has no bf16 of its own"
+    if not reasons["openvino-bf16"] and not computes_bf16():
+        reasons["openvino-bf16"] = "this processor has no bf16"
+    if not wide:
+        reasons["onnx-winograd"] = reasons["openvino-winograd"] = "no convolution of this network is wide enough"
+    if not reasons["openvino-int8"] and not calibration:
+        reasons["openvino-int8"] = "needs images to be fitted to: --images FOLDER"
+    return reasons
+
+
+def build_runtimes(
+    checkpoint: Checkpoint, names: Sequence[str], folder: Path, *, device: torch.device, weights_size: int,
+    images: Path | None, say: Callable[[str], None],
+) -> list[Runtime]:  # fmt: skip
+    """The named runtimes of a checkpoint, their files written into `folder` (not gated: `export` does that)."""
+    made: list[Runtime] = []
+    onnx_files = {False: folder / "detector.onnx", True: folder / "winograd.onnx"}
+    description = detector_graph(checkpoint)[1]
+    exported = [name for name in names if name.startswith(("onnx", "openvino"))]
+    for winograd in {name.endswith("winograd") for name in exported}:
+        say("writing an exported file ...")
+        graph, _ = detector_graph(checkpoint, winograd=winograd)
+        write_onnx(record(graph, description), onnx_files[winograd], description)
+    for name in names:
+        kind, _, variant = name.partition("-")
+        if kind == "torch":
+            precision = "bf16" if variant == "bf16" else "fp32"
+            detector = Detector(checkpoint, device, precision=precision, compile=variant == "compiled")
+            detector.settings = description.settings  # the scores and numbers that are fixed in the files
+            made.append(Runtime(name, detector, weights_size))
+            continue
+        file = onnx_file = onnx_files[variant == "winograd"]
+        if kind == "openvino":
+            file = folder / f"{name}.xml"
+            inputs = None
+            if variant == "int8":
+                assert images is not None
+                inputs = calibration_inputs(Detector(checkpoint, "cpu"), description, images)
+            precision = variant if variant in ("bf16", "int8") else "fp32"
+            write_openvino(onnx_file, file, replace(description, precision=precision), inputs)
+        parts = (file, file.with_suffix(".bin")) if kind == "openvino" else (file,)
+        size = sum(part.stat().st_size for part in parts)
+        made.append(Runtime(name, Detector.load(file, "cpu"), size))
+    return made
+
+
+def measure_speed(
+    runtimes: Sequence[Runtime], images: Sequence[Tensor], *, batch: int, repeats: int, score: float | None = None
+) -> list[tuple[float, float]]:
+    """Latency (seconds, one image) and throughput (images a second) of each runtime: medians over rounds.
+
+    Images (3, H, W) are brought to network size before; normalising, network, NMS and the way back are timed.
+    """
+    times: dict[tuple[int, int], list[float]] = {}
+    for round_ in range(-1, repeats):  # the first one warms up
+        for number, runtime in enumerate(runtimes):
+            for count in (1, batch):
+                time.sleep(REST)
+                chosen = [images[(round_ + place) % len(images)] for place in range(count)]
+                start = time.perf_counter()
+                runtime.detector.predict(chosen, resize=None, batch=count, score=score)
+                if runtime.detector.device.type == "cuda":
+                    torch.cuda.synchronize()
+                if round_ >= 0:
+                    times.setdefault((number, count), []).append(time.perf_counter() - start)
+    return [
+        (statistics.median(times[number, 1]), batch / statistics.median(times[number, batch]))
+        for number in range(len(runtimes))
+    ]
+
+
+def measure_ap(
+    runtimes: Sequence[Runtime], checkpoint: Checkpoint, device: torch.device, data: Path, split: str
+) -> tuple[float, list[float]]:
+    """AP of the checkpoint in torch fp32, convolved directly, and AP of each runtime."""
+    points = [average_precision(one.detector, data, split) for one in runtimes]
+    plain = Detector(checkpoint, device, precision="fp32", winograd=False)
+    plain.settings = runtimes[0].detector.settings
+    return average_precision(plain, data, split), points
+
+
+def network_images(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
+    """Images at the size that the network sees, all of the first one's, so that batches have no padding."""
+    fitted = [fit_image(one, resize_plan((int(one.shape[1]), int(one.shape[2])), detector.resize)) for one in images]
+    first = fitted[0].shape
+    return [one for one in fitted if one.shape == first]

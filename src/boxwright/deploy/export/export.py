@@ -1,0 +1,219 @@
+"""`export_checkpoint`: from a checkpoint to a file for another runtime, which is refused unless it finds the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.formats.folder import split as split_called
+from boxwright.data.image_io.decode import read_image
+from boxwright.data.inputs import image_paths, refuse_among_images
+from boxwright.deploy.export.gate import IMAGES, Agreement, drawn_images, gate_images, prove
+from boxwright.deploy.export.graph import detector_graph, record
+from boxwright.deploy.export.onnx import write_onnx
+from boxwright.deploy.export.openvino import Inputs, write_openvino
+from boxwright.deploy.export.program import write_program
+from boxwright.evaluation.coco_ap import coco_ap
+from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.inference.loading import open_checkpoint
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.ops.image import fit_image, resize_plan
+from boxwright.runtime.description import Description
+from boxwright.runtime.exported import network_pixels
+from boxwright.runtime.openvino import computes_bf16
+from boxwright.structures import ImageBatch
+from boxwright.wording import counted
+
+Format = Literal["onnx", "openvino", "program"]
+Precision = Literal["fp32", "bf16", "int8"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
+LARGEST_AP_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
+"""By precision: AP of the checkpoint minus AP of the exported file, at most. In fp32, which is to be the same detector,
+a gain counts as a loss does; what the rounding of bf16 and int8 gains by chance is no fault."""
+CALIBRATION_IMAGES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What an exported file is to be. The scores and numbers are the recipe's where they are None."""
+
+    format: Format = "onnx"
+    precision: Precision = "fp32"
+    normalise: bool = True
+    """Whether pixels go in as they are, or normalised by the caller."""
+    nms: bool = True
+    """Whether detections come out, or the candidates before NMS."""
+    score: float | None = None
+    nms_iou: float | None = None
+    max_detections: int | None = None
+    calibration: Path | None = None
+    """Folder of images for int8."""
+    winograd: bool = False
+    """Whether wide 3x3 convolutions are done by Winograd's algorithm: faster on a CPU in fp32, and nowhere else."""
+
+    def __post_init__(self) -> None:
+        if self.format not in SUFFIX:
+            raise ValueError(f"format {self.format!r}: expected {', '.join(SUFFIX)}")
+        if self.precision not in LARGEST_AP_LOSS:
+            raise ValueError(f"precision {self.precision!r}: expected {', '.join(LARGEST_AP_LOSS)}")
+        if self.precision != "fp32" and self.format != "openvino":
+            raise ValueError(f"precision {self.precision} is for --format openvino; {self.format} files are fp32")
+        if (self.precision == "int8") != (self.calibration is not None):
+            wants = "needs" if self.precision == "int8" else "takes no"
+            raise ValueError(f"precision {self.precision} {wants} images to calibrate with (--calibration FOLDER)")
+        if self.winograd and (self.precision != "fp32" or self.format == "program"):
+            raise ValueError("winograd is for onnx and openvino files in fp32: elsewhere it is not the faster way")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file that passed: where it is, its size with what belongs to it, and what was measured."""
+
+    path: Path
+    size: int
+    agreement: Agreement
+    ap: float | None = None
+    checkpoint_ap: float | None = None
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: Path,
+    options: ExportOptions,
+    *,
+    images: Path | None = None,
+    data: Path | None = None,
+    split: str = "val",
+    say: Callable[[str], None] = print,
+) -> Exported:
+    """Write an exported file; it appears at `out` only if it finds what the checkpoint finds.
+
+    Args:
+        checkpoint: a checkpoint, a run folder, or a foreign checkpoint.
+        out: the file; its ending must be that of the format.
+        options: what it is to be.
+        images: a folder of images to compare on; if not given, images of `data`, or else drawn ones.
+        data: a labelled folder whose `split` AP is measured on too.
+        say: is told what happens.
+
+    Raises ValueError where the file does not pass.
+    """
+    if out.suffix != SUFFIX[options.format]:
+        raise ValueError(f"{out}: a file of the format {options.format} ends in {SUFFIX[options.format]}")
+    given = [folder for folder in (images, data, options.calibration) if folder is not None and folder.is_dir()]
+    refuse_among_images(out, given, [])
+    source = open_checkpoint(checkpoint)
+    _check_given(source.recipe.model.name, options, data)
+    compared, called = compared_images(images, data, split)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    reference = Detector(source, "cpu", precision="fp32", winograd=False)
+    graph, description = detector_graph(
+        source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
+        max_detections=options.max_detections, winograd=options.winograd,
+    )  # fmt: skip
+    description = replace(description, precision=options.precision)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+        say(f"recording {source.recipe.model.name} ...")
+        partial = Path(folder) / out.name
+        program = record(graph, description)
+        if options.format == "program":
+            write_program(program, partial, description)
+        else:
+            onnx_file = partial.with_suffix(".onnx")
+            write_onnx(program, onnx_file, description)
+            if options.format == "openvino":
+                calibration = options.calibration
+                inputs = None if calibration is None else calibration_inputs(reference, description, calibration)
+                write_openvino(onnx_file, partial, description, inputs)
+                onnx_file.unlink()
+        if options.precision == "bf16" and not computes_bf16():
+            say("this processor has no bf16: the file runs in fp32 here, and that is what is compared")
+        exported = Detector.load(partial, "cpu")
+        say(f"comparing on {called} ...")
+        found = prove(reference, exported, compared, options.precision)
+        say(
+            f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
+            f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
+            if found.asked
+            else f"nothing was found on {called}, so nothing was compared: give --images FOLDER with typical ones"
+        )
+        ap = checkpoint_ap = None
+        if data is not None:
+            reference.settings = exported.settings  # scores and numbers that were chosen for the file are no loss
+            checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
+            say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
+            _check_ap(out, ap, checkpoint_ap, options.precision)
+        files = sorted(Path(folder).iterdir())
+        for file in files:
+            shutil.move(file, out.parent / file.name)
+    size = sum((out.parent / file.name).stat().st_size for file in files)
+    return Exported(out, size, found, ap, checkpoint_ap)
+
+
+def _check_given(name: str, options: ExportOptions, data: Path | None) -> None:
+    """Refuse what would only be found after minutes of writing."""
+    if MODELS[name].needs_proposals and data is not None:
+        raise ValueError(f"{name} needs proposals, which export has for drawn regions only: leave --data out")
+    if MODELS[name].needs_proposals and options.precision == "int8":
+        raise ValueError("int8 is not for detectors that are given their proposals")
+    if options.calibration is not None:
+        image_paths(options.calibration)
+
+
+def compared_images(images: Path | None, data: Path | None, split: str) -> tuple[list[Tensor], str]:
+    """What the gate compares on: a few images (3, H, W) of a folder, of a split of labelled ones, or drawn; in words.
+
+    Of a split, those that cannot be read are passed over, as in its evaluation.
+    """
+    records = () if data is None else split_called(open_folder(data), split).records
+    if images is not None:
+        whole = [read_image(path) for path in image_paths(images)[:IMAGES]]
+        called = f"the first {counted(len(whole), 'image')} of {images}"
+    elif data is not None:
+        whole = []
+        for record in records:
+            with suppress(ValueError, OSError):
+                whole.append(read_image(record.path))
+            if len(whole) == IMAGES:
+                break
+        if not whole:
+            raise ValueError(f"{data}: split {split} has no usable image")
+        called = f"the first {counted(len(whole), 'image')} of {data} ({split})"
+    else:
+        whole = drawn_images()
+        called = f"{len(whole)} drawn images"
+    return gate_images(whole), f"{called}, whole and cut"
+
+
+def _check_ap(out: Path, ap: float, checkpoint_ap: float, precision: Precision) -> None:
+    loss, most = round(checkpoint_ap - ap, 6), LARGEST_AP_LOSS[precision]
+    if loss > most or (precision == "fp32" and -loss > most):
+        raise ValueError(
+            f"{out} was not written: its AP is {ap:.4f}, that of the checkpoint {checkpoint_ap:.4f}; "
+            f"{most:g} {'more or less' if precision == 'fp32' else 'less'} is allowed for {precision}"
+        )
+
+
+def average_precision(detector: Detector, data: Path, split: str) -> float:
+    """COCO AP of a detector on a split of a labelled folder."""
+    evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
+    return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes).ap or 0.0
+
+
+def calibration_inputs(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
+    """Images of a folder, one by one, as the network sees them."""
+    for path in islice(image_paths(folder), CALIBRATION_IMAGES):
+        pixels = read_image(path, value_range=detector.value_range)
+        plan = resize_plan((int(pixels.shape[1]), int(pixels.shape[2])), detector.resize)
+        images = ImageBatch.of([fit_image(pixels, plan)])
+        yield {"images": network_pixels(images, description).numpy(), "sizes": images.sizes_hw.numpy()}

@@ -1,0 +1,191 @@
+"""Proof that an exported file finds what the checkpoint finds: on images, alone and in batches of mixed sizes.
+
+Where figures differ in the last digits, a detection at a threshold may come or go and two of nearly equal score may
+change places: detections are matched one to one, and those within a margin of where the list ends are not asked for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from boxwright.data.proposals import StoredProposals
+from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
+from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
+from boxwright.ops.boxes import pairwise_iou
+from boxwright.structures import CroppedMask, Detections
+from boxwright.wording import counted
+
+IMAGES = 6
+BATCHES = (1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far apart the same detection may lie, and which share of all must be found again."""
+
+    overlap: float
+    """Intersection over union of the two boxes at least."""
+    score: float
+    share: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(overlap=0.99, score=1e-3, share=0.995),
+    "bf16": Tolerance(overlap=0.8, score=0.05, share=0.9),
+    "int8": Tolerance(overlap=0.5, score=0.2, share=0.7),
+}
+"""By the precision of the exported file. What bf16 and int8 really cost is AP: give data to have it measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well two detectors agree: detections asked for, found again, and the largest differences among those."""
+
+    asked: int
+    found: int
+    box_pixels: float
+    score: float
+
+    @property
+    def share(self) -> float:
+        """Of the detections asked for; 1 where there are none."""
+        return self.found / self.asked if self.asked else 1.0
+
+
+def agreement(
+    expected: Sequence[Detections], got: Sequence[Detections], tolerance: Tolerance, least: float, most: int
+) -> Agreement:
+    """Match detections of the same images one to one, both ways; `least` and `most` are the score and the number
+    at which lists end.
+    """
+    asked = found = 0
+    largest_box = largest_score = 0.0
+    for one, other in zip(expected, got, strict=True):
+        matches = _matched(one, other, tolerance)
+        for mine, rows in ((one, matches[:, 0]), (other, matches[:, 1])):
+            needed = mine.scores > _end(mine, least, most) + tolerance.score
+            needed[rows] = True
+            asked += int(needed.sum())
+            found += len(rows)
+        boxes = (one.boxes[matches[:, 0]] - other.boxes[matches[:, 1]]).abs()
+        scores = (one.scores[matches[:, 0]] - other.scores[matches[:, 1]]).abs()
+        largest_box = max(largest_box, float(boxes.max()) if len(boxes) else 0.0)
+        largest_score = max(largest_score, float(scores.max()) if len(scores) else 0.0)
+    return Agreement(asked, found, largest_box, largest_score)
+
+
+def _end(one: Detections, least: float, most: int) -> float:
+    """The score below which a list says nothing."""
+    return max(least, float(one.scores[-1])) if len(one) >= most else least
+
+
+def _matched(one: Detections, other: Detections, tolerance: Tolerance) -> Tensor:
+    """Pairs (M, 2) of rows, each row once: same class, near in score, boxes (and masks) alike; best overlap first."""
+    if not len(one) or not len(other):
+        return torch.empty(0, 2, dtype=torch.int64)
+    overlap = pairwise_iou(one.boxes, other.boxes)
+    near = (one.scores[:, None] - other.scores).abs() <= tolerance.score
+    alike = (overlap >= tolerance.overlap) & near & (one.labels[:, None] == other.labels)
+    pairs: list[tuple[int, int]] = []
+    used: tuple[set[int], set[int]] = (set(), set())
+    rows = alike.nonzero()
+    # among repeated boxes the nearest score decides, so that a list matches itself row by row
+    gaps = (one.scores[rows[:, 0]] - other.scores[rows[:, 1]]).abs()
+    for a, b in rows[(gaps - overlap[rows[:, 0], rows[:, 1]]).argsort(stable=True)].tolist():
+        if a not in used[0] and b not in used[1] and _masks_alike(one, other, a, b, tolerance):
+            used[0].add(a)
+            used[1].add(b)
+            pairs.append((a, b))
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def _masks_alike(one: Detections, other: Detections, a: int, b: int, tolerance: Tolerance) -> bool:
+    if one.masks is None or other.masks is None:
+        return one.masks is other.masks
+    first, second = (_plane(side, row) for side, row in ((one, a), (other, b)))
+    union = int((first | second).sum())
+    return union == 0 or int((first & second).sum()) / union >= tolerance.overlap - 0.05  # of few pixels, one is much
+
+
+def _plane(found: Detections, row: int) -> Tensor:
+    assert found.masks is not None
+    mask = found.masks[row]
+    if not isinstance(mask, CroppedMask):
+        return mask
+    plane = torch.zeros(found.size_hw, dtype=torch.bool)
+    height, width = mask.bitmap.shape
+    plane[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
+    return plane
+
+
+def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], precision: str) -> Agreement:
+    """Run both on images (3, H, W), alone and in batches of mixed sizes.
+
+    Raises ValueError where they do not find the same.
+    """
+    least = max(exported.settings.score_threshold, checkpoint.score_threshold if precision != "fp32" else 0.0)
+    tolerance, most = TOLERANCES[precision], exported.settings.max_detections
+    settings: dict[str, Any] = {"score": least, "nms_iou": exported.settings.nms_iou, "max_detections": most}
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index:03}.png" for index in range(len(images))]
+        for path, pixels in zip(paths, images, strict=True):
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+        if MODELS[checkpoint.recipe.model.name].needs_proposals:
+            settings["proposals"] = _drawn_proposals(paths, images)
+        for batch in BATCHES:
+            expected, got = (one.predict(paths, batch=batch, **settings) for one in (checkpoint, exported))
+            results.append(agreement(expected, got, tolerance, least, most))
+    total = Agreement(
+        sum(one.asked for one in results), sum(one.found for one in results),
+        max(one.box_pixels for one in results), max(one.score for one in results),
+    )  # fmt: skip
+    if total.share < tolerance.share:
+        raise ValueError(
+            f"the exported file does not find what the checkpoint finds: {total.found} of "
+            f"{counted(total.asked, 'detection')} were found again ({total.share:.1%}, expected "
+            f"{tolerance.share:.1%}) on {counted(len(images), 'image')}"
+        )
+    return total
+
+
+def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredProposals:
+    """Regions of all sizes for a detector that is given them."""
+    generator = torch.Generator().manual_seed(0)
+    boxes, sizes = [], [(int(image.shape[1]), int(image.shape[2])) for image in images]
+    for height, width in sizes:
+        corner, far = torch.rand(2, 50, 2, generator=generator).sort(dim=0).values
+        boxes.append(torch.cat([corner, far], dim=1) * torch.tensor([width, height, width, height]))
+    arrays = {
+        "names": np.array([path.name for path in paths]),
+        "sizes": np.array(sizes),
+        "counts": np.array([len(rows) for rows in boxes]),
+        "boxes": torch.cat(boxes).numpy(),
+        "scores": np.ones(sum(len(rows) for rows in boxes)),
+    }
+    return StoredProposals(Path("drawn"), arrays)
+
+
+def gate_images(whole: Sequence[Tensor]) -> list[Tensor]:
+    """Images (3, H, W), and each once more, cut to another shape."""
+    cut = []
+    for index, pixels in enumerate(whole):
+        height, width = pixels.shape[1:]
+        cut.append(pixels[:, : height * 3 // 4] if index % 2 else pixels[:, :, : width * 3 // 5])
+    return [*whole, *(one.contiguous() for one in cut)]
+
+
+def drawn_images() -> list[Tensor]:
+    """Images (3, H, W) of coloured shapes, all of one size."""
+    drawn = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(IMAGES)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]

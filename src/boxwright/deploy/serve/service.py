@@ -1,0 +1,155 @@
+"""What a server does with a detector: images of requests become answers, many at a time and each within its limits.
+
+Nothing here knows a web framework but by the requests that it is handed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from boxwright.data.inputs import image_threads
+from boxwright.deploy.serve.batching import Batcher
+from boxwright.deploy.serve.uploads import Limits, Places, Refused, Upload, image_of, uploads_in
+from boxwright.inference.predictor import Detector
+from boxwright.runtime.exported import ExportedEngine
+from boxwright.structures import Detections, DetectSettings
+from boxwright.visualize.drawing import class_colour
+
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch.export"}
+Masks: TypeAlias = Literal["rle", "polygons", "none"]
+_LOG = logging.getLogger("boxwright.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """How requests are answered; `score` is the checkpoint's own if None."""
+
+    score: float | None = None
+    batch: int = 8
+    wait_seconds: float = 0.005
+    limits: Limits = field(default_factory=Limits)
+
+
+class Service:
+    """A detector that answers requests, from one event loop; decoding and detecting happen in threads."""
+
+    def __init__(self, detector: Detector, path: Path, options: ServeOptions) -> None:
+        """Args:
+
+        path: of the checkpoint or exported file; clients are told its last part only.
+
+        Raises ValueError for a detector that finds no regions itself.
+        """
+        if detector.needs_proposals:
+            raise ValueError(
+                f"{path}: {detector.recipe.model.name} needs proposals for every image and cannot be served"
+            )
+        self.detector = detector
+        self.path = path
+        self.limits = options.limits
+        self.description = described(detector, path, options)
+        self._places = Places(options.limits.num_images)
+        self._pool = image_threads("boxwright image")
+        self._batcher = Batcher(detector, batch=options.batch, wait_seconds=options.wait_seconds)
+
+    def start(self) -> None:
+        """Begin to detect."""
+        self._batcher.start()
+
+    def close(self) -> None:
+        """End after what is in hand."""
+        self._batcher.close()
+        self._pool.shutdown()
+
+    async def answers(
+        self, request: Any, *, score: float | None, max_detections: int | None, masks: Masks | None
+    ) -> dict[str, Any]:
+        """Detections in the image that is a request's body, or of each file of its form. Raises Refused.
+
+        Files of a form that are refused have their reason in their place, unless none is left.
+        """
+        if masks in ("rle", "polygons") and not self.detector.recipe.needs_masks:
+            raise Refused(422, f"masks: {self.path.name} finds boxes and no masks; leave masks={masks} out")
+        kind: Masks = masks or "rle"
+        least = self.description["score"] if score is None else score
+        settings = self.detector.settings_with(score=least, max_detections=max_detections)
+        with self._places.taken(1):
+            uploads, of_form = await uploads_in(request, self.limits)
+            if not of_form:
+                return await self._answer(uploads[0], settings, kind)
+            with self._places.taken(len(uploads) - 1):
+                found = await asyncio.gather(*(self._answer_or_reason(one, settings, kind) for one in uploads))
+        reasons = [one for one in found if isinstance(one, Refused)]
+        if len(reasons) == len(found):
+            raise reasons[0]
+        rows = [{"error": str(one)} if isinstance(one, Refused) else one for one in found]
+        return {"images": [{"file": upload.name} | row for upload, row in zip(uploads, rows, strict=True)]}
+
+    async def _answer_or_reason(
+        self, upload: Upload, settings: DetectSettings, masks: Masks
+    ) -> dict[str, Any] | Refused:
+        try:
+            return await self._answer(upload, settings, masks)
+        except Refused as reason:
+            return reason
+
+    async def _answer(self, upload: Upload, settings: DetectSettings, masks: Masks) -> dict[str, Any]:
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(
+            self._pool, image_of, upload, self.limits, self.detector.resize, self.detector.value_range
+        )
+        try:
+            found = await asyncio.wrap_future(self._batcher.submit(image, settings))
+        except ValueError as error:  # settings that an exported file cannot carry out
+            raise Refused(422, str(error).replace(str(self.path), self.path.name)) from error
+        except Exception as error:
+            _LOG.exception("the detector failed on an image of %s x %s pixels", *image.original_hw)
+            raise Refused(500, f"{upload.name}: the detector failed; the server's log says why") from error
+        answer = await loop.run_in_executor(self._pool, listed, found, masks)
+        if image.note is not None:
+            answer |= {"note": image.note}
+        return answer | {"milliseconds": round((time.perf_counter() - started) * 1000, 1)}
+
+
+def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str, Any]:
+    """What is served: classes with their ids and colours, scores, runtime and limits."""
+    engine: Any = detector.engine
+    exported = isinstance(engine, ExportedEngine)
+    limits = options.limits
+    return {
+        "name": path.name,
+        "recipe": detector.recipe.name,
+        "detector": detector.recipe.model.name,
+        "masks": detector.recipe.needs_masks,
+        "classes": [
+            {"label": name, "category_id": number, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(index))}
+            for index, (name, number) in enumerate(zip(detector.classes.names, detector.classes.ids, strict=True))
+        ],
+        "score": detector.score_threshold if options.score is None else options.score,
+        "least_score": detector.settings.score_threshold if exported else 0.0,
+        "runtime": RUNTIMES[path.suffix] if exported else "torch",
+        "precision": (engine.description if exported else engine).precision,
+        "device": str(detector.device),
+        "limits": {"bytes": limits.num_bytes, "pixels": limits.num_pixels, "images": limits.num_images},
+    }
+
+
+def listed(found: Detections, masks: Masks) -> dict[str, Any]:
+    """An image's size and its detections, best first, as JSON knows them; boxes are x1, y1, x2, y2."""
+    height, width = found.size_hw
+    rows = found.to_coco("", polygons=masks == "polygons")
+    return {
+        "width": width,
+        "height": height,
+        "detections": [
+            {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
+            | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
+            for name, box, row in zip(found.names, found.boxes.tolist(), rows, strict=True)
+        ],
+    }

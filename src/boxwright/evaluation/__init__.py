@@ -1,0 +1,1 @@
+"""(Detections, GroundTruth) in, numbers out."""

@@ -1,0 +1,255 @@
+"""COCO average precision and recall, for boxes and masks, defined also where the COCO tools give up.
+
+The counting is done by faster-coco-eval, whose figures equal pycocotools'. What it is fed is ours: image and
+annotation ids run from 1 (an id of 0 means "unmatched" inside the COCO tools and costs hits), areas are always
+there, and -1 ("undefined") leaves as None. Its limits on detections hold for each class of an image, as in COCO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
+
+IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
+
+Areas = Sequence[Sequence[float | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoResult:
+    """COCO's figures, fractions in [0, 1], or None where undefined (no ground truth of that kind).
+
+    `ar` and `per_class*` are keyed by the limit on detections and by class name; `recall50` is the recall at an overlap
+    of 0.5 with the most detections; `notes` are sentences on what is undefined or empty.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: dict[int, float | None]
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    recall50: float | None
+    per_class: dict[str, float | None]
+    per_class_ap50: dict[str, float | None]
+    kind: str
+    notes: tuple[str, ...]
+
+    def figures(self, prefix: str = "") -> dict[str, Any]:
+        """The result as one JSON object, under the names that the field knows (AP50, ARs, ...).
+
+        With a prefix ("segm_") only the figures, each under a name that begins with it.
+        """
+        figures: dict[str, Any] = {"metric": "coco", "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
+        figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
+        figures |= {f"AR{limit}": value for limit, value in self.ar.items()}
+        figures |= {"ARs": self.ar_small, "ARm": self.ar_medium, "ARl": self.ar_large}
+        figures |= {"recall50": self.recall50}
+        figures |= {"per_class": self.per_class, "per_class_AP50": self.per_class_ap50}
+        if not prefix:
+            return figures
+        return {prefix + name: value for name, value in figures.items() if name not in ("metric", "kind")}
+
+
+def coco_ap(
+    detections: Sequence[Detections],
+    ground_truths: Sequence[GroundTruth],
+    classes: Classes,
+    *,
+    kind: Literal["boxes", "masks"] = "boxes",
+    max_detections: Sequence[int] = (1, 10, 100),
+    iou_thresholds: Sequence[float] | None = None,
+    areas: Areas | None = None,
+) -> CocoResult:
+    """COCO AP and AR of detections against the ground truth of the same images in the same order.
+
+    Ignored ground truth counts as COCO crowd. The largest of `max_detections` holds for AP. `areas` (per image, per
+    object) are those of the annotation file and decide what is small, medium or large; where they are missing it is
+    the number of mask pixels, or else the area of the box. In AP of masks an object whose mask is not known is a
+    region to ignore, as a crowd is; one whose mask is empty can only be missed.
+
+    Raises ValueError where lengths differ, a score is not a number, or masks are asked for and missing.
+    """
+    _check(detections, ground_truths, classes, kind, areas)
+    limits = sorted(set(max_detections))
+    if not limits or limits[0] < 1:
+        raise ValueError(f"max_detections: expected numbers from 1, got {list(max_detections)}")
+    thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
+    ground_truth_rows = _ground_truth_rows(detections, ground_truths, kind, areas)
+    found_rows = _found_rows(detections, kind)
+    precision, recall = _count(ground_truth_rows, found_rows, detections, len(classes), kind, limits, thresholds)
+
+    def at(iou: float) -> NDArray[np.bool_]:
+        return np.asarray(np.isclose(thresholds, iou))
+
+    everything, largest = 0, -1  # first area range, last limit on detections
+    return CocoResult(
+        ap=_mean(precision[..., everything, largest]),
+        ap50=_mean(precision[at(0.5)][..., everything, largest]),
+        ap75=_mean(precision[at(0.75)][..., everything, largest]),
+        ap_small=_mean(precision[..., 1, largest]),
+        ap_medium=_mean(precision[..., 2, largest]),
+        ap_large=_mean(precision[..., 3, largest]),
+        ar={limit: _mean(recall[..., everything, index]) for index, limit in enumerate(limits)},
+        ar_small=_mean(recall[..., 1, largest]),
+        ar_medium=_mean(recall[..., 2, largest]),
+        ar_large=_mean(recall[..., 3, largest]),
+        recall50=_mean(recall[at(0.5)][..., everything, largest]),
+        per_class={name: _mean(precision[:, :, k, everything, largest]) for k, name in enumerate(classes.names)},
+        per_class_ap50={
+            name: _mean(precision[at(0.5)][:, :, k, everything, largest]) for k, name in enumerate(classes.names)
+        },
+        kind=kind,
+        notes=_notes(ground_truth_rows, found_rows, classes),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean of what is defined (COCO marks the undefined with -1), or None where nothing is."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None
+
+
+def _check(
+    detections: Sequence[Detections],
+    ground_truths: Sequence[GroundTruth],
+    classes: Classes,
+    kind: str,
+    areas: Areas | None,
+) -> None:
+    if len(detections) != len(ground_truths):
+        raise ValueError(f"detections of {len(detections)} images but ground truth of {len(ground_truths)}")
+    if areas is not None and len(areas) != len(ground_truths):
+        raise ValueError(f"areas of {len(areas)} images but ground truth of {len(ground_truths)}")
+    for index, (found, ground_truth) in enumerate(zip(detections, ground_truths, strict=True)):
+        highest = max([*ground_truth.labels.tolist(), *found.labels.tolist()], default=0)
+        if highest >= len(classes):
+            raise ValueError(f"image {index}: label {highest}, but the number of classes is {len(classes)}")
+        if bool(torch.isnan(found.scores).any()):
+            raise ValueError(f"image {index}: a score is not a number")
+        if kind == "masks" and (
+            (len(ground_truth) and ground_truth.masks is None) or (len(found) and found.masks is None)
+        ):
+            raise ValueError(f"image {index}: AP of masks needs masks in the ground truth and in the detections")
+        given = None if areas is None else areas[index]
+        if given is not None and len(given) != len(ground_truth):
+            raise ValueError(f"image {index}: {len(given)} areas for {len(ground_truth)} objects")
+
+
+def _ground_truth_rows(
+    detections: Sequence[Detections], ground_truths: Sequence[GroundTruth], kind: str, areas: Areas | None
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, (found, ground_truth) in enumerate(zip(detections, ground_truths, strict=True)):
+        given = None if areas is None else areas[index]
+        for thing, (box, label, ignore) in enumerate(
+            zip(_xywh(ground_truth.boxes), ground_truth.labels.tolist(), ground_truth.ignore.tolist(), strict=True)
+        ):
+            mask = None if ground_truth.masks is None else ground_truth.masks[thing]
+            area = box[2] * box[3]
+            if mask is not None and (bool(mask.bitmap.any()) or (kind == "masks" and mask.known)):
+                area = int(mask.bitmap.sum())
+            stated = None if given is None else given[thing]
+            row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": int(ignore)}
+            row |= {"bbox": box, "area": area if stated is None else stated}
+            if kind == "masks" and mask is not None:
+                if not mask.known:  # what is found in its box is neither right nor wrong
+                    mask, row["iscrowd"] = _filled(ground_truth.boxes[thing], found.size_hw), 1
+                row["segmentation"] = mask.encoded(found.size_hw)
+            rows.append(row)
+    return rows
+
+
+def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for index, found in enumerate(detections):
+        scores, labels = found.scores.tolist(), found.labels.tolist()
+        for thing, (box, score, label) in enumerate(zip(_xywh(found.boxes), scores, labels, strict=True)):
+            row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": 0, "score": score}
+            row |= {"bbox": box, "area": box[2] * box[3]}
+            if kind == "masks" and found.masks is not None:
+                mask = found.mask(thing)
+                row |= {"segmentation": mask.encoded(found.size_hw), "area": int(mask.bitmap.sum())}
+            rows.append(row)
+    return rows
+
+
+def _xywh(boxes: Tensor) -> list[list[float]]:
+    wide = boxes.detach().cpu().double()
+    rows: list[list[float]] = torch.cat([wide[:, :2], wide[:, 2:] - wide[:, :2]], 1).tolist()
+    return rows
+
+
+def _filled(box: Tensor, size_hw: tuple[int, int]) -> CroppedMask:
+    """A box as a mask: every pixel that it touches."""
+    x1, y1 = (max(0, int(value)) for value in box[:2].floor().tolist())
+    x2, y2 = (int(value) for value in box[2:].ceil().tolist())
+    shape = (max(0, min(y2, size_hw[0]) - y1), max(0, min(x2, size_hw[1]) - x1))
+    return CroppedMask(x1, y1, torch.ones(shape, dtype=torch.bool))
+
+
+def _count(
+    ground_truth_rows: list[dict[str, Any]],
+    found_rows: list[dict[str, Any]],
+    detections: Sequence[Detections],
+    num_classes: int,
+    kind: str,
+    limits: list[int],
+    thresholds: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, classes, areas and limits."""
+    if not detections:
+        shape = (len(thresholds), 101, num_classes, 4, len(limits))
+        return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    # Loaded here: its import takes a second that only an evaluation should pay.
+    from faster_coco_eval.core.coco import COCO
+    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+    def quiet(*_: object) -> None:
+        """Swallow what the COCO tools would print."""
+
+    images = [
+        {"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]}
+        for index, found in enumerate(detections)
+    ]
+    categories = [{"id": label + 1, "name": str(label)} for label in range(num_classes)]
+    tables = [
+        COCO({"info": {}, "images": images, "annotations": rows, "categories": categories}, print_function=quiet)
+        for rows in (ground_truth_rows, found_rows)
+    ]
+    evaluation = COCOeval_faster(
+        *tables, iouType="segm" if kind == "masks" else "bbox", ranges=AREA_RANGES, print_function=quiet
+    )
+    evaluation.params.maxDets = limits
+    evaluation.params.iouThrs = thresholds
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])
+
+
+def _notes(
+    ground_truth_rows: list[dict[str, Any]], found_rows: list[dict[str, Any]], classes: Classes
+) -> tuple[str, ...]:
+    notes = []
+    present = {row["category_id"] - 1 for row in ground_truth_rows if not row["iscrowd"]}
+    absent = [name for label, name in enumerate(classes.names) if label not in present]
+    if not present:
+        notes.append("No ground truth at all: AP is undefined.")
+    elif absent:
+        notes.append(f"Without ground truth, so left out of the mean: {', '.join(absent)}.")
+    if present and not found_rows:
+        notes.append("No detections at all: AP is 0.")
+    return tuple(notes)

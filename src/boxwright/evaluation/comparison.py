@@ -1,0 +1,190 @@
+"""Ground truth and detections from files of any format, brought into one order so that they can be evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from boxwright.data.classes import parse_classes
+from boxwright.data.formats.folder import READERS, open_folder
+from boxwright.data.formats.folder import split as split_called
+from boxwright.data.ground_truth import mask_of
+from boxwright.data.image_io.decode import image_size
+from boxwright.data.records import Annotation, Record, Split
+from boxwright.evaluation.joining import Image, join_results, read_text_ground_truth
+from boxwright.evaluation.matching import one_pixel_kept
+from boxwright.evaluation.result_files import holds_text_ground_truth, read_results
+from boxwright.structures import Classes, Detections, GroundTruth
+
+Areas = list[list[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Detections and ground truth of the same images in the same order, ready to be measured.
+
+    `areas` are those that a COCO file states for its objects; `warnings` are sentences on what was left out.
+    """
+
+    detections: list[Detections]
+    ground_truths: list[GroundTruth]
+    classes: Classes
+    image_ids: list[int | str]
+    paths: list[str]
+    areas: Areas | None
+    warnings: tuple[str, ...]
+
+
+def compare_files(
+    ground_truth: Path,
+    detections: Path,
+    *,
+    split: str | None = None,
+    classes: str | None = None,
+    plus_one: bool = False,
+) -> Comparison:
+    """Read ground truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
+
+    `split` is needed where a folder has several. `classes` takes a subset or merges, by the ground truth's names. Boxes
+    are taken as they stand, not clipped to the image. With `plus_one` their last pixel is theirs, so that one with x2 =
+    x1 is a pixel wide. Raises ValueError or FileNotFoundError with one sentence.
+    """
+    if not ground_truth.exists():
+        raise FileNotFoundError(f"{ground_truth}: there is no such file or folder of ground truth")
+    if holds_text_ground_truth(ground_truth):
+        text = read_text_ground_truth(ground_truth, plus_one=plus_one)
+        images, ground_truths, known = text.images, text.ground_truths, text.classes
+        areas: Areas | None = None
+        warnings = text.warnings
+    else:
+        part = _split(ground_truth, split)
+        records = _ordered(part.records)
+        known = part.classes
+        images = [Image(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
+        if plus_one:
+            records = [_with_last_pixels(record) for record in records]
+        ground_truths, areas, warnings = _ground_truths(part, records)
+    table = read_results(detections, known.names)
+    if table.segmentations is not None and not holds_text_ground_truth(ground_truth):
+        ground_truths, more = _with_masks(records, ground_truths)
+        warnings += more
+    if table.format == "yolo":
+        images = [_measured(image) for image in images]
+    joined = join_results(table, images, known)
+    found = joined.detections
+    if classes:
+        known, mapping = parse_classes(known, classes)
+        found, ground_truths, areas = _reclassed(found, ground_truths, areas, known, mapping)
+    return Comparison(
+        detections=found,
+        ground_truths=ground_truths,
+        classes=known,
+        image_ids=[image.image_id for image in images],
+        paths=[image.file_name for image in images],
+        areas=areas,
+        warnings=warnings + joined.warnings,
+    )
+
+
+def _split(path: Path, name: str | None) -> Split:
+    """The split that is asked for, or the only one."""
+    if name is not None:
+        return split_called(open_folder(path), name)
+    # Read without open_folder, which would set images aside for validation.
+    reader = next((reader for reader in READERS if reader.recognises(path)), None)
+    dataset = open_folder(path) if reader is None else reader.read(path, None)
+    if len(dataset.splits) > 1:
+        raise ValueError(f"{path}: it has the splits {', '.join(dataset.splits)}; choose one with --split")
+    return next(iter(dataset.splits.values()))
+
+
+def _ordered(records: Sequence[Record]) -> list[Record]:
+    """Records by image id: of equal scores pycocotools takes the one of the lower id first, be it number or text.
+
+    Where there are both, numbers stand before text; pycocotools cannot measure such a file.
+    """
+    return sorted(records, key=lambda row: (isinstance(row.image_id, str), row.image_id))
+
+
+def _with_last_pixels(record: Record) -> Record:
+    rows = [
+        replace(row, box=one_pixel_kept(row.box)) if min(row.box[2] - row.box[0], row.box[3] - row.box[1]) == 0
+        else row for row in record.annotations
+    ]  # fmt: skip
+    return replace(record, annotations=tuple(rows))
+
+
+def _ground_truths(part: Split, records: Sequence[Record]) -> tuple[list[GroundTruth], Areas, tuple[str, ...]]:
+    ground_truths, areas = [], []
+    bad = [problem.where for problem in part.problems if problem.quarantined]
+    for record in records:
+        good = [row for row in record.annotations if _has_area(row)]
+        bad += [row.where for row in record.annotations if not _has_area(row)]
+        ground_truths.append(GroundTruth.of([r.box for r in good], [r.label for r in good], [r.ignore for r in good]))
+        areas.append([row.area for row in good])
+    warnings = (
+        (f"{len(bad)} entries of the ground truth cannot be used and are left out, the first: {bad[0]}.",)
+        if bad
+        else ()
+    )
+    return ground_truths, areas, warnings
+
+
+def _with_masks(
+    records: Sequence[Record], ground_truths: list[GroundTruth]
+) -> tuple[list[GroundTruth], tuple[str, ...]]:
+    """The ground truth with its masks, where the data set has any; a damaged one is left out and said."""
+    if not any(row.segmentation for record in records for row in record.annotations):
+        return ground_truths, ("The detections have masks and the ground truth has none: only boxes are measured.",)
+    masked, bad = [], []
+    for record, ground_truth in zip(records, ground_truths, strict=True):
+        hw = record.stated_hw or image_size(record.path)
+        masks = []
+        for row in filter(_has_area, record.annotations):
+            try:
+                masks.append(mask_of(row, hw))
+            except ValueError as error:
+                bad.append(str(error))
+                masks.append(mask_of(replace(row, segmentation=None), hw))
+        masked.append(replace(ground_truth, masks=tuple(masks)))
+    return masked, (f"{len(bad)} masks of the ground truth cannot be used, the first: {bad[0]}.",) if bad else ()
+
+
+def _has_area(row: Annotation) -> bool:
+    box = torch.tensor(row.box, dtype=torch.float32)  # judged as it will be kept
+    return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
+
+
+def _measured(image: Image) -> Image:
+    known = image.size_hw != (0, 0) or not Path(image.file_name).is_file()
+    return image if known else replace(image, size_hw=image_size(image.file_name))
+
+
+def _reclassed(
+    detections: list[Detections],
+    ground_truths: list[GroundTruth],
+    areas: Areas | None,
+    classes: Classes,
+    mapping: Sequence[int | None],
+) -> tuple[list[Detections], list[GroundTruth], Areas | None]:
+    """The same images with other labels; what has none any more is dropped."""
+    label_of = torch.tensor([-1 if label is None else label for label in mapping])
+    found = []
+    for old in detections:
+        kept = old.select(label_of[old.labels] >= 0)
+        found.append(replace(kept, labels=label_of[kept.labels], classes=classes))
+    wanted, wanted_areas = [], []
+    for index, ground_truth in enumerate(ground_truths):
+        keep = label_of[ground_truth.labels] >= 0
+        masks = ground_truth.masks and tuple(
+            mask for mask, stays in zip(ground_truth.masks, keep.tolist(), strict=True) if stays
+        )
+        wanted.append(
+            GroundTruth(ground_truth.boxes[keep], label_of[ground_truth.labels[keep]], ground_truth.ignore[keep], masks)
+        )
+        if areas is not None:
+            wanted_areas.append([area for area, stays in zip(areas[index], keep.tolist(), strict=True) if stays])
+    return found, wanted, None if areas is None else wanted_areas

@@ -1,0 +1,1 @@
+"""Why AP is low."""

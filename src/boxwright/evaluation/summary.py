@@ -1,0 +1,120 @@
+"""Everything that `boxwright evaluate` says of a set, in one record: figures, the table of classes, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boxwright.evaluation.coco_ap import Areas, coco_ap
+from boxwright.evaluation.curves import best_threshold as find_best_threshold
+from boxwright.evaluation.curves import bootstrap_ap, curves_of
+from boxwright.evaluation.diagnosis.diagnose import diagnose
+from boxwright.evaluation.matching import gather, match
+from boxwright.evaluation.report import ClassRow, class_rows
+from boxwright.evaluation.voc_ap import voc_ap
+from boxwright.structures import Classes, Detections, GroundTruth
+
+METRICS = ("coco", "voc")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
+
+    `notes` say what is undefined or empty, `diagnosis` why AP is near zero; `per_class` is AP by class name.
+    """
+
+    figures: dict[str, Any]
+    per_class: dict[str, float | None]
+    rows: list[ClassRow]
+    notes: tuple[str, ...]
+    diagnosis: tuple[str, ...]
+
+
+def measure(
+    detections: Sequence[Detections],
+    ground_truths: Sequence[GroundTruth],
+    classes: Classes,
+    *,
+    metric: str = "coco",
+    iou: float = 0.5,
+    max_detections: int = 100,
+    areas: Areas | None = None,
+    eleven_point: bool = False,
+    plus_one: bool = True,
+) -> Measurement:
+    """Measure detections against the ground truth of the same images in the same order, by COCO's or VOC's rule.
+
+    `iou` is the overlap of VOC AP, of the table's precision, recall and F1, and of the best threshold; COCO AP has its
+    own ten. `max_detections` is COCO's largest limit for each class of an image; its smaller ones are 1, 10 and 100.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+    pixels = metric == "voc" and plus_one
+    matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
+    curves = curves_of(matches, iou)
+    best = find_best_threshold(curves)
+    if metric == "voc":
+        voc = voc_ap(detections, ground_truths, classes, iou=iou, eleven_point=eleven_point, plus_one=plus_one)
+        figures, per_class, notes = voc.figures(), voc.per_class, voc.notes
+    else:
+        limits = sorted({1, min(10, max_detections), min(100, max_detections), max_detections})
+        coco = coco_ap(detections, ground_truths, classes, max_detections=limits, areas=areas)
+        figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
+        if have_masks(detections, ground_truths):
+            masks = coco_ap(detections, ground_truths, classes, kind="masks", max_detections=limits, areas=areas)
+            figures |= masks.figures("segm_")
+        interval = bootstrap_ap(matches) if len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
+        figures["AP50_interval"] = None if interval is None else list(interval)
+    figures["best_f1"] = best and {
+        "score_threshold": best.score,
+        "f1": best.f1,
+        "precision": best.precision,
+        "recall": best.recall,
+    }
+    diagnosis = diagnose(detections, ground_truths, classes)
+    figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
+    return Measurement(
+        figures, per_class, class_rows(ground_truths, classes, curves, best, per_class), notes, diagnosis
+    )
+
+
+def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
+    """Whether both have masks wherever they have objects."""
+    known = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
+    return known and any(one.masks is not None for one in detections) and all(
+        one.masks is not None for one in detections if len(one)
+    )  # fmt: skip
+
+
+def headline(measurement: Measurement) -> list[str]:
+    """The figures of the whole set as lines of text."""
+    figures = measurement.figures
+
+    def show(key: str) -> str:
+        value = figures[key]
+        return f"{key} {'-' if value is None else f'{value:.4f}'}"
+
+    if figures["metric"] == "voc":
+        points = "eleven points" if figures["eleven_point"] else "all points"
+        pixels = "with" if figures["plus_one"] else "without"
+        lines = [f"{show('mAP')} (IoU {figures['iou']:g}, {points}, boxes {pixels} their last pixel)"]
+    else:
+        recalls = [*(key for key in figures if key.startswith("AR")), "recall50"]
+        lines = ["  ".join(map(show, keys)) for keys in (["AP", "AP50", "AP75"], ["APs", "APm", "APl"], recalls)]
+        if "segm_AP" in figures:
+            keys = (["segm_AP", "segm_AP50", "segm_AP75"], ["segm_APs", "segm_APm", "segm_APl"])
+            lines += ["  ".join(map(show, row)) for row in keys]
+        interval = figures["AP50_interval"]
+        if interval:
+            lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 %, images drawn anew)")
+    best = figures["best_f1"]
+    if best:
+        lines.append(
+            f"best F1 {best['f1']:.3f} at score {best['score_threshold']:.3f} (mean over classes; precision "
+            f"{best['precision']:.3f}, recall {best['recall']:.3f})"
+        )
+    return lines

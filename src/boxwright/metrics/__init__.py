@@ -1,1 +1,0 @@
-"""(Detections, Truth) in, numbers out."""

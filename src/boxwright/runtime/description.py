@@ -1,0 +1,104 @@
+"""What an exported file says about itself: all that is needed to feed it and to read what it gives.
+
+The same JSON text lies in the metadata of an ONNX file, the runtime info of an OpenVINO model, and a file inside a
+`torch.export` program.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from boxwright.checkpoint import Checkpoint
+from boxwright.models import MODELS
+from boxwright.recipes import check_stored_recipe, dump_recipe
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes, DetectSettings
+
+FORMAT = "boxwright export"
+VERSION = 1
+KEY = "boxwright"
+"""The name under which the text lies in a file's metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """An exported detector: what it was, what goes in, and what has been done inside.
+
+    `pixels` is the type of the input: "uint8", or "float" in [0, 1]; without `normalise` it is float normalised by the
+    caller with `mean` and `std` (in [0, 1]). Without `nms` the candidates come out, best first. `precision` is what
+    the file is to be computed in.
+    """
+
+    recipe: Recipe
+    classes: Classes
+    score_threshold: float | None
+    settings: DetectSettings
+    pixels: str
+    normalise: bool
+    nms: bool
+    precision: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in their order."""
+        needs_proposals = MODELS[self.recipe.model.name].needs_proposals
+        return ("images", "sizes", "proposals") if needs_proposals else ("images", "sizes")
+
+    def checkpoint(self) -> Checkpoint:
+        """The same without weights: recipe, classes and threshold."""
+        return Checkpoint(self.recipe, self.classes, {}, self.score_threshold)
+
+    def to_json(self) -> str:
+        """The text that goes into a file."""
+        data = {
+            "format": FORMAT,
+            "version": VERSION,
+            "recipe": dump_recipe(self.recipe),
+            "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
+            "score_threshold": self.score_threshold,
+            "settings": asdict(self.settings),
+            "input": {"pixels": self.pixels, "colour": "RGB", "normalise_in_graph": self.normalise,
+                      "mean": list(self.mean), "std": list(self.std), "padding": "right and bottom"},
+            "nms_in_graph": self.nms,
+            "precision": self.precision,
+            "outputs": list(self.outputs),
+        }  # fmt: skip
+        return json.dumps(data, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | None, path: Any) -> Description:
+        """From the text of a file. Raises ValueError where it is not one of ours, or of another version."""
+        try:
+            data = json.loads(text or "")
+        except (json.JSONDecodeError, RecursionError):
+            data = {}
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} was not exported by boxwright: it does not describe its classes and preprocessing"
+            )
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"{path}: export version {data.get('version')}, this boxwright reads {VERSION}; export it again"
+            )
+        try:
+            fed = data["input"]
+            return cls(
+                recipe=check_stored_recipe(data["recipe"], str(path)),
+                classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
+                score_threshold=data["score_threshold"],
+                settings=DetectSettings(**data["settings"]),
+                pixels=fed["pixels"],
+                normalise=fed["normalise_in_graph"],
+                nms=data["nms_in_graph"],
+                precision=data["precision"],
+                mean=tuple(fed["mean"]),
+                std=tuple(fed["std"]),
+                outputs=tuple(data["outputs"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: its description is damaged ({error}); export it again") from error

@@ -1,0 +1,37 @@
+"""Class names in label order, and the ids that they have in the user's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Class names in label order, and the id that each has in the user's files.
+
+    Label k is `names[k]` inside the library and `ids[k]` in result files, whatever the ids were (0-based, 1-based,
+    with gaps).
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"{len(self.names)} class names but {len(self.ids)} class ids")
+        if not self.names:
+            raise ValueError("no classes: a detector needs at least one class name")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"class names repeat: {sorted(self.names)}")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError(f"class ids repeat: {sorted(self.ids)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def named(cls, names: Iterable[str], first_id: int = 0) -> Classes:
+        """Classes numbered from `first_id` in the given order."""
+        names = tuple(names)
+        return cls(names, tuple(range(first_id, first_id + len(names))))

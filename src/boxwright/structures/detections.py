@@ -1,0 +1,269 @@
+"""Detections, and the batch of images that they are found in: into network pixels, and the way back.
+
+They stand together because the one undoes what the other did. Shape legend: B = images, N = detections at most, D =
+detections, M = side of a mask grid, H W = height and width in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.structures.classes import Classes
+from boxwright.structures.masks import CroppedMask
+from boxwright.wording import counted
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Pixels of a batch with the way back: network coordinates = original coordinates * scale + offset.
+
+    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) the part that
+    is image; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes padding.
+    """
+
+    pixels: Tensor
+    sizes_hw: Tensor
+    original_hw: Tensor
+    scale_xy: Tensor
+    offset_xy: Tensor
+
+    def __post_init__(self) -> None:
+        batch = self.pixels.shape[0]  # len() would fix the size in an exported graph
+        require(
+            self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
+            f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
+        )
+        good = self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()
+        require(good, f"pixels: expected uint8 or float in [0, 1], got {self.pixels.dtype}")
+        for name in ("sizes_hw", "original_hw", "scale_xy", "offset_xy"):
+            shape = tuple(getattr(self, name).shape)
+            require(shape == (batch, 2), f"{name}: expected {(batch, 2)}, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Tensor],
+        original_hw: Sequence[tuple[int, int]] | None = None,
+        scale_xy: Sequence[tuple[float, float]] | None = None,
+        offset_xy: Sequence[tuple[float, float]] | None = None,
+        *,
+        multiple_of: int = 1,
+    ) -> ImageBatch:
+        """Stack images (3, h, w), padding at the right and bottom to the largest, rounded up to `multiple_of`."""
+        require(len(images) > 0, "a batch needs at least one image")
+        for index, image in enumerate(images):
+            good = image.dim() == 3 and image.shape[0] == 3
+            require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
+            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of "
+                     f"{images[0].dtype}")  # fmt: skip
+        sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
+        height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
+        width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of
+        pixels = images[0].new_zeros((len(images), 3, height, width))
+        for index, image in enumerate(images):
+            pixels[index, :, : sizes[index][0], : sizes[index][1]] = image
+        count = len(images)
+        return cls(
+            pixels=pixels,
+            sizes_hw=torch.tensor(sizes, dtype=torch.int64),
+            original_hw=torch.tensor(original_hw or sizes, dtype=torch.int64),
+            scale_xy=torch.tensor(scale_xy or [(1.0, 1.0)] * count, dtype=torch.float32),
+            offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
+        )
+
+    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
+        """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each image.
+
+        Zero after normalisation is what a convolution pads with, so an image ends in a batch as it ends alone. Sides
+        are padded up to `multiple_of`, which the checkpoints of some libraries were trained with.
+        """
+        unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
+        device = self.pixels.device
+        mean, std = (torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
+        normal = torch.addcmul(-mean / std, self.pixels.float(), 1 / (unit * std))
+        height, width = self.pixels.shape[-2:]
+        rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
+        columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)
+        normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
+        if multiple_of > 1:
+            normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
+        if torch.compiler.is_exporting():  # layout is the runtime's business, and would tie the graph to sizes
+            return normal
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        """The same batch on another device."""
+        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return ImageBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+
+    def pin_memory(self) -> ImageBatch:
+        """The same batch in pinned memory, for an asynchronous copy to a GPU."""
+        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return ImageBatch(*(tensor.pin_memory() for tensor in tensors))
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), counts (B,).
+
+    Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
+    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: Tensor
+    masks: Tensor | None = None
+
+    def cpu(self) -> PaddedDetections:
+        """The same detections on the CPU; waits for them."""
+        boxes, scores, labels, counts = (part.cpu() for part in self[:4])
+        return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else self.masks.cpu())
+
+    def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
+        """Detections of each image on the CPU, in the pixels of the original images; masks cropped, as pasted."""
+        boxes, scores, labels, numbers, grids = self.cpu()
+        counts = numbers.tolist()
+        scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
+        offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
+        boxes = (boxes - offset) / scale
+        found = []
+        for image, (height, width) in enumerate(images.original_hw.tolist()):
+            rows = slice(0, counts[image])
+            limits = torch.tensor([width, height, width, height])
+            own = boxes[image, rows].clamp(min=0).minimum(limits)
+            masks = None
+            if grids is not None:
+                # over the box as it was found: what clipping takes away must not squeeze the rest
+                pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
+                masks = tuple(CroppedMask(*part) for part in pasted)
+            found.append(Detections(own, scores[image, rows], labels[image, rows], (height, width), masks=masks))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector found in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
+
+    Boxes and masks are in the coordinates of the original image of `size_hw`. Masks are whole planes (D, H, W) bool,
+    as `predict` gives them, or cropped to their objects, as evaluation keeps them for thousands of images.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    size_hw: tuple[int, int]
+    classes: Classes | None = None
+    masks: Tensor | tuple[CroppedMask, ...] | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        for name, expected in (("boxes", (count, 4)), ("scores", (count,)), ("labels", (count,))):
+            got = tuple(getattr(self, name).shape)
+            if got != expected:
+                raise ValueError(f"{name}: expected {'(D, 4)' if name == 'boxes' else expected}, got {got}")
+        if isinstance(self.masks, tuple):
+            require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
+        elif self.masks is not None:
+            planes, got = (count, *self.size_hw), tuple(self.masks.shape)
+            require(got == planes, f"masks: expected {planes}, got {got}")
+        if self.classes is not None and count:
+            highest, known = int(self.labels.max()), len(self.classes.names)
+            if highest >= known:
+                raise ValueError(f"label {highest} of a detector with {counted(known, 'class')}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each detection (its label as text where no names are known)."""
+        known = self.classes.names if self.classes else None
+        return [known[label] if known else str(label) for label in self.labels.tolist()]
+
+    def select(self, keep: Tensor) -> Detections:
+        """The detections picked by a mask or by indices."""
+        masks: Tensor | tuple[CroppedMask, ...] | None = self.masks
+        if isinstance(masks, tuple):
+            masks = tuple(masks[row] for row in torch.arange(len(self), device=keep.device)[keep].tolist())
+        elif masks is not None:
+            masks = masks[keep]
+        chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
+        return Detections(*chosen, self.size_hw, self.classes, masks, self.path)
+
+    def above(self, score: float) -> Detections:
+        """The detections whose score is at least `score`."""
+        return self.select(self.scores >= score)
+
+    def whole_masks(self) -> Tensor | None:
+        """Masks as planes (D, H, W) bool of the whole image, None where there are none."""
+        if not isinstance(self.masks, tuple):
+            return self.masks
+        planes = torch.zeros(len(self), *self.size_hw, dtype=torch.bool)
+        for plane, mask in zip(planes, self.masks, strict=True):
+            mask.draw(plane)
+        return planes
+
+    def mask(self, index: int) -> CroppedMask:
+        """The mask of one detection, cropped to its object. Raises ValueError where there are no masks."""
+        if self.masks is None:
+            raise ValueError("these detections have no masks: their detector finds boxes only")
+        mask = self.masks[index]
+        return mask if isinstance(mask, CroppedMask) else CroppedMask(0, 0, mask).tight()
+
+    def to_coco(self, image_id: int | str, *, polygons: bool = False) -> list[dict[str, Any]]:
+        """Rows of a COCO result file: the category ids of the user's own files, boxes as x, y, width, height.
+
+        Masks are written as compressed run-length codes, or as polygons along the edges of their pixels.
+        """
+        ids = self.classes.ids if self.classes else None
+        rows: list[dict[str, Any]] = []
+        for index, (box, score, label) in enumerate(
+            zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        ):
+            x1, y1, x2, y2 = box
+            row = {
+                "image_id": image_id,
+                "category_id": ids[label] if ids else label,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            if self.masks is not None:
+                mask = self.mask(index)
+                row["segmentation"] = (
+                    mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(self.size_hw)
+                )
+            rows.append(row)
+        return rows
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`, for its trackers, annotators and zones (needs `supervision`)."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
+        masks = self.whole_masks()
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            mask=None if masks is None else masks.cpu().numpy(),
+            data={"class_name": self.names},
+        )

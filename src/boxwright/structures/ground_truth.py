@@ -1,0 +1,62 @@
+"""What one image holds: its boxes, labels, ignore flags and masks.
+
+Shape legend: G = ground-truth boxes of the image, K = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwright.structures.detections import require
+from boxwright.structures.masks import CroppedMask
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """What one image holds: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks when there are any.
+
+    `ignore` marks regions that take no part in loss or score (COCO crowd, VOC difficult).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+    masks: tuple[CroppedMask, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        require(self.boxes.shape == (count, 4), f"boxes: expected (G, 4), got {tuple(self.boxes.shape)}")
+        require(self.boxes.dtype == torch.float32, f"boxes: expected float32, got {self.boxes.dtype}")
+        require(self.labels.shape == (count,), f"labels: expected ({count},), got {tuple(self.labels.shape)}")
+        require(self.labels.dtype == torch.int64, f"labels: expected int64, got {self.labels.dtype}")
+        require(self.ignore.shape == (count,), f"ignore: expected ({count},), got {tuple(self.ignore.shape)}")
+        require(self.ignore.dtype == torch.bool, f"ignore: expected bool, got {self.ignore.dtype}")
+        if self.masks is not None:
+            require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
+        if count:
+            bad = ~torch.isfinite(self.boxes).all(1) | (self.boxes[:, 2:] <= self.boxes[:, :2]).any(1)
+            if bool(bad.any()):
+                index = int(bad.nonzero()[0])
+                raise ValueError(f"box {index} {self.boxes[index].tolist()}: expected finite x1 < x2 and y1 < y2")
+            require(int(self.labels.min()) >= 0, f"labels: expected [0, K), got {int(self.labels.min())}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> GroundTruth:
+        """An image without objects."""
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, boxes: Any, labels: Any, ignore: Any = None, masks: Sequence[CroppedMask] | None = None) -> GroundTruth:
+        """Ground truth from anything tensor-like; no ignore flags means none is ignored."""
+        boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+        flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), None if masks is None else tuple(masks))

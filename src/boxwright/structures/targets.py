@@ -1,0 +1,122 @@
+"""The ground truth of a batch, padded, as losses take it.
+
+Shape legend: B = images, G = ground-truth boxes (the padded maximum of a batch), K = classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from boxwright.ops.mask_targets import PackedMasks, pack_masks
+from boxwright.structures.detections import require
+from boxwright.structures.ground_truth import GroundTruth
+from boxwright.structures.masks import CroppedMask
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The ground truth of a batch, padded to its largest image: boxes (B, G, 4), labels, ignore and valid (B, G).
+
+    Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+    valid: Tensor
+    masks: PackedMasks | None = None
+
+    def __post_init__(self) -> None:
+        batch, count = self.boxes.shape[:2]
+        require(self.boxes.shape == (batch, count, 4), f"boxes: expected (B, G, 4), got {tuple(self.boxes.shape)}")
+        for name in ("labels", "ignore", "valid"):
+            shape = tuple(getattr(self, name).shape)
+            require(shape == (batch, count), f"{name}: expected {(batch, count)}, got {shape}")
+        if self.masks is not None:
+            shape = tuple(self.masks.start.shape)
+            require(shape == (batch, count), f"masks: expected those of {(batch, count)} objects, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def of(cls, ground_truths: Sequence[GroundTruth]) -> Targets:
+        """Pad the ground truth of several images to one batch."""
+        require(len(ground_truths) > 0, "a batch needs at least one image")
+        count = max(len(ground_truth) for ground_truth in ground_truths)
+
+        def pad(rows: list[Tensor]) -> Tensor:
+            full = rows[0].new_zeros((len(rows), count, *rows[0].shape[1:]))
+            for index, row in enumerate(rows):
+                full[index, : len(row)] = row
+            return full
+
+        with_masks = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
+        with_masks = with_masks and any(ground_truth.masks is not None for ground_truth in ground_truths)
+        return cls(
+            boxes=pad([ground_truth.boxes for ground_truth in ground_truths]),
+            labels=pad([ground_truth.labels for ground_truth in ground_truths]),
+            ignore=pad([ground_truth.ignore for ground_truth in ground_truths]),
+            valid=pad([torch.ones(len(ground_truth), dtype=torch.bool) for ground_truth in ground_truths]),
+            masks=_packed(ground_truths) if with_masks else None,
+        )
+
+    def image(self, index: int) -> GroundTruth:
+        """The ground truth of one image, without padding, on the CPU."""
+        keep = self.valid[index]
+        boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
+        masks = None if self.masks is None else _unpacked(self.masks, index, keep)
+        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        """The same targets on another device."""
+        tensors = (self.boxes, self.labels, self.ignore, self.valid)
+        boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+        masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
+        return Targets(boxes, labels, ignore, valid, masks)
+
+    def pin_memory(self) -> Targets:
+        """The same targets in pinned memory, for an asynchronous copy to a GPU."""
+        tensors = (self.boxes, self.labels, self.ignore, self.valid)
+        boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
+        masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
+        return Targets(boxes, labels, ignore, valid, masks)
+
+    def scaled(self, factors_xy: Tensor) -> Targets:
+        """The same targets for images resized by the factors (2,) of width and height."""
+        factors = factors_xy.repeat(2)
+        masks = self.masks and self.masks._replace(frame=self.masks.frame * factors)
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks)
+
+
+def _packed(ground_truths: Sequence[GroundTruth]) -> PackedMasks:
+    """The masks of several images; all of them have masks, or no objects."""
+    rows = [ground_truth.masks or () for ground_truth in ground_truths]
+    bitmaps, corners = (
+        [[mask.bitmap for mask in row] for row in rows],
+        [[(mask.x, mask.y) for mask in row] for row in rows],
+    )
+    return pack_masks(bitmaps, corners)
+
+
+def _unpacked(packed: PackedMasks, image: int, keep: Tensor) -> tuple[CroppedMask, ...]:
+    """Cropped masks of one image's objects; where the batch was resized, in whole pixels of its new size."""
+    pixels = packed.pixels.cpu()
+    rows = zip(packed.start[image][keep].tolist(), packed.size_hw[image][keep].tolist(),
+               packed.frame[image][keep].cpu(), strict=True)  # fmt: skip
+    masks = []
+    for start, (height, width), frame in rows:
+        if height == 0:
+            masks.append(CroppedMask.unknown())
+            continue
+        bitmap = pixels[start : start + height * width].reshape(height, width)
+        x1, y1, x2, y2 = (round(value) for value in frame.tolist())
+        shape = (max(1, y2 - y1), max(1, x2 - x1))
+        if shape != (height, width):
+            bitmap = torch.nn.functional.interpolate(bitmap[None, None].float(), shape, mode="nearest-exact")[0, 0] > 0
+        masks.append(CroppedMask(x1, y1, bitmap))
+    return tuple(masks)

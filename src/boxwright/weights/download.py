@@ -1,0 +1,118 @@
+"""Weights by name or address: fetched once, checked, and kept where torchvision keeps its own.
+
+Nothing else of the library uses the network, and this only where a name or address was asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+
+from boxwright.weights.zoo import DETECTRON2, zoo_entry
+
+_BLOCK = 1 << 20
+
+
+def is_remote(source: str) -> bool:
+    """Whether this names weights that may have to be fetched, not a file."""
+    return source.startswith(("torchvision/", "detectron2/", "detectron2://", "https://")) and not Path(source).exists()
+
+
+def address_of(source: str) -> str:
+    """The https address that a zoo name or a shorthand stands for."""
+    if source.startswith("detectron2://"):
+        return DETECTRON2 + source.removeprefix("detectron2://").lstrip("/")
+    if source.startswith("https://"):
+        return source
+    return zoo_entry(source).url
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: torch's own cache, `TORCH_HOME` moves it."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def fetched_file(source: str) -> Path:
+    """The file of a zoo name, `detectron2://` shorthand or https address, from the cache or fetched into it.
+
+    Checked against the digits that torchvision (sha256) and Detectron2 (md5) put into their names, against
+    `#sha256=...` where an address ends so, and later against what was noted when it was fetched. Raises OSError with
+    the address and the place to put the file where there is no network; ValueError where a checksum is another.
+    """
+    address = address_of(source)
+    url, _, fragment = address.partition("#")
+    place = place_of(url)
+    note = place.with_name(place.name + ".sha256")
+    if not place.exists():
+        _fetch(url, place, source)
+        note.write_text(_digest(place) + "\n", encoding="ascii")
+    checks = []  # (algorithm, what it must begin with, who says so)
+    if fragment.startswith("sha256="):
+        checks.append(("sha256", fragment.removeprefix("sha256=").lower(), "the address"))
+    if named := re.search(r"-([0-9a-f]{8,})\.pth$", place.name):
+        checks.append(("sha256", named[1], "its name"))
+    if named := re.search(r"_model_\w+_([0-9a-f]{6})\.pkl$", place.name):
+        checks.append(("md5", named[1], "its name"))
+    if note.exists():
+        checks.append(("sha256", note.read_text(encoding="ascii").strip(), str(note)))
+    for algorithm, expected, who in checks:
+        digest = _digest(place, algorithm)
+        if not digest.startswith(expected):
+            raise ValueError(
+                f"{place}: its {algorithm} is {digest[:12]}..., {who} says {expected[:12]}; "
+                f"remove the file to fetch it again"
+            )
+    return place
+
+
+def place_of(url: str) -> Path:
+    """Where the file of an address is kept."""
+    return cache_folder() / _file_name(url)
+
+
+def _file_name(url: str) -> str:
+    """A name for the cache: the last part of the address, with what stands before it where that alone says little."""
+    parts = [part for part in urlsplit(url).path.split("/") if part]
+    if not parts:
+        raise ValueError(f"{url}: names no file")
+    name = "_".join(parts[-3:]) if parts[-1].startswith("model_") else parts[-1]
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def _fetch(url: str, place: Path, source: str) -> None:
+    """Download to a partial file that is moved into place when it is whole."""
+    partial = place.with_name(place.name + f".{os.getpid()}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=30) as answer, partial.open("wb") as file:
+            length = int(answer.headers.get("Content-Length") or 0)
+            while block := answer.read(_BLOCK):
+                file.write(block)
+        size = partial.stat().st_size
+        if length and size != length:
+            raise OSError(f"only {size} of {length} bytes came")
+        os.replace(partial, place)
+    except OSError as error:  # URLError, without a number, is one
+        with suppress(OSError):  # of a file system that can only be read
+            partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise OSError(error.errno, error.strerror, str(place)) from error
+        raise OSError(
+            f"no network for {source} ({error}): fetch {url} elsewhere and put it there as {place}"
+        ) from error
+
+
+def _digest(path: Path, algorithm: str = "sha256") -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Which part of a file is the state dict of its network, whatever a trainer has put beside it or around its names.
+
+A trainer saves more than weights: its optimiser, its arguments, its own classes. Of those nothing is built; what is no
+plain data is known by name only (`nn.pickles.Foreign`), and matters where it stands among the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwright.weights.pickles import foreign_names, name_of_foreign
+
+SECTIONS = (
+    "model", "state_dict", "model_state_dict", "model_state", "model_weights", "net", "network", "module", "detector",
+    "weights",
+)  # fmt: skip
+"""What trainers call the weights of a network in their files; the first that is there is taken."""
+_AROUND = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and activation checkpoints put into names."""
+_COUNTERS = ("n_averaged",)
+"""What torch's averages of weights count beside them."""
+_MOST_LEVELS = 5
+
+
+def section_of(data: Any) -> Any:
+    """The part of a file's content that holds the weights: itself, or what stands below a name for them."""
+    for _ in range(_MOST_LEVELS):
+        inner = next((data[key] for key in SECTIONS if _is_section(data.get(key))), None) if _mapping(data) else None
+        if inner is None and _mapping(data) and not any(_is_weight(value) for value in data.values()):
+            others = [value for value in data.values() if _leads_to_weights(value)]
+            inner = others[0] if len(others) == 1 else None
+        if inner is None:
+            break
+        data = inner
+    return data
+
+
+def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a file's content: arrays as tensors, without what DDP, FSDP and torch.compile put into names.
+
+    >>> list(state_of({"model_state_dict": {"module._orig_mod.fc.bias": torch.ones(2)}, "loss": torch.ones(1)}))
+    ['fc.bias']
+    """
+    state: dict[str, Tensor] = {}
+    for name, value in section_of(data).items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(np.array(value))  # a copy: the file's own may not be writable
+        if isinstance(value, Tensor) and str(name) not in _COUNTERS:
+            plain = _plain_name(str(name))
+            if plain in state:
+                raise ValueError(f"two entries are called {plain} without what was put around their names")
+            state[plain] = value.float() if value.is_floating_point() else value
+    return state
+
+
+def foreign_weight(data: Any) -> str | None:
+    """The name of an object that is no plain data where weights are expected; None where there is none."""
+    if (whole := name_of_foreign(data)) is not None:
+        return whole
+    section = section_of(data)
+    if section is data and _mapping(data):
+        named = [name_of_foreign(data.get(key)) for key in SECTIONS]
+        if any(named) or not any(_is_weight(value) for value in data.values()):
+            return next((name for name in (*named, *foreign_names(data)) if name), None)
+        among = [value for key, value in data.items() if "." in str(key)]  # what has no dot is no weight of a network
+        return next(iter(foreign_names(among)), None)
+    return next(iter(foreign_names(section)), None)
+
+
+def foreign_parts(data: Mapping[str, Any]) -> list[str]:
+    """What stands beside the weights and was not built: the name of each part, and of what it would have been."""
+    section = section_of(data)
+    found = []
+    for key, value in data.items():
+        if value is not section and (names := foreign_names([value])) and not _within(section, value):
+            found.append(f"{str(key)[:60]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    return found
+
+
+def parts_of(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The entries below each first word of the names ("model." of a LightningModule), without it; with that word."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        first, dot, rest = name.partition(".")
+        if dot:
+            groups.setdefault(f"{first}.", {})[rest] = value
+    yield from ((word, group) for word, group in groups.items() if len(group) > 1)
+
+
+def check_finite(state: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError where weights are no numbers."""
+    wrong = [
+        name for name, value in state.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]  # fmt: skip
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{where}: weights that are not finite numbers (NaN or infinite) in {wrong[0]}{more}: its training has "
+            "failed; take a checkpoint from before that"
+        )
+
+
+def _plain_name(name: str) -> str:
+    for around in _AROUND:
+        name = name.replace(around, "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray))
+
+
+def _is_section(value: Any) -> bool:
+    return _mapping(value) and any(_is_weight(entry) or _mapping(entry) for entry in value.values())
+
+
+def _leads_to_weights(value: Any) -> bool:
+    """Whether this is a state dict under a name of its own, or holds one."""
+    if not _mapping(value):
+        return False
+    inner = [value[key] for key in SECTIONS if _mapping(value.get(key))]
+    return any(_is_weight(entry) for part in (value, *inner) for name, entry in part.items() if "." in str(name))
+
+
+def _within(section: Any, value: Any) -> bool:
+    """Whether the weights lie below this part: then what is in it and foreign is told elsewhere."""
+    return _mapping(value) and section_of(value) is section
