@@ -22,12 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from whole_masks import rasterise_polygons
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.checks.report_text import print_report
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.ground_truth import ground_truth_of
-from boxwright.ops.masks import encode_rle, rasterise_polygons
+from boxwright.ops.masks import encode_rle
 from boxwright.reading.values import flag, identity, number, numbers, polygons, whole_number
 
 SECONDS = 60
