@@ -22,14 +22,17 @@ def multiplied(levels, width, merge=False):
 HOSTILE = {
     "aliases": (multiplied(10, 10), "with its aliases written out"),
     "merged aliases": (multiplied(10, 10, merge=True), "with its aliases written out"),
-    "an alias within itself": ("a: &a [*a]", r"the alias \*a stands inside of what it stands for"),
+    "an alias within itself": ("a: &a [*a]", r"the alias \*a refers to a value that contains it"),
     "brackets": ("a: " + "[" * 10_000, "nested more than 64 deep"),
     "braces": ("a: " + "{b: " * 10_000, "nested more than 64 deep"),
     "dashes": ("- " * 10_000, "nested more than 64 deep"),
     "size": ("x" * (LARGEST_BYTES + 1), "larger than 8 MiB"),
-    "a list as a key": ("? [a]\n: b", "line 1: a list or mapping stands where a key is expected"),
-    "a mapping as a key": ("x: 1\n{a: b}: c", "line 2: a list or mapping stands where a key is expected"),
-    "an alias as a key": ("a: &a [1]\nb: {*a : 1}", "line 2: a list or mapping stands where a key is expected"),
+    "a list as a key": ("? [a]\n: b", "line 1: expected a key, which is text, and found a list or mapping"),
+    "a mapping as a key": ("x: 1\n{a: b}: c", "line 2: expected a key, which is text, and found a list or mapping"),
+    "an alias as a key": (
+        "a: &a [1]\nb: {*a : 1}",
+        "line 2: expected a key, which is text, and found a list or mapping",
+    ),
 }
 
 

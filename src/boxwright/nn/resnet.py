@@ -1,4 +1,4 @@
-"""ResNets as the references build them: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
+"""ResNets in the variants of the references: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
 
 Keys are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`), so ImageNet weights load by name.
 Sources: He et al. 2016, table 1; Xie et al. 2017 (groups); Detectron2's `modeling/backbone/resnet.py`.
@@ -22,13 +22,13 @@ BLOCKS = {
 }
 """Blocks of the four stages, by torchvision's names."""
 BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-"""The same of those that have two 3x3 convolutions a block instead of a bottleneck."""
+"""The same for networks with two 3x3 convolutions a block instead of a bottleneck."""
 _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetVariant:
-    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
+    """How a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
 
     stride_in_1x1: bool = False
     """A stage halves the map in its first 1x1 convolution (MSRA's ResNets: Detectron2's R50 and R101, AdelaiDet, the
@@ -49,7 +49,7 @@ class ResNetVariant:
 
     @property
     def needs_own_network(self) -> bool:
-        """Whether torchvision's network cannot be it."""
+        """Whether torchvision's network cannot be built this way."""
         return self.stride_in_1x1 or self.dilated_c5 or self.widths is not None
 
 
@@ -158,7 +158,7 @@ def resnet_stage(name: str, stage: int, variant: ResNetVariant) -> nn.Sequential
 
 
 def init_resnet(parts: Sequence[nn.Module]) -> None:
-    """Kaiming's start for every convolution, as torchvision has it."""
+    """Initialise every convolution as torchvision does (He et al. 2015)."""
     for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Conv2d):
@@ -166,7 +166,7 @@ def init_resnet(parts: Sequence[nn.Module]) -> None:
 
 
 class ResNet(nn.Module):
-    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages above the last of them are not built."""
+    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages after the last of them are not built."""
 
     def __init__(self, name: str, levels: Sequence[str], variant: ResNetVariant) -> None:
         super().__init__()

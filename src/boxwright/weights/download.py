@@ -1,6 +1,6 @@
-"""Weights by name or address: fetched once, checked, and kept where torchvision keeps its own.
+"""Weights by name or address: fetched once, checked, and kept where torchvision keeps its own weights.
 
-Nothing else of the library uses the network, and this only where a name or address was asked for.
+Nothing else in the library uses the network, and this only for a name or address that the user gave.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCK = 1 << 20
 
 
 def is_remote(source: str) -> bool:
-    """Whether this names weights that may have to be fetched, not a file."""
+    """Whether this names weights to fetch rather than a file."""
     return source.startswith(("torchvision/", "detectron2/", "detectron2://", "https://")) and not Path(source).exists()
 
 
@@ -81,7 +81,7 @@ def place_of(url: str) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """A name for the cache: the last part of the address, with what stands before it where that alone says little."""
+    """A name for the cache: the last part of the address, with the two before it where all files are called alike."""
     parts = [part for part in urlsplit(url).path.split("/") if part]
     if not parts:
         raise ValueError(f"{url}: names no file")

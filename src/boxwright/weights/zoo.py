@@ -1,4 +1,4 @@
-"""Detectors that can be loaded by name: what was published about each, and where its weights are."""
+"""Detectors that can be loaded by name: their published figures, and the addresses of their weights."""
 
 from __future__ import annotations
 
