@@ -30,8 +30,24 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-OPTIONAL = ("timm", "tensorboard", "supervision", "av", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "ray",
-            "pyarrow", "pycocotools", "fastapi", "uvicorn", "starlette", "python_multipart")  # fmt: skip
+OPTIONAL = (
+    "timm",
+    "tensorboard",
+    "supervision",
+    "av",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "nncf",
+    "ray",
+    "pyarrow",
+    "pycocotools",
+    "fastapi",
+    "uvicorn",
+    "starlette",
+    "python_multipart",
+)
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "accelerate", "pydantic", "matplotlib", "faster_coco_eval", *OPTIONAL)
 
 
@@ -180,8 +196,11 @@ def test_no_class_of_ours_has_a_subclass_of_ours():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
-                bases[node.name] = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases
-                                    if not ast.unparse(base).startswith(("nn.", "torch."))}  # fmt: skip
+                bases[node.name] = {
+                    ast.unparse(base).split("[")[0].split(".")[-1]
+                    for base in node.bases
+                    if not ast.unparse(base).startswith(("nn.", "torch."))
+                }
     inherited = {(name, base) for name, of in bases.items() for base in of & set(bases)}
     assert {base for _, base in inherited} <= {"Section"}
     section = next(

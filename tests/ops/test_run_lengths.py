@@ -1,4 +1,4 @@
-"""Run-length codes: equal to the code bit by bit, and bounded by their image before anything of its size is made."""
+"""Run-length codes: decoded as they were encoded, and checked against their image before one is made."""
 
 import time
 
@@ -38,8 +38,8 @@ def test_what_was_encoded_is_decoded_whole_and_cropped(height: int, width: int, 
 
 
 @pytest.mark.parametrize("hw", [(1, 400), (400, 1), (31, 33), (100, 100)])
-def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> None:
-    """Runs that change between long and short take the most letters."""
+def test_the_longest_valid_codes_are_within_the_bound(hw: tuple[int, int]) -> None:
+    """Runs that change between long and short take the most characters."""
     pixels = hw[0] * hw[1]
     for pattern in ([1], [1, 40], [16, 1, 1, 1], [1, 1, 33, 17]):
         runs: list[int] = []
@@ -69,7 +69,7 @@ def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> Non
         (None, "expected text or a list"),
     ],
 )
-def test_a_code_that_is_none_is_refused_at_once(counts: object, reason: str) -> None:
+def test_an_invalid_code_is_refused_at_once(counts: object, reason: str) -> None:
     begun = time.monotonic()
     with pytest.raises(ValueError, match=reason):
         runs_of(counts, (20, 40))  # type: ignore[arg-type]

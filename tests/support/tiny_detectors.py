@@ -101,7 +101,7 @@ def needs_proposals(model: Any) -> bool:
 
 
 def is_one_class(model: Any) -> bool:
-    """Whether a detector calls everything an object."""
+    """Whether a detector has one class, "object"."""
     return any(entry.build is type(model) and getattr(entry, "one_class", False) for entry in MODELS.values())
 
 
@@ -115,7 +115,7 @@ def _lattice(images: ImageBatch) -> Proposals:
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
-    """What training sums up."""
+    """The sum that training minimises."""
     return torch.stack([value for name, value in losses.items() if not name.endswith("_floor")]).sum()
 
 

@@ -1,4 +1,4 @@
-"""Masks as planes of whole images, which the library never makes: what tests compare its cropped ones with."""
+"""Masks as planes of whole images, with which tests compare the cropped ones of the library."""
 
 from __future__ import annotations
 

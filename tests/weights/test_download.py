@@ -32,7 +32,7 @@ def net(monkeypatch, tmp_path):
 
 
 def answer(length):
-    """What a server sends: the content, said to be of some length."""
+    """The response of a server: the content, with some length in its header."""
     sent = io.BytesIO(CONTENT)
     sent.headers = Message()
     sent.headers["Content-Length"] = str(length)

@@ -82,9 +82,17 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 around a shortcut, which is a convolution where shapes differ."""
 
     def __init__(
-        self, in_channels: int, width: int, out_channels: int, *, stride: int, groups: int, stride_in_1x1: bool,
-        dilation: int, norm_eps: float,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        dilation: int,
+        norm_eps: float,
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
@@ -114,9 +122,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dilation: int, norm_eps: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-        )  # fmt: skip
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
         self.bn1 = _batch_norm(width, norm_eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = _batch_norm(width, norm_eps)
@@ -148,10 +154,16 @@ def resnet_stage(name: str, stage: int, variant: ResNetVariant) -> nn.Sequential
         else:
             blocks.append(
                 Bottleneck(
-                    in_channels, widths[index], outs[index], stride=stride, groups=groups, dilation=dilation,
-                    stride_in_1x1=variant.stride_in_1x1, norm_eps=norm_eps,
+                    in_channels,
+                    widths[index],
+                    outs[index],
+                    stride=stride,
+                    groups=groups,
+                    dilation=dilation,
+                    stride_in_1x1=variant.stride_in_1x1,
+                    norm_eps=norm_eps,
                 )
-            )  # fmt: skip
+            )
         in_channels = outs[index]
     init_resnet(blocks)
     return nn.Sequential(*blocks)

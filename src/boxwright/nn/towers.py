@@ -25,9 +25,13 @@ def through_tower(tower: nn.Sequential, level: Tensor, index: int) -> Tensor:
 
 
 def conv_tower(
-    in_channels: int, widths: Sequence[int], norm: Norm | Literal["level_bn"] = "none", *, bias: bool = True,
+    in_channels: int,
+    widths: Sequence[int],
+    norm: Norm | Literal["level_bn"] = "none",
+    *,
+    bias: bool = True,
     num_levels: int = 1,
-) -> nn.Sequential:  # fmt: skip
+) -> nn.Sequential:
     """3x3 convolution, norm and ReLU for every width; weights N(0, 0.01), biases 0 (RetinaNet, section 4.1).
 
     `bias` False leaves out the biases of convolutions that a norm follows, as torchvision does in some heads.

@@ -41,9 +41,7 @@ def paste_masks(
     return [draw(mask, (box[0], box[1], box[2], box[3]), size_hw, threshold) for mask, box in rows]
 
 
-def _exact(
-    mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float
-) -> Pasted:  # fmt: skip
+def _exact(mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float) -> Pasted:
     x1, y1, x2, y2 = box
     left, right = max(math.floor(x1), 0), min(math.ceil(x2), size_hw[1])
     top, bottom = max(math.floor(y1), 0), min(math.ceil(y2), size_hw[0])
@@ -64,7 +62,7 @@ def _weights(first: int, last: int, low: float, high: float, cells: int) -> Tens
 
 def _torchvision(
     mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float
-) -> Pasted:  # fmt: skip
+) -> Pasted:
     """A ring of zeros round the mask, the box enlarged to match and cut to whole pixels, both ends included."""
     cells = mask.shape[-1]
     growth = (cells + 2) / cells

@@ -1,7 +1,7 @@
 """Single values from files that other tools wrote, each through a checked conversion.
 
 JSON, XML and text files hold a number as text, an id as `1.0`, a flag as "0". A value with one clear meaning is
-understood, any other gives None; the truth value of a text never decides anything.
+understood, any other gives None; no text is true merely because it is not empty.
 
 >>> whole_number("1.0"), whole_number(True), number(" 2.5 "), number("1_000"), flag("0"), flag("maybe")
 (1, None, 2.5, None, False, None)
@@ -45,7 +45,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A truth value: true and false, 1 and 0, yes and no, also as text; null and "" are false.
+    """A boolean: true and false, 1 and 0, yes and no, also as text; null and "" are false.
 
     >>> [flag(value) for value in (None, "", "False", "0.0", 1, "yes", 2, "x", [])]
     [False, False, False, False, True, True, None, None, None]

@@ -18,9 +18,7 @@ MOST_VALUES = 500_000
 """Each use of an alias counts all that it stands for."""
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FAST_WORDS: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-_TAGS = tuple(
-    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
-)  # fmt: skip
+_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
 def read_yaml(path: Path, *, words: bool = False) -> Any:

@@ -64,10 +64,17 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _CAFFE2_ENDS = {
-    "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean", "bn_riv": "norm.running_var",
-    "bn_gamma": "norm.weight", "bn_beta": "norm.bias", "bn_running_mean": "norm.running_mean",
-    "bn_running_var": "norm.running_var", "w": "weight", "b": "bias",
-}  # fmt: skip
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "bn_rm": "norm.running_mean",
+    "bn_riv": "norm.running_var",
+    "bn_gamma": "norm.weight",
+    "bn_beta": "norm.bias",
+    "bn_running_mean": "norm.running_mean",
+    "bn_running_var": "norm.running_var",
+    "w": "weight",
+    "b": "bias",
+}
 _CAFFE2_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 
 

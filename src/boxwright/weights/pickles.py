@@ -141,10 +141,17 @@ ALLOWED: dict[tuple[str, str], Any] = {
     **{(home, "scalar"): Call(_scalar) for home in _ARRAY_HOMES},
     ("numpy.core.numeric", "_frombuffer"): Call(_FROM_BUFFER),
     ("numpy._core.numeric", "_frombuffer"): Call(_FROM_BUFFER),
-    **{(home, name): builtin for home in ("builtins", "__builtin__")
-       for name, builtin in (("set", set), ("frozenset", frozenset), ("bytearray", Call(_bytearray)),
-                             ("complex", complex))},
-}  # fmt: skip
+    **{
+        (home, name): builtin
+        for home in ("builtins", "__builtin__")
+        for name, builtin in (
+            ("set", set),
+            ("frozenset", frozenset),
+            ("bytearray", Call(_bytearray)),
+            ("complex", complex),
+        )
+    },
+}
 """All that may be called while a pickle is read, by the module and name that stand in the file."""
 
 

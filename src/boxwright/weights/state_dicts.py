@@ -16,9 +16,17 @@ from torch import Tensor
 from boxwright.weights.pickles import foreign_names, name_of_foreign
 
 SECTIONS = (
-    "model", "state_dict", "model_state_dict", "model_state", "model_weights", "net", "network", "module", "detector",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model_weights",
+    "net",
+    "network",
+    "module",
+    "detector",
     "weights",
-)  # fmt: skip
+)
 """What trainers call the weights of a network in their files; the first that is there is taken."""
 _AROUND = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and activation checkpoints add to names."""
@@ -97,9 +105,10 @@ def parts_of(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tenso
 def check_finite(state: Mapping[str, Any], where: str) -> None:
     """Raise ValueError where weights are NaN or infinite."""
     wrong = [
-        name for name, value in state.items()
+        name
+        for name, value in state.items()
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]  # fmt: skip
+    ]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(
