@@ -603,7 +603,7 @@ def test_memory_that_runs_out_is_one_sentence(
         raise error
 
     monkeypatch.setattr("boxwright.inference.predictor.TorchEngine.__call__", refuse)
-    monkeypatch.setattr("boxwright.deploy.export.export.record", refuse)
+    monkeypatch.setattr("boxwright.deploy.export.export_checkpoint.record", refuse)
     for words in (("predict", checkpoint, data), ("evaluate", checkpoint, "--data", data), ("export", checkpoint)):
         words = (*words[:-1], data / "JPEGImages") if words[0] == "predict" else words
         boxwright(*words).refused("out of memory", str(error) or "MemoryError", "smaller --batch")

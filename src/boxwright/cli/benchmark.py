@@ -11,7 +11,7 @@ import typer
 def benchmark(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); drawn ones if not given.")
+        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); synthetic ones if not given.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
@@ -42,13 +42,13 @@ def benchmark(
         measure_speed,
         network_images,
     )
-    from boxwright.deploy.export.gate import drawn_images
+    from boxwright.deploy.export.gate import synthetic_images
     from boxwright.inference.loading import open_checkpoint
     from boxwright.models import MODELS
     from boxwright.runtime.devices import device_called
     from boxwright.runtime.winograd import wide_convolutions
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         typer.echo(f"boxwright: {text}", err=True)
 
     where = device_called(device)
@@ -62,7 +62,7 @@ def benchmark(
         if name not in reasons:
             raise ValueError(f"--runtimes: expected some of {', '.join(RUNTIMES)}, got {name!r}")
         if reasons[name]:
-            say(f"{name} left out: {reasons[name]}")
+            log(f"{name} left out: {reasons[name]}")
     names = [name for name in wanted if not reasons[name]]
     if not names:
         raise ValueError("none of these runtimes is there")
@@ -71,11 +71,11 @@ def benchmark(
     part = split or "val"
     if data is not None:
         split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
-    given = drawn_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
+    given = synthetic_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(
-            source, names, Path(folder), device=where, weights_size=size, images=images, say=say
+            source, names, Path(folder), device=where, weights_size=size, images=images, log=log
         )  # fmt: skip
         fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
