@@ -190,11 +190,11 @@ def test_what_is_wrong_with_folders_is_said_before_minutes_of_work(checkpoint_fi
 def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
     seen = []
 
-    def written(checkpoint, out, *_, **__):
+    def written(out, *_):
         seen.append(out.name)
         raise ValueError
 
-    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    monkeypatch.setattr(export_module, "refuse_among_images", written)
     (tmp_path / "lr0.01").mkdir()
     for words in (["best.v2.pt"], ["best.v2.pt", "--format", "program"], [tmp_path / "lr0.01"],
                   ["best.v2.pt", "--format", "openvino", "--precision", "bf16"]):  # fmt: skip
@@ -205,11 +205,11 @@ def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
 def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, monkeypatch):
     seen = []
 
-    def written(checkpoint, out, *_, **__):
+    def written(out, *_):
         seen.append(str(out))
         raise ValueError
 
-    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    monkeypatch.setattr(export_module, "refuse_among_images", written)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     weights = tmp_path / "runs" / "mine" / "weights"
@@ -219,6 +219,15 @@ def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, mon
     for words in ([weights / "last.pt"], ["../runs/mine"], [weights / "best.pt", "--out", "here.onnx"], ["zoo/name"]):
         CliRunner().invoke(app, ["export", *map(str, words)])
     assert seen == [str(weights / "last.onnx"), "../runs/mine/weights/mine.onnx", "here.onnx", "name.onnx"]
+
+
+def test_without_options_the_suffix_says_the_format(checkpoint_file, tmp_path, caplog):
+    caplog.set_level("INFO", "boxwright.export")
+    written = export_checkpoint(str(checkpoint_file), str(tmp_path / "a.pt2"))
+    assert Detector.load(written.path, "cpu").engine.runtime == "torch.export"
+    assert "found again" in caplog.text  # and nothing is printed
+    with pytest.raises(ValueError, match=r"a\.bin: a file of the format onnx ends in \.onnx"):
+        export_checkpoint(checkpoint_file, tmp_path / "a.bin")
 
 
 def test_masks_keep_their_nms(tmp_path):

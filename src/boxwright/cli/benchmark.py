@@ -33,7 +33,8 @@ def benchmark(
 
     from boxwright.data.formats.folder import open_folder
     from boxwright.data.formats.folder import split as split_called
-    from boxwright.data.inputs import as_pixels, image_paths
+    from boxwright.data.image_io.decode import read_image
+    from boxwright.data.inputs import image_paths
     from boxwright.deploy.benchmark import (
         RUNTIMES,
         available_runtimes,
@@ -71,7 +72,7 @@ def benchmark(
     part = split or "val"
     if data is not None:
         split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
-    given = synthetic_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
+    given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, ImageLike, Prepared, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, Prepared, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
