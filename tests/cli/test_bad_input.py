@@ -169,7 +169,7 @@ def test_an_image_that_is_damaged_inside_does_not_end_a_measurement(
         line for line in ended.err.splitlines() if "damaged or cut short" in line
     ]
     assert f"boxwright: {damaged}: the image is damaged or cut short" in ended.err
-    assert "1 of 3 images are damaged inside and left out" in ended.err
+    assert "1 of 3 images could not be decoded: left out" in ended.err
     if data_of == "evaluate":  # the figures of the others: its objects are not counted as missed
         assert json.loads(ended.out) == json.loads(call(whole).out)
     else:

@@ -274,7 +274,7 @@ def test_save_writes_everything_and_never_into_the_data(call, coco, tmp_path):
 def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatch, tmp_path):
     seen = {}
 
-    def evaluate_checkpoint(checkpoint, data, split, **options):
+    def evaluate_checkpoint(checkpoint, data, split, *, log, progress, **options):
         seen.update(options, checkpoint=checkpoint, data=data, split=split)
         box = torch.tensor(BOXES[:1])
         found = Detections(box, torch.tensor([0.9]), torch.tensor([1]), (100, 150), CLASSES)
@@ -285,9 +285,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
             unreadable=0,
         )  # fmt: skip
 
-    module = types.ModuleType("boxwright.inference.evaluate")
-    module.evaluate_checkpoint = evaluate_checkpoint
-    monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
+    monkeypatch.setattr("boxwright.inference.evaluate.evaluate_checkpoint", evaluate_checkpoint)
 
     def load(checkpoint, device, *, precision, compile):
         seen["precision"] = precision

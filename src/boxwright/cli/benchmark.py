@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.progress import log
+
 
 def benchmark(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
@@ -48,9 +50,6 @@ def benchmark(
     from boxwright.models import MODELS
     from boxwright.runtime.devices import device_called
     from boxwright.runtime.winograd import wide_convolutions
-
-    def log(text: str) -> None:
-        typer.echo(f"boxwright: {text}", err=True)
 
     where = device_called(device)
     source = open_checkpoint(checkpoint)

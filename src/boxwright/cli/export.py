@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from boxwright.writing import printable
+from boxwright.cli.progress import log
 
 
 def export(
@@ -65,7 +65,7 @@ def export(
     )  # fmt: skip
     written = export_checkpoint(
         checkpoint, out, options, images=images, data=data, split=split or "val",
-        log=lambda text: typer.echo(f"boxwright: {printable(text)}", err=True),
+        log=log,
     )  # fmt: skip
-    typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)
+    log(f"{written.size / 1e6:.1f} MB")
     typer.echo(str(written.path))

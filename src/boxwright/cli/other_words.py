@@ -64,7 +64,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         _CONFIDENCE: "--score {value}", _OVERLAP + " iou": "--nms-iou {value}",
         "max-det max-dets max-per-img topk": "--max-detections {value}",
         "batch-size bs b": "--batch {value}", _SIZE: _FIXED_SIZE + "; --no-resize feeds them as they are",
-        "save-txt": "--yolo", "save-json": "--json", "nosave no-save": "--no-draw",
+        "save-txt": "--format yolo", "save-json": "--format json", "nosave no-save": "--no-draw",
         "show view-img visualize": "nothing: images are drawn into the folder --out, unless --no-draw is given",
         "half fp16 amp": "--precision fp16", _PLACE: "--out {value}",
     },
