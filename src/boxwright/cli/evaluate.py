@@ -11,7 +11,7 @@ from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
-    from boxwright.evaluation.summary import Measurement
+    from boxwright.evaluation.summary import Evaluation
     from boxwright.inference.predictor import Detector
     from boxwright.structures import Classes, Detections, GroundTruth
 
@@ -97,7 +97,7 @@ def evaluate(
         _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
     from dataclasses import replace
 
-    from boxwright.evaluation.summary import measure
+    from boxwright.evaluation.summary import evaluate_detections
     from boxwright.writing import printable
 
     areas, unreadable, detector = None, 0, None
@@ -130,7 +130,7 @@ def evaluate(
         found = [replace(image, classes=known) for image in result.detections]
         image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
         areas, unreadable = result.areas, result.unreadable
-    measured = measure(
+    measured = evaluate_detections(
         found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
         eleven_point=eleven_point, plus_one=plus_one,
     )  # fmt: skip
@@ -144,12 +144,12 @@ def evaluate(
 
 
 def _with_unclaimed(
-    measured: Measurement,
+    measured: Evaluation,
     detector: Detector,
     detections: list[Detections],
     ground_truths: list[GroundTruth],
     classes: Classes,
-) -> Measurement:
+) -> Evaluation:
     """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
     from dataclasses import replace
 
@@ -200,7 +200,7 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
             raise ValueError(f"{save}: lies inside the data folder {source}, which is only read; save elsewhere")
 
 
-def _print(measured: Measurement, images: int, iou: float, json_output: bool) -> None:
+def _print(measured: Evaluation, images: int, iou: float, json_output: bool) -> None:
     import json
 
     from boxwright.writing import printable
@@ -221,7 +221,7 @@ def _print(measured: Measurement, images: int, iou: float, json_output: bool) ->
 
 def _save(
     folder: Path,
-    measured: Measurement,
+    measured: Evaluation,
     detections: list[Detections],
     ground_truths: list[GroundTruth],
     classes: Classes,
