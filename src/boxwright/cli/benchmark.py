@@ -33,8 +33,7 @@ def benchmark(
     import json
     import tempfile
 
-    from boxwright.data.formats.folder import open_folder
-    from boxwright.data.formats.folder import split as split_called
+    from boxwright.data.formats.folder import find_split, open_folder
     from boxwright.data.image_io.decode import read_image
     from boxwright.data.inputs import image_paths
     from boxwright.deploy.benchmark import (
@@ -70,7 +69,7 @@ def benchmark(
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     part = split or "val"
     if data is not None:
-        split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
+        find_split(open_folder(data), part)  # what is wrong with it is said before minutes of work
     given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())

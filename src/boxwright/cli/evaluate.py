@@ -12,7 +12,7 @@ from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
-    from boxwright.evaluation.summary import Measurement
+    from boxwright.evaluation.summary import Evaluation
     from boxwright.structures import Classes, Detections, GroundTruth
 
 
@@ -98,7 +98,7 @@ def evaluate(
     unreadable = 0
     if ground_truth is not None and detections is not None:
         from boxwright.evaluation.comparison import compare_files
-        from boxwright.evaluation.summary import measure
+        from boxwright.evaluation.summary import evaluate_detections
 
         pixels = metric == "voc" and plus_one
         compared = compare_files(ground_truth, detections, split=split, classes=classes, plus_one=pixels)
@@ -110,7 +110,7 @@ def evaluate(
             found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
-        measured = measure(
+        measured = evaluate_detections(
             found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
             eleven_point=eleven_point, plus_one=plus_one,
         )  # fmt: skip
@@ -126,7 +126,7 @@ def evaluate(
                 batch=batch, proposals=proposals, device=device, precision=precision, compile=compile, log=log,
                 progress=progress,
             )  # fmt: skip
-        measured, of = result.summary, result.evaluated
+        measured, of = result.evaluation, result.inputs
         found, wanted, known, image_ids = of.detections, of.ground_truths, of.classes, of.image_ids
         paths, unreadable = [str(path) for path in of.paths], of.unreadable
     _print(measured, len(found), iou, json_output)
@@ -168,7 +168,7 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
             raise ValueError(f"{save}: lies inside the data folder {source}, which is only read; save elsewhere")
 
 
-def _print(measured: Measurement, images: int, iou: float, json_output: bool) -> None:
+def _print(measured: Evaluation, images: int, iou: float, json_output: bool) -> None:
     import json
 
     for sentence in (*measured.notes, *measured.diagnosis):
@@ -187,7 +187,7 @@ def _print(measured: Measurement, images: int, iou: float, json_output: bool) ->
 
 def _save(
     folder: Path,
-    measured: Measurement,
+    measured: Evaluation,
     detections: list[Detections],
     ground_truths: list[GroundTruth],
     classes: Classes,

@@ -30,8 +30,7 @@ def inspect(
 
     from boxwright.data.checks.preflight import preflight
     from boxwright.data.checks.report_text import print_report
-    from boxwright.data.formats.folder import open_folder
-    from boxwright.data.formats.folder import split as split_called
+    from boxwright.data.formats.folder import find_split, open_folder
     from boxwright.inference.claims import unclaimed_findings
     from boxwright.ops.points import level_ranges
     from boxwright.recipes import load_recipe
@@ -40,7 +39,7 @@ def inspect(
     bounds = getattr(settings.model, "level_bounds", None)
     dataset = open_folder(folder, classes)
     if split is not None:
-        chosen = split_called(dataset, split)
+        chosen = find_split(dataset, split)
         dataset = replace(dataset, splits={chosen.name: chosen})
     report = preflight(
         dataset,

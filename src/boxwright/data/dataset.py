@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.image_io.decode import image_size, read_image
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import Prepared, prepare
+from boxwright.data.inputs import PreparedImage, prepare
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
@@ -161,14 +161,14 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             self._original_ground_truths[index] = ground_truth_of(self.records[index], hw, masks=self.masks)
         return self._original_ground_truths[index]
 
-    def prepared(self, index: int) -> Prepared:
+    def prepared(self, index: int) -> PreparedImage:
         """One image as `predict` prepares it: resized, not augmented."""
         record = self.records[index]
         if self._kept is None:
             return prepare(record.path, self.rule, self.proposals, self.value_range)
         image, hw = self._kept[index]
         proposals = resize_proposals(self._proposed(record, hw), hw, self.rule)
-        return Prepared(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)
+        return PreparedImage(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
         if not isinstance(key, SampleKey) or self.augmentation is None:

@@ -104,7 +104,7 @@ def refuse_among_images(out: Path, sources: list[Path], images: list[Path]) -> N
         raise ValueError(f"{out}: lies in the image folder {among[0]}, which is only read; choose another with --out")
 
 
-class Prepared(NamedTuple):
+class PreparedImage(NamedTuple):
     """An image at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
 
     pixels: Tensor
@@ -126,13 +126,13 @@ def prepared_ahead(
     keep: bool,
     value_range: ValueRange = "auto",
     memory: float = MEMORY,
-) -> Iterator[list[Prepared | Unreadable]]:
+) -> Iterator[list[PreparedImage | Unreadable]]:
     """Windows of prepared images, or what is wrong with them, each prepared while the one before is used.
 
     Decoded images take at most so many GiB of `memory`; one that is large is prepared when nothing else is used.
     """
 
-    def attempt(image: ImageLike | Unreadable) -> Prepared | Unreadable:
+    def attempt(image: ImageLike | Unreadable) -> PreparedImage | Unreadable:
         if isinstance(image, Exception):
             return image
         try:
@@ -258,14 +258,14 @@ def image_threads(name: str = "") -> ThreadPoolExecutor:
 def prepare(
     image: ImageLike, rule: ResizeRule, stored: StoredProposals | None = None, value_range: ValueRange = "auto", *,
     keep: bool = False,
-) -> Prepared:  # fmt: skip
+) -> PreparedImage:  # fmt: skip
     """An image resized by a rule, with the proposals that are stored for it, and with `keep` its own pixels."""
     read = read_any_image(image, value_range)
     path = str(image) if isinstance(image, (str, Path)) else None
     return _fitted(read.pixels, path, rule, stored)._replace(original=read.pixels if keep else None, note=read.note)
 
 
-def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> Prepared:
+def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> PreparedImage:
     hw = (int(pixels.shape[1]), int(pixels.shape[2]))
     plan = resize_plan(hw, rule)
     proposals = None
@@ -273,4 +273,4 @@ def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredPr
         if path is None:
             raise ValueError(f"{stored.path} knows images by their files: give paths, not pixels")
         proposals = resize_proposals(stored.of(path, hw), hw, rule)
-    return Prepared(fit_image(pixels, plan), hw, plan, path, proposals)
+    return PreparedImage(fit_image(pixels, plan), hw, plan, path, proposals)

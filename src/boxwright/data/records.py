@@ -79,7 +79,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSet:
+class LabelledFolder:
     """A folder of labelled images: its format ("voc", "cvat", "coco", "yolo", "shapes"), classes and splits by name.
 
     `notes` say in one sentence each what was decided for the user (a validation split that was made, say).

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from boxwright.data.classes import parse_classes
-from boxwright.data.formats.folder import READERS, open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.class_selection import parse_classes
+from boxwright.data.formats.folder import READERS, find_split, open_folder
 from boxwright.data.ground_truth import mask_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Annotation, Record, Split
@@ -92,7 +91,7 @@ def compare_files(
 def _split(path: Path, name: str | None) -> Split:
     """The split that is asked for, or the only one."""
     if name is not None:
-        return split_called(open_folder(path), name)
+        return find_split(open_folder(path), name)
     # Read without open_folder, which would set images aside for validation.
     reader = next((reader for reader in READERS if reader.recognises(path)), None)
     dataset = open_folder(path) if reader is None else reader.read(path, None)

@@ -19,7 +19,7 @@ METRICS = ("coco", "voc")
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Evaluation:
     """What was measured: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
 
     `notes` say what is undefined or empty, `diagnosis` why AP is near zero; `per_class` is AP by class name.
@@ -32,7 +32,7 @@ class Measurement:
     diagnosis: tuple[str, ...]
 
 
-def measure(
+def evaluate_detections(
     detections: Sequence[Detections],
     ground_truths: Sequence[GroundTruth],
     classes: Classes,
@@ -43,7 +43,7 @@ def measure(
     areas: Areas | None = None,
     eleven_point: bool = False,
     plus_one: bool = True,
-) -> Measurement:
+) -> Evaluation:
     """Measure detections against the ground truth of the same images in the same order, by COCO's or VOC's rule.
 
     `iou` is the overlap of VOC AP, of the table's precision, recall and F1, and of the best threshold; COCO AP has its
@@ -77,9 +77,7 @@ def measure(
     }
     diagnosis = diagnose(detections, ground_truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
-    return Measurement(
-        figures, per_class, class_rows(ground_truths, classes, curves, best, per_class), notes, diagnosis
-    )
+    return Evaluation(figures, per_class, class_rows(ground_truths, classes, curves, best, per_class), notes, diagnosis)
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
@@ -90,7 +88,7 @@ def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundT
     )  # fmt: skip
 
 
-def headline(measurement: Measurement) -> list[str]:
+def headline(measurement: Evaluation) -> list[str]:
     """The figures of the whole set as lines of text."""
     figures = measurement.figures
 

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.checks.preflight import preflight
-from boxwright.data.classes import relabelled
+from boxwright.data.class_selection import relabelled
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.proposals import read_proposals
+from boxwright.evaluation.detect_split import (
+    EvaluationInputs,
+    SplitDetections,
+    detect_split,
+    evaluation_settings,
+    with_ground_truth,
+)
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
-from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
-from boxwright.evaluation.summary import Measurement, measure
+from boxwright.evaluation.summary import Evaluation, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections, GroundTruth
@@ -33,25 +38,25 @@ _LOG = logging.getLogger("boxwright.evaluate")
 class EvaluationResult:
     """The figures of a detector on a split, and what they were computed from."""
 
-    summary: Measurement
+    evaluation: Evaluation
     """Figures, AP by class, the rows of the table, and sentences about what is undefined or why AP is near zero."""
-    evaluated: Evaluated
+    inputs: EvaluationInputs
     """Detections and ground truth of each image, in the order of the split, in original pixels."""
 
     @property
     def figures(self) -> dict[str, Any]:
         """What `boxwright evaluate --json` prints: by name, fractions in [0, 1] or None where one is undefined."""
-        return self.summary.figures
+        return self.evaluation.figures
 
     @property
     def detections(self) -> list[Detections]:
         """Detections of each image."""
-        return self.evaluated.detections
+        return self.inputs.detections
 
     @property
     def ground_truths(self) -> list[GroundTruth]:
         """Ground truth of each image."""
-        return self.evaluated.ground_truths
+        return self.inputs.ground_truths
 
 
 def evaluate(
@@ -106,15 +111,15 @@ def evaluate(
         if isinstance(checkpoint, Detector)
         else Detector.load(checkpoint, device, precision=precision, compile=compile)
     )
-    evaluated = evaluate_checkpoint(
+    inputs = evaluate_checkpoint(
         detector, data, split, classes=classes, batch=batch, score_threshold=score_threshold,
         max_detections=max_detections, limit=limit, proposals=proposals, log=log, progress=progress,
     )  # fmt: skip
-    summary = measure(
-        evaluated.detections, evaluated.ground_truths, evaluated.classes, metric=metric, iou=iou,
-        max_detections=max_detections or 100, areas=evaluated.areas, eleven_point=eleven_point, plus_one=plus_one,
+    evaluation = evaluate_detections(
+        inputs.detections, inputs.ground_truths, inputs.classes, metric=metric, iou=iou,
+        max_detections=max_detections or 100, areas=inputs.areas, eleven_point=eleven_point, plus_one=plus_one,
     )  # fmt: skip
-    return EvaluationResult(_with_unclaimed(summary, detector, evaluated), evaluated)
+    return EvaluationResult(_with_unclaimed(evaluation, detector, inputs), inputs)
 
 
 def evaluate_checkpoint(
@@ -131,7 +136,7 @@ def evaluate_checkpoint(
     proposals: str | Path | None = None,
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
-) -> Evaluated:
+) -> EvaluationInputs:
     """Detections of a checkpoint (or a loaded detector) on a split, beside the ground truth; arguments of `evaluate`.
 
     An image that cannot be read is logged and left out, and its ground truth with it. Raises ValueError with both class
@@ -140,7 +145,7 @@ def evaluate_checkpoint(
     data = Path(data)
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
-    part = relabelled(split_called(dataset, split), detector.classes)
+    part = relabelled(find_split(dataset, split), detector.classes)
     needed = detector.recipe.needs_masks
     report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     checked = report.dataset.splits[part.name]
@@ -165,9 +170,9 @@ def evaluate_checkpoint(
         parts.append(found)
         if progress is not None:
             progress(sum(len(one.images) for one in parts), count)
-    joined = Found.joined(parts)
+    joined = SplitDetections.joined(parts)
     _log_images(joined, images, log)
-    evaluated = beside_ground_truth(joined, images, part.classes)
+    evaluated = with_ground_truth(joined, images, part.classes)
     if not evaluated.detections:
         raise ValueError(f"{data}: split {split} has no usable image")
     if evaluated.unreadable:
@@ -179,7 +184,7 @@ def evaluate_checkpoint(
     return replace(evaluated, unreadable=evaluated.unreadable + before)
 
 
-def _log_images(found: Found, images: DetectionDataset, log: Callable[[str], object]) -> None:
+def _log_images(found: SplitDetections, images: DetectionDataset, log: Callable[[str], object]) -> None:
     """Name the images that could not be decoded, then those that were decoded with a flaw."""
     for _, one in sorted(found.images.items()):
         if isinstance(one, Exception):
@@ -188,14 +193,14 @@ def _log_images(found: Found, images: DetectionDataset, log: Callable[[str], obj
         log(f"{images.records[index].path}: {note}")
 
 
-def _with_unclaimed(summary: Measurement, detector: Detector, evaluated: Evaluated) -> Measurement:
+def _with_unclaimed(evaluation: Evaluation, detector: Detector, inputs: EvaluationInputs) -> Evaluation:
     """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
-    value = summary.figures.get("AP50", summary.figures.get("mAP"))
+    value = evaluation.figures.get("AP50", evaluation.figures.get("mAP"))
     if value is None or value >= NEAR_ZERO:
-        return summary
-    sizes = [found.size_hw for found in evaluated.detections]
-    lost = unclaimed(list(zip(evaluated.ground_truths, sizes, strict=True)), detector.recipe, evaluated.classes)
+        return evaluation
+    sizes = [found.size_hw for found in inputs.detections]
+    lost = unclaimed(list(zip(inputs.ground_truths, sizes, strict=True)), detector.recipe, inputs.classes)
     if lost is None:
-        return summary
-    diagnosis = (f"{lost.sentence()}.", *summary.diagnosis)
-    return replace(summary, figures=summary.figures | {"diagnosis": list(diagnosis)}, diagnosis=diagnosis)
+        return evaluation
+    diagnosis = (f"{lost.sentence()}.", *evaluation.diagnosis)
+    return replace(evaluation, figures=evaluation.figures | {"diagnosis": list(diagnosis)}, diagnosis=diagnosis)

@@ -15,7 +15,7 @@ from rich.console import Console
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import print_report
 from boxwright.data.formats.folder import open_folder
-from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Problem, Record, Split
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import Classes
 
@@ -51,9 +51,9 @@ class Maker:
         items = tuple(Annotation(box, n % 2, f"{path.stem}.xml:{n + 5}") for n, box in enumerate(boxes))
         return Record(path, path.stem, stated, items, f"{path.stem}.xml")
 
-    def data(self, data_format: str = "voc", **splits: list[Record]) -> DataSet:
+    def data(self, data_format: str = "voc", **splits: list[Record]) -> LabelledFolder:
         made = {name: Split(name, tuple(records), CLASSES) for name, records in splits.items()}
-        return DataSet(self.root, data_format, CLASSES, made)
+        return LabelledFolder(self.root, data_format, CLASSES, made)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from boxwright.data.formats.folder import open_folder
 from boxwright.data.formats.yolo import read_yolo, recognises_yolo
 from boxwright.data.formats.yolo_labels import label_files
 from boxwright.data.image_io.file_types import SUFFIXES
-from boxwright.data.records import DataSet, Problem
+from boxwright.data.records import LabelledFolder, Problem
 
 ROW = "0 0.5 0.5 0.2 0.4\n"
 
@@ -27,13 +27,13 @@ def label(path: Path, text: str = ROW) -> Path:
     return path
 
 
-def unclaimed(data: DataSet) -> list[Problem]:
+def unclaimed(data: LabelledFolder) -> list[Problem]:
     found = [problem for part in data.splits.values() for problem in part.problems]
     assert {problem.kind for problem in found} <= {"label-without-image"}
     return found
 
 
-def objects(data: DataSet) -> dict[str, int]:
+def objects(data: LabelledFolder) -> dict[str, int]:
     return {r.path.name: len(r.annotations) for part in data.splits.values() for r in part.records}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.image_io.decode import read_with_note
 from boxwright.data.image_io.value_range import ValueRange, common_range, used_range
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Record, Split
 from boxwright.structures import Classes
 
 CLASSES = Classes.named(["a"])
@@ -104,7 +104,7 @@ def test_strips_give_what_the_whole_gives(saved: Callable[..., Path], monkeypatc
     assert (read_with_note(path).pixels == whole).all()
 
 
-def data_of(root: Path, **splits: list[np.ndarray]) -> DataSet:
+def data_of(root: Path, **splits: list[np.ndarray]) -> LabelledFolder:
     made = {}
     for name, images in splits.items():
         records = []
@@ -114,7 +114,7 @@ def data_of(root: Path, **splits: list[np.ndarray]) -> DataSet:
             box = Annotation((2, 2, 20, 20), 0, f"{path.stem}.xml:5")
             records.append(Record(path, path.stem, None, (box,), f"{path.stem}.xml"))
         made[name] = Split(name, tuple(records), CLASSES)
-    return DataSet(root, "voc", CLASSES, made)
+    return LabelledFolder(root, "voc", CLASSES, made)
 
 
 def test_a_data_set_has_one_range_which_that_of_its_training_images_is(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from boxwright.data.checks.boxes import checked_annotations, coordinate_problems
 from boxwright.data.checks.images import ImageState, look_at_images, range_of, same_content, value_problems
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.records import DataSet, Problem, Record, Split
+from boxwright.data.records import LabelledFolder, Problem, Record, Split
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.wording import counted, listed
 
@@ -49,7 +49,7 @@ class PreflightReport:
     """The findings, worst first, the data set without what they quarantined, and what is left in each split."""
 
     findings: tuple[Problem, ...]
-    dataset: DataSet
+    dataset: LabelledFolder
     statistics: dict[str, SplitStatistics]
     level_ranges: tuple[tuple[float, float], ...] = ()
     value_range: ValueRange = "auto"
@@ -80,7 +80,7 @@ class PreflightReport:
 
 
 def preflight(
-    dataset: DataSet,
+    dataset: LabelledFolder,
     *,
     level_ranges: Sequence[tuple[float, float]] | None = None,
     resize: ResizeRule | None = None,
@@ -161,7 +161,7 @@ def _size_problem(record: Record, stated: tuple[int, int], real: tuple[int, int]
     return Problem("size-mismatch", record.where, says + scaled, severity="error")
 
 
-def _duplicate_images(dataset: DataSet, states: dict[Path, ImageState]) -> Iterable[Problem]:
+def _duplicate_images(dataset: LabelledFolder, states: dict[Path, ImageState]) -> Iterable[Problem]:
     """Images that stand twice: the same file, or files with the same content, within a split or across splits."""
     members: dict[Path, list[str]] = defaultdict(list)
     for name, split in dataset.splits.items():
@@ -183,7 +183,7 @@ def _duplicate_images(dataset: DataSet, states: dict[Path, ImageState]) -> Itera
     yield from _same_names(dataset, states)
 
 
-def _same_names(dataset: DataSet, states: dict[Path, ImageState]) -> Iterable[Problem]:
+def _same_names(dataset: LabelledFolder, states: dict[Path, ImageState]) -> Iterable[Problem]:
     names = [name for name in dataset.splits if name != "trainval"]
     files = {name: {record.path.name: record.path for record in dataset.splits[name].records} for name in names}
     for index, name in enumerate(names):
@@ -197,7 +197,7 @@ def _same_names(dataset: DataSet, states: dict[Path, ImageState]) -> Iterable[Pr
                 yield Problem("same-name-in-two-splits", str(dataset.root), message, severity="note")
 
 
-def _class_problems(dataset: DataSet, splits: dict[str, Split]) -> Iterable[Problem]:
+def _class_problems(dataset: LabelledFolder, splits: dict[str, Split]) -> Iterable[Problem]:
     names = dataset.classes.names
     lower = Counter(name.lower() for name in names)
     alike = [name for name in names if lower[name.lower()] > 1]

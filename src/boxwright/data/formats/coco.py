@@ -24,7 +24,7 @@ from boxwright.data.formats.listing import (
     split_order,
     subfolder,
 )
-from boxwright.data.records import DataSet
+from boxwright.data.records import LabelledFolder
 from boxwright.structures import Classes
 
 COCO_LAYOUT = "COCO (annotations/instances_train.json with images/, or {train,valid,test}/_annotations.coco.json)"
@@ -38,7 +38,7 @@ def recognises_coco(path: Path) -> bool:
     return bool(_annotation_files(path))
 
 
-def read_coco(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
+def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
     """A COCO folder or file; classes are ordered by category id unless `class_names` orders them."""
     files = {_split_of(path): path} if path.is_file() else _annotation_files(path)
     if not files:
@@ -59,7 +59,7 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
         finder = ImageFinder(list(_image_folders(root, file, split)), root, split)
         rows = CocoRows(file, finder, classes, ids_of_file[file])
         splits[split] = rows.split(split, contents.pop(split))
-    return DataSet(root, "coco", classes, splits, tuple(dict.fromkeys(notes)))
+    return LabelledFolder(root, "coco", classes, splits, tuple(dict.fromkeys(notes)))
 
 
 def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, Any]]:

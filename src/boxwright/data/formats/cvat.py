@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boxwright.data.formats.cvat_xml import CvatFile, CvatImage, read_cvat_file
 from boxwright.data.formats.listing import ImageFinder, files_in, split_folders, split_name, split_order, subfolder
-from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Problem, Record, Split
 from boxwright.reading.xml_text import root_element
 from boxwright.structures import Classes
 
@@ -27,7 +27,7 @@ def recognises_cvat(path: Path) -> bool:
     return bool(_files(path))
 
 
-def read_cvat(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
+def read_cvat(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
     """A CVAT folder or file; classes have the order of the task's labels, else of their names, and the ids 1 to K."""
     files = [path] if path.is_file() else _files(path)
     root = path.parent if path.is_file() else path
@@ -46,7 +46,7 @@ def read_cvat(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     for name in split_order(members):
         splits[name] = _split(name, root, members[name], classes, tuple(problems))
         problems = []
-    return DataSet(root, "cvat", classes, splits)
+    return LabelledFolder(root, "cvat", classes, splits)
 
 
 def _files(path: Path) -> list[Path]:

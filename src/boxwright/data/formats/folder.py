@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from boxwright.data.classes import select_classes
+from boxwright.data.class_selection import select_classes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
 from boxwright.data.formats.listing import images_below, split_name, split_order
 from boxwright.data.formats.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.formats.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
-from boxwright.data.records import DataSet, Record, Split
+from boxwright.data.records import LabelledFolder, Record, Split
 from boxwright.wording import counted
 
 
@@ -25,7 +25,7 @@ class Reader(NamedTuple):
     name: str
     layout: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, Sequence[str] | None], DataSet]
+    read: Callable[[Path, Sequence[str] | None], LabelledFolder]
 
 
 READERS = (
@@ -37,7 +37,9 @@ READERS = (
 VALIDATION_SHARE = 0.1
 
 
-def open_folder(path: str | Path, classes: str | None = None, class_names: Sequence[str] | None = None) -> DataSet:
+def open_folder(
+    path: str | Path, classes: str | None = None, class_names: Sequence[str] | None = None
+) -> LabelledFolder:
     """The labelled images of a folder (or of a data YAML or COCO JSON file), with a train and a validation split.
 
     `classes` takes a subset or merges ("car,person", "car+truck=vehicle"); `class_names` gives the order of classes
@@ -55,7 +57,7 @@ def open_folder(path: str | Path, classes: str | None = None, class_names: Seque
     return select_classes(dataset, classes) if classes else dataset
 
 
-def split(dataset: DataSet, name: str) -> Split:
+def find_split(dataset: LabelledFolder, name: str) -> Split:
     """The split called `name` ("valid", "validation" and "val2017" mean "val"); ValueError names those that exist."""
     known = name if name in dataset.splits else split_name(name) or name
     if known not in dataset.splits:
@@ -63,7 +65,7 @@ def split(dataset: DataSet, name: str) -> Split:
     return dataset.splits[known]
 
 
-def with_validation(dataset: DataSet) -> DataSet:
+def with_validation(dataset: LabelledFolder) -> LabelledFolder:
     """The same data with a validation split, made from the training images where there is none.
 
     An image belongs to it by a hash of its own name, so that it never changes sides when images are added;

@@ -28,7 +28,7 @@ from boxwright.data.formats.listing import (
 )
 from boxwright.data.formats.voc_masks import FOLDER, ObjectPixels
 from boxwright.data.formats.voc_xml import VocFile, read_voc_file
-from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Problem, Record, Split
 from boxwright.reading.xml_text import root_element
 from boxwright.structures import Classes
 from boxwright.wording import counted
@@ -82,7 +82,7 @@ def recognises_voc(path: Path) -> bool:
     return path.is_dir() and next(_places(path), None) is not None
 
 
-def read_voc(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
+def read_voc(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
     """A Pascal VOC folder; classes are ordered by name unless `class_names` gives them, and have the ids 1 to K."""
     places = list(_places(path))
     notes = []
@@ -99,7 +99,7 @@ def read_voc(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
     for split in split_order(members):
         records, found = _records(members[split], classes)
         splits[split] = Split(split, records, classes, tuple(problems[split] + found))
-    return DataSet(path, "voc", classes, splits, tuple(notes))
+    return LabelledFolder(path, "voc", classes, splits, tuple(notes))
 
 
 def _is_xml(name: str) -> bool:

@@ -20,7 +20,7 @@ from boxwright.data.formats.yolo_labels import label_files, unclaimed_labels
 from boxwright.data.formats.yolo_layout import YoloLayout, find_layout
 from boxwright.data.formats.yolo_rows import Row, RowKind, bad_row, box_or_outline, kind_of, read_label_file
 from boxwright.data.image_io.decode import image_size
-from boxwright.data.records import Annotation, DataSet, Problem, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Problem, Record, Split
 from boxwright.structures import Classes
 from boxwright.wording import counted
 
@@ -32,7 +32,7 @@ def recognises_yolo(path: Path) -> bool:
     return find_layout(path) is not None
 
 
-def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
+def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
     """A YOLO folder or data YAML; classes keep their indices as ids, names may be given where the folder has none."""
     layout = find_layout(path)
     if layout is None:
@@ -50,7 +50,7 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> DataSet:
         found = [problem for file in dict.fromkeys(files[p] for p in images) for problem in labels[file].problems]
         records, more = _records(layout, images, files, labels, classes)
         splits[split] = Split(split, records, classes, tuple(found + more + problems[split]))
-    return DataSet(layout.root, "yolo", classes, splits, layout.notes + ((note,) if note else ()))
+    return LabelledFolder(layout.root, "yolo", classes, splits, layout.notes + ((note,) if note else ()))
 
 
 class _Labels(NamedTuple):

@@ -15,7 +15,7 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.ground_truth import clip_box
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
-from boxwright.data.inputs import WINDOW, Prepared, ahead_of_use
+from boxwright.data.inputs import WINDOW, PreparedImage, ahead_of_use
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
@@ -31,13 +31,13 @@ class SplitDetector(Protocol):
         """Images a forward pass."""
 
     def detect_prepared(
-        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums | None = None
+        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
         """Detections of resized images, in their order; `losses` gets those against its ground truths."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SplitDetections:
     """What one process found: by index of the record, detections in original pixels or what is wrong with the image.
 
     `losses` are sums over `count` images.
@@ -50,7 +50,7 @@ class Found:
     """What is amiss with images that were read all the same."""
 
     @classmethod
-    def joined(cls, parts: Sequence[Found]) -> Found:
+    def joined(cls, parts: Sequence[SplitDetections]) -> SplitDetections:
         """What several processes found together."""
         images = {index: one for part in parts for index, one in part.images.items()}
         names = dict.fromkeys(name for part in parts for name in part.losses)
@@ -60,7 +60,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
+class EvaluationInputs:
     """Detections and ground truth of the same images in the same order, in original pixels.
 
     `areas` are those that the annotation file states, per object of the ground truth; `unreadable` is how many images
@@ -95,7 +95,7 @@ def detect_split(
     limit: int | None = None,
     losses: bool = False,
     share: tuple[int, int] = (0, 1),
-) -> Iterator[Found]:
+) -> Iterator[SplitDetections]:
     """Run a detector over the images of a split, window by window (`WINDOW` images are sorted into batches together).
 
     Args:
@@ -115,7 +115,7 @@ def detect_split(
     def need_of(index: int) -> Need:  # of the file, so that windows are the same with a cache
         return need_of_image(images.records[index].path, images.rule, keep=False)
 
-    def attempt(index: int) -> Prepared | Unreadable:
+    def attempt(index: int) -> PreparedImage | Unreadable:
         try:
             return images.prepared(index)
         except (ValueError, OSError) as error:
@@ -127,26 +127,26 @@ def detect_split(
         held = results
         if part.problem is not None:
             held = [ValueError(f"{images.records[part.images[0]].path}: {part.problem}")]
-        good = [(index, one) for index, one in zip(part.images, held, strict=True) if isinstance(one, Prepared)]
+        good = [(index, one) for index, one in zip(part.images, held, strict=True) if isinstance(one, PreparedImage)]
         ground_truths = [
             images.network_ground_truth(i, one.original_hw, masks=images.masks) for i, one in good if losses
         ]
         sums = LossSums(ground_truths)
         found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None)
         results_of: dict[int, Detections | Unreadable] = {
-            index: one for index, one in zip(part.images, held, strict=True) if not isinstance(one, Prepared)
+            index: one for index, one in zip(part.images, held, strict=True) if not isinstance(one, PreparedImage)
         }
         results_of.update(zip((index for index, _ in good), found, strict=True))
         notes = {index: one.note for index, one in good if one.note}
-        yield Found(results_of, {name: float(value) for name, value in sums.sums.items()}, sums.count, notes)
+        yield SplitDetections(results_of, {name: float(value) for name, value in sums.sums.items()}, sums.count, notes)
 
 
-def beside_ground_truth(found: Found, images: DetectionDataset, classes: Classes) -> Evaluated:
+def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes: Classes) -> EvaluationInputs:
     """Detections with the ground truth of their images, in the order of the split; unreadable images are left out."""
     order = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
     detections = [one for index in order if isinstance(one := found.images[index], Detections)]
     records = [images.records[index] for index in order]
-    return Evaluated(
+    return EvaluationInputs(
         detections=[replace(one, classes=classes) for one in detections],
         ground_truths=[
             images.original_ground_truth(index, one.size_hw) for index, one in zip(order, detections, strict=True)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from boxwright.data.records import DataSet, Split
+from boxwright.data.records import LabelledFolder, Split
 from boxwright.structures import Classes
 from boxwright.wording import counted, listed
 
-_Data = TypeVar("_Data", DataSet, Split)
+_Data = TypeVar("_Data", LabelledFolder, Split)
 ONE_CLASS = Classes(("object",), (0,))
 """The classes of a model that finds objects of any class (a proposal network)."""
 

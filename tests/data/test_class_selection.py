@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwright.data.classes import check_same_classes, parse_classes, relabelled, select_classes
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.class_selection import check_same_classes, parse_classes, relabelled, select_classes
+from boxwright.data.records import Annotation, LabelledFolder, Record, Split
 from boxwright.structures import Classes
 
 KNOWN = Classes(("car", "truck", "cat", "a+b,c"), (3, 8, 17, 40))
 
 
-def data_of(classes: Classes, labels: list[int]) -> DataSet:
+def data_of(classes: Classes, labels: list[int]) -> LabelledFolder:
     items = tuple(Annotation((0, 0, 5, 5), label, f"a.xml:{n}") for n, label in enumerate(labels))
     record = Record(Path("a.jpg"), "a", None, items, "a.xml")
-    return DataSet(Path("."), "voc", classes, {"train": Split("train", (record,), classes)})
+    return LabelledFolder(Path("."), "voc", classes, {"train": Split("train", (record,), classes)})
 
 
-def labels_of(data: DataSet) -> list[int]:
+def labels_of(data: LabelledFolder) -> list[int]:
     return [item.label for item in data.splits["train"].records[0].annotations]
 
 
