@@ -32,6 +32,14 @@ class Evaluation:
     diagnosis: tuple[str, ...]
 
 
+def check_metric(metric: str, iou: float) -> None:
+    """ValueError for a metric that is none, or an overlap that is no fraction."""
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+
+
 def evaluate_detections(
     detections: Sequence[Detections],
     ground_truths: Sequence[GroundTruth],
@@ -49,10 +57,7 @@ def evaluate_detections(
     `iou` is the overlap of VOC AP, of the table's precision, recall and F1, and of the best threshold; COCO AP has its
     own ten. `max_detections` is COCO's largest limit for each class of an image; its smaller ones are 1, 10 and 100.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+    check_metric(metric, iou)
     pixels = metric == "voc" and plus_one
     matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)

@@ -21,7 +21,7 @@ from boxwright.evaluation.detect_split import (
     with_ground_truth,
 )
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
-from boxwright.evaluation.summary import Evaluation, evaluate_detections
+from boxwright.evaluation.summary import Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections, GroundTruth
@@ -106,6 +106,7 @@ def evaluate(
     Raises ValueError where detector and data do not fit or no image can be read, FileNotFoundError where there is no
     such file or folder.
     """
+    check_metric(metric, iou)  # before the minutes that detecting may take
     detector = (
         checkpoint
         if isinstance(checkpoint, Detector)
