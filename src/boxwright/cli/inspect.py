@@ -1,4 +1,4 @@
-"""Check a data set before training."""
+"""The verb `inspect`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def inspect(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Check one split only: train, val, test, ...")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Count box sizes by the pyramid levels of this recipe's model.")
+        str, typer.Option(help="Count boxes by the pyramid levels of this recipe's model.")
     ] = "fcos-small",
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask: slower, thorough.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask (slower).")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     all_findings: Annotated[bool, typer.Option("--all", help="Print every finding, not ten of a kind.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors or warnings.")] = False,
 ) -> None:
-    """Check a data set before training: every bad box with its file and line."""
+    """Check a dataset before training and report every invalid box with its file and line."""
     from dataclasses import replace
     from json import dumps
 
