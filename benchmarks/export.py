@@ -58,7 +58,7 @@ def main() -> None:
             Image.fromarray(one.permute(1, 2, 0).numpy()).save(examples / f"{number}.png")
         size = sum(value.numel() * value.element_size() for value in checkpoint.weights.values())
         made = build_runtimes(
-            checkpoint, names, Path(folder), device=CPU, weights_size=size, examples=examples, say=lambda _: None
+            checkpoint, names, Path(folder), device=CPU, weights_size=size, images=examples, log=lambda _: None
         )  # fmt: skip
         batch = pixels[: given.batch]
         images, floats = ImageBatch.of(batch), [one.float() / 255 for one in batch]
@@ -75,7 +75,7 @@ def main() -> None:
          sizes.get(name, "")]
         for name, seconds in times.items()
     ]  # fmt: skip
-    columns = ("FCOS R50-FPN", "an image", "examples/s", "times torchvision's", "file")
+    columns = ("FCOS R50-FPN", "an image", "images/s", "times torchvision's", "file")
     print_table(f"{height} x {width}, 91 classes, batch {given.batch}", columns, rows)
 
 

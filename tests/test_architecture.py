@@ -16,10 +16,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # what stands later may import what stands earlier; what stands together may not import each other
 LAYERS = (
     {"ops", "reading", "wording", "writing"},
+    {"data/image_io"},
+    {"visualize"},
     {"structures", "weights"},
     {"nn", "data"},
     {"evaluation"},
-    {"models", "visualize"},
+    {"models"},
     {"recipes"},
     {"checkpoint", "convert"},
     {"runtime"},
@@ -52,9 +54,13 @@ HEAVY = ("torch", "torchvision", "numpy", "PIL", "accelerate", "pydantic", "matp
 
 
 def home(path):
-    """The folder, or the file, of the package that a file belongs to."""
-    part = path.relative_to(PACKAGE).parts[0]
-    return part.removesuffix(".py")
+    """The folder, or the file, of the package that a file belongs to; a folder within one may have its own place."""
+    return _place(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def _place(parts):
+    inner = "/".join(parts[:2])
+    return inner if inner in RANK else parts[0]
 
 
 def imported_homes(tree):
@@ -72,7 +78,8 @@ def imported_homes(tree):
         for name in names:
             parts = (name or "").split(".")
             if parts[0] == "boxwright":
-                yield (parts[1] if len(parts) > 1 and parts[1] in RANK else "__init__"), node.lineno
+                found = _place(parts[1:]) if len(parts) > 1 else "__init__"
+                yield (found if found in RANK else "__init__"), node.lineno
 
 
 def wrong_imports(tree, own):

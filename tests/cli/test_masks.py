@@ -155,7 +155,9 @@ class TestBadInput:
         model = MODELS["fcos"].build(recipe.model_config_of(1))
         save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), model.state_dict()), tmp_path / "box.pt")
         image = shapes / "images" / "val_000000.jpg"
-        boxwright("predict", tmp_path / "box.pt", image, "--masks").refused("finds boxes and no masks", "--masks")
+        boxwright("predict", tmp_path / "box.pt", image, "--masks").refused(
+            "finds boxes and no masks", "--format masks"
+        )
 
     def test_a_damaged_mask_in_a_result_file(self, boxwright, shapes: Path) -> None:
         row = annotations(shapes)["annotations"][0] | {"score": 0.5, "segmentation": {"size": [64, 64], "counts": "11"}}

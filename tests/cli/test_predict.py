@@ -10,6 +10,7 @@ from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
+from boxwright.inference.prediction_files import FORMATS, formats_called
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
@@ -161,6 +162,11 @@ def test_nothing_is_written_among_the_images(call, folder, place):
         (("FOLDER", "--score", "1.5"), "--score: expected 0 to 1, got 1.5"),
         (("FOLDER", "--nms-iou", "-1"), "--nms-iou: expected 0 to 1, got -1.0"),
         (("FOLDER", "--device", "gpu"), "device 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
+        (
+            ("FOLDER", "--format", "json,jolo"),
+            "--format: expected some of json, coco, polygons, yolo, text, masks, got 'jolo', did you mean yolo?",
+        ),
+        (("FOLDER", "--format", "masks"), "finds boxes and no masks: leave out --format masks"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
         (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
         (("FOLDER/empty",), "no images in this folder"),
@@ -199,6 +205,29 @@ def test_a_checkpoint_of_something_else(call, folder, tmp_path):
 def test_help_names_every_option(call):
     code, out, _ = call("--help")
     assert code == 0
-    options = "--out --no-draw --json --coco --yolo --text --score --no-resize --device --precision --engine --workers"
+    options = "--out --no-draw --format --score --no-resize --device --precision --engine --workers"
     for option in options.split():
         assert option in out
+    for name in FORMATS:  # and not the flags of before, which still work
+        assert name in out
+        assert f"--{name}" not in out
+
+
+def test_formats_and_the_flags_of_before_write_the_same(call, folder, tmp_path):
+    names = ("json", "coco", "yolo", "text")
+    options = ("--no-draw", "--score", 0, "--batch", 1)
+    assert call(folder, "--out", tmp_path / "new", *options, "--format", "json,coco, yolo,text")[0] == 0
+    assert call(folder, "--out", tmp_path / "old", *options, *(f"--{name}" for name in names))[0] == 0
+    files = listing(tmp_path / "new")
+    assert files == listing(tmp_path / "old")
+    assert "labels/a.txt" in files
+    for name in files:
+        if (tmp_path / "new" / name).is_file():
+            assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes()
+
+
+def test_the_help_lists_the_formats_that_there_are():
+    for name in FORMATS:
+        assert formats_called(name) == (name,)
+    with pytest.raises(ValueError, match=r"--format: expected some of json, .*, got ''"):
+        formats_called("json,")

@@ -93,9 +93,23 @@ def test_an_engine_takes_it_in_float32_on_a_cpu_only(config):
         return len(wide_convolutions(TorchEngine(FCOS(config), torch.device("cpu"), **options).model))
 
     assert left(precision="fp32") == 0
-    assert left(precision="fp32", winograd=False) > 10
+    with winograd.direct_convolutions():
+        assert left(precision="fp32") > 10
+    assert left(precision="fp32") == 0
     assert left(precision="fp32", compile=True) > 10
     assert left(precision="bf16") > 10
+
+
+def test_an_environment_variable_switches_it(config, monkeypatch):
+    def taken():
+        return not wide_convolutions(TorchEngine(FCOS(config), torch.device("cpu"), precision="fp32").model)
+
+    for setting, expected in (("0", False), ("1", True), ("", True)):
+        monkeypatch.setenv(winograd.SWITCH, setting)
+        assert taken() is expected
+    monkeypatch.setenv(winograd.SWITCH, "off")
+    with pytest.raises(ValueError, match="BOXWRIGHT_WINOGRAD: expected 0 or 1, got 'off'"):
+        taken()
 
 
 def test_weights_that_are_loaded_later_count():

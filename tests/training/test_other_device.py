@@ -13,6 +13,7 @@ from torch.optim import optimizer
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.inference.predictor import Detector
+from boxwright.runtime.winograd import direct_convolutions
 from boxwright.training import run
 from boxwright.training.run import train
 
@@ -67,7 +68,8 @@ def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path):
     assert files_of(moved.folder) == files_of(expected.folder)
 
     images = sorted((data / "images").glob("*.jpg"))[:3]
-    here = Detector.load(expected.folder, "cpu", winograd=False).predict(images, score=0.0)
+    with direct_convolutions():
+        here = Detector.load(expected.folder, "cpu").predict(images, score=0.0)
     with other:
         there = Detector.load(expected.folder, OTHER).predict(images, score=0.0)
     assert [len(one) > 0 for one in here] == [True] * 3

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.progress import log
+
 
 def benchmark(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); drawn ones if not given.")
+        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); synthetic ones if not given.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
@@ -31,9 +33,9 @@ def benchmark(
     import json
     import tempfile
 
-    from boxwright.data.formats.folder import open_folder
-    from boxwright.data.formats.folder import split as split_called
-    from boxwright.data.inputs import as_pixels, image_paths
+    from boxwright.data.formats.folder import find_split, open_folder
+    from boxwright.data.image_io.decode import read_image
+    from boxwright.data.inputs import image_paths
     from boxwright.deploy.benchmark import (
         RUNTIMES,
         available_runtimes,
@@ -42,14 +44,11 @@ def benchmark(
         measure_speed,
         network_images,
     )
-    from boxwright.deploy.export.gate import drawn_images
+    from boxwright.deploy.export.gate import synthetic_images
     from boxwright.inference.loading import open_checkpoint
     from boxwright.models import MODELS
     from boxwright.runtime.devices import device_called
     from boxwright.runtime.winograd import wide_convolutions
-
-    def say(text: str) -> None:
-        typer.echo(f"boxwright: {text}", err=True)
 
     where = device_called(device)
     source = open_checkpoint(checkpoint)
@@ -62,7 +61,7 @@ def benchmark(
         if name not in reasons:
             raise ValueError(f"--runtimes: expected some of {', '.join(RUNTIMES)}, got {name!r}")
         if reasons[name]:
-            say(f"{name} left out: {reasons[name]}")
+            log(f"{name} left out: {reasons[name]}")
     names = [name for name in wanted if not reasons[name]]
     if not names:
         raise ValueError("none of these runtimes is there")
@@ -70,12 +69,12 @@ def benchmark(
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     part = split or "val"
     if data is not None:
-        split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
-    given = drawn_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
+        find_split(open_folder(data), part)  # what is wrong with it is said before minutes of work
+    given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(
-            source, names, Path(folder), device=where, weights_size=size, images=images, say=say
+            source, names, Path(folder), device=where, weights_size=size, images=images, log=log
         )  # fmt: skip
         fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.progress import log
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
@@ -22,7 +24,7 @@ def export(
     calibration: Annotated[Path | None, typer.Option(help="Folder of typical images for int8.")] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images to compare on; those of --data, or else drawn ones, if not given."),
+        typer.Option(help="Folder of images to compare on; those of --data, or else synthetic ones, if not given."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
@@ -49,7 +51,7 @@ def export(
     the checkpoint. With --data its AP is compared too, in points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8
     0.5 less. `predict`, `evaluate` and `serve` take it as they take a checkpoint. Prints the file.
     """
-    from boxwright.deploy.export.export import SUFFIX, ExportOptions, export_checkpoint
+    from boxwright.deploy.export.export_checkpoint import ExportOptions, export_checkpoint
 
     for name, value in (("score", score), ("nms-iou", nms_iou)):
         if value is not None and not 0 <= value <= 1:
@@ -61,22 +63,9 @@ def export(
         **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
         calibration=calibration, winograd=winograd,
     )  # fmt: skip
-    place = out or _beside(checkpoint, precision, SUFFIX[options.format])
     written = export_checkpoint(
-        checkpoint, place, options, images=images, data=data, split=split or "val",
-        say=lambda text: typer.echo(f"boxwright: {text}", err=True),
+        checkpoint, out, options, images=images, data=data, split=split or "val",
+        log=log,
     )  # fmt: skip
-    typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)
+    log(f"{written.size / 1e6:.1f} MB")
     typer.echo(str(written.path))
-
-
-def _beside(checkpoint: Path, precision: str, ending: str) -> Path:
-    """Where the exported file of a checkpoint lies if nothing is said: beside it, of a run folder beside its best.pt.
-
-    What is no file (a name of the zoo) is exported into the working folder.
-    """
-    best = checkpoint / "weights" / "best.pt"
-    file = best if best.is_file() else checkpoint
-    stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
-    folder = file.parent if file.is_file() else Path()
-    return folder / f"{stem or 'detector'}{'' if precision == 'fp32' else '-' + precision}{ending}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.deploy.export.export import average_precision, calibration_inputs
+from boxwright.deploy.export.export_checkpoint import average_precision, calibration_inputs
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import write_openvino
@@ -24,6 +24,7 @@ from boxwright.inference.predictor import Detector
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.runtime.openvino import computes_bf16
 from boxwright.runtime.precision import choose_precision
+from boxwright.runtime.winograd import direct_convolutions
 
 RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
             "openvino-bf16", "openvino-int8")  # fmt: skip
@@ -72,7 +73,7 @@ def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -
 
 def build_runtimes(
     checkpoint: Checkpoint, names: Sequence[str], folder: Path, *, device: torch.device, weights_size: int,
-    images: Path | None, say: Callable[[str], None],
+    images: Path | None, log: Callable[[str], object],
 ) -> list[Runtime]:  # fmt: skip
     """The named runtimes of a checkpoint, their files written into `folder` (not gated: `export` does that)."""
     made: list[Runtime] = []
@@ -80,7 +81,7 @@ def build_runtimes(
     description = detector_graph(checkpoint)[1]
     exported = [name for name in names if name.startswith(("onnx", "openvino"))]
     for winograd in {name.endswith("winograd") for name in exported}:
-        say("writing an exported file ...")
+        log("writing an exported file ...")
         graph, _ = detector_graph(checkpoint, winograd=winograd)
         write_onnx(record(graph, description), onnx_files[winograd], description)
     for name in names:
@@ -136,7 +137,8 @@ def measure_ap(
 ) -> tuple[float, list[float]]:
     """AP of the checkpoint in torch fp32, convolved directly, and AP of each runtime."""
     points = [average_precision(one.detector, data, split) for one in runtimes]
-    plain = Detector(checkpoint, device, precision="fp32", winograd=False)
+    with direct_convolutions():
+        plain = Detector(checkpoint, device, precision="fp32")
     plain.settings = runtimes[0].detector.settings
     return average_precision(plain, data, split), points
 

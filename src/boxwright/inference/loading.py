@@ -9,12 +9,11 @@ from pathlib import Path
 from boxwright.checkpoint import Checkpoint, load_checkpoint
 from boxwright.convert.files import convert_file
 from boxwright.reading.archives import DamagedError
+from boxwright.runtime.exported import SUFFIXES
 from boxwright.structures import Classes
 from boxwright.weights.download import fetched_file, is_remote
 
 _LOG = logging.getLogger("boxwright.convert")
-EXPORTED = (".onnx", ".xml", ".pt2")
-"""Endings of what `boxwright export` writes."""
 
 
 def open_checkpoint(
@@ -33,7 +32,7 @@ def open_checkpoint(
     name = re.sub(r"^(https|detectron2):/+", r"\1://", str(source))  # a Path has lost one of the slashes
     path = fetched_file(name) if is_remote(name) else Path(source)
     problem = None
-    if path.suffix in EXPORTED and path.is_file():
+    if path.suffix in SUFFIXES and path.is_file():
         raise ValueError(f"{path}: an exported file holds no network: give the checkpoint that it was made from")
     if path.suffix not in (".pkl", ".safetensors"):
         try:

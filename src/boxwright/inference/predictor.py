@@ -10,16 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, ImageLike, Prepared, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, PreparedImage, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
@@ -32,7 +33,7 @@ from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
 from boxwright.runtime.exported import open_engine
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
-from boxwright.runtime.winograd import use_winograd
+from boxwright.runtime.winograd import speed_up
 from boxwright.structures import (
     Classes,
     Detections,
@@ -51,23 +52,21 @@ BUCKET = 64
 class TorchEngine:
     """A detector of the library: channels last, inference mode, bf16 where the device computes it natively.
 
-    In fp32 on a CPU wide 3x3 convolutions are done by Winograd's algorithm, unless they are compiled.
+    What is not compiled has the faster convolutions of `runtime/winograd.py`, where they are faster.
     """
 
-    def __init__(
-        self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False, winograd: bool = True
-    ) -> None:
+    def __init__(self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False) -> None:
         if precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
         self.device = device
         self.model = model.to(device, memory_format=torch.channels_last)
         self.precision = choose_precision(precision, device)
-        if winograd and not compile and (device.type, self.precision) == ("cpu", "fp32"):
-            use_winograd(self.model)
         self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
         self.graphs = compile and device.type == "cuda"
         if compile:
             compile_parts(self.model, dynamic=False, mode="reduce-overhead" if self.graphs else None)
+        else:
+            speed_up(self.model, device, self.precision)
 
     @torch.inference_mode()
     def __call__(
@@ -100,6 +99,27 @@ class TorchEngine:
         return losses
 
 
+class PredictOptions(TypedDict, total=False):
+    """Keyword arguments of `Detector.predict` and `Detector.stream`; `try_stream` has their defaults."""
+
+    score: float | None
+    """Lowest score; the checkpoint's own threshold if not given."""
+    nms_iou: float | None
+    """IoU above which the weaker of two boxes of a class is dropped, instead of the recipe's."""
+    max_detections: int | None
+    """Detections an image at most, instead of the recipe's."""
+    resize: ResizeRule | Literal["recipe"] | None
+    """The recipe's resizing, another rule, or None for images as they are."""
+    batch: int
+    """Images a forward pass. Sizes may be mixed: images of one network size are put together."""
+    proposals: StoredProposals | None
+    """Regions of the images (which are then paths), for a detector that finds none itself."""
+    window: int
+    """Images that are decoded ahead and sorted into batches together."""
+    memory: float
+    """GiB that decoded images may take at most."""
+
+
 class Detector:
     """A trained detector to use.
 
@@ -115,7 +135,6 @@ class Detector:
         *,
         precision: str = "auto",
         compile: bool = False,
-        winograd: bool = True,
         engine: Engine | None = None,
     ) -> None:
         """Args:
@@ -125,8 +144,9 @@ class Detector:
         precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 where the device
             computes it natively unless it names another.
         compile: let torch.compile fuse the network; the first batch of each shape then takes minutes.
-        winograd: in fp32 on a CPU, do wide 3x3 convolutions by Winograd's algorithm: faster, and equal to about 1e-5.
-        engine: what runs instead of the checkpoint's own network, such as an exported file.
+        engine: what runs instead of the checkpoint's own network, such as that of an exported file.
+
+        Raises ValueError where this machine has no such device, or the device no such precision.
         """
         self.recipe = checkpoint.recipe
         self.classes: Classes = checkpoint.classes
@@ -145,7 +165,7 @@ class Detector:
             fold_norms(network)
             if precision == "auto" and (self.recipe.precision, where.type) != ("fp16", "cpu"):  # which has none
                 precision = self.recipe.precision
-            engine = TorchEngine(network, where, precision=precision, compile=compile, winograd=winograd)
+            engine = TorchEngine(network, where, precision=precision, compile=compile)
         self.engine: Engine = engine
         self.device = engine.device
 
@@ -169,7 +189,6 @@ class Detector:
         *,
         precision: str = "auto",
         compile: bool = False,
-        winograd: bool = True,
         num_threads: int | None = None,
         **options: Any,
     ) -> Detector:
@@ -190,48 +209,30 @@ class Detector:
             detector.score_threshold = max(detector.score_threshold, detector.settings.score_threshold)
             return detector
         source = open_checkpoint(path, **options)
-        return cls(source, device, precision=precision, compile=compile, winograd=winograd)
+        return cls(source, device, precision=precision, compile=compile)
 
     def predict(
         self,
         images: ImageLike | Sequence[ImageLike],
-        *,
-        score: float | None = None,
-        resize: ResizeRule | Literal["recipe"] | None = "recipe",
-        batch: int = 8,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        proposals: StoredProposals | None = None,
-        memory: float = MEMORY,
+        **options: Unpack[PredictOptions],
     ) -> list[Detections]:
         """What is in each image, best first, in the pixels of the image as given.
+
+        >>> detector.predict(["a.jpg", "b.jpg"], score=0.5, batch=2)  # doctest: +SKIP
 
         Args:
             images: one or several of: a path, a glob, a folder, a PIL image, a numpy array (H, W, 3) or (H, W) RGB
                 uint8, a tensor (3, H, W) uint8 or float in [0, 1], a batch of them (B, 3, H, W).
-            score: least score; the checkpoint's own threshold if not given.
-            resize: the recipe's resizing, another rule, or None for images as they are.
-            batch: images a forward pass; sizes may be mixed, images of one network size are put together.
-            nms_iou, max_detections: instead of the recipe's.
-            proposals: regions of the images (which are then paths), for a detector that finds none itself.
-            memory: GiB that decoded images may take at most.
+            options: see `PredictOptions`.
+
+        Raises FileNotFoundError or ValueError where an image cannot be read, and ValueError for an option that does not
+        fit the detector.
         """
-        found = self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                            max_detections=max_detections, proposals=proposals, memory=memory)  # fmt: skip
+        found = self.stream(images, **options)
         return [one if one.masks is None else replace(one, masks=one.whole_masks()) for one in found]
 
     def stream(
-        self,
-        images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike],
-        *,
-        score: float | None = None,
-        resize: ResizeRule | Literal["recipe"] | None = "recipe",
-        batch: int = 8,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        window: int = WINDOW,
-        proposals: StoredProposals | None = None,
-        memory: float = MEMORY,
+        self, images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike], **options: Unpack[PredictOptions]
     ) -> Iterator[Detections]:
         """`predict` for any number of images, in their order; masks stay cropped to their objects.
 
@@ -239,9 +240,7 @@ class Detector:
         next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large ones
         are shorter, and the largest images are done one by one.
         """
-        for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                   max_detections=max_detections, window=window, proposals=proposals,
-                                   memory=memory):  # fmt: skip
+        for one in self.try_stream(images, **options):
             if isinstance(one, Exception):
                 raise one
             yield one[1]
@@ -255,12 +254,12 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        window: int = WINDOW,
         proposals: StoredProposals | None = None,
+        window: int = WINDOW,
+        memory: float = MEMORY,
         keep: bool = False,
         listed: bool = False,
-        memory: float = MEMORY,
-    ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+    ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
         """`stream` that goes on past an image that cannot be read: what is wrong with it stands in its place.
 
         With each image's detections comes what the network saw, with `keep` also the image's own pixels. With
@@ -275,13 +274,13 @@ class Detector:
         settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
         self.check_proposals(proposals)
 
-        def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+        def detected() -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
             source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
             for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
-                good = [one for one in held if isinstance(one, Prepared)]
+                good = [one for one in held if isinstance(one, PreparedImage)]
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
-                    yield next(pairs) if isinstance(one, Prepared) else one
+                    yield next(pairs) if isinstance(one, PreparedImage) else one
                 del held, good, pairs, one  # before the next window is prepared: it may be one large image
 
         return detected()
@@ -304,7 +303,7 @@ class Detector:
         return settings
 
     def detect_prepared(
-        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums | None = None
+        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
         """Detections of resized images, in their order; `losses` gets those against its ground truths.
 
@@ -348,7 +347,7 @@ class Detector:
         losses.add(self.engine.losses(outputs, targets), len(ground_truths))
         return self.engine.detect(outputs, settings)
 
-    def _batch(self, images: list[Prepared], batch: int) -> ImageBatch:
+    def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
         rows = [*images, *[images[0]] * missing]  # what is found in the filling is dropped
         return ImageBatch.of(

@@ -5,11 +5,10 @@ Shape legend: B = images, N = detections at most, H W = pixels of the batch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,22 +16,28 @@ from torch import Tensor
 
 from boxwright.ops.select import select_detections
 from boxwright.runtime.description import Description
-from boxwright.runtime.devices import device_called
-from boxwright.runtime.missing import required
-from boxwright.runtime.onnx import read_description
+from boxwright.runtime.devices import device_called, parse_device
+from boxwright.runtime.onnx import load_onnx
 from boxwright.runtime.openvino import load_openvino
 from boxwright.runtime.program import load_program
 from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals
 from boxwright.wording import counted
 
-SUFFIXES = (".onnx", ".xml", ".pt2")
+Format = Literal["onnx", "openvino", "program"]
+SUFFIX_OF: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
+"""The formats that `export` writes, and what their files end in."""
+SUFFIXES = tuple(SUFFIX_OF.values())
 Arrays = Sequence[Any]
 
 
 @dataclass
 class ExportedEngine:
-    """An exported file that is ready to run; gives what the detector that it was made from gives."""
+    """An exported file that is ready to run; gives what the detector that it was made from gives.
 
+    `runtime` is what computes it: "onnxruntime", "openvino" or "torch.export".
+    """
+
+    runtime: str
     run: Callable[[dict[str, Tensor]], Arrays]
     description: Description
     path: Path
@@ -106,23 +111,24 @@ def open_engine(file: Path, device: str | torch.device, num_threads: int | None 
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     cpu = torch.device("cpu")
-    if file.suffix == ".onnx":
-        session, description = onnx_session(file, device, num_threads)
+    if file.suffix == SUFFIX_OF["onnx"]:
+        session, description = load_onnx(file, device, num_threads)
 
         def run_onnx(inputs: dict[str, Tensor]) -> Arrays:
             found: Arrays = session.run(None, {name: _array(value) for name, value in inputs.items()})
             return found
 
-        return ExportedEngine(run_onnx, description, file, cpu)
-    if file.suffix == ".xml":
-        _device_of(file, device, "OpenVINO runs on the CPU", ("cpu",))
+        return ExportedEngine("onnxruntime", run_onnx, description, file, cpu)
+    if file.suffix == SUFFIX_OF["openvino"]:
+        if (chosen := parse_device(device)) is not None and chosen.type != "cpu":
+            raise ValueError(f"{file}: OpenVINO runs on the CPU here; leave --device out")
         compiled, description = load_openvino(file, num_threads)
 
         def run_openvino(inputs: dict[str, Tensor]) -> Arrays:
             results = compiled({name: _array(value) for name, value in inputs.items()})
             return [results[name] for name in description.outputs]
 
-        return ExportedEngine(run_openvino, description, file, cpu)
+        return ExportedEngine("openvino", run_openvino, description, file, cpu)
     where = device_called(device)
     module, description = load_program(file, where)
 
@@ -131,42 +137,7 @@ def open_engine(file: Path, device: str | torch.device, num_threads: int | None 
         found: Arrays = module(*(inputs[name] for name in description.inputs))
         return found
 
-    return ExportedEngine(run_program, description, file, where)
-
-
-def _device_of(file: Path, device: str | torch.device, sentence: str, kinds: tuple[str, ...]) -> torch.device:
-    """The device of this name in a runtime that has these kinds only."""
-    try:
-        chosen = torch.device("cpu" if str(device) == "auto" else device)
-    except RuntimeError as error:
-        raise ValueError(f"device {str(device)!r}: expected auto, cpu, cuda, cuda:N or mps") from error
-    if chosen.type not in kinds:
-        raise ValueError(f"{file}: {sentence} here; leave --device out")
-    return chosen
-
-
-def onnx_session(file: Path, device: str | torch.device, num_threads: int | None) -> tuple[Any, Description]:
-    """An ONNX Runtime session on the CPU, or on a GPU with onnxruntime-gpu."""
-    runtime = required("onnxruntime", "export")
-    description = read_description(file)
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = 3
-    if num_threads is not None:
-        settings.intra_op_num_threads = num_threads
-    on_gpu = "CUDAExecutionProvider" in runtime.get_available_providers()
-    if str(device) == "auto":
-        device = "cuda" if on_gpu else "cpu"
-    chosen = _device_of(file, device, "ONNX Runtime runs on the CPU or a GPU of NVIDIA", ("cpu", "cuda"))
-    if chosen.type == "cuda" and not on_gpu:
-        raise ValueError(f"{file}: this onnxruntime has no GPU; install onnxruntime-gpu, or use --device cpu")
-    kind: Any = "CPUExecutionProvider"
-    if chosen.type == "cuda":
-        kind = ("CUDAExecutionProvider", {"device_id": chosen.index or 0})
-    try:
-        session = runtime.InferenceSession(os.fspath(file), settings, providers=[kind])
-    except Exception as error:  # onnxruntime's own classes
-        raise ValueError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from error
-    return session, description
+    return ExportedEngine("torch.export", run_program, description, file, where)
 
 
 def _array(value: Tensor) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from boxwright.structures.classes import Classes
 from boxwright.structures.detect_settings import DetectSettings
+from boxwright.structures.detection import Detection
 from boxwright.structures.detections import Detections, ImageBatch, PaddedDetections
 from boxwright.structures.ground_truth import GroundTruth
 from boxwright.structures.masks import CroppedMask
@@ -20,6 +21,7 @@ __all__ = [
     "Classes",
     "CroppedMask",
     "DetectSettings",
+    "Detection",
     "Detections",
     "GroundTruth",
     "ImageBatch",

@@ -6,17 +6,22 @@ detections, M = side of a mask grid, H W = height and width in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.classes import Classes
+from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
+from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
 
@@ -163,6 +168,11 @@ class Detections:
 
     Boxes and masks are in the coordinates of the original image of `size_hw`. Masks are whole planes (D, H, W) bool,
     as `predict` gives them, or cropped to their objects, as evaluation keeps them for thousands of images.
+
+    >>> found = Detections(torch.tensor([[0.0, 0, 8, 8], [2, 2, 6, 6]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]),
+    ...                    size_hw=(10, 10), classes=Classes.named(["cat", "dog"]))
+    >>> len(found), found[0].name, [one.box for one in found[1:]], found[found.scores > 0.5].names
+    (2, 'dog', [(2.0, 2.0, 6.0, 6.0)], ['dog'])
     """
 
     boxes: Tensor
@@ -192,14 +202,50 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __iter__(self) -> Iterator[Detection]:
+        """The detections one by one, best first."""
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Tensor | Sequence[int] | Sequence[bool]) -> Detections: ...
+
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int] | Sequence[bool]) -> Detection | Detections:
+        """One detection by its number; several by a slice, by flags (D,) or by numbers (N,).
+
+        Raises IndexError for a number that there is not, and for flags or numbers of another kind.
+        """
+        count = len(self)
+        if isinstance(index, slice):
+            return self.select(torch.tensor(range(count)[index], dtype=torch.int64))
+        if not isinstance(index, int):
+            rows = torch.as_tensor(index)
+            rows = rows.long() if not rows.numel() and rows.dtype != torch.bool else rows
+            if rows.dim() != 1 or rows.is_floating_point() or (rows.dtype == torch.bool and len(rows) != count):
+                raise IndexError(
+                    f"detections: expected a number, a slice, {count} flags or some numbers, got {rows.dtype} of shape "
+                    f"{tuple(rows.shape)}"
+                )
+            return self.select(rows)
+        row = range(count)[index]  # raises IndexError
+        x1, y1, x2, y2 = self.boxes[row].tolist()
+        label = int(self.labels[row])
+        mask = None if self.masks is None else self.mask(row)
+        return Detection((x1, y1, x2, y2), float(self.scores[row]), label, self._name(label), mask)
+
     @property
     def names(self) -> list[str]:
         """Class name of each detection (its label as text where no names are known)."""
-        known = self.classes.names if self.classes else None
-        return [known[label] if known else str(label) for label in self.labels.tolist()]
+        return [self._name(label) for label in self.labels.tolist()]
+
+    def _name(self, label: int) -> str:
+        return self.classes.names[label] if self.classes else str(label)
 
     def select(self, keep: Tensor) -> Detections:
-        """The detections picked by a mask or by indices."""
+        """The detections picked by flags (D,) or by numbers (N,)."""
+        keep = keep.to(self.boxes.device)
         masks: Tensor | tuple[CroppedMask, ...] | None = self.masks
         if isinstance(masks, tuple):
             masks = tuple(masks[row] for row in torch.arange(len(self), device=keep.device)[keep].tolist())
@@ -228,11 +274,24 @@ class Detections:
         mask = self.masks[index]
         return mask if isinstance(mask, CroppedMask) else CroppedMask(0, 0, mask).tight()
 
-    def to_coco(self, image_id: int | str, *, polygons: bool = False) -> list[dict[str, Any]]:
+    def draw(self, image: ImageLike, *, min_score: float = 0.0, scale: float = 1.0, masks: bool = True) -> Image.Image:
+        """The image that these were found in, with boxes, masks and label tags on it, as a Pillow image.
+
+        `image` is a path, a PIL image, an array or a tensor, as for `Detector.predict`; more in `visualize.drawing`.
+
+        >>> found.draw("street.jpg").save("drawn.jpg")  # doctest: +SKIP
+        """
+        return draw(image, self, min_score=min_score, scale=scale, masks=masks)
+
+    def to_coco(self, image_id: int | str | None = None, *, polygons: bool = False) -> list[dict[str, Any]]:
         """Rows of a COCO result file: the category ids of the user's own files, boxes as x, y, width, height.
 
-        Masks are written as compressed run-length codes, or as polygons along the edges of their pixels.
+        The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
+        codes, or as polygons along the edges of their pixels. Raises ValueError without an id where no file is known.
         """
+        if image_id is None:
+            require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
+            image_id = Path(str(self.path)).stem
         ids = self.classes.ids if self.classes else None
         rows: list[dict[str, Any]] = []
         for index, (box, score, label) in enumerate(
@@ -254,7 +313,10 @@ class Detections:
         return rows
 
     def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`, for its trackers, annotators and zones (needs `supervision`)."""
+        """The same as `supervision.Detections`, for its trackers, annotators and zones.
+
+        Raises ImportError where the package supervision is not installed.
+        """
         try:
             import supervision
         except ImportError as error:

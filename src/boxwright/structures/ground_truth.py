@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from boxwright.data.image_io.any_image import ImageLike
+from boxwright.structures.classes import Classes
 from boxwright.structures.detections import require
 from boxwright.structures.masks import CroppedMask
+from boxwright.visualize.drawing import draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,16 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def mask(self, index: int) -> CroppedMask:
+        """The mask of one object. Raises ValueError where there are no masks."""
+        if self.masks is None:
+            raise ValueError("this ground truth has no masks")
+        return self.masks[index]
+
+    def draw(self, image: ImageLike, *, classes: Classes | None = None, scale: float = 1.0) -> Image.Image:
+        """The image (a path, PIL image, array or tensor) with these objects on it; see `visualize.drawing.draw`."""
+        return draw(image, self, classes=classes, scale=scale)
 
     @classmethod
     def empty(cls) -> GroundTruth:

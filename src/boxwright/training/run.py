@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from boxwright.models import MODELS
 from boxwright.models.config import with_values
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import choose_precision, compile_parts
 from boxwright.training.display import Display
 from boxwright.training.fine_tune import load_weights
@@ -269,23 +269,13 @@ def _how_to_go_on(error: ValueError | OSError, folder: Path) -> str:
 
 def choose_accelerator(device: str, precision: str) -> tuple[Accelerator, str]:
     """Accelerate's view of the processes, and the arithmetic; only fp16 needs its help (it scales the gradient)."""
-    kind = "cuda" if device == "auto" and torch.cuda.is_available() else device.removesuffix("auto") or "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", kind):
-        raise ValueError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {device}: this machine (or this torch) has no Apple GPU; use --device cpu or auto")
-    if kind.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError(f"device {device}: this machine (or this torch) has no CUDA GPU; use --device cpu or auto")
-        if ":" in kind:
-            count = torch.cuda.device_count()
-            if int(kind[5:]) >= count:
-                raise ValueError(f"device {device}: this machine has {count} CUDA GPUs, cuda:0 to cuda:{count - 1}")
-            torch.cuda.set_device(torch.device(kind))
-    chosen = choose_precision(precision, torch.device(kind))
+    where = device_called(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)
+    chosen = choose_precision(precision, where)
     mixed = "fp16" if chosen == "fp16" else "no"
-    _forget_other_state(kind.partition(":")[0], mixed)
-    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu"), chosen
+    _forget_other_state(where.type, mixed)
+    return Accelerator(mixed_precision=mixed, cpu=where.type == "cpu"), chosen
 
 
 def _forget_other_state(kind: str, mixed: str) -> None:

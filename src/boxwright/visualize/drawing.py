@@ -19,7 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.data.image_io.any_image import ImageLike, read_any_image
+from boxwright.data.image_io.file_types import SUFFIXES_OF
+from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
 from boxwright.writing import printable
 
@@ -27,8 +29,8 @@ Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle: TypeAlias = tuple[int, int, int, int]
 
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
-           ".tiff": "TIFF"}  # fmt: skip
+FORMATS = {suffix: name for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF") for suffix in SUFFIXES_OF[name]}
+"""Suffixes of the images that are written, and what Pillow calls their formats."""
 _PALETTE = """
 e345dc 1a49ee 5def34 b02a2d 357426 fdc010 3fe4ec f5adf9 863ca4 f95801 03b432 2b6991 8d82f8 af6904 f68b95 d22e82
 61b7fc 9dbe5d 9742f6 9d6791 247bdd 2f8d7e fc911d fdb89a ae931d 45eca4 b8a3e1 35caab 7b5f1b f94b77 d072a0 973f6e
@@ -47,20 +49,28 @@ MOST_HIDDEN = 0.5  # of an object, by a tag
 
 
 def draw(
-    image: Tensor,
-    found: Detections | GroundTruth,
+    image: ImageLike,
+    found: Objects,
     *,
-    classes: Classes | None = None,
+    classes: Names | None = None,
     min_score: float = 0.0,
     scale: float = 1.0,
     masks: bool = True,
 ) -> Image.Image:
-    """The image (3, H, W), uint8 or float in [0, 1], with its objects drawn on it, as a Pillow image.
+    """An image with boxes, masks and label tags drawn on it, as a Pillow image.
 
-    It is `scale` times as large. Detections under `min_score` are left out; ignored regions are grey, dashed and
-    hatched. Names come from `classes`, else from the detections, else the label number stands for the name. Raises
-    ValueError where the image is not of that kind or the detections belong to an image of another size.
+    Args:
+        image: a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in [0, 1].
+        found: `Detections` or `GroundTruth` in the pixels of this image. Ignored regions are grey, dashed and hatched.
+        classes: the names; those of the detections, else the label numbers, if not given.
+        min_score: detections with a lower score are left out.
+        scale: how many times as large as the image the drawing is.
+        masks: whether masks are drawn.
+
+    Raises ValueError where the image is of no such kind, or the detections are of an image of another size.
     """
+    if not isinstance(image, Tensor):
+        image = read_any_image(image).pixels
     fraction = image.is_floating_point() and bool((image >= 0).all()) and bool((image <= 1).all())
     if image.dim() != 3 or image.shape[0] != 3 or not (fraction or str(image.dtype) == "torch.uint8"):
         raise ValueError(
@@ -69,8 +79,9 @@ def draw(
     if fraction:  # as the network sees it, where it is resized with "plain"
         image = (image * 255).round().byte()
     height, width = int(image.shape[1]), int(image.shape[2])
-    if isinstance(found, Detections) and tuple(found.size_hw) != (height, width):
-        raise ValueError(f"detections of an image of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "
+    size_hw = getattr(found, "size_hw", (height, width))
+    if tuple(size_hw) != (height, width):
+        raise ValueError(f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
                          f"cannot be drawn on one of {height} x {width}")  # fmt: skip
     drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
     if scale != 1.0:
@@ -78,8 +89,7 @@ def draw(
         drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     items = _items(found, classes, min_score, scale, drawn.size)
     if masks and found.masks is not None and items:
-        masks_of = found.mask if isinstance(found, Detections) else found.masks.__getitem__
-        areas = [(masks_of(item.index), item.colour) for item in items]
+        areas = [(found.mask(item.index), item.colour) for item in items]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
     _draw_boxes(drawn, items)
     draw_tags(drawn, items)
@@ -107,16 +117,13 @@ class Item:
         return IGNORED_COLOUR if self.ignored else class_colour(self.label)
 
 
-def _items(
-    found: Detections | GroundTruth, classes: Classes | None, min_score: float, scale: float, size: tuple[int, int]
-) -> list[Item]:
+def _items(found: Objects, classes: Names | None, min_score: float, scale: float, size: tuple[int, int]) -> list[Item]:
     """What is to be drawn, largest first, so that small objects lie on top of the large ones around them."""
-    if classes is None and isinstance(found, Detections):
-        classes = found.classes
+    classes = getattr(found, "classes", None) if classes is None else classes
     boxes = found.boxes.detach().cpu().double().numpy() * scale
     labels = found.labels.cpu().tolist()
-    scores = found.scores.detach().cpu().tolist() if isinstance(found, Detections) else [None] * len(labels)
-    ignored = found.ignore.cpu().tolist() if isinstance(found, GroundTruth) else [False] * len(labels)
+    scores = found.scores.detach().cpu().tolist() if hasattr(found, "scores") else [None] * len(labels)
+    ignored = found.ignore.cpu().tolist() if hasattr(found, "ignore") else [False] * len(labels)
     width, height = size
     items = []
     for index, (box, label, score, ignore) in enumerate(zip(boxes, labels, scores, ignored, strict=True)):

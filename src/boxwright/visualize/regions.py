@@ -6,20 +6,25 @@ from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from boxwright.structures import CroppedMask
+from torch import Tensor
 
 ROWS = 256
 """Rows of a mask that are filled at a time."""
 
 
 def with_masks(
-    image: Image.Image, masks: Iterable[tuple[CroppedMask, tuple[int, int, int]]], scale: float, thickness: int
+    image: Image.Image,
+    masks: Iterable[tuple[tuple[int, int, Tensor], tuple[int, int, int]]],
+    scale: float,
+    thickness: int,
 ) -> Image.Image:
-    """The image, `scale` times the masks' own, with each mask filled and outlined in its colour (R, G, B)."""
+    """The image, `scale` times the masks' own, with each mask filled and outlined in its colour (R, G, B).
+
+    A mask is the column and row of its corner, and its bitmap (h, w).
+    """
     canvas = np.array(image)
-    for mask, colour in masks:
-        x, y, bitmap = mask.x, mask.y, mask.bitmap.cpu().numpy().astype(bool)
+    for (x, y, pixels), colour in masks:
+        bitmap = pixels.cpu().numpy().astype(bool)
         if not bitmap.any():
             continue
         if scale != 1.0:

@@ -24,6 +24,7 @@ from boxwright.data.inputs import refuse_among_images
 from boxwright.deploy.batch.listing import Entry, list_images
 from boxwright.deploy.batch.worker import Chunk, Job, Worker, write_whole
 from boxwright.inference.predictor import Detector
+from boxwright.runtime.devices import parse_device
 from boxwright.runtime.missing import required
 from boxwright.weights.download import fetched_file, is_remote
 from boxwright.wording import counted
@@ -91,8 +92,9 @@ def predict_batch(
     for name, number in (("workers", workers), ("batch", batch)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"device {device!r}: expected auto, cpu, cuda or mps; Ray gives each worker its GPU")
+    chosen = parse_device(device)
+    if chosen is not None and chosen.index is not None:
+        raise ValueError(f"device {device}: Ray gives each worker its own {chosen.type}; say {chosen.type} or auto")
     for variable, level in QUIET.items():
         os.environ.setdefault(variable, level)
     required("ray.data", "ray")

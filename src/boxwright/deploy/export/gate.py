@@ -22,7 +22,7 @@ from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.structures import CroppedMask, Detections
+from boxwright.structures import Detections
 from boxwright.wording import counted
 
 IMAGES = 6
@@ -118,13 +118,8 @@ def _masks_alike(one: Detections, other: Detections, a: int, b: int, tolerance: 
 
 
 def _plane(found: Detections, row: int) -> Tensor:
-    assert found.masks is not None
-    mask = found.masks[row]
-    if not isinstance(mask, CroppedMask):
-        return mask
     plane = torch.zeros(found.size_hw, dtype=torch.bool)
-    height, width = mask.bitmap.shape
-    plane[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
+    found.mask(row).draw(plane)
     return plane
 
 
@@ -142,7 +137,7 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
         for path, pixels in zip(paths, images, strict=True):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
         if MODELS[checkpoint.recipe.model.name].needs_proposals:
-            settings["proposals"] = _drawn_proposals(paths, images)
+            settings["proposals"] = _random_proposals(paths, images)
         for batch in BATCHES:
             expected, got = (one.predict(paths, batch=batch, **settings) for one in (checkpoint, exported))
             results.append(agreement(expected, got, tolerance, least, most))
@@ -159,8 +154,8 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
     return total
 
 
-def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredProposals:
-    """Regions of all sizes for a detector that is given them."""
+def _random_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredProposals:
+    """Random regions of all sizes, for a detector that finds none itself."""
     generator = torch.Generator().manual_seed(0)
     boxes, sizes = [], [(int(image.shape[1]), int(image.shape[2])) for image in images]
     for height, width in sizes:
@@ -173,7 +168,7 @@ def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredP
         "boxes": torch.cat(boxes).numpy(),
         "scores": np.ones(sum(len(rows) for rows in boxes)),
     }
-    return StoredProposals(Path("drawn"), arrays)
+    return StoredProposals(Path("random"), arrays)
 
 
 def gate_images(whole: Sequence[Tensor]) -> list[Tensor]:
@@ -185,7 +180,7 @@ def gate_images(whole: Sequence[Tensor]) -> list[Tensor]:
     return [*whole, *(one.contiguous() for one in cut)]
 
 
-def drawn_images() -> list[Tensor]:
+def synthetic_images() -> list[Tensor]:
     """Images (3, H, W) of coloured shapes, all of one size."""
-    drawn = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(IMAGES)]
-    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]
+    images = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(IMAGES)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in images]

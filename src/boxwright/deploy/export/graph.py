@@ -17,7 +17,7 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.models import MODELS
 from boxwright.runtime.description import Description
 from boxwright.runtime.folding import fold_norms
-from boxwright.runtime.winograd import FEWEST_CHANNELS, use_winograd
+from boxwright.runtime.winograd import require_winograd
 from boxwright.structures import DetectSettings, ImageBatch, Proposals
 
 OUTPUTS = ("boxes", "scores", "labels", "counts", "masks")
@@ -82,9 +82,8 @@ def detector_graph(
         raise ValueError("masks are made for what NMS keeps: a mask detector is exported with NMS in the graph")
     model = checkpoint.build()
     fold_norms(model)
-    if winograd and not use_winograd(model):
-        least = "at least {} channels in and {} out".format(*FEWEST_CHANNELS)
-        raise ValueError(f"winograd: no 3x3 convolution of this network has {least}: the file would be no faster")
+    if winograd:
+        require_winograd(model)
     mean, std = _normalisation(model)
     if not normalise:
         _skip_normalisation(model)

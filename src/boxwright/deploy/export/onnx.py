@@ -88,7 +88,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Cast(op.ScatterND(zeros, rows, ones), to=9)
 
     def winograd(x: Any, weight: Any, bias: Any) -> Any:
-        # `nn.winograd`: the filters' transform depends on weights only, so that a runtime does it once
+        # `runtime/winograd.py`: the filters' transform depends on weights only, so that a runtime does it once
         def size(of: Any, dimension: int) -> Any:
             return op.Gather(op.Shape(of), number([dimension], np.int64))
 

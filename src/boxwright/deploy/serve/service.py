@@ -20,7 +20,6 @@ from boxwright.runtime.exported import ExportedEngine
 from boxwright.structures import Detections, DetectSettings
 from boxwright.visualize.drawing import class_colour
 
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch.export"}
 Masks: TypeAlias = Literal["rle", "polygons", "none"]
 _LOG = logging.getLogger("boxwright.serve")
 
@@ -133,7 +132,7 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
         ],
         "score": detector.score_threshold if options.score is None else options.score,
         "least_score": detector.settings.score_threshold if exported else 0.0,
-        "runtime": RUNTIMES[path.suffix] if exported else "torch",
+        "runtime": engine.runtime if exported else "torch",
         "precision": (engine.description if exported else engine).precision,
         "device": str(detector.device),
         "limits": {"bytes": limits.num_bytes, "pixels": limits.num_pixels, "images": limits.num_images},
