@@ -115,7 +115,7 @@ def _lattice(images: ImageBatch) -> Proposals:
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
-    """The sum that training minimises."""
+    """What training sums up."""
     return torch.stack([value for name, value in losses.items() if not name.endswith("_floor")]).sum()
 
 
