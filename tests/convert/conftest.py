@@ -42,7 +42,7 @@ class Case:
         (self.path,) = (file for file in folder.iterdir() if file.name.startswith("model."))
         self.converted = convert_file(self.path)
         self.model = build(self.converted, EVERYTHING)
-        self.pixels = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
+        self.images = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
         self.targets = Targets.of([GroundTruth.of(*self._ground_truth(k)) for k in range(2)])
 
     def _ground_truth(self, k):
