@@ -166,7 +166,7 @@ def test_nothing_is_written_among_the_images(call, folder, place):
             ("FOLDER", "--format", "json,jolo"),
             "--format: expected some of json, coco, polygons, yolo, text, masks, got 'jolo', did you mean yolo?",
         ),
-        (("FOLDER", "--format", "masks"), "finds boxes and no masks: leave out --format masks"),
+        (("FOLDER", "--format", "masks"), "predicts boxes and no masks: leave out --format masks"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
         (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
         (("FOLDER/empty",), "no images in this folder"),

@@ -158,7 +158,7 @@ def test_words_on_the_image(explained):
     owned = int((explained.lesson.owner[explained.levels[0].rows] >= 0).sum())
     assert lines[1].startswith("P3: stride 8, 16 x 12 locations, for objects whose farthest side is 0 to 64 network")
     assert f"{owned} must learn " in lines[1]
-    assert "GroundTruth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
+    assert "Ground truth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
     assert "No location must learn these ground truth boxes: 2." in lines
     assert lines[-1].startswith(f"Detections: {len(explained.found)} from score 0.60 (")
 

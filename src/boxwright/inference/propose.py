@@ -1,4 +1,4 @@
-"""Proposals of a trained network for every image of a data folder, written as a file."""
+"""Proposals of a trained detector for every image of a data folder, written to a file."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def write_proposals_of(
         raise FileNotFoundError(f"{data}: no such data folder")
     root = (data if data.is_dir() else data.parent).resolve()
     if out.suffix != ".npz":
-        raise ValueError(f"{out}: a proposal file is called something.npz")
+        raise ValueError(f"{out}: the name of a proposal file ends in .npz")
     if out.resolve().is_relative_to(root):
-        raise ValueError(f"{out}: lies inside the data folder {data}, which is only read; choose another with --out")
+        raise ValueError(f"{out}: is inside the data folder {data}, which is never written to; choose another --out")
     detector = Detector.load(checkpoint, device)
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")

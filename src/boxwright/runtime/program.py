@@ -1,4 +1,4 @@
-"""`torch.export` programs, loaded after a look into the file."""
+"""`torch.export` programs, checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boxwright.runtime.program_check import checked_program
 
 
 def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
-    """The callable of a program file on a device, and its description. It needs the operator of `ops.select`."""
+    """The callable of a program file on a device, and its description. The operator of `ops.select` is registered."""
     import boxwright.ops.select  # noqa: F401  (the operator)
 
     inside = {KEY: ""}

@@ -1,8 +1,8 @@
-"""What a `torch.export` program may hold: plain weights, known operators, arithmetic of sizes, and nothing that runs.
+"""Checks of a `torch.export` program: plain weights, known operators and arithmetic of sizes only, no code.
 
-Torch itself unpickles weights that their list marks so, evaluates the text of every size, looks up an operator by any
-path below its own modules, and imports what a description of arguments names. So nothing is given to it but what was
-looked at here: each member is read, checked, and written into a new archive.
+Torch unpickles weights that are marked as pickles, evaluates the text of every size, looks up operators by any path
+below its own modules, and imports what a description of arguments names. So torch only gets what was checked here: each
+member is read, checked, and written into a new archive.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collec
 
 
 def checked_program(path: Path) -> io.BytesIO:
-    """The archive of a program as torch is to read it; ValueError, without the file's name, where it holds more."""
+    """The archive of a program for torch to read. Raises ValueError, without its name, for anything else in it."""
     whole = io.BytesIO()
     with checked_archive(path) as archive, zipfile.ZipFile(whole, "w") as new:
         for name in archive.sizes:

@@ -1,4 +1,4 @@
-"""ONNX files, written by torch's dynamo exporter; NMS becomes ONNX's own operator.
+"""ONNX files, written by torch's dynamo exporter, with NMS as ONNX's own operator.
 
 Shape legend: B = images, N = candidates of an image, K = classes, M = boxes kept in the batch.
 """
@@ -28,10 +28,10 @@ DIMENSIONS = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "bat
 
 
 def write_onnx(program: ExportedProgram, path: Path, description: Description) -> None:
-    """Write a recorded detector as one ONNX file with its description, class names and sizes by name."""
+    """Write a recorded detector as one ONNX file with description, class names and named dimensions."""
     onnx = required("onnx", "export")
     required("onnxscript", "export")
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter talks
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter prints
         warnings.simplefilter("ignore")
         written: Any = torch.onnx.export(
             program, input_names=list(description.inputs), output_names=list(description.outputs), opset_version=OPSET,
@@ -48,7 +48,7 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
 
 
 def _name_sizes(graph: Any) -> None:
-    """Call the free sizes of inputs batch, height and width, and so everywhere in the graph."""
+    """Name the dynamic dimensions batch, height and width, everywhere in the graph."""
     names = {}
     for value in graph.input:
         for place, name in DIMENSIONS[value.name].items():
@@ -60,7 +60,7 @@ def _name_sizes(graph: Any) -> None:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Torch operators that the exporter does not know, in ONNX's."""
+    """Torch operators that the exporter does not know, in terms of ONNX's."""
     import numpy as np
     from onnx import numpy_helper
     from onnxscript import opset18 as op
