@@ -43,7 +43,7 @@ def benchmark(
         RUNTIMES,
         available_runtimes,
         build_runtimes,
-        measure_ap,
+        evaluate_runtimes,
         measure_speed,
         network_images,
     )
@@ -84,7 +84,7 @@ def benchmark(
         points: list[float | None] = [None] * len(made)
         torch_ap = None
         if data is not None:
-            torch_ap, points[:] = measure_ap(made, source, where, data, part)
+            torch_ap, points[:] = evaluate_runtimes(made, source, where, data, part)
     base = speeds[0]
     height, width = fed[0].shape[1:]
     rows: list[dict[str, Any]] = [

@@ -132,7 +132,7 @@ def measure_speed(
     ]
 
 
-def measure_ap(
+def evaluate_runtimes(
     runtimes: Sequence[Runtime], checkpoint: Checkpoint, device: torch.device, data: Path, split: str
 ) -> tuple[float, list[float]]:
     """AP of the checkpoint in torch fp32 with direct convolutions, and AP of each runtime."""

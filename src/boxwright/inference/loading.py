@@ -12,6 +12,7 @@ from boxwright.reading.archives import DamagedError
 from boxwright.runtime.exported import SUFFIXES
 from boxwright.structures import Classes
 from boxwright.weights.download import fetched_file, is_remote
+from boxwright.writing import printable
 
 _LOG = logging.getLogger("boxwright.convert")
 
@@ -62,6 +63,8 @@ def open_checkpoint(
             raise
         raise ValueError(f"{path} is not a boxwright checkpoint, nor one of another library ({error})") from error
     if found.skipped:
-        _LOG.warning("%s: ignored, because no part of the network needs it: %s", path, "; ".join(found.skipped))
+        _LOG.warning(
+            "%s: ignored, because no part of the network needs it: %s", path, printable("; ".join(found.skipped))
+        )
     origin = {**found.origin, "notes": list(found.notes)}
     return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)

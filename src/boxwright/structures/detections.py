@@ -233,7 +233,7 @@ class Detections:
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)
-        return Detection((x1, y1, x2, y2), float(self.scores[row]), label, self._name(label), mask)
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask)
 
     @property
     def names(self) -> list[str]:

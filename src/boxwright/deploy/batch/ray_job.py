@@ -96,7 +96,7 @@ def predict_batch(
             raise ValueError(f"{name}: expected at least 1, got {number}")
     chosen = parse_device(device)
     if chosen is not None and chosen.index is not None:
-        raise ValueError(f"device {device}: Ray gives each worker its own {chosen.type}; say {chosen.type} or auto")
+        raise ValueError(f"device {device}: Ray gives each worker its GPU; use {chosen.type} or auto")
     for variable, level in QUIET.items():
         os.environ.setdefault(variable, level)
     required("ray.data", "ray")
