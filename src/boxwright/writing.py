@@ -17,9 +17,7 @@ def printable(name: str) -> str:
     >>> print(printable("two\nlines"), printable("[/b] \x1b[31mred"), printable("été"))
     two\nlines [/b] \x1b[31mred été
     """
-    steering = (
-        letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name
-    )  # fmt: skip
+    steering = (letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
     return "".join(
         letter.encode("unicode_escape").decode() if steers else letter
         for letter, steers in zip(name, steering, strict=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_masks import decode_rle, rasterise_polygons
 
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.ops.masks import decode_rle, rasterise_polygons
 
 TINY = ("model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]",
         "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8", "data.batch_size=2", "schedule.steps=2",

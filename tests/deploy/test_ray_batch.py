@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from whole_masks import decode_rle
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
@@ -22,7 +23,6 @@ from boxwright.deploy.batch.ray_job import _alone, predict_batch, ray_cluster
 from boxwright.deploy.batch.worker import Attempt, Chunk, Job, Worker
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.ops.masks import decode_rle
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 

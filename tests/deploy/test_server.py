@@ -16,6 +16,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from whole_masks import decode_rle, rasterise_polygons
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.deploy.serve.server import build_app, serve
@@ -23,7 +24,6 @@ from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.ops.masks import decode_rle, rasterise_polygons
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 

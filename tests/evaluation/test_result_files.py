@@ -126,8 +126,8 @@ def test_unknown_classes_all_or_some(tmp_path):
     (tmp_path / "x.txt").write_text("Cat 0.5 1 2 3 4\ncow 0.9 2 2 3 4\n")
     joined = join_results(read_results(tmp_path), [Image(1, "x.jpg")], CLASSES)
     assert len(joined.detections[0]) == 1  # found in spite of the capital letter
-    assert joined.warnings[0].endswith("1 of 2 detections refer to classes that are not in the ground truth and are left "
-                                       "out: cow.")  # fmt: skip
+    assert joined.warnings[0].endswith("1 of 2 detections refer to classes that are not in the ground truth and are "
+                                       "left out: cow.")  # fmt: skip
     with pytest.raises(
         ValueError, match=r"none of its 2 detections refers to a known class: the file has Cat, cow, .*bird"
     ):

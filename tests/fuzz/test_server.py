@@ -1,4 +1,4 @@
-"""The server on bodies of all kinds: an answer or one sentence, no error of its own, and it goes on afterwards."""
+"""The server on request bodies of all kinds: an answer or one sentence, never an internal error, and it goes on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def encoded(kind: str) -> bytes:
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The data with bytes flipped, cut, repeated or put in."""
+    """The data with bytes flipped, removed, repeated or inserted."""
     body = bytearray(data)
     for _ in range(draw.randint(1, 6)):
         place = draw.randrange(len(body) + 1)

@@ -16,7 +16,7 @@ from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
 from boxwright.ops.assign import assign_locations
 from boxwright.ops.losses import centerness_loss
 from boxwright.ops.points import centerness, decode_ltrb, grid_locations, level_ranges, pyramid_locations
-from boxwright.ops.select import clip_boxes, nms, nms_per_class, select_detections
+from boxwright.ops.select import clip_boxes, nms, select_detections, suppress
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
@@ -62,6 +62,12 @@ def owners(locations, boxes, *, stride=8.0, low=0.0, high=float("inf"), radius=N
         flags, ~flags, center_radius=radius,
     )  # fmt: skip
     return result.owner[0].tolist()
+
+
+def nms_per_class(boxes, scores, labels, iou_threshold):
+    """Rows kept by `suppress` in one image, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    return order[suppress(boxes[order][None], labels[order][None], iou_threshold, len(order))[0]]
 
 
 class Operations(TorchDispatchMode):

@@ -85,9 +85,17 @@ def test_maps_are_those_of_the_classification_network():
 
 @pytest.mark.parametrize(
     ("name", "frozen"),
-    [("resnet18", 0), ("resnet18", 2), ("resnet18", 5), ("regnet_x_400mf", 2), ("mobilenet_v3_large", 2),
-     ("convnext_tiny", 2), ("timm/resnet18", 0), ("timm/resnet18", 2)],
-)  # fmt: skip
+    [
+        ("resnet18", 0),
+        ("resnet18", 2),
+        ("resnet18", 5),
+        ("regnet_x_400mf", 2),
+        ("mobilenet_v3_large", 2),
+        ("convnext_tiny", 2),
+        ("timm/resnet18", 0),
+        ("timm/resnet18", 2),
+    ],
+)
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(name, frozen):
     body = backbone(name, frozen_stages=frozen).train()
     before = {key: value.clone() for key, value in body.state_dict().items()}

@@ -20,7 +20,7 @@ OTHER = torch.device("meta")
 
 
 class Away(Tensor):
-    """A tensor of the other device around a tensor of the CPU."""
+    """A tensor of the other device that wraps a tensor of the CPU."""
 
     @staticmethod
     def __new__(cls, here: Tensor) -> Away:
@@ -45,7 +45,7 @@ class Away(Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
-    """Inside it tensors can be made on `OTHER` and moved there."""
+    """A context in which tensors can be made on `OTHER` and moved there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class OtherDevice(TorchDispatchMode):
 
 
 class _MadeFromNumbers(TorchFunctionMode):
-    """`torch.tensor(numbers, device=OTHER)`, which no operation tells of."""
+    """`torch.tensor(numbers, device=OTHER)`, which reaches no dispatched operation."""
 
     def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

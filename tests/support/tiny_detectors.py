@@ -101,7 +101,7 @@ def needs_proposals(model: Any) -> bool:
 
 
 def is_one_class(model: Any) -> bool:
-    """Whether a detector calls everything an object."""
+    """Whether a detector has one class, "object"."""
     return any(entry.build is type(model) and getattr(entry, "one_class", False) for entry in MODELS.values())
 
 

@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, the path of a
             file with the classification network's state dict (also Detectron2's `.pkl`), or None for random weights.
         norm: what the backbone's BatchNorm layers become ("bn" leaves them).
-        variant: in what the backbone differs from torchvision's.
+        variant: how the backbone differs from torchvision's.
         frozen_stages: how many stages are not trained; their BatchNorm keeps its statistics too.
     """
 
@@ -168,9 +168,9 @@ class FeaturePyramid(nn.Module):
 
 
 def _halved(convolution: nn.Module, map_: Tensor) -> Tensor:
-    """A convolution of stride 2, on a CPU in float32 where it learns from a single cell.
+    """A convolution of stride 2; on a CPU it runs in float32 where its map is a single cell and gradients are needed.
 
-    oneDNN leaves part of the weight's gradient in bf16 unwritten there: it is whatever was in memory, often NaN.
+    In bf16 oneDNN leaves part of the weight's gradient unwritten there: it holds whatever was in memory, often NaN.
     """
     learns = torch.is_grad_enabled() and map_.device.type == "cpu"
     if learns and map_.shape[-2:] == (1, 1) and torch.is_autocast_enabled("cpu"):
@@ -180,7 +180,7 @@ def _halved(convolution: nn.Module, map_: Tensor) -> Tensor:
 
 
 def _freeze(body: nn.Module, prefix: str) -> None:
-    """Stop training of one submodule; its BatchNorm becomes frozen, or its statistics would still drift."""
+    """Stop training one submodule; its BatchNorm is replaced by a frozen one, or its statistics would still move."""
     part = body.get_submodule(prefix)
     if isinstance(part, BATCH_NORMS):
         holder = nn.Sequential(part)
@@ -210,7 +210,7 @@ def _torchvision_body(
                 raise
             raise ValueError(
                 f"{error}. Here {name} has widths of its own (model.backbone_variant.widths): name the backbone too, "
-                f"model.backbone={name}, to have it as its weights do"
+                f"model.backbone={name}, whose widths are those of its weights"
             ) from error
         return own, _stages(name, own)
     model = _torchvision_network(name, None if from_file else weights)
@@ -233,7 +233,7 @@ def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
 def _torchvision_network(name: str, weights: str | None) -> nn.Module:
     """A classification network with torchvision's weights of that name, which are fetched where they are not cached."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch says there that it downloads
+        with contextlib.redirect_stdout(sys.stderr):  # torch prints there that it downloads
             network: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (URLError, OSError) as error:
         url = torchvision.models.get_weight(f"{type_of_weights(name)}.{weights}").url
@@ -292,7 +292,7 @@ def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[n
         raise ValueError(f"backbone: timm has no model {name!r}")
     file = Path(weights) if weights not in (None, "pretrained") else None
     settings: dict[str, Any] = {"pretrained": weights == "pretrained"}
-    if file is not None:  # read by ourselves, as for torchvision: what does not fit is told by name
+    if file is not None:  # read by us, as for torchvision: entries that do not fit are named
         network = timm.create_model(name)
         load_backbone_file(network, file, f"timm/{name}")
         settings = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": network.state_dict()}}

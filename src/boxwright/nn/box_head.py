@@ -55,7 +55,7 @@ class StageHead(nn.Module):
     """The last stage of a ResNet over each region and the mean over its map: (R, C, s, s) to (R, `channels`).
 
     It is the head of detectors on C4, whose backbone ends before that stage (Faster R-CNN, section 3.2). `weights` are
-    those of the whole backbone, of which it takes its part.
+    those of the whole backbone, of which it loads its stage.
     """
 
     def __init__(self, backbone: str, variant: ResNetVariant, norm: Norm, weights: str | None = None) -> None:
@@ -73,6 +73,6 @@ class StageHead(nn.Module):
         return self.maps(pooled).mean((2, 3))
 
     def maps(self, pooled: Tensor) -> Tensor:
-        """The stage's maps (R, `channels`, s / 2, s / 2), which a mask head looks at."""
+        """The stage's maps (R, `channels`, s / 2, s / 2), which a mask head is applied to."""
         found: Tensor = self.stage(pooled)
         return found

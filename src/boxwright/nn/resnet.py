@@ -1,4 +1,4 @@
-"""ResNets as the references build them: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
+"""ResNets in the variants of the references: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
 
 Keys are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`), so ImageNet weights load by name.
 Sources: He et al. 2016, table 1; Xie et al. 2017 (groups); Detectron2's `modeling/backbone/resnet.py`.
@@ -22,13 +22,13 @@ BLOCKS = {
 }
 """Blocks of the four stages, by torchvision's names."""
 BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-"""The same of those that have two 3x3 convolutions a block instead of a bottleneck."""
+"""The same for networks with two 3x3 convolutions a block instead of a bottleneck."""
 _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetVariant:
-    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
+    """How a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
 
     stride_in_1x1: bool = False
     """A stage halves the map in its first 1x1 convolution (MSRA's ResNets: Detectron2's R50 and R101, AdelaiDet, the
@@ -49,7 +49,7 @@ class ResNetVariant:
 
     @property
     def needs_own_network(self) -> bool:
-        """Whether torchvision's network cannot be it."""
+        """Whether torchvision's network cannot be built this way."""
         return self.stride_in_1x1 or self.dilated_c5 or self.widths is not None
 
 
@@ -82,9 +82,17 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 around a shortcut, which is a convolution where shapes differ."""
 
     def __init__(
-        self, in_channels: int, width: int, out_channels: int, *, stride: int, groups: int, stride_in_1x1: bool,
-        dilation: int, norm_eps: float,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        dilation: int,
+        norm_eps: float,
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
@@ -114,9 +122,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dilation: int, norm_eps: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-        )  # fmt: skip
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
         self.bn1 = _batch_norm(width, norm_eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = _batch_norm(width, norm_eps)
@@ -148,17 +154,23 @@ def resnet_stage(name: str, stage: int, variant: ResNetVariant) -> nn.Sequential
         else:
             blocks.append(
                 Bottleneck(
-                    in_channels, widths[index], outs[index], stride=stride, groups=groups, dilation=dilation,
-                    stride_in_1x1=variant.stride_in_1x1, norm_eps=norm_eps,
+                    in_channels,
+                    widths[index],
+                    outs[index],
+                    stride=stride,
+                    groups=groups,
+                    dilation=dilation,
+                    stride_in_1x1=variant.stride_in_1x1,
+                    norm_eps=norm_eps,
                 )
-            )  # fmt: skip
+            )
         in_channels = outs[index]
     init_resnet(blocks)
     return nn.Sequential(*blocks)
 
 
 def init_resnet(parts: Sequence[nn.Module]) -> None:
-    """Kaiming's start for every convolution, as torchvision has it."""
+    """Initialise every convolution as torchvision does (He et al. 2015)."""
     for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Conv2d):
@@ -166,7 +178,7 @@ def init_resnet(parts: Sequence[nn.Module]) -> None:
 
 
 class ResNet(nn.Module):
-    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages above the last of them are not built."""
+    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages after the last of them are not built."""
 
     def __init__(self, name: str, levels: Sequence[str], variant: ResNetVariant) -> None:
         super().__init__()

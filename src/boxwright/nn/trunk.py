@@ -17,7 +17,7 @@ class Trunk(nn.Module):
     Args:
         backbone, levels, weights, norm, frozen_stages, variant: as in `Backbone`.
         fpn_channels: width of the pyramid's levels; None for the backbone's one map as it is (C4, DC5).
-        pooled_level: a level more, every other cell of the coarsest, for large proposals (P6).
+        pooled_level: one level more (P6) for large proposals: every other cell of the coarsest.
         fpn_norm: as in `FeaturePyramid`.
     """
 
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
         self.fpn: FeaturePyramid | None = None
         self.strides, self.channels = list(self.backbone.strides), self.backbone.channels[-1]
         self.num_pooled = len(levels)
-        """How many of the maps, from the finest, regions are pooled from."""
+        """How many of the maps, from the finest on, regions are pooled from."""
         if fpn_channels is not None:
             self.fpn = FeaturePyramid(
                 self.backbone.channels, fpn_channels, extra_levels=int(pooled_level), extra_from="pool", norm=fpn_norm

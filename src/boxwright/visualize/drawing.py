@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,8 +31,17 @@ Rectangle: TypeAlias = tuple[int, int, int, int]
 
 FORMATS = {suffix: name for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF") for suffix in SUFFIXES_OF[name]}
 """Suffixes of the images that are written, and what Pillow calls their formats."""
-NUM_COLOURS = 64
-FIRST_COLOUR_OKLAB = (0.67, 0.217, -0.125)
+_PALETTE = """
+e345dc 1a49ee 5def34 b02a2d 357426 fdc010 3fe4ec f5adf9 863ca4 f95801 03b432 2b6991 8d82f8 af6904 f68b95 d22e82
+61b7fc 9dbe5d 9742f6 9d6791 247bdd 2f8d7e fc911d fdb89a ae931d 45eca4 b8a3e1 35caab 7b5f1b f94b77 d072a0 973f6e
+ef82da 7a8240 5550c0 ced08b b640be 209431 dd2d34 7c6cc3 14a3d5 39ad79 cea96c c6816f bc67f3 7523de a5e060 5ace3c
+fb34aa 6b578f a287c2 6a62f3 a90e88 4583ac 037465 bc5763 8f4e44 06c5dd 91debc 46a7a6 8fd5fd 4296fb d20ca9 fcb2c8
+"""
+PALETTE: tuple[Colour, ...] = tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, _PALETTE.split()))
+"""Colours of classes in the order of use, so that a class keeps its colour however many there are. Each lies farthest
+from all before it, from white, black and the grey of ignored regions, in OKLab (Ottosson 2020); the first is a magenta,
+which stands out on black, white, grey, skin and green."""
+NUM_COLOURS = len(PALETTE)
 IGNORED_COLOUR: Colour = (150, 150, 150)
 PAPER: Colour = (255, 255, 255)
 FEW_OBJECTS = 10
@@ -263,40 +271,9 @@ def shortened(text: str, font: Font, width: int) -> str:
     return text + "…"
 
 
-@cache
-def palette() -> tuple[Colour, ...]:
-    """Colours in the order of use: each is the one farthest from all before it in OKLab, a perceptually even space.
-
-    A class keeps its colour however many classes there are. White, black and the grey of ignored regions count as
-    taken. Source of the conversion: Ottosson, "A perceptual color space for image processing" (2020).
-    """
-    hues = np.deg2rad(np.arange(0, 360, 5))
-    lightness, chroma, hue = (np.asarray(axis) for axis in zip(
-        *product((0.50, 0.585, 0.67, 0.755, 0.84), (0.09, 0.13, 0.17, 0.21, 0.25), hues), strict=True))  # fmt: skip
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-    cubes = lab @ np.array([[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775],
-                            [0.2158037573, -0.0638541728, -1.2914855480]])  # fmt: skip
-    linear = cubes**3 @ np.array([[4.0767416621, -1.2684380046, -0.0041960863],
-                                  [-3.3077115913, 2.6097574011, -0.7034186147],
-                                  [0.2309699292, -0.3413193965, 1.7076147010]])  # fmt: skip
-    shown = ((linear >= 0) & (linear <= 1)).all(1)
-    lab, linear = lab[shown], linear[shown]
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    taken = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.67, 0.0, 0.0]])
-    distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
-    chosen = []
-    for number in range(NUM_COLOURS):
-        # The first colour is alone in most images: a magenta, which stands out on black, white, grey, skin and green.
-        best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
-        red, green, blue = (round(255 * float(value)) for value in encoded[best])
-        chosen.append((red, green, blue))
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[best], axis=1))
-    return tuple(chosen)
-
-
 def class_colour(label: int) -> Colour:
     """The colour (red, green, blue) of a class index, the same in every image; repeats after 64 classes."""
-    return palette()[label % NUM_COLOURS]
+    return PALETTE[label % NUM_COLOURS]
 
 
 def text_colour(background: Colour) -> Colour:
