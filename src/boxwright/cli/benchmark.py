@@ -76,9 +76,7 @@ def benchmark(
     given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
-        made = build_runtimes(
-            source, names, Path(folder), device=where, weights_size=size, images=images, log=log
-        )  # fmt: skip
+        made = build_runtimes(source, names, Path(folder), device=where, weights_size=size, images=images, log=log)
         fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
         points: list[float | None] = [None] * len(made)

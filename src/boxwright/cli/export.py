@@ -63,12 +63,23 @@ def export(
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     chosen: Any = {"format": format, "precision": precision}
     options = ExportOptions(
-        **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
-        calibration=calibration, winograd=winograd,
-    )  # fmt: skip
+        **chosen,
+        normalise=normalise,
+        nms=nms,
+        score=score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        calibration=calibration,
+        winograd=winograd,
+    )
     written = export_checkpoint(
-        checkpoint, out, options, images=images, data=data, split=split or "val",
+        checkpoint,
+        out,
+        options,
+        images=images,
+        data=data,
+        split=split or "val",
         log=log,
-    )  # fmt: skip
+    )
     log(f"{written.size / 1e6:.1f} MB")
     typer.echo(str(written.path))

@@ -92,9 +92,19 @@ def predict(
     formats += [name.rstrip("_") for name in OLD_FLAGS if context.params[name]]
     _check_engine(context, engine)
     if engine == "ray":
-        return _predict_on_ray(checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou,
-                               max_detections=max_detections, resized=not no_resize, batch=batch, device=device,
-                               precision=precision)  # fmt: skip
+        return _predict_on_ray(
+            checkpoint,
+            sources,
+            out,
+            workers=workers,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            resized=not no_resize,
+            batch=batch,
+            device=device,
+            precision=precision,
+        )
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
     _check_masks(checkpoint, detector, formats)
     stored = None if proposals is None else read_proposals(proposals)
@@ -102,10 +112,18 @@ def predict(
     refuse_among_images(out or Path("predictions"), [Path(source) for source in sources], paths)
     names = dict(zip(map(str, paths), unique_stems(paths), strict=True))
     stream = detector.try_stream(
-        paths, score=score, resize=None if no_resize else "recipe", batch=batch, nms_iou=nms_iou,
-        max_detections=max_detections, proposals=stored, window=max(32 if draw else 64, batch), memory=memory,
-        listed=True, keep=draw,  # what is drawn on is kept in full size
-    )  # fmt: skip
+        paths,
+        score=score,
+        resize=None if no_resize else "recipe",
+        batch=batch,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        proposals=stored,
+        window=max(32 if draw else 64, batch),
+        memory=memory,
+        listed=True,
+        keep=draw,  # what is drawn on is kept in full size
+    )
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
     files = PredictionFiles(folder, formats)
@@ -155,10 +173,19 @@ def _check_engine(context: typer.Context, engine: str) -> None:
 
 
 def _predict_on_ray(
-    checkpoint: Path, sources: list[str], out: Path | None, *, workers: int | None, score: float | None,
-    nms_iou: float | None, max_detections: int | None, resized: bool, batch: int, device: str,
+    checkpoint: Path,
+    sources: list[str],
+    out: Path | None,
+    *,
+    workers: int | None,
+    score: float | None,
+    nms_iou: float | None,
+    max_detections: int | None,
+    resized: bool,
+    batch: int,
+    device: str,
     precision: str,
-) -> None:  # fmt: skip
+) -> None:
     """Write tables of results and failures; the exit code is that of the local engine."""
     import time
 
@@ -175,15 +202,25 @@ def _predict_on_ray(
             last = time.monotonic()
 
     report = predict_batch(
-        checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou, max_detections=max_detections,
-        resized=resized, batch=batch, device=device, precision=precision, progress=progress,
-    )  # fmt: skip
+        checkpoint,
+        sources,
+        out,
+        workers=workers,
+        score=score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        resized=resized,
+        batch=batch,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
     done = report.images - report.done_before
     before = f", {report.done_before} were done before" if report.done_before else ""
     typer.echo(
-        f"{counted(report.objects, 'object')} in {counted(done, 'image')} (score from {report.score:.2f})"
-        f"{before}", err=True,
-    )  # fmt: skip
+        f"{counted(report.objects, 'object')} in {counted(done, 'image')} (score from {report.score:.2f}){before}",
+        err=True,
+    )
     if report.failures:
         log(f"{report.failures} of {counted(report.images, 'image')} failed: {out / 'failures'}")
     typer.echo(str(out))

@@ -54,5 +54,12 @@ def serve(
         typer.echo(address)
 
     limits = Limits(round(max_megabytes * 1e6), round(max_megapixels * 1e6), queue)
-    run(checkpoint, ServeOptions(score, batch, wait_ms / 1000, limits), host=host, port=port, device=device,
-        precision=precision, ready=ready)  # fmt: skip
+    run(
+        checkpoint,
+        ServeOptions(score, batch, wait_ms / 1000, limits),
+        host=host,
+        port=port,
+        device=device,
+        precision=precision,
+        ready=ready,
+    )

@@ -26,8 +26,17 @@ from boxwright.runtime.openvino import computes_bf16
 from boxwright.runtime.precision import choose_precision
 from boxwright.runtime.winograd import direct_convolutions
 
-RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
-            "openvino-bf16", "openvino-int8")  # fmt: skip
+RUNTIMES = (
+    "torch",
+    "torch-bf16",
+    "torch-compiled",
+    "onnx",
+    "onnx-winograd",
+    "openvino",
+    "openvino-winograd",
+    "openvino-bf16",
+    "openvino-int8",
+)
 REST = 0.1
 """Seconds between turns: threads of a runtime keep spinning for a while after their work, on the cores of the next."""
 
@@ -72,9 +81,15 @@ def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -
 
 
 def build_runtimes(
-    checkpoint: Checkpoint, names: Sequence[str], folder: Path, *, device: torch.device, weights_size: int,
-    images: Path | None, log: Callable[[str], object],
-) -> list[Runtime]:  # fmt: skip
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    device: torch.device,
+    weights_size: int,
+    images: Path | None,
+    log: Callable[[str], object],
+) -> list[Runtime]:
     """The named runtimes of a checkpoint, with their files in `folder`; only `export` compares those with it."""
     made: list[Runtime] = []
     onnx_files = {False: folder / "detector.onnx", True: folder / "winograd.onnx"}

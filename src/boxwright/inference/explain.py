@@ -148,11 +148,23 @@ def explain(
     if ground_truth is not None:
         lesson = _lesson(model.config, outputs, levels, resize_ground_truth(ground_truth, hw, detector.resize))
     return Explanation(
-        image=image, plan=plan, classes=detector.classes, config=model.config, levels=levels,
-        locations=outputs.locations, strides=outputs.strides, class_scores=class_scores, centerness=central,
-        scores=scores, distances=distances, boxes=boxes, found=found, source=_sources(found, boxes, scores),
-        score_threshold=least, lesson=lesson,
-    )  # fmt: skip
+        image=image,
+        plan=plan,
+        classes=detector.classes,
+        config=model.config,
+        levels=levels,
+        locations=outputs.locations,
+        strides=outputs.strides,
+        class_scores=class_scores,
+        centerness=central,
+        scores=scores,
+        distances=distances,
+        boxes=boxes,
+        found=found,
+        source=_sources(found, boxes, scores),
+        score_threshold=least,
+        lesson=lesson,
+    )
 
 
 def _levels(model: FCOS, outputs: FCOSOutputs) -> tuple[Level, ...]:
@@ -184,9 +196,15 @@ def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...],
     boxes = ground_truth.boxes[None]
     valid = torch.ones(1, len(ground_truth), dtype=torch.bool)
     owner, ignored = assign_locations(
-        outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, ground_truth.ignore[None],
-        center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
-    )  # fmt: skip
+        outputs.locations,
+        outputs.strides,
+        _ranges(config, levels),
+        boxes,
+        valid,
+        ground_truth.ignore[None],
+        center_radius=config.center_radius,
+        coarse_areas=config.level_range_ends == "open",
+    )
     distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
     central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
     return Lesson(ground_truth, owner[0], ignored[0], distances, central)
@@ -240,8 +258,10 @@ def describe_box(explanation: Explanation, index: int) -> list[str]:
     """Lines on one ground-truth box: the locations assigned to it, what they predict, and whether it was found."""
     lesson = explanation.ground_truth_box(index)
     box, name = lesson.ground_truth.boxes[index], explanation.classes.names[int(lesson.ground_truth.labels[index])]
-    lines = [f"Ground truth box {index}: {name}, {_size(explanation.original(box))} pixels in the image, "
-             f"{_size(box)} as the network sees it."]  # fmt: skip
+    lines = [
+        f"Ground truth box {index}: {name}, {_size(explanation.original(box))} pixels in the image, "
+        f"{_size(box)} as the network sees it."
+    ]
     if lesson.ground_truth.ignore[index]:
         return [*lines, "  It is an ignored region: no location learns it, and what lies in it does not count."]
     owned = (lesson.owner == index).nonzero()[:, 0]
@@ -272,9 +292,14 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
     box, alone = explanation.lesson.ground_truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
-        explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None],
-        alone, ~alone, center_radius=explanation.config.center_radius,
-    )  # fmt: skip
+        explanation.locations,
+        explanation.strides,
+        _ranges(explanation.config, explanation.levels),
+        box[None, None],
+        alone,
+        ~alone,
+        center_radius=explanation.config.center_radius,
+    )
     wanted = int((owner >= 0).sum())
     if wanted:
         return f"Smaller boxes own all of the {counted(wanted, 'location')} that it could have had."

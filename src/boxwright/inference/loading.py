@@ -55,9 +55,7 @@ def open_checkpoint(
                 )
             return own
     try:
-        found = convert_file(
-            path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes
-        )  # fmt: skip
+        found = convert_file(path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes)
     except ValueError as error:
         if problem is None:
             raise

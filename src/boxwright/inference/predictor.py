@@ -333,9 +333,13 @@ class Detector:
         return [found[row] for row in range(len(held))]
 
     def _run(
-        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, ground_truths: list[GroundTruth] |
-        None, losses: LossSums | None,
-    ) -> PaddedDetections:  # fmt: skip
+        self,
+        images: ImageBatch,
+        given: list[Tensor],
+        settings: DetectSettings,
+        ground_truths: list[GroundTruth] | None,
+        losses: LossSums | None,
+    ) -> PaddedDetections:
         proposals = None
         if given:
             proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)

@@ -63,9 +63,12 @@ def write_proposals_of(
 
 
 def _readable(
-    paths: list[Path], stream: Iterable[tuple[PreparedImage, Detections] | Unreadable], data: Path,
-    log: Callable[[str], object], progress: Callable[[int, int], object] | None,
-) -> Iterator[tuple[str, Detections]]:  # fmt: skip
+    paths: list[Path],
+    stream: Iterable[tuple[PreparedImage, Detections] | Unreadable],
+    data: Path,
+    log: Callable[[str], object],
+    progress: Callable[[int, int], object] | None,
+) -> Iterator[tuple[str, Detections]]:
     """Names and detections of the images that can be read; logs which cannot."""
     root, good = (data if data.is_dir() else data.parent).resolve(), 0
     for number, (path, one) in enumerate(zip(paths, stream, strict=True), start=1):

@@ -62,12 +62,18 @@ class Description:
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
             "score_threshold": self.score_threshold,
             "settings": asdict(self.settings),
-            "input": {"pixels": self.pixels, "colour": "RGB", "normalise_in_graph": self.normalise,
-                      "mean": list(self.mean), "std": list(self.std), "padding": "right and bottom"},
+            "input": {
+                "pixels": self.pixels,
+                "colour": "RGB",
+                "normalise_in_graph": self.normalise,
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "padding": "right and bottom",
+            },
             "nms_in_graph": self.nms,
             "precision": self.precision,
             "outputs": list(self.outputs),
-        }  # fmt: skip
+        }
         return json.dumps(data, ensure_ascii=False)
 
     @classmethod

@@ -20,8 +20,9 @@ def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
     try:
         whole = checked_program(path)
     except DamagedError as error:
-        raise DamagedError(f"{path} is not a torch.export program, or is damaged ({error}); export it again from its "
-                           "checkpoint") from error  # fmt: skip
+        raise DamagedError(
+            f"{path} is not a torch.export program, or is damaged ({error}); export it again from its checkpoint"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} is refused before it is loaded: {error}; export it again with boxwright") from error
     try:
@@ -29,8 +30,10 @@ def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
     except OSError:
         raise
     except Exception as error:  # torch raises anything from AssertionError to SerializeError
-        raise ValueError(f"{path} is not a torch.export program that this torch reads "
-                         f"({' '.join(str(error).split())[:120]}); export it again") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is not a torch.export program that this torch reads "
+            f"({' '.join(str(error).split())[:120]}); export it again"
+        ) from error
     description = Description.from_json(inside[KEY], path)
     if device.type != "cpu":  # constants and tensors that the graph makes itself go along; `module.to` leaves them
         from torch.export.passes import move_to_device_pass

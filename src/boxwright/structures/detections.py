@@ -75,8 +75,7 @@ class ImageBatch:
         for index, image in enumerate(images):
             good = image.dim() == 3 and image.shape[0] == 3
             require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
-            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of "
-                     f"{images[0].dtype}")  # fmt: skip
+            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of {images[0].dtype}")
         sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
         height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
         width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of

@@ -81,8 +81,10 @@ def draw(
     height, width = int(image.shape[1]), int(image.shape[2])
     size_hw = getattr(found, "size_hw", (height, width))
     if tuple(size_hw) != (height, width):
-        raise ValueError(f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
-                         f"cannot be drawn on one of {height} x {width}")  # fmt: skip
+        raise ValueError(
+            f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
+            f"cannot be drawn on one of {height} x {width}"
+        )
     drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -230,8 +232,16 @@ class Room:
         (x1, y1, x2, y2), (width, height) = rectangle, tag
         right, lowest = max(0, self.width - width), max(0, self.height - height)
         best, least = None, math.inf
-        corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x2 - width, y1),
-                   (x1, y2), (x2 - width, y2), (x1, y2 - height), (x2 - width, y2 - height))  # fmt: skip
+        corners = (
+            (x1, y1 - height),
+            (x2 - width, y1 - height),
+            (x1, y1),
+            (x2 - width, y1),
+            (x1, y2),
+            (x2 - width, y2),
+            (x1, y2 - height),
+            (x2 - width, y2 - height),
+        )
         for order, (x, y) in enumerate(corners):
             x, y = min(max(x, 0), right), min(max(y, 0), lowest)
             covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))

@@ -113,8 +113,18 @@ def predict_batch(
     with _alone(folder):
         done = _opened(folder, settings)
         todo = [entry for entry in entries if entry.key not in done]
-        job = Job(str(file), str(folder), device, precision, batch, least, nms_iou, max_detections, resized,
-                  detector.recipe.needs_masks)  # fmt: skip
+        job = Job(
+            str(file),
+            str(folder),
+            device,
+            precision,
+            batch,
+            least,
+            nms_iou,
+            max_detections,
+            resized,
+            detector.recipe.needs_masks,
+        )
         del detector
         objects = 0
         if todo:
@@ -189,9 +199,12 @@ def _run(job: Job, todo: list[Entry], workers: int | None) -> Iterator[tuple[int
         listed = data.from_items([chunk._asdict() for chunk in chunks], override_num_blocks=len(chunks))
         # dead workers are restarted and their chunks repeated, without limit: Ray Data's default
         rows = listed.map(
-            Worker, fn_constructor_args=(job,), compute=data.ActorPoolStrategy(size=min(count, len(chunks))),
-            num_cpus=1, num_gpus=1 if on_gpu else 0,
-        )  # fmt: skip
+            Worker,
+            fn_constructor_args=(job,),
+            compute=data.ActorPoolStrategy(size=min(count, len(chunks))),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+        )
         finished = 0
         try:
             for row in rows.iter_rows():

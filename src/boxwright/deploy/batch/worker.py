@@ -104,12 +104,20 @@ class Worker:
             found = [one for part in self._parts(entries) for one in self._detect(*part)]
         else:
             found = [one for index, entry in enumerate(entries) for one in self._alone(attempt, index, entry)]
-        results = [_result(entry, one, self.job.masks) for entry, one in zip(entries, found, strict=True)
-                   if isinstance(one, Found)]  # fmt: skip
-        failures = [{"image": entry.key, "why": one.why} for entry, one in zip(entries, found, strict=True)
-                    if isinstance(one, Failure)]  # fmt: skip
-        for name, rows, schema in (("failures", failures, failure_schema()),
-                                   ("results", results, result_schema(self.job.masks))):  # fmt: skip
+        results = [
+            _result(entry, one, self.job.masks)
+            for entry, one in zip(entries, found, strict=True)
+            if isinstance(one, Found)
+        ]
+        failures = [
+            {"image": entry.key, "why": one.why}
+            for entry, one in zip(entries, found, strict=True)
+            if isinstance(one, Failure)
+        ]
+        for name, rows, schema in (
+            ("failures", failures, failure_schema()),
+            ("results", results, result_schema(self.job.masks)),
+        ):
             if rows:
                 _write_rows(folder / name / f"{row['name']}.parquet", rows, schema)
         attempt.finished()
@@ -153,10 +161,18 @@ class Worker:
         good = [image.pixels for image in images if isinstance(image, ReadImage)]
         job = self.job
         try:
-            found = iter(list(self.detector.stream(
-                good, score=job.score, resize="recipe" if job.resized else None, batch=job.batch,
-                nms_iou=job.nms_iou, max_detections=job.max_detections,
-            )))  # fmt: skip
+            found = iter(
+                list(
+                    self.detector.stream(
+                        good,
+                        score=job.score,
+                        resize="recipe" if job.resized else None,
+                        batch=job.batch,
+                        nms_iou=job.nms_iou,
+                        max_detections=job.max_detections,
+                    )
+                )
+            )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -181,8 +197,13 @@ class Attempt:
 
     def note(self, alone: int | None) -> None:
         """Record the image that is processed alone, if one is."""
-        known = {"deaths": self.deaths, "killers": self.killers, "alone": alone, "host": socket.gethostname(),
-                 "process": os.getpid()}  # fmt: skip
+        known = {
+            "deaths": self.deaths,
+            "killers": self.killers,
+            "alone": alone,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
         write_whole(self.path, lambda place: Path(place).write_text(json.dumps(known), encoding="utf-8"))
 
     def finished(self) -> None:

@@ -132,9 +132,14 @@ def export_checkpoint(
     with direct_convolutions():  # what is compared with has no approximation of its own
         reference = Detector(source, "cpu", precision="fp32")
     graph, description = detector_graph(
-        source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
-        max_detections=options.max_detections, winograd=options.winograd,
-    )  # fmt: skip
+        source,
+        normalise=options.normalise,
+        nms=options.nms,
+        score=options.score,
+        nms_iou=options.nms_iou,
+        max_detections=options.max_detections,
+        winograd=options.winograd,
+    )
     description = replace(description, precision=options.precision)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         log(f"recording {source.recipe.model.name} ...")

@@ -142,9 +142,11 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
             expected, got = (one.predict(paths, batch=batch, **settings) for one in (checkpoint, exported))
             results.append(agreement(expected, got, tolerance, least, most))
     total = Agreement(
-        sum(one.asked for one in results), sum(one.found for one in results),
-        max(one.box_pixels for one in results), max(one.score for one in results),
-    )  # fmt: skip
+        sum(one.asked for one in results),
+        sum(one.found for one in results),
+        max(one.box_pixels for one in results),
+        max(one.score for one in results),
+    )
     if total.share < tolerance.share:
         raise ValueError(
             f"the exported file does not find what the checkpoint finds: {total.found} of "

@@ -89,11 +89,18 @@ def detector_graph(
         _skip_normalisation(model)
     inside = settings if nms else replace(settings, nms_iou=1.0, max_detections=CANDIDATES)
     description = Description(
-        recipe, checkpoint.classes, checkpoint.score_threshold, settings,
+        recipe,
+        checkpoint.classes,
+        checkpoint.score_threshold,
+        settings,
         pixels="float" if not normalise or recipe.data.resize.rule().filter == "plain" else "uint8",
-        normalise=normalise, nms=nms, precision="fp32", mean=mean, std=std,
+        normalise=normalise,
+        nms=nms,
+        precision="fp32",
+        mean=mean,
+        std=std,
         outputs=OUTPUTS if entry.needs_masks else OUTPUTS[:4],
-    )  # fmt: skip
+    )
     return DetectorGraph(model, inside).eval(), description
 
 

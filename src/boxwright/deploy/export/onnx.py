@@ -23,8 +23,11 @@ from boxwright.runtime.winograd import FILTER, INPUT, OUTPUT
 from boxwright.writing import writing
 
 OPSET = 18
-DIMENSIONS = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"},
-              "proposals": {0: "batch", 1: "proposals"}}  # fmt: skip
+DIMENSIONS = {
+    "images": {0: "batch", 2: "height", 3: "width"},
+    "sizes": {0: "batch"},
+    "proposals": {0: "batch", 1: "proposals"},
+}
 
 
 def write_onnx(program: ExportedProgram, path: Path, description: Description) -> None:
@@ -34,9 +37,15 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter prints
         warnings.simplefilter("ignore")
         written: Any = torch.onnx.export(
-            program, input_names=list(description.inputs), output_names=list(description.outputs), opset_version=OPSET,
-            dynamo=True, custom_translation_table=_translations(), verbose=False, external_data=False,
-        )  # fmt: skip
+            program,
+            input_names=list(description.inputs),
+            output_names=list(description.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            custom_translation_table=_translations(),
+            verbose=False,
+            external_data=False,
+        )
         model = written.model_proto
     _name_sizes(model.graph)
     names = str(dict(enumerate(description.classes.names)))
@@ -104,8 +113,9 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         one, three, four = (number([value], np.int64) for value in (1, 3, 4))
         rows, columns = (op.Div(op.Add(side, three), four) for side in (height, width))
         across = op.Mul(columns, four)
-        below, beside = (op.Sub(op.Add(op.Mul(count, four), one), side) for count, side in
-                         ((rows, height), (columns, width)))  # fmt: skip
+        below, beside = (
+            op.Sub(op.Add(op.Mul(count, four), one), side) for count, side in ((rows, height), (columns, width))
+        )
         padded = op.Pad(x, shape(0, 1, 1, 0, 0, below, beside, 0))
         down = op.Mul(op.Unsqueeze(steps(rows), number([1, 3], np.int64)), op.Add(across, number([2], np.int64)))
         places = op.Reshape(
@@ -129,5 +139,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     ops: Any = torch.ops
     return {
-        ops.boxwright.suppress.default: suppress, ops.boxwright.winograd.default: winograd, ops.aten.sort.stable: sort,
-    }  # fmt: skip
+        ops.boxwright.suppress.default: suppress,
+        ops.boxwright.winograd.default: winograd,
+        ops.aten.sort.stable: sort,
+    }

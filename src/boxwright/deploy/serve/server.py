@@ -63,10 +63,14 @@ def serve(
         detector.predict(blank, score=options.score)  # warm-up, which also fails early
         server = uvicorn.Server(
             uvicorn.Config(
-                build_app(service), log_level="warning", access_log=False, ws="none", server_header=False,
+                build_app(service),
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
-        )  # fmt: skip
+        )
 
         def end(*_: object) -> None:
             server.should_exit = True
@@ -113,8 +117,9 @@ def build_app(service: Service) -> "FastAPI":
     async def _model() -> dict[str, Any]:
         return service.description
 
-    @app.post("/v1/detect", summary="Detections in an image, or in the images of a form",
-              openapi_extra={"requestBody": BODY})  # fmt: skip
+    @app.post(
+        "/v1/detect", summary="Detections in an image, or in the images of a form", openapi_extra={"requestBody": BODY}
+    )
     async def _detect(
         request: Request,
         score: Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="score threshold")] = None,

@@ -57,8 +57,11 @@ class Places:
     def taken(self, count: int) -> Iterator[None]:
         """Occupy `count` places. Raises Refused (503) where they are not free."""
         if self.num_taken + count > self.limit:
-            raise Refused(503, f"the queue is full ({counted(self.num_taken, 'image')}): try again in a second",
-                          {"Retry-After": "1"})  # fmt: skip
+            raise Refused(
+                503,
+                f"the queue is full ({counted(self.num_taken, 'image')}): try again in a second",
+                {"Retry-After": "1"},
+            )
         self.num_taken += count
         try:
             yield
@@ -122,8 +125,11 @@ async def _files(request: Any, body: bytes, limits: Limits) -> list[Upload]:
 
     try:
         async with Request(request.scope, receive).form(max_files=limits.num_images, max_fields=0) as form:
-            files = [Upload(PurePosixPath(file.filename or "image").name, await file.read())
-                     for _, file in form.multi_items() if not isinstance(file, str)]  # fmt: skip
+            files = [
+                Upload(PurePosixPath(file.filename or "image").name, await file.read())
+                for _, file in form.multi_items()
+                if not isinstance(file, str)
+            ]
     except HTTPException as error:
         raise Refused(400, f"the form: expected files only, at most {limits.num_images} ({error.detail})") from error
     if not files:
