@@ -69,10 +69,24 @@ def test_a_type_checker_knows_every_public_name_and_sees_mistakes(tmp_path):
     files = [tmp_path / "right.py", tmp_path / "wrong.py"]
     for file, text in zip(files, (SNIPPET, WRONG), strict=True):
         file.write_text(text)
-    words = ["--strict", "--config-file", HERE / "pyproject.toml", "--cache-dir", HERE / ".mypy_cache",
-             "--no-error-summary", "--hide-error-context", *files]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "mypy", *map(str, words)], capture_output=True, text=True,
-                          timeout=600, check=False, cwd=HERE)  # fmt: skip
+    words = [
+        "--strict",
+        "--config-file",
+        HERE / "pyproject.toml",
+        "--cache-dir",
+        HERE / ".mypy_cache",
+        "--no-error-summary",
+        "--hide-error-context",
+        *files,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=HERE,
+    )
     assert not done.stderr
     lines = [line.split(":")[:2] for line in done.stdout.splitlines()]
     assert [name for name, _ in lines if not name.endswith("wrong.py")] == [], done.stdout

@@ -296,11 +296,18 @@ class TestDetections:
     @pytest.mark.parametrize(
         ("index", "rows"),
         [
-            (slice(1, None), [1]), (slice(None, None, -1), [1, 0]), (slice(5, 9), []), ([1], [1]), ([], []),
-            ([True, False], [0]), (torch.tensor([False, True]), [1]), (torch.tensor([1, 0, 1]), [1, 0, 1]),
-            (np.array([False, True]), [1]), ([-1], [1]),
+            (slice(1, None), [1]),
+            (slice(None, None, -1), [1, 0]),
+            (slice(5, 9), []),
+            ([1], [1]),
+            ([], []),
+            ([True, False], [0]),
+            (torch.tensor([False, True]), [1]),
+            (torch.tensor([1, 0, 1]), [1, 0, 1]),
+            (np.array([False, True]), [1]),
+            ([-1], [1]),
         ],
-    )  # fmt: skip
+    )
     def test_several_are_taken_as_of_a_tensor(self, index, rows, masks):
         planes = torch.zeros(2, 10, 20, dtype=torch.bool)
         planes[0, :2], planes[1, 5:] = True, True
@@ -328,8 +335,13 @@ class TestDetections:
         grey = np.full((10, 20, 3), 128, np.uint8)
         Image.fromarray(grey).save(tmp_path / "a.png")
         found = self.detections(classes=Classes.named(["cat", "dog"]))
-        kinds = (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(grey), grey,
-                 torch.from_numpy(grey).permute(2, 0, 1))  # fmt: skip
+        kinds = (
+            tmp_path / "a.png",
+            str(tmp_path / "a.png"),
+            Image.fromarray(grey),
+            grey,
+            torch.from_numpy(grey).permute(2, 0, 1),
+        )
         drawn = [np.asarray(found.draw(kind)) for kind in kinds]
         assert all(np.array_equal(one, drawn[0]) for one in drawn)
         assert (drawn[0] != 128).any()

@@ -156,7 +156,7 @@ class TestBadInput:
         save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), model.state_dict()), tmp_path / "box.pt")
         image = shapes / "images" / "val_000000.jpg"
         boxwright("predict", tmp_path / "box.pt", image, "--masks").refused(
-            "finds boxes and no masks", "--format masks"
+            "predicts boxes and no masks", "--format masks"
         )
 
     def test_a_damaged_mask_in_a_result_file(self, boxwright, shapes: Path) -> None:

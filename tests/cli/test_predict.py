@@ -75,12 +75,34 @@ def test_draws_by_default_into_a_new_folder(call, folder, tmp_path):
 
 def test_all_files_agree(call, folder, tmp_path):
     out_folder = tmp_path / "out"
-    code, out, err = call(folder, "--out", out_folder, "--json", "--coco", "--yolo", "--text", "--no-draw",
-                          "--score", 0, "--max-detections", 7, "--batch", 1)  # fmt: skip
+    code, out, err = call(
+        folder,
+        "--out",
+        out_folder,
+        "--json",
+        "--coco",
+        "--yolo",
+        "--text",
+        "--no-draw",
+        "--score",
+        0,
+        "--max-detections",
+        7,
+        "--batch",
+        1,
+    )
     assert (code, out) == (0, f"{out_folder}\n")
     assert err == "14 objects in 2 images (score from 0.00)\n"
-    assert listing(out_folder) == ["detections.coco.json", "detections.json", "labels", "labels/a.txt", "labels/b.txt",
-                                   "text", "text/a.txt", "text/b.txt"]  # fmt: skip
+    assert listing(out_folder) == [
+        "detections.coco.json",
+        "detections.json",
+        "labels",
+        "labels/a.txt",
+        "labels/b.txt",
+        "text",
+        "text/a.txt",
+        "text/b.txt",
+    ]
     by_path = json.loads((out_folder / "detections.json").read_text())
     assert list(by_path) == [str(folder / "a.png"), str(folder / "b.png")]
     rows = json.loads((out_folder / "detections.coco.json").read_text())
@@ -166,7 +188,7 @@ def test_nothing_is_written_among_the_images(call, folder, place):
             ("FOLDER", "--format", "json,jolo"),
             "--format: expected some of json, coco, polygons, yolo, text, masks, got 'jolo', did you mean yolo?",
         ),
-        (("FOLDER", "--format", "masks"), "finds boxes and no masks: leave out --format masks"),
+        (("FOLDER", "--format", "masks"), "predicts boxes and no masks: leave out --format masks"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
         (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
         (("FOLDER/empty",), "no images in this folder"),
@@ -194,8 +216,11 @@ def test_precision_is_that_of_the_network(call, folder, tmp_path):
 
 
 def test_a_checkpoint_of_something_else(call, folder, tmp_path):
-    for checkpoint, sentence in ((folder / "a.png", "is not a boxwright checkpoint"), (folder, "is a folder"),
-                                 (tmp_path / "none.pt", "no such file")):  # fmt: skip
+    for checkpoint, sentence in (
+        (folder / "a.png", "is not a boxwright checkpoint"),
+        (folder, "is a folder"),
+        (tmp_path / "none.pt", "no such file"),
+    ):
         code, out, err = call(folder, checkpoint=checkpoint)
         assert (code, out) == (2, "")
         assert sentence in err

@@ -55,7 +55,7 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     boxwright("predict", rpn, image, "--proposals", file, *out).refused("rpn takes no proposal file")
     boxwright("proposals", fast, "--data", folder, "--out", tmp_path / "other.npz").refused("needs proposals itself")
     boxwright("proposals", rpn, "--data", folder, "--out", folder / "p.npz").refused("inside the data folder")
-    boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("something.npz")
+    boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("ends in .npz")
 
     other = ("--runs", runs, "--device", "cpu", "--proposals", file)
     boxwright("train", "fcos", *QUICK, "--data", folder, *other).refused("fcos-small finds its own regions")

@@ -182,14 +182,14 @@ def test_a_folder_of_another_job_is_refused(checkpoint, images, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such"):
         predict_batch(checkpoint, [tmp_path / "nowhere"], out)
     (out / "results").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds results of something else"):
+    with pytest.raises(ValueError, match="has results of something else"):
         predict_batch(checkpoint, [gone], out)
     (out / "results").rmdir()
     settings = {"checkpoint": "0", "classes": ["cat"], "score": 0.5}
     (out / "job.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"another job \(checkpoint 0 there, .*; score 0\.5 there, 0\.0 now"):
         predict_batch(checkpoint, [gone], out)
-    with _alone(out), pytest.raises(ValueError, match="another job writes here now"):
+    with _alone(out), pytest.raises(ValueError, match="another job is writing here"):
         predict_batch(checkpoint, [gone], out)
     with pytest.raises(ValueError, match="which is only read"):
         predict_batch(checkpoint, [images], images / "out")
@@ -202,7 +202,7 @@ def test_a_folder_of_another_job_is_refused(checkpoint, images, tmp_path):
         (("--workers", "2"), "--workers is for --engine ray"),
         (("--engine", "ray", "--draw"), "--engine ray writes tables only: leave --draw out"),
         (("--engine", "ray", "--json"), "--engine ray writes tables only: leave --json out"),
-        (("--engine", "ray", "--proposals", "p.npz"), "--engine ray takes no --proposals"),
+        (("--engine", "ray", "--proposals", "p.npz"), "--engine ray does not support --proposals"),
         (("--engine", "ray"), "--engine ray: give --out FOLDER"),
         (("--engine", "ray", "--out", "o", "--device", "cuda:1"), "Ray gives each worker its GPU"),
     ],

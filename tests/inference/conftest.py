@@ -14,8 +14,14 @@ from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, ImageBatch
 
 CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
-SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=none", "data.resize.size=96",
-         "data.resize.max_size=160", "precision=fp32")  # fmt: skip
+SMALL = (
+    "model.fpn_channels=16",
+    "model.stem_channels=[16]",
+    "model.head_norm=none",
+    "data.resize.size=96",
+    "data.resize.max_size=160",
+    "precision=fp32",
+)
 
 
 def draw_scene(height: int, width: int, seed: int) -> np.ndarray:

@@ -38,13 +38,25 @@ def checkpoint(checkpoint_file, names, tmp_path_factory):
 
 @pytest.mark.parametrize("metric", ["coco", "voc"])
 def test_figures_are_those_that_the_verb_prints(checkpoint, data, names, metric, caplog, capsys):
-    words = ["evaluate", str(checkpoint), "--data", str(data), "--json", "--metric", metric, "--device", "cpu",
-             "--classes", ",".join(names)]  # fmt: skip
+    words = [
+        "evaluate",
+        str(checkpoint),
+        "--data",
+        str(data),
+        "--json",
+        "--metric",
+        metric,
+        "--device",
+        "cpu",
+        "--classes",
+        ",".join(names),
+    ]
     printed = json.loads(CliRunner().invoke(app, words).stdout)
     done = []
     given = {"metric": metric, "classes": ",".join(names)}
-    result = boxwright.evaluate(str(checkpoint), str(data), device="cpu",
-                                progress=lambda *counts: done.append(counts), **given)  # fmt: skip
+    result = boxwright.evaluate(
+        str(checkpoint), str(data), device="cpu", progress=lambda *counts: done.append(counts), **given
+    )
     assert result.figures == printed
     assert boxwright.evaluate(boxwright.load(checkpoint, "cpu"), data, **given).figures == printed
     assert done[-1] == (6, 6)

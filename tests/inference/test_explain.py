@@ -76,10 +76,14 @@ def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
     units = made.strides[:, None] if detector.model.config.normalise_targets else 1.0
     central = torch.where(owned, lesson.centerness, 0.5)
     outputs = FCOSOutputs(
-        class_logits=logits[None], distances=(lesson.distances / units)[None], centerness_logits=central.logit()[None],
-        locations=made.locations, strides=made.strides, sizes_hw=torch.tensor([made.plan.size_hw]),
+        class_logits=logits[None],
+        distances=(lesson.distances / units)[None],
+        centerness_logits=central.logit()[None],
+        locations=made.locations,
+        strides=made.strides,
+        sizes_hw=torch.tensor([made.plan.size_hw]),
         level_sizes=tuple(level.size_hw for level in made.levels),
-    )  # fmt: skip
+    )
     losses = detector.model.loss(outputs, targets)
     assert float(losses["classification"]) < 1e-6
     assert float(losses["box"]) < 1e-5
@@ -137,8 +141,10 @@ def test_levels_and_coordinates(checkpoint_file, scene):
     ground_truth = GroundTruth.of([[20, 30, 120, 160]], [2])
     made = explain(detector, torch.from_numpy(scene(192, 192, 3)).permute(2, 0, 1), ground_truth)
     assert [(x.name, x.stride, x.size_hw, x.low, x.high) for x in made.levels] == [
-        ("P3", 8, (12, 20), 0.0, 64.0), ("P4", 16, (6, 10), 64.0, 128.0), ("P5", 32, (3, 5), 128.0, float("inf"))
-    ]  # fmt: skip
+        ("P3", 8, (12, 20), 0.0, 64.0),
+        ("P4", 16, (6, 10), 64.0, 128.0),
+        ("P5", 32, (3, 5), 128.0, float("inf")),
+    ]
     assert made.lesson.ground_truth.boxes.tolist() == [[10, 15, 60, 80]]
     assert made.original(made.lesson.ground_truth.boxes).tolist() == [[20, 30, 120, 160]]
     for level in made.levels:
@@ -158,7 +164,7 @@ def test_words_on_the_image(explained):
     owned = int((explained.lesson.owner[explained.levels[0].rows] >= 0).sum())
     assert lines[1].startswith("P3: stride 8, 16 x 12 locations, for objects whose farthest side is 0 to 64 network")
     assert f"{owned} must learn " in lines[1]
-    assert "GroundTruth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
+    assert "Ground truth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
     assert "No location must learn these ground truth boxes: 2." in lines
     assert lines[-1].startswith(f"Detections: {len(explained.found)} from score 0.60 (")
 
@@ -219,8 +225,15 @@ def test_another_kind_of_detector_is_refused(detector, image):
 
 def test_images_with_ground_truth(explained, tmp_path):
     paths = write_explanation(explained, tmp_path, box=0, detection=1, label=2)
-    assert [path.name for path in paths] == ["1_overview.png", "2_locations.png", "3_owners.png", "4_centerness.png",
-                                             "5_classes.png", "6_box_0.png", "7_detection_1.png"]  # fmt: skip
+    assert [path.name for path in paths] == [
+        "1_overview.png",
+        "2_locations.png",
+        "3_owners.png",
+        "4_centerness.png",
+        "5_classes.png",
+        "6_box_0.png",
+        "7_detection_1.png",
+    ]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 250

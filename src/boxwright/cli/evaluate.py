@@ -119,9 +119,16 @@ def evaluate(
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
         evaluation = evaluate_detections(
-            found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
-            eleven_point=eleven_point, plus_one=plus_one,
-        )  # fmt: skip
+            found,
+            wanted,
+            known,
+            metric=metric,
+            iou=iou,
+            max_detections=max_detections or 100,
+            areas=areas,
+            eleven_point=eleven_point,
+            plus_one=plus_one,
+        )
     else:
         assert checkpoint is not None  # checked by _check
         assert data is not None
@@ -129,11 +136,25 @@ def evaluate(
 
         with progress_bar("evaluating") as progress:
             result = evaluated(
-                checkpoint, data, split or "val", classes=classes, metric=metric, iou=iou, eleven_point=eleven_point,
-                plus_one=plus_one, score_threshold=score_threshold, max_detections=max_detections, limit=limit,
-                batch=batch, proposals=proposals, device=device, precision=precision, compile=compile, log=log,
+                checkpoint,
+                data,
+                split or "val",
+                classes=classes,
+                metric=metric,
+                iou=iou,
+                eleven_point=eleven_point,
+                plus_one=plus_one,
+                score_threshold=score_threshold,
+                max_detections=max_detections,
+                limit=limit,
+                batch=batch,
+                proposals=proposals,
+                device=device,
+                precision=precision,
+                compile=compile,
+                log=log,
                 progress=progress,
-            )  # fmt: skip
+            )
         evaluation, inputs = result.evaluation, result.inputs
         found, wanted, known = inputs.detections, inputs.ground_truths, inputs.classes
         image_ids, paths = inputs.image_ids, [str(path) for path in inputs.paths]

@@ -13,7 +13,7 @@ from boxwright.wording import counted
 from boxwright.writing import printable
 
 OLD_FLAGS = ("json_", "coco", "polygons", "masks", "yolo", "text")
-"""What --format took the place of: they still work, and the help does not list them."""
+"""Flags of version 0.1 that --format replaces: they still work, hidden from the help."""
 LOCAL_ONLY = ("draw", "format", *OLD_FLAGS, "proposals", "compile", "memory")
 """Options that the Ray engine refuses."""
 
@@ -24,9 +24,9 @@ def predict(
     sources: Annotated[list[str], typer.Argument(help="Images, folders of images, quoted patterns; listings for Ray.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for what is written; a new predictions, predictions-2, ... if not given."),
+        typer.Option(help="Output folder; a new predictions, predictions-2, ... if not given."),
     ] = None,
-    draw: Annotated[bool, typer.Option(help="Write each image with its detections drawn.")] = True,
+    draw: Annotated[bool, typer.Option(help="Write each image with its detections drawn on it.")] = True,
     format: Annotated[
         str | None,
         typer.Option(
@@ -41,39 +41,37 @@ def predict(
     yolo: Annotated[bool, typer.Option("--yolo", hidden=True)] = False,
     text: Annotated[bool, typer.Option("--text", hidden=True)] = False,
     score: Annotated[
-        float | None, typer.Option(help="Lowest score; the one of the best F1 in validation if not given.")
+        float | None, typer.Option(help="Score threshold; the one with the best F1 in validation if not given.")
     ] = None,
     nms_iou: Annotated[
         float | None, typer.Option(help="IoU above which NMS drops the weaker of two boxes; the recipe's if not given.")
     ] = None,
     max_detections: Annotated[
-        int | None, typer.Option(min=1, help="Detections an image at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Maximum number of detections per image; the recipe's if not given.")
     ] = None,
     no_resize: Annotated[
-        bool, typer.Option("--no-resize", help="Feed images as they are, not resized as the recipe says.")
+        bool, typer.Option("--no-resize", help="Use images in their own size, not resized as the recipe says.")
     ] = False,
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     memory: Annotated[
-        float, typer.Option(help="GiB that decoded images may take; the largest images are done one by one.")
+        float, typer.Option(help="GiB that decoded images may take; the largest images are processed one by one.")
     ] = 3.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the network: auto (bf16 where the processor computes it), fp32, bf16 or fp16.")
+        str, typer.Option(help="Of the network: auto (bf16 where supported natively), fp32, bf16 or fp16.")
     ] = "auto",
     compile: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="Let torch.compile fuse the network: the first batch of each shape takes minutes."
-        ),
+        typer.Option("--compile", help="Use torch.compile: the first batch of each shape takes minutes."),
     ] = False,
     engine: Annotated[
-        str, typer.Option(help="local, or ray: any number of images, into tables, on several processes or machines.")
+        str, typer.Option(help="local, or ray: tables for any number of images, on several processes or machines.")
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of --engine ray; one a GPU, or a CPU core, if not given.")
+        int | None, typer.Option(min=1, help="Processes of --engine ray; one per GPU, or per CPU core, if not given.")
     ] = None,
 ) -> None:
     """Find objects in images: draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
@@ -94,9 +92,19 @@ def predict(
     formats += [name.rstrip("_") for name in OLD_FLAGS if context.params[name]]
     _check_engine(context, engine)
     if engine == "ray":
-        return _predict_on_ray(checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou,
-                               max_detections=max_detections, resized=not no_resize, batch=batch, device=device,
-                               precision=precision)  # fmt: skip
+        return _predict_on_ray(
+            checkpoint,
+            sources,
+            out,
+            workers=workers,
+            score=score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            resized=not no_resize,
+            batch=batch,
+            device=device,
+            precision=precision,
+        )
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
     _check_masks(checkpoint, detector, formats)
     stored = None if proposals is None else read_proposals(proposals)
@@ -104,10 +112,18 @@ def predict(
     refuse_among_images(out or Path("predictions"), [Path(source) for source in sources], paths)
     names = dict(zip(map(str, paths), unique_stems(paths), strict=True))
     stream = detector.try_stream(
-        paths, score=score, resize=None if no_resize else "recipe", batch=batch, nms_iou=nms_iou,
-        max_detections=max_detections, proposals=stored, window=max(32 if draw else 64, batch), memory=memory,
-        listed=True, keep=draw,  # what is drawn on is kept in full size
-    )  # fmt: skip
+        paths,
+        score=score,
+        resize=None if no_resize else "recipe",
+        batch=batch,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        proposals=stored,
+        window=max(32 if draw else 64, batch),
+        memory=memory,
+        listed=True,
+        keep=draw,  # what is drawn on is kept in full size
+    )
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
     files = PredictionFiles(folder, formats)
@@ -121,10 +137,10 @@ def predict(
                     continue
                 image, found = one
                 assert image.path is not None
-                path, name = Path(image.path), names[image.path]  # the file that was read, and no other
+                path, name = Path(image.path), names[image.path]  # that of the file that was read
                 if image.note:
                     log(f"{path}: {image.note}")
-                files.add(path, name, found)  # before it is drawn, so that nothing is lost
+                files.add(path, name, found)  # before drawing, so that nothing is lost
                 if image.original is not None:
                     with writing(folder / f"{name}.jpg") as drawing:
                         save(found.draw(image.original), drawing)
@@ -142,7 +158,7 @@ def predict(
 
 
 def _check_engine(context: typer.Context, engine: str) -> None:
-    """Refuse what the engine does not do."""
+    """Raise ValueError for options that the engine does not support."""
     if engine not in ("local", "ray"):
         raise ValueError(f"--engine: expected local or ray, got {engine}")
     for name in ("workers",) if engine == "local" else LOCAL_ONLY:
@@ -152,16 +168,25 @@ def _check_engine(context: typer.Context, engine: str) -> None:
             if engine == "local":
                 raise ValueError(f"{option} is for --engine ray; the local engine is one process")
             if name in ("proposals", "compile"):
-                raise ValueError(f"--engine ray takes no {option}; use --engine local")
+                raise ValueError(f"--engine ray does not support {option}; use --engine local")
             raise ValueError(f"--engine ray writes tables only: leave {option} out, or use --engine local")
 
 
 def _predict_on_ray(
-    checkpoint: Path, sources: list[str], out: Path | None, *, workers: int | None, score: float | None,
-    nms_iou: float | None, max_detections: int | None, resized: bool, batch: int, device: str,
+    checkpoint: Path,
+    sources: list[str],
+    out: Path | None,
+    *,
+    workers: int | None,
+    score: float | None,
+    nms_iou: float | None,
+    max_detections: int | None,
+    resized: bool,
+    batch: int,
+    device: str,
     precision: str,
-) -> None:  # fmt: skip
-    """Tables of results and failures; the exit code is that of the local engine."""
+) -> None:
+    """Write tables of results and failures; the exit code is that of the local engine."""
     import time
 
     from boxwright.deploy.batch.ray_job import predict_batch
@@ -177,15 +202,25 @@ def _predict_on_ray(
             last = time.monotonic()
 
     report = predict_batch(
-        checkpoint, sources, out, workers=workers, score=score, nms_iou=nms_iou, max_detections=max_detections,
-        resized=resized, batch=batch, device=device, precision=precision, progress=progress,
-    )  # fmt: skip
+        checkpoint,
+        sources,
+        out,
+        workers=workers,
+        score=score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        resized=resized,
+        batch=batch,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
     done = report.images - report.done_before
     before = f", {report.done_before} were done before" if report.done_before else ""
     typer.echo(
-        f"{counted(report.objects, 'object')} in {counted(done, 'image')} (score from {report.score:.2f})"
-        f"{before}", err=True,
-    )  # fmt: skip
+        f"{counted(report.objects, 'object')} in {counted(done, 'image')} (score from {report.score:.2f}){before}",
+        err=True,
+    )
     if report.failures:
         log(f"{report.failures} of {counted(report.images, 'image')} failed: {out / 'failures'}")
     typer.echo(str(out))
@@ -198,7 +233,7 @@ def _check_masks(checkpoint: Path, detector: Any, formats: list[str]) -> None:
 
     given = [name for name in formats if name in OF_MASKS]
     if given and not detector.recipe.needs_masks:
-        raise ValueError(f"{checkpoint} finds boxes and no masks: leave out --format {given[0]}")
+        raise ValueError(f"{checkpoint} predicts boxes and no masks: leave out --format {given[0]}")
 
 
 def _check_shares(**values: float | None) -> None:

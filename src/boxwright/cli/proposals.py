@@ -31,9 +31,16 @@ def proposals(
 
     with progress_bar("proposing") as progress:
         images, boxes, unreadable = write_proposals_of(
-            checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device, log=log,
+            checkpoint,
+            data,
+            out,
+            split=split,
+            max_proposals=max_proposals,
+            batch=batch,
+            device=device,
+            log=log,
             progress=progress,
-        )  # fmt: skip
+        )
     typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(images, 'image')}")
     if unreadable:
         raise typer.Exit(2)

@@ -113,13 +113,29 @@ def evaluate(
         else Detector.load(checkpoint, device, precision=precision, compile=compile)
     )
     inputs = evaluate_checkpoint(
-        detector, data, split, classes=classes, batch=batch, score_threshold=score_threshold,
-        max_detections=max_detections, limit=limit, proposals=proposals, log=log, progress=progress,
-    )  # fmt: skip
+        detector,
+        data,
+        split,
+        classes=classes,
+        batch=batch,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        limit=limit,
+        proposals=proposals,
+        log=log,
+        progress=progress,
+    )
     evaluation = evaluate_detections(
-        inputs.detections, inputs.ground_truths, inputs.classes, metric=metric, iou=iou,
-        max_detections=max_detections or 100, areas=inputs.areas, eleven_point=eleven_point, plus_one=plus_one,
-    )  # fmt: skip
+        inputs.detections,
+        inputs.ground_truths,
+        inputs.classes,
+        metric=metric,
+        iou=iou,
+        max_detections=max_detections or 100,
+        areas=inputs.areas,
+        eleven_point=eleven_point,
+        plus_one=plus_one,
+    )
     return EvaluationResult(_with_unclaimed(evaluation, detector, inputs), inputs)
 
 

@@ -1,6 +1,7 @@
-"""`Detector`: a trained model, its classes and its preprocessing, ready for images of any kind and size.
+"""`Detector`: a trained model with its classes and its preprocessing, ready for images of any kind and size.
 
-What runs its network is an engine of `runtime`: torch, or an exported file. Both take a batch and give detections.
+The network is run by an engine: torch (below), or an exported file (`runtime/exported.py`). Both take a batch and give
+detections.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ from boxwright.structures import (
 )
 
 BUCKET = 64
-"""With `compile`, images are padded to multiples of this many pixels: few shapes, each compiled once."""
+"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
 
 
 class TorchEngine:
-    """A detector of the library: channels last, inference mode, bf16 where the device computes it natively.
+    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
 
-    What is not compiled has the faster convolutions of `runtime/winograd.py`, where they are faster.
+    A model that is not compiled may use the convolutions of `runtime/winograd.py`.
     """
 
     def __init__(self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False) -> None:
@@ -76,7 +77,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
-        """Raw predictions of a batch; with targets they have what the loss needs too. Both make the same detections."""
+        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
         if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with self._autocast():
@@ -94,7 +95,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """Each loss of raw predictions that were made with these targets."""
+        """The losses of raw predictions that were made with these targets, by name."""
         losses: dict[str, Tensor] = self.model.loss(outputs, targets)
         return losses
 
@@ -121,7 +122,7 @@ class PredictOptions(TypedDict, total=False):
 
 
 class Detector:
-    """A trained detector to use.
+    """A trained detector, ready to use.
 
     >>> detector = Detector.load("runs/fcos-small/weights/best.pt")  # doctest: +SKIP
     >>> detector.predict("street.jpg")[0].names  # doctest: +SKIP
@@ -139,11 +140,11 @@ class Detector:
     ) -> None:
         """Args:
 
-        checkpoint: what was trained.
+        checkpoint: weights, recipe and classes.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 where the device
-            computes it natively unless it names another.
-        compile: let torch.compile fuse the network; the first batch of each shape then takes minutes.
+        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 on devices that
+            support it natively unless the recipe names another.
+        compile: use torch.compile; the first batch of each shape then takes minutes.
         engine: what runs instead of the checkpoint's own network, such as that of an exported file.
 
         Raises ValueError where this machine has no such device, or the device no such precision.
@@ -151,7 +152,7 @@ class Detector:
         self.recipe = checkpoint.recipe
         self.classes: Classes = checkpoint.classes
         self.score_threshold = 0.3 if checkpoint.score_threshold is None else checkpoint.score_threshold
-        """What `predict` reports from: the score of the best F1 in validation."""
+        """The lowest score that `predict` reports by default: that of the best F1 in validation."""
         self.resize: ResizeRule = self.recipe.data.resize.rule()
         self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
@@ -159,7 +160,7 @@ class Detector:
         self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
         self._checkpoint = checkpoint
         self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
-        """Whether `predict` wants a proposal file (Fast R-CNN)."""
+        """Whether `predict` needs a proposal file (Fast R-CNN)."""
         if engine is None:
             network, where = checkpoint.build(), device_called(device)
             fold_norms(network)
@@ -171,14 +172,14 @@ class Detector:
 
     @property
     def evaluation_batch(self) -> int:
-        """Images a forward pass in evaluation, as the recipe has it."""
+        """Images per forward pass in evaluation, as the recipe says."""
         return self.recipe.validation.batch_size or self.recipe.data.batch_size
 
     @cached_property
     def model(self) -> Any:
-        """The network as it was trained (what runs has its norms folded); an exported file has none."""
+        """The network as it was trained (the engine's has its norms folded). Raises ValueError for an exported file."""
         if not self._checkpoint.weights:
-            raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")
+            raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
         return self._checkpoint.build().to(self.device, memory_format=torch.channels_last)
 
     @classmethod
@@ -194,10 +195,10 @@ class Detector:
     ) -> Detector:
         """The detector of a checkpoint (ours or another library's) or of an exported file (.onnx, .xml, .pt2).
 
-        Also by name: "torchvision/fcos_resnet50_fpn", "detectron2://...", "https://...". `options` are those of
-        `open_checkpoint`. Precision and compilation of an exported file were decided when it was written;
-        `num_threads` is for exported files (torch has its own). Raises FileNotFoundError, or ValueError where the file
-        is no detector.
+        Also of a run folder (its best.pt) and of a name: "torchvision/fcos_resnet50_fpn", "detectron2://...",
+        "https://...". `options` are those of `open_checkpoint`. Precision and compilation are fixed in an exported
+        file; `num_threads` is for exported files only (torch has its own setting). Raises FileNotFoundError, or
+        ValueError where the file is not a detector.
         """
         if Path(path).suffix in EXPORTED_SUFFIXES:
             if precision != "auto" or compile:
@@ -205,7 +206,7 @@ class Detector:
             engine = open_engine(Path(path), device, num_threads)
             detector = cls(engine.description.checkpoint(), engine=engine)
             detector.settings = engine.description.settings
-            # it holds nothing weaker
+            # the file gives nothing below its own threshold
             detector.score_threshold = max(detector.score_threshold, detector.settings.score_threshold)
             return detector
         source = open_checkpoint(path, **options)
@@ -216,7 +217,7 @@ class Detector:
         images: ImageLike | Sequence[ImageLike],
         **options: Unpack[PredictOptions],
     ) -> list[Detections]:
-        """What is in each image, best first, in the pixels of the image as given.
+        """The detections in each image, best first, in the pixels of the image as given.
 
         >>> detector.predict(["a.jpg", "b.jpg"], score=0.5, batch=2)  # doctest: +SKIP
 
@@ -236,9 +237,9 @@ class Detector:
     ) -> Iterator[Detections]:
         """`predict` for any number of images, in their order; masks stay cropped to their objects.
 
-        Two windows of them are in memory at a time: one that is detected in, sorted into batches of one size, and the
-        next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large ones
-        are shorter, and the largest images are done one by one.
+        Two windows of images are in memory at a time: the one being processed, sorted into batches of one size, and
+        the next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large
+        images are shorter, and the largest images are processed one by one.
         """
         for one in self.try_stream(images, **options):
             if isinstance(one, Exception):
@@ -260,11 +261,11 @@ class Detector:
         keep: bool = False,
         listed: bool = False,
     ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
-        """`stream` that goes on past an image that cannot be read: what is wrong with it stands in its place.
+        """`stream` that continues after an image that cannot be read, and yields the error in its place.
 
-        With each image's detections comes what the network saw, with `keep` also the image's own pixels. With
-        `listed`, `images` are paths of files that were listed before: each gives one result, whatever lies there now.
-        Arguments that do not fit are refused at once, and not with the first image.
+        The other images yield the image as the network saw it, with `keep` also in its own pixels, and its detections.
+        With `listed`, `images` are paths of files that were listed before: each yields one result, whatever is there
+        now. Wrong arguments are refused at the call, not with the first image.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -281,12 +282,12 @@ class Detector:
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, PreparedImage) else one
-                del held, good, pairs, one  # before the next window is prepared: it may be one large image
+                del held, good, pairs, one  # before the next window is prepared, which may be one large image
 
         return detected()
 
     def check_proposals(self, proposals: StoredProposals | None) -> None:
-        """ValueError where proposals are needed and not given, or the other way round."""
+        """Raise ValueError where proposals are needed and not given, or given and not needed."""
         if self.needs_proposals != (proposals is not None):
             wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
             raise ValueError(f"{self.recipe.model.name} {wants}")
@@ -294,7 +295,7 @@ class Detector:
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
     ) -> DetectSettings:
-        """The recipe's settings from the checkpoint's own score on, but for what is given."""
+        """The recipe's settings with the checkpoint's score threshold, except for what is given."""
         settings = replace(self.settings, score_threshold=self.score_threshold if score is None else score)
         if nms_iou is not None:
             settings = replace(settings, nms_iou=nms_iou)
@@ -305,9 +306,9 @@ class Detector:
     def detect_prepared(
         self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
-        """Detections of resized images, in their order; `losses` gets those against its ground truths.
+        """Detections in resized images, in their order; `losses` collects the losses against its ground truths.
 
-        A GPU works on a batch while the detections of the one before are brought to the pixels of its images.
+        A GPU works on a batch while the detections of the previous one are mapped back to the original images.
         """
         found: dict[int, Detections] = {}
 
@@ -322,7 +323,7 @@ class Detector:
                 given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
                 ground_truths = None if losses is None else [losses.ground_truths[row] for row in rows]
                 padded = self._run(self._on_device(images), given, settings, ground_truths, losses)
-                if self.device.type == "cpu":  # a thread beside the network's would only take its turns
+                if self.device.type == "cpu":  # a second thread would only compete with the network's
                     restore(rows, padded, images)
                     continue
                 padded = padded.cpu()  # waits for it
@@ -332,9 +333,13 @@ class Detector:
         return [found[row] for row in range(len(held))]
 
     def _run(
-        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, ground_truths: list[GroundTruth] |
-        None, losses: LossSums | None,
-    ) -> PaddedDetections:  # fmt: skip
+        self,
+        images: ImageBatch,
+        given: list[Tensor],
+        settings: DetectSettings,
+        ground_truths: list[GroundTruth] | None,
+        losses: LossSums | None,
+    ) -> PaddedDetections:
         proposals = None
         if given:
             proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
@@ -349,7 +354,7 @@ class Detector:
 
     def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
-        rows = [*images, *[images[0]] * missing]  # what is found in the filling is dropped
+        rows = [*images, *[images[0]] * missing]  # detections in the repeated images are dropped
         return ImageBatch.of(
             [one.pixels for one in rows],
             [one.original_hw for one in rows],
@@ -365,10 +370,10 @@ class Detector:
 
 
 def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
-    """Indices of images (3, h, w), at most `batch` together: of one type, and of one size, rounded up to `bucket`.
+    """Batches of at most `batch` indices of images (3, h, w), of one dtype and one size, rounded up to `bucket`.
 
-    What an image is padded to, and so all that is found in it, does not depend on the others then. Padding to the
-    largest of a batch instead moves group norm's statistics and, layer by layer, everything near the border.
+    So the padding of an image, and with it the detections, does not depend on other images. Padding to the largest of
+    a batch instead changes the statistics of group norm and, layer by layer, everything near the border.
     """
     groups: dict[tuple[str, int, int], list[int]] = {}
     for index, image in enumerate(images):

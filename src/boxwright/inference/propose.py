@@ -1,4 +1,4 @@
-"""Proposals of a trained network for every image of a data folder, written as a file."""
+"""Proposals of a trained detector for every image of a data folder, written to a file."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def write_proposals_of(
         raise FileNotFoundError(f"{data}: no such data folder")
     root = (data if data.is_dir() else data.parent).resolve()
     if out.suffix != ".npz":
-        raise ValueError(f"{out}: a proposal file is called something.npz")
+        raise ValueError(f"{out}: the name of a proposal file ends in .npz")
     if out.resolve().is_relative_to(root):
-        raise ValueError(f"{out}: lies inside the data folder {data}, which is only read; choose another with --out")
+        raise ValueError(f"{out}: is inside the data folder {data}, which is never written to; choose another --out")
     detector = Detector.load(checkpoint, device)
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
@@ -63,9 +63,12 @@ def write_proposals_of(
 
 
 def _readable(
-    paths: list[Path], stream: Iterable[tuple[PreparedImage, Detections] | Unreadable], data: Path,
-    log: Callable[[str], object], progress: Callable[[int, int], object] | None,
-) -> Iterator[tuple[str, Detections]]:  # fmt: skip
+    paths: list[Path],
+    stream: Iterable[tuple[PreparedImage, Detections] | Unreadable],
+    data: Path,
+    log: Callable[[str], object],
+    progress: Callable[[int, int], object] | None,
+) -> Iterator[tuple[str, Detections]]:
     """Names and detections of the images that can be read; logs which cannot."""
     root, good = (data if data.is_dir() else data.parent).resolve(), 0
     for number, (path, one) in enumerate(zip(paths, stream, strict=True), start=1):

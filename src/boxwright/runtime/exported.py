@@ -32,7 +32,7 @@ Arrays = Sequence[Any]
 
 @dataclass
 class ExportedEngine:
-    """An exported file that is ready to run; gives what the detector that it was made from gives.
+    """An exported file, ready to run; gives the detections of the detector that it was made from.
 
     `runtime` is what computes it: "onnxruntime", "openvino" or "torch.export".
     """
@@ -62,16 +62,16 @@ class ExportedEngine:
         return narrowed(found, settings)
 
     def _check(self, settings: DetectSettings) -> None:
-        """Refuse settings that the file cannot carry out any more."""
+        """Raise ValueError for settings that the graph has fixed to other values."""
         own = self.description.settings
         if settings.score_threshold < own.score_threshold:
             raise ValueError(
-                f"{self.path} holds nothing below a score of {own.score_threshold:g}, got "
+                f"{self.path} gives nothing below a score of {own.score_threshold:g}, got "
                 f"{settings.score_threshold:g}; export it again with a lower --score"
             )
         if self.description.nms and settings.nms_iou != own.nms_iou:
             raise ValueError(
-                f"{self.path} has NMS at an overlap of {own.nms_iou:g} inside, got {settings.nms_iou:g}; export it "
+                f"{self.path} has NMS at an IoU of {own.nms_iou:g} in its graph, got {settings.nms_iou:g}; export it "
                 "again with another --nms-iou or with --no-nms"
             )
         if self.description.nms and settings.max_detections > own.max_detections:
@@ -82,7 +82,7 @@ class ExportedEngine:
 
 
 def network_pixels(images: ImageBatch, known: Description) -> Tensor:
-    """The pixels (B, 3, H, W) of a batch as the file wants them."""
+    """The pixels (B, 3, H, W) of a batch as the inputs of the file."""
     if not known.normalise:
         return images.normalised(known.mean, known.std).contiguous()
     pixels = images.pixels
@@ -92,7 +92,7 @@ def network_pixels(images: ImageBatch, known: Description) -> Tensor:
 
 
 def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetections:
-    """Detections (B, N) cut to a higher score and a smaller number; rows are best first, so only the ends change."""
+    """Detections (B, N) above a higher score, and fewer of them; rows are best first, so only the ends change."""
     most = settings.max_detections
     boxes, scores, labels = found.boxes[:, :most], found.scores[:, :most], found.labels[:, :most]
     masks = None if found.masks is None else found.masks[:, :most]
@@ -107,7 +107,7 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
 
 
 def open_engine(file: Path, device: str | torch.device, num_threads: int | None = None) -> ExportedEngine:
-    """The engine of an exported file, whose suffix says the runtime. Raises FileNotFoundError or ValueError."""
+    """The engine of an exported file, by its suffix. Raises FileNotFoundError, or ValueError for a damaged file."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     cpu = torch.device("cpu")

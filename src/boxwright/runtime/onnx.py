@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, after a look into the file."""
+"""ONNX files, checked before they are loaded into ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from boxwright.runtime.seal import WEIGHTS_CHECKSUM, check_seal, refuse_other
 
 
 def read_description(path: Path) -> Description:
-    """What an ONNX file says about itself."""
+    """The description inside an ONNX file. Raises ValueError where the file is damaged or not ours."""
     onnx = required("onnx", "export")
     try:
         content = path.read_bytes()
@@ -59,7 +59,7 @@ def load_onnx(path: Path, device: str | torch.device, num_threads: int | None = 
 
 
 def _checksum(graph: Any) -> str:
-    """Of the weights in a graph, by their names, as they lie in the file."""
+    """SHA-256 of the names and bytes of all weights of a graph."""
     digest = hashlib.sha256()
     for weight in graph.initializer:
         digest.update(weight.name.encode())

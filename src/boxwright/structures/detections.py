@@ -1,7 +1,7 @@
-"""Detections, and the batch of images that they are found in: into network pixels, and the way back.
+"""Detections, and the batch of images that they are found in: to network pixels, and back.
 
-They stand together because the one undoes what the other did. Shape legend: B = images, N = detections at most, D =
-detections, M = side of a mask grid, H W = height and width in pixels.
+Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
+most, D = detections, M = side of a mask grid, H W = height and width in pixels.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Pixels of a batch with the way back: network coordinates = original coordinates * scale + offset.
+    """Pixels of a batch, and the mapping to the originals: network coordinates = original coordinates * scale + offset.
 
-    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) the part that
-    is image; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes padding.
+    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) without the
+    padding; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes the padding.
     """
 
     pixels: Tensor
@@ -46,7 +46,7 @@ class ImageBatch:
     offset_xy: Tensor
 
     def __post_init__(self) -> None:
-        batch = self.pixels.shape[0]  # len() would fix the size in an exported graph
+        batch = self.pixels.shape[0]  # len() would make the size a constant in an exported graph
         require(
             self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
             f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
@@ -70,13 +70,12 @@ class ImageBatch:
         *,
         multiple_of: int = 1,
     ) -> ImageBatch:
-        """Stack images (3, h, w), padding at the right and bottom to the largest, rounded up to `multiple_of`."""
+        """Stack images (3, h, w), padded at the right and bottom to the largest size, rounded up to `multiple_of`."""
         require(len(images) > 0, "a batch needs at least one image")
         for index, image in enumerate(images):
             good = image.dim() == 3 and image.shape[0] == 3
             require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
-            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of "
-                     f"{images[0].dtype}")  # fmt: skip
+            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of {images[0].dtype}")
         sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
         height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
         width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of
@@ -95,8 +94,8 @@ class ImageBatch:
     def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
         """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each image.
 
-        Zero after normalisation is what a convolution pads with, so an image ends in a batch as it ends alone. Sides
-        are padded up to `multiple_of`, which the checkpoints of some libraries were trained with.
+        Zero after normalisation is what convolutions pad with, so padding looks like the border of an image alone.
+        Sides are padded to `multiple_of`, with which some libraries trained their checkpoints.
         """
         unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
         device = self.pixels.device
@@ -108,7 +107,7 @@ class ImageBatch:
         normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
         if multiple_of > 1:
             normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
-        if torch.compiler.is_exporting():  # layout is the runtime's business, and would tie the graph to sizes
+        if torch.compiler.is_exporting():  # the runtime chooses the layout, which would fix sizes in the graph
             return normal
         return normal.contiguous(memory_format=torch.channels_last)
 
@@ -137,12 +136,12 @@ class PaddedDetections(NamedTuple):
     masks: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
-        """The same detections on the CPU; waits for them."""
+        """The same detections on the CPU; waits for the device."""
         boxes, scores, labels, counts = (part.cpu() for part in self[:4])
         return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else self.masks.cpu())
 
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original images; masks cropped, as pasted."""
+        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped."""
         boxes, scores, labels, numbers, grids = self.cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
@@ -155,7 +154,7 @@ class PaddedDetections(NamedTuple):
             own = boxes[image, rows].clamp(min=0).minimum(limits)
             masks = None
             if grids is not None:
-                # over the box as it was found: what clipping takes away must not squeeze the rest
+                # into the box before clipping: a mask that leaves the image must not be squeezed
                 pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
             found.append(Detections(own, scores[image, rows], labels[image, rows], (height, width), masks=masks))
@@ -164,10 +163,10 @@ class PaddedDetections(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What a detector found in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
+    """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
 
-    Boxes and masks are in the coordinates of the original image of `size_hw`. Masks are whole planes (D, H, W) bool,
-    as `predict` gives them, or cropped to their objects, as evaluation keeps them for thousands of images.
+    Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
+    them, or cropped to their objects, as `stream` and evaluation keep them. Iterating gives single `Detection`s.
 
     >>> found = Detections(torch.tensor([[0.0, 0, 8, 8], [2, 2, 6, 6]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]),
     ...                    size_hw=(10, 10), classes=Classes.named(["cat", "dog"]))
@@ -233,11 +232,11 @@ class Detections:
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)
-        return Detection((x1, y1, x2, y2), float(self.scores[row]), label, self._name(label), mask)
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask)
 
     @property
     def names(self) -> list[str]:
-        """Class name of each detection (its label as text where no names are known)."""
+        """The class name of each detection (its label as text if there are no names)."""
         return [self._name(label) for label in self.labels.tolist()]
 
     def _name(self, label: int) -> str:
@@ -259,7 +258,7 @@ class Detections:
         return self.select(self.scores >= score)
 
     def whole_masks(self) -> Tensor | None:
-        """Masks as planes (D, H, W) bool of the whole image, None where there are none."""
+        """Masks of the size of the image (D, H, W) bool, None if there are none."""
         if not isinstance(self.masks, tuple):
             return self.masks
         planes = torch.zeros(len(self), *self.size_hw, dtype=torch.bool)
@@ -270,7 +269,7 @@ class Detections:
     def mask(self, index: int) -> CroppedMask:
         """The mask of one detection, cropped to its object. Raises ValueError where there are no masks."""
         if self.masks is None:
-            raise ValueError("these detections have no masks: their detector finds boxes only")
+            raise ValueError("these detections have no masks: their detector predicts boxes only")
         mask = self.masks[index]
         return mask if isinstance(mask, CroppedMask) else CroppedMask(0, 0, mask).tight()
 

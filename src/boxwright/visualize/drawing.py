@@ -1,8 +1,8 @@
-"""Draw what an image holds or what a detector found: boxes, masks and label tags that can be read.
+"""Draw ground truth or detections on an image: boxes, masks and legible label tags.
 
 Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the image in pixels. A class index has
-the same colour in every image. Tags stay inside the image and keep off each other; where the image is crowded
-they get shorter, and where they still do not fit only the colour speaks.
+the same colour in every image. Tags stay inside the image and do not overlap; in crowded images they are shortened, and
+left out where there is no room, so that only the colour shows the class.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def draw(
     height, width = int(image.shape[1]), int(image.shape[2])
     size_hw = getattr(found, "size_hw", (height, width))
     if tuple(size_hw) != (height, width):
-        raise ValueError(f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
-                         f"cannot be drawn on one of {height} x {width}")  # fmt: skip
+        raise ValueError(
+            f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
+            f"cannot be drawn on one of {height} x {width}"
+        )
     drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -118,7 +120,7 @@ class Item:
 
 
 def _items(found: Objects, classes: Names | None, min_score: float, scale: float, size: tuple[int, int]) -> list[Item]:
-    """What is to be drawn, largest first, so that small objects lie on top of the large ones around them."""
+    """The objects to draw, largest first, so that small objects are drawn over the large ones around them."""
     classes = getattr(found, "classes", None) if classes is None else classes
     boxes = found.boxes.detach().cpu().double().numpy() * scale
     labels = found.labels.cpu().tolist()
@@ -132,13 +134,13 @@ def _items(found: Objects, classes: Names | None, min_score: float, scale: float
         x1, y1, x2, y2 = (round(float(edge)) for edge in np.clip(box, 0, [width, height, width, height]))
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
             continue  # outside the image
-        x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel is drawn one pixel wide
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
         known = classes is not None and 0 <= label < len(classes.names)
         name = classes.names[label] if classes is not None and known else str(label)
         name = name if name.isprintable() else printable(name)  # a line end would break the tag
         if score is not None:
-            # Where there is only one class, the score says more than the name.
+            # With a single class the score tells more than the name.
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
         else:
             texts = (f"{name} (ignored)", name) if ignore else (name, name)
@@ -230,8 +232,16 @@ class Room:
         (x1, y1, x2, y2), (width, height) = rectangle, tag
         right, lowest = max(0, self.width - width), max(0, self.height - height)
         best, least = None, math.inf
-        corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x2 - width, y1),
-                   (x1, y2), (x2 - width, y2), (x1, y2 - height), (x2 - width, y2 - height))  # fmt: skip
+        corners = (
+            (x1, y1 - height),
+            (x2 - width, y1 - height),
+            (x1, y1),
+            (x2 - width, y1),
+            (x1, y2),
+            (x2 - width, y2),
+            (x1, y2 - height),
+            (x2 - width, y2 - height),
+        )
         for order, (x, y) in enumerate(corners):
             x, y = min(max(x, 0), right), min(max(y, 0), lowest)
             covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))

@@ -132,9 +132,14 @@ def export_checkpoint(
     with direct_convolutions():  # what is compared with has no approximation of its own
         reference = Detector(source, "cpu", precision="fp32")
     graph, description = detector_graph(
-        source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
-        max_detections=options.max_detections, winograd=options.winograd,
-    )  # fmt: skip
+        source,
+        normalise=options.normalise,
+        nms=options.nms,
+        score=options.score,
+        nms_iou=options.nms_iou,
+        max_detections=options.max_detections,
+        winograd=options.winograd,
+    )
     description = replace(description, precision=options.precision)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
         log(f"recording {source.recipe.model.name} ...")
@@ -151,7 +156,7 @@ def export_checkpoint(
                 write_openvino(onnx_file, partial, description, inputs)
                 onnx_file.unlink()
         if options.precision == "bf16" and not computes_bf16():
-            log("this processor has no bf16: the file runs in fp32 here, and that is what is compared")
+            log("this processor does not support bf16: the file runs in fp32 here, and is compared so")
         exported = Detector.load(partial, "cpu")
         log(f"comparing on {called} ...")
         found = prove(reference, exported, compared, options.precision)
@@ -159,7 +164,7 @@ def export_checkpoint(
             f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
             f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
             if found.asked
-            else f"nothing was found on {called}, so nothing was compared: give --images FOLDER with typical ones"
+            else f"nothing was found on {called}, so nothing was compared: give typical images with --images FOLDER"
         )
         ap = checkpoint_ap = None
         if data is not None:
@@ -188,11 +193,11 @@ def beside(checkpoint: Path, options: ExportOptions) -> Path:
 
 
 def _check_given(name: str, options: ExportOptions, data: Path | None) -> None:
-    """Refuse what would only be found after minutes of writing."""
+    """Raise ValueError for what would otherwise fail after minutes of work."""
     if MODELS[name].needs_proposals and data is not None:
-        raise ValueError(f"{name} needs proposals, which export can only make up: leave --data out")
+        raise ValueError(f"{name} needs proposals, which export does not read: leave --data out")
     if MODELS[name].needs_proposals and options.precision == "int8":
-        raise ValueError("int8 is not for detectors that are given their proposals")
+        raise ValueError("int8 is not available for detectors that need proposals")
     if options.calibration is not None:
         image_paths(options.calibration)
 
