@@ -138,8 +138,10 @@ def assert_same_learning(one: Path, two: Path) -> None:
 class Shifted:
     """Finds the objects at a distance that differs by image, with losses over the objects of a batch."""
 
+    evaluation_batch = 2
+
     def __init__(self, classes: Classes) -> None:
-        self.recipe = load_recipe("fcos-shapes", ["validation.batch_size=2"])
+        self.recipe = load_recipe("fcos-shapes")
         self.settings, self.classes = self.recipe.detect.settings(), classes
 
     def detect_prepared(
