@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -17,6 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 OTHER = torch.device("meta")
+
+
+def one_layout_for_group_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both devices. torch 2.11 copies the pixels that `torch.group_norm` is given on any device but the CPU from
+    channels-last to another layout, and then sums in another order, forward and backward; later torch does not.
+    """
+    plain = torch.group_norm
+    monkeypatch.setattr(torch, "group_norm", lambda pixels, *rest: plain(pixels.contiguous(), *rest))
 
 
 class Away(Tensor):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from other_device import OTHER, OtherDevice
+from other_device import OTHER, OtherDevice, one_layout_for_group_norm
 from torch.autograd.grad_mode import inference_mode
 from torch.optim import optimizer
 
@@ -45,6 +45,7 @@ def other(monkeypatch):
         mode.inner = torch.no_grad()
         mode.inner.__enter__()
 
+    one_layout_for_group_norm(monkeypatch)
     monkeypatch.setattr(run, "choose_accelerator", chosen)
     monkeypatch.setattr(predictor, "device_called", torch.device)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

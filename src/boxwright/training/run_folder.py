@@ -30,7 +30,17 @@ def free_folder(wanted: Path) -> Path:
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
-    """A new run folder below `parent`: a run never overwrites an older one."""
+    """A new run folder below `parent`: a run never overwrites an older one.
+
+    Raises ValueError where its name is no UTF-8, which TensorBoard cannot write to.
+    """
+    try:
+        str(parent / name).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{parent / name}: the name of a run's folder must be UTF-8; take another --name or --runs, or set "
+            "PYTHONUTF8=1 where the terminal does write UTF-8"
+        ) from error
     folder = free_folder(parent / name)
     (folder / "weights").mkdir()
     return folder
