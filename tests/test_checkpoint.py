@@ -72,7 +72,6 @@ class TestRoundTrip:
 
 class TestDetector:
     def test_speaks_the_users_classes_and_keeps_no_graph(self, checkpoint):
-        """Pitfall 36: the seeds' inference kept the graph unless its caller thought of it."""
         image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
         detector = Detector(checkpoint, device="cpu")
         assert detector.score_threshold == 0.25

@@ -336,7 +336,7 @@ def test_a_one_stage_step_does_not_wait_for_the_gpu(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_one_image_is_learnt_by_heart(name):
-    """The sanity check of the seeds: the loss collapses, and the image's boxes come back."""
+    """The sanity check of all training code: the loss collapses, and the image's boxes come back."""
     model = build(name, **QUICK).train()
     objects = ground_truth([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])
     pixels = torch.full((3, 64, 96), 90, dtype=torch.uint8)

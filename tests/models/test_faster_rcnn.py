@@ -1,4 +1,4 @@
-"""Faster R-CNN against torchvision with the same random weights, and the laws that seed 002 broke."""
+"""Faster R-CNN against torchvision with the same random weights, and the laws that the course broke."""
 
 import math
 from dataclasses import replace
@@ -148,9 +148,9 @@ def images():
     return ImageBatch.of(make_images())
 
 
-class TestSeed002:
-    def test_rows_keep_their_order_in_a_batch_39(self, images):
-        """The seed put features level by level and labels image by image; here row r of image b stays there."""
+class TestCourse:
+    def test_rows_keep_their_order_in_a_batch(self, images):
+        """The course has features level by level and labels image by image; here row r of image b stays there."""
         model = small().eval()
         boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 300, 300], [4, 4, 60, 60], [0, 0, 150, 150], [8, 8, 16, 16]]).float()
         boxes = torch.stack([boxes, boxes.flip(0)])
@@ -165,8 +165,8 @@ class TestSeed002:
                     alone = model.box(own, boxes[image, row][None, None], level[image, row][None, None])
                     torch.testing.assert_close(together[image, row], alone.class_logits[0, 0])
 
-    def test_proposals_and_loss_leave_offsets_as_they_are_40(self, images):
-        """The seed clamped dw and dh in place before its loss saw them."""
+    def test_proposals_and_loss_leave_offsets_as_they_are(self, images):
+        """The course clamps dw and dh in place before its loss sees them."""
         model = small()
         with torch.no_grad():
             model.rpn.offsets.bias.fill_(9.0)
@@ -178,7 +178,7 @@ class TestSeed002:
         assert torch.equal(anchors.offsets, before)
         assert (before[..., 2:] > 8).all()
 
-    def test_sides_may_grow_by_more_than_224_over_8_41(self, images):
+    def test_sides_may_grow_by_more_than_224_over_8(self, images):
         model = small(rpn=replace(PROPOSE, anchor_sizes=((1,),) * 5, anchor_ratios=(1.0,)))
         with torch.no_grad():
             model.rpn.offsets.weight.zero_()
@@ -187,7 +187,7 @@ class TestSeed002:
         sides = (found.boxes[..., 2:] - found.boxes[..., :2])[found.valid]
         assert sides.max().item() == pytest.approx(math.exp(4), rel=1e-4)  # 55 pixels from 1
 
-    def test_low_quality_matches_give_every_object_an_anchor_42(self, images):
+    def test_low_quality_matches_give_every_object_an_anchor(self, images):
         thin = Targets.of([GroundTruth.of([[3.0, 30.0, 91.0, 33.0]], [0])] * 2)
         counts = [
             int(small(rpn=replace(PROPOSE, low_quality=low))(images, thin).anchors.sampled.positive.sum())
@@ -196,14 +196,14 @@ class TestSeed002:
         assert counts[0] == 0
         assert counts[1] >= 2
 
-    def test_background_and_ignored_rows_never_reach_the_logarithm_43(self, images):
+    def test_background_and_ignored_rows_never_reach_the_logarithm(self, images):
         model = small()
         targets = Targets.of([GroundTruth.empty(), GroundTruth.of([[0.0, 0.0, 60.0, 60.0]], [1], [True])])
         losses = model.loss(model(images, targets), targets)
         assert all(torch.isfinite(value) for value in losses.values())
         assert losses["box"] == losses["proposal_box"] == 0
 
-    def test_ground_truth_is_among_the_samples_but_not_among_the_proposals_44(self, images):
+    def test_ground_truth_is_among_the_samples_but_not_among_the_proposals(self, images):
         model = small()
         targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
@@ -212,7 +212,7 @@ class TestSeed002:
             assert all((drawn == box).all(1).any() for box in one.boxes)
             assert not any((outputs.proposals.boxes[image] == box).all(1).any() for box in one.boxes)
 
-    def test_losses_are_divided_by_what_was_drawn_45(self, images):
+    def test_losses_are_divided_by_what_was_drawn(self, images):
         model = small(box=replace(CLASSIFY, samples=10_000))
         targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
@@ -222,7 +222,7 @@ class TestSeed002:
         expected = torch.nn.functional.cross_entropy(logits[sampled.real], labels[sampled.real])
         torch.testing.assert_close(model.loss(outputs, targets)["classification"], expected)
 
-    def test_proposals_are_clipped_to_each_image_not_to_the_batch_47(self, images):
+    def test_proposals_are_clipped_to_each_image_not_to_the_batch(self, images):
         found = small().eval()(images).proposals
         for image, (height, width) in enumerate(SIZES):
             boxes = found.boxes[image][found.valid[image]]
@@ -230,14 +230,14 @@ class TestSeed002:
             assert (boxes <= torch.tensor([width, height, width, height])).all()
             assert (boxes >= 0).all()
 
-    def test_proposals_are_limited_for_each_level_in_the_course_and_for_all_together_else_48(self, images):
+    def test_proposals_are_limited_for_each_level_in_the_course_and_for_all_together_else(self, images):
         for per_level, count in ((False, 7), (True, 35)):
             rpn = replace(PROPOSE, test_proposals=7, per_level=per_level)
             found = small(rpn=rpn).eval()(images).proposals
             assert found.boxes.shape == (2, count, 4)
             assert per_level or (found.scores.diff() <= 0)[found.valid[:, 1:]].all()
 
-    def test_a_region_whose_best_class_is_background_reports_nothing_49(self, images):
+    def test_a_region_whose_best_class_is_background_reports_nothing(self, images):
         model = small(box=replace(CLASSIFY, multi_label=False, regression="none")).eval()
         settings = DetectSettings(score_threshold=0.01)
         with torch.no_grad():

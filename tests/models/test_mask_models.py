@@ -137,7 +137,7 @@ class TestModels:
             model.loss(model(images), Targets.of([GroundTruth.empty()]))
 
     def test_an_image_in_a_batch_learns_the_masks_that_it_learns_alone(self, model):
-        """Rows of regions keep their order in a batch (pitfall 39), for masks too."""
+        """Rows of regions keep their order in a batch, for masks too."""
         images = make_images((64, 64), (64, 64), (64, 64))
         ground_truths = [
             ground_truth(half_disc(8, 8, 40)),

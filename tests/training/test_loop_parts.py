@@ -113,7 +113,6 @@ class TestScales:
 class TestNonFiniteLoss:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_stops_the_run_and_names_the_images(self, value):
-        """Pitfall 19: "just interrupt and run again"."""
         losses = {"loss": torch.tensor(value), "box": torch.tensor(value), "classification": torch.tensor(1.0)}
         sentence = r"not a number at step 7 \(\{.*'box'.*\}\); images of this step: image2\.jpg, image5\.jpg"
         with pytest.raises(FloatingPointError, match=sentence) as caught:

@@ -1,6 +1,6 @@
 """Every detector in a size that a test can afford, the images that they see, and their recorded loss curves.
 
-`python tests/models/tiny_detectors.py NAME ...` records the curves of these detectors anew (of all without a name).
+`python tests/support/tiny_detectors.py NAME ...` records the curves of these detectors anew (of all without a name).
 """
 
 import copy
@@ -50,7 +50,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
 QUICK = {"backbone_norm": "bn", "frozen_stages": 0}  # learns fast from random weights
-CURVES = Path(__file__).parent / "golden_curves.json"
+CURVES = Path(__file__).parents[1] / "models" / "golden_curves.json"
 STEPS = 20
 
 
