@@ -1,4 +1,7 @@
-"""Files that are written: an error names the file, nothing half-written stays, and a JSON file grows entry by entry."""
+"""Files that are written: an error names the file, nothing half-written stays, and a JSON file grows entry by entry.
+
+A folder that is written to is a new one: `free_folder`.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,19 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def free_folder(wanted: Path) -> Path:
+    """Create `wanted`, or `wanted-2`, `-3`, ... where that is taken."""
+    number = 1
+    while True:
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return folder
 
 
 class GrowingJson:

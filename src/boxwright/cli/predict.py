@@ -83,10 +83,9 @@ def predict(
     from boxwright.data.proposals import read_proposals
     from boxwright.evaluation.result_files import unique_stems
     from boxwright.inference.predictor import Detector
-    from boxwright.training.run_folder import free_folder
     from boxwright.visualize import draw as drawn
     from boxwright.visualize import save
-    from boxwright.writing import writing
+    from boxwright.writing import free_folder, writing
 
     _check_shares(score=score, nms_iou=nms_iou)
     _check_engine(context, engine)
