@@ -8,7 +8,6 @@ from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.training import loop, run
-from boxwright.training.rows import loss_columns
 from boxwright.training.run import train
 from boxwright.training.step import EagerStep
 
@@ -49,7 +48,7 @@ def losses_of(monkeypatch):
 
     def noted(self, batches, settings):
         losses = step(self, batches, settings)
-        seen.append({name: float(value) for name, value in loss_columns(losses).items()})
+        seen.append({name: float(value) for name, value in losses.columns().items()})
         return losses
 
     monkeypatch.setattr(EagerStep, "__call__", noted)

@@ -29,8 +29,7 @@ from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
 from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep, TrainStep
 from boxwright.training.timing import now, typical
 from boxwright.training.validate import validate
@@ -175,7 +174,7 @@ def _time_steps(
         start = time.perf_counter()
         group = next(batches)
         loaded = time.perf_counter()
-        step([batch.to(accelerator.device) for batch in group], run.step(progress, accelerator.process_index))
+        step(group, run.step(progress, accelerator.process_index))
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         waits.append(loaded - start)

@@ -33,9 +33,8 @@ from boxwright.training.recorder import Recorder
 from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, refuse_beside_resume
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
-from boxwright.training.settings import RunSettings
 from boxwright.training.signals import StopSignal
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
 from boxwright.training.trackers import Trackers, check_trackers

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from boxwright.training.rows import Row
+from boxwright.training.columns import Row
 from boxwright.writing import free_folder, replacing, writing
 
 
