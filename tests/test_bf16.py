@@ -21,7 +21,7 @@ from boxwright.inference.explain import explain
 from boxwright.inference.predictor import Detector
 from boxwright.runtime.precision import AUTO_PRECISION
 from boxwright.training.run import train
-from boxwright.training.session import Session
+from boxwright.training.signals import StopSignal
 
 pytestmark = pytest.mark.e2e
 
@@ -112,7 +112,7 @@ def test_a_stopped_run_repeats_an_uninterrupted_one(
     whole = train("fcos-shapes", data, overrides=settings, runs=tmp_path, name="whole", device="cpu")
     stops = iter([False, False, False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_wanted", lambda _: next(stops))
+        patch.setattr(StopSignal, "wanted", lambda _: next(stops))
         stopped = train("fcos-shapes", data, overrides=settings, runs=tmp_path, name="stopped", device="cpu")
     assert not stopped.finished
     resumed = train(resume=stopped.folder)

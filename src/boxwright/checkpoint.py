@@ -18,7 +18,7 @@ from torch import Tensor
 
 from boxwright.models import MODELS
 from boxwright.reading.archives import DamagedError, check_archive
-from boxwright.recipes import check_stored_recipe, dump_recipe
+from boxwright.recipes import check_stored_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.weights.pickles import foreign_names
@@ -63,7 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     data = {
         "format": FORMAT,
         "version": VERSION,
-        "recipe": dump_recipe(checkpoint.recipe),
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
         "classes": {"names": list(checkpoint.classes.names), "ids": list(checkpoint.classes.ids)},
         "weights": checkpoint.weights,
         "score_threshold": checkpoint.score_threshold,

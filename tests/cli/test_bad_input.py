@@ -309,7 +309,7 @@ def test_a_bad_box_is_said_with_its_corners_before_training(tmp_path: Path, voc:
     file = data / "Annotations" / "p0.xml"
     file.write_text(file.read_text().replace("<xmax>30<", "<xmax>8<", 1))
     open_checked(data, classes=None, train_split="train", val_split="val", overfit=None,
-                 recipe=load_recipe("fcos", TINY), say=said.append)  # fmt: skip
+                 recipe=load_recipe("fcos", TINY), log=said.append)  # fmt: skip
     lines = [line for line in said if str(file) in line]
     assert len(lines) == 1
     assert lines[0].startswith(f"data: {file}:1: ")
@@ -652,7 +652,7 @@ def test_objects_that_no_location_can_claim_are_said_before_training(tmp_path: P
     for file in (data / "Annotations").iterdir():
         file.write_text(file.read_text().replace("<xmax>30<", "<xmax>10<", 1).replace("<ymax>30<", "<ymax>9<", 1))
     prepared = open_checked(data, classes=None, train_split="train", val_split="val", overfit=None,
-                            recipe=load_recipe("fcos-shapes", ["data.train_scales=[]"]), say=said.append)  # fmt: skip
+                            recipe=load_recipe("fcos-shapes", ["data.train_scales=[]"]), log=said.append)  # fmt: skip
     lines = [line for line in said if "can be claimed by no location" in line]
     assert len(lines) == 1
     assert lines[0].startswith("data: train: ")

@@ -162,7 +162,7 @@ def test_out_of_memory_ends_with_advice(
             "CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total capacity of 8"
         )
 
-    monkeypatch.setattr("boxwright.training.loop.training_step", full)
+    monkeypatch.setattr("boxwright.training.step.EagerStep.__call__", full)
     ended = boxwright("train", "fcos", *TINY, "--data", voc(tmp_path / "data"), "--device", "cpu")
     ended.refused("out of memory at batch 2", "data.batch_size=1", "optim.accumulate=2", "20.00 GiB")
     assert "total capacity" not in ended.err
@@ -405,5 +405,5 @@ def test_an_ap_that_is_undefined_is_no_best_ap_of_nothing(tmp_path: Path, boxwri
     ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
     assert ended.code == 0, ended.err
     (line,) = [line for line in ended.err.splitlines() if line.startswith("finished: ")]
-    assert line == "finished: AP undefined (no object in the images measured on) with the last weights"
+    assert line == "finished: AP undefined (no object in the validation images) with the last weights"
     assert "0.0000" not in ended.err

@@ -87,7 +87,7 @@ def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
     losses = detector.model.loss(outputs, targets)
     assert float(losses["classification"]) < 1e-6
     assert float(losses["box"]) < 1e-5
-    torch.testing.assert_close(losses["centerness"], losses["centerness_floor"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(losses["centerness"], losses.floors["centerness"], atol=1e-4, rtol=0)
     # in an ignored region that no box owns any prediction is free, on background none
     free, background = int(lesson.ignored.nonzero()[0]), int((~owned & ~lesson.ignored).nonzero()[0])
     for location, least, most in ((free, 0.0, 1e-6), (background, 0.1, 1e9)):

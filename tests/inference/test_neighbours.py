@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from boxwright.evaluation.over_split import Found, detect_split, evaluation_settings
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint
@@ -17,7 +18,6 @@ from boxwright.data.formats.folder import open_folder
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.program import write_program
-from boxwright.evaluation.over_split import Found, detect_split, evaluation_settings
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.structures import Detections, DetectSettings, GroundTruth, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, GroundTruth, ImageBatch, Losses, PaddedDetections, Targets
 
 LONGER = {
     "faster_rcnn": 75,
@@ -84,7 +84,8 @@ class TestForm:
     def test_losses_are_named_scalars_with_a_graph(self, model, images):
         losses = losses_of(model.train(), images, Targets.of([BOXES["one"], BOXES["two"]]))
         assert all(value.shape == () and value.dtype == torch.float32 for value in losses.values())
-        assert all(value.requires_grad != name.endswith("_floor") for name, value in losses.items())
+        assert all(value.requires_grad for value in losses.values())
+        assert not any(floor.requires_grad for floor in getattr(losses, "floors", {}).values())
 
     def test_detections_are_sorted_valid_and_inside_the_image(self, model, images):
         with torch.no_grad():
@@ -347,7 +348,7 @@ def test_one_image_is_learnt_by_heart(name):
     course = []
     for _ in range(LONGER.get(name, 45)):
         losses = losses_of(model, images, targets)
-        floor = sum(value for key, value in losses.items() if key.endswith("_floor"))
+        floor = sum(losses.floors.values()) if isinstance(losses, Losses) else 0.0
         course.append(float((total(losses) - floor).detach()))
         optimizer.zero_grad()
         total(losses).backward()

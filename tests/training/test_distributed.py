@@ -26,8 +26,8 @@ from boxwright.evaluation.loss_sums import LossSums
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, DetectSettings, Targets
-from boxwright.training.run import choose_accelerator
-from boxwright.training.validate import measure
+from boxwright.training.accelerator import choose_accelerator
+from boxwright.training.validate import validate
 
 SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
@@ -167,8 +167,8 @@ def validation(data: Path) -> dict[str, Any]:
     opened = open_folder(data)
     images = DetectionDataset(opened.splits["val"], ResizeRule("none"))
     detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)
-    found = measure(cast(Any, detector), images, limit=9, share=share)
-    return {"losses": found.evaluated.losses, **found.figures(), "processes": accelerator.num_processes}
+    found = validate(cast(Any, detector), images, limit=9, share=share)
+    return {"losses": found.inputs.losses, **found.figures(), "processes": accelerator.num_processes}
 
 
 @pytest.mark.e2e

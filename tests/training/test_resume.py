@@ -30,21 +30,23 @@ KILLED = """
 import os, signal, sys, threading
 from boxwright.cli.main import run
 from boxwright.training import loop
+from boxwright.training.step import EagerStep
 
 number, saved_until, at, seconds, latest = int(sys.argv[1]), *map(float, sys.argv[2:6])
-step = loop.training_step
+step = EagerStep.__call__
 timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
 
-def killed(job, wrapped, optimizer, batches, progress):
+def killed(self, batches, settings):
+    progress = self.state.progress
     loop.SAVE_SECONDS = 0.0 if progress.step < saved_until else float("inf")
     if progress.step == at:
         timer.start()
     if progress.step == latest:
         timer.cancel()
         os.kill(os.getpid(), number)
-    return step(job, wrapped, optimizer, batches, progress)
+    return step(self, batches, settings)
 
-loop.training_step = killed
+EagerStep.__call__ = killed
 sys.argv[1:6] = []
 run()
 """

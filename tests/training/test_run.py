@@ -11,8 +11,9 @@ from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Classes
 from boxwright.training import run as run_module
+from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.prepare import worker_count
-from boxwright.training.run import choose_accelerator, train
+from boxwright.training.run import train
 from boxwright.training.run_folder import newest_run
 
 
@@ -52,7 +53,7 @@ def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with_on_any_devic
     recipe = load_recipe("fcos-small")
     assert recipe.precision == "auto"
     arguments = {"data": str(tmp_path), "device": "cpu"}
-    training = {"precision": saved, "arguments": arguments, "progress": {"finished": False, "step": 1}}
+    training = {"precision": saved, "arguments": arguments, "progress": {"steps": 4, "fixed": True, "step": 1}}
     path = tmp_path / "run" / "weights" / "last.pt"
     path.parent.mkdir(parents=True)
     save_checkpoint(Checkpoint(recipe, Classes.named("ab"), {"a": torch.zeros(1)}, training=training), path)

@@ -44,8 +44,7 @@ def explain(
     from boxwright.inference.explain_drawing import write_explanation
     from boxwright.inference.labelled import labelled_image
     from boxwright.inference.predictor import Detector
-    from boxwright.training.run_folder import free_folder
-    from boxwright.writing import printable
+    from boxwright.writing import free_folder, printable
 
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score: expected 0 to 1, got {score}")

@@ -83,9 +83,8 @@ def predict(
     from boxwright.evaluation.result_files import unique_stems
     from boxwright.inference.prediction_files import PredictionFiles, formats_called
     from boxwright.inference.predictor import Detector
-    from boxwright.training.run_folder import free_folder
     from boxwright.visualize import save
-    from boxwright.writing import writing
+    from boxwright.writing import free_folder, writing
 
     _check_shares(score=score, nms_iou=nms_iou)
     formats = [] if format is None else [*formats_called(format)]

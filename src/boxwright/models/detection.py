@@ -18,7 +18,10 @@ class DetectionModel(Protocol):
         """Raw predictions for a batch."""
 
     def loss(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """Named scalars, safe with zero boxes on any rank; names with "_floor" are for reading, not for training."""
+        """Named scalars that are all trained on, safe with zero boxes on any rank.
+
+        `structures.Losses`, where there is a floor of one of them to tell as well.
+        """
 
     def detect_padded(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections at fixed ranks in network pixels, which can be exported."""

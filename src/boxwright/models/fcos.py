@@ -36,7 +36,7 @@ from boxwright.ops.points import (
     pyramid_locations,
 )
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_candidates
-from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,10 +284,10 @@ class FCOS(nn.Module):
             return raw.clamp(max=LARGEST_EXPONENT).exp()
         return F.relu(raw) if self.config.box_output == "relu" else raw
 
-    def loss(self, outputs: FCOSOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Losses "classification", "box" and "centerness", and the entropy floor of the last as "centerness_floor".
+    def loss(self, outputs: FCOSOutputs, targets: Targets) -> Losses:
+        """Losses "classification", "box" and "centerness"; the last has an entropy floor, for logs and plots.
 
-        Names with "_floor" are for reading, not for training. Every term stays in the graph when nothing is positive.
+        Every loss stays in the graph when nothing is positive.
         """
         config = self.config
         sizes = outputs.level_sizes
@@ -305,13 +305,13 @@ class FCOS(nn.Module):
 
         weights = positive * (central if config.box_weighting == "centerness" else 1.0)  # (B, P)
         num_positive, weight_sum = self._normalisers(positive, weights)
-        floor = entropy_floor(central, positive)
-        return {
-            "classification": focal_loss(outputs.class_logits, labels, ~ignored) / num_positive,
-            "box": box_loss(predicted, distances, weights, config.box_loss, config.smoothing) / weight_sum,
-            "centerness": centerness_loss(outputs.centerness_logits, central, positive) / num_positive,
-            "centerness_floor": floor.detach() / num_positive,
-        }
+        losses = Losses(
+            classification=focal_loss(outputs.class_logits, labels, ~ignored) / num_positive,
+            box=box_loss(predicted, distances, weights, config.box_loss, config.smoothing) / weight_sum,
+            centerness=centerness_loss(outputs.centerness_logits, central, positive) / num_positive,
+        )
+        losses.floors = {"centerness": entropy_floor(central, positive).detach() / num_positive}
+        return losses
 
     @torch.no_grad()
     def _normalisers(self, positive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.models.mask_branch import PYRAMID_MASKS, MaskBranch, MaskRegions, MaskSettings
 from boxwright.ops.match import match_boxes, sample_balanced
-from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
 
 PROPOSED = DetectSettings(score_threshold=0.05, nms_iou=0.6, candidates_per_level=1000, max_detections=100)
 """What FCOS finds of the regions to learn from (AdelaiDet's thresholds for training)."""
@@ -88,12 +88,13 @@ class FCOSMask(nn.Module):
         boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
         return boxes, torch.where(chosen, owner.gather(1, rows), -1)
 
-    def loss(self, outputs: FCOSMaskOutputs, targets: Targets) -> dict[str, Tensor]:
+    def loss(self, outputs: FCOSMaskOutputs, targets: Targets) -> Losses:
         """FCOS's losses and "mask", of a forward pass that was given the same targets."""
         if outputs.mask_regions is None:
             raise ValueError("loss: this forward pass was given no targets; call model(images, targets)")
         losses = self.detector.loss(outputs.detector, targets)
-        return losses | self.mask.loss(outputs.mask_regions, targets, outputs.detector.sizes_hw)
+        losses.update(self.mask.loss(outputs.mask_regions, targets, outputs.detector.sizes_hw))
+        return losses
 
     def detect_padded(self, outputs: FCOSMaskOutputs, settings: DetectSettings) -> PaddedDetections:
         """The best detections of each image in network pixels, and a mask over each."""

@@ -92,6 +92,9 @@ def check_stored_recipe(data: dict[str, Any], where: str) -> Recipe:
     section = data.get("data") if isinstance(data, dict) else None
     if isinstance(section, dict) and "value_range" not in section:
         data = data | {"data": section | {"value_range": "type"}}
+    v = data.get("validation")
+    if isinstance(v, dict) and "max_pictures" in v:
+        data = data | {"validation": {("max_images" if k == "max_pictures" else k): x for k, x in v.items()}}
     return check_recipe(data, where)
 
 

@@ -205,6 +205,8 @@ class Recipe(Section):
     detect: Detect = Detect()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes it natively, else fp32."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """Where the numbers of a run go besides its folder; TensorBoard where it is installed."""
     compile: bool = False
     """Let torch.compile fuse backbone, pyramid and head; the first steps of each image size then take minutes."""
 

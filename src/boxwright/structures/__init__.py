@@ -13,6 +13,7 @@ from boxwright.structures.detect_settings import DetectSettings
 from boxwright.structures.detection import Detection
 from boxwright.structures.detections import Detections, ImageBatch, PaddedDetections
 from boxwright.structures.ground_truth import GroundTruth
+from boxwright.structures.losses import Losses
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.proposals import Proposals
 from boxwright.structures.targets import Targets
@@ -25,6 +26,7 @@ __all__ = [
     "Detections",
     "GroundTruth",
     "ImageBatch",
+    "Losses",
     "PaddedDetections",
     "Proposals",
     "Targets",
