@@ -1,4 +1,4 @@
-"""One word for one thing, and the field's word: image, ground truth, evaluate. Nothing cites what readers cannot get."""
+"""One word for one thing, and the one of the field: image, ground truth, evaluate; nothing cites hidden documents."""
 
 from __future__ import annotations
 
