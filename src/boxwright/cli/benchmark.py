@@ -28,7 +28,7 @@ def benchmark(
     device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure a checkpoint in every runtime of this machine: latency, throughput, file size, AP.
+    """Compare the runtimes of this machine for a checkpoint: latency, throughput, file size, AP.
 
     Exported files are temporary; `boxwright export` writes and checks them. Latency is that of one image, throughput
     that of batches; both from pixels at network size to detections.
