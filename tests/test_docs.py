@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections import defaultdict
@@ -11,10 +12,12 @@ from types import CodeType
 from typing import Any
 
 import pytest
+import torch
 
 import boxwright
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Recipe
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(boxwright.__file__).parent
@@ -171,3 +174,27 @@ def test_benchmarks_are_called_as_they_can_be() -> None:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
         for option in re.findall(r"--[\w-]+", arguments):
             assert f'"{option}"' in source, f"benchmarks/{name}.py has no {option}"
+
+
+def test_the_detector_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that docs/adding_a_detector.md shows: its losses fall, and it detects."""
+    pytest.importorskip("boxwright.models.sections")
+    text = (ROOT / "docs" / "adding_a_detector.md").read_text(encoding="utf-8")
+    (tmp_path / "nearest.py").write_text(re.findall(r"(?ms)^```python\n(.*?)^```", text)[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = importlib.import_module("nearest")
+    torch.manual_seed(0)
+    backbone = page.BackboneSection(name="mobilenet_v3_small", norm="bn", frozen_stages=0)
+    model = page.Nearest(page.NearestConfig(backbone=backbone, head=page.NearestHead(channels=16)), 3).train()
+    images = ImageBatch.of([torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)])
+    targets = Targets.of([GroundTruth.of([[10, 12, 50, 40]], [1])])
+    optimizer, totals = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(12):
+        total = sum(model.loss(model(images), targets).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.8 * totals[0]
+    (found,) = model.eval().detect(model(images), images, DetectSettings(score_threshold=0.0))
+    assert len(found) > 0

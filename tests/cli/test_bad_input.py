@@ -271,7 +271,7 @@ def test_an_image_that_is_damaged_inside_is_found_before_the_start_where_all_are
 
 
 def test_images_kept_in_memory_keep_no_file_open(tmp_path: Path, voc: Voc) -> None:
-    # 1024 open files is what most systems allow; data sets have more images.
+    # 1024 open files is what most systems allow; datasets have more images.
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("this system does not list the open files of a process")
     data = voc(tmp_path / "data", train=[f"{number}.png" for number in range(40)], val=("v.png",))
@@ -325,7 +325,7 @@ def test_a_bad_box_is_said_with_its_corners_before_training(tmp_path: Path, voc:
         ('{"images": [], "annotations": []}', '"categories" is missing'),
         ('{"images": {}, "annotations": [], "categories": []}', '"images" is not a list'),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "result file"),
-        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "no whole number as its id"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "no integer as its id"),
     ],
 )
 def test_json_of_the_wrong_shape(tmp_path: Path, boxwright: Call, checkpoint: Path, content: str, reason: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from boxwright.evaluation import result_files
 from boxwright.evaluation.comparison import compare_files
-from boxwright.evaluation.summary import measure
+from boxwright.evaluation.summary import evaluate_detections
 from boxwright.structures import Classes, CroppedMask, Detections
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ def figures_or_a_sentence(ground_truth: Path, found: Path) -> bool:
         assert len(sentence) < 2000
         return False
     for metric in ("coco", "voc"):
-        measured = measure(
+        measured = evaluate_detections(
             compared.detections, compared.ground_truths, compared.classes, metric=metric, areas=compared.areas
         )
         json.dumps(measured.figures, allow_nan=False)

@@ -19,9 +19,9 @@ import torch
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
-from boxwright.data.inputs import Prepared
+from boxwright.data.inputs import PreparedImage
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.evaluation import over_split
+from boxwright.evaluation import detect_split
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
@@ -145,7 +145,7 @@ class Shifted:
         self.settings, self.classes = self.recipe.detect.settings(), classes
 
     def detect_prepared(
-        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums
+        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums
     ) -> list[Detections]:
         found = []
         for one, ground_truth in zip(held, losses.ground_truths, strict=True):
@@ -163,7 +163,7 @@ class Shifted:
 def validation(data: Path) -> dict[str, Any]:
     """What the processes of this run find together: losses, COCO figures, and how many they are."""
     accelerator, _ = choose_accelerator("cpu", "fp32")
-    over_split.WINDOW = 4
+    detect_split.WINDOW = 4
     opened = open_folder(data)
     images = DetectionDataset(opened.splits["val"], ResizeRule("none"))
     detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.evaluation.loss_sums import LossSums
-from boxwright.evaluation.summary import measure
+from boxwright.evaluation.summary import evaluate_detections
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.training.run import train
 
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(result: Any, data: Path) -> dict[str, Any]:
     found = evaluate_checkpoint(result.last, data, "val", device="cpu")
     assert sum(map(len, found.detections)) > 20
-    return measure(found.detections, found.ground_truths, found.classes, areas=found.areas).figures
+    return evaluate_detections(found.detections, found.ground_truths, found.classes, areas=found.areas).figures
 
 
 @pytest.mark.e2e

@@ -13,7 +13,7 @@ def benchmark(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); drawn ones if not given.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled folder: evaluate AP in each runtime.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     runtimes: Annotated[
         str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
@@ -23,7 +23,7 @@ def benchmark(
     device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure a checkpoint in every runtime of this machine: latency, throughput, file size, AP.
+    """Compare the runtimes of this machine for a checkpoint: latency, throughput, file size, AP.
 
     Exported files are made for it and thrown away; `boxwright export` writes them, and proves them. Latency is one
     image, throughput is in batches; both begin with pixels at network size and end with detections.
@@ -31,8 +31,7 @@ def benchmark(
     import json
     import tempfile
 
-    from boxwright.data.formats.folder import open_folder
-    from boxwright.data.formats.folder import split as split_called
+    from boxwright.data.formats.folder import find_split, open_folder
     from boxwright.data.inputs import as_pixels, image_paths
     from boxwright.deploy.benchmark import (
         RUNTIMES,
@@ -70,7 +69,7 @@ def benchmark(
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     part = split or "val"
     if data is not None:
-        split_called(open_folder(data), part)  # what is wrong with it is said before minutes of work
+        find_split(open_folder(data), part)  # what is wrong with it is said before minutes of work
     given = drawn_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())

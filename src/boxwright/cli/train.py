@@ -31,7 +31,7 @@ def train(
         str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
     ] = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Split to measure on while training.")] = "val",
+    val_split: Annotated[str, typer.Option(help="Split to validate on while training.")] = "val",
     weights: Annotated[Path | None, typer.Option(help="Start from this boxwright checkpoint (fine-tuning).")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; the recipe's name if not given.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder that run folders are made in.")] = Path("runs"),
@@ -44,7 +44,7 @@ def train(
         ),
     ] = None,
     overfit: Annotated[
-        int | None, typer.Option(help="Sanity check: train and measure on this many images; the loss must collapse.")
+        int | None, typer.Option(help="Sanity check: train and validate on this many images; the loss must collapse.")
     ] = None,
     minutes: Annotated[
         float | None,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from boxwright.data.ground_truth import ground_truth_of
-from boxwright.data.records import DataSet, Problem, Split
+from boxwright.data.records import LabelledFolder, Problem, Split
 from boxwright.models.claims import claimed, held_detector, others, places, unit_of
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.recipes.schema import Recipe
@@ -60,7 +60,7 @@ class Unclaimed:
         )
 
 
-def unclaimed_findings(dataset: DataSet, recipe: Recipe) -> tuple[Problem, ...]:
+def unclaimed_findings(dataset: LabelledFolder, recipe: Recipe) -> tuple[Problem, ...]:
     """A finding for each split that has objects which no location or anchor can claim with this recipe.
 
     The sizes of the images must be known (`stated_hw`), as they are after preflight.

@@ -9,12 +9,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from boxwright.data.checks.preflight import preflight
-from boxwright.data.classes import relabelled
+from boxwright.data.class_selection import relabelled
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.proposals import read_proposals
-from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
+from boxwright.evaluation.detect_split import (
+    EvaluationInputs,
+    SplitDetections,
+    detect_split,
+    evaluation_settings,
+    with_ground_truth,
+)
 from boxwright.inference.predictor import Detector
 
 UNREADABLE = ("missing-image", "unreadable-image")
@@ -33,7 +38,7 @@ def evaluate_checkpoint(
     max_detections: int | None = None,
     limit: int | None = None,
     proposals: Path | None = None,
-) -> Evaluated:
+) -> EvaluationInputs:
     """Run a checkpoint (or a detector that is loaded) over a split of a data folder.
 
     Raises ValueError with both class lists where the model's classes are not those of the data. The batch is the
@@ -42,7 +47,7 @@ def evaluate_checkpoint(
     """
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
-    part = relabelled(split_called(dataset, split), detector.classes)
+    part = relabelled(find_split(dataset, split), detector.classes)
     needed = detector.recipe.needs_masks
     report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     checked = report.dataset.splits[part.name]
@@ -69,14 +74,14 @@ def evaluate_checkpoint(
         for found in detect_split(detector, images, settings, batch=batch, limit=limit):
             parts.append(found)
             progress.advance(task, len(found.images))
-    joined = Found.joined(parts)
+    joined = SplitDetections.joined(parts)
     for index in sorted(joined.images):
         if isinstance(one := joined.images[index], Exception):
             console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
     for index, note in sorted(joined.notes.items()):
         sentence = f"boxwright: {images.records[index].path}: {note}"
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    evaluated = beside_ground_truth(joined, images, part.classes)
+    evaluated = with_ground_truth(joined, images, part.classes)
     if not evaluated.detections:
         raise ValueError(f"{data}: split {split} has no usable image")
     if evaluated.unreadable:

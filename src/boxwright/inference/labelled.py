@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boxwright.data.classes import relabelled
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.class_selection import relabelled
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Record
@@ -23,7 +22,7 @@ def labelled_image(
     where the data has no such image, ValueError where it has several or where its classes are not the model's.
     """
     dataset = open_folder(data, classes=classes)
-    parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
+    parts = [find_split(dataset, split)] if split else list(dataset.splits.values())
     records = {record.path.resolve(): record for part in parts for record in relabelled(part, model_classes).records}
     found = _matching(records, Path(image))
     if not found:

@@ -19,7 +19,7 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, ImageLike, Prepared, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, ImageLike, PreparedImage, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
@@ -260,7 +260,7 @@ class Detector:
         keep: bool = False,
         listed: bool = False,
         memory: float = MEMORY,
-    ) -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+    ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
         """`stream` that goes on past an image that cannot be read: what is wrong with it stands in its place.
 
         With each image's detections comes what the network saw, with `keep` also the image's own pixels. With
@@ -275,13 +275,13 @@ class Detector:
         settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
         self.check_proposals(proposals)
 
-        def detected() -> Generator[tuple[Prepared, Detections] | Unreadable, None, None]:
+        def detected() -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
             source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
             for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
-                good = [one for one in held if isinstance(one, Prepared)]
+                good = [one for one in held if isinstance(one, PreparedImage)]
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
-                    yield next(pairs) if isinstance(one, Prepared) else one
+                    yield next(pairs) if isinstance(one, PreparedImage) else one
                 del held, good, pairs, one  # before the next window is prepared: it may be one large image
 
         return detected()
@@ -304,7 +304,7 @@ class Detector:
         return settings
 
     def detect_prepared(
-        self, held: Sequence[Prepared], settings: DetectSettings, batch: int, losses: LossSums | None = None
+        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
         """Detections of resized images, in their order; `losses` gets those against its ground truths.
 
@@ -348,7 +348,7 @@ class Detector:
         losses.add(self.engine.losses(outputs, targets), len(ground_truths))
         return self.engine.detect(outputs, settings)
 
-    def _batch(self, images: list[Prepared], batch: int) -> ImageBatch:
+    def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
         rows = [*images, *[images[0]] * missing]  # what is found in the filling is dropped
         return ImageBatch.of(

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.progress import track
 
 from boxwright.data.checks.images import look_at_images
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import Unreadable
-from boxwright.data.inputs import Prepared
+from boxwright.data.inputs import PreparedImage
 from boxwright.data.proposals import write_proposals
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections
@@ -46,7 +45,7 @@ def write_proposals_of(
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
     dataset = open_folder(data)
-    parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
+    parts = [find_split(dataset, split)] if split else list(dataset.splits.values())
     states = look_at_images(record.path for part in parts for record in part.records)
     console = Console(stderr=True)
     for path, state in states.items():
@@ -62,7 +61,7 @@ def write_proposals_of(
 
 
 def _readable(
-    paths: list[Path], stream: Iterable[tuple[Prepared, Detections] | Unreadable], data: Path, console: Console
+    paths: list[Path], stream: Iterable[tuple[PreparedImage, Detections] | Unreadable], data: Path, console: Console
 ) -> Iterator[tuple[str, Detections]]:
     """Names and detections of the images that can be read; says which are not, and that none is."""
     root, done = (data if data.is_dir() else data.parent).resolve(), 0

@@ -12,9 +12,9 @@ import torch
 
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import finding_line
-from boxwright.data.classes import as_one_class
+from boxwright.data.class_selection import as_one_class
 from boxwright.data.dataset import Augmentation, DetectionDataset
-from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
@@ -72,14 +72,16 @@ def open_checked(
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
         say("data: this detector finds objects of any class, so all are one class, object")
-    wanted = {name: split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
+    wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(recipe.model, "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
         need_masks=recipe.needs_masks, value_range=recipe.data.value_range,
     )  # fmt: skip
-    lost = unclaimed_findings(replace(report.dataset, splits={train_split: split(report.dataset, train_split)}), recipe)
+    lost = unclaimed_findings(
+        replace(report.dataset, splits={train_split: find_split(report.dataset, train_split)}), recipe
+    )
     for finding in lost:
         say(f"data: {finding.message}")
     _say_problems(report, say)
@@ -87,7 +89,7 @@ def open_checked(
         if finding.kind == "narrow-values":
             say(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
-    train = split(report.dataset, train_split)
+    train = find_split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
     if recipe.needs_masks:
@@ -99,7 +101,7 @@ def open_checked(
                 f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'image')} with objects"
             )
         train = train.with_records(labelled[:overfit])
-    val = train if overfit is not None else split(report.dataset, val_split)
+    val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable image to measure on; name another: --val-split")
     say(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to measure on ({val.name})")

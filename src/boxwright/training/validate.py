@@ -8,9 +8,14 @@ from accelerate.utils import gather_object
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.evaluation.coco_ap import CocoResult, coco_ap
-from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
-from boxwright.evaluation.summary import have_masks
-from boxwright.evaluation.summary import measure as measure_all
+from boxwright.evaluation.detect_split import (
+    EvaluationInputs,
+    SplitDetections,
+    detect_split,
+    evaluation_settings,
+    with_ground_truth,
+)
+from boxwright.evaluation.summary import evaluate_detections, have_masks
 from boxwright.inference.predictor import Detector
 
 
@@ -21,7 +26,7 @@ class Measured(NamedTuple):
     """
 
     coco: CocoResult
-    evaluated: Evaluated
+    evaluated: EvaluationInputs
     segm: CocoResult | None = None
 
     @property
@@ -36,7 +41,7 @@ class Measured(NamedTuple):
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
         one = self.evaluated
-        return measure_all(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+        return evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
 
 
 def measure(
@@ -47,12 +52,12 @@ def measure(
     `share` is the rank of this process and the number of processes.
     """
     settings = evaluation_settings(detector.settings)
-    own = Found.joined(list(detect_split(detector, images, settings, limit=limit, losses=True, share=share)))
-    joined = Found.joined(gather_object([own]))
+    own = SplitDetections.joined(list(detect_split(detector, images, settings, limit=limit, losses=True, share=share)))
+    joined = SplitDetections.joined(gather_object([own]))
     for _, one in sorted(joined.images.items()):
         if isinstance(one, Exception):  # no figures without it; after the gathering, so that no process waits for ever
             raise one
-    evaluated = beside_ground_truth(joined, images, detector.classes)
+    evaluated = with_ground_truth(joined, images, detector.classes)
     found, ground_truths, areas = evaluated.detections, evaluated.ground_truths, evaluated.areas
     segm = None
     if have_masks(found, ground_truths):

@@ -13,8 +13,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import read_image
 from boxwright.data.inputs import image_paths, refuse_among_images
 from boxwright.deploy.export.gate import IMAGES, Agreement, drawn_images, gate_images, prove
@@ -175,7 +174,7 @@ def compared_images(images: Path | None, data: Path | None, split: str) -> tuple
 
     Of a split, those that cannot be read are passed over, as in its evaluation.
     """
-    records = () if data is None else split_called(open_folder(data), split).records
+    records = () if data is None else find_split(open_folder(data), split).records
     if images is not None:
         whole = [read_image(path) for path in image_paths(images)[:IMAGES]]
         called = f"the first {counted(len(whole), 'image')} of {images}"

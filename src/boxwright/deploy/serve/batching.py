@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from boxwright.data.inputs import Prepared
+from boxwright.data.inputs import PreparedImage
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections, DetectSettings
 
@@ -21,7 +21,7 @@ from boxwright.structures import Detections, DetectSettings
 class Waiting(NamedTuple):
     """An image that waits for its detections, and when it came."""
 
-    image: Prepared
+    image: PreparedImage
     settings: DetectSettings
     found: Future[Detections]
     since: float
@@ -51,7 +51,7 @@ class Batcher:
         self._queue.put(None)
         self._thread.join()
 
-    def submit(self, image: Prepared, settings: DetectSettings) -> Future[Detections]:
+    def submit(self, image: PreparedImage, settings: DetectSettings) -> Future[Detections]:
         """What will be found in an image; the future raises what the detector raised for this image."""
         found: Future[Detections] = Future()
         self._queue.put(Waiting(image, settings, found, time.monotonic()))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from boxwright.data.image_io.decode import bytes_with_note
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import Prepared, prepare
+from boxwright.data.inputs import PreparedImage, prepare
 from boxwright.ops.image import ResizeRule
 
 BODY_SECONDS = 60
@@ -85,7 +85,7 @@ async def uploads_in(request: Any, limits: Limits) -> tuple[list[Upload], bool]:
     return await _files(request, body, limits), True
 
 
-def image_of(upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto") -> Prepared:
+def image_of(upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto") -> PreparedImage:
     """The image at network size. Raises Refused where it is none, damaged or too large."""
     data = upload.data
     webp, avif = data[:4] == b"RIFF" and data[8:12] == b"WEBP", data[4:12] in (b"ftypavif", b"ftypavis")
