@@ -160,13 +160,17 @@ class Shifted:
         return found
 
 
+def validation_images(data: Path) -> DetectionDataset:
+    """Not kept in memory, so that a process decodes no images but those of its share."""
+    return DetectionDataset(open_folder(data).splits["val"], ResizeRule("none"), cache=False)
+
+
 def validation(data: Path) -> dict[str, Any]:
     """What the processes of this run find together: losses, COCO figures, and how many they are."""
     accelerator, _ = choose_accelerator("cpu", "fp32")
     detect_split.WINDOW = 4
-    opened = open_folder(data)
-    images = DetectionDataset(opened.splits["val"], ResizeRule("none"))
-    detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)
+    images, classes = validation_images(data), open_folder(data).classes
+    detector, share = Shifted(classes), (accelerator.process_index, accelerator.num_processes)
     found = validate(cast(Any, detector), images, limit=9, share=share)
     return {"losses": found.inputs.losses, **found.figures(), "processes": accelerator.num_processes}
 
@@ -183,7 +187,24 @@ def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) ->
     assert shared_out == alone
 
 
+@pytest.mark.e2e
+def test_a_damaged_image_of_one_process_ends_validation_in_all(tmp_path: Path) -> None:
+    """The second process meets it, in its only window; the first one must not wait for it for ever."""
+    write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
+    damaged = validation_images(tmp_path / "data").records[5].path
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
+    told = [(tmp_path / f"error{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert damaged.name in told[0]
+
+
 if __name__ == "__main__":
-    found = validation(Path(sys.argv[1]) / "data")
-    if os.environ["RANK"] == "0":
-        (Path(sys.argv[1]) / "found.json").write_text(json.dumps(found))
+    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    try:
+        found = validation(folder / "data")
+    except ValueError as error:
+        (folder / f"error{rank}.txt").write_text(str(error))
+    else:
+        if rank == "0":
+            (folder / "found.json").write_text(json.dumps(found))
