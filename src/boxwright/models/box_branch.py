@@ -74,14 +74,10 @@ class BoxSettings:
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(
-                f"box.negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), "
-                f"got {self.negative_iou}"
+                f"negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), got {self.negative_iou}"
             )
         if self.samples < 1 or self.pool_size < 1:
-            raise ValueError(f"box: expected samples and pool_size from 1, got {self.samples} and {self.pool_size}")
-
-
-PYRAMID_BOXES = BoxSettings()
+            raise ValueError(f"samples and pool_size: expected at least 1, got {self.samples} and {self.pool_size}")
 
 
 class SampledRegions(NamedTuple):

@@ -54,12 +54,9 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         if self.pool_size < 2:
-            raise ValueError(f"mask.pool_size: expected at least 2, got {self.pool_size}")
+            raise ValueError(f"pool_size: expected at least 2, got {self.pool_size}")
         if self.samples is not None and self.samples < 1:
-            raise ValueError(f"mask.samples: expected at least 1, got {self.samples}")
-
-
-PYRAMID_MASKS = MaskSettings()
+            raise ValueError(f"samples: expected at least 1, got {self.samples}")
 
 
 class MaskRegions(NamedTuple):

@@ -1,25 +1,31 @@
 """Recipes: named, complete descriptions of a run, as YAML with `base:` inheritance and dotted overrides.
 
 `load_recipe("fcos-small", ["optim.lr=0.01"])` reads a shipped recipe (or a YAML file), lays it over its base, applies
-the overrides, and checks everything; all mistakes are told at once, each with the nearest known key.
+the overrides, and checks everything; all mistakes are told at once, each with the nearest known key. Recipes and
+overrides of version 1 are read too (`version1.py`), with a warning that names the new keys.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from boxwright.models import MODELS
-from boxwright.models.config import held_config
+from boxwright.models import MODELS, ModelConfig
 from boxwright.reading.yaml_text import parse_yaml, read_yaml
-from boxwright.recipes.schema import Recipe, model_section
+from boxwright.recipes import version1
+from boxwright.recipes.schema import Recipe
 
+_LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
+_DEFAULT = {"name": next(iter(MODELS))}
 SHOWN = 120
 """Characters of a wrong value in a sentence."""
 ALIASES = {
@@ -45,61 +51,60 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises ValueError with every mistake in it, FileNotFoundError when there is no such recipe.
     """
     path = _find(str(name))
-    data = _with_base(path, ())
-    if any(override.startswith("model.backbone=") for override in overrides):
+    notes: list[str] = []
+    data = _with_base(path, (), notes)
+    settings = [setting for override in overrides for setting in _parsed(override, notes)]
+    if any(_names_backbone(key, value) for key, value in settings):
         _forget_widths(data)
-    for override in overrides:
-        _apply(data, override)
+    for key, value in settings:
+        _apply(data, key, value)
     data["name"] = path.stem
-    return check_recipe(data, str(path.stem if path.parent == FOLDER else path))
+    where = str(path.stem if path.parent == FOLDER else path)
+    if notes:
+        _LOG.warning("recipe %s: %s", where, "; ".join(dict.fromkeys(notes)))
+    return check_recipe(data, where)
 
 
 def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data (a parsed YAML file, or a checkpoint); `where` names it in messages."""
     if not isinstance(data, dict):
         raise ValueError(f"recipe {where}: expected settings by name, got {type(data).__name__}")
-    data = dict(data)
+    mistakes: list[str] = []
     model = data.get("model")
     name = model.get("name") if isinstance(model, dict) else model
-    mistakes: list[str] = []
-    if isinstance(model, dict) and isinstance(name, str) and name in MODELS:
-        section = model_section(name)
-        try:
-            data["model"] = section.model_validate(model)
-        except ValidationError as error:
-            mistakes += _sentences(error, section, ("model",))
-            data["model"] = None
-    else:
+    if not isinstance(model, dict) or not isinstance(name, str) or name not in MODELS:
         near = difflib.get_close_matches(_short(name), MODELS, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else ""
         mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {_short(name)}{hint}")
-        data["model"] = None
+        data = {**data, "model": _DEFAULT}
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        mistakes += _sentences(error, Recipe, ())
+        mistakes += _sentences(error, name if isinstance(name, str) else None)
     if mistakes:
         raise ValueError(f"recipe {where}: " + "; ".join(mistakes))
-    try:
-        recipe.model_config_of(num_classes=len(getattr(recipe.model, "class_channels", None) or (0,)))
-    except ValueError as error:
-        raise ValueError(f"recipe {where}: model.{error}") from error
     return recipe
 
 
+def check_model(data: dict[str, Any], where: str = "model") -> ModelConfig:
+    """The config of a detector from plain data, the section `model` of a recipe; errors as from `check_recipe`."""
+    return check_recipe({"model": data, "schedule": {"steps": 1}}, where).model
+
+
 def check_stored_recipe(data: dict[str, Any], where: str) -> Recipe:
-    """The recipe that a file of ours holds; a setting that did not exist when it was written is as things were then."""
+    """The recipe that a file of ours holds, also one of version 0.1.
+
+    A setting that did not exist when it was written is as things were then.
+    """
     section = data.get("data") if isinstance(data, dict) else None
     if isinstance(section, dict) and "value_range" not in section:
         data = data | {"data": section | {"value_range": "type"}}
-    return check_recipe(data, where)
+    return check_recipe(version1.today(data, []) if isinstance(data, dict) else data, where)
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data that `check_recipe` reads back."""
-    data = recipe.model_dump(mode="json")
-    data["model"] = recipe.model.model_dump(mode="json")
-    return data
+    return recipe.model_dump(mode="json")
 
 
 def _find(name: str) -> Path:
@@ -117,8 +122,11 @@ def _find(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file."""
+def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str, Any]:
+    """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file.
+
+    What was translated from version 1 is noted.
+    """
     if path.resolve() in [other.resolve() for other in seen]:
         raise ValueError(f"recipe {path}: its base leads back to itself ({' -> '.join(p.stem for p in (*seen, path))})")
     try:
@@ -128,16 +136,21 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"recipe {path}: expected settings by name, got {type(data).__name__}")
     base = data.pop("base", None)
+    try:
+        data = version1.today(data, notes)
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: {error}") from error
     if base is None:
         return data
     try:
         below = _base_file(path, base)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"recipe {path}: base: {error}") from error
-    whole = _with_base(below, (*seen, path))
-    if not _keeps_model(data.get("model"), whole.get("model")):
+    whole = _with_base(below, (*seen, path), notes)
+    model = data.get("model")
+    if not _keeps_model(model, whole.get("model")):
         del whole["model"]
-    elif isinstance(data.get("model"), dict) and "backbone" in data["model"]:
+    elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
         _forget_widths(whole)
     return _overlay(whole, data)
 
@@ -160,16 +173,19 @@ def _keeps_model(model: Any, below: Any) -> bool:
     name, other = model.get("name", below.get("name")), below.get("name")
     if not isinstance(name, str) or not isinstance(other, str):  # which is told when everything is checked
         return True
-    held = held_config(MODELS[name].config) if name in MODELS else None
-    return name == other or (held is not None and other in MODELS and held.config is MODELS[other].config)
+    return name == other or (name in MODELS and MODELS[name].holds == other)
+
+
+def _names_backbone(key: str, value: Any) -> bool:
+    return key == "model.backbone.name" or (key == "model.backbone" and isinstance(value, str))
 
 
 def _forget_widths(data: dict[str, Any]) -> None:
     """Who names a backbone means that one as it is, and not with the widths of the one before."""
     model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("backbone_variant"), dict):
-        variant = {key: value for key, value in model["backbone_variant"].items() if key != "widths"}
-        data["model"] = {**model, "backbone_variant": variant}
+    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
+        backbone = {key: value for key, value in model["backbone"].items() if key != "widths"}
+        data["model"] = {**model, "backbone": backbone}
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -180,8 +196,8 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key, as in `optim.lr=0.01`; the value is read as YAML."""
+def _parsed(override: str, notes: list[str]) -> list[tuple[str, Any]]:
+    """Today's keys and their values of one override such as `optim.lr=0.01`; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r}: expected key=value, as in optim.lr=0.01")
@@ -191,6 +207,13 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ValueError(f"override {_short(override)}: the value is not YAML that is read here ({error})") from error
     if isinstance(value, str):
         value = _number(value)
+    return list(version1.override_today(key, value, notes).items())
+
+
+def _apply(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key; a backbone's name stands for the section with that name in it."""
+    if _names_backbone(key, value):
+        key = "model.backbone.name"
     *path, last = key.split(".")
     place = data
     for part in path:
@@ -212,22 +235,30 @@ def _number(text: str) -> Any:
         return text
 
 
-def _sentences(error: ValidationError, section: type[BaseModel], prefix: tuple[str, ...]) -> Iterable[str]:
+def _sentences(error: ValidationError, model: Any) -> Iterable[str]:
     """One clause for each mistake: where, what, and the nearest known key for a typo."""
     for detail in error.errors():
-        location = (*prefix, *(str(part) for part in detail["loc"]))
-        where = ".".join(location)
-        if detail["type"] == "extra_forbidden":
-            known = _keys(section, location[len(prefix) : -1])
+        location = [str(part) for part in detail["loc"]]
+        if location[:1] == ["model"] and location[1:2] == [model]:  # the union tells which of its members it took
+            del location[1]
+        where, kind = ".".join(location), detail["type"]
+        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = _keys(location[:-1], model)
+            below = [name for name in known if "." not in name]
             near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(known)})")
-        elif detail["type"] == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
+            yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(below)})")
+        elif kind == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
             yield f"{where}: expected a key that is text, got {_short(detail['input'])}"
-        elif detail["type"] == "missing":
+        elif kind == "missing":
             yield f"{where}: missing"
         else:
             message = detail["msg"].removeprefix("Value error, ")
-            yield f"{where}: {message[0].lower()}{message[1:]}, got {_short(detail['input'])}" if where else message
+            if kind == "dataclass_type":
+                message = "expected settings by name"
+            if kind == "value_error" and re.match(r"[a-z_0-9., ]+: ", message):  # it names the setting itself
+                yield f"{where}.{message}" if where else message
+            else:
+                yield f"{where}: {message[0].lower()}{message[1:]}, got {_short(detail['input'])}" if where else message
 
 
 def _short(value: Any) -> str:
@@ -240,11 +271,22 @@ def _short(value: Any) -> str:
     return repr(text) if isinstance(value, str) else text
 
 
-def _keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+def _keys(path: Sequence[str], model: Any) -> list[str]:
+    """The names of the settings of a section, and the dotted ones of the sections within it."""
+    section: Any = Recipe
     for part in path:
-        field = section.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)
+        section = _below(section, model).get(part)
+    found = []
+    for name, kind in _below(section, model).items():
+        found += [name, *(f"{name}.{key}" for key in _below(kind, model))]
+    return found
+
+
+def _below(section: Any, model: Any) -> dict[str, Any]:
+    """The type of each setting of a section; none of what is no section."""
+    if not isinstance(section, type):
+        return {}
+    if issubclass(section, BaseModel):
+        kinds = {name: field.annotation for name, field in section.model_fields.items()}
+        return kinds if section is not Recipe else {**kinds, "model": MODELS[model].config if model in MODELS else None}
+    return get_type_hints(section) if dataclasses.is_dataclass(section) else {}
