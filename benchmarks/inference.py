@@ -94,7 +94,7 @@ def against_torchvision(height: int, width: int, batches: list[int], rounds: int
 def course_checkpoint(paths: list[Path]) -> Checkpoint:
     """The course's network with random weights, its classifier scaled so that a few boxes an image pass 0.3."""
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-regnetx400mf-224", ["model.backbone_weights=null"])
+    recipe = load_recipe("fcos-regnetx400mf-224", ["model.backbone.weights=null"])
     classes = Classes.named([f"class {k}" for k in range(20)])
     model = FCOS(recipe.model_config_of(len(classes))).eval()
     first = read_image(paths[0])

@@ -25,10 +25,11 @@ from torchvision.ops import FrozenBatchNorm2d
 if not __package__:  # as a file: python benchmarks/steps.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from boxwright.models.config import config_of
+
 from benchmarks.torchvision_parts import FCOSWithMasks, ProposalPart, RegionPart
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.models import MODELS, faster_rcnn, mask_rcnn
-from boxwright.models.config import config_of
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import autocast, choose_precision, compile_parts
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from boxwright.models.config import config_of
 
 from boxwright.models import MODELS
-from boxwright.models.config import config_of
 from boxwright.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import tiny_detectors
 import torch
+from boxwright.models.config import config_of
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -27,7 +28,6 @@ from boxwright.deploy.export.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.models.config import config_of
 from boxwright.recipes import load_recipe
 from boxwright.runtime.description import Description
 from boxwright.runtime.missing import required
@@ -310,7 +310,7 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 
 def test_winograd_is_refused_where_it_changes_nothing():
     recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
-    weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
+    weights = recipe.build_model(1).state_dict()
     with pytest.raises(ValueError, match="no 3x3 convolution of this network has at least 128 channels in and 64 out"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
 

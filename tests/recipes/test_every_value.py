@@ -18,7 +18,7 @@ from boxwright.training import report
 from boxwright.training.run import train
 
 TINY = (
-    "model.backbone_weights=null", "model.fpn_channels=16", "data.batch_size=2", "data.workers=0",
+    "model.backbone.weights=null", "model.fpn.channels=16", "data.batch_size=2", "data.workers=0",
     "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "optim.lr=0.0001",
 )  # fmt: skip
 SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none": (),
@@ -86,7 +86,7 @@ def test_every_detector_that_can_be_trained_alone_is_here() -> None:
     assert set(RECIPES) == {name for name, entry in MODELS.items() if not entry.needs_proposals}
     assert sum(len(settings) for *_, settings in CASES) > 70
     tried = {(key, value) for *_, settings in CASES for key, value in settings.items()}
-    assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.box_loss", "l1")} <= tried
+    assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.loss.box", "l1")} <= tried
 
 
 @pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])

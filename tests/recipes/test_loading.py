@@ -22,11 +22,11 @@ ISSUED = {
 
 # Table 3 of Tian et al. 2019: what each row adds to the one before it, from row 5 on
 ROWS = {
-    5: ["model.head_norm=gn"],
-    6: ["model.centerness_on=box"],
-    7: ["model.center_radius=1.5"],
-    8: ["model.box_loss=giou"],
-    9: ["model.normalise_targets=true", "model.box_output=relu"],
+    5: ["model.head.norm=gn"],
+    6: ["model.head.centerness_on=box"],
+    7: ["model.assignment.center_radius=1.5"],
+    8: ["model.loss.box=giou"],
+    9: ["model.head.normalise_targets=true", "model.head.box_output=relu"],
 }
 
 
@@ -76,7 +76,7 @@ def test_the_improved_recipe_is_the_default_configuration() -> None:
 
 
 def test_the_course_recipe_is_the_course_preset_at_its_final_width() -> None:
-    model = load_recipe("fcos-regnetx400mf-224", ["model.fpn_channels=64", "model.stem_channels=[64,64]"]).model
+    model = load_recipe("fcos-regnetx400mf-224", ["model.fpn.channels=64", "model.head.stem_channels=[64,64]"]).model
     assert {key: getattr(model, key) for key in COURSE} == COURSE
 
 
@@ -107,8 +107,8 @@ def test_a_base_is_a_recipe_or_a_file_beside_and_is_laid_under_key_by_key(write)
 def test_overrides_take_numbers_lists_null_and_words() -> None:
     recipe = load_recipe(
         "fcos-small",
-        ["optim.lr=1e-4", "data.train_scales=[0.5,1e0]", "optim.clip_norm=null", "model.head_norm=none",
-         "model.stem_channels=[32, 32, 32]", "data.augment.scale_jitter=[0.5,2]", "data.cache=false"],
+        ["optim.lr=1e-4", "data.train_scales=[0.5,1e0]", "optim.clip_norm=null", "model.head.norm=none",
+         "model.head.stem_channels=[32, 32, 32]", "data.augment.scale_jitter=[0.5,2]", "data.cache=false"],
     )  # fmt: skip
     assert recipe.optim.lr == 1e-4
     assert recipe.data.train_scales == (0.5, 1.0)
@@ -127,7 +127,7 @@ def test_who_names_a_backbone_means_it_in_its_own_width(write):
     assert load_recipe("fcos-small").model.backbone_variant.widths == (32, 32, 32, 1)
     for name in ("regnet_x_400mf", "resnet18"):
         assert load_recipe("fcos-small", [f"model.backbone={name}"]).model.backbone_variant.widths is None
-    given = ["model.backbone=resnet34", "model.backbone_variant.widths=[16,16,16,1]"]
+    given = ["model.backbone=resnet34", "model.backbone.widths=[16,16,16,1]"]
     for overrides in (given, given[::-1]):
         assert load_recipe("fcos-small", overrides).model.backbone_variant.widths == (16, 16, 16, 1)
     path = write("base: fcos-small\nmodel: {backbone: resnet34}\n", "own.yaml")
@@ -143,7 +143,7 @@ def test_epochs_replace_steps_and_steps_replace_epochs() -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_the_nearest_key() -> None:
-    overrides = ["optim.lrr=1", "model.headnorm=gn", "schedul.steps=3", "data.batch_size=0", "model.box_loss=huber"]
+    overrides = ["optim.lrr=1", "model.headnorm=gn", "schedul.steps=3", "data.batch_size=0", "model.loss.box=huber"]
     with pytest.raises(ValueError, match="recipe fcos-small") as caught:
         load_recipe("fcos-small", overrides)
     text = str(caught.value)
@@ -233,7 +233,17 @@ def test_an_override_that_is_none_is_quoted(override: str) -> None:
     "value", ["[[]]", "{}", "[fcos]", "{name: fcos}", "null", "3", ".inf", "2024-01-01", "[[1, [2]]]"]
 )
 @pytest.mark.parametrize(
-    "key", ["model", "model.name", "data", "optim.lr", "model.backbone", "model.level_bounds", "schedule", "version"]
+    "key",
+    [
+        "model",
+        "model.name",
+        "data",
+        "optim.lr",
+        "model.backbone",
+        "model.assignment.level_bounds",
+        "schedule",
+        "version",
+    ],
 )
 def test_a_value_of_any_kind_is_taken_or_refused_in_one_sentence(write, key, value):
     section, _, name = key.partition(".")
@@ -263,4 +273,4 @@ def test_a_base_that_leads_back_by_another_way_is_found(write):
 
 def test_channels_beyond_reason_take_no_memory():
     with pytest.raises(ValueError, match="class_channels: expected channels below"):
-        load_recipe("fcos-small", ["model.class_channels=[10000000000]"])
+        load_recipe("fcos-small", ["model.compat.class_channels=[10000000000]"])

@@ -17,7 +17,7 @@ from boxwright.training.run import train
 
 # what makes a recipe tiny; everything else is the recipe's own
 TINY = (
-    "model.backbone_weights=null",
+    "model.backbone.weights=null",
     "data.resize.mode=none",
     "data.batch_size=2",
     "data.workers=0",
@@ -28,9 +28,9 @@ TINY = (
 )
 # the published recipes have the depth and the heads that they say, on a backbone of a thirtieth of its weights; with
 # all of them it is for `make test-long`
-SLIM = "model.backbone_variant.widths=[8,32,8,1]"
+SLIM = "model.backbone.widths=[8,32,8,1]"
 # frozen statistics of random weights let the maps of a hundred layers grow beyond measure
-SLIM_REGIONS = ("model.backbone_norm=bn", "model.box.fc_channels=[32]", "model.box.samples=16")
+SLIM_REGIONS = ("model.backbone.norm=bn", "model.box.fc_channels=[32]", "model.box.samples=16")
 PUBLISHED = [name for name in recipe_names() if load_recipe(name).model.backbone in BLOCKS]
 
 
