@@ -84,7 +84,7 @@ def test_coco_has_its_names_and_other_counts_have_numbers(case_of):
 
 
 def test_a_backbone_is_no_detector():
-    with pytest.raises(ValueError, match=r"a classification network, no detector: give it as model\.backbone_weights"):
+    with pytest.raises(ValueError, match=r"a classification network, no detector: give it as model\.backbone\.weights"):
         convert_state({"conv1.weight": torch.ones(1), "fc.weight": torch.ones(1)}, "r50.pth")
     with pytest.raises(ValueError, match=r"no detector of torchvision, .*: its entries are called a, b"):
         convert_state({"a": torch.ones(1), "b": torch.ones(1)}, "x.pth")

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 import tiny_detectors
 import torch
-from boxwright.models.config import config_of
+from configs import built
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -281,10 +281,9 @@ def test_two_stages_and_masks_are_the_same_as_a_program(name):
 
 def test_winograd_in_the_heads_of_regions_is_the_same_as_a_program():
     """Where the number of maps is that of regions, which no sample fixes."""
-    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask": {"conv_channels": (128, 128), "upsampled_channels": 8}}
-    entry = MODELS["mask_rcnn"]
+    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask.conv_channels": (128, 128), "mask.upsampled_channels": 8}
     torch.manual_seed(0)
-    model = _lively(entry.build(config_of(entry.config, settings)))
+    model = _lively(built("mask_rcnn", 3, settings))
     fast = copy.deepcopy(model)
     assert use_winograd(fast) == 1
     graph, description, program = _recorded("mask_rcnn", fast)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from pydantic import BaseModel
@@ -28,7 +29,7 @@ RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-sma
            "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small"}  # fmt: skip
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
-    "backbone_norm": ("sync_bn",), "fpn_norm": ("sync_bn",), "head_norm": ("sync_bn",), "stem_norm": ("sync_bn",),
+    "norm": ("sync_bn",), "stem_norm": ("sync_bn",),
 }  # fmt: skip
 """Values that a single process on a CPU refuses."""
 
@@ -42,12 +43,18 @@ def literals(annotation: Any) -> list[Any]:
     return []
 
 
-def named_values(section: type[BaseModel], prefix: str = "") -> dict[str, list[Any]]:
+def fields_of(section: type[Any]) -> dict[str, Any]:
+    """The type of each field of a section."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items() if name != "model"}
+    return get_type_hints(section)
+
+
+def named_values(section: type[Any], prefix: str = "") -> dict[str, list[Any]]:
     """Each field below a section that takes named values, with all of them."""
     found: dict[str, list[Any]] = {}
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    for name, annotation in fields_of(section).items():
+        if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
             found |= named_values(annotation, f"{prefix}{name}.")
         elif name not in ("name", "version"):
             values = [value for value in literals(annotation) if value not in NOT_HERE.get(name, ())]
