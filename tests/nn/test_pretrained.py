@@ -107,7 +107,7 @@ class TestWeights:
         backbone, head = Backbone("resnet50", ("c4",)), StageHead("resnet50", ResNetVariant(), "frozen_bn")
         load_pretrained(torch.nn.Sequential(backbone, head), str(path))
         assert torch.equal(head.stage[2].conv3.weight, state["layer4.2.conv3.weight"])
-        assert torch.equal(backbone.body.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+        assert torch.equal(backbone.body.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
 
     def test_change_no_random_number_that_is_drawn_later(self, tmp_path):
         path, _ = self.file(tmp_path)
