@@ -51,7 +51,7 @@ def test_overrides_are_shown_too() -> None:
 def test_keys_are_explained_with_type_default_and_meaning() -> None:
     lines = call("--keys").stdout.splitlines()
     place = lines.index("data.batch_size = 16    (whole number >= 1)")
-    assert lines[place + 1] == "    Images a process and step."
+    assert lines[place + 1] == "    Images per process and step."
     assert "model.[fcos].head_norm = gn    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
     assert "model.[retinanet].head_norm = none    (none | gn | bn | sync_bn | frozen_bn)" in lines
 

@@ -45,7 +45,7 @@ class BoxSettings:
     """After each convolution of the head ("bn" in torchvision's v2)."""
     pool_size: int = 7
     pool_sampling: int = 0
-    """Points a bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
+    """Points per bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
     pool_aligned: bool = True
     """False shifts by half a cell, as torchvision's checkpoints want it."""
     pool_from: Literal["size", "source"] = "size"
@@ -57,7 +57,7 @@ class BoxSettings:
     positive_iou: float = 0.5
     negative_iou: float = 0.5
     samples: int = 512
-    """Regions an image that are learnt from."""
+    """Regions per image that are learnt from."""
     positive_fraction: float = 0.25
     regression: Literal["class", "agnostic", "none"] = "class"
     """A box for each class, one for all, or the proposal as it is (the course)."""

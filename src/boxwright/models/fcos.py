@@ -37,6 +37,7 @@ class FCOSPyramid:
     """The feature pyramid."""
 
     channels: int = 256
+    """Width of every level."""
     extra_levels: int = 2
     """2 gives P3 to P7 (the paper), 0 gives P3 to P5 (the course, small machines)."""
     extra_from: Literal["p5", "c5"] = "p5"
@@ -95,6 +96,7 @@ class FCOSLossSection:
     normaliser_start: float = 150.0
     """First value of the running mean: positives of an image or batch."""
     normaliser_momentum: float = 0.9
+    """How much of the running mean a training step keeps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,7 +56,7 @@ class ProposalSettings:
     low_quality: bool = True
     """Each object's best anchor learns it even below positive_iou; off in the course."""
     samples: int = 256
-    """Anchors an image that are learnt from."""
+    """Anchors per image that are learnt from."""
     positive_fraction: float = 0.5
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     """Of offsets, or of the boxes that they give (Detectron2's BBOX_REG_LOSS_TYPE)."""
@@ -70,7 +70,7 @@ class ProposalSettings:
     """Best anchors of each level that go into NMS, in training and at test."""
     test_candidates: int = 1000
     train_proposals: int = 1000
-    """Proposals an image that are left after NMS, in training and at test."""
+    """Proposals per image that are left after NMS, in training and at test."""
     test_proposals: int = 1000
     per_level: bool = False
     """Whether those limits hold for each level (the course) or for all together."""

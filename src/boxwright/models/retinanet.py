@@ -38,6 +38,7 @@ class RetinaNetPyramid:
     """The feature pyramid."""
 
     channels: int = 256
+    """Width of every level."""
     extra_levels: int = 2
     """2 gives P3 to P7 (the paper), 0 gives P3 to P5 (small machines)."""
     extra_from: Literal["p5", "c5"] = "c5"
@@ -105,6 +106,7 @@ class RetinaNetLossSection:
     normaliser_start: float = 100.0
     """First value of the running mean, in positives of a rank's batch."""
     normaliser_momentum: float = 0.9
+    """How much of the running mean a training step keeps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,27 +7,24 @@ overrides of version 1 are read too (`version1.py`), with a warning that names t
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from boxwright.models import MODELS, ModelConfig
 from boxwright.reading.yaml_text import parse_yaml, read_yaml
 from boxwright.recipes import version1
+from boxwright.recipes.mistakes import sentences, short
 from boxwright.recipes.schema import Recipe
 
 _LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
 _DEFAULT = {"name": next(iter(MODELS))}
-SHOWN = 120
-"""Characters of a wrong value in a sentence."""
 ALIASES = {
     "fcos": "fcos-small",
     "retinanet": "retinanet-small",
@@ -73,14 +70,14 @@ def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     model = data.get("model")
     name = model.get("name") if isinstance(model, dict) else model
     if not isinstance(model, dict) or not isinstance(name, str) or name not in MODELS:
-        near = difflib.get_close_matches(_short(name), MODELS, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(short(name), MODELS, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else ""
-        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {_short(name)}{hint}")
+        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {short(name)}{hint}")
         data = {**data, "model": _DEFAULT}
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        mistakes += _sentences(error, name if isinstance(name, str) else None)
+        mistakes += sentences(error, name if isinstance(name, str) else None)
     if mistakes:
         raise ValueError(f"recipe {where}: " + "; ".join(mistakes))
     return recipe
@@ -99,7 +96,11 @@ def check_stored_recipe(data: dict[str, Any], where: str) -> Recipe:
     section = data.get("data") if isinstance(data, dict) else None
     if isinstance(section, dict) and "value_range" not in section:
         data = data | {"data": section | {"value_range": "type"}}
-    return check_recipe(version1.today(data, []) if isinstance(data, dict) else data, where)
+    try:
+        data = version1.today(data, []) if isinstance(data, dict) else data
+    except ValueError as error:
+        raise ValueError(f"recipe {where}: {error}") from error
+    return check_recipe(data, where)
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
 def _base_file(path: Path, base: Any) -> Path:
     """The file that a recipe lies over: one beside it, or a recipe by its name."""
     if not isinstance(base, str) or not base or len(base) > LONGEST_NAME or "\0" in base:
-        raise ValueError(f"expected a recipe's name or a file beside this one, got {_short(base)}")
+        raise ValueError(f"expected a recipe's name or a file beside this one, got {short(base)}")
     beside = path.parent / base
     return beside if beside.is_file() else _find(base)
 
@@ -204,7 +205,7 @@ def _parsed(override: str, notes: list[str]) -> list[tuple[str, Any]]:
     try:
         value = parse_yaml(text)
     except ValueError as error:
-        raise ValueError(f"override {_short(override)}: the value is not YAML that is read here ({error})") from error
+        raise ValueError(f"override {short(override)}: the value is not YAML that is read here ({error})") from error
     if isinstance(value, str):
         value = _number(value)
     return list(version1.override_today(key, value, notes).items())
@@ -233,60 +234,3 @@ def _number(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
-
-
-def _sentences(error: ValidationError, model: Any) -> Iterable[str]:
-    """One clause for each mistake: where, what, and the nearest known key for a typo."""
-    for detail in error.errors():
-        location = [str(part) for part in detail["loc"]]
-        if location[:1] == ["model"] and location[1:2] == [model]:  # the union tells which of its members it took
-            del location[1]
-        where, kind = ".".join(location), detail["type"]
-        if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = _keys(location[:-1], model)
-            below = [name for name in known if "." not in name]
-            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(below)})")
-        elif kind == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
-            yield f"{where}: expected a key that is text, got {_short(detail['input'])}"
-        elif kind == "missing":
-            yield f"{where}: missing"
-        else:
-            message = detail["msg"].removeprefix("Value error, ")
-            if kind == "dataclass_type":
-                message = "expected settings by name"
-            if kind == "value_error" and re.match(r"[a-z_0-9., ]+: ", message):  # it names the setting itself
-                yield f"{where}.{message}" if where else message
-            else:
-                yield f"{where}: {message[0].lower()}{message[1:]}, got {_short(detail['input'])}" if where else message
-
-
-def _short(value: Any) -> str:
-    """A value as a sentence shows it, however long it is."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # Python writes no number of thousands of digits
-        return "a number of thousands of digits"
-    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    return repr(text) if isinstance(value, str) else text
-
-
-def _keys(path: Sequence[str], model: Any) -> list[str]:
-    """The names of the settings of a section, and the dotted ones of the sections within it."""
-    section: Any = Recipe
-    for part in path:
-        section = _below(section, model).get(part)
-    found = []
-    for name, kind in _below(section, model).items():
-        found += [name, *(f"{name}.{key}" for key in _below(kind, model))]
-    return found
-
-
-def _below(section: Any, model: Any) -> dict[str, Any]:
-    """The type of each setting of a section; none of what is no section."""
-    if not isinstance(section, type):
-        return {}
-    if issubclass(section, BaseModel):
-        kinds = {name: field.annotation for name, field in section.model_fields.items()}
-        return kinds if section is not Recipe else {**kinds, "model": MODELS[model].config if model in MODELS else None}
-    return get_type_hints(section) if dataclasses.is_dataclass(section) else {}

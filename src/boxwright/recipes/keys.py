@@ -38,7 +38,7 @@ def recipe_keys(model: str) -> list[Key]:
     """Every key that a recipe for this detector may set, in the order of the schema.
 
     >>> next(key for key in recipe_keys("fcos") if key.key == "data.batch_size")
-    Key(key='data.batch_size', type='whole number >= 1', default=16, text='Images a process and step.')
+    Key(key='data.batch_size', type='whole number >= 1', default=16, text='Images per process and step.')
     """
     return list(_keys_of(Recipe, None, "", model))
 

@@ -92,7 +92,7 @@ class Data(Section):
     while there is most to learn)."""
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
-    """Images a process and step."""
+    """Images per process and step."""
     workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
     value_range: Literal["auto", "type", "image"] | tuple[float, float] = "auto"
@@ -120,9 +120,9 @@ class Optim(Section):
     clip_norm: float | None = Field(None, gt=0.0)
     """Largest gradient norm; null: not clipped."""
     reference_batch: int = Field(16, ge=1)
-    """The images a step that lr and schedule are meant for."""
+    """The images per step that lr and schedule are meant for."""
     accumulate: int = Field(1, ge=1)
-    """Batches a step."""
+    """Batches per step."""
 
 
 class Schedule(Section):
@@ -152,25 +152,25 @@ class Schedule(Section):
 
 
 class Validation(Section):
-    """When a run is measured, and when it stops."""
+    """When a run is evaluated, and when it stops."""
 
     times: int = Field(10, ge=1)
-    """Measurements over the whole run, evenly spaced, the last at its end."""
+    """Evaluations over the whole run, evenly spaced, the last at its end."""
     every: int | None = Field(None, ge=1)
-    """Measure after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
+    """Evaluate after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
     patience: int | None = Field(None, ge=1)
-    """Stop after this many measurements without a better AP; null: never."""
+    """Stop after this many evaluations without a better AP; null: never."""
     max_images: int | None = Field(None, ge=1)
-    """Measure on the first so many images only; null: all."""
+    """Evaluate on the first so many images only; null: all."""
     batch_size: int | None = Field(None, ge=1)
-    """Images a forward; null: as in training."""
+    """Images per forward pass; null: as in training."""
 
     def count(self, steps: int) -> int:
-        """Measurements of a run of so many steps."""
+        """Evaluations of a run of so many steps."""
         return min(self.times, steps) if self.every is None else -(-steps // self.every)
 
     def steps_within(self, seconds: float, step: float, measurement: float) -> float:
-        """How many steps fit into a time, from the seconds of a step and of a measurement."""
+        """How many steps fit into a time, from the seconds of a step and of an evaluation."""
         if self.every is not None:
             return seconds / (step + measurement / self.every)
         return (seconds - self.times * measurement) / step
@@ -198,7 +198,7 @@ class AnyDetector:
 
 
 class Recipe(Section):
-    """A complete run: what is built, fed, trained and measured."""
+    """A complete run: what is built, fed, trained and evaluated."""
 
     version: Literal[2] = 2
     name: str = ""

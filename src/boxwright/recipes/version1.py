@@ -75,7 +75,7 @@ def today(data: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     Raises ValueError where a setting is given by its old and its new key.
     """
     data = _copied(data)
-    if data.get("version") == 1:
+    if type(data.get("version")) is int and data["version"] == 1:
         data["version"] = 2
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("backbone"), str):
@@ -87,11 +87,11 @@ def today(data: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         value = holder.pop(name)
         _put(data, old, new, value)
         notes.append(f"{old} is now {new}")
-    if isinstance(model, dict) and model.get("backbone_variant") == {}:
+    if isinstance(model, dict) and isinstance(model.get("backbone_variant"), dict) and not model["backbone_variant"]:
         del model["backbone_variant"]
     for (key, value), word in VALUES.items():
         holder, name = _holder(data, key)
-        if holder is not None and holder.get(name) == value:
+        if holder is not None and isinstance(holder.get(name), str) and holder[name] == value:
             holder[name] = word
             notes.append(f"{key}={value} is now {word}")
     return data
