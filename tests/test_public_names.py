@@ -23,7 +23,7 @@ import boxwright
 
 recipe = boxwright.load_recipe("fcos", ["optim.lr=0.01"])
 names: list[str] = boxwright.list_recipes()
-model = boxwright.build("fcos", ["model.fpn_channels=32"], num_classes=3)
+model = boxwright.build("fcos", ["model.fpn.channels=32"], num_classes=3)
 images = boxwright.ImageBatch.of([torch.zeros(3, 64, 64)])
 truth = boxwright.GroundTruth.of([[1, 2, 30, 40]], [0])
 losses: dict[str, torch.Tensor] = model.loss(model(images), boxwright.Targets.of([truth]))

@@ -19,7 +19,6 @@ from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.program import write_program
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, ImageBatch
 
@@ -33,9 +32,9 @@ PIXELS, SCORE = 0.5, 0.005
 def detector_of(name: str, *settings: str, precision: str = "fp32") -> Detector:
     """A small detector with random weights whose class scores differ from place to place."""
     torch.manual_seed(0)
-    recipe = load_recipe(name, ["data.resize.size=96", "data.resize.max_size=200", "model.fpn_channels=32", *settings])
+    recipe = load_recipe(name, ["data.resize.size=96", "data.resize.max_size=200", "model.fpn.channels=32", *settings])
     classes = Classes.named(["object"]) if name.startswith("rpn") else CLASSES
-    model: Any = MODELS[recipe.model.name].build(recipe.model_config_of(len(classes)))
+    model: Any = recipe.build_model(len(classes))
     with torch.no_grad():
         for part, module in model.named_modules():
             if part.endswith(("class_logits", "objectness", "logits")) and hasattr(module, "weight"):
@@ -73,7 +72,7 @@ def test_of_every_detector_alone_and_among_others(recipe: str, images: list[np.n
 @pytest.mark.parametrize("norm", ["none", "gn", "bn"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_of_every_norm_and_precision(norm: str, precision: str, images: list[np.ndarray]) -> None:
-    detector = detector_of("fcos-small", f"model.head_norm={norm}", precision=precision)
+    detector = detector_of("fcos-small", f"model.head.norm={norm}", precision=precision)
     alone = [detector.predict(image)[0] for image in images]
     for one, other in zip(alone, detector.predict(images, batch=8), strict=True):
         assert_alike(one, other)
@@ -112,7 +111,7 @@ def test_of_exported_files(images: list[np.ndarray], tmp_path: Path) -> None:
     """With group norm, whose statistics a padded batch would change."""
     if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         pytest.skip("the packages of boxwright[export] are not installed")
-    recipe = ("model.head_norm=gn", "model.backbone=resnet18", "model.stem_channels=[32]")
+    recipe = ("model.head.norm=gn", "model.backbone=resnet18", "model.head.stem_channels=[32]")
     graph, description = detector_graph(detector_of("fcos-small", *recipe)._checkpoint)
     program = record(graph, description)
     for suffix, write in (("pt2", write_program), ("onnx", write_onnx)):

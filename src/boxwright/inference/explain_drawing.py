@@ -123,7 +123,7 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
             f"{level.name}: of {counted(len(owner), 'location')}, {learners(owner)}"
             + (f"\n{ignored} ignored (x)" if ignored else "")
         )
-    radius = explanation.config.center_radius
+    radius = explanation.config.assignment.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
     heading = (
         f"Which box each location must learn: a dot has the colour of its box. It lies inside that box{near}, and the "

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boxwright.models import MODELS, DetectionModel
-from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
 
 
@@ -16,7 +15,7 @@ def build(name: str | Path, overrides: Sequence[str] = (), *, num_classes: int) 
     `name` is that of a detector ("fcos", "faster_rcnn": its recipe for one's own data), of a recipe, or of a YAML file;
     `overrides` are settings of the recipe. Nothing is fetched: pretrained weights of a recipe are for `train`.
 
-    >>> model = build("fcos", ["model.fpn_channels=32"], num_classes=3)
+    >>> model = build("fcos", ["model.fpn.channels=32"], num_classes=3)
     >>> sorted(name for name, _ in model.named_children())
     ['backbone', 'fpn', 'head']
 
@@ -25,7 +24,4 @@ def build(name: str | Path, overrides: Sequence[str] = (), *, num_classes: int) 
     if num_classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
     recipe = load_recipe(str(name).replace("_", "-") if name in MODELS else name, overrides)
-    model: DetectionModel = MODELS[recipe.model.name].build(
-        with_values(recipe.model_config_of(num_classes), backbone_weights=None)
-    )
-    return model
+    return recipe.build_model(num_classes)

@@ -13,8 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from boxwright.data.dataset import DetectionDataset
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import compile_parts
@@ -212,10 +211,10 @@ def _state(
 ) -> TrainState:  # fmt: skip
     """What is trained: new, from the weights of another detector, or as a run was left."""
     torch.manual_seed(asked.seed)
-    config = recipe.model_config_of(len(classes))
-    if resumed is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
-        config = with_values(config, backbone_weights=None)
-    model = MODELS[recipe.model.name].build(config).to(accelerator.device, memory_format=torch.channels_last)
+    model = recipe.build_model(len(classes)).to(accelerator.device, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
+    if resumed is None and asked.weights is None:  # else other weights replace them: nothing to fetch
+        load_pretrained(model, recipe.model.backbone.weights)
     if asked.weights is not None and resumed is None:
         display.log(load_weights(model, classes, Path(asked.weights)))
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
