@@ -165,7 +165,7 @@ def test_for_a_video_it_is_said_what_to_do(boxwright, checkpoint, odd, name):
 
 
 def test_an_address_is_no_file(boxwright, checkpoint):
-    boxwright("predict", checkpoint, "https://example.org/a.jpg").refused("this is a URL", "copy it here first")
+    boxwright("predict", checkpoint, "https://example.org/a.jpg").refused("this is a URL", "download it first")
 
 
 # ---- images that are read, and said ---------------------------------------------------------------------------------
