@@ -120,7 +120,7 @@ def test_a_log_takes_any_name(tmp_path, capsys):
     display = Display(enabled=True)
     display.log_to(tmp_path / "log.txt")
     for name in NAMES:
-        display.say(f"classes: {name}")
+        display.log(f"classes: {name}")
     for written in (capsys.readouterr().err, (tmp_path / "log.txt").read_text()):
         lines = written.splitlines()
         assert lines == [f"classes: {printable(name)}" for name in NAMES]

@@ -1,4 +1,7 @@
-"""Writing files: errors name the file, no partial file is left behind, and JSON files are written entry by entry."""
+"""Writing files: errors name the file, no partial file is left behind, and JSON files are written entry by entry.
+
+A folder that is written to is a new one: `free_folder`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ def printable(name: str) -> str:
     >>> print(printable("two\nlines"), printable("[/b] \x1b[31mred"), printable("été"))
     two\nlines [/b] \x1b[31mred été
     """
-    steering = (
-        letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name
-    )  # fmt: skip
+    steering = (letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
     return "".join(
         letter.encode("unicode_escape").decode() if steers else letter
         for letter, steers in zip(name, steering, strict=True)
@@ -58,6 +59,19 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def free_folder(wanted: Path) -> Path:
+    """Create `wanted`, or `wanted-2`, `-3`, ... where that is taken."""
+    number = 1
+    while True:
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return folder
 
 
 class GrowingJson:

@@ -24,7 +24,7 @@ from boxwright.cli.other_words import OPTIONS, VERBS, meant
         ("predict m.pt x.jpg --iou 0.4", "use --nms-iou 0.4"),
         ("predict --weights m.pt x.jpg", "boxwright predict m.pt"),
         ("predict m.pt --source x.jpg", "CHECKPOINT x.jpg"),
-        ("predict m.pt x.jpg --save-txt", "use --yolo"),
+        ("predict m.pt x.jpg --save-txt", "use --format yolo"),
         ("evaluate --weights m.pt", "boxwright evaluate m.pt"),
         ("export m.pt --half", "--precision bf16"),
         ("val m.pt --data x", "use boxwright evaluate"),

@@ -94,10 +94,10 @@ def test_members_of_a_shard_that_are_images(folder, tmp_path):
         ("l.parquet", {"file": ["a.png"]}, "l.parquet: expected a column path, got file"),
         ("l.parquet", {"bytes": [b"1"]}, "l.parquet: expected a column key, got bytes"),
         ("l.parquet", {"path": ["a.png", None]}, "l.parquet: row 1 of row group 0 has no path"),
-        ("l.parquet", {"key": ["k", "k"], "bytes": [b"1", b"2"]}, "the key 'k' stands for two images"),
+        ("l.parquet", {"key": ["k", "k"], "bytes": [b"1", b"2"]}, "two images have the key 'k'"),
         ("l.parquet", "hello", "l.parquet: not a parquet file"),
         ("l.tar", "hello", "l.tar: not a tar archive, or a compressed or damaged one"),
-        ("l.txt", "s3://bucket/a.png", "s3://bucket/a.png: an address; images are read from files"),
+        ("l.txt", "s3://bucket/a.png", "s3://bucket/a.png: a URL; images are read from files"),
     ],
 )
 def test_what_a_listing_lacks_is_said(tmp_path, name, content, sentence):

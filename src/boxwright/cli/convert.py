@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from boxwright.wording import counted
+from boxwright.writing import printable
 
 
 def convert(
@@ -80,9 +81,9 @@ def convert(
         beside.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
     kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
-    typer.echo(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million parameters", err=True)
+    typer.echo(printable(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million parameters"), err=True)
     for note in origin.get("notes", []):
-        typer.echo(f"assumed: {note}", err=True)
+        typer.echo(printable(f"assumed: {note}"), err=True)
     typer.echo(str(path))
 
 

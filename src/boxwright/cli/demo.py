@@ -28,10 +28,9 @@ def demo(
     from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
     from boxwright.inference.predictor import Detector
     from boxwright.training.run import train as run
-    from boxwright.training.run_folder import free_folder
     from boxwright.visualize import contact_sheet, save
     from boxwright.visualize import draw as drawn
-    from boxwright.writing import writing
+    from boxwright.writing import free_folder, writing
 
     folder = free_folder(out)
     data = folder / "data"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.progress import log, progress_bar
 from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
     from boxwright.evaluation.summary import Evaluation
-    from boxwright.inference.predictor import Detector
     from boxwright.structures import Classes, Detections, GroundTruth
 
 
@@ -103,77 +103,67 @@ def evaluate(
     _refuse_given(context, OF_VOC if metric != "voc" else (), "is for --metric voc")
     if save is not None:
         _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
-    from dataclasses import replace
-
-    from boxwright.evaluation.summary import evaluate_detections
-    from boxwright.writing import printable
-
-    areas, unreadable, detector = None, 0, None
+    unreadable = 0
     if ground_truth is not None and detections is not None:
         from boxwright.evaluation.comparison import compare_files
+        from boxwright.evaluation.summary import evaluate_detections
 
         pixels = metric == "voc" and plus_one
         compared = compare_files(ground_truth, detections, split=split, classes=classes, plus_one=pixels)
         for warning in compared.warnings:
-            typer.echo(f"boxwright: {printable(warning)}", err=True)
+            log(warning)
         found, wanted, known, areas = compared.detections, compared.ground_truths, compared.classes, compared.areas
         image_ids, paths = compared.image_ids, compared.paths
         if score_threshold is not None:
             found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
+        evaluation = evaluate_detections(
+            found,
+            wanted,
+            known,
+            metric=metric,
+            iou=iou,
+            max_detections=max_detections or 100,
+            areas=areas,
+            eleven_point=eleven_point,
+            plus_one=plus_one,
+        )
     else:
         assert checkpoint is not None  # checked by _check
         assert data is not None
-        from boxwright.inference.evaluate import evaluate_checkpoint
-        from boxwright.inference.predictor import Detector
+        from boxwright.inference.evaluate import evaluate as evaluated
 
-        detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
-        result = evaluate_checkpoint(
-            detector, data, split or "val",
-            classes=classes, batch=batch, device=device, score_threshold=score_threshold,
-            max_detections=max_detections, limit=limit, proposals=proposals,
-        )  # fmt: skip
-        known, wanted = result.classes, list(result.ground_truths)
-        found = [replace(image, classes=known) for image in result.detections]
-        image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
-        areas, unreadable = result.areas, result.unreadable
-    evaluation = evaluate_detections(
-        found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
-        eleven_point=eleven_point, plus_one=plus_one,
-    )  # fmt: skip
-    if detector is not None:
-        evaluation = _with_unclaimed(evaluation, detector, found, wanted, known)
+        with progress_bar("evaluating") as progress:
+            result = evaluated(
+                checkpoint,
+                data,
+                split or "val",
+                classes=classes,
+                metric=metric,
+                iou=iou,
+                eleven_point=eleven_point,
+                plus_one=plus_one,
+                score_threshold=score_threshold,
+                max_detections=max_detections,
+                limit=limit,
+                batch=batch,
+                proposals=proposals,
+                device=device,
+                precision=precision,
+                compile=compile,
+                log=log,
+                progress=progress,
+            )
+        evaluation, inputs = result.evaluation, result.inputs
+        found, wanted, known = inputs.detections, inputs.ground_truths, inputs.classes
+        image_ids, paths = inputs.image_ids, [str(path) for path in inputs.paths]
+        unreadable = inputs.unreadable
     _print(evaluation, len(found), iou, json_output)
     if save is not None:
         _save(save, evaluation, found, wanted, known, image_ids, paths, iou)
     if unreadable:
         raise typer.Exit(2)
-
-
-def _with_unclaimed(
-    evaluation: Evaluation,
-    detector: Detector,
-    detections: list[Detections],
-    ground_truths: list[GroundTruth],
-    classes: Classes,
-) -> Evaluation:
-    """The same; if AP50 is near zero, with the number of objects that no location or anchor can be assigned to."""
-    from dataclasses import replace
-
-    from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
-    from boxwright.inference.claims import unclaimed
-
-    value = evaluation.figures.get("AP50", evaluation.figures.get("mAP"))
-    if value is None or value >= NEAR_ZERO:
-        return evaluation
-    sizes = [found.size_hw for found in detections]
-    lost = unclaimed(list(zip(ground_truths, sizes, strict=True)), detector.recipe, classes)
-    if lost is None:
-        return evaluation
-    diagnosis = (f"{lost.sentence()}.", *evaluation.diagnosis)
-    figures = evaluation.figures | {"diagnosis": list(diagnosis)}
-    return replace(evaluation, figures=figures, diagnosis=diagnosis)
 
 
 def _check(
@@ -213,10 +203,8 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
 def _print(evaluation: Evaluation, images: int, iou: float, json_output: bool) -> None:
     import json
 
-    from boxwright.writing import printable
-
     for sentence in (*evaluation.notes, *evaluation.diagnosis):
-        typer.echo(f"boxwright: {printable(sentence)}", err=True)
+        log(sentence)
     if json_output:
         typer.echo(json.dumps(evaluation.figures, allow_nan=False))
         return

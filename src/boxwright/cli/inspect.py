@@ -36,7 +36,7 @@ def inspect(
     from boxwright.recipes import load_recipe
 
     settings = load_recipe(recipe)
-    bounds = getattr(settings.model, "level_bounds", None)
+    bounds = getattr(getattr(settings.model, "assignment", None), "level_bounds", None)
     dataset = open_folder(folder, classes)
     if split is not None:
         chosen = find_split(dataset, split)
@@ -53,7 +53,7 @@ def inspect(
     lost = unclaimed_findings(report.dataset, settings)
     report = replace(report, findings=(*report.findings, *lost))
     if json:
-        typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))
+        typer.echo(dumps(report.as_dict(), indent=1))
     else:
         print_report(report, table_console(), None if all_findings else 10)
     if strict and report.serious:

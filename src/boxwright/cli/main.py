@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -50,6 +51,7 @@ def run() -> None:
 
     Set BOXWRIGHT_TRACEBACK=1 to see the traceback.
     """
+    _print_every_name()
     _fill_in_resume(sys.argv)
     warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that is missing in the charts' font
     before = signal.signal(signal.SIGTERM, _end)
@@ -61,6 +63,8 @@ def run() -> None:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, UnicodeEncodeError) and not sys.flags.utf8_mode:
+            text += f"; the locale knows {error.encoding} only: set PYTHONUTF8=1 or a locale of UTF-8"
         text = "\n".join(map(printable, text.split("\n")))
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
@@ -73,6 +77,13 @@ def run() -> None:
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _print_every_name() -> None:
+    """Write a character that the output has no code for as an escape: a name of a class or file ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _options() -> dict[str, set[str]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from boxwright.cli.progress import log, progress_bar
 from boxwright.wording import counted
 
 
@@ -28,9 +29,18 @@ def proposals(
     """
     from boxwright.inference.propose import write_proposals_of
 
-    images, boxes, unreadable = write_proposals_of(
-        checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
-    )
+    with progress_bar("proposing") as progress:
+        images, boxes, unreadable = write_proposals_of(
+            checkpoint,
+            data,
+            out,
+            split=split,
+            max_proposals=max_proposals,
+            batch=batch,
+            device=device,
+            log=log,
+            progress=progress,
+        )
     typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(images, 'image')}")
     if unreadable:
         raise typer.Exit(2)

@@ -21,7 +21,7 @@ def train(
         str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
     ] = "fcos",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
+        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")
     ] = None,
     data: Annotated[
         Path | None,
@@ -59,7 +59,9 @@ def train(
     ] = None,
     estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="Behind the whole command: say how long it would take; nothing is written."),
+        typer.Option(
+            "--estimate", help="Behind the whole command: estimate how long it would take; nothing is written."
+        ),
     ] = False,
 ) -> None:
     """Train a detector on a folder of labelled images.
@@ -68,26 +70,28 @@ def train(
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
     """
     if estimate:
-        from boxwright.training.estimate import estimate as measured
+        from boxwright.training.estimate import estimate as estimated
 
         if data is None or _given(context, ("resume",)):
             raise ValueError("--estimate needs --data, and is for a run that begins: leave out --resume")
-        found = measured(
+        found = estimated(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
             weights=weights, overfit=overfit, minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
         )  # fmt: skip
         typer.echo(found.sentence())
         return
-    from boxwright.training.run import refuse_beside_resume
+    from boxwright.training.resume import refuse_beside_resume
     from boxwright.training.run import train as run
 
     if resume is not None:
         refuse_beside_resume(_given(context, FROM_THE_RUN if resume == "latest" else FROM_THE_RUN + OF_A_FOLDER))
-    result = run(
-        recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
-        weights=weights, name=name, runs=runs, resume=resume, overfit=overfit, minutes=minutes, device=device,
-        seed=seed, proposals=proposals,
-    )  # fmt: skip
+        result = run(data=data, name=name, runs=runs, resume=resume, device=device)
+    else:
+        result = run(
+            recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
+            weights=weights, name=name, runs=runs, overfit=overfit, minutes=minutes, device=device, seed=seed,
+            proposals=proposals,
+        )  # fmt: skip
     typer.echo(str(result.folder))
 
 

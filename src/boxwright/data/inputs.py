@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from boxwright.data.formats.listing import files_of
-from boxwright.data.image_io.decode import (
-    ReadImage,
-    Unreadable,
-    pixels_of_image,
-    read_with_note,
-)
+from boxwright.data.image_io.any_image import ImageLike, read_any_image
+from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.file_types import SUFFIXES, VIDEO_SUFFIXES, is_image_name, is_video_name, video_sentence
 from boxwright.data.image_io.memory_need import MEMORY, TOGETHER, Need, need_of_image, too_large
 from boxwright.data.image_io.value_range import ValueRange
@@ -29,7 +25,6 @@ from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_proposals
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 
-ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 WINDOW = 64
 """Images that are sorted by shape and batched together."""
 DECODERS = TOGETHER
@@ -98,48 +93,6 @@ def image_paths(source: str | Path) -> list[Path]:
             raise FileNotFoundError(f"{source}: this is a URL; images are read from files, so download it first")
         raise FileNotFoundError(f"{source}: no such image, folder or pattern")
     return found
-
-
-def as_pixels(image: ImageLike) -> tuple[Tensor, str | None]:
-    """One image as (3, H, W) uint8 or float in [0, 1], and its path."""
-    path = str(image) if isinstance(image, (str, Path)) else None
-    return read_any_image(image).pixels, path
-
-
-def read_any_image(image: ImageLike, value_range: ValueRange = "auto") -> ReadImage:
-    """One image as (3, H, W) uint8 or float in [0, 1], its path, and a note on a defect of its file."""
-    if isinstance(image, (str, Path)):
-        return read_with_note(image, value_range=value_range)
-    if isinstance(image, Image.Image):
-        found = pixels_of_image(image, value_range)
-        return found._replace(pixels=found.pixels.contiguous())
-    return ReadImage(_given_pixels(image))
-
-
-def _given_pixels(image: np.ndarray[Any, Any] | Tensor) -> Tensor:
-    if isinstance(image, Tensor):
-        pixels = image.cpu()  # it is resized and put into a batch with others there
-    else:
-        array = np.ascontiguousarray(image)
-        if not array.flags.writeable:  # as PIL's own arrays are; torch would warn
-            array = array.copy()
-        if array.ndim == 2:
-            array = np.repeat(array[:, :, None], 3, axis=2)
-        if array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(f"array: expected (H, W, 3) RGB or (H, W), got {array.shape}")
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-    if pixels.dim() != 3 or pixels.shape[0] != 3:
-        raise ValueError(f"tensor: expected (3, H, W) RGB, got {tuple(pixels.shape)}")
-    if pixels.dtype == torch.uint8:
-        return pixels.contiguous()
-    if not pixels.is_floating_point():
-        raise ValueError(f"pixels: expected uint8, or float in [0, 1], got {pixels.dtype}")
-    if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):  # so also where one is NaN
-        raise ValueError(
-            f"float pixels: expected [0, 1], got [{float(pixels.min()):.4g}, {float(pixels.max()):.4g}]; "
-            f"give uint8 for 0 to 255, and do not normalise: the model does"
-        )
-    return pixels.float().contiguous()
 
 
 def refuse_among_images(out: Path, sources: list[Path], images: list[Path]) -> None:

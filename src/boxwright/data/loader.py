@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from boxwright.data.dataset import DetectionDataset, SampleKey
@@ -22,6 +23,16 @@ class Batch(NamedTuple):
     targets: Targets
     indices: tuple[int, ...]
     proposals: Proposals | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; a GPU gets it while it works on."""
+        images, targets, proposals = self.images, self.targets, self.proposals
+        return Batch(
+            images.to(device, non_blocking=True),
+            targets.to(device, non_blocking=True),
+            self.indices,
+            None if proposals is None else proposals.to(device, non_blocking=True),
+        )
 
 
 class Collate:

@@ -66,7 +66,10 @@ class StepSampler(Sampler[list[SampleKey]]):
 
 
 def draw_seed(seed: int, number: int) -> int:
-    """A well-mixed 63-bit seed for draw `number` of a run (splitmix64)."""
+    """A well-mixed 63-bit seed for draw `number` of a run (splitmix64).
+
+    Not numpy's `SeedSequence`, whose other seeds would change every recorded run.
+    """
     value = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**64 - 1)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         value = ((value ^ (value >> shift)) * factor) & (2**64 - 1)

@@ -40,7 +40,7 @@ class SplitDetector(Protocol):
 class SplitDetections:
     """The result of one process: by index of the record, detections in original pixels or the error of the image.
 
-    `losses` are sums over `count` images.
+    `losses` are sums over `count` images, as are `floors`, which some losses cannot fall below.
     """
 
     images: dict[int, Detections | Unreadable] = field(default_factory=dict)
@@ -48,15 +48,21 @@ class SplitDetections:
     count: int = 0
     notes: dict[int, str] = field(default_factory=dict)
     """Notes on defects of images that could be read."""
+    floors: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[SplitDetections]) -> SplitDetections:
         """The results of several processes as one."""
         images = {index: one for part in parts for index, one in part.images.items()}
-        names = dict.fromkeys(name for part in parts for name in part.losses)
-        losses = {name: sum(part.losses.get(name, 0.0) for part in parts) for name in names}
         notes = {index: note for part in parts for index, note in part.notes.items()}
-        return cls(images, losses, sum(part.count for part in parts), notes)
+        losses, floors = _added([part.losses for part in parts]), _added([part.floors for part in parts])
+        return cls(images, losses, sum(part.count for part in parts), notes, floors)
+
+
+def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Sums of the numbers of one name."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ class EvaluationInputs:
     """Detections and ground truth of the same images in the same order, in original pixels: the inputs of the metrics.
 
     `areas` are those given in the annotation file, per object of the ground truth; `unreadable` is the number of images
-    that could not be read and are left out; `losses` are means over the images, if they were requested.
+    that could not be read and are left out; `losses` are means over the images, if they were requested, as are the
+    `floors` that some of them cannot fall below.
     """
 
     detections: list[Detections]
@@ -75,6 +82,7 @@ class EvaluationInputs:
     areas: list[list[float | None]]
     unreadable: int = 0
     losses: dict[str, float] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
 
 
 def evaluation_settings(
@@ -138,7 +146,8 @@ def detect_split(
         }
         results_of.update(zip((index for index, _ in good), found, strict=True))
         notes = {index: one.note for index, one in good if one.note}
-        yield SplitDetections(results_of, {name: float(value) for name, value in sums.sums.items()}, sums.count, notes)
+        added, floors = ({k: float(v) for k, v in part.items()} for part in (sums.sums, sums.floors))
+        yield SplitDetections(results_of, added, sums.count, notes, floors)
 
 
 def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes: Classes) -> EvaluationInputs:
@@ -160,4 +169,5 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
         ],
         unreadable=len(found.images) - len(order),
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},
+        floors={name: value / max(1, found.count) for name, value in found.floors.items()},
     )

@@ -132,7 +132,8 @@ def overlaps(
 ) -> Floats:
     """Intersection over union (P,) of boxes (P, 4) row by row; over the first box's own area where `crowd` (P,).
 
-    plus_one: a box includes its right and lower pixel, as in the VOC development kit.
+    plus_one: a box includes its right and lower pixel, as in the VOC development kit. Not `ops.boxes.pairwise_iou`:
+    that is float32, knows neither crowds nor this pixel, and would compare the objects of all images.
 
     >>> overlaps(np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 0, 2, 1]]), plus_one=True).tolist()
     [0.3333333333333333]

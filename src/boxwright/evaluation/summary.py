@@ -32,6 +32,14 @@ class Evaluation:
     diagnosis: tuple[str, ...]
 
 
+def check_metric(metric: str, iou: float) -> None:
+    """ValueError for a metric that is none, or an overlap that is no fraction."""
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+
+
 def evaluate_detections(
     detections: Sequence[Detections],
     ground_truths: Sequence[GroundTruth],
@@ -50,10 +58,7 @@ def evaluate_detections(
     AP has its own ten. `max_detections` is COCO's highest limit for each class of an image; the lower ones are 1, 10
     and 100. Raises ValueError for an unknown metric or an `iou` outside (0, 1].
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+    check_metric(metric, iou)
     pixels = metric == "voc" and plus_one
     matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)

@@ -1,4 +1,4 @@
-"""From a folder to what the loop is fed: format, splits, classes, preflight, images; what is decided is said."""
+"""From a folder to what the loop is fed: format, splits, classes, preflight, images."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ PROBLEMS_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The checked data of a run: what it trains on and what it is measured on."""
+class CheckedData:
+    """The checked data of a run: what it trains on and what it is validated on."""
 
     train: Split
     val: Split
@@ -62,18 +62,18 @@ def open_checked(
     val_split: str,
     overfit: int | None,
     recipe: Recipe,
-    say: Callable[[str], None],
-) -> Prepared:
-    """Open a data folder, check it, and pick the two splits; everything decided is said."""
+    log: Callable[[str], None],
+) -> CheckedData:
+    """Open a data folder, check it, and pick the two splits; what was decided is logged."""
     dataset = open_folder(path, classes=classes)
-    say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    log(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
     for note in dataset.notes:
-        say(f"data: {note}")
+        log(f"data: {note}")
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
-        say("data: this detector finds objects of any class, so all are one class, object")
+        log("data: this detector finds objects of any class, so all are one class, object")
     wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
-    bounds = getattr(recipe.model, "level_bounds", None)
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
@@ -83,11 +83,11 @@ def open_checked(
         replace(report.dataset, splits={train_split: find_split(report.dataset, train_split)}), recipe
     )
     for finding in lost:
-        say(f"data: {finding.message}")
-    _say_problems(report, say)
+        log(f"data: {finding.message}")
+    _log_problems(report, log)
     for finding in report.findings:
         if finding.kind == "narrow-values":
-            say(f"data: {finding_line(finding)}")
+            log(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
     train = find_split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
@@ -103,9 +103,9 @@ def open_checked(
         train = train.with_records(labelled[:overfit])
     val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
-        raise ValueError(f"{path}: split {val_split} has no usable image to measure on; name another: --val-split")
-    say(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to measure on ({val.name})")
-    return Prepared(train, val, dataset.classes, report)
+        raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
+    log(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to validate on ({val.name})")
+    return CheckedData(train, val, dataset.classes, report)
 
 
 def _require_masks(path: str | Path, train: Split, recipe: str, report: PreflightReport) -> None:
@@ -120,12 +120,12 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
         )
 
 
-def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
+def _log_problems(report: PreflightReport, log: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
-        say(f"data: {finding_line(finding)}")
+        log(f"data: {finding_line(finding)}")
     if len(serious) > PROBLEMS_SHOWN:
-        say(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
+        log(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
 
 
 def augmentation(settings: Augment) -> Augmentation:
@@ -145,7 +145,7 @@ def augmentation(settings: Augment) -> Augmentation:
     return Augmentation(Compose(steps), Mosaic(settings.mosaic) if settings.mosaic else None)
 
 
-def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredProposals | None:
+def open_proposals(path: str | None, recipe: Recipe, data: CheckedData) -> StoredProposals | None:
     """The proposal file of a run, checked against its images; ValueError where it is missing or of no use."""
     needed = MODELS[recipe.model.name].needs_proposals
     if path is None:
@@ -163,7 +163,7 @@ def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredPr
 
 
 def image_sets(
-    recipe: Recipe, data: Prepared, *, augment: bool, proposals: StoredProposals | None = None
+    recipe: Recipe, data: CheckedData, *, augment: bool, proposals: StoredProposals | None = None
 ) -> tuple[DetectionDataset, DetectionDataset, list[float]]:
     """Training and validation images, and the aspect of each training image."""
     rule = recipe.data.resize.rule()

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from whole_masks import decode_rle
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.formats.coco import read_coco, recognises_coco
 from boxwright.data.records import Split
-from boxwright.ops.masks import decode_rle, encode_rle
+from boxwright.ops.masks import encode_rle
 
 
 def save_image(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from boxwright.data.image_io.file_types import is_video_name, open_image, video_sentence
@@ -96,9 +97,10 @@ def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHead
 
     def measure(image: Image.Image) -> ImageHeader:
         width, height = image.size
-        # Pillow itself swaps the size of a rotated TIFF when it opens it; its EXIF tag is then still 5 to 8.
+        if isinstance(image, TiffImageFile):  # from 11.1 on Pillow itself swaps the size of a rotated one
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
         is_deep = _is_deep(image)  # before the EXIF block, for which Pillow may load the pixels
-        turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+        turned = _orientation(image) in (5, 6, 7, 8)
         return ImageHeader((width, height) if turned else (height, width), turned, is_deep)
 
     return with_image(path, max_pixels, measure)

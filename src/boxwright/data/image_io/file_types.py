@@ -11,7 +11,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError, features
 
-_SUFFIXES_OF = {
+SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg", ".jfif"),
     "PNG": (".png",),
     "BMP": (".bmp",),
@@ -23,9 +23,9 @@ _SUFFIXES_OF = {
 }
 _OPTIONAL = tuple(name for name in ("WEBP", "AVIF") if name.lower() not in features.modules
                   or not features.check(name.lower()))  # fmt: skip
-FORMATS = tuple(name for name in _SUFFIXES_OF if name not in _OPTIONAL)
+FORMATS = tuple(name for name in SUFFIXES_OF if name not in _OPTIONAL)
 """Pillow's names of the supported formats, as far as this Pillow was built with them."""
-SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES_OF[name])
+SUFFIXES = tuple(suffix for name in FORMATS for suffix in SUFFIXES_OF[name])
 """The suffixes of image files, in lower case."""
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 _LOCK = threading.Lock()
