@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from boxwright.evaluation.over_split import Found, detect_split, evaluation_settings
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint
