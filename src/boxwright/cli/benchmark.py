@@ -55,7 +55,8 @@ def benchmark(
     source = open_checkpoint(checkpoint)
     if MODELS[source.recipe.model.name].needs_proposals:
         raise ValueError(f"{source.recipe.model.name} needs proposals for every image and cannot be timed alone")
-    wide = bool(wide_convolutions(source.build()))
+    network: Any = source.build()
+    wide = bool(wide_convolutions(network))
     reasons = available_runtimes(where, calibration=images is not None, wide=wide)
     wanted = [name for name in RUNTIMES if name != "torch-compiled"] if runtimes is None else runtimes.split(",")
     for name in wanted:

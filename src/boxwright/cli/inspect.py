@@ -37,7 +37,7 @@ def inspect(
     from boxwright.recipes import load_recipe
 
     settings = load_recipe(recipe)
-    bounds = getattr(settings.model, "level_bounds", None)
+    bounds = getattr(getattr(settings.model, "assignment", None), "level_bounds", None)
     dataset = open_folder(folder, classes)
     if split is not None:
         chosen = split_called(dataset, split)

@@ -57,9 +57,8 @@ def _list() -> None:
 
 def _model_sentence(recipe: Recipe) -> str:
     model = recipe.model
-    widths = model.backbone_variant.widths
-    parts = [model.name, model.backbone + (f" of widths {' '.join(map(str, widths))}" if widths else "")]
-    weights = getattr(model, "backbone_weights", None)
+    widths, weights = model.backbone.widths, model.backbone.weights
+    parts = [model.name, model.backbone.name + (f" of widths {' '.join(map(str, widths))}" if widths else "")]
     return ", ".join(part for part in parts if part) + (f" with {weights} weights" if weights else ", random weights")
 
 

@@ -21,7 +21,7 @@ def train(
         str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
     ] = "fcos",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
+        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")
     ] = None,
     data: Annotated[
         Path | None,

@@ -91,7 +91,7 @@ def unclaimed(
     With multi-scale training an object counts as claimed if it is so at one of the scales. Of a large set some images
     from all parts of it are looked at.
     """
-    config = held_detector(recipe.model_config_of(len(classes)))
+    config = held_detector(recipe.model)
     images = [row for row in ground_truths if len(row[0])]
     if config is None or not images:
         return None

@@ -131,9 +131,9 @@ def explain(
     moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
     outputs = raw._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
-    if model.config.class_channels is not None:  # a reference's network has more channels than classes
-        class_scores = class_scores[:, list(model.config.class_channels)]
-    units = outputs.strides[:, None] if model.config.normalise_targets else 1.0
+    if model.config.compat.class_channels is not None:  # a reference's network has more channels than classes
+        class_scores = class_scores[:, list(model.config.compat.class_channels)]
+    units = outputs.strides[:, None] if model.config.head.normalise_targets else 1.0
     distances = outputs.distances[0].clamp(min=0) * units
     boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
     scores = (class_scores * central[:, None]).sqrt()
@@ -156,7 +156,7 @@ def explain(
 
 def _levels(model: FCOS, outputs: FCOSOutputs) -> tuple[Level, ...]:
     levels: list[Level] = []
-    ranges = level_ranges(model.config.level_bounds)
+    ranges = level_ranges(model.config.assignment.level_bounds)
     for stride, size_hw, (low, high) in zip(model.strides, outputs.level_sizes, ranges, strict=True):
         start = levels[-1].rows.stop if levels else 0
         rows = slice(start, start + size_hw[0] * size_hw[1])
@@ -175,7 +175,7 @@ def _sources(found: Detections, boxes: Tensor, scores: Tensor) -> Tensor:
 
 def _ranges(config: FCOSConfig, levels: tuple[Level, ...]) -> Tensor:
     """The reach [low, high) (P, 2) that each location is for, with the ends that the checkpoint's rule has."""
-    ranges = torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))
+    ranges = torch.tensor(level_ranges(config.assignment.level_bounds, config.compat.level_range_ends))
     return ranges.repeat_interleave(torch.tensor([level.rows.stop - level.rows.start for level in levels]), dim=0)
 
 
@@ -184,7 +184,7 @@ def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...],
     valid = torch.ones(1, len(ground_truth), dtype=torch.bool)
     owner, ignored = assign_locations(
         outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, ground_truth.ignore[None],
-        center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
+        center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
     )  # fmt: skip
     distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
     central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
@@ -272,12 +272,12 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     box, alone = explanation.lesson.ground_truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
         explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None],
-        alone, ~alone, center_radius=explanation.config.center_radius,
+        alone, ~alone, center_radius=explanation.config.assignment.center_radius,
     )  # fmt: skip
     wanted = int((owner >= 0).sum())
     if wanted:
         return f"Smaller boxes own all of the {counted(wanted, 'location')} that it could have had."
-    radius = explanation.config.center_radius
+    radius = explanation.config.assignment.center_radius
     near = "" if radius is None else f" and within {radius:g} strides of its centre"
     return f"It is too small or too narrow: no location of a level for its size lies inside it{near}."
 

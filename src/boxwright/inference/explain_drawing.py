@@ -115,7 +115,7 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
         ignored = int(lesson.ignored[level.rows].sum())
         titles.append(f"{level.name}: of {counted(len(owner), 'location')}, {learners(owner)}"
                       + (f"\n{ignored} ignored (x)" if ignored else ""))  # fmt: skip
-    radius = explanation.config.center_radius
+    radius = explanation.config.assignment.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
     heading = (
         f"Which box each location must learn: a dot has the colour of its box. It lies inside that box{near}, and the "

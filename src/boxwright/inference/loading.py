@@ -6,9 +6,8 @@ import logging
 import re
 from pathlib import Path
 
-from boxwright.checkpoint import Checkpoint, load_checkpoint
+from boxwright.checkpoint import Checkpoint, NotOursError, load_checkpoint
 from boxwright.convert.files import convert_file
-from boxwright.reading.archives import DamagedError
 from boxwright.structures import Classes
 from boxwright.weights.download import fetched_file, is_remote
 
@@ -38,11 +37,7 @@ def open_checkpoint(
     if path.suffix not in (".pkl", ".safetensors"):
         try:
             own = load_checkpoint(path)
-        except DamagedError:
-            raise
-        except ValueError as error:
-            if "is not a boxwright checkpoint" not in str(error):
-                raise
+        except NotOursError as error:
             problem = error
         else:
             if given:

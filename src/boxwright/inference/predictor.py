@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.image_io.decode import Unreadable
@@ -23,7 +23,7 @@ from boxwright.data.inputs import WINDOW, ImageLike, Prepared, images_of, prepar
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
-from boxwright.models import MODELS
+from boxwright.models import MODELS, DetectionModel
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
 from boxwright.runtime.devices import device_called
@@ -55,12 +55,14 @@ class TorchEngine:
     """
 
     def __init__(
-        self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False, winograd: bool = True
-    ) -> None:
+        self, model: DetectionModel, device: torch.device, *, precision: str = "auto", compile: bool = False,
+        winograd: bool = True,
+    ) -> None:  # fmt: skip
         if precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
         self.device = device
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
+        assert isinstance(self.model, nn.Module)
         self.precision = choose_precision(precision, device)
         if winograd and not compile and (device.type, self.precision) == ("cpu", "fp32"):
             use_winograd(self.model)
@@ -87,8 +89,7 @@ class TorchEngine:
     def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections in network pixels from raw predictions."""
         with self._autocast():
-            found: PaddedDetections = self.model.detect_padded(outputs, settings)
-        return found
+            return self.model.detect_padded(outputs, settings)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
@@ -96,8 +97,7 @@ class TorchEngine:
     @torch.inference_mode()
     def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
         """Each loss of raw predictions that were made with these targets."""
-        losses: dict[str, Tensor] = self.model.loss(outputs, targets)
-        return losses
+        return self.model.loss(outputs, targets)
 
 
 class Detector:
@@ -135,13 +135,13 @@ class Detector:
         self.resize: ResizeRule = self.recipe.data.resize.rule()
         self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
-        config = self.recipe.model_config_of(len(self.classes))
-        self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
+        self._paste: Paste = getattr(getattr(self.recipe.model, "mask", None), "paste", "exact")
         self._checkpoint = checkpoint
         self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
         """Whether `predict` wants a proposal file (Fast R-CNN)."""
         if engine is None:
             network, where = checkpoint.build(), device_called(device)
+            assert isinstance(network, nn.Module)
             fold_norms(network)
             if precision == "auto" and (self.recipe.precision, where.type) != ("fp16", "cpu"):  # which has none
                 precision = self.recipe.precision
@@ -155,7 +155,7 @@ class Detector:
         return self.recipe.validation.batch_size or self.recipe.data.batch_size
 
     @cached_property
-    def model(self) -> Any:
+    def model(self) -> DetectionModel:
         """The network as it was trained (what runs has its norms folded); an exported file has none."""
         if not self._checkpoint.weights:
             raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")

@@ -28,24 +28,21 @@ _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetVariant:
-    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
+    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only.
+
+    What each of them is for stands in `models/sections.py: BackboneSection`.
+    """
 
     stride_in_1x1: bool = False
-    """A stage halves the map in its first 1x1 convolution (MSRA's ResNets: Detectron2's R50 and R101, AdelaiDet, the
-    original FCOS) instead of in the 3x3 (torchvision, all ResNeXts)."""
     norm_eps: float | None = None
-    """Of the BatchNorm layers; null leaves 1e-5. 0 for the original FCOS and torchvision's first COCO weights."""
     dilated_c5: bool = False
-    """The last stage keeps stride 16 and dilates its 3x3 convolutions by 2 (Detectron2's DC5)."""
     widths: tuple[int, int, int, int] | None = None
-    """Channels of the stem, channels of C2, channels a group in the 3x3 of C2, and groups; each later stage doubles
-    the middle two. null: those of the name, (64, 256, 64, 1) for resnet50."""
 
     def __post_init__(self) -> None:
         if self.widths is not None and min(self.widths) < 1:
-            raise ValueError(f"backbone_variant.widths: expected four numbers above 0, got {self.widths}")
+            raise ValueError(f"widths: expected four numbers above 0, got {self.widths}")
         if self.norm_eps is not None and self.norm_eps < 0:
-            raise ValueError(f"backbone_variant.norm_eps: expected at least 0, got {self.norm_eps}")
+            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
 
     @property
     def needs_own_network(self) -> bool:
@@ -60,12 +57,14 @@ def stage_widths(name: str, variant: ResNetVariant) -> tuple[int, list[int], lis
     (64, [256, 512, 1024, 2048], [256, 512, 1024, 2048], 32)
     """
     if name not in BLOCKS | BASIC:
-        raise ValueError(f"backbone_variant: only for {', '.join(BLOCKS | BASIC)}, not for {name}")
+        raise ValueError(
+            f"backbone: widths, stride_in_1x1 and dilated_c5 are only for {', '.join(BLOCKS | BASIC)}, not for {name}"
+        )
     groups, width = _GROUPS.get(name, (1, 64))
     stem, first, width, groups = variant.widths or (64, 64 if name in BASIC else 256, width, groups)
     if name in BASIC and (first != width or groups != 1 or variant.stride_in_1x1):
         raise ValueError(
-            f"backbone_variant of {name}: it has no 1x1 convolution and no groups, so widths are (stem, C2, C2, 1) and "
+            f"backbone {name}: it has no 1x1 convolution and no groups, so widths are (stem, C2, C2, 1) and "
             f"stride_in_1x1 is false; got {variant.widths}"
         )
     return stem, [first * 2**k for k in range(4)], [width * groups * 2**k for k in range(4)], groups

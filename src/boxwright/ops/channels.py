@@ -20,6 +20,8 @@ def channel_table(num_classes: int, channels: Sequence[int] | None) -> Tensor:
     >>> channel_table(2, (1, 3)).tolist(), channel_table(2, None).tolist()
     ([-1, 0, -1, 1], [0, 1])
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
     if channels is None:
         return torch.arange(num_classes)
     if len(channels) != num_classes or len(set(channels)) != num_classes or min(channels) < 0:

@@ -49,7 +49,7 @@ def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, 
     """Weighted sum of a box loss over matched distances (..., 4) as left, top, right, bottom of one location.
 
     "iou" is -ln(IoU) (UnitBox; the FCOS paper), "giou" 1 - GIoU (its improvement), "l1" the mean absolute error of the
-    four sides (the course variant of seed 003). weights (...,) of 0 leave a row out. `smoothing`: see `matched_iou`.
+    four sides (a variant of the course). weights (...,) of 0 leave a row out. `smoothing`: see `matched_iou`.
     """
     counts = weights > 0
     predicted = torch.where(counts[..., None], predicted, 1.0)

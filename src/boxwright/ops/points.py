@@ -84,7 +84,7 @@ def level_ranges(bounds: Sequence[float], ends: RangeEnds = "half_open") -> list
     """
     edges = [0.0, *map(float, bounds), float("inf")]
     if sorted(edges) != edges:
-        raise ValueError(f"level bounds: expected rising numbers, got {list(bounds)}")
+        raise ValueError(f"level_bounds: expected rising numbers, got {list(bounds)}")
     ranges = list(pairwise(edges))
     if ends == "half_open":
         return ranges

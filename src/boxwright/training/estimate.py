@@ -15,8 +15,6 @@ import torch
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
 from boxwright.runtime.precision import compile_parts
 from boxwright.training.fine_tune import load_weights
@@ -109,8 +107,8 @@ def estimate(
     stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
     torch.manual_seed(seed)
     # how fast a network is does not depend on its weights
-    config = with_values(settings.model_config_of(len(opened.classes)), backbone_weights=None)
-    model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
+    model = settings.build_model(len(opened.classes)).to(where, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
     if weights is not None:  # they change nothing but what would be refused
         load_weights(model, opened.classes, Path(weights))
     plan = scaled(settings, len(opened.train), accelerator.num_processes)

@@ -73,7 +73,7 @@ def open_checked(
         dataset = as_one_class(dataset)
         say("data: this detector finds objects of any class, so all are one class, object")
     wanted = {name: split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
-    bounds = getattr(recipe.model, "level_bounds", None)
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),

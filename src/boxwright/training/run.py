@@ -17,8 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import choose_precision, compile_parts
@@ -173,10 +172,10 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
             raise ValueError(f"{resumed} was trained on classes {list(classes.names)}, {asked.data} now has "
                              f"{list(data.classes.names)}")  # fmt: skip
     torch.manual_seed(asked.seed)
-    config = recipe.model_config_of(len(classes))
-    if state is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
-        config = with_values(config, backbone_weights=None)
-    model = MODELS[recipe.model.name].build(config).to(device, memory_format=torch.channels_last)
+    model = recipe.build_model(len(classes)).to(device, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
+    if state is None and asked.weights is None:  # else other weights replace them: nothing to fetch
+        load_pretrained(model, recipe.model.backbone.weights)
     if asked.weights is not None and state is None:
         display.say(load_weights(model, classes, Path(asked.weights)))
     plan = scaled(recipe, len(data.train), accelerator.num_processes, asked.minutes)

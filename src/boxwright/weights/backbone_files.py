@@ -135,9 +135,11 @@ def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1
         wide, grouped = state["res2_0_branch2a_w"], state["res2_0_branch2b_w"]
         groups = wide.shape[0] // grouped.shape[1]
         if stride_in_1x1 is not None and stride_in_1x1 != (groups == 1):
-            pixels = "model.pixel_std=[0.00392157,0.00392157,0.00392157]" if groups == 1 else "the default pixel_std"
+            pixels = "the default pixel_std"
+            if groups == 1:
+                pixels = "model.backbone.pixel_std=[0.00392157,0.00392157,0.00392157]"
             raise ValueError(
-                f"backbone weights {file}: this network needs model.backbone_variant.stride_in_1x1="
+                f"backbone weights {file}: this network needs model.backbone.stride_in_1x1="
                 f"{str(groups == 1).lower()} and {pixels}"
             )
     bgr = is_caffe2(state)

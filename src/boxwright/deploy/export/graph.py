@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.models import MODELS
+from boxwright.models import MODELS, DetectionModel
 from boxwright.runtime.description import Description
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.winograd import FEWEST_CHANNELS, use_winograd
@@ -37,7 +37,7 @@ class DetectorGraph(nn.Module):
     where the detector has them.
     """
 
-    def __init__(self, model: Any, settings: DetectSettings) -> None:
+    def __init__(self, model: DetectionModel, settings: DetectSettings) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
@@ -81,6 +81,7 @@ def detector_graph(
     if not nms and entry.needs_masks:
         raise ValueError("masks are made for what NMS keeps: a mask detector is exported with NMS in the graph")
     model = checkpoint.build()
+    assert isinstance(model, nn.Module)
     fold_norms(model)
     if winograd and not use_winograd(model):
         least = "at least {} channels in and {} out".format(*FEWEST_CHANNELS)
