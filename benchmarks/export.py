@@ -43,7 +43,7 @@ def main() -> None:
         torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
         for _ in range(max(given.batch, given.calibration))
     ]
-    recipe = load_recipe("fcos-r50-fpn-1x-gn", ["model.backbone_weights=null", "data.resize.mode=none"])
+    recipe = load_recipe("fcos-r50-fpn-1x-gn", ["model.backbone.weights=null", "data.resize.mode=none"])
     checkpoint = Checkpoint(recipe, Classes.named([f"class {k}" for k in range(91)]), fcos_r50().state_dict())
     reasons = available_runtimes(CPU, calibration=True, wide=True)
     names = [name for name, reason in reasons.items() if not reason and name != "torch-compiled"]

@@ -26,8 +26,8 @@ from boxwright.training.session import Session
 pytestmark = pytest.mark.e2e
 
 SETTINGS = (
-    "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn_channels=32",
-    "model.stem_channels=[32]",
+    "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn.channels=32",
+    "model.head.stem_channels=[32]",
     "ema_decay=0.9", "optim.lr=0.004", "optim.reference_batch=8",
 )  # fmt: skip
 

@@ -25,7 +25,6 @@ from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.sampler import StepSampler
-from boxwright.models import MODELS
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
@@ -36,8 +35,9 @@ from boxwright.training.run_folder import Results, new_run_folder
 Call = Callable[..., Any]
 Voc = Callable[..., Path]
 TINY = (
-    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
+    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0",
+    "precision=fp32",
 )  # fmt: skip
 ODD = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif", "turned.jpg", "grey.png")
 BROKEN = ("text.jpg", "empty.png", "cut.jpg", "enormous.png", "gone.png")
@@ -89,7 +89,7 @@ def untrained(path: Path, names: tuple[str, ...] = ("cell", "dot")) -> Path:
     recipe = load_recipe("fcos", TINY)
     classes = Classes.named(names, first_id=1)
     torch.manual_seed(0)
-    model = MODELS["fcos"].build(recipe.model_config_of(len(classes)))
+    model = recipe.build_model(len(classes))
     save_checkpoint(Checkpoint(recipe, classes, model.state_dict()), path)
     return path
 
@@ -403,7 +403,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, boxwright: Call, voc: Voc, 
         "the classes differ", "cell, dot", "cell, dog", "--classes"
     )
     boxwright("train", "--resume", checkpoint).refused(str(checkpoint), "weights only", "--weights")
-    wide = ("model.fpn_channels=32", "model.stem_channels=[32]", "model.backbone=resnet18")
+    wide = ("model.fpn.channels=32", "model.head.stem_channels=[32]", "model.backbone=resnet18")
     boxwright("train", "fcos", *TINY, *wide, "--data", data, "--device", "cpu", "--weights", checkpoint).refused(
         str(checkpoint), "another detector"
     )
@@ -622,9 +622,9 @@ def test_no_network_for_pretrained_weights(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    wanted = ("model.backbone=regnet_x_400mf", "model.backbone_weights=IMAGENET1K_V2")
+    wanted = ("model.backbone=regnet_x_400mf", "model.backbone.weights=IMAGENET1K_V2")
     ended = boxwright("train", "fcos", *TINY, *wanted, "--data", data, "--device", "cpu")
-    ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone_weights=FILE")
+    ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone.weights=FILE")
     assert not list(Path.cwd().iterdir())
 
 

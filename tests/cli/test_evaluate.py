@@ -320,14 +320,13 @@ def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
 def test_objects_that_no_location_can_claim_explain_an_ap_of_nothing(call, tmp_path):
     """A checkpoint that sees images at 64 pixels, and objects that are smaller than its cells there."""
     from boxwright.checkpoint import Checkpoint, save_checkpoint
-    from boxwright.models import MODELS
     from boxwright.recipes import load_recipe
 
     torch.manual_seed(0)
-    small = ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64", "data.train_scales=[]"]
+    small = ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64", "data.train_scales=[]"]
     recipe = load_recipe("fcos-small", small)
     checkpoint = tmp_path / "tiny.pt"
-    model = MODELS["fcos"].build(recipe.model_config_of(1))
+    model = recipe.build_model(1)
     save_checkpoint(Checkpoint(recipe, Classes.named(["mite"]), model.state_dict()), checkpoint)
     data = tmp_path / "data"
     data.mkdir()

@@ -10,7 +10,6 @@ from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -19,8 +18,8 @@ from boxwright.structures import Classes
 def checkpoint(tmp_path_factory):
     """A small detector with random weights, all of whose scores lie below 0.2."""
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-small", ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64"])
-    model = MODELS["fcos"].build(recipe.model_config_of(2))
+    recipe = load_recipe("fcos-small", ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64"])
+    model = recipe.build_model(2)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.9), path)
     return path

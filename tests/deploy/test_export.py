@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 import tiny_detectors
 import torch
+from configs import built
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -27,7 +28,6 @@ from boxwright.deploy.export.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.models.config import config_of
 from boxwright.recipes import load_recipe
 from boxwright.runtime.description import Description
 from boxwright.runtime.missing import required
@@ -281,10 +281,9 @@ def test_two_stages_and_masks_are_the_same_as_a_program(name):
 
 def test_winograd_in_the_heads_of_regions_is_the_same_as_a_program():
     """Where the number of maps is that of regions, which no sample fixes."""
-    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask": {"conv_channels": (128, 128), "upsampled_channels": 8}}
-    entry = MODELS["mask_rcnn"]
+    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask.conv_channels": (128, 128), "mask.upsampled_channels": 8}
     torch.manual_seed(0)
-    model = _lively(entry.build(config_of(entry.config, settings)))
+    model = _lively(built("mask_rcnn", 3, settings))
     fast = copy.deepcopy(model)
     assert use_winograd(fast) == 1
     graph, description, program = _recorded("mask_rcnn", fast)
@@ -310,7 +309,7 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 
 def test_winograd_is_refused_where_it_changes_nothing():
     recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
-    weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
+    weights = recipe.build_model(1).state_dict()
     with pytest.raises(ValueError, match="no 3x3 convolution of this network has at least 128 channels in and 64 out"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
 

@@ -22,7 +22,6 @@ from boxwright.deploy.serve.server import build_app, serve
 from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.ops.masks import decode_rle, rasterise_polygons
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
@@ -50,10 +49,10 @@ def served(detector, checkpoint_file):
 def masks(tmp_path_factory):
     """A detector with masks, of random weights."""
     torch.manual_seed(0)
-    small = ("model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]",
+    small = ("model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
              "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8", "data.resize.size=96")  # fmt: skip
     recipe = load_recipe("fcos-mask-small", small)
-    model = MODELS["fcos_mask"].build(recipe.model_config_of(2))
+    model = recipe.build_model(2)
     path = tmp_path_factory.mktemp("masks") / "masks.pt"
     save_checkpoint(Checkpoint(recipe, Classes(("a", "b"), (1, 5)), model.state_dict(), 0.0), path)
     with client_of(Detector.load(path, "cpu", precision="fp32"), path) as client:

@@ -41,14 +41,25 @@ def explained(detector, image):
     return explain(detector, image, GROUND_TRUTH)
 
 
-def reconfigured(checkpoint_file, **changes):
+def sections(config, changes):
+    """The sections of a config with some dotted settings changed."""
+    changed = {}
+    for key, value in changes.items():
+        name, setting = key.split(".")
+        changed[name] = replace(changed.get(name, getattr(config, name)), **{setting: value})
+    return changed
+
+
+def reconfigured(checkpoint_file, changes):
     """The detector with other settings of its model that no weight depends on."""
     detector = Detector.load(checkpoint_file, "cpu")
-    model = FCOS(replace(detector.model.config, **changes)).eval()
+    model = FCOS(replace(detector.model.config, **sections(detector.model.config, changes)), 3).eval()
     model.load_state_dict(detector.model.state_dict())
     detector.model = detector.engine.model = model
     return detector
 
+
+ANYWHERE = {"assignment.center_radius": None}
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
 
@@ -57,23 +68,23 @@ def reconfigured(checkpoint_file, **changes):
     "changes",
     [
         {},
-        {"center_radius": None},
-        {"normalise_targets": False, "box_loss": "iou"},
-        {"center_radius": None, "level_bounds": (16, 32), "box_output": "clip", "box_loss": "l1"},
-        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "open"},  # of references' checkpoints
-        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "closed"},
+        {"assignment.center_radius": None},
+        {"head.normalise_targets": False, "loss.box": "iou"},
+        {**ANYWHERE, "assignment.level_bounds": (16, 32), "head.box_output": "clip", "loss.box": "l1"},
+        {**ANYWHERE, "assignment.level_bounds": (24, 40), "compat.level_range_ends": "open"},  # of references
+        {**ANYWHERE, "assignment.level_bounds": (24, 40), "compat.level_range_ends": "closed"},
     ],
 )
 def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
     """Predictions that say exactly what the lesson asks have no loss but the entropy floor; any other owner would."""
-    detector = reconfigured(checkpoint_file, **changes)
+    detector = reconfigured(checkpoint_file, changes)
     made = explain(detector, image, GROUND_TRUTH)
     lesson, targets = made.lesson, Targets.of([made.lesson.ground_truth])
     owned = lesson.owner >= 0
     assert int(owned.sum()) > 5
     labels = torch.where(owned, lesson.ground_truth.labels[lesson.owner.clamp(min=0)], -1)
     logits = torch.where(labels[:, None] == torch.arange(3), 30.0, -30.0)
-    units = made.strides[:, None] if detector.model.config.normalise_targets else 1.0
+    units = made.strides[:, None] if detector.model.config.head.normalise_targets else 1.0
     central = torch.where(owned, lesson.centerness, 0.5)
     outputs = FCOSOutputs(
         class_logits=logits[None], distances=(lesson.distances / units)[None], centerness_logits=central.logit()[None],
@@ -115,8 +126,9 @@ def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_f
     """As torchvision's, whose 91 channels hold 80 classes: channels 1, 2 and 4 are the three classes here."""
     detector = Detector.load(checkpoint_file, "cpu")
     weights = detector.model.state_dict()
-    config = replace(detector.model.config, class_channels=(1, 2, 4))
-    detector.model = FCOS(config).eval()
+    config = detector.model.config
+    config = replace(config, **sections(config, {"compat.class_channels": (1, 2, 4)}))
+    detector.model = FCOS(config, 3).eval()
     for name, value in detector.model.state_dict().items():
         if value.shape != weights[name].shape:
             wider = torch.full_like(value, 0.0 if "weight" in name else -20.0)  # what is no class is never found

@@ -10,7 +10,6 @@ import torch
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, ImageBatch
 
@@ -24,9 +23,9 @@ PIXELS, SCORE = 0.5, 0.005
 def detector_of(name: str, *settings: str, precision: str = "fp32") -> Detector:
     """A small detector with random weights whose class scores differ from place to place."""
     torch.manual_seed(0)
-    recipe = load_recipe(name, ["data.resize.size=96", "data.resize.max_size=200", "model.fpn_channels=32", *settings])
+    recipe = load_recipe(name, ["data.resize.size=96", "data.resize.max_size=200", "model.fpn.channels=32", *settings])
     classes = Classes.named(["object"]) if name.startswith("rpn") else CLASSES
-    model: Any = MODELS[recipe.model.name].build(recipe.model_config_of(len(classes)))
+    model: Any = recipe.build_model(len(classes))
     with torch.no_grad():
         for part, module in model.named_modules():
             if part.endswith(("class_logits", "objectness", "logits")) and hasattr(module, "weight"):
@@ -64,7 +63,7 @@ def test_of_every_detector_alone_and_among_others(recipe: str, images: list[np.n
 @pytest.mark.parametrize("norm", ["none", "gn", "bn"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_of_every_norm_and_precision(norm: str, precision: str, images: list[np.ndarray]) -> None:
-    detector = detector_of("fcos-small", f"model.head_norm={norm}", precision=precision)
+    detector = detector_of("fcos-small", f"model.head.norm={norm}", precision=precision)
     alone = [detector.predict(image)[0] for image in images]
     for one, other in zip(alone, detector.predict(images, batch=8), strict=True):
         assert_alike(one, other)

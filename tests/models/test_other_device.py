@@ -12,7 +12,7 @@ EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
 
 def learn_and_find(name, device):
     """Losses, gradients' norms, weights after a step of AdamW, and detections."""
-    model = build(name, **QUICK).train().to(device)
+    model = build(name, QUICK).train().to(device)
     images = ImageBatch.of([image(1), image(2, 48, 80)]).to(device)
     targets = Targets.of([BOXES["region"], BOXES["none"]]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -31,8 +31,8 @@ from boxwright.training.validate import measure
 
 SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
-    "optim.reference_batch=4", "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]",
-    "model.backbone_norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
+    "optim.reference_batch=4", "precision=fp32", "model.fpn.channels=16", "model.head.stem_channels=[16]",
+    "model.backbone.norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
     # AdamW would turn the rounding of gradients that are zero in ground truth (a bias before a norm) into whole steps
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip

@@ -13,8 +13,8 @@ from boxwright.training.run import train
 pytestmark = pytest.mark.e2e
 SMALL = [
     "schedule.steps=6", "schedule.warmup_steps=2", "data.workers=0", "data.batch_size=2", "optim.reference_batch=4",
-    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "optim.accumulate=2",
+    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "optim.accumulate=2",
 ]  # fmt: skip
 
 

@@ -10,14 +10,13 @@ import torch
 
 from boxwright.data.loader import Batch
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import GroundTruth, ImageBatch, Targets
 from boxwright.training import memory
 from boxwright.training.estimate import estimate
 from boxwright.training.run import train
 
-SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "data.workers=0", "precision=fp32")
+SMALL = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "data.workers=0", "precision=fp32")
 
 
 def batch_of(count: int, side: int) -> Batch:
@@ -30,8 +29,8 @@ def batch_of(count: int, side: int) -> Batch:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_needs_what_is_counted_and_the_model_stays(name: str, precision: str) -> None:
     """Counted for real at the full size: never more than that, and most of it."""
-    recipe = load_recipe(name, ["model.fpn_channels=32"])
-    model = MODELS[recipe.model.name].build(recipe.model_config_of(3))
+    recipe = load_recipe(name, ["model.fpn.channels=32"])
+    model = recipe.build_model(3)
     before = copy.deepcopy(model.state_dict())
     batch = batch_of(2, 320)
     if recipe.needs_masks:
@@ -49,7 +48,7 @@ def test_a_step_needs_what_is_counted_and_the_model_stays(name: str, precision: 
 
 def test_it_grows_with_batch_size_and_scale() -> None:
     recipe = load_recipe("fcos-small", SMALL[:2])
-    model = MODELS["fcos"].build(recipe.model_config_of(3))
+    model = recipe.build_model(3)
     weights = memory.step_bytes(model, batch_of(1, 64), "fp32", adam=False)
     one, four = (memory.step_bytes(model, batch_of(count, 256), "fp32", adam=False) for count in (1, 4))
     twice = memory.step_bytes(model, batch_of(1, 256), "fp32", adam=False, scale=2.0)

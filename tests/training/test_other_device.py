@@ -19,7 +19,7 @@ from boxwright.training.run import train
 pytestmark = pytest.mark.e2e
 SMALL = [
     "schedule.steps=2", "data.workers=0", "data.batch_size=2", "data.resize.mode=none", "validation.times=2",
-    "model.backbone=mobilenet_v3_small", "model.backbone_variant={}", "optim.accumulate=2",
+    "model.backbone=mobilenet_v3_small", "optim.accumulate=2",
 ]  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from boxwright.training.prepare import image_sets, open_checked
 from boxwright.training.run import train
 
 SMALL = [
-    "model.stem_channels=[16]",
-    "model.fpn_channels=16",
+    "model.head.stem_channels=[16]",
+    "model.fpn.channels=16",
     "data.resize.size=48",
     "data.batch_size=2",
     "data.workers=0",
