@@ -3,7 +3,6 @@
 import torch
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -14,7 +13,7 @@ def test_an_image_whose_only_annotation_was_rejected_is_named_and_not_taken_for_
     file.write_text(file.read_text().replace("<xmin>8<", "<xmin>30<"))  # no width is left
     torch.manual_seed(0)
     recipe = load_recipe("fcos-shapes", ["model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32"])
-    model = MODELS["fcos"].build(recipe.model_config_of(1))
+    model = recipe.build_model(1)
     save_checkpoint(Checkpoint(recipe, Classes(("cell",), (1,)), model.state_dict(), 0.0), tmp_path / "a.pt")
 
     done = boxwright("evaluate", tmp_path / "a.pt", "--data", data, "--device", "cpu")
