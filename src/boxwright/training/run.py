@@ -27,7 +27,14 @@ from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Job, Progress, fit, grouped_batches, progress_of
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count, write_check
+from boxwright.training.prepare import (
+    image_sets,
+    log_missing_proposals,
+    open_checked,
+    open_proposals,
+    worker_count,
+    write_check,
+)
 from boxwright.training.run_folder import Results, new_run_folder, newest_run, write_yaml
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.session import Arguments, Session, TrainResult
@@ -166,6 +173,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     )  # fmt: skip
     recipe = data.settled(recipe)
     proposals = open_proposals(asked.proposals, recipe, data)
+    log_missing_proposals(proposals, recipe, data, display.say)
     classes, folder = data.classes, Path()
     if saved is not None and resumed is not None:
         classes, folder = saved.classes, resumed.parent.parent
