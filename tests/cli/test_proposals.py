@@ -44,6 +44,7 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     given = ("--data", folder, "--proposals", file, "--device", "cpu")
     run = boxwright("train", "fast-rcnn", *QUICK, *given, "--runs", runs)
     assert run.code == 0, run
+    assert "objects have no proposal with an IoU of 0.5 or more in" in run.err
     fast = Path(run.out.strip())
     evaluated = boxwright("evaluate", fast, *given, "--json")
     assert list(json.loads(evaluated.out)["per_class"]) == ["cell", "dot"]

@@ -28,7 +28,7 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
-from boxwright.inference.claims import unclaimed_findings
+from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
@@ -160,6 +160,19 @@ def open_proposals(path: str | None, recipe: Recipe, data: CheckedData) -> Store
     stored = read_proposals(path)
     stored.check((*data.train.records, *data.val.records))
     return stored
+
+
+def log_missing_proposals(
+    stored: StoredProposals, recipe: Recipe, data: Prepared, log: Callable[[str], object]
+) -> None:
+    """Tell which objects no proposal of the file covers well enough to be learned from."""
+    if stored is None:
+        return
+    iou = recipe.model_config_of(len(data.classes)).box.positive_iou
+    for part in (data.train, data.val):
+        sentence = without_proposal(stored, part, iou)
+        if sentence is not None:
+            log(f"data: {sentence}")
 
 
 def image_sets(

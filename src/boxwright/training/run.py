@@ -27,7 +27,14 @@ from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count, write_check
+from boxwright.training.prepare import (
+    image_sets,
+    log_missing_proposals,
+    open_checked,
+    open_proposals,
+    worker_count,
+    write_check,
+)
 from boxwright.training.recorder import Recorder
 from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, refuse_beside_resume
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
@@ -147,6 +154,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     )  # fmt: skip
     recipe, classes = data.settled(recipe), data.classes
     proposals = open_proposals(asked.proposals, recipe, data)
+    log_missing_proposals(proposals, recipe, data, display.log)
     if resumed is not None and resumed.checkpoint.classes != classes:
         raise ValueError(f"{resumed.path} was trained on classes {list(resumed.checkpoint.classes.names)}, "
                          f"{asked.data} now has {list(classes.names)}")  # fmt: skip
