@@ -65,9 +65,9 @@ def test_training_files_with_module_prefixes_and_old_constants_are_read(case_of,
     state["module.anchor_generator.cell_anchors.0"] = torch.zeros(1, 4)
     torch.save({"model": state, "iteration": 89999, "optimizer": {"state": {}}}, tmp_path / "model_final.pth")
     found = convert_file(tmp_path / "model_final.pth", stride_in_1x1=False)
-    assert found.recipe.model.pixel_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
-    assert found.recipe.model.pixel_std == pytest.approx([52 / 255, 51 / 255, 50 / 255])
-    assert not found.recipe.model.backbone_variant.stride_in_1x1
+    assert found.recipe.model.backbone.pixel_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
+    assert found.recipe.model.backbone.pixel_std == pytest.approx([52 / 255, 51 / 255, 50 / 255])
+    assert not found.recipe.model.backbone.stride_in_1x1
     assert found.notes == ()
 
 

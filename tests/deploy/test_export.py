@@ -111,7 +111,7 @@ def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precis
     if passes:
         written = export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
         assert (written.ap, written.checkpoint_ap, out.read_bytes()) == (ap, 0.5, b"model")
-        assert any("nothing was compared: give --images FOLDER" in line for line in said)
+        assert any("nothing was compared: give typical images with --images FOLDER" in line for line in said)
         return
     allowed = "0.001 more or less is allowed for fp32" if precision == "fp32" else "0.005 less is allowed for int8"
     with pytest.raises(ValueError, match=f"tiny.xml was not written: its AP is {ap}, .*0.5000; {allowed}"):

@@ -190,7 +190,7 @@ def test_words_on_a_ground_truth_box(explained):
     assert "P3 (stride 8), row 4, column 5, at pixel (44, 36)" in lines[2]
     assert "l 14.0, t 16.0, r 16.0, b 14.0 network pixels (1.75, 2.00, 2.00, 1.75 strides)" in lines[3]
     assert "centerness target 0.88" in lines[3]
-    assert lines[4].startswith("  The model says there: cell 0.")
+    assert lines[4].startswith("  The model predicts there: cell 0.")
     assert lines[-1].startswith(("  Found: detection ", "  Not found: "))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from boxwright.evaluation.over_split import Found, detect_split, evaluation_settings
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint
@@ -18,6 +17,7 @@ from boxwright.data.formats.folder import open_folder
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.program import write_program
+from boxwright.evaluation.detect_split import SplitDetections, detect_split, evaluation_settings
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, ImageBatch
@@ -99,7 +99,7 @@ def test_over_a_split(losses: bool, images: list[np.ndarray], tmp_path: Path) ->
     split = DetectionDataset(open_folder(tmp_path).splits["val"], detector.resize)
     settings = evaluation_settings(detector.settings)
     alone, together = (
-        Found.joined(list(detect_split(detector, split, settings, batch=batch, losses=losses))).images
+        SplitDetections.joined(list(detect_split(detector, split, settings, batch=batch, losses=losses))).images
         for batch in (1, 8)
     )
     assert len(alone) == len(images)

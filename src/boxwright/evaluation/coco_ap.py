@@ -117,6 +117,14 @@ def coco_ap(
     )
 
 
+def image_order(image_id: int | str) -> tuple[bool, int | str]:
+    """What images are sorted by before AP: pycocotools ranks equal scores by image id, whether ids are numbers or text.
+
+    If there are both, numbers come before text; pycocotools cannot evaluate such a file.
+    """
+    return isinstance(image_id, str), image_id
+
+
 def _mean(values: NDArray[np.float64]) -> float | None:
     """The mean of the defined values (COCO marks undefined ones with -1), or None if there are none."""
     known = values[values > -1]

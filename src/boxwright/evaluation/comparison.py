@@ -13,6 +13,7 @@ from boxwright.data.formats.folder import READERS, find_split, open_folder
 from boxwright.data.ground_truth import mask_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Annotation, Record, Split
+from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.joining import Image, join_results, read_text_ground_truth
 from boxwright.evaluation.matching import one_pixel_kept
 from boxwright.evaluation.result_files import holds_text_ground_truth, read_results
@@ -60,7 +61,7 @@ def compare_files(
         warnings = text.warnings
     else:
         part = _split(ground_truth, split)
-        records = _ordered(part.records)
+        records = sorted(part.records, key=lambda record: image_order(record.image_id))
         known = part.classes
         images = [Image(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
         if plus_one:
@@ -98,14 +99,6 @@ def _split(path: Path, name: str | None) -> Split:
     if len(dataset.splits) > 1:
         raise ValueError(f"{path}: it has the splits {', '.join(dataset.splits)}; choose one with --split")
     return next(iter(dataset.splits.values()))
-
-
-def _ordered(records: Sequence[Record]) -> list[Record]:
-    """Records sorted by image id, since pycocotools ranks equal scores by it, whether ids are numbers or text.
-
-    If there are both, numbers come before text; pycocotools cannot evaluate such a file.
-    """
-    return sorted(records, key=lambda row: (isinstance(row.image_id, str), row.image_id))
 
 
 def _with_last_pixels(record: Record) -> Record:

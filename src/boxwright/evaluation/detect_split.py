@@ -16,6 +16,7 @@ from boxwright.data.ground_truth import clip_box
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
 from boxwright.data.inputs import WINDOW, PreparedImage, ahead_of_use
+from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
@@ -151,8 +152,12 @@ def detect_split(
 
 
 def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes: Classes) -> EvaluationInputs:
-    """The detections with the ground truth of their images, in the order of the split, without unreadable images."""
-    order = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
+    """The detections with the ground truth of their images, in the order of the image ids, without unreadable images.
+
+    So equal scores are ranked as pycocotools ranks them, and the written result files have the same AP there.
+    """
+    readable = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
+    order = sorted(readable, key=lambda index: image_order(images.records[index].image_id))
     detections = [one for index in order if isinstance(one := found.images[index], Detections)]
     records = [images.records[index] for index in order]
     return EvaluationInputs(

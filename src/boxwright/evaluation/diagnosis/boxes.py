@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -93,10 +94,8 @@ def _readings(gathered: Gathered, known: bool) -> Iterator[Remedy]:
     if known and np.abs(boxes).max(initial=0) <= _FRACTION:
         yield Remedy("Boxes of the detections are fractions of the image, not pixels", _fractions_to_pixels)
         for words, change in readings:
-            yield Remedy(
-                f"Boxes of the detections are fractions of the image, not pixels, and {words}",
-                lambda one, change=change: _fractions_to_pixels(replace(one, boxes=change(one.boxes))),  # type: ignore[misc]
-            )
+            both = f"Boxes of the detections are fractions of the image, not pixels, and {words}"
+            yield Remedy(both, partial(_reread_fractions, change))
     if known and np.abs(ground_truth).max(initial=0) <= _FRACTION:
         yield Remedy("Boxes of the ground truth are fractions of the image, not pixels", _ground_truth_to_pixels)
 
@@ -133,6 +132,10 @@ def _fractions_to_pixels(one: Gathered) -> Gathered:
     return replace(one, boxes=one.boxes * np.tile(_sides(one), 2)[one.images])
 
 
+def _reread_fractions(change: Callable[[Floats], Floats], one: Gathered) -> Gathered:
+    return _fractions_to_pixels(replace(one, boxes=change(one.boxes)))
+
+
 def _ground_truth_to_pixels(one: Gathered) -> Gathered:
     return replace(one, ground_truth_boxes=one.ground_truth_boxes * np.tile(_sides(one), 2)[one.ground_truth_images])
 
@@ -154,17 +157,18 @@ def _scales(gathered: Gathered, known: bool) -> Iterator[Remedy]:
         fitted = _factor(_scaled(gathered, rule(_sides(gathered))))
         fitted = fitted if number == 0 else np.full(2, float(np.sqrt(fitted.prod())))
         text = words.format(*(1 / fitted), 1 / float(np.sqrt(fitted.prod())))
-        yield Remedy(
-            f"Boxes of the detections {text}",
-            lambda one, rule=rule, fitted=fitted: _scaled(one, rule(_sides(one)) * fitted),  # type: ignore[misc]
-        )
+        yield Remedy(f"Boxes of the detections {text}", partial(_scaled_by_image, rule, fitted))
     reach = float(gathered.boxes.max(initial=0))
     for side in CANVASES:
         if 0.9 * side <= reach <= 1.1 * side or 0.5 * side <= reach <= side:
             yield Remedy(
                 f"Boxes of the detections are in the pixels of a canvas of {side} x {side} with each image centred",
-                lambda one, side=side: _from_canvas(one, float(side)),  # type: ignore[misc]
+                partial(_from_canvas, side=float(side)),
             )
+
+
+def _scaled_by_image(rule: Callable[[Floats], Floats], fitted: Floats, one: Gathered) -> Gathered:
+    return _scaled(one, rule(_sides(one)) * fitted)
 
 
 def _both(sides: Floats) -> Floats:
