@@ -183,7 +183,6 @@ def test_benchmarks_are_called_as_they_can_be() -> None:
 
 def test_the_detector_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that docs/adding_a_detector.md shows: its losses fall, and it detects."""
-    pytest.importorskip("boxwright.models.sections")
     text = (ROOT / "docs" / "adding_a_detector.md").read_text(encoding="utf-8")
     (tmp_path / "nearest.py").write_text(re.findall(r"(?ms)^```python\n(.*?)^```", text)[0], encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -20,8 +20,8 @@ def demo(
 ) -> None:
     """Train, evaluate and draw on synthetic images in four minutes, from nothing.
 
-    Draws a shapes data set, trains `fcos-shapes` on it from random weights, evaluates, predicts, and prints where the
-    images are. The last line has AP and AP50; metrics.json holds all figures.
+    Draws a shapes dataset, trains `fcos-shapes` on it from random weights, evaluates, predicts, and prints where the
+    images are. The last line has AP and AP50; metrics.json has all metrics.
     """
     import json
 

@@ -17,15 +17,15 @@ def proposals(
     out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
     split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
     max_proposals: Annotated[
-        int | None, typer.Option(min=1, help="Boxes an image at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Maximum number of boxes per image; the recipe's if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Write the boxes that a detector proposes in every image of a data folder, for Fast R-CNN.
 
-    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE. An
-    unreadable image is said and left out; the others are done, and the exit code is 2.
+    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE.
+    Unreadable images are reported and left out, and the exit code is then 2.
     """
     from boxwright.inference.propose import write_proposals_of
 
