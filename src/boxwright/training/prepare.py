@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -30,6 +31,7 @@ from boxwright.data.transforms import (
 )
 from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
+from boxwright.models.fast_rcnn import FastRCNNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
@@ -163,12 +165,12 @@ def open_proposals(path: str | None, recipe: Recipe, data: CheckedData) -> Store
 
 
 def log_missing_proposals(
-    stored: StoredProposals, recipe: Recipe, data: Prepared, log: Callable[[str], object]
+    stored: StoredProposals | None, recipe: Recipe, data: CheckedData, log: Callable[[str], object]
 ) -> None:
-    """Tell which objects no proposal of the file covers well enough to be learned from."""
+    """Log which objects no proposal of the file covers well enough to be learned from."""
     if stored is None:
         return
-    iou = recipe.model_config_of(len(data.classes)).box.positive_iou
+    iou = cast(FastRCNNConfig, recipe.model).box.positive_iou
     for part in (data.train, data.val):
         sentence = without_proposal(stored, part, iou)
         if sentence is not None:
