@@ -16,7 +16,7 @@ from boxwright import train
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.sampler import aspects_of
 from boxwright.evaluation.coco_ap import coco_ap
@@ -76,13 +76,13 @@ def measure_peer(
     """
     settings = load_recipe(recipe, overrides)
     dataset = open_folder(data)
-    wanted = {name: split(dataset, name) for name in (train_split, test_split)}
+    wanted = {name: find_split(dataset, name) for name in (train_split, test_split)}
     checked = preflight(replace(dataset, splits=wanted)).dataset
     rule = settings.data.resize.rule()
     images = DetectionDataset(checked.splits[train_split], rule, augmentation=augmentation(augment))
-    network = settings.model_config_of(len(dataset.classes))
+    network = settings.model
     model = build_peer(
-        len(dataset.classes), backbone=network.backbone, variant=network.backbone_variant,
+        len(dataset.classes), backbone=network.backbone.name, variant=network.backbone.variant,
         precision=settings.precision, seed=seed,
     )  # fmt: skip
     run = train_peer(

@@ -21,7 +21,7 @@ from benchmarks.both import measure_ours, measure_peer
 from benchmarks.table import print_measurements
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.recipes import load_recipe
-from boxwright.training.run_folder import free_folder
+from boxwright.writing import free_folder
 
 RECIPE = "fcos-shapes"
 

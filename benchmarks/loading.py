@@ -29,7 +29,7 @@ from benchmarks.turns import in_turn, print_command, print_table
 from benchmarks.yolo_images import YoloImages
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.loader import make_loader
 from boxwright.data.records import Split
@@ -89,7 +89,8 @@ def main() -> None:
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
     dataset = open_folder(given.data)
-    part = preflight(replace(dataset, splits={given.split: split(dataset, given.split)})).dataset.splits[given.split]
+    chosen = replace(dataset, splits={given.split: find_split(dataset, given.split)})
+    part = preflight(chosen).dataset.splits[given.split]
     rule, aspects = recipe.data.resize.rule(), aspects_of(part)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader's process

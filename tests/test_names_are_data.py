@@ -14,7 +14,7 @@ from rich.console import Console
 from boxwright.cli import main
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.checks.report_text import print_report
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Record, Split
 from boxwright.evaluation.report import draw_confusion, draw_curves
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.display import Display
@@ -106,7 +106,7 @@ def test_inspect_prints_any_name(tmp_path):
     record = Record(tmp_path / "a.png", 1, None, (*rows, bad), "a")
     splits = {"[/]:cat:": Split("[/]:cat:", (record,), CLASSES)}
     report = preflight(
-        DataSet(tmp_path, "coco", CLASSES, splits, ("a note of [/bold] :cat:",)), level_ranges=[(0, 8), (8, 99)]
+        LabelledFolder(tmp_path, "coco", CLASSES, splits, ("a note of [/bold] :cat:",)), level_ranges=[(0, 8), (8, 99)]
     )
     console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     print_report(report, console)
@@ -120,7 +120,7 @@ def test_a_log_takes_any_name(tmp_path, capsys):
     display = Display(enabled=True)
     display.log_to(tmp_path / "log.txt")
     for name in NAMES:
-        display.say(f"classes: {name}")
+        display.log(f"classes: {name}")
     for written in (capsys.readouterr().err, (tmp_path / "log.txt").read_text()):
         lines = written.splitlines()
         assert lines == [f"classes: {printable(name)}" for name in NAMES]

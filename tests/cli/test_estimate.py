@@ -8,7 +8,8 @@ import pytest
 from boxwright.training.estimate import Estimate, duration, estimate
 
 SMALL = (
-    "model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=none",
+    "model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
+    "model.head.norm=none",
     "data.resize.size=64", "data.resize.max_size=96", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
     "schedule.steps=900", "validation.times=3", "data.train_scales=[]",
 )  # fmt: skip
@@ -22,7 +23,7 @@ def test_the_command_prints_one_line_and_leaves_nothing(
     assert ended.code == 0, ended  # type: ignore[attr-defined]
     line = ended.out.strip()  # type: ignore[attr-defined]
     assert "900 steps of 2 images" in line
-    assert "3 measurements" in line
+    assert "3 validations" in line
     assert list((tmp_path / "here").iterdir()) == []
 
 
@@ -51,11 +52,11 @@ def test_it_can_be_put_behind_the_whole_command(
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_the_whole_run_is_steps_and_measurements() -> None:
+def test_the_whole_run_is_steps_and_validations() -> None:
     found = Estimate(9000, 16, 0.5, 0.02, 10, 30.0, 3 << 30)
     assert found.seconds == 9000 * 0.5 + 300
     assert found.sentence() == (
-        "80.0 minutes: 9000 steps of 16 images at 0.5 s (32 images/s, 2% of it waiting for data), 10 measurements "
+        "80.0 minutes: 9000 steps of 16 images at 0.5 s (32 images/s, 2% of it waiting for data), 10 validations "
         "of 30 s each; memory 3 GiB"
     )
     assert duration(5400) == "1.5 hours"

@@ -21,8 +21,9 @@ from boxwright.checkpoint import load_checkpoint
 Call = Callable[..., Any]
 Voc = Callable[..., Path]
 TINY = (
-    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
+    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0",
+    "precision=fp32",
 )  # fmt: skip
 NAMES = ("no", "yes", "1.5", "null", "two words", "ünï 犬", "$x^$_", "[b]bold[/b]", "a/b", "..", "a,b=c+d", '<"&>')
 IMAGES = (
@@ -162,7 +163,7 @@ def test_out_of_memory_ends_with_advice(
             "CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has a total capacity of 8"
         )
 
-    monkeypatch.setattr("boxwright.training.loop.training_step", full)
+    monkeypatch.setattr("boxwright.training.step.EagerStep.__call__", full)
     ended = boxwright("train", "fcos", *TINY, "--data", voc(tmp_path / "data"), "--device", "cpu")
     ended.refused("out of memory at batch 2", "data.batch_size=1", "optim.accumulate=2", "20.00 GiB")
     assert "total capacity" not in ended.err
@@ -405,5 +406,5 @@ def test_an_ap_that_is_undefined_is_no_best_ap_of_nothing(tmp_path: Path, boxwri
     ended = boxwright("train", "fcos", *TINY, "--data", data, "--device", "cpu")
     assert ended.code == 0, ended.err
     (line,) = [line for line in ended.err.splitlines() if line.startswith("finished: ")]
-    assert line == "finished: AP undefined (no object in the images measured on) with the last weights"
+    assert line == "finished: AP undefined (no object in the validation images) with the last weights"
     assert "0.0000" not in ended.err

@@ -96,7 +96,7 @@ def test_large_images_are_decoded_one_by_one_and_only_when_the_one_before_is_don
     source = iter([tmp_path / f"{name}.png" for name in names])
     for part in prepared_ahead(source, 8, RULE, None, keep=True, memory=0.015):
         for one in part:
-            assert isinstance(one, inputs.Prepared)
+            assert isinstance(one, inputs.PreparedImage)
             events.append(f"used {Path(str(one.path)).stem}")
     assert [event for event in events if event.startswith("used")] == [f"used {name}" for name in names]
     for before, large, after in (("b", "C", "D"), ("C", "D", "e")):

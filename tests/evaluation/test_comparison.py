@@ -8,7 +8,7 @@ import random
 import pytest
 
 from boxwright.evaluation.comparison import compare_files
-from boxwright.evaluation.summary import measure
+from boxwright.evaluation.summary import evaluate_detections
 
 SIZE = 120
 SQUARE = [10, 10, 40, 40]
@@ -34,7 +34,7 @@ def ground_truth_file(keys, annotations, names=("a", "b")):
 
 def measured(ground_truth, found, **options):
     compared = compare_files(ground_truth, found)
-    return compared, measure(
+    return compared, evaluate_detections(
         compared.detections, compared.ground_truths, compared.classes, areas=compared.areas, **options
     )
 
@@ -96,7 +96,7 @@ def test_what_is_no_id_is_refused_by_name(tmp_path, key, value):
     files = write(
         tmp_path, ground_truth_file([1], [{"image_id": 1, "category_id": 1, "bbox": SQUARE}]), [row, row | {key: value}]
     )
-    with pytest.raises(ValueError, match=rf"found\.json: detection 1: expected {key} as a whole number or text"):
+    with pytest.raises(ValueError, match=rf"found\.json: detection 1: expected {key} as an integer or text"):
         compare_files(*files)
 
 
@@ -208,7 +208,7 @@ def test_a_box_one_pixel_wide_counts_where_its_last_pixel_is_its_own(tmp_path, x
     rows = ["line 0.9 7 3 7 16", "dot 0.8 5 5 6 5", "blob 0.7 10 10 30 20"]
     (found / "one.txt").write_text("\n".join(rows))
     compared = compare_files(ground_truth, found, plus_one=True)
-    result = measure(compared.detections, compared.ground_truths, compared.classes, metric="voc")
+    result = evaluate_detections(compared.detections, compared.ground_truths, compared.classes, metric="voc")
     assert compared.warnings == ()
     assert result.per_class == {"blob": 1.0, "dot": 1.0, "line": 0.5}
     assert {row.name: row.recall for row in result.rows} == {"blob": 1.0, "dot": 1.0, "line": 0.5}

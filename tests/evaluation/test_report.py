@@ -13,7 +13,7 @@ from PIL import Image
 
 from boxwright.evaluation.curves import best_threshold, score_curves
 from boxwright.evaluation.report import class_csv, class_rows, class_table, draw_confusion, write_report
-from boxwright.evaluation.summary import headline, measure
+from boxwright.evaluation.summary import evaluate_detections, headline
 from boxwright.structures import Classes, Detections, GroundTruth
 
 CHARTS = ["BoxPR_curve", "BoxF1_curve", "BoxP_curve", "BoxR_curve", "confusion_matrix", "confusion_matrix_normalized"]
@@ -74,7 +74,7 @@ def test_confusion_shares_are_of_the_true_class(tmp_path, monkeypatch):
 def test_measurement_holds_fractions_or_none(random_set):
     detections, ground_truths = random_set(2)
     classes = Classes.named("abc")
-    measured = measure(detections, ground_truths, classes)
+    measured = evaluate_detections(detections, ground_truths, classes)
     keys = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class"}
     assert keys <= set(measured.figures)
     low, high = measured.figures["AP50_interval"]
@@ -83,9 +83,9 @@ def test_measurement_holds_fractions_or_none(random_set):
     flat += [value for value in measured.figures.values() if isinstance(value, int | float)]
     assert all(value is None or 0 <= value <= 1 for value in flat)
     assert headline(measured)[0].startswith("AP 0.")
-    other = measure(detections, ground_truths, classes, max_detections=5)
+    other = evaluate_detections(detections, ground_truths, classes, max_detections=5)
     assert [key for key in other.figures if key.startswith("AR")] == ["AR1", "AR5", "ARs", "ARm", "ARl"]
-    voc = measure(detections, ground_truths, classes, metric="voc", eleven_point=True)
+    voc = evaluate_detections(detections, ground_truths, classes, metric="voc", eleven_point=True)
     assert "eleven points" in headline(voc)[0]
     assert set(voc.figures["per_class"]) == {"a", "b", "c"}
 
@@ -93,14 +93,14 @@ def test_measurement_holds_fractions_or_none(random_set):
 def test_measurement_of_nothing_has_words():
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (9, 9))
     for metric in ("coco", "voc"):
-        measured = measure([nothing], [GroundTruth.empty()], Classes.named("a"), metric=metric)
+        measured = evaluate_detections([nothing], [GroundTruth.empty()], Classes.named("a"), metric=metric)
         assert measured.figures["best_f1"] is None
         assert "No ground truth at all: AP is undefined." in measured.notes
         assert headline(measured)[0].split()[1] == "-"
     with pytest.raises(ValueError, match="expected coco or voc"):
-        measure([], [], Classes.named("a"), metric="map")
+        evaluate_detections([], [], Classes.named("a"), metric="map")
     with pytest.raises(ValueError, match="iou 0: expected a fraction"):
-        measure([], [], Classes.named("a"), iou=0)
+        evaluate_detections([], [], Classes.named("a"), iou=0)
 
 
 def test_charts_leave_the_home_folder_alone(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_detectors import build
 
-from boxwright.models import fcos, retinanet, rpn
+from boxwright.models import fcos, proposal_network, retinanet
 from boxwright.models.claims import claimed, held_detector, others
 from boxwright.structures import GroundTruth, ImageBatch, Targets
 
@@ -44,7 +44,7 @@ def test_what_is_claimed_is_what_the_loss_assigns(name, monkeypatch):
 
     spied(fcos, "assign_locations")
     spied(retinanet, "match_boxes")
-    spied(rpn, "match_boxes")
+    spied(proposal_network, "match_boxes")
     images = ImageBatch.of([torch.zeros(3, *size_hw, dtype=torch.uint8)] * 3, [size_hw] * 3, [(1.0, 1.0)] * 3,
                            [(0.0, 0.0)] * 3)  # fmt: skip
     inner = getattr(model, "detector", model)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from configs import COURSE, built
 from torch import nn
 
-from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
 from boxwright.structures import DetectSettings, ImageBatch, Targets
 
-# the keys of seed 001 and ours; the rest of a key is the same
+# the course's keys and ours; the rest of a key is the same
 NAMES = {
     "backbone.backbone.": "backbone.body.",
     **{f"backbone.fpn_params.l{level}.": f"fpn.laterals.{level - 3}." for level in (3, 4, 5)},
@@ -35,14 +35,14 @@ def case(shared):
 @pytest.fixture(scope="module")
 def model(shared):
     """Our course variant with the recorded weights; the recorded images are normalised already."""
-    settings = {**COURSE, "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
-    model = FCOS(FCOSConfig(num_classes=20, **settings))
+    settings = {**COURSE, "backbone.pixel_mean": (0.0, 0.0, 0.0), "backbone.pixel_std": (1.0, 1.0, 1.0)}
+    model = built("fcos", 20, settings)
     theirs = torch.load(shared / "fixtures" / "course_fcos" / "fcos_detector.pt", weights_only=True)
     state = {}
     for key, value in theirs.items():
         (prefix,) = (name for name in NAMES if key.startswith(name))
         state[NAMES[prefix] + key.removeprefix(prefix)] = value.float() if value.is_floating_point() else value
-    state["mean_positives"] = torch.tensor(150.0)  # the seed keeps it in a Python number, which it does not save
+    state["mean_positives"] = torch.tensor(150.0)  # a Python number in the course, which does not save it
     model.load_state_dict(state)  # strict: nothing is left over on either side
     return model.eval()
 
@@ -87,8 +87,8 @@ def losses_of(model, case):
     return [float(losses[name]) for name in ("classification", "box", "centerness")], float(model.mean_positives)
 
 
-def test_losses_are_the_recorded_ones_under_the_seeds_open_ranges(model, case, monkeypatch):
-    """The seed's ranges exclude both ends (pitfall 5); with the same rule the losses are the same."""
+def test_losses_are_the_recorded_ones_under_the_courses_open_ranges(model, case, monkeypatch):
+    """The course's ranges exclude both ends; with the same rule the losses are the same."""
     assert model.ranges.tolist() == [[0.0, 64.0], [64.0, 128.0], [128.0, float("inf")]]
     monkeypatch.setitem(model._buffers, "ranges", model.ranges + torch.tensor([[0.0, 0], [1e-4, 0], [1e-4, 0]]))
     losses, _ = losses_of(model, case)
@@ -96,10 +96,10 @@ def test_losses_are_the_recorded_ones_under_the_seeds_open_ranges(model, case, m
 
 
 def test_our_ranges_give_one_more_location_its_box(model, case):
-    """A location at 64 pixels from a side belongs to no level of the seed, and to P4 here: the only difference."""
+    """A location at 64 pixels from a side belongs to no level of the course, and to P4 here: the only difference."""
     losses, ours = losses_of(model, case)
     positives = (ours - 0.9 * 150) / 0.1 * 2
-    assert positives == pytest.approx(135, abs=0.01)  # the seed: 134
+    assert positives == pytest.approx(135, abs=0.01)  # the course: 134
     expected = [case[1][name] for name in ("loss_cls", "loss_box", "loss_ctr")]
     assert losses == pytest.approx(expected, rel=1e-2)
     assert losses != pytest.approx(expected, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Faster R-CNN against torchvision with the same random weights, and the laws that seed 002 broke."""
+"""Faster R-CNN against torchvision with the same random weights, and the laws that the course broke."""
 
 import math
 from dataclasses import replace
@@ -6,15 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from configs import TWO_STAGE_COURSE, built, config_of, dotted, settings_of
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from boxwright.convert.torchvision_rcnn import FASTER_RCNN as TORCHVISION
 from boxwright.models.box_branch import BoxSettings
-from boxwright.models.faster_rcnn import C4, COURSE, DC5, TORCHVISION, FasterRCNN, FasterRCNNConfig
 from boxwright.models.proposal_network import ProposalSettings
-from boxwright.nn.resnet import ResNetVariant
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 SIZES = [(64, 96), (96, 64)]
@@ -58,7 +59,7 @@ def peer():
     return model
 
 
-def ours(theirs, **changes):
+def ours(theirs):
     """The same detector here: classes moved so that background is last, and boxes of the background left out."""
     state = {}
     for name, value in theirs.state_dict().items():
@@ -69,9 +70,12 @@ def ours(theirs, **changes):
     for part in ("weight", "bias"):
         state[f"box.class_logits.{part}"] = state[f"box.class_logits.{part}"].roll(-1, 0)
         state[f"box.offsets.{part}"] = state[f"box.offsets.{part}"][4:]
-    rpn = replace(TORCHVISION["rpn"], train_proposals=40, test_proposals=40, samples=100_000)
-    box = replace(TORCHVISION["box"], samples=100_000, positive_fraction=0.5, fc_channels=(32, 32))
-    model = FasterRCNN(FasterRCNNConfig(num_classes=3, backbone="resnet18", rpn=rpn, box=box, **changes))
+    settings = {
+        **dotted(TORCHVISION), "backbone.name": "resnet18", "compat.pad_multiple": 1, "rpn.train_proposals": 40,
+        "rpn.test_proposals": 40, "rpn.samples": 100_000, "box.samples": 100_000, "box.positive_fraction": 0.5,
+        "box.fc_channels": (32, 32),
+    }  # fmt: skip
+    model = built("faster_rcnn", 3, settings)
     model.load_state_dict(state)
     return model
 
@@ -126,7 +130,7 @@ class TestTorchvision:
             assert (own.grad - other.grad).norm() < 1e-3 * other.grad.norm()
 
 
-SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
+SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16}
 PROPOSE = ProposalSettings(
     stem_channels=(16,), anchor_sizes=((8,), (16,), (32,), (64,), (128,)), train_proposals=30, test_proposals=30,
     samples=32,
@@ -136,7 +140,7 @@ CLASSIFY = BoxSettings(fc_channels=(32,), samples=24)
 
 def small(**changes):
     torch.manual_seed(2)
-    model = FasterRCNN(FasterRCNNConfig(**{**SMALL, "rpn": PROPOSE, "box": CLASSIFY, **changes}))
+    model = built("faster_rcnn", 3, {**SMALL, "rpn": PROPOSE, "box": CLASSIFY, **changes})
     with torch.no_grad():  # predictions that differ from region to region
         model.rpn.objectness.weight.mul_(100)
         model.box.class_logits.weight.mul_(30)
@@ -148,9 +152,9 @@ def images():
     return ImageBatch.of(make_images())
 
 
-class TestSeed002:
-    def test_rows_keep_their_order_in_a_batch_39(self, images):
-        """The seed put features level by level and labels image by image; here row r of image b stays there."""
+class TestCourse:
+    def test_rows_keep_their_order_in_a_batch(self, images):
+        """The course has features level by level and labels image by image; here row r of image b stays there."""
         model = small().eval()
         boxes = torch.tensor([[0, 0, 8, 8], [0, 0, 300, 300], [4, 4, 60, 60], [0, 0, 150, 150], [8, 8, 16, 16]]).float()
         boxes = torch.stack([boxes, boxes.flip(0)])
@@ -165,8 +169,8 @@ class TestSeed002:
                     alone = model.box(own, boxes[image, row][None, None], level[image, row][None, None])
                     torch.testing.assert_close(together[image, row], alone.class_logits[0, 0])
 
-    def test_proposals_and_loss_leave_offsets_as_they_are_40(self, images):
-        """The seed clamped dw and dh in place before its loss saw them."""
+    def test_proposals_and_loss_leave_offsets_as_they_are(self, images):
+        """The course clamps dw and dh in place before its loss sees them."""
         model = small()
         with torch.no_grad():
             model.rpn.offsets.bias.fill_(9.0)
@@ -178,7 +182,7 @@ class TestSeed002:
         assert torch.equal(anchors.offsets, before)
         assert (before[..., 2:] > 8).all()
 
-    def test_sides_may_grow_by_more_than_224_over_8_41(self, images):
+    def test_sides_may_grow_by_more_than_224_over_8(self, images):
         model = small(rpn=replace(PROPOSE, anchor_sizes=((1,),) * 5, anchor_ratios=(1.0,)))
         with torch.no_grad():
             model.rpn.offsets.weight.zero_()
@@ -187,7 +191,7 @@ class TestSeed002:
         sides = (found.boxes[..., 2:] - found.boxes[..., :2])[found.valid]
         assert sides.max().item() == pytest.approx(math.exp(4), rel=1e-4)  # 55 pixels from 1
 
-    def test_low_quality_matches_give_every_object_an_anchor_42(self, images):
+    def test_low_quality_matches_give_every_object_an_anchor(self, images):
         thin = Targets.of([GroundTruth.of([[3.0, 30.0, 91.0, 33.0]], [0])] * 2)
         counts = [
             int(small(rpn=replace(PROPOSE, low_quality=low))(images, thin).anchors.sampled.positive.sum())
@@ -196,14 +200,14 @@ class TestSeed002:
         assert counts[0] == 0
         assert counts[1] >= 2
 
-    def test_background_and_ignored_rows_never_reach_the_logarithm_43(self, images):
+    def test_background_and_ignored_rows_never_reach_the_logarithm(self, images):
         model = small()
         targets = Targets.of([GroundTruth.empty(), GroundTruth.of([[0.0, 0.0, 60.0, 60.0]], [1], [True])])
         losses = model.loss(model(images, targets), targets)
         assert all(torch.isfinite(value) for value in losses.values())
         assert losses["box"] == losses["proposal_box"] == 0
 
-    def test_ground_truth_is_among_the_samples_but_not_among_the_proposals_44(self, images):
+    def test_ground_truth_is_among_the_samples_but_not_among_the_proposals(self, images):
         model = small()
         targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
@@ -212,7 +216,7 @@ class TestSeed002:
             assert all((drawn == box).all(1).any() for box in one.boxes)
             assert not any((outputs.proposals.boxes[image] == box).all(1).any() for box in one.boxes)
 
-    def test_losses_are_divided_by_what_was_drawn_45(self, images):
+    def test_losses_are_divided_by_what_was_drawn(self, images):
         model = small(box=replace(CLASSIFY, samples=10_000))
         targets = Targets.of(GROUND_TRUTHS)
         outputs = model(images, targets)
@@ -222,7 +226,7 @@ class TestSeed002:
         expected = torch.nn.functional.cross_entropy(logits[sampled.real], labels[sampled.real])
         torch.testing.assert_close(model.loss(outputs, targets)["classification"], expected)
 
-    def test_proposals_are_clipped_to_each_image_not_to_the_batch_47(self, images):
+    def test_proposals_are_clipped_to_each_image_not_to_the_batch(self, images):
         found = small().eval()(images).proposals
         for image, (height, width) in enumerate(SIZES):
             boxes = found.boxes[image][found.valid[image]]
@@ -230,14 +234,14 @@ class TestSeed002:
             assert (boxes <= torch.tensor([width, height, width, height])).all()
             assert (boxes >= 0).all()
 
-    def test_proposals_are_limited_for_each_level_in_the_course_and_for_all_together_else_48(self, images):
+    def test_proposals_are_limited_for_each_level_in_the_course_and_for_all_together_else(self, images):
         for per_level, count in ((False, 7), (True, 35)):
             rpn = replace(PROPOSE, test_proposals=7, per_level=per_level)
             found = small(rpn=rpn).eval()(images).proposals
             assert found.boxes.shape == (2, count, 4)
             assert per_level or (found.scores.diff() <= 0)[found.valid[:, 1:]].all()
 
-    def test_a_region_whose_best_class_is_background_reports_nothing_49(self, images):
+    def test_a_region_whose_best_class_is_background_reports_nothing(self, images):
         model = small(box=replace(CLASSIFY, multi_label=False, regression="none")).eval()
         settings = DetectSettings(score_threshold=0.01)
         with torch.no_grad():
@@ -252,18 +256,21 @@ class TestSeed002:
 
 class TestVariants:
     @pytest.mark.parametrize(
-        ("preset", "levels"), [(C4, [16]), (DC5, [16]), (COURSE, [8, 16, 32]), (TORCHVISION, [4, 8, 16, 32, 64])]
+        ("preset", "levels"),
+        [
+            (settings_of("faster-rcnn-r50-c4-1x"), [16]),
+            (settings_of("faster-rcnn-r50-dc5-1x"), [16]),
+            (TWO_STAGE_COURSE, [8, 16, 32]),
+            (dotted(TORCHVISION), [4, 8, 16, 32, 64]),
+        ],
     )
     def test_every_preset_trains_and_detects(self, images, preset, levels):
-        slim = ResNetVariant(widths=(4, 8, 2, 1), dilated_c5=preset is DC5)
-        limits = {"train_candidates": 100, "test_candidates": 100, "train_proposals": 20, "test_proposals": 20}
-        rpn = replace(preset["rpn"], stem_channels=(8,), **limits)
-        box = replace(preset.get("box", BoxSettings()), samples=16, fc_channels=(16,))
-        config = FasterRCNNConfig(
-            **{"fpn_channels": 16, **preset, "num_classes": 2, "backbone": "resnet50", "backbone_variant": slim,
-               "backbone_norm": "bn", "rpn": rpn, "box": box}
-        )  # fmt: skip
-        model = FasterRCNN(config)
+        settings = {
+            "fpn.channels": 16, **preset, "backbone.name": "resnet50", "backbone.widths": (4, 8, 2, 1),
+            "backbone.norm": "bn", "rpn.stem_channels": (8,), "rpn.train_candidates": 100, "rpn.test_candidates": 100,
+            "rpn.train_proposals": 20, "rpn.test_proposals": 20, "box.samples": 16, "box.fc_channels": (16,),
+        }  # fmt: skip
+        model = built("faster_rcnn", 2, settings)
         assert model.trunk.strides == levels
         targets = Targets.of([GroundTruth.of([[10.0, 12.0, 50.0, 40.0]], [1]), GroundTruth.empty()])
         losses = model.loss(model(images, targets), targets)
@@ -278,7 +285,8 @@ class TestVariants:
         torch.manual_seed(0)
         whole = torchvision.models.resnet50()
         torch.save(whole.state_dict(), tmp_path / "backbone.pth")
-        model = FasterRCNN(FasterRCNNConfig(**C4, num_classes=2, backbone_weights=str(tmp_path / "backbone.pth")))
+        model = built("faster_rcnn", 2, settings_of("faster-rcnn-r50-c4-1x"))
+        load_pretrained(model, str(tmp_path / "backbone.pth"))
         assert torch.equal(model.box.head.stage[2].conv3.weight, whole.layer4[2].conv3.weight)
 
     @pytest.mark.parametrize(("regression", "rows"), [("class", 3), ("agnostic", 1), ("none", 0)])
@@ -310,13 +318,14 @@ class TestVariants:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
-            ({"fpn_channels": None}, "levels: expected one without a pyramid"),
-            ({"pooled_level": False}, r"rpn.anchor_sizes: expected one entry for each of the 4 levels"),
+            ({"fpn.channels": None}, "levels: expected one without a pyramid"),
+            ({"rpn.pooled_level": False}, r"rpn.anchor_sizes: expected one entry for each of the 4 levels"),
         ],
     )
     def test_settings_that_do_not_go_together_are_refused(self, changes, sentence):
         with pytest.raises(ValueError, match=sentence):
-            FasterRCNNConfig(**{"num_classes": 3, **changes})
-        with pytest.raises(ValueError, match=r"rpn\.negative_iou: expected above 0 and up to positive_iou"):
+            config_of("faster_rcnn", changes)
+        with pytest.raises(ValueError, match="num_classes: expected at least 1, got 0"):
+            built("faster_rcnn", 0, {})
+        with pytest.raises(ValueError, match=r"negative_iou: expected above 0 and up to positive_iou"):
             ProposalSettings(negative_iou=0.8)

@@ -6,7 +6,7 @@ import pytest
 from tiny_detectors import CURVES, STEPS, TINY, loss_curve
 
 RECORDED = json.loads(CURVES.read_text())
-HOW = "if the change was meant: python tests/models/tiny_detectors.py NAME records it anew"
+HOW = "if the change was meant: python tests/support/tiny_detectors.py NAME records it anew"
 
 
 def test_every_detector_has_a_curve():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_detectors import TINY
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "two_processes.py"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ class TestParity:
         expected = BoxCoder(weights).encode_single(boxes(seed=1), boxes(seed=2))
         torch.testing.assert_close(encode_boxes(boxes(seed=2), boxes(seed=1), weights), expected, rtol=1e-5, atol=1e-5)
 
-    def test_boxes_equal_torchvision_also_for_wild_offsets(self, weights):
+    def test_boxes_equal_torchvision_also_for_extreme_offsets(self, weights):
         offsets = torch.randn(40, 4, generator=torch.Generator().manual_seed(3)) * 6
         expected = BoxCoder(weights).decode_single(offsets, boxes(seed=4))
         torch.testing.assert_close(decode_boxes(boxes(seed=4), offsets, weights), expected, rtol=1e-5, atol=1e-2)
@@ -44,8 +44,8 @@ def test_offsets_do_not_change_when_everything_moves_and_grows():
     torch.testing.assert_close(moved, encode_boxes(reference, target), rtol=1e-4, atol=1e-4)
 
 
-def test_pitfall_40_decoding_leaves_its_arguments_as_they_are():
-    """Seed 002 clamps in place what the loss uses afterwards."""
+def test_decoding_leaves_its_arguments_as_they_are():
+    """The course clamps in place what the loss uses afterwards."""
     reference, offsets = boxes(4), torch.full((4, 4), 30.0)
     kept = reference.clone(), offsets.clone()
     decode_boxes(reference, offsets)
@@ -54,7 +54,7 @@ def test_pitfall_40_decoding_leaves_its_arguments_as_they_are():
 
 
 def test_sides_grow_by_the_largest_ratio_at_most():
-    """Pitfall 41: it is a default to be changed, and not a number of the course's image size."""
+    """The ratio is a default that a caller can change."""
     reference = torch.tensor([0.0, 0.0, 2.0, 2.0])
     offsets = torch.tensor([0.0, 0.0, 500.0, 1.0])
     x1, y1, x2, y2 = decode_boxes(reference, offsets).tolist()
@@ -66,8 +66,8 @@ def test_sides_grow_by_the_largest_ratio_at_most():
 
 
 @pytest.mark.parametrize("row", [[-1.0, -1, -1, -1], [-1e8, -1e8, -1e8, -1e8], [0.0, 0, 0, 0], [9.0, 9, 3, 3]])
-def test_pitfall_43_background_rows_give_numbers_to_be_masked(row):
-    """Seed 002 marks background by boxes of -1 and -1e8, whose logarithm is NaN."""
+def test_background_rows_give_numbers_to_be_masked(row):
+    """The course marks background by boxes of -1 and -1e8, whose logarithm is NaN."""
     rows = torch.tensor([row, row])
     assert torch.isfinite(encode_boxes(boxes(2), rows)).all()
     assert torch.isfinite(encode_boxes(rows, boxes(2))).all()

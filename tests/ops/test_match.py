@@ -33,8 +33,13 @@ class TestParity:
         candidates = boxes(400)
         rows = [candidates[:count] + boxes(count, 8, 6.0) - 3, boxes(count + 3, 9)]  # some on candidates, some not
         rows = [row[(row[:, 2:] > row[:, :2]).all(1)] for row in rows]
-        owner, ignored = matched(candidates, [ground_truth(row.tolist()) for row in rows], positive_iou=positive,
-                                 negative_iou=negative, low_quality=low_quality)  # fmt: skip
+        owner, ignored = matched(
+            candidates,
+            [ground_truth(row.tolist()) for row in rows],
+            positive_iou=positive,
+            negative_iou=negative,
+            low_quality=low_quality,
+        )
         for image, row in enumerate(rows):
             overlap = box_iou(row, candidates)
             assert (overlap.amax(1) > 0).all()  # else theirs gives the box every candidate
@@ -58,8 +63,8 @@ class TestThresholds:
         assert owner[0].tolist() == [0, 0, -1, -1, -1]
         assert ignored[0].tolist() == [False, False, True, False, False]
 
-    def test_pitfall_42_a_box_that_no_anchor_fits_still_gets_its_best_one(self):
-        """Seed 002 asks for 0.6 and has no low-quality matches: such a box is learnt by nothing."""
+    def test_a_box_that_no_anchor_fits_still_gets_its_best_one(self):
+        """Without low-quality matches such a box is learnt by nothing."""
         small = [[0.0, 0, 10, 1]]
         assert (matched(self.anchors, [ground_truth(small)], low_quality=False).owner == -1).all()
         owner, ignored = matched(self.anchors, [ground_truth(small)])
@@ -178,8 +183,8 @@ class TestSampling:
         assert (is_positive.int().diff(dim=1) <= 0).all()
         assert (real.int().diff(dim=1) <= 0).all()
 
-    def test_pitfall_45_a_short_sample_is_padded_by_rows_that_do_not_count(self):
-        """Seed 002 says that it fills up with duplicates, returns fewer, and divides by the full number."""
+    def test_a_short_sample_is_padded_by_rows_that_do_not_count(self):
+        """The course returns fewer rows and divides by the full number."""
         positive, negative = torch.zeros(2, 30, dtype=torch.bool), torch.zeros(2, 30, dtype=torch.bool)
         positive[0, 3], negative[0, 4:6] = True, True
         drawn = sample_balanced(positive, negative, 10, 0.5)

@@ -8,9 +8,10 @@ import torch
 
 from boxwright.recipes import load_recipe
 from boxwright.training import timing
-from boxwright.training.loop import Progress, keep_time
+from boxwright.training.budget import keep_time
 from boxwright.training.scales import scale_index
 from boxwright.training.schedule import Horizon, lr_factor, scaled, validation_due
+from boxwright.training.state import Progress, RunSettings
 
 CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1, gather=lambda value: value)
 VALIDATION, REPORT = 4.0, 3.0
@@ -25,14 +26,12 @@ def simulated(minutes, speed, *settings, start_up=5.0, gather=None, monkeypatch=
     recipe = load_recipe("fcos-shapes", ["data.batch_size=4", "optim.reference_batch=4", scales, *settings])
     accelerator = CPU if gather is None else SimpleNamespace(**{**vars(CPU), "gather": gather})
     plan = scaled(recipe, 1000, 1)
-    job = SimpleNamespace(
-        recipe=recipe, plan=plan, seed=0, minutes=minutes, accelerator=accelerator, validation_images=150
-    )
+    run = RunSettings(recipe, plan, seed=0, minutes=minutes, started=0.0, image_paths=(), validation_images=150)
     progress = Progress(Horizon(plan.steps, plan.warmup_steps), fixed=False)
     progress.pace.report = REPORT
     now, steps = start_up, []
     scales = recipe.data.train_scales or (1.0,)
-    while not (progress.fixed and progress.step >= progress.steps):
+    while not progress.over:
         scale = scales[scale_index(recipe.data, 0, progress.step, progress.planned)]
         rate = lr_factor(progress.step, progress.horizon, recipe.schedule)
         lap = 0.1 * scale / speed(now)
@@ -44,7 +43,7 @@ def simulated(minutes, speed, *settings, start_up=5.0, gather=None, monkeypatch=
         if due:
             now += VALIDATION / speed(now)
             progress.pace.validation, progress.seconds = now - progress.seconds, now
-        keep_time(job, progress, lap, again=due)
+        keep_time(run, progress, accelerator, lap, validated=due)
         assert now < 60 * minutes * 3 + 20, "the run does not end"
     return now + REPORT, steps
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from boxwright.training.display import Display
 
 ROW = {
-    "train/loss": 1.2344, "train/classification": 0.5, "train/box": 0.4, "train/centerness_floor": 0.1234,
+    "train/loss": 1.2344, "train/classification": 0.5, "train/box": 0.4, "train/box_floor": 0.1234,
     "lr": 0.0025, "images_per_second": 12.54, "val/loss": 7.0,
 }  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_without_a_terminal_a_line_every_hundred_steps_says_the_same(
 
 def test_other_processes_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     display = Display(enabled=False)
-    display.say("a line")
+    display.log("a line")
     with display:
         display.update(100, 300, ROW, 90.0)
     assert capsys.readouterr().err == ""

@@ -9,12 +9,13 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.training import loop, run
 from boxwright.training.run import train
+from boxwright.training.step import EagerStep
 
 pytestmark = pytest.mark.e2e
 SMALL = [
     "schedule.steps=6", "schedule.warmup_steps=2", "data.workers=0", "data.batch_size=2", "optim.reference_batch=4",
-    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "optim.accumulate=2",
+    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "optim.accumulate=2",
 ]  # fmt: skip
 
 
@@ -43,14 +44,14 @@ def half(monkeypatch):
 
 def losses_of(monkeypatch):
     """The losses of each step from now on."""
-    seen, step = [], loop.training_step
+    seen, step = [], EagerStep.__call__
 
-    def noted(*arguments):
-        losses = step(*arguments)
-        seen.append({name: float(value) for name, value in losses.items()})
+    def noted(self, batches, settings):
+        losses = step(self, batches, settings)
+        seen.append({name: float(value) for name, value in losses.columns().items()})
         return losses
 
-    monkeypatch.setattr(loop, "training_step", noted)
+    monkeypatch.setattr(EagerStep, "__call__", noted)
     return seen
 
 
@@ -72,14 +73,14 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_falls(data, t
     scale = 2.0**40  # of a gradient in float16: infinite
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **more: grad_scaler("cpu", init_scale=scale, **more))
     weights = []
-    step = loop.training_step
+    step = EagerStep.__call__
 
-    def noted(job, *others):
-        losses = step(job, *others)
-        weights.append(next(job.model.parameters()).detach().clone())
+    def noted(self, batches, settings):
+        losses = step(self, batches, settings)
+        weights.append(next(self.state.model.parameters()).detach().clone())
         return losses
 
-    monkeypatch.setattr(loop, "training_step", noted)
+    monkeypatch.setattr(EagerStep, "__call__", noted)
     train("fcos-small", data, overrides=SMALL, runs=tmp_path)
     assert torch.equal(weights[0], weights[1])
     assert half[0].get_scale() < scale
@@ -91,15 +92,15 @@ grad_scaler = torch.amp.GradScaler
 
 def test_a_resumed_run_equals_one_that_never_stopped(data, tmp_path, monkeypatch, half):
     train("fcos-small", data, overrides=SMALL, runs=tmp_path, name="whole")
-    step = loop.training_step
+    step = EagerStep.__call__
 
-    def stopped(job, wrapped, optimizer, batches, progress):
-        if progress.step == 5:
+    def stopped(self, batches, settings):
+        if self.state.progress.step == 5:
             raise KeyboardInterrupt
-        return step(job, wrapped, optimizer, batches, progress)
+        return step(self, batches, settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "training_step", stopped)
+        patch.setattr(EagerStep, "__call__", stopped)
         patch.setattr(loop, "SAVE_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             train("fcos-small", data, overrides=SMALL, runs=tmp_path, name="stopped")

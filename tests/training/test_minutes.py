@@ -12,13 +12,14 @@ import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.training import loop, report, timing
+from boxwright.training import report, timing
 from boxwright.training.run import train
-from boxwright.training.session import Session
+from boxwright.training.signals import StopSignal
+from boxwright.training.step import EagerStep
 
 SETTINGS = (
-    "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "precision=fp32", "detect.max_detections=20", "data.train_scales=[0.75,1.0]",
+    "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "precision=fp32", "detect.max_detections=20", "data.train_scales=[0.75,1.0]",
     "data.augment.mosaic=0.5", "schedule.warmup_steps=4",
 )  # fmt: skip
 FIRST = 6
@@ -38,17 +39,17 @@ class Machine(SimpleNamespace):
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine(now=0.0, step=0, stops=set(), lap=lambda step: 1.0)
-    real = loop.training_step
+    real = EagerStep.__call__
 
-    def step(job: Any, wrapped: Any, optimizer: Any, batches: Any, progress: Any) -> Any:
-        machine.now += machine.lap(progress.step)
-        machine.step = progress.step + 1
-        return real(job, wrapped, optimizer, batches, progress)
+    def step(self: EagerStep, batches: Any, settings: Any) -> Any:
+        machine.now += machine.lap(self.state.progress.step)
+        machine.step = self.state.progress.step + 1
+        return real(self, batches, settings)
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(EagerStep, "__call__", step)
     monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: machine.now))
-    monkeypatch.setattr(Session, "stop_wanted", lambda _: machine.step in machine.stops)
-    monkeypatch.setattr(Session, "first_images", lambda *_: None)  # no charts: they take longer than the steps
+    monkeypatch.setattr(StopSignal, "wanted", lambda _: machine.step in machine.stops)
+    monkeypatch.setattr(report, "draw_first_batches", lambda *_: None)  # charts take longer than the steps
     monkeypatch.setattr(report, "write_report", lambda *_: {})
     return machine
 

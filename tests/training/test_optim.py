@@ -22,7 +22,7 @@ class TestScaling:
         assert "scaling" not in found.sentence
 
     def test_four_images_take_a_quarter_of_the_rate_and_four_times_the_steps(self):
-        """Pitfall 50: the slides say 0.025 for 4 images; the rule says 0.0025."""
+        """Goyal et al. 2017: the learning rate grows with the batch."""
         found = plan("data.batch_size=4")
         assert found.lr == pytest.approx(0.0025)
         assert (found.steps, found.warmup_steps) == (360_000, 4000)

@@ -88,7 +88,7 @@ class TestResults:
 
     def test_floor_of_another_loss_may_be_named(self, tmp_path, figures):
         logged = [{"step": s, "train/quality": 0.7, "train/quality_floor": 0.5} for s in range(5)]
-        plots.plot_results(logged, tmp_path / "results.png", entropy_floor_key="train/quality_floor")
+        plots.plot_results(logged, tmp_path / "results.png")
         assert "entropy floor (train)" in lines(panel(figures[0], "quality loss"))
 
     @pytest.mark.parametrize("logged", [[], [{"step": 0}], [{"step": 0, "train/loss": float("nan")}]])

@@ -19,8 +19,8 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 STEPS = 24
 SETTINGS = [
     f"schedule.steps={STEPS}", "schedule.warmup_steps=4", "validation.times=3", "data.batch_size=4",
-    "optim.reference_batch=4", "data.workers=1", "precision=bf16", "ema_decay=0.9", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "data.augment.mosaic=0.5", "data.augment.scale_jitter=[0.7,1.4]",
+    "optim.reference_batch=4", "data.workers=1", "precision=bf16", "ema_decay=0.9", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "data.augment.mosaic=0.5", "data.augment.scale_jitter=[0.7,1.4]",
     "data.augment.iou_crop=0.2", "data.train_scales=[0.75,1.0]", "detect.max_detections=20",
 ]  # fmt: skip
 
@@ -30,21 +30,23 @@ KILLED = """
 import os, signal, sys, threading
 from boxwright.cli.main import run
 from boxwright.training import loop
+from boxwright.training.step import EagerStep
 
 number, saved_until, at, seconds, latest = int(sys.argv[1]), *map(float, sys.argv[2:6])
-step = loop.training_step
+step = EagerStep.__call__
 timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
 
-def killed(job, wrapped, optimizer, batches, progress):
+def killed(self, batches, settings):
+    progress = self.state.progress
     loop.SAVE_SECONDS = 0.0 if progress.step < saved_until else float("inf")
     if progress.step == at:
         timer.start()
     if progress.step == latest:
         timer.cancel()
         os.kill(os.getpid(), number)
-    return step(job, wrapped, optimizer, batches, progress)
+    return step(self, batches, settings)
 
-loop.training_step = killed
+EagerStep.__call__ = killed
 sys.argv[1:6] = []
 run()
 """

@@ -11,8 +11,9 @@ from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Classes
 from boxwright.training import run as run_module
+from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.prepare import worker_count
-from boxwright.training.run import choose_accelerator, train
+from boxwright.training.run import train
 from boxwright.training.run_folder import newest_run
 
 
@@ -52,7 +53,7 @@ def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with_on_any_devic
     recipe = load_recipe("fcos-small")
     assert recipe.precision == "auto"
     arguments = {"data": str(tmp_path), "device": "cpu"}
-    training = {"precision": saved, "arguments": arguments, "progress": {"finished": False, "step": 1}}
+    training = {"precision": saved, "arguments": arguments, "progress": {"steps": 4, "fixed": True, "step": 1}}
     path = tmp_path / "run" / "weights" / "last.pt"
     path.parent.mkdir(parents=True)
     save_checkpoint(Checkpoint(recipe, Classes.named("ab"), {"a": torch.zeros(1)}, training=training), path)
@@ -63,6 +64,17 @@ def test_a_resumed_run_goes_on_in_the_arithmetic_that_it_began_with_on_any_devic
 def test_from_python_too_what_would_do_nothing_beside_resume_is_refused(tmp_path):
     with pytest.raises(ValueError, match="so recipe, overfit, minutes, seed would have no effect"):
         train("retinanet", resume=tmp_path, overfit=0, minutes=3, seed=1, device="cpu", data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"recipe": "fcos"}, {"seed": 0}, {"train_split": "train"}, {"val_split": "val"}],
+    ids=lambda given: [*given],
+)
+def test_beside_resume_the_default_is_refused_too_where_it_is_given(tmp_path, given):
+    """The run may have begun with something else."""
+    with pytest.raises(ValueError, match=f"so {next(iter(given))} would have no effect"):
+        train(resume=tmp_path, **given)
 
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.endswith("-shapes")])

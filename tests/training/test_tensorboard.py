@@ -10,11 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.run import train
-from boxwright.training.session import Session
+from boxwright.training.signals import StopSignal
 
 SETTINGS = (
     "schedule.steps=3", "validation.times=3", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
-    "model.fpn_channels=16", "model.stem_channels=[16]", "precision=fp32", "detect.max_detections=20",
+    "model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32", "detect.max_detections=20",
 )  # fmt: skip
 
 
@@ -36,7 +36,8 @@ def numbers(run: Path) -> dict[tuple[str, int], float]:
 @pytest.mark.e2e
 def test_a_run_that_was_stopped_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shapes(tmp_path / "data", 4, 2, "voc", ShapesConfig(size=64), 0)
-    monkeypatch.setattr(Session, "stop_wanted", lambda run: run.progress.step == 2)
+    asked = iter([False, True])  # after each step
+    monkeypatch.setattr(StopSignal, "wanted", lambda _: next(asked))
     stopped = train("fcos-shapes", tmp_path / "data", overrides=SETTINGS, runs=tmp_path / "runs", device="cpu")
     assert not stopped.finished
     assert scalars(stopped.folder) == pytest.approx(numbers(stopped.folder), rel=1e-6)

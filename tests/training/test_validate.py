@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.records import Record, Split
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.evaluation.detect_split import SplitDetections, with_ground_truth
 from boxwright.evaluation.loss_sums import LossSums
-from boxwright.evaluation.summary import measure
+from boxwright.evaluation.summary import evaluate_detections
 from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.ops.image import ResizeRule
+from boxwright.structures import Classes, Detections
+from boxwright.training import report
 from boxwright.training.run import train
 
 SMALL = (
@@ -21,7 +28,7 @@ SMALL = (
     "detect.score_threshold=0.0",
     "schedule.warmup_steps=2", "schedule.steps=12", "ema_decay=0.9", "validation.times=3",
 )  # fmt: skip
-FCOS = ("model.fpn_channels=16", "model.stem_channels=[16]", "data.train_scales=[]")
+FCOS = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "data.train_scales=[]")
 
 
 def test_losses_are_means_over_images_and_not_over_batches() -> None:
@@ -56,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(result: Any, data: Path) -> dict[str, Any]:
     found = evaluate_checkpoint(result.last, data, "val", device="cpu")
     assert sum(map(len, found.detections)) > 20
-    return measure(found.detections, found.ground_truths, found.classes, areas=found.areas).figures
+    return evaluate_detections(found.detections, found.ground_truths, found.classes, areas=found.areas).figures
 
 
 @pytest.mark.e2e
@@ -64,7 +71,7 @@ def evaluated(result: Any, data: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("recipe", ["fcos-shapes", "mask-rcnn-small"])
 def test_a_runs_figures_are_those_of_its_checkpoint(tmp_path: Path, data: Path, recipe: str, precision: str) -> None:
     """Digit for digit: metrics.json, the returned figures and what `evaluate` finds with the last checkpoint."""
-    small = FCOS if recipe == "fcos-shapes" else ("model.fpn_channels=32", "data.resize={mode: none}")
+    small = FCOS if recipe == "fcos-shapes" else ("model.fpn.channels=32", "data.resize={mode: none}")
     result = train(
         recipe, data, overrides=[*SMALL, *small, f"precision={precision}"], runs=tmp_path / "runs", device="cpu"
     )
@@ -85,3 +92,26 @@ def test_a_run_that_validates_on_some_images_reports_on_all(tmp_path: Path, data
     )  # fmt: skip
     result.metrics.pop("score_threshold")
     assert result.metrics == evaluated(result, data)
+
+
+def test_sheets_show_each_image_with_its_own_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is evaluated is ordered by image id, which need not be the order of the files."""
+    records, classes = [], Classes.named(["a"])
+    for number, image_id in enumerate((30, 10, 20)):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (20 + number, 20), (number, 0, 0)).save(path)
+        records.append(Record(path, image_id, None, (), str(path)))
+    images = DetectionDataset(Split("val", tuple(records), classes), ResizeRule("none"))
+    box = torch.tensor([[0.0, 0.0, 5.0, 5.0]])
+    found = SplitDetections({
+        number: Detections(box, torch.ones(1), torch.zeros(1).long(), (20, 20 + number)) for number in range(3)
+    })  # fmt: skip
+    inputs = with_ground_truth(found, images, classes)
+    assert inputs.image_ids == [10, 20, 30]
+    shown: list[Any] = []
+    monkeypatch.setattr(report, "save_batch", lambda pixels, found, *_, **__: shown.append((pixels, found)))
+    result = SimpleNamespace(inputs=inputs)
+    report.draw_validation(images, result, classes, 0.3, tmp_path)
+    (pixels, _), (_, detections) = shown
+    assert [int(one[0, 0, 0]) for one in pixels] == [1, 2, 0]
+    assert [one.size_hw for one in detections] == [tuple(one.shape[1:]) for one in pixels]

@@ -16,8 +16,8 @@ from boxwright.training.prepare import image_sets, open_checked
 from boxwright.training.run import train
 
 SMALL = [
-    "model.stem_channels=[16]",
-    "model.fpn_channels=16",
+    "model.head.stem_channels=[16]",
+    "model.fpn.channels=16",
     "data.resize.size=48",
     "data.batch_size=2",
     "data.workers=0",
@@ -50,7 +50,7 @@ def test_the_range_of_the_training_images_is_said_kept_and_used(
 ) -> None:
     result = train("fcos-small", data, overrides=SMALL, runs=tmp_path / "runs", device="cpu")
     printed = capsys.readouterr()
-    assert "training makes 51000 to 51900 of all images 0 to 255" in printed.out + printed.err
+    assert "training scales 51000 to 51900 of all images to 0 to 255" in printed.out + printed.err
     assert load_checkpoint(result.last).recipe.data.value_range == (51_000, 51_900)
     arguments = yaml.safe_load((result.folder / "args.yaml").read_text())
     assert arguments["recipe"]["data"]["value_range"] == [51_000, 51_900]
@@ -77,7 +77,7 @@ def test_what_is_trained_on_is_what_the_recipe_says(
                                         "data.resize.mode=none"])  # fmt: skip
     said: list[str] = []
     opened = open_checked(data, classes=None, train_split="train", val_split="val", overfit=None, recipe=recipe,
-                          say=said.append)  # fmt: skip
+                          log=said.append)  # fmt: skip
     recipe = opened.settled(recipe)
     assert any("set data.value_range to image, or to [51000,51900]" in line for line in said) is (setting == "type")
     for images in image_sets(recipe, opened, augment=False)[:2]:

@@ -21,17 +21,15 @@ def train(
         str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
     ] = "fcos",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
+        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout, found out by itself."),
+        typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout, which is detected."),
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
-    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Split to measure on while training.")] = "val",
+    val_split: Annotated[str, typer.Option(help="Split to validate on while training.")] = "val",
     weights: Annotated[Path | None, typer.Option(help="Start from this boxwright checkpoint (fine-tuning).")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; the recipe's name if not given.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder that run folders are made in.")] = Path("runs"),
@@ -39,12 +37,12 @@ def train(
         str | None,
         typer.Option(
             metavar="[RUN]",
-            help="Go on with a run folder; without a value, with the newest unfinished one (of this --name). "
-            "Recipe and settings come from the run; beside it only --data and --device.",
+            help="Resume a run folder; without a value, the newest unfinished one (of this --name). "
+            "Recipe and settings come from the run; only --data and --device may be given too.",
         ),
     ] = None,
     overfit: Annotated[
-        int | None, typer.Option(help="Sanity check: train and measure on this many images; the loss must collapse.")
+        int | None, typer.Option(help="Sanity check: train and validate on this many images; the loss must collapse.")
     ] = None,
     minutes: Annotated[
         float | None,
@@ -59,35 +57,39 @@ def train(
     ] = None,
     estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="Behind the whole command: say how long it would take; nothing is written."),
+        typer.Option(
+            "--estimate", help="Added to the whole command: estimate how long it would take; nothing is written."
+        ),
     ] = False,
 ) -> None:
     """Train a detector on a folder of labelled images.
 
-    Prints the run folder on standard output; everything else goes to standard error. Several GPUs or machines:
+    Prints the run folder to standard output, everything else to standard error. Several GPUs or machines:
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
     """
     if estimate:
-        from boxwright.training.estimate import estimate as measured
+        from boxwright.training.estimate import estimate as estimated
 
         if data is None or _given(context, ("resume",)):
             raise ValueError("--estimate needs --data, and is for a run that begins: leave out --resume")
-        found = measured(
+        found = estimated(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
             weights=weights, overfit=overfit, minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
         )  # fmt: skip
         typer.echo(found.sentence())
         return
-    from boxwright.training.run import refuse_beside_resume
+    from boxwright.training.resume import refuse_beside_resume
     from boxwright.training.run import train as run
 
     if resume is not None:
         refuse_beside_resume(_given(context, FROM_THE_RUN if resume == "latest" else FROM_THE_RUN + OF_A_FOLDER))
-    result = run(
-        recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
-        weights=weights, name=name, runs=runs, resume=resume, overfit=overfit, minutes=minutes, device=device,
-        seed=seed, proposals=proposals,
-    )  # fmt: skip
+        result = run(data=data, name=name, runs=runs, resume=resume, device=device)
+    else:
+        result = run(
+            recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
+            weights=weights, name=name, runs=runs, overfit=overfit, minutes=minutes, device=device, seed=seed,
+            proposals=proposals,
+        )  # fmt: skip
     typer.echo(str(result.folder))
 
 

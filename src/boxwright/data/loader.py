@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from boxwright.data.dataset import DetectionDataset, SampleKey
@@ -22,6 +23,16 @@ class Batch(NamedTuple):
     targets: Targets
     indices: tuple[int, ...]
     proposals: Proposals | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; a GPU gets it while it works on."""
+        images, targets, proposals = self.images, self.targets, self.proposals
+        return Batch(
+            images.to(device, non_blocking=True),
+            targets.to(device, non_blocking=True),
+            self.indices,
+            None if proposals is None else proposals.to(device, non_blocking=True),
+        )
 
 
 class Collate:
@@ -65,6 +76,6 @@ def make_loader(
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died of it would keep the run from saving."""
+    """Ignore Ctrl-C and SIGTERM, which reach every process: without its workers a run could not save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

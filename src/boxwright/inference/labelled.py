@@ -1,12 +1,11 @@
-"""One image of a labelled data folder, found by its path, its file name or its stem, with its ground truth."""
+"""An image of a labelled data folder, looked up by path, file name or stem, with its ground truth."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from boxwright.data.classes import relabelled
-from boxwright.data.formats.folder import open_folder
-from boxwright.data.formats.folder import split as split_called
+from boxwright.data.class_selection import relabelled
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Record
@@ -17,13 +16,13 @@ from boxwright.wording import counted
 def labelled_image(
     image: str | Path, data: Path, model_classes: Classes, *, split: str | None = None, classes: str | None = None
 ) -> tuple[Path, GroundTruth]:
-    """The file of an image of a data folder, and its ground truth in its own pixels with the labels of a model.
+    """The file of an image of a data folder, and its ground truth in original pixels with the labels of a model.
 
     `image` is a path, a file name or a stem; all splits are searched unless one is given. Raises FileNotFoundError
-    where the data has no such image, ValueError where it has several or where its classes are not the model's.
+    where the data has no such image, ValueError where it has several or where its classes are not those of the model.
     """
     dataset = open_folder(data, classes=classes)
-    parts = [split_called(dataset, split)] if split else list(dataset.splits.values())
+    parts = [find_split(dataset, split)] if split else list(dataset.splits.values())
     records = {record.path.resolve(): record for part in parts for record in relabelled(part, model_classes).records}
     found = _matching(records, Path(image))
     if not found:
@@ -41,7 +40,7 @@ def labelled_image(
 
 
 def _matching(records: dict[Path, Record], image: Path) -> list[Record]:
-    """Records of the very file; else those of its name; else those of its stem."""
+    """The record of this file; else those with its name; else those with its stem."""
     if image.exists() and image.resolve() in records:
         return [records[image.resolve()]]
     same_name = [record for record in records.values() if record.path.name == image.name]

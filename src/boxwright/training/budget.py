@@ -11,77 +11,76 @@ and, as an allowance, the report at the end. Processes plan together, at the sam
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
+import torch
+from accelerate import Accelerator
+
+from boxwright.data.sampler import AHEAD
 from boxwright.recipes.schema import Recipe
-from boxwright.training.schedule import Horizon
+from boxwright.training.pace import Pace, first_plan
+from boxwright.training.scales import scale_index
+from boxwright.training.schedule import Horizon, validations_left
+from boxwright.training.state import Progress, RunSettings
+from boxwright.training.timing import now
 
-PACE_STEPS = 12
-"""The pace is that of the last so many steps, or of all since the last plan, whichever are more."""
 REPLAN_PART = 0.05
 """Of the steps that are left: after so many the length is planned again."""
-SLOW_PART = 1 / 3
-"""Of the steps before the first plan: they are slower than the others and do not count."""
-VALIDATION_COST = 0.4
-"""Of a training step, for each image: what a validation is reckoned at before the first one was timed."""
 VALIDATION_PART = 1 / 3
 """Of the time that is left: validations take no more than this; else there are fewer of them."""
 
 
-def first_plan(num_scales: int) -> int:
-    """The steps before the first plan: with multi-scale training three of each scale."""
-    return max(4, 3 * num_scales)
+def keep_time(run: RunSettings, progress: Progress, accelerator: Accelerator, lap: float, *, validated: bool) -> None:
+    """Count a step that took `lap` seconds and, where it is time or the step was `validated`, plan the length anew."""
+    assert run.minutes is not None
+    pace, data = progress.pace, run.recipe.data
+    scales = len(data.train_scales) or 1
+    if progress.fixed and not pace.relative:  # begun by version 0.1, which fixed the length for good
+        return
+    scale, waited = scale_index(data, run.seed, progress.step - 1, progress.planned), 0.0
+    plan = validated or progress.step >= (pace.next_plan if progress.fixed else first_plan(scales))
+    if accelerator.device.type == "cuda" and (plan or not progress.fixed):
+        start = now()
+        torch.cuda.synchronize(accelerator.device)
+        waited = now() - start
+    if progress.fixed:
+        pace.take(lap + waited, scale)
+    else:
+        pace.first.append((scale, lap + waited))
+    if not plan or progress.over:
+        return
+    if not progress.fixed:
+        pace.learn_scales(scales)
+    seconds = run.minutes * 60 - progress.seconds - waited
+    progress.horizon = _planned(run, progress, accelerator, seconds, validated=validated)
+    progress.fixed = True
+    stop = math.floor(progress.horizon.position(data.augment.mosaic_until))
+    passed = [number for number, (made, _) in enumerate(progress.mosaic_stops) if made + AHEAD <= progress.step]
+    progress.mosaic_stops = [*progress.mosaic_stops[max(passed, default=0) :], (progress.step, stop)]
+    pace.next_plan = until_next_plan(progress.step, progress.steps)
+    pace.close_block()
 
 
-@dataclass
-class Pace:
-    """What steps and validations have cost so far; saved with the run, so that it is planned on when it is resumed."""
-
-    first: list[tuple[int, float]] = field(default_factory=list)
-    """The steps before the first plan: index of the scale, seconds."""
-    relative: list[float] = field(default_factory=list)
-    """Seconds of a step at each training scale, as measured before the first plan: their ratios are what counts."""
-    blocks: list[list[float]] = field(default_factory=list)
-    """The last stretches between two plans: seconds, their cost by `relative`, and the number of steps."""
-    validation: float | None = None
-    """Seconds of the last validation."""
-    report: float = 0.0
-    """Seconds that the report at the end is given."""
-    next_plan: int = 0
-    """The step after which the length is planned again."""
-
-    def take(self, seconds: float, scale: int) -> None:
-        """Count a step at the scale of this index."""
-        block = self.blocks[-1]
-        block[0] += seconds
-        block[1] += self.relative[scale]
-        block[2] += 1
-
-    def learn_scales(self, num_scales: int) -> None:
-        """Take the first steps as the cost of each scale."""
-        counted = self.first[math.floor(len(self.first) * SLOW_PART) :]
-        for scale in range(num_scales):
-            own = [lap for index, lap in counted if index == scale] or [lap for _, lap in counted]
-            self.relative.append(max(1e-9, sum(own) / len(own)))
-        total = sum(lap for _, lap in counted)
-        self.blocks = [[total, sum(self.relative[index] for index, _ in counted), len(counted)]]
-
-    def slowness(self) -> float:
-        """How many times as long as by `relative` steps take now."""
-        recent = self._recent()
-        return sum(block[0] for block in recent) / max(1e-9, sum(block[1] for block in recent))
-
-    def close_block(self) -> None:
-        """Let the next step begin a new stretch; what is too long ago to count is forgotten."""
-        self.blocks = [*self._recent(), [0.0, 0.0, 0]]
-
-    def _recent(self) -> list[list[float]]:
-        steps = 0.0
-        for number, block in enumerate(reversed(self.blocks), start=1):
-            steps += block[2]
-            if steps >= PACE_STEPS:
-                return self.blocks[-number:]
-        return self.blocks
+def _planned(
+    run: RunSettings, progress: Progress, accelerator: Accelerator, seconds: float, *, validated: bool
+) -> Horizon:
+    """As many more steps as fit into `seconds` after this one, and fewer validations where they do not fit."""
+    pace, step, validation = progress.pace, progress.step, run.recipe.validation
+    world = accelerator.num_processes
+    images = -(-min(validation.max_images or run.validation_images, run.validation_images) // world)
+    batch = run.scaled.batch // world
+    horizon = progress.horizon if progress.fixed else Horizon(progress.steps)
+    checks = validations_left(step, horizon, validation) if progress.fixed else validation.times
+    if validated or not progress.fixed:
+        checks = checks_within(checks, seconds, pace.validation_seconds(batch, images))
+    more = steps_left(run.recipe, pace, horizon, step, checks, seconds, batch, images)
+    own = torch.tensor([[step + max(1, int(more)), checks]], device=accelerator.device)
+    steps, checks = accelerator.gather(own).amin(0).tolist()  # the slowest process decides for all
+    warmup = min(run.scaled.warmup_steps, max(1, steps // 4))
+    if not progress.fixed:
+        return Horizon(steps, warmup, checks=checks)
+    if validated:
+        horizon = horizon.validated(step, checks)
+    return horizon.replanned(step, steps, warmup)
 
 
 def steps_left(
@@ -101,19 +100,12 @@ def steps_left(
     mean = pace.relative[-1] if total <= 0 else sum(
         share * cost for share, cost in zip(shares, pace.relative, strict=True)) / total  # fmt: skip
     cost = slowness * mean
-    validation = validation_seconds(pace, batch, images)
+    validation = pace.validation_seconds(batch, images)
     seconds -= pace.report
     every = recipe.validation.every
     if every is not None:
         return (seconds - validation) / (cost + validation / every)
     return (seconds - max(1, checks) * validation) / cost
-
-
-def validation_seconds(pace: Pace, batch: int, images: int) -> float:
-    """What the last validation took; before the first one, what it is reckoned at from the cost of a step."""
-    if pace.validation is not None:
-        return pace.validation
-    return VALIDATION_COST * pace.slowness() * max(pace.relative) / batch * images
 
 
 def checks_within(wanted: int, seconds: float, validation: float) -> int:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines on standard error, and a progress bar where that is a terminal."""
+"""What is seen of a run: lines on standard error, and a progress bar where that is a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from boxwright.training.columns import train_losses
 from boxwright.writing import printable, writing
 
 
@@ -31,32 +32,32 @@ class Display:
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-        self._log: Path | None = None
-        self._said: list[str] = []
+        self._file: Path | None = None
+        self._lines: list[str] = []
         self._bar: _Bar | None = None
         self._task: Any = None
 
-    def say(self, text: str) -> None:
-        """One line, for the person and for the log."""
+    def log(self, text: str) -> None:
+        """One line, on standard error and in the log file."""
         if self.enabled:
             text = printable(text)
             self.console.print(text, markup=False, emoji=False)
-            self._said.append(text + "\n")
+            self._lines.append(text + "\n")
             self._write()
 
     def log_to(self, path: Path) -> None:
-        """Keep the lines in a file too, those already said first."""
-        self._log = path if self.enabled else None
+        """Keep the lines in a file too, those already logged first."""
+        self._file = path if self.enabled else None
         self._write()
 
     def _write(self) -> None:
-        if self._log is not None:
+        if self._file is not None:
             with (
-                writing(self._log, whole=False),
-                self._log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+                writing(self._file, whole=False),
+                self._file.open("a", encoding="utf-8", errors="backslashreplace") as file,
             ):
-                file.writelines(self._said)
-            self._said = []
+                file.writelines(self._lines)
+            self._lines = []
 
     def __enter__(self) -> None:
         if self.enabled and self.console.is_terminal:
@@ -73,11 +74,10 @@ class Display:
 
     def update(self, step: int, steps: int, row: Mapping[str, float], seconds_left: float) -> None:
         """Show where the run stands; a plain line every hundred steps where there is no terminal."""
-        losses = {k.removeprefix("train/"): v for k, v in row.items() if k.startswith("train/") and "floor" not in k}
-        numbers = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in train_losses(row).items())
         numbers += f"  lr {row['lr']:.2g}  {row['images_per_second']:.1f} images/s"
         if self._bar is not None:
             self._bar.numbers = numbers
             self._bar.update(self._task, completed=step, total=steps)
         elif step % 100 == 0:
-            self.say(f"step {step}/{steps}  {numbers}  {seconds_left / 60:.1f} min left")
+            self.log(f"step {step}/{steps}  {numbers}  {seconds_left / 60:.1f} min left")

@@ -1,37 +1,40 @@
-"""How long a run would take, from a few measured steps; nothing is kept of them and nothing is written."""
+"""How long a run would take, from a few timed steps; nothing is kept of them and nothing is written."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
+from boxwright.data.loader import Batch
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import compile_parts
+from boxwright.training.accelerator import choose_accelerator
+from boxwright.training.batches import training_batches
 from boxwright.training.fine_tune import load_weights
-from boxwright.training.loop import Job, Progress, grouped_batches, training_step
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
-from boxwright.training.run import choose_accelerator, overfit_overrides
+from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
+from boxwright.training.state import Progress, RunSettings, TrainState
+from boxwright.training.step import EagerStep, TrainStep
 from boxwright.training.timing import now, typical
-from boxwright.training.validate import measure
+from boxwright.training.validate import validate
 from boxwright.wording import counted
 
 LEAST_STEPS = 8
-"""Steps that are counted; with multi-scale training three of each scale."""
+"""Steps that are counted at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Estimate:
     """Share of a step that goes into waiting for images."""
     validations: int
     validation_seconds: float
-    """Of one measurement of the whole validation split."""
+    """Of one validation, on all the images of the split that it uses."""
     memory: int
     """Bytes: the most that was allocated on a GPU, else the largest the process has been."""
 
@@ -61,13 +64,13 @@ class Estimate:
         return (
             f"{duration(self.seconds)}: {counted(self.steps, 'step')} of {counted(self.batch, 'image')} at "
             f"{self.step_seconds:.3g} s "
-            f"({rate:.3g} images/s, {self.waiting:.0%} of it waiting for data), {self.validations} measurements of "
+            f"({rate:.3g} images/s, {self.waiting:.0%} of it waiting for data), {self.validations} validations of "
             f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB"
         )
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Seconds in words.
 
     >>> duration(42), duration(750), duration(8000)
     ('42 s', '12.5 minutes', '2.2 hours')
@@ -92,7 +95,7 @@ def estimate(
     seed: int = 0,
     proposals: str | Path | None = None,
 ) -> Estimate:
-    """Measure a few steps and one batch of validation of the run that `train` with these arguments would start.
+    """Time a few steps and one batch of validation of the run that `train` with these arguments would start.
 
     With a time budget (`minutes`) the number of steps is what fits into it.
     """
@@ -103,38 +106,40 @@ def estimate(
     where = accelerator.device
     opened = open_checked(
         data, classes=classes, train_split=train_split, val_split=val_split, overfit=overfit, recipe=settings,
-        say=lambda _: None,
+        log=lambda _: None,
     )  # fmt: skip
     settings = opened.settled(settings)
     stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
     torch.manual_seed(seed)
     # how fast a network is does not depend on its weights
-    config = with_values(settings.model_config_of(len(opened.classes)), backbone_weights=None)
-    model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
+    model = settings.build_model(len(opened.classes)).to(where, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
     if weights is not None:  # they change nothing but what would be refused
         load_weights(model, opened.classes, Path(weights))
-    plan = scaled(settings, len(opened.train), accelerator.num_processes)
+    numbers = scaled(settings, len(opened.train), accelerator.num_processes)
     train_set, val_set, aspects = image_sets(settings, opened, augment=overfit is None, proposals=stored)
     check_fits(model, train_set, settings, precision, where)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
     if settings.compile:
         compile_parts(model)
-    job = Job(
-        settings, plan, seed, None, now(), accelerator, precision, model, build_optimizer(model, settings.optim),
-        average, train_set, aspects,
-        worker_count(settings.data.workers, where, train_set.cached_bytes > 0), measure=_unused,
-        validation_images=len(val_set), on_row=_unused, on_measured=_unused, on_progress=_unused, save=_unused,
-        stop_wanted=lambda: False,
+    progress = Progress(Horizon(warm_steps(settings) + counted_steps(settings)), fixed=False)  # every scale in turn
+    state = TrainState(model, build_optimizer(model, settings.optim), average, accelerator.scaler, progress)
+    run = RunSettings(
+        settings, numbers, seed, None, now(), [record.path for record in train_set.records], len(val_set)
     )  # fmt: skip
-    step_seconds, waiting = _measure_steps(job)
-    validation = _measure_validation(job, val_set, Checkpoint(settings, opened.classes, model.state_dict()))
-    steps = plan.steps
+    step = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
+    workers = worker_count(settings.data.workers, where, train_set.cached_bytes > 0)
+    batches = training_batches(run, progress, train_set, aspects, workers, accelerator)
+    step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator)
+    detector = Detector(Checkpoint(settings, opened.classes, model.state_dict()), where, precision=precision)
+    validation = _time_validation(detector, val_set, settings.validation.max_images)
+    steps = numbers.steps
     if minutes is not None:
         steps = max(1, int(settings.validation.steps_within(minutes * 60, step_seconds, validation)))
     memory = largest_process_size()
     if where.type == "cuda":
         memory = torch.cuda.max_memory_allocated(where)
-    return Estimate(steps, plan.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory)
+    return Estimate(steps, numbers.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory)
 
 
 def largest_process_size() -> int:
@@ -146,43 +151,44 @@ def largest_process_size() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _unused(*_: object) -> Any:
-    raise AssertionError("an estimate neither logs nor saves")
+def warm_steps(recipe: Recipe) -> int:
+    """Steps that are taken first and not counted: with multi-scale training one of each scale."""
+    return max(3, len(recipe.data.train_scales))
 
 
-def _measure_steps(job: Job) -> tuple[float, float]:
+def counted_steps(recipe: Recipe) -> int:
+    """Steps that are counted: with multi-scale training three of each scale."""
+    return max(LEAST_STEPS, 3 * len(recipe.data.train_scales))
+
+
+def _time_steps(
+    run: RunSettings, progress: Progress, step: TrainStep, batches: Iterator[list[Batch]], accelerator: Accelerator
+) -> tuple[float, float]:
     """Seconds of a step, the mean over the scales of the recipe, and the share spent waiting for images."""
-    scales = job.recipe.data.train_scales or (1.0,)
-    warm = max(3, len(scales))
-    count = warm + max(LEAST_STEPS, 3 * len(scales))
-    progress = Progress(Horizon(count), fixed=False)  # every scale in turn
-    wrapped, optimizer = job.accelerator.prepare(job.model, job.optimizer)
-    wrapped.train()
+    scales, warm = len(run.recipe.data.train_scales) or 1, warm_steps(run.recipe)
     waits: list[float] = []
     costs: list[float] = []
-    source = iter(grouped_batches(job, progress))
-    for _ in range(count):
+    while progress.step < progress.steps:
         start = time.perf_counter()
-        batches = next(source)
+        group = next(batches)
         loaded = time.perf_counter()
-        training_step(job, wrapped, optimizer, batches, progress)
-        if job.accelerator.device.type == "cuda":
+        step(group, run.step(progress, accelerator.process_index))
+        if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         waits.append(loaded - start)
         costs.append(time.perf_counter() - start)
         progress.step += 1
-    each = [typical(costs[first :: len(scales)]) for first in range(warm, warm + len(scales))]
+    each = [typical(costs[first::scales]) for first in range(warm, warm + scales)]
     return sum(each) / len(each), sum(waits[warm:]) / sum(costs[warm:])
 
 
-def _measure_validation(job: Job, images: DetectionDataset, checkpoint: Checkpoint) -> float:
-    """Seconds of one measurement, from a few batches of it."""
-    detector = Detector(checkpoint, job.accelerator.device, precision=job.precision)
-    total = min(job.validation_images, job.recipe.validation.max_images or job.validation_images)
+def _time_validation(detector: Detector, images: DetectionDataset, limit: int | None) -> float:
+    """Seconds of one validation, from a few batches of it."""
+    total = min(len(images), limit or len(images))
     part = min(2 * detector.evaluation_batch, total)
     seconds = 0.0
     for _ in range(2):  # the first one makes a device ready
         start = time.perf_counter()
-        measure(detector, images, limit=part)
+        validate(detector, images, limit=part)
         seconds = time.perf_counter() - start
     return seconds * total / part

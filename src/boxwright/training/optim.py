@@ -45,7 +45,8 @@ class WeightAverage:
     """A copy of a model whose weights follow it: w = d w + (1 - d) model, with d ramping up to `decay`.
 
     d = min(decay, (1 + n) / (10 + n)) at update n, so that the random start is soon forgotten. Buffers (BatchNorm
-    statistics, the loss normaliser) are averaged too where they are floats, else copied.
+    statistics, the loss normaliser) are averaged too where they are floats, else copied. Not torch's `AveragedModel`:
+    it copies at its first update and makes a GPU wait at each, to see whether it is the first.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -1,6 +1,6 @@
-"""The images of a run folder: curves of a run, a portrait of the labels, and sheets of drawn images.
+"""The images of a run folder: curves of a run, statistics of the labels, and sheets of drawn images.
 
-Everything here takes plain data and writes one file. Shape legend: B = images, G = boxes of a whole data set,
+Everything here takes plain data and writes one file. Shape legend: B = images, G = boxes of a whole dataset,
 H W = height and width in pixels.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from boxwright.evaluation.report import plain_figure
 from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.training.columns import FLOOR, is_floor
 from boxwright.visualize import class_colour, contact_sheet, draw, save
 from boxwright.wording import counted
 from boxwright.writing import printable, writing
@@ -40,25 +41,21 @@ def _clean(axes: Any, title: str, x_label: str = "", y_label: str = "") -> None:
 # ---- curves of a run ------------------------------------------------------------------------------------------------
 
 
-def plot_results(
-    rows: Sequence[Mapping[str, float]], path: str | Path, entropy_floor_key: str = "train/centerness_floor"
-) -> None:
+def plot_results(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     """Write the curves of a run against its steps: each loss for train and val, AP, learning rate and speed.
 
     `rows` are the logged rows; a key may be absent from any of them. Of the losses in training the single steps are
-    drawn where any are logged, else the means that measured rows hold. The loss that `entropy_floor_key` belongs to
-    (its name without `_floor`) is drawn above that floor: cross-entropy with soft targets cannot fall below their
-    entropy, so only the shaded part between the two can be learned.
+    drawn where any are logged, else the means that rows of validations hold. A loss that has a floor is drawn above it:
+    cross-entropy with soft targets cannot fall below their entropy, so only the part between the two can be learned.
     """
-    # A measured row has the mean of all steps since the one before; joined with single steps it would draw teeth.
+    # The row of a validation has the mean of all steps since the one before; beside single steps it would draw teeth.
     single = [row for row in rows if not any(key.startswith("val/") for key in row)]
     shown = {key: single if key.startswith("train/") and any(key in row for row in single) else rows
              for row in rows for key in row}  # fmt: skip
     series = {key: _series(logged, key) for key, logged in shown.items()}
     series = {key: (steps, values) for key, (steps, values) in series.items() if len(steps)}
-    floor_of = entropy_floor_key.removesuffix("_floor")
     names = dict.fromkeys(
-        key.removeprefix("train/") for key in series if key.startswith("train/") and not key.endswith("_floor")
+        key.removeprefix("train/") for key in series if key.startswith("train/") and not is_floor(key, series)
     )
     losses = (["loss"] if "loss" in names or "val/loss" in series else []) + [name for name in names if name != "loss"]
     scores = [name for name in SHOWN_SCORES if f"val/{name}" in series and name not in names]
@@ -72,7 +69,7 @@ def plot_results(
     panels = iter([figure.add_subplot(-(-count // columns), columns, place + 1) for place in range(count)])
     last_step = max((float(steps.max()) for steps, _ in series.values()), default=1.0)
     for name in losses:
-        floor = series.get(entropy_floor_key) if f"train/{name}" == floor_of else None
+        floor = series.get(f"train/{name}{FLOOR}")
         _plot_loss(next(panels), name, series.get(f"train/{name}"), series.get(f"val/{name}"), floor)
     if scores:
         _plot_scores(next(panels), {name: series[f"val/{name}"] for name in scores})
@@ -162,7 +159,7 @@ def _plot_scores(axes: Any, scores: Mapping[str, tuple[Values, Values]]) -> None
     axes.legend(fontsize=8, frameon=False)
 
 
-# ---- a portrait of the labels ---------------------------------------------------------------------------------------
+# ---- statistics of the labels --------------------------------------------------------------------------------------
 
 
 def plot_labels(
@@ -174,7 +171,7 @@ def plot_labels(
     *,
     level_ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Write a portrait of a data set's boxes (G, 4) with labels (G,) on images of sizes_hw (G, 2).
+    """Write statistics of a dataset's boxes (G, 4) with labels (G,) on images of sizes_hw (G, 2).
 
     Four panels: boxes per class; width against height as shares of the image; where box centres lie; and how large
     boxes are. `level_ranges` maps pyramid level names to the range of largest distances to a side that they regress;

@@ -1,4 +1,4 @@
-"""From a folder to what the loop is fed: format, splits, classes, preflight, images; what is decided is said."""
+"""From a folder to what the loop is fed: format, splits, classes, preflight, images."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import finding_line
-from boxwright.data.classes import as_one_class
+from boxwright.data.class_selection import as_one_class
 from boxwright.data.dataset import Augmentation, DetectionDataset
-from boxwright.data.formats.folder import open_folder, split
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
@@ -28,8 +29,9 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
-from boxwright.inference.claims import unclaimed_findings
+from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
+from boxwright.models.fast_rcnn import FastRCNNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
@@ -40,8 +42,8 @@ PROBLEMS_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The checked data of a run: what it trains on and what it is measured on."""
+class CheckedData:
+    """The checked data of a run: what it trains on and what it is validated on."""
 
     train: Split
     val: Split
@@ -62,32 +64,34 @@ def open_checked(
     val_split: str,
     overfit: int | None,
     recipe: Recipe,
-    say: Callable[[str], None],
-) -> Prepared:
-    """Open a data folder, check it, and pick the two splits; everything decided is said."""
+    log: Callable[[str], None],
+) -> CheckedData:
+    """Open a data folder, check it, and pick the two splits; what was decided is logged."""
     dataset = open_folder(path, classes=classes)
-    say(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    log(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
     for note in dataset.notes:
-        say(f"data: {note}")
+        log(f"data: {note}")
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
-        say("data: this detector finds objects of any class, so all are one class, object")
-    wanted = {name: split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
-    bounds = getattr(recipe.model, "level_bounds", None)
+        log("data: this detector finds objects of any class, so all are one class, object")
+    wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
         need_masks=recipe.needs_masks, value_range=recipe.data.value_range,
     )  # fmt: skip
-    lost = unclaimed_findings(replace(report.dataset, splits={train_split: split(report.dataset, train_split)}), recipe)
+    lost = unclaimed_findings(
+        replace(report.dataset, splits={train_split: find_split(report.dataset, train_split)}), recipe
+    )
     for finding in lost:
-        say(f"data: {finding.message}")
-    _say_problems(report, say)
+        log(f"data: {finding.message}")
+    _log_problems(report, log)
     for finding in report.findings:
         if finding.kind == "narrow-values":
-            say(f"data: {finding_line(finding)}")
+            log(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
-    train = split(report.dataset, train_split)
+    train = find_split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
     if recipe.needs_masks:
@@ -99,11 +103,11 @@ def open_checked(
                 f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'image')} with objects"
             )
         train = train.with_records(labelled[:overfit])
-    val = train if overfit is not None else split(report.dataset, val_split)
+    val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
-        raise ValueError(f"{path}: split {val_split} has no usable image to measure on; name another: --val-split")
-    say(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to measure on ({val.name})")
-    return Prepared(train, val, dataset.classes, report)
+        raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
+    log(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to validate on ({val.name})")
+    return CheckedData(train, val, dataset.classes, report)
 
 
 def _require_masks(path: str | Path, train: Split, recipe: str, report: PreflightReport) -> None:
@@ -118,12 +122,12 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
         )
 
 
-def _say_problems(report: PreflightReport, say: Callable[[str], None]) -> None:
+def _log_problems(report: PreflightReport, log: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
-        say(f"data: {finding_line(finding)}")
+        log(f"data: {finding_line(finding)}")
     if len(serious) > PROBLEMS_SHOWN:
-        say(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
+        log(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
 
 
 def augmentation(settings: Augment) -> Augmentation:
@@ -143,7 +147,7 @@ def augmentation(settings: Augment) -> Augmentation:
     return Augmentation(Compose(steps), Mosaic(settings.mosaic) if settings.mosaic else None)
 
 
-def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredProposals | None:
+def open_proposals(path: str | None, recipe: Recipe, data: CheckedData) -> StoredProposals | None:
     """The proposal file of a run, checked against its images; ValueError where it is missing or of no use."""
     needed = MODELS[recipe.model.name].needs_proposals
     if path is None:
@@ -160,8 +164,21 @@ def open_proposals(path: str | None, recipe: Recipe, data: Prepared) -> StoredPr
     return stored
 
 
+def log_missing_proposals(
+    stored: StoredProposals | None, recipe: Recipe, data: CheckedData, log: Callable[[str], object]
+) -> None:
+    """Log which objects no proposal of the file covers well enough to be learned from."""
+    if stored is None:
+        return
+    iou = cast(FastRCNNConfig, recipe.model).box.positive_iou
+    for part in (data.train, data.val):
+        sentence = without_proposal(stored, part, iou)
+        if sentence is not None:
+            log(f"data: {sentence}")
+
+
 def image_sets(
-    recipe: Recipe, data: Prepared, *, augment: bool, proposals: StoredProposals | None = None
+    recipe: Recipe, data: CheckedData, *, augment: bool, proposals: StoredProposals | None = None
 ) -> tuple[DetectionDataset, DetectionDataset, list[float]]:
     """Training and validation images, and the aspect of each training image."""
     rule = recipe.data.resize.rule()

@@ -1,15 +1,17 @@
-"""What a run leaves for people: curves, tables and images of what it was shown and what it found."""
+"""The charts and tables of a run: what the network is shown at its start, what it found at its end."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.loader import Batch
+from boxwright.data.loader import Batch, Collate
+from boxwright.data.sampler import StepSampler
 from boxwright.evaluation.curves import best_threshold, score_curves
 from boxwright.evaluation.report import write_report as write_metrics
 from boxwright.ops.image import resize_plan
@@ -18,7 +20,7 @@ from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.plots import plot_labels, plot_results, save_batch
 from boxwright.training.run_folder import Results
-from boxwright.training.validate import Measured
+from boxwright.training.validate import ValidationResult
 from boxwright.writing import replacing
 
 SHOWN = 16
@@ -35,7 +37,7 @@ def draw_labels(images: DetectionDataset, classes: Classes, recipe: Recipe, path
         boxes.append(ground_truth.boxes)
         labels.append(ground_truth.labels)
         sizes.append(torch.tensor(size_hw).expand(len(ground_truth), 2))
-    bounds = getattr(recipe.model, "level_bounds", ())
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", ())
     ranges = {f"P{level}": pair for level, pair in enumerate(level_ranges(bounds), start=3)} if bounds else None
     plot_labels(torch.cat(boxes), torch.cat(labels), torch.cat(sizes), classes, path, level_ranges=ranges)
 
@@ -49,34 +51,55 @@ def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
     save_batch(images, ground_truths, classes, path, max_images=SHOWN)
 
 
-def draw_validation(images: DetectionDataset, measured: Measured, classes: Classes, score: float, folder: Path) -> None:
+def draw_first_batches(
+    images: DetectionDataset, aspects: Sequence[float], classes: Classes, recipe: Recipe, seed: int, folder: Path
+) -> None:
+    """What the network will be shown: statistics of the labels, and the first three batches."""
+    draw_labels(images, classes, recipe, folder / "labels.jpg")
+    size = min(recipe.data.batch_size, SHOWN)
+    collate = Collate(images.rule)
+    sampler = StepSampler(aspects, size, seed=seed, start=0, stop=3, mosaic=lambda _: True)
+    for number, keys in enumerate(sampler):
+        batch = collate([images[key] for key in keys])
+        draw_training_batch(batch, classes, folder / f"train_batch{number}.jpg")
+
+
+def draw_validation(
+    images: DetectionDataset, result: ValidationResult, classes: Classes, score: float, folder: Path
+) -> None:
     """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: ground truth and detections of the same images."""
-    one = measured.evaluated
+    one = result.inputs  # in an order of its own
+    index_of = {record.path: index for index, record in enumerate(images.records)}
     for number in range(min(3, -(-len(one.detections) // SHOWN))):
         rows = range(number * SHOWN, min((number + 1) * SHOWN, len(one.detections)))
-        originals = [images.original(index) for index in rows]
-        ground_truths: list[Detections | GroundTruth] = [one.ground_truths[index] for index in rows]
-        found: list[Detections | GroundTruth] = [one.detections[index] for index in rows]
+        originals = [images.original(index_of[one.paths[row]]) for row in rows]
+        ground_truths: list[Detections | GroundTruth] = [one.ground_truths[row] for row in rows]
+        found: list[Detections | GroundTruth] = [one.detections[row] for row in rows]
         save_batch(originals, ground_truths, classes, folder / f"val_batch{number}_labels.jpg")
         save_batch(originals, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
 
 
-def default_score(measured: Measured, classes: Classes) -> float | None:
+def default_score(result: ValidationResult, classes: Classes) -> float | None:
     """The score threshold with the best F1; None where nothing was found."""
-    evaluated = measured.evaluated
-    best = best_threshold(score_curves(evaluated.detections, evaluated.ground_truths, len(classes)))
+    inputs = result.inputs
+    best = best_threshold(score_curves(inputs.detections, inputs.ground_truths, len(classes)))
     return None if best is None else best.score
 
 
 def write_report(
-    folder: Path, results: Results, measured: Measured, images: DetectionDataset, classes: Classes, score: float | None
+    folder: Path,
+    results: Results,
+    result: ValidationResult,
+    images: DetectionDataset,
+    classes: Classes,
+    score: float | None,
 ) -> dict[str, object]:
     """Everything that is made once, at the end; gives the figures that `metrics.json` holds."""
     plot_results(results.rows, folder / "results.png")
-    evaluated = measured.evaluated
-    write_metrics(folder, evaluated.detections, evaluated.ground_truths, classes, measured.coco.per_class)
-    draw_validation(images, measured, classes, score or 0.3, folder)
-    figures: dict[str, object] = {**measured.all_figures(), "score_threshold": score}
+    inputs = result.inputs
+    write_metrics(folder, inputs.detections, inputs.ground_truths, classes, result.coco.per_class)
+    draw_validation(images, result, classes, score or 0.3, folder)
+    figures: dict[str, object] = {**result.all_figures(), "score_threshold": score}
     with replacing(folder / "metrics.json") as partial:  # there only when whole: a run that has it is finished
         partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

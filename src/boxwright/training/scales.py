@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from boxwright.data.loader import Batch
 from boxwright.data.sampler import draw_seed
 from boxwright.recipes.schema import Data
-from boxwright.structures import ImageBatch, Targets
+from boxwright.structures import ImageBatch
 from boxwright.training.schedule import Horizon, rising
 
 
@@ -26,8 +27,9 @@ def scale_index(data: Data, seed: int, step: int, horizon: Horizon | None) -> in
     return rising(step, horizon, count)
 
 
-def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[ImageBatch, Targets]:
-    """The whole batch at another size, on the device: pixels, sizes, boxes and masks."""
+def scale_batch(batch: Batch, factor: float) -> Batch:
+    """The whole batch at another size, on its device: pixels, sizes, boxes, masks and proposals."""
+    images, targets, indices, proposals = batch
     height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
     sides = (width / images.pixels.shape[-1], height / images.pixels.shape[-2])
     # filled on the device: a tensor made on the host would make a GPU wait
@@ -36,4 +38,6 @@ def scale_batch(images: ImageBatch, targets: Targets, factor: float) -> tuple[Im
     pixels = pixels.round().clamp(0, 255).to(torch.uint8) if images.pixels.dtype == torch.uint8 else pixels
     sizes = (images.sizes_hw * factors.flip(0)).round().long()
     scaled = ImageBatch(pixels, sizes, images.original_hw, images.scale_xy * factors, images.offset_xy * factors)
-    return scaled, targets.scaled(factors)
+    if proposals is not None:
+        proposals = proposals.scaled(*sides)
+    return Batch(scaled, targets.scaled(factors), indices, proposals)

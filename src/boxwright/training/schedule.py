@@ -18,7 +18,7 @@ EPSILON = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScaledSchedule:
     """The numbers of a run after scaling to its real batch: steps, warm-up and learning rate."""
 
     steps: int
@@ -30,7 +30,7 @@ class Plan:
     """What the scaling rule did, for the log."""
 
 
-def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = None) -> Plan:
+def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = None) -> ScaledSchedule:
     """The recipe's learning rate, steps and warm-up for the batch that this run really has.
 
     k times the reference batch: k times the learning rate, 1/k of the steps. Epochs are counted, not scaled.
@@ -53,7 +53,21 @@ def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = 
         sentence += (
             f" (linear scaling rule: {factor:.4g} x the reference batch {optim.reference_batch}, lr {optim.lr:.4g})"
         )
-    return Plan(steps, warmup, lr, batch, sentence)
+    return ScaledSchedule(steps, warmup, lr, batch, sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """What is different from step to step."""
+
+    lr: float
+    """Learning rate; groups of parameters with a factor of their own get that share of it."""
+    seed: int
+    """Of everything random within the network (stochastic depth, sampled regions)."""
+    scale: float = 1.0
+    """Multi-scale training: the factor of both sides of the images."""
+    hold_statistics: bool = False
+    """BatchNorm normalises as it will in use, by its running statistics, and leaves them as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,37 @@
-"""Validation while training: losses and detections from one pass over the images, then AP."""
+"""Validation while training: losses and detections from one pass over the images, then COCO AP."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
+from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.evaluation.coco_ap import CocoResult, coco_ap
-from boxwright.evaluation.over_split import Evaluated, Found, beside_ground_truth, detect_split, evaluation_settings
-from boxwright.evaluation.summary import have_masks
-from boxwright.evaluation.summary import measure as measure_all
+from boxwright.evaluation.detect_split import (
+    EvaluationInputs,
+    SplitDetections,
+    detect_split,
+    evaluation_settings,
+    with_ground_truth,
+)
+from boxwright.evaluation.summary import evaluate_detections, have_masks
 from boxwright.inference.predictor import Detector
+from boxwright.recipes.schema import Recipe
+from boxwright.structures import Classes
+from boxwright.training.columns import FLOOR, Row
 
 
-class Measured(NamedTuple):
-    """Results of a validation: COCO figures, each image's detections and ground truth, and the mean losses.
-
-    `segm` are the figures of the masks, where the model gives masks.
-    """
+class ValidationResult(NamedTuple):
+    """COCO figures of the boxes and, where the model gives masks, of the masks; and what they were computed from."""
 
     coco: CocoResult
-    evaluated: Evaluated
+    inputs: EvaluationInputs
     segm: CocoResult | None = None
 
     @property
@@ -29,32 +39,78 @@ class Measured(NamedTuple):
         """The figure that says which weights are best: AP of the masks where there are masks, else of the boxes."""
         return (self.segm or self.coco).ap
 
+    def columns(self) -> Row:
+        """What a row of results says of it; mean losses over the images, their total first."""
+        found = {"loss": sum(self.inputs.losses.values()), **self.inputs.losses}
+        found |= {name + FLOOR: value for name, value in self.inputs.floors.items()}
+        row: Row = {f"val/{name}": value for name, value in found.items()}
+        row |= {"val/AP": self.coco.ap, "val/AP50": self.coco.ap50, "val/AP75": self.coco.ap75}
+        if self.segm is not None:
+            row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
+        return row
+
     def figures(self) -> dict[str, Any]:
         """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""
         return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
 
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
-        one = self.evaluated
-        return measure_all(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+        one = self.inputs
+        return evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+
+    def summary(self) -> str:
+        """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
+        ap, ap50, segm = self.coco.ap, self.coco.ap50, self.segm
+        if ap is None or ap50 is None:
+            return "AP undefined (no object in the validation images)"
+        masks = ""
+        if segm is not None and segm.ap is not None and segm.ap50 is not None:
+            masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"
+        elif segm is not None:
+            masks = "  mask AP undefined"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}"
 
 
-def measure(
+def validate(
     detector: Detector, images: DetectionDataset, *, limit: int | None = None, share: tuple[int, int] = (0, 1)
-) -> Measured:
-    """Validate a detector on the first `limit` images of a split; figures are those of all processes together.
+) -> ValidationResult:
+    """Evaluate a detector on the first `limit` images of a split; figures are those of all processes together.
 
-    `share` is the rank of this process and the number of processes.
+    `share` is the rank of this process and the number of processes. ValueError or OSError, in all of them, where one
+    found an image damaged.
     """
     settings = evaluation_settings(detector.settings)
-    own = Found.joined(list(detect_split(detector, images, settings, limit=limit, losses=True, share=share)))
-    joined = Found.joined(gather_object([own]))
+    own = SplitDetections.joined(list(detect_split(detector, images, settings, limit=limit, losses=True, share=share)))
+    joined = SplitDetections.joined(gather_object([own]))
     for _, one in sorted(joined.images.items()):
-        if isinstance(one, Exception):  # no figures without it; after the gathering, so that no process waits for ever
+        if isinstance(one, Exception):  # not before the gathering, where the other processes would wait for this one
             raise one
-    evaluated = beside_ground_truth(joined, images, detector.classes)
-    found, ground_truths, areas = evaluated.detections, evaluated.ground_truths, evaluated.areas
+    inputs = with_ground_truth(joined, images, detector.classes)
+    found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
     segm = None
     if have_masks(found, ground_truths):
         segm = coco_ap(found, ground_truths, detector.classes, kind="masks", areas=areas)
-    return Measured(coco_ap(found, ground_truths, detector.classes, areas=areas), evaluated, segm)
+    return ValidationResult(coco_ap(found, ground_truths, detector.classes, areas=areas), inputs, segm)
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """Evaluates a model on the validation images, as `evaluate` would a checkpoint of its weights."""
+
+    recipe: Recipe
+    classes: Classes
+    images: DetectionDataset
+    accelerator: Accelerator
+    precision: str
+    limit: int | None = None
+    """The first so many images only."""
+
+    def __call__(self, model: nn.Module) -> ValidationResult:
+        """The figures of all processes together."""
+        share = (self.accelerator.process_index, self.accelerator.num_processes)
+        if share[1] > 1:  # BatchNorm's statistics are each process's own; those of the first one are saved
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        checkpoint = Checkpoint(self.recipe, self.classes, model.state_dict())
+        detector = Detector(checkpoint, self.accelerator.device, precision=self.precision)
+        return validate(detector, self.images, limit=self.limit, share=share)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from boxwright.data.formats.folder import READERS, open_folder, split, with_validation
+from boxwright.data.formats.folder import READERS, find_split, open_folder, with_validation
 from boxwright.data.formats.listing import ImageFinder, split_name
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.records import Annotation, LabelledFolder, Record, Split
 from boxwright.structures import Classes
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
@@ -22,7 +22,7 @@ XML += "</object></annotation>"
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("the shared data sets do not lie beside this checkout")
+        pytest.skip("the shared datasets do not lie beside this checkout")
     return SHARED
 
 
@@ -45,14 +45,14 @@ def save_coco(path: Path) -> None:
     path.write_text(json.dumps({"images": images, "annotations": [row], "categories": [{"id": 1, "name": "dog"}]}))
 
 
-def data_of(names: list[str], folder: str = "x") -> DataSet:
+def data_of(names: list[str], folder: str = "x") -> LabelledFolder:
     classes = Classes.named(["dog"])
     item = Annotation((0, 0, 5, 5), 0, "a")
     records = tuple(Record(Path(folder) / f"{name}.jpg", name, None, (item,), name) for name in names)
-    return DataSet(Path("."), "voc", classes, {"train": Split("train", records, classes)})
+    return LabelledFolder(Path("."), "voc", classes, {"train": Split("train", records, classes)})
 
 
-def ids(data: DataSet, name: str) -> set[int | str]:
+def ids(data: LabelledFolder, name: str) -> set[int | str]:
     return {record.image_id for record in data.splits[name].records}
 
 
@@ -151,9 +151,9 @@ def test_a_single_image_and_a_test_split_alone_give_no_validation() -> None:
 
 def test_a_split_by_name() -> None:
     data = with_validation(data_of([f"p{n}" for n in range(30)]))
-    assert split(data, "valid") is data.splits["val"]
+    assert find_split(data, "valid") is data.splits["val"]
     with pytest.raises(ValueError, match=r"no split 'test'; it has train, val"):
-        split(data, "test")
+        find_split(data, "test")
 
 
 def test_classes_are_chosen_on_the_way(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_shared_data(shared: Path) -> None:
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "val2017", "VAL", "val_2017"])
 def test_a_split_is_found_by_the_names_that_people_give_it(tmp_path: Path, name: str) -> None:
     classes = Classes(("a",), (0,))
-    whole = DataSet(tmp_path, "coco", classes, {"val": Split("val", (), classes)})
-    assert split(whole, name) is whole.splits["val"]
+    whole = LabelledFolder(tmp_path, "coco", classes, {"val": Split("val", (), classes)})
+    assert find_split(whole, name) is whole.splits["val"]
     with pytest.raises(ValueError, match="no split 'test2017'; it has val: name one of these"):
-        split(whole, "test2017")
+        find_split(whole, "test2017")

@@ -1,10 +1,14 @@
-"""The numbers that the seed documents print: grids, deltas, centerness, shapes and modules (seeds 001 and 003)."""
+"""The numbers that the course's notebooks print: grids, deltas, centerness, shapes and modules.
+
+The course is the university assignment of docs/conventions.md, of which there are two versions.
+"""
 
 import pytest
 import torch
+from configs import COURSE, built, config_of
 from torch import nn
 
-from boxwright.models.fcos import COURSE, FCOS, FCOSConfig, FCOSHead
+from boxwright.models.fcos import FCOSHead
 from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, grid_locations
 from boxwright.structures import ImageBatch
@@ -16,7 +20,7 @@ SIZES = ((28, 28), (14, 14), (7, 7))
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return FCOS(FCOSConfig(num_classes=20, **COURSE)).eval()
+    return built("fcos", 20, COURSE).eval()
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,7 @@ def model():
     ],
 )
 def test_first_five_locations_of_each_level(size, stride, expected):
-    """Seed 001, line 817 (seed 003 prints them with x and y swapped)."""
+    """One version prints them with x and y swapped."""
     assert grid_locations((size, size), stride)[:5].tolist() == expected
 
 
@@ -37,19 +41,19 @@ class TestDeltas:
     locations = torch.tensor([[30.0, 40.0], [32.0, 29.0], [125.0, 150.0]])
 
     def test_there_and_back(self):
-        """Seed 001, line 1075: relative error 0.0."""
+        """Printed as a relative error of 0.0."""
         deltas = encode_ltrb(self.locations, self.boxes, 8)
         assert torch.equal(decode_ltrb(self.locations, deltas, 8), self.boxes)
 
     def test_background_deltas_decode_to_the_location_itself(self):
-        """Seed 001, line 1104: deltas of -1 give the box [100, 200, 100, 200]."""
+        """Deltas of -1 give the box [100, 200, 100, 200]."""
         background = torch.tensor([[-1.0, -1.0, -1.0, -1.0]])
         assert decode_ltrb(torch.tensor([[100.0, 200.0]]), background, 8).tolist() == [[100.0, 200.0, 100.0, 200.0]]
 
     def test_centerness(self):
-        """Seed 003, line 403: 0.30880671401, 0.1666666716, and -1 for background.
+        """Printed: 0.30880671401, 0.1666666716, and -1 for background.
 
-        The first is a misprint of 0.30860671401, which is what the seed's own formula gives for its own boxes.
+        The first is a misprint of 0.30860671401, which is what the course's own formula gives for its own boxes.
         """
         deltas = encode_ltrb(self.locations[:2], self.boxes[:2], 8)
         rows = torch.cat([deltas, torch.full((1, 4), -1.0)])
@@ -58,14 +62,12 @@ class TestDeltas:
         assert pytest.approx(0.30860671401, abs=3e-8) == (20 / 70 * 25 / 75) ** 0.5
 
     def test_centerness_of_a_location_outside_of_its_box_is_that_of_background(self):
-        """Seed 003, line 373: the box [10, 15, 100, 115] and the location [100, 200]."""
+        """The box [10, 15, 100, 115] and the location [100, 200]."""
         outside = encode_ltrb(torch.tensor([[100.0, 200.0]]), self.boxes[:1], 8)
         assert centerness(outside).tolist() == [-1.0]
 
 
 class TestShapes:
-    """Seed 001, lines 419, 764 and 1631; seed 003, line 211."""
-
     def test_backbone_maps_are_64x28x28_160x14x14_and_400x7x7(self, model):
         with torch.no_grad():
             maps = model.backbone(torch.randn(2, 3, 224, 224))
@@ -98,7 +100,6 @@ def convolution(in_channels, out_channels, side=3):
 
 class TestModules:
     def test_pyramid(self, model):
-        """Seed 001, line 790."""
         assert printed(model.fpn) == {
             "laterals.0": convolution(64, 64, 1),
             "laterals.1": convolution(160, 64, 1),
@@ -108,9 +109,9 @@ class TestModules:
 
     @pytest.mark.parametrize("stem", [(128, 64), (64, 64)])
     def test_head(self, stem):
-        """Seed 001, line 620 (stems of 128 and 64), and seed 003, line 195 (64 and 64)."""
-        settings = {**COURSE, "stem_channels": stem}
-        head = FCOSHead(FCOSConfig(num_classes=20, **settings), num_levels=3)
+        """One version has stems of 128 and 64 channels, the other of 64 and 64."""
+        config = config_of("fcos", {**COURSE, "head.stem_channels": stem})
+        head = FCOSHead(config.head, 64, 20, num_levels=3)
         tower = {
             "0": convolution(64, stem[0]),
             "1": "ReLU(inplace=True)",

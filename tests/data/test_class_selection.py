@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwright.data.classes import check_same_classes, parse_classes, relabelled, select_classes
-from boxwright.data.records import Annotation, DataSet, Record, Split
+from boxwright.data.class_selection import check_same_classes, parse_classes, relabelled, select_classes
+from boxwright.data.records import Annotation, LabelledFolder, Record, Split
 from boxwright.structures import Classes
 
 KNOWN = Classes(("car", "truck", "cat", "a+b,c"), (3, 8, 17, 40))
 
 
-def data_of(classes: Classes, labels: list[int]) -> DataSet:
+def data_of(classes: Classes, labels: list[int]) -> LabelledFolder:
     items = tuple(Annotation((0, 0, 5, 5), label, f"a.xml:{n}") for n, label in enumerate(labels))
     record = Record(Path("a.jpg"), "a", None, items, "a.xml")
-    return DataSet(Path("."), "voc", classes, {"train": Split("train", (record,), classes)})
+    return LabelledFolder(Path("."), "voc", classes, {"train": Split("train", (record,), classes)})
 
 
-def labels_of(data: DataSet) -> list[int]:
+def labels_of(data: LabelledFolder) -> list[int]:
     return [item.label for item in data.splits["train"].records[0].annotations]
 
 
@@ -28,7 +28,7 @@ def test_a_subset_in_the_given_order() -> None:
     assert (chosen.classes.names, chosen.classes.ids) == (("cat", "car"), (17, 3))
     assert labels_of(chosen) == [1, 0, 1]
     assert chosen.splits["train"].classes == chosen.classes
-    assert chosen.notes == ("1 object of 2 classes that were not chosen is dropped: truck, a+b,c",)
+    assert chosen.notes == ("1 object of 2 classes that are not selected is dropped: truck, a+b,c",)
 
 
 def test_a_merge_has_the_id_of_its_first_part() -> None:

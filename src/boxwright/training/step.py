@@ -1,0 +1,103 @@
+"""One optimiser step: forward, loss, backward, clipping, optimiser, and the running mean of the weights.
+
+The loop knows a step by the protocol `TrainStep` only, so that another implementation can take the place of the eager
+one: batches and settings in, losses out, and the state has moved one step on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from boxwright.data.loader import Batch
+from boxwright.nn.norm import BATCH_NORMS
+from boxwright.runtime.precision import autocast
+from boxwright.structures import Losses
+from boxwright.training.columns import FLOOR
+from boxwright.training.optim import apply_lr
+from boxwright.training.scales import scale_batch
+from boxwright.training.schedule import StepSettings
+from boxwright.training.state import TrainState
+
+
+class StepLosses(NamedTuple):
+    """The losses of a step, detached scalars: means over its batches.
+
+    `total` is the sum that was minimised; `floors` are what the losses of these names cannot fall below.
+    """
+
+    total: Tensor
+    losses: dict[str, Tensor]
+    floors: Mapping[str, Tensor]
+
+    def columns(self) -> dict[str, Tensor]:
+        """The same by column, the total first, without `train/`."""
+        floors = {name + FLOOR: value for name, value in self.floors.items()}
+        return {"loss": self.total, **self.losses, **floors}
+
+
+class TrainStep(Protocol):
+    """What takes a training state one step on."""
+
+    def __call__(self, batches: Sequence[Batch], settings: StepSettings) -> StepLosses:
+        """Learn from batches on the device, more than one where gradients are accumulated."""
+
+
+class EagerStep:
+    """A training step, operation by operation, on one or many devices."""
+
+    def __init__(
+        self, state: TrainState, accelerator: Accelerator, precision: str, clip_norm: float | None = None
+    ) -> None:
+        self.state, self.accelerator, self.clip_norm = state, accelerator, clip_norm
+        self._arithmetic = autocast(accelerator.device, precision)
+        self._network, self._optimizer = accelerator.prepare(state.model, state.optimizer)
+        self._network.train()
+
+    def __call__(self, batches: Sequence[Batch], settings: StepSettings) -> StepLosses:
+        """Learn from the batches; see `TrainStep`."""
+        state, accelerator = self.state, self.accelerator
+        apply_lr(self._optimizer, settings.lr)
+        torch.manual_seed(settings.seed)
+        if settings.hold_statistics:
+            for module in state.model.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        found: list[StepLosses] = []
+        for number, batch in enumerate(batches):
+            images, targets, _, proposals = scale_batch(batch, settings.scale) if settings.scale != 1.0 else batch
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self._network):
+                with self._arithmetic:
+                    outputs = self._network(images, targets, proposals)
+                losses: dict[str, Tensor] = state.model.loss(outputs, targets)
+                total = torch.stack(list(losses.values())).sum()
+                accelerator.backward(total / len(batches))
+            detached = {name: value.detach() for name, value in losses.items()}
+            found.append(StepLosses(total.detach(), detached, losses.floors if isinstance(losses, Losses) else {}))
+        if self.clip_norm is not None:
+            accelerator.clip_grad_norm_(state.model.parameters(), self.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update(state.model)
+        return _mean(found)
+
+
+def _mean(parts: Sequence[StepLosses]) -> StepLosses:
+    """The mean of the losses of several batches."""
+
+    def mean(values: Iterable[Tensor]) -> Tensor:
+        return torch.as_tensor(sum(value / len(parts) for value in values))
+
+    first = parts[0]
+    return StepLosses(
+        mean(part.total for part in parts),
+        {name: mean(part.losses[name] for part in parts) for name in first.losses},
+        {name: mean(part.floors[name] for part in parts) for name in first.floors},
+    )
