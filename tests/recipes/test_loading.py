@@ -10,7 +10,8 @@ from configs import dotted
 from boxwright.models import MODELS
 from boxwright.models.fcos import FCOSConfig
 from boxwright.models.sections import BackboneSection
-from boxwright.recipes import ALIASES, check_recipe, dump_recipe, load_recipe, recipe_names
+from boxwright.recipes import check_recipe, dump_recipe, load_recipe, recipe_names
+from boxwright.recipes.choice import ALIASES
 
 ISSUED = {
     "fcos-shapes",

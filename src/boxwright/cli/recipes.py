@@ -40,7 +40,8 @@ def recipes(
 
 def _list() -> None:
     """Name, description, model, training and published AP of every recipe in the package."""
-    from boxwright.recipes import ALIASES, load_recipe, recipe_names
+    from boxwright.recipes import load_recipe, recipe_names
+    from boxwright.recipes.choice import ALIASES
 
     for name in recipe_names():
         recipe = load_recipe(name)

@@ -18,7 +18,11 @@ OF_A_FOLDER = ("name", "runs")
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
+        str,
+        typer.Argument(
+            help="A recipe's name (see `boxwright recipes`), its short alias, a YAML path, or an alias with @auto: the "
+            "recipe that fits this machine."
+        ),
     ] = "fcos",
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from boxwright.models import MODELS, ModelConfig
 from boxwright.reading.yaml_text import parse_yaml, read_yaml
 from boxwright.recipes import version1
+from boxwright.recipes.choice import ALIASES, AUTO, choose, this_machine
 from boxwright.recipes.mistakes import sentences, short
 from boxwright.recipes.schema import Recipe
 
@@ -25,16 +26,6 @@ _LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
 _DEFAULT = {"name": next(iter(MODELS))}
-ALIASES = {
-    "fcos": "fcos-small",
-    "retinanet": "retinanet-small",
-    "rpn": "rpn-small",
-    "fast-rcnn": "fast-rcnn-small",
-    "faster-rcnn": "faster-rcnn-small",
-    "mask-rcnn": "mask-rcnn-small",
-    "fcos-mask": "fcos-mask-small",
-}
-"""Short names of the recipes that a user's own data should start from."""
 
 
 def recipe_names() -> list[str]:
@@ -44,6 +35,8 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by its name, short alias or YAML path, with overrides such as `optim.lr=0.01`.
+
+    `fcos@auto` is the recipe of that detector for the machine that this runs on (`recipes.choice`).
 
     Raises ValueError with every mistake in it, FileNotFoundError when there is no such recipe.
     """
@@ -109,7 +102,7 @@ def dump_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _find(name: str) -> Path:
-    name = ALIASES.get(name, name)
+    name = choose(name, this_machine()).recipe if name.endswith(AUTO) else ALIASES.get(name, name)
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
             raise FileNotFoundError(f"recipe {name}: no such file")

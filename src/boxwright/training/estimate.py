@@ -17,7 +17,9 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
+from boxwright.recipes.choice import settled, this_machine
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import compile_parts
 from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.batches import training_batches
@@ -101,7 +103,7 @@ def estimate(
     """
     if overfit is not None:
         overrides = [*overfit_overrides(overfit), *overrides]
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(settled(recipe, this_machine(device_called(device)))[0], overrides)
     accelerator, precision = choose_accelerator(device, settings.precision)
     where = accelerator.device
     opened = open_checked(

@@ -15,7 +15,9 @@ from accelerate import Accelerator
 from boxwright.data.dataset import DetectionDataset
 from boxwright.nn.pretrained import load_pretrained
 from boxwright.recipes import dump_recipe, load_recipe
+from boxwright.recipes.choice import settled, this_machine
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import compile_parts
 from boxwright.structures import Classes
 from boxwright.training import report
@@ -85,7 +87,8 @@ def train(
     """Train a detector and write a run folder.
 
     Args:
-        recipe: a recipe's name, its short alias, or a YAML path; "fcos" if not given.
+        recipe: a recipe's name, its short alias, or a YAML path; "fcos" if not given. "fcos@auto" is the one that fits
+            the machine.
         data: a folder of labelled images (VOC, COCO, CVAT or YOLO layout).
         overrides: recipe settings such as `optim.lr=0.01`.
         classes: a subset or merge of classes, such as "car+truck=vehicle,person".
@@ -128,7 +131,8 @@ def train(
         None if weights is None else str(Path(weights).resolve()),
         None if proposals is None else str(Path(proposals).resolve()),
     )  # fmt: skip
-    return _run(load_recipe(recipe or DEFAULT_RECIPE, overrides), asked, Path(runs), name, None)
+    chosen, note = settled(recipe or DEFAULT_RECIPE, this_machine(device_called(asked.device)))
+    return _run(load_recipe(chosen, overrides), asked, Path(runs), name, None, note)
 
 
 def overfit_overrides(count: int) -> list[str]:
@@ -141,13 +145,17 @@ def overfit_overrides(count: int) -> list[str]:
     return [*settings, "data.train_scales=[]", f"schedule.steps={OVERFIT_STEPS}"]
 
 
-def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None) -> TrainResult:
+def _run(
+    recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None, note: str | None = None
+) -> TrainResult:
     """Open the data, build what is trained, train it, and report."""
     started = now()
     check_trackers(recipe.trackers)
     accelerator, precision = choose_accelerator(asked.device, resumed.precision if resumed else recipe.precision)
     main = accelerator.is_main_process
     display = Display(enabled=main)
+    if note is not None:
+        display.log(note)
     data = open_checked(
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
         overfit=asked.overfit, recipe=recipe, log=display.log,

@@ -1,0 +1,56 @@
+"""`fcos@auto`: the recipe of a detector that fits a machine, and what is said of it."""
+
+import pytest
+import torch
+
+from boxwright.recipes import choice, load_recipe, recipe_names
+from boxwright.recipes.choice import ALIASES, Machine, choose, settled, this_machine
+
+BIG, SMALL_CARD, NONE = Machine("NVIDIA H100", 79.1), Machine("NVIDIA GTX 1060", 6.0), Machine(None)
+
+
+@pytest.mark.parametrize("machine", [BIG, SMALL_CARD, NONE])
+@pytest.mark.parametrize("name", list(ALIASES))
+def test_every_short_name_has_a_recipe_on_every_machine(name: str, machine: Machine) -> None:
+    recipe, reason = choose(f"{name}@auto", machine)
+    assert recipe in recipe_names()
+    assert load_recipe(recipe).model.name == load_recipe(name).model.name
+    assert (machine.gpu or "no GPU") in reason
+
+
+def test_a_large_card_has_the_medium_recipe_and_others_the_small_one() -> None:
+    assert choose("mask-rcnn@auto", BIG).recipe == "mask-rcnn-medium"
+    assert choose("mask-rcnn@auto", SMALL_CARD).recipe == "mask-rcnn-small"
+    assert "asks for 14 GiB" in choose("mask-rcnn@auto", SMALL_CARD).reason
+    assert choose("rpn@auto", BIG).recipe == "rpn-small"
+
+
+def test_a_short_name_means_the_same_everywhere_and_the_log_names_the_other() -> None:
+    for machine in (BIG, SMALL_CARD, NONE):
+        assert settled("fcos", machine)[0] == "fcos"
+    note = settled("fcos", BIG)[1]
+    assert note is not None
+    assert "fcos@auto would be fcos-medium here (NVIDIA H100 with 79 GiB)" in note
+    assert settled("fcos", NONE)[1] is None
+    assert settled("fcos-r50-fpn-1x", BIG) == ("fcos-r50-fpn-1x", None)
+
+
+def test_auto_behind_anything_else_is_refused() -> None:
+    for name in ("fcos-small@auto", "focs@auto", "@auto"):
+        with pytest.raises(ValueError, match="@auto follows a short name, one of fcos, retinanet"):
+            load_recipe(name)
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_is_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert this_machine(torch.device("cpu")) == NONE
+    monkeypatch.setattr(choice, "this_machine", lambda device=None: BIG)
+    assert this_machine(torch.device("cpu")) == NONE
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.endswith("-medium")])
+def test_a_medium_recipe_is_for_own_data_on_one_gpu(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.model.backbone.weights == "IMAGENET1K_V2"
+    assert recipe.model.backbone.name == "resnet50"
+    assert recipe.data.resize.mode == "letterbox"  # batches of one shape
+    assert recipe.data.batch_size == recipe.optim.reference_batch == 16
