@@ -89,6 +89,24 @@ def test_voc_as_text_table(call, cartucho):
     assert "windowblind" in out
 
 
+def test_voc_saves_the_files_of_the_courses_tool_and_coco_does_not(call, coco, tmp_path):
+    ground_truth, rows = coco
+    files = ("--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows))
+    assert call(*files, "--metric", "voc", "--save", tmp_path / "voc")[0] == 0
+    assert "100.00% = cat AP" in (tmp_path / "voc/results.txt").read_text()
+    assert (tmp_path / "voc/mAP.png").is_file()
+    assert call(*files, "--save", tmp_path / "coco")[0] == 0
+    assert not (tmp_path / "coco/results.txt").exists()
+
+
+def test_nms_iou_is_for_a_checkpoint(call, coco, tmp_path):
+    ground_truth, rows = coco
+    files = ("--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows))
+    code, _, err = call(*files, "--nms-iou", "0.5")
+    assert code == 2
+    assert "--nms-iou is for a CHECKPOINT" in err
+
+
 def test_coco_json_with_ids_from_zero_and_gaps(call, coco, tmp_path):
     ground_truth, rows = coco
     code, out, err = call(
@@ -283,6 +301,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
             detections=(found,), ground_truths=(ground_truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),),
             areas=None,
             unreadable=0,
+            seconds=0.5,
         )  # fmt: skip
 
     monkeypatch.setattr("boxwright.inference.evaluate.evaluate_checkpoint", evaluate_checkpoint)

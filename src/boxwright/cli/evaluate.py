@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from boxwright.structures import Classes, Detections, GroundTruth
 
 
-OF_MODEL = ("proposals", "batch", "device", "precision", "compile")
+OF_MODEL = ("proposals", "nms_iou", "batch", "device", "precision", "compile")
 """Options on how a checkpoint is run."""
 OF_VOC = ("eleven_point", "plus_one")
 
@@ -75,6 +75,12 @@ def evaluate(
     ] = None,
     score_threshold: Annotated[
         float | None, typer.Option(help="Score threshold; the recipe's if not given. Above 0.05 it lowers AP.")
+    ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="IoU above which NMS drops the weaker of two boxes; the recipe's if not given."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N images.", metavar="N")] = None,
     save: Annotated[
@@ -145,6 +151,7 @@ def evaluate(
                 eleven_point=eleven_point,
                 plus_one=plus_one,
                 score_threshold=score_threshold,
+                nms_iou=nms_iou,
                 max_detections=max_detections,
                 limit=limit,
                 batch=batch,
@@ -159,6 +166,8 @@ def evaluate(
         found, wanted, known = inputs.detections, inputs.ground_truths, inputs.classes
         image_ids, paths = inputs.image_ids, [str(path) for path in inputs.paths]
         unreadable = inputs.unreadable
+        each = inputs.seconds / max(len(found), 1)
+        log(f"decoding and detecting took {inputs.seconds:.1f} s, {each:.3f} s an image")
     _print(evaluation, len(found), iou, json_output)
     if save is not None:
         _save(save, evaluation, found, wanted, known, image_ids, paths, iou)
@@ -232,6 +241,7 @@ def _save(
 
     from boxwright.evaluation import result_files
     from boxwright.evaluation.report import write_report
+    from boxwright.evaluation.voc_report import write_voc_report
     from boxwright.writing import writing
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,4 +254,6 @@ def _save(
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
     plus_one = bool(evaluation.figures.get("plus_one"))
     write_report(folder, detections, ground_truths, classes, evaluation.per_class, iou=iou, plus_one=plus_one)
+    if evaluation.voc is not None:
+        write_voc_report(folder, evaluation.voc, detections)
     typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

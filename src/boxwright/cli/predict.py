@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,6 +128,7 @@ def predict(
     folder.mkdir(parents=True, exist_ok=True)
     files = PredictionFiles(folder, formats)
     count = good = broken = 0
+    started = time.monotonic()
     try:
         with closing(stream):
             for one in stream:
@@ -150,7 +152,10 @@ def predict(
         typer.echo(f"stopped; what was found in {good} of {counted(len(paths), 'image')} is in {where}", err=True)
         raise
     least = detector.score_threshold if score is None else score
-    typer.echo(f"{counted(count, 'object')} in {counted(good, 'image')} (score from {least:.2f})", err=True)
+    seconds = time.monotonic() - started
+    took = f"{seconds:.1f} s, {seconds / max(good + broken, 1):.3f} s an image with {'drawing' if draw else 'decoding'}"
+    objects = f"{counted(count, 'object')} in {counted(good, 'image')}"
+    typer.echo(f"{objects} (score from {least:.2f}); {took}", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(2)
@@ -186,8 +191,6 @@ def _predict_on_ray(
     precision: str,
 ) -> None:
     """Write tables of results and failures; the exit code is that of the local engine."""
-    import time
-
     from boxwright.deploy.batch.ray_job import predict_batch
 
     if out is None:

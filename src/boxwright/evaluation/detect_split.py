@@ -84,15 +84,21 @@ class EvaluationInputs:
     unreadable: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    """What decoding and detecting took, wall time; 0 where it was not measured."""
 
 
 def evaluation_settings(
-    settings: DetectSettings, score_threshold: float | None = None, max_detections: int | None = None
+    settings: DetectSettings,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    nms_iou: float | None = None,
 ) -> DetectSettings:
     """A recipe's settings for evaluation: its score threshold, at most `HIGHEST_SCORE`, unless others are given."""
     score = min(HIGHEST_SCORE, settings.score_threshold) if score_threshold is None else score_threshold
     most = settings.max_detections if max_detections is None else max_detections
-    return replace(settings, score_threshold=score, max_detections=most)
+    iou = settings.nms_iou if nms_iou is None else nms_iou
+    return replace(settings, score_threshold=score, max_detections=most, nms_iou=iou)
 
 
 def detect_split(

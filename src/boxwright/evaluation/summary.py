@@ -12,7 +12,7 @@ from boxwright.evaluation.curves import bootstrap_ap, curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
 from boxwright.evaluation.matching import gather, match
 from boxwright.evaluation.report import ClassRow, class_rows
-from boxwright.evaluation.voc_ap import voc_ap
+from boxwright.evaluation.voc_ap import VocResult, voc_ap
 from boxwright.structures import Classes, Detections, GroundTruth
 
 METRICS = ("coco", "voc")
@@ -22,7 +22,8 @@ METRICS = ("coco", "voc")
 class Evaluation:
     """The result of an evaluation: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
 
-    `notes` explain undefined or empty results, `diagnosis` an AP near zero; `per_class` is AP by class name.
+    `notes` explain undefined or empty results, `diagnosis` an AP near zero; `per_class` is AP by class name; `voc` has
+    precision and recall of every detection where the metric is VOC's.
     """
 
     figures: dict[str, Any]
@@ -30,6 +31,7 @@ class Evaluation:
     rows: list[ClassRow]
     notes: tuple[str, ...]
     diagnosis: tuple[str, ...]
+    voc: VocResult | None = None
 
 
 def check_metric(metric: str, iou: float) -> None:
@@ -59,7 +61,7 @@ def evaluate_detections(
     and 100. Raises ValueError for an unknown metric or an `iou` outside (0, 1].
     """
     check_metric(metric, iou)
-    pixels = metric == "voc" and plus_one
+    pixels, voc = metric == "voc" and plus_one, None
     matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)
     best = find_best_threshold(curves)
@@ -83,7 +85,8 @@ def evaluate_detections(
     }
     diagnosis = diagnose(detections, ground_truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
-    return Evaluation(figures, per_class, class_rows(ground_truths, classes, curves, best, per_class), notes, diagnosis)
+    rows = class_rows(ground_truths, classes, curves, best, per_class)
+    return Evaluation(figures, per_class, rows, notes, diagnosis, voc)
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def evaluate(
     eleven_point: bool = False,
     plus_one: bool = True,
     score_threshold: float | None = None,
+    nms_iou: float | None = None,
     max_detections: int | None = None,
     limit: int | None = None,
     batch: int | None = None,
@@ -95,6 +97,7 @@ def evaluate(
         eleven_point: voc: precision at eleven points, as in VOC 2007.
         plus_one: voc: boxes include their last pixel, as in the VOC development kit.
         score_threshold: lowest score; the recipe's, and at most 0.05, if not given.
+        nms_iou: overlap above which the weaker of two boxes of a class is dropped; the recipe's if not given.
         max_detections: most detections of an image; the recipe's, and 100 of COCO, if not given.
         limit: the first so many images only.
         batch: images a forward pass; the recipe's if not given.
@@ -119,6 +122,7 @@ def evaluate(
         classes=classes,
         batch=batch,
         score_threshold=score_threshold,
+        nms_iou=nms_iou,
         max_detections=max_detections,
         limit=limit,
         proposals=proposals,
@@ -148,6 +152,7 @@ def evaluate_checkpoint(
     batch: int | None = None,
     device: str = "auto",
     score_threshold: float | None = None,
+    nms_iou: float | None = None,
     max_detections: int | None = None,
     limit: int | None = None,
     proposals: str | Path | None = None,
@@ -176,17 +181,18 @@ def evaluate_checkpoint(
     images = DetectionDataset(
         checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range
     )
-    settings = evaluation_settings(detector.settings, score_threshold, max_detections)
+    settings = evaluation_settings(detector.settings, score_threshold, max_detections, nms_iou)
     for finding in report.findings:
         if finding.kind in LOGGED:
             log(f"{finding.where}: {finding.message}")
     if needed and not masks:
         log(f"{data} has no masks: only boxes are evaluated")
-    count, parts = min(limit or len(images), len(images)), []
+    count, parts, started = min(limit or len(images), len(images)), [], time.monotonic()
     for found in detect_split(detector, images, settings, batch=batch, limit=limit):
         parts.append(found)
         if progress is not None:
             progress(sum(len(one.images) for one in parts), count)
+    seconds = time.monotonic() - started
     joined = SplitDetections.joined(parts)
     _log_images(joined, images, log)
     evaluated = with_ground_truth(joined, images, part.classes)
@@ -198,7 +204,7 @@ def evaluate_checkpoint(
             "the figures are those of the others"
         )
     before = sum(finding.kind in UNREADABLE for finding in report.findings)
-    return replace(evaluated, unreadable=evaluated.unreadable + before)
+    return replace(evaluated, unreadable=evaluated.unreadable + before, seconds=seconds)
 
 
 def _log_images(found: SplitDetections, images: DetectionDataset, log: Callable[[str], object]) -> None:
