@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from boxwright.evaluation import matching
+from boxwright.evaluation.bootstrap import bootstrap_ap
 from boxwright.evaluation.coco_ap import coco_ap
-from boxwright.evaluation.curves import best_threshold, bootstrap_ap, curves_of, mean_over_classes, score_curves
+from boxwright.evaluation.curves import best_threshold, curves_of, mean_over_classes, score_curves
 from boxwright.evaluation.matching import confusion_matrix, gather, match
 from boxwright.structures import Classes, Detections, GroundTruth
 

@@ -1,4 +1,4 @@
-"""Curves over the score: precision, recall and F1, the threshold with the best F1, and the confidence interval of AP50.
+"""Curves over the score: precision, recall and F1, and the threshold with the best F1.
 
 Shape legend: D = detections of all images together, K = classes, S = score thresholds, R = recall levels.
 """
@@ -74,11 +74,11 @@ def curves_of(matches: Matches, iou: float = 0.5) -> Curves:
         precision[label] = np.where(kept > 0, right / np.maximum(kept, 1), 1.0)
         recall[label] = right / total
         f1[label] = 2 * right / (kept + total)
-        envelope[label] = _envelope(found, total)
+        envelope[label] = envelope_at_recalls(found, total)
     return Curves(iou, SCORES, precision, recall, f1, RECALLS, envelope, envelope.mean(1))
 
 
-def _envelope(found: Floats, total: int) -> Floats:
+def envelope_at_recalls(found: Floats, total: int) -> Floats:
     """The best precision (R,) at each of COCO's recall levels or beyond; `found` (D,) counts hits in score order."""
     precision = found / np.arange(1, len(found) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
@@ -95,7 +95,7 @@ def mean_ap(matches: Matches) -> float:
     labels = matches.labels[order]
     for label in np.flatnonzero(matches.totals).tolist():
         rows = order[np.searchsorted(labels, label, "left") : np.searchsorted(labels, label, "right")]
-        figures.append(float(_envelope(np.cumsum(matches.hit[rows]), matches.totals[label]).mean()))
+        figures.append(float(envelope_at_recalls(np.cumsum(matches.hit[rows]), matches.totals[label]).mean()))
     return sum(figures) / len(figures) if figures else 0.0
 
 
@@ -125,34 +125,3 @@ def best_threshold(curves: Curves) -> BestThreshold | None:
     precision = np.nanmean(curves.precision[kept_any(curves)[:, index], index])
     recall = mean_over_classes(curves.recall)[index]
     return BestThreshold(float(curves.scores[index]), float(f1[index]), float(precision), float(recall))
-
-
-def bootstrap_ap(matches: Matches, *, samples: int = 200, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap confidence interval of the mean AP at confidence `level`.
-
-    Images are resampled with replacement; matching is not repeated, since it is done per image. The interval is shifted
-    to the AP itself, because an image drawn twice raises the precision envelope slightly. (0, 0) without ground truth.
-    If the intervals of two models overlap much, these images do not tell which one is better.
-    """
-    images = 1 + int(max(matches.images.max(initial=0), matches.total_images.max(initial=0)))
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(images, np.full(images, 1 / images), size=samples)  # (samples, N)
-    figures = np.full((samples, len(matches.totals)), np.nan)
-    for label in np.flatnonzero(matches.totals):
-        rows = np.flatnonzero((matches.labels == label) & ~matches.ignored)
-        rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
-        homes = matches.total_images[matches.total_labels == label]
-        for sample in range(samples):
-            times = draws[sample]
-            total = int(times[homes].sum())
-            if total:
-                copies = np.repeat(matches.hit[rows], times[matches.images[rows]])
-                figures[sample, label] = _envelope(np.cumsum(copies), total).mean()
-    known = figures[~np.isnan(figures).all(1)]
-    if not len(known):
-        return 0.0, 0.0
-    redrawn = np.nanmean(known, axis=1)
-    figure = float(np.nanmean(curves_of(matches).average_precision))
-    edges = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2]) + figure - redrawn.mean()
-    low, high = np.clip(edges, 0.0, 1.0)
-    return float(low), float(high)

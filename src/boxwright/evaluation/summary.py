@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boxwright.evaluation.bootstrap import bootstrap_ap
 from boxwright.evaluation.coco_ap import Areas, coco_ap
 from boxwright.evaluation.curves import best_threshold as find_best_threshold
-from boxwright.evaluation.curves import bootstrap_ap, curves_of
+from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
 from boxwright.evaluation.matching import gather, match
 from boxwright.evaluation.report import ClassRow, class_rows
