@@ -34,9 +34,9 @@ def batch(seed: int, size: tuple[int, int], boxes: int, proposals: bool = False)
     return Batch(ImageBatch.of(images), Targets.of(ground_truths), (0, 1), stored)
 
 
-def trained(name: str, kind: str = "adamw") -> EagerStep:
+def trained(name: str, kind: str = "adamw", norm: str = "bn") -> EagerStep:
     torch.manual_seed(0)
-    model = tiny_detectors.build(name, **tiny_detectors.QUICK)
+    model = tiny_detectors.build(name, **{**tiny_detectors.QUICK, "backbone_norm": norm})
     optimizer = build_optimizer(model, Optim(kind=kind, lr=1e-3))
     for group in optimizer.param_groups:  # as on a GPU
         group.update(fused=True, foreach=False)
@@ -55,12 +55,12 @@ def weights(step: EagerStep) -> list[torch.Tensor]:
     return [*state.model.state_dict().values(), *state.average.model.state_dict().values(), *slots]
 
 
-def run(step: EagerStep, capture: Any, steps: int, *, log: Any = print, proposals: bool = False) -> list[Any]:
+def run(step: EagerStep, capture: Any, steps: int) -> list[Any]:
     """Fifty steps of changing shapes; without `capture` each is eager, on the batch as `GraphStep` pads it."""
-    graphs = GraphStep(step, capture, log) if capture is not None else None
+    graphs = GraphStep(step, capture) if capture is not None else None
     found = []
     for number in range(steps):
-        one = batch(number, SIZES[number * number % 3], 1 + number % 12, proposals)
+        one = batch(number, SIZES[number * number % 3], 1 + number % 12)
         taken = graphs([one], settings(number)) if graphs else step([padded(one)], settings(number))
         found.append([taken.total, *taken.losses.values(), *taken.floors.values()])
     return found
@@ -78,18 +78,17 @@ def test_fifty_steps_of_changing_shapes_equal_eager_ones(name: str, kind: str) -
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn"])
-def test_a_detector_that_reads_numbers_back_is_trained_eagerly_and_says_so_once(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(globals(), "SIZES", [(64, 64), (64, 96), (32, 64)])  # padded or not, they are the same
-    eager, other, lines = trained(name), trained(name), []
-    stored = name == "fast_rcnn"
-    losses = run(eager, None, 12, proposals=stored)
-    assert run(other, RecordedGraph(), 12, log=lines.append, proposals=stored) == losses
+def test_a_detector_that_reads_numbers_back_is_trained_eagerly_and_says_so_once(name: str) -> None:
+    # without BatchNorm, whose statistics the stand-in has moved when it refuses; a GPU has done nothing by then
+    eager, other, lines = trained(name, norm="none"), trained(name, norm="none"), []
+    graphs = GraphStep(other, RecordedGraph(), lines.append)
+    for number in range(12):
+        one = batch(number, SIZES[number % 2], 1 + number % 12, proposals=name == "fast_rcnn")
+        expected = eager([one if lines else padded(one)], settings(number))  # refused ones need no padding
+        assert graphs([one], settings(number)) == expected
     assert all(torch.equal(a, b) for a, b in zip(weights(eager), weights(other), strict=True))
-    assert eager.state.average is not None
     assert other.state.average is not None
-    assert other.state.average.updates == eager.state.average.updates == 12
+    assert other.state.average.updates == 12
     assert [("cannot be captured" in line, "waits for the device" in line) for line in lines] == [
         (True, True), (True, False)
     ]  # fmt: skip
