@@ -80,9 +80,9 @@ def measure_peer(
     checked = preflight(replace(dataset, splits=wanted)).dataset
     rule = settings.data.resize.rule()
     images = DetectionDataset(checked.splits[train_split], rule, augmentation=augmentation(augment))
-    network = settings.model_config_of(len(dataset.classes))
+    network = settings.model
     model = build_peer(
-        len(dataset.classes), backbone=network.backbone, variant=network.backbone_variant,
+        len(dataset.classes), backbone=network.backbone.name, variant=network.backbone.variant,
         precision=settings.precision, seed=seed,
     )  # fmt: skip
     run = train_peer(

@@ -54,7 +54,7 @@ def ready(recipe_name: str, images: ImageBatch, device: torch.device) -> tuple[A
     torch.manual_seed(0)
     recipe = load_recipe(recipe_name)
     entry = MODELS[recipe.model.name]
-    model = entry.build(recipe.model_config_of(1 if entry.one_class else CLASSES)).eval()
+    model = recipe.build_model(1 if entry.one_class else CLASSES).eval()
     count = sum(parameter.numel() for parameter in model.parameters())
     fold_norms(model)
     engine = TorchEngine(model, device)

@@ -43,7 +43,7 @@ def main() -> None:
         torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
         for _ in range(max(given.batch, given.calibration))
     ]
-    recipe = load_recipe("fcos-r50-fpn-1x-gn", ["model.backbone_weights=null", "data.resize.mode=none"])
+    recipe = load_recipe("fcos-r50-fpn-1x-gn", ["model.backbone.weights=null", "data.resize.mode=none"])
     checkpoint = Checkpoint(recipe, Classes.named([f"class {k}" for k in range(91)]), fcos_r50().state_dict())
     reasons = available_runtimes(CPU, calibration=True, wide=True)
     names = [name for name, reason in reasons.items() if not reason and name != "torch-compiled"]
@@ -58,7 +58,7 @@ def main() -> None:
             Image.fromarray(one.permute(1, 2, 0).numpy()).save(examples / f"{number}.png")
         size = sum(value.numel() * value.element_size() for value in checkpoint.weights.values())
         made = build_runtimes(
-            checkpoint, names, Path(folder), device=CPU, weights_size=size, examples=examples, say=lambda _: None
+            checkpoint, names, Path(folder), device=CPU, weights_size=size, images=examples, log=lambda _: None
         )  # fmt: skip
         batch = pixels[: given.batch]
         images, floats = ImageBatch.of(batch), [one.float() / 255 for one in batch]
@@ -75,7 +75,7 @@ def main() -> None:
          sizes.get(name, "")]
         for name, seconds in times.items()
     ]  # fmt: skip
-    columns = ("FCOS R50-FPN", "an image", "examples/s", "times torchvision's", "file")
+    columns = ("FCOS R50-FPN", "an image", "images/s", "times torchvision's", "file")
     print_table(f"{height} x {width}, 91 classes, batch {given.batch}", columns, rows)
 
 

@@ -1,7 +1,7 @@
 """The course variant of FCOS and the improved one on fod (300 x 300, 31 classes): what the improvements are worth.
 
-Backbone, pyramid, head width, optimiser, steps, images and seed are the same; only the fields of FCOS that the course
-(seeds 000 and 001) and Table 3's row 9 decide differently change. Both start from random weights and are measured on
+Backbone, pyramid, head width, optimiser, steps, images and seed are the same; only the fields of FCOS that the course's
+assignment and Table 3's row 9 decide differently change. Both start from random weights and are measured on
 test with the weights that training ended with.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 if not __package__:  # as a file: python benchmarks/fod.py
@@ -16,7 +17,7 @@ if not __package__:  # as a file: python benchmarks/fod.py
 
 from benchmarks.both import measure_ours
 from benchmarks.table import print_measurements
-from boxwright.models.fcos import COURSE, FCOSConfig
+from boxwright.models.fcos import FCOSConfig
 from boxwright.recipes import load_recipe
 
 RECIPE = "fcos-small"
@@ -31,20 +32,29 @@ SHARED = (
 """Settings that both variants train with, besides the recipe's."""
 
 
+ARCHITECTURE = (
+    "backbone.name", "backbone.norm", "backbone.frozen_stages", "fpn.channels", "fpn.extra_levels",
+    "assignment.level_bounds", "head.stem_channels",
+)  # fmt: skip
+COURSE = (
+    "head.norm", "head.centerness_on", "head.normalise_targets", "head.box_output", "head.box_bias",
+    "head.scale_per_level", "assignment.center_radius", "loss.box", "loss.box_weighting", "loss.normaliser",
+    "compat.multi_label",
+)  # fmt: skip
+"""Settings that the course and row 9 decide differently, or that belong to those."""
+
+
 def variants() -> dict[str, list[str]]:
-    """Overrides of each variant: every field that the course sets and the recipe does not share with it."""
-    recipe, improved = load_recipe(RECIPE, SHARED).model, FCOSConfig(num_classes=1)
-    architecture = {
-        "backbone", "backbone_norm", "frozen_stages", "fpn_channels", "extra_levels", "level_bounds", "stem_channels"
-    }  # fmt: skip
-    unlike = {key for key in architecture if getattr(recipe, key) != COURSE[key]}
+    """Overrides of each variant: what the course sets and the recipe does not share with it."""
+    recipe, improved = load_recipe(RECIPE, SHARED).model, FCOSConfig()
+    own = ["model.fpn.channels=64", "model.head.stem_channels=[64, 64]"]
+    course = load_recipe("fcos-regnetx400mf-224", own).model
+    unlike = {key for key in ARCHITECTURE if attrgetter(key)(recipe) != attrgetter(key)(course)}
     if unlike:
         raise SystemExit(f"{RECIPE} and the course differ in {', '.join(sorted(unlike))}: not the same network")
-    fields = [key for key in COURSE if key not in architecture] + ["box_loss", "normalise_targets", "centerness_on"]
-    course = {key: COURSE.get(key, getattr(improved, key)) for key in fields}
     return {
-        "course": [_override(key, value) for key, value in course.items()],
-        "improved": [_override(key, getattr(improved, key)) for key in fields],
+        name: [_override(key, attrgetter(key)(config)) for key in COURSE]
+        for name, config in (("course", course), ("improved", improved))
     }
 
 

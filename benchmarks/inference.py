@@ -26,7 +26,7 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.data.image_io.decode import read_image
 from boxwright.data.inputs import image_paths
 from boxwright.inference.predictor import Detector, TorchEngine
-from boxwright.models.fcos import BASELINE, FCOS, FCOSConfig
+from boxwright.models.fcos import FCOS
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.recipes import load_recipe
 from boxwright.runtime.devices import device_called
@@ -40,7 +40,7 @@ COURSE_SCORE, COURSE_IOU = 0.3, 0.5
 def fcos_r50(seed: int = 0) -> FCOS:
     """Ours as torchvision builds it: 91 classes, P3 to P7, four convolutions with group norm, frozen BatchNorm."""
     torch.manual_seed(seed)
-    return FCOS(FCOSConfig(num_classes=91, **{**BASELINE, "head_norm": "gn"})).eval()
+    return FCOS(load_recipe("fcos-r50-fpn-1x-gn").model, 91).eval()
 
 
 def torchvision_fcos(height: int, width: int, device: torch.device) -> Any:
@@ -94,9 +94,9 @@ def against_torchvision(height: int, width: int, batches: list[int], rounds: int
 def course_checkpoint(paths: list[Path]) -> Checkpoint:
     """The course's network with random weights, its classifier scaled so that a few boxes an image pass 0.3."""
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-regnetx400mf-224", ["model.backbone_weights=null"])
+    recipe = load_recipe("fcos-regnetx400mf-224", ["model.backbone.weights=null"])
     classes = Classes.named([f"class {k}" for k in range(20)])
-    model = FCOS(recipe.model_config_of(len(classes))).eval()
+    model = FCOS(recipe.model, len(classes)).eval()
     first = read_image(paths[0])
     plan = resize_plan((int(first.shape[1]), int(first.shape[2])), recipe.data.resize.rule())
     with torch.no_grad():

@@ -15,7 +15,6 @@ from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, ImageBatch
 
@@ -66,7 +65,7 @@ def main() -> None:
         torch.manual_seed(0)
         recipe = load_recipe("fcos-small")
         classes = Classes.named(["a", "b", "c"])
-        weights = MODELS["fcos"].build(recipe.model_config_of(3)).state_dict()
+        weights = recipe.build_model(3).state_dict()
         detector = Detector(Checkpoint(recipe, classes, weights, score_threshold=0.01))
     rows = []
     for title, aspects in (("ten shapes, 1:3 to 3:1", ASPECTS), ("two shapes, 3:2 and 2:3", (2 / 3, 3 / 2))):

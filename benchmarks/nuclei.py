@@ -49,12 +49,12 @@ def measure_mask_peer(
     dataset = open_folder(data)
     wanted = {name: dataset.splits[name] for name in ("train", "val")}
     checked = preflight(replace(dataset, splits=wanted), need_masks=True).dataset
-    rule, network = settings.data.resize.rule(), settings.model_config_of(len(dataset.classes)).detector
+    rule, network = settings.data.resize.rule(), settings.model
     train = checked.splits["train"]
     images = DetectionDataset(train, rule, augmentation=augmentation(PEER_AUGMENT), masks=True)
     model = build_mask_peer(
-        len(dataset.classes), backbone=network.backbone, variant=network.backbone_variant, precision=settings.precision,
-        anchor_sizes=[sizes[0] for sizes in network.rpn.anchor_sizes], seed=seed,
+        len(dataset.classes), backbone=network.backbone.name, variant=network.backbone.variant,
+        precision=settings.precision, anchor_sizes=[sizes[0] for sizes in network.rpn.anchor_sizes], seed=seed,
     )  # fmt: skip
     run = train_peer(
         model, images, aspects_of(train), minutes=minutes, steps=steps, batch=settings.data.batch_size, seed=seed,

@@ -87,8 +87,7 @@ def measure(name: str, work: Work, rounds: int) -> Cost:
     """The cost of one detector at one amount of work: medians of seconds, the largest memory."""
     torch.manual_seed(0)
     recipe = load_recipe(RECIPES[name])
-    config = recipe.model_config_of(work.classes)
-    model: Any = MODELS[name].build(config).to(memory_format=torch.channels_last)
+    model: Any = recipe.build_model(work.classes).to(memory_format=torch.channels_last)
     images, targets = scene(work, MODELS[name].needs_masks)
     everything = replace(recipe.detect.settings(), score_threshold=0.0)
 

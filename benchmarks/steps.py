@@ -27,24 +27,28 @@ if not __package__:  # as a file: python benchmarks/steps.py
 
 from benchmarks.torchvision_parts import FCOSWithMasks, ProposalPart, RegionPart
 from benchmarks.turns import in_turn, print_command, print_table
-from boxwright.models import MODELS, faster_rcnn, mask_rcnn
-from boxwright.models.config import config_of
+from boxwright.convert.architecture import merged
+from boxwright.convert.torchvision import RETINANET
+from boxwright.convert.torchvision_rcnn import FASTER_RCNN, MASK_RCNN
+from boxwright.models import MODELS
+from boxwright.recipes import check_model
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import autocast, choose_precision, compile_parts
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
 CLASSES = 80
-FCOS = {"scale_per_level": False, "box_weighting": "none"}
-PAIRS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "fcos": ("fcos_resnet50_fpn", None, FCOS),
-    "retinanet": ("retinanet_resnet50_fpn", "TORCHVISION", {}),
-    "rpn": ("fasterrcnn_resnet50_fpn", None, {"rpn": faster_rcnn.TORCHVISION["rpn"]}),
-    "fast_rcnn": ("fasterrcnn_resnet50_fpn", None, {"box": faster_rcnn.TORCHVISION["box"]}),
-    "faster_rcnn": ("fasterrcnn_resnet50_fpn", "TORCHVISION", {}),
-    "mask_rcnn": ("maskrcnn_resnet50_fpn", "TORCHVISION", {}),
-    "fcos_mask": ("fcos_resnet50_fpn", None, {**FCOS, "mask": mask_rcnn.TORCHVISION["mask"]}),
+FCOS = {"head": {"scale_per_level": False}, "loss": {"box_weighting": "none"}}
+RCNN = merged(FASTER_RCNN, {"compat": {"pad_multiple": 1}})
+PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fcos": ("fcos_resnet50_fpn", FCOS),
+    "retinanet": ("retinanet_resnet50_fpn", merged(RETINANET, {"compat": {"pad_multiple": 1}})),
+    "rpn": ("fasterrcnn_resnet50_fpn", {"rpn": FASTER_RCNN["rpn"]}),
+    "fast_rcnn": ("fasterrcnn_resnet50_fpn", {"box": FASTER_RCNN["box"]}),
+    "faster_rcnn": ("fasterrcnn_resnet50_fpn", RCNN),
+    "mask_rcnn": ("maskrcnn_resnet50_fpn", merged(RCNN, {"mask": MASK_RCNN["mask"]})),
+    "fcos_mask": ("fcos_resnet50_fpn", {**FCOS, "mask": MASK_RCNN["mask"]}),
 }
-"""Of each of ours: torchvision's builder, our preset, and what is set on top of it."""
+"""Of each of ours: torchvision's builder, and the settings of our detector."""
 DENSE = ("fcos", "retinanet", "fcos_mask")
 """Torchvision counts no class for the background of these."""
 PROPOSALS = 1000
@@ -53,16 +57,12 @@ PROPOSALS = 1000
 
 def build_ours(name: str) -> Any:
     """Our detector as torchvision builds its own."""
-    module = sys.modules[MODELS[name].build.__module__]
-    _, preset, more = PAIRS[name]
-    config = getattr(module, preset) if preset else {}
-    settings = {**config, **more, "num_classes": CLASSES, "backbone": "resnet50"}
-    return MODELS[name].build(config_of(MODELS[name].config, settings))
+    return MODELS[name].build(check_model({**PAIRS[name][1], "name": name}), CLASSES)
 
 
 def build_peer(name: str, height: int, width: int) -> Any:
     """Torchvision's detector with frozen BatchNorm, its first two stages not trained."""
-    builder, _, _ = PAIRS[name]
+    builder, _ = PAIRS[name]
     short, long = sorted((height, width))
     settings: dict[str, Any] = {"weights": None, "weights_backbone": None}
     model = getattr(torchvision.models.detection, builder)(

@@ -12,7 +12,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder `shared` beside the checkout: data, seeds and recorded outputs, which are not in the repository."""
+    """The folder `shared` beside the checkout: data and recorded outputs, which are not in the repository."""
     folder = Path(__file__).resolve().parents[1] / "../shared"
     if not folder.is_dir():
         pytest.skip("the folder shared does not lie beside the checkout")

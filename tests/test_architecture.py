@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # what stands later may import what stands earlier; what stands together may not import each other
 LAYERS = (
     {"ops", "reading", "wording", "writing"},
+    {"data/image_io"},
+    {"visualize"},
     {"structures", "weights"},
     {"nn", "data"},
     {"evaluation"},
-    {"models", "visualize"},
+    {"models"},
     {"recipes"},
     {"checkpoint", "convert"},
     {"runtime"},
@@ -29,15 +32,35 @@ LAYERS = (
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-OPTIONAL = ("timm", "tensorboard", "supervision", "av", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "ray",
-            "pyarrow", "pycocotools", "fastapi", "uvicorn", "starlette", "python_multipart")  # fmt: skip
+OPTIONAL = (
+    "timm",
+    "tensorboard",
+    "supervision",
+    "av",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "nncf",
+    "ray",
+    "pyarrow",
+    "pycocotools",
+    "fastapi",
+    "uvicorn",
+    "starlette",
+    "python_multipart",
+)
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "accelerate", "pydantic", "matplotlib", "faster_coco_eval", *OPTIONAL)
 
 
 def home(path):
-    """The folder, or the file, of the package that a file belongs to."""
-    part = path.relative_to(PACKAGE).parts[0]
-    return part.removesuffix(".py")
+    """The folder, or the file, of the package that a file belongs to; a folder within one may have its own place."""
+    return _place(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def _place(parts):
+    inner = "/".join(parts[:2])
+    return inner if inner in RANK else parts[0]
 
 
 def imported_homes(tree):
@@ -55,7 +78,8 @@ def imported_homes(tree):
         for name in names:
             parts = (name or "").split(".")
             if parts[0] == "boxwright":
-                yield (parts[1] if len(parts) > 1 and parts[1] in RANK else "__init__"), node.lineno
+                found = _place(parts[1:]) if len(parts) > 1 else "__init__"
+                yield (found if found in RANK else "__init__"), node.lineno
 
 
 def wrong_imports(tree, own):
@@ -92,6 +116,39 @@ def test_the_check_of_imports_sees_what_it_should(own, source):
     assert list(wrong_imports(ast.parse(source), own))
 
 
+def module_name(path):
+    return ".".join(("boxwright", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def imports_by_module(sources):
+    """The modules that each module of {name: source} imports, at its top or inside of functions."""
+    found = {}
+    for name, source in sources.items():
+        wanted = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        # `from package import module` takes the module, and whatever the package's own file imports
+        found[name] = {other for other in wanted & set(sources) if other != name and not name.startswith(f"{other}.")}
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    sources = {module_name(path): path.read_text(encoding="utf-8") for path in FILES}
+    imports = imports_by_module(sources)
+    assert "boxwright.weights.zoo" in imports["boxwright.weights.download"]
+    TopologicalSorter(imports).prepare()
+
+
+@pytest.mark.parametrize("second", ["import p.a", "def f():\n    from p import a", "def f():\n    from p.a import x"])
+def test_the_check_for_circles_sees_them(second):
+    imports = imports_by_module({"p": "", "p.a": "from p.b import y", "p.b": second})
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports).prepare()
+
+
 def run(code):
     """Run Python code in a new process; gives what it prints and the seconds of computing that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -109,11 +166,7 @@ def test_the_command_line_starts_without_anything_heavy():
 
 
 def test_no_module_takes_an_optional_package():
-    names = [
-        ".".join(("boxwright", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        for path in FILES
-        if path.stem != "__main__"
-    ]
+    names = [module_name(path) for path in FILES if path.stem != "__main__"]
     modules, _ = run(f"import sys, importlib\nfor name in {names}: importlib.import_module(name)\nprint(*sys.modules)")
     loaded = {name.split(".")[0] for name in modules.split()}
     assert "torch" in loaded
@@ -150,8 +203,11 @@ def test_no_class_of_ours_has_a_subclass_of_ours():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
-                bases[node.name] = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases
-                                    if not ast.unparse(base).startswith(("nn.", "torch."))}  # fmt: skip
+                bases[node.name] = {
+                    ast.unparse(base).split("[")[0].split(".")[-1]
+                    for base in node.bases
+                    if not ast.unparse(base).startswith(("nn.", "torch."))
+                }
     inherited = {(name, base) for name, of in bases.items() for base in of & set(bases)}
     assert {base for _, base in inherited} <= {"Section"}
     section = next(

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boxwright.models import MODELS
-from boxwright.models.config import config_of
-from boxwright.recipes import load_recipe
+from boxwright.recipes import check_model, load_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,13 +45,16 @@ def test_the_variants_on_fod_are_one_network_with_other_fields(module):
     fod = module("fod")
     recipes = {name: load_recipe(fod.RECIPE, [*fod.SHARED, *own]) for name, own in fod.variants().items()}
     course, improved = (recipes[name].model for name in ("course", "improved"))
-    assert (course.backbone, course.head_norm, course.center_radius) == ("regnet_x_400mf", "none", None)
-    assert (improved.backbone, improved.head_norm, improved.center_radius) == ("regnet_x_400mf", "gn", 1.5)
-    assert (course.fpn_channels, course.level_bounds) == (improved.fpn_channels, improved.level_bounds)
+    assert (course.backbone.name, course.head.norm, course.assignment.center_radius) == ("regnet_x_400mf", "none", None)
+    assert (improved.backbone.name, improved.head.norm, improved.assignment.center_radius) == (
+        "regnet_x_400mf",
+        "gn",
+        1.5,
+    )
+    assert (course.fpn, course.assignment.level_bounds) == (improved.fpn, improved.assignment.level_bounds)
 
 
 def test_the_detectors_of_the_step_benchmark_can_be_built(module):
     steps = module("steps")
-    for name, (_, preset, more) in steps.PAIRS.items():
-        settings = getattr(sys.modules[MODELS[name].build.__module__], preset) if preset else {}
-        config_of(MODELS[name].config, {**settings, **more, "num_classes": 3})
+    for name, (_, settings) in steps.PAIRS.items():
+        assert check_model({**settings, "name": name}).backbone.name == "resnet50"

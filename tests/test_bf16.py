@@ -14,7 +14,7 @@ import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.deploy.export.export import ExportOptions, export_checkpoint
+from boxwright.deploy.export.export_checkpoint import ExportOptions, export_checkpoint
 from boxwright.evaluation.coco_ap import coco_ap
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.explain import explain
@@ -26,8 +26,8 @@ from boxwright.training.signals import StopSignal
 pytestmark = pytest.mark.e2e
 
 SETTINGS = (
-    "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn_channels=32",
-    "model.stem_channels=[32]",
+    "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn.channels=32",
+    "model.head.stem_channels=[32]",
     "ema_decay=0.9", "optim.lr=0.004", "optim.reference_batch=8",
 )  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_a_stopped_run_repeats_an_uninterrupted_one(
 def test_an_exported_file_passes_its_gate(result: Any, data: Path, tmp_path: Path, kind: Any) -> None:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}[kind]
     made = export_checkpoint(
-        result.last, tmp_path / f"small{suffix}", ExportOptions(kind), data=data, split="train", say=lambda _: None
+        result.last, tmp_path / f"small{suffix}", ExportOptions(kind), data=data, split="train", log=lambda _: None
     )  # fmt: skip
     assert made.agreement.asked > 50
     assert made.ap == pytest.approx(made.checkpoint_ap, abs=0.001)

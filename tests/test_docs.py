@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import re
 import sys
 from collections import defaultdict
@@ -11,10 +13,12 @@ from types import CodeType
 from typing import Any
 
 import pytest
+import torch
 
 import boxwright
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Recipe
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(boxwright.__file__).parent
@@ -43,10 +47,13 @@ def files_that_run(setup: str, name: str) -> dict[str, set[CodeType]]:
 
 
 def test_the_tour_has_its_counts_and_no_way_leads_through_more_than_eight_files() -> None:
-    assert [name for name, _, _ in SNIPPETS] == ["loss_and_detect", "look", "load", "step"]
-    files = {name: int(re.findall(r"(\d+) files /", printed)[0]) for name, _, printed in SNIPPETS}
-    assert files.pop("load") <= 11  # files to batch: reading and augmenting are themes of their own
-    assert all(count <= 8 for count in files.values())
+    assert [name for name, _, _ in SNIPPETS] == ["loss_and_detect", "look", "load", "step", "epoch"]
+    files = {name: set(re.findall(r"functions +(\S+)", printed)) for name, _, printed in SNIPPETS}
+    epoch = files.pop("epoch")
+    assert len(epoch - set().union(*files.values())) <= 8  # files that no way before it has led through
+    assert len(epoch - files["step"]) <= 10
+    assert len(files.pop("load")) <= 11  # files to batch: reading and augmenting are themes of their own
+    assert all(len(found) <= 8 for found in files.values())
 
 
 @pytest.mark.parametrize(("name", "setup", "printed"), SNIPPETS, ids=[name for name, _, _ in SNIPPETS])
@@ -82,12 +89,11 @@ def test_the_tour_names_real_functions() -> None:
 def keys_of(section: Any, prefix: str = "") -> set[str]:
     """All dotted keys of a recipe section, and of its detector's."""
     found = set()
-    for name, field in type(section).model_fields.items():
+    for name in getattr(type(section), "model_fields", None) or type(section).__dataclass_fields__:
         value = getattr(section, name)
         found |= {prefix + name}
-        if hasattr(type(value), "model_fields"):
+        if hasattr(type(value), "model_fields") or dataclasses.is_dataclass(value):
             found |= keys_of(value, f"{prefix}{name}.")
-        assert field is not None
     return found
 
 
@@ -107,10 +113,12 @@ def test_conventions_name_the_settings_that_fcos_has() -> None:
     """Each field of FCOS's config on which references differ has its line in the conventions."""
     text = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
     recipe = load_recipe("fcos-small")
-    plain = {"name", "backbone", "backbone_weights", "fpn_channels", "pixel_mean", "pixel_std", "prior_probability"}
-    plain |= {"normaliser_start", "normaliser_momentum"}
-    fields = set(type(recipe.model).model_fields) - plain
-    assert not {field for field in fields if f"`{field}" not in text and f" {field}`" not in text}
+    plain = {"name", "backbone.name", "backbone.weights", "backbone.pixel_mean", "backbone.pixel_std", "fpn.channels"}
+    plain |= {"head.prior_probability", "loss.normaliser_start", "loss.normaliser_momentum"}
+    keys = keys_of(recipe.model)
+    settings = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)} - plain
+    assert len(settings) > 25
+    assert not {key for key in settings if f"`{key}" not in text and f" {key}`" not in text}
 
 
 def test_choosing_lists_every_recipe_with_what_was_published() -> None:
@@ -171,3 +179,26 @@ def test_benchmarks_are_called_as_they_can_be() -> None:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
         for option in re.findall(r"--[\w-]+", arguments):
             assert f'"{option}"' in source, f"benchmarks/{name}.py has no {option}"
+
+
+def test_the_detector_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that docs/adding_a_detector.md shows: its losses fall, and it detects."""
+    text = (ROOT / "docs" / "adding_a_detector.md").read_text(encoding="utf-8")
+    (tmp_path / "nearest.py").write_text(re.findall(r"(?ms)^```python\n(.*?)^```", text)[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = importlib.import_module("nearest")
+    torch.manual_seed(0)
+    backbone = page.BackboneSection(name="mobilenet_v3_small", norm="bn", frozen_stages=0)
+    model = page.Nearest(page.NearestConfig(backbone=backbone, head=page.NearestHead(channels=16)), 3).train()
+    images = ImageBatch.of([torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)])
+    targets = Targets.of([GroundTruth.of([[10, 12, 50, 40]], [1])])
+    optimizer, totals = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(12):
+        total = sum(model.loss(model(images), targets).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[-1] < 0.8 * totals[0]
+    (found,) = model.eval().detect(model(images), images, DetectSettings(score_threshold=0.0))
+    assert len(found) > 0

@@ -1,8 +1,10 @@
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from boxwright.structures import (
     Classes,
@@ -48,6 +50,14 @@ class TestGroundTruth:
             assert len(empty) == 0
             assert empty.boxes.shape == (0, 4)
             assert (empty.labels.dtype, empty.ignore.dtype) == (torch.int64, torch.bool)
+
+    def test_is_drawn_with_its_masks(self):
+        truth = ground_truth(1, masks=True)
+        image = torch.zeros(3, 12, 16, dtype=torch.uint8)
+        assert np.asarray(truth.draw(image, classes=Classes.named(["cat"]))).any()
+        assert truth.mask(0) is truth.masks[0]
+        with pytest.raises(ValueError, match="no masks"):
+            ground_truth(1).mask(0)
 
     @pytest.mark.parametrize(
         "box",
@@ -270,6 +280,75 @@ class TestDetections:
         assert self.detections().whole_masks() is None
         with pytest.raises(ValueError, match="no masks"):
             self.detections().mask(0)
+
+    def test_are_iterated_best_first(self):
+        classes = Classes.named(["cat", "dog"])
+        masks = torch.zeros(2, 10, 20, dtype=torch.bool)
+        masks[1, 3:5, 2:7] = True
+        first, second = self.detections(classes=classes, masks=masks)
+        assert (first.name, first.label, first.score) == ("dog", 1, pytest.approx(0.9))
+        assert (second.name, second.box) == ("cat", (1.0, 2.0, 5.0, 8.0))
+        assert (second.mask.x, second.mask.y, tuple(second.mask.bitmap.shape)) == (2, 3, (2, 5))
+        assert [one.mask for one in self.detections()] == [None, None]
+        assert list(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (9, 9))) == []
+
+    @pytest.mark.parametrize("masks", ["whole", "cropped"])
+    @pytest.mark.parametrize(
+        ("index", "rows"),
+        [
+            (slice(1, None), [1]),
+            (slice(None, None, -1), [1, 0]),
+            (slice(5, 9), []),
+            ([1], [1]),
+            ([], []),
+            ([True, False], [0]),
+            (torch.tensor([False, True]), [1]),
+            (torch.tensor([1, 0, 1]), [1, 0, 1]),
+            (np.array([False, True]), [1]),
+            ([-1], [1]),
+        ],
+    )
+    def test_several_are_taken_as_of_a_tensor(self, index, rows, masks):
+        planes = torch.zeros(2, 10, 20, dtype=torch.bool)
+        planes[0, :2], planes[1, 5:] = True, True
+        crops = tuple(CroppedMask(0, 0, plane).tight() for plane in planes)
+        found = self.detections(path="a.jpg", masks=planes if masks == "whole" else crops)
+        taken = found[index]
+        assert taken.boxes.tolist() == found.boxes[rows].tolist()
+        assert taken.labels.tolist() == found.labels[rows].tolist()
+        assert taken.whole_masks().tolist() == planes[rows].tolist()
+        assert (taken.size_hw, taken.path) == ((10, 20), "a.jpg")
+
+    def test_one_is_taken_by_its_number(self):
+        found = self.detections()
+        assert (found[0].label, found[1].label, found[-1].label) == (1, 0, 0)
+        for index in (2, -3, [2], torch.tensor([0.5, 0.1]), [True], torch.tensor([[True, False]])):
+            with pytest.raises(IndexError):
+                found[index]
+
+    def test_the_name_of_the_file_is_the_id_of_its_image(self):
+        assert self.detections(path="images/0017.jpg").to_coco()[0]["image_id"] == "0017"
+        with pytest.raises(ValueError, match="give the id of their image"):
+            self.detections().to_coco()
+
+    def test_are_drawn_on_any_kind_of_image(self, tmp_path):
+        grey = np.full((10, 20, 3), 128, np.uint8)
+        Image.fromarray(grey).save(tmp_path / "a.png")
+        found = self.detections(classes=Classes.named(["cat", "dog"]))
+        kinds = (
+            tmp_path / "a.png",
+            str(tmp_path / "a.png"),
+            Image.fromarray(grey),
+            grey,
+            torch.from_numpy(grey).permute(2, 0, 1),
+        )
+        drawn = [np.asarray(found.draw(kind)) for kind in kinds]
+        assert all(np.array_equal(one, drawn[0]) for one in drawn)
+        assert (drawn[0] != 128).any()
+        assert found.draw(grey, scale=3).size == (60, 30)
+        assert np.array_equal(found.draw(grey, min_score=0.5), found[:1].draw(grey))
+        with pytest.raises(ValueError, match="cannot be drawn on one of 20 x 10"):
+            found.draw(grey.transpose(1, 0, 2))
 
     def test_above_keeps_scores_from_the_threshold_on(self):
         found = self.detections(masks=torch.ones(2, 10, 20, dtype=torch.bool), path="a.jpg").above(0.9)

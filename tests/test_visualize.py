@@ -10,7 +10,7 @@ from PIL import Image
 
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
 from boxwright.visualize import class_colour, contact_sheet, draw, mask_image, save, side_by_side, text_colour
-from boxwright.visualize.drawing import IGNORED_COLOUR, NUM_COLOURS, Item, Room, font_of, palette, shortened
+from boxwright.visualize.drawing import IGNORED_COLOUR, NUM_COLOURS, PALETTE, Item, Room, font_of, shortened
 
 GREY = 128
 
@@ -92,7 +92,7 @@ class TestColours:
         assert class_colour(5) == class_colour(5 + NUM_COLOURS)
         # Recorded: a change here changes the colours of everybody's images.
         assert [class_colour(label) for label in range(3)] == [(227, 69, 220), (26, 73, 238), (93, 239, 52)]
-        assert len(set(palette())) == NUM_COLOURS
+        assert len(set(PALETTE)) == NUM_COLOURS
 
     def test_text_stands_out_on_every_class_colour(self):
         for label in range(64):

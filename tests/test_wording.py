@@ -25,7 +25,7 @@ def test_long_lists_are_cut_and_say_so() -> None:
 
 
 def test_no_message_counts_classes_in_the_plural_only() -> None:
-    """The noun that a user's first data set has one of."""
+    """The noun that a user's first dataset has one of."""
     found = [
         f"{path.name}: {line.strip()}"
         for path in PACKAGE.rglob("*.py")

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwright.models import MODELS
+from boxwright.models import DetectionModel
 from boxwright.reading.archives import DamagedError, check_archive
-from boxwright.recipes import check_stored_recipe, dump_recipe
+from boxwright.recipes import check_stored_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.weights.pickles import foreign_names
@@ -27,6 +27,10 @@ from boxwright.weights.torch_files import read_torch_file
 
 FORMAT = "boxwright checkpoint"
 VERSION = 1
+
+
+class NotOursError(ValueError):
+    """A file that is no checkpoint of ours; it may be one of another library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +47,9 @@ class Checkpoint:
     origin: dict[str, Any] | None = None
     """The library and architecture that it was converted from, and what is kept for the way back."""
 
-    def build(self) -> Any:
+    def build(self) -> DetectionModel:
         """The detector with these weights, in evaluation mode."""
-        # the weights are here: nothing is fetched
-        config = self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update=_NO_DOWNLOAD)})
-        model = MODELS[self.recipe.model.name].build(config.model_config_of(len(self.classes)))
+        model = self.recipe.build_model(len(self.classes))
         try:
             model.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -55,15 +57,12 @@ class Checkpoint:
         return model.eval()
 
 
-_NO_DOWNLOAD = {"backbone_weights": None}
-
-
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint so that a crash or a full disk leaves the old file whole."""
     data = {
         "format": FORMAT,
         "version": VERSION,
-        "recipe": dump_recipe(checkpoint.recipe),
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
         "classes": {"names": list(checkpoint.classes.names), "ids": list(checkpoint.classes.ids)},
         "weights": checkpoint.weights,
         "score_threshold": checkpoint.score_threshold,
@@ -84,8 +83,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint; of a run folder its weights/best.pt.
 
-    Raises FileNotFoundError, ValueError for a file that is not one of ours, DamagedError (a ValueError) for one that is
-    cut or has other bytes in it than were written.
+    Raises FileNotFoundError, NotOursError (a ValueError) for a file that is not one of ours, DamagedError (another) for
+    one that is cut or has other bytes in it than were written, and ValueError for one that is otherwise wrong.
     """
     path = Path(path)
     if path.is_dir():
@@ -103,11 +102,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is not a boxwright checkpoint, or it is damaged: {error}; {_instead(path)}"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path} is not a boxwright checkpoint (not a file of plain tensors, or damaged)") from error
+        raise NotOursError(f"{path} is not a boxwright checkpoint (not a file of plain tensors, or damaged)") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a boxwright checkpoint: it does not say what it is")
+        raise NotOursError(f"{path} is not a boxwright checkpoint: it does not say what it is")
     if names := foreign_names(data):
-        raise ValueError(f"{path} is not a boxwright checkpoint: it asks for {names[0]}, and ours hold plain data only")
+        raise NotOursError(
+            f"{path} is not a boxwright checkpoint: it asks for {names[0]}, and ours hold plain data only"
+        )
     version = data.get("version")
     if version != VERSION:
         raise ValueError(f"{path}: checkpoint version {version!s:.40}, this boxwright reads {VERSION}; upgrade it")

@@ -1,4 +1,4 @@
-"""Counts and lists as sentences say them: one class, two classes, and of a hundred thousand names the first few."""
+"""Counts and lists for messages: "1 class", "2 classes", and the first few of many names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SHOWN = 12
 
 
 def counted(count: int | float, noun: str) -> str:
-    """A number and its noun, in the plural but for one.
+    """A number with its noun, in the plural unless the number is 1.
 
     >>> counted(1, "class"), counted(0, "class"), counted(2, "entry"), counted(1.5, "epoch"), counted(2, "box")
     ('1 class', '0 classes', '2 entries', '1.5 epochs', '2 boxes')
@@ -17,7 +17,7 @@ def counted(count: int | float, noun: str) -> str:
 
 
 def plural(noun: str, count: float = 2) -> str:
-    """The plural of a noun, for one its singular.
+    """The plural of a noun, or its singular for a count of 1.
 
     >>> plural("process"), plural("key"), plural("batch"), plural("image", 1)
     ('processes', 'keys', 'batches', 'image')
@@ -32,7 +32,7 @@ def plural(noun: str, count: float = 2) -> str:
 
 
 def listed(names: Iterable[object], shown: int = _SHOWN) -> str:
-    """Names with commas, and how many more there are where there are many.
+    """Names separated by commas, with the number of further ones if there are many.
 
     >>> listed(["a", "b"]), listed("abcde", 2)
     ('a, b', 'a, b and 3 more')

@@ -1,4 +1,4 @@
-"""Files that are written: an error names the file, nothing half-written stays, and a JSON file grows entry by entry.
+"""Writing files: errors name the file, no partial file is left behind, and JSON files are written entry by entry.
 
 A folder that is written to is a new one: `free_folder`.
 """
@@ -11,18 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # which turn the text around them
+_DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # which change the direction of text
 
 
 def printable(name: str) -> str:
-    r"""A name as data, for one line of a terminal, a table or an image: what would steer these is shown as an escape.
+    r"""A name for one line of a terminal, a table or an image, with control characters escaped.
 
     >>> print(printable("two\nlines"), printable("[/b] \x1b[31mred"), printable("été"))
     two\nlines [/b] \x1b[31mred été
     """
-    steering = (
-        letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name
-    )  # fmt: skip
+    steering = (letter in _DIRECTIONS or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
     return "".join(
         letter.encode("unicode_escape").decode() if steers else letter
         for letter, steers in zip(name, steering, strict=True)
@@ -31,9 +29,9 @@ def printable(name: str) -> str:
 
 @contextmanager
 def writing(path: Path, *, whole: bool = True) -> Iterator[Path]:
-    """Let an error name the file that is being written, which the system does only where a file cannot be opened.
+    """Add the file's name to errors while it is written (the system does so only if it cannot be opened).
 
-    With `whole`, half a file is taken away: it would be read as if nothing were missing.
+    With `whole`, a partial file is removed, since it would be read as if it were complete.
     """
     try:
         yield path
@@ -50,9 +48,9 @@ def writing(path: Path, *, whole: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside the file to write to, which becomes the file once it is whole; what was there stays so long.
+    """A temporary path beside the file, which replaces the file once it is complete; until then the old file stays.
 
-    An error names the file, as with `writing`.
+    Errors name the file, as with `writing`.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -77,12 +75,12 @@ def free_folder(wanted: Path) -> Path:
 
 
 class GrowingJson:
-    """A JSON list or object that is whole after each entry, so that whatever ends the program loses nothing of it."""
+    """A JSON list or object that is valid after each entry, so that nothing is lost if the program ends early."""
 
     def __init__(self, path: Path, brackets: str) -> None:
         """Args:
 
-        path: the file; what was in it goes.
+        path: the file; an existing one is overwritten.
         brackets: "[]" or "{}".
         """
         self.path = path
@@ -94,7 +92,7 @@ class GrowingJson:
             self._put(bytes([opening]))
 
     def add(self, entries: str) -> None:
-        """Put entries, as JSON text without the brackets around them, at the end."""
+        """Append entries, given as JSON text without the surrounding brackets."""
         if entries:
             with writing(self.path, whole=False):
                 self._put(("\n" if self._end == 1 else ",\n").encode() + entries.encode("utf-8", "backslashreplace"))
@@ -102,18 +100,18 @@ class GrowingJson:
     def _put(self, text: bytes) -> None:
         try:
             self._overwrite(text + self._closing)
-        except BaseException:  # the old end lies where there was room for it before
+        except BaseException:  # the old end fits where it was before
             self._overwrite(self._closing)
             self._file.truncate()
             raise
         self._end += len(text)
 
     def _overwrite(self, data: bytes) -> None:
-        """Write from the last entry on; an unbuffered file may take a part only."""
+        """Write after the last entry; an unbuffered file may accept only a part at a time."""
         self._file.seek(self._end)
         while data:
             data = data[self._file.write(data) :]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

@@ -25,7 +25,6 @@ from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.sampler import StepSampler
-from boxwright.models import MODELS
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
@@ -36,8 +35,9 @@ from boxwright.training.run_folder import Results, new_run_folder
 Call = Callable[..., Any]
 Voc = Callable[..., Path]
 TINY = (
-    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
+    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0",
+    "precision=fp32",
 )  # fmt: skip
 ODD = ("cmyk.jpg", "deep.png", "palette.png", "animated.gif", "turned.jpg", "grey.png")
 BROKEN = ("text.jpg", "empty.png", "cut.jpg", "enormous.png", "gone.png")
@@ -89,7 +89,7 @@ def untrained(path: Path, names: tuple[str, ...] = ("cell", "dot")) -> Path:
     recipe = load_recipe("fcos", TINY)
     classes = Classes.named(names, first_id=1)
     torch.manual_seed(0)
-    model = MODELS["fcos"].build(recipe.model_config_of(len(classes)))
+    model = recipe.build_model(len(classes))
     save_checkpoint(Checkpoint(recipe, classes, model.state_dict()), path)
     return path
 
@@ -169,7 +169,7 @@ def test_an_image_that_is_damaged_inside_does_not_end_a_measurement(
         line for line in ended.err.splitlines() if "damaged or cut short" in line
     ]
     assert f"boxwright: {damaged}: the image is damaged or cut short" in ended.err
-    assert "1 of 3 images are damaged inside and left out" in ended.err
+    assert "1 of 3 images could not be decoded: left out" in ended.err
     if data_of == "evaluate":  # the figures of the others: its objects are not counted as missed
         assert json.loads(ended.out) == json.loads(call(whole).out)
     else:
@@ -271,7 +271,7 @@ def test_an_image_that_is_damaged_inside_is_found_before_the_start_where_all_are
 
 
 def test_images_kept_in_memory_keep_no_file_open(tmp_path: Path, voc: Voc) -> None:
-    # 1024 open files is what most systems allow; data sets have more images.
+    # 1024 open files is what most systems allow; datasets have more images.
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("this system does not list the open files of a process")
     data = voc(tmp_path / "data", train=[f"{number}.png" for number in range(40)], val=("v.png",))
@@ -325,7 +325,7 @@ def test_a_bad_box_is_said_with_its_corners_before_training(tmp_path: Path, voc:
         ('{"images": [], "annotations": []}', '"categories" is missing'),
         ('{"images": {}, "annotations": [], "categories": []}', '"images" is not a list'),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "result file"),
-        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "no whole number as its id"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "no integer as its id"),
     ],
 )
 def test_json_of_the_wrong_shape(tmp_path: Path, boxwright: Call, checkpoint: Path, content: str, reason: str) -> None:
@@ -403,7 +403,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, boxwright: Call, voc: Voc, 
         "the classes differ", "cell, dot", "cell, dog", "--classes"
     )
     boxwright("train", "--resume", checkpoint).refused(str(checkpoint), "weights only", "--weights")
-    wide = ("model.fpn_channels=32", "model.stem_channels=[32]", "model.backbone=resnet18")
+    wide = ("model.fpn.channels=32", "model.head.stem_channels=[32]", "model.backbone=resnet18")
     boxwright("train", "fcos", *TINY, *wide, "--data", data, "--device", "cpu", "--weights", checkpoint).refused(
         str(checkpoint), "another detector"
     )
@@ -603,7 +603,7 @@ def test_memory_that_runs_out_is_one_sentence(
         raise error
 
     monkeypatch.setattr("boxwright.inference.predictor.TorchEngine.__call__", refuse)
-    monkeypatch.setattr("boxwright.deploy.export.export.record", refuse)
+    monkeypatch.setattr("boxwright.deploy.export.export_checkpoint.record", refuse)
     for words in (("predict", checkpoint, data), ("evaluate", checkpoint, "--data", data), ("export", checkpoint)):
         words = (*words[:-1], data / "JPEGImages") if words[0] == "predict" else words
         boxwright(*words).refused("out of memory", str(error) or "MemoryError", "smaller --batch")
@@ -622,9 +622,9 @@ def test_no_network_for_pretrained_weights(
         raise URLError("no route to host")
 
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    wanted = ("model.backbone=regnet_x_400mf", "model.backbone_weights=IMAGENET1K_V2")
+    wanted = ("model.backbone=regnet_x_400mf", "model.backbone.weights=IMAGENET1K_V2")
     ended = boxwright("train", "fcos", *TINY, *wanted, "--data", data, "--device", "cpu")
-    ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone_weights=FILE")
+    ended.refused("no network", "regnet_x_400mf", "https://", "model.backbone.weights=FILE")
     assert not list(Path.cwd().iterdir())
 
 

@@ -8,7 +8,8 @@ import pytest
 from boxwright.training.estimate import Estimate, duration, estimate
 
 SMALL = (
-    "model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=none",
+    "model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
+    "model.head.norm=none",
     "data.resize.size=64", "data.resize.max_size=96", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
     "schedule.steps=900", "validation.times=3", "data.train_scales=[]",
 )  # fmt: skip

@@ -165,14 +165,14 @@ def test_unknown_images_are_counted_and_all_unknown_is_an_error(call, coco, tmp_
         "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows), "--json"
     )
     assert code == 0
-    assert "1 of 3 detections name images that are not in the ground truth and are left out: 55." in err
+    assert "1 of 3 detections refer to images that are not in the ground truth and are left out: 55." in err
     assert json.loads(out)["AP"] < 1
     strange = [row | {"image_id": row["image_id"] + 100} for row in rows]
     code, out, err = call(
         "--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", strange), "--json"
     )
     assert (code, out) == (2, "")
-    assert "none of its 3 detections names a known image" in err
+    assert "none of its 3 detections refers to a known image" in err
 
 
 def test_zero_ap_is_explained(call, coco, tmp_path):
@@ -268,13 +268,13 @@ def test_save_writes_everything_and_never_into_the_data(call, coco, tmp_path):
         "--ground-truth", target / "ground-truth", "--detections", found, "--save", target / "ground-truth/x"
     )
     assert code == 2
-    assert "only read" in err
+    assert "never written to" in err
 
 
 def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatch, tmp_path):
     seen = {}
 
-    def evaluate_checkpoint(checkpoint, data, split, **options):
+    def evaluate_checkpoint(checkpoint, data, split, *, log, progress, **options):
         seen.update(options, checkpoint=checkpoint, data=data, split=split)
         box = torch.tensor(BOXES[:1])
         found = Detections(box, torch.tensor([0.9]), torch.tensor([1]), (100, 150), CLASSES)
@@ -285,9 +285,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
             unreadable=0,
         )  # fmt: skip
 
-    module = types.ModuleType("boxwright.inference.evaluate")
-    module.evaluate_checkpoint = evaluate_checkpoint
-    monkeypatch.setitem(sys.modules, "boxwright.inference.evaluate", module)
+    monkeypatch.setattr("boxwright.inference.evaluate.evaluate_checkpoint", evaluate_checkpoint)
 
     def load(checkpoint, device, *, precision, compile):
         seen["precision"] = precision
@@ -311,7 +309,10 @@ def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
     files = ("--ground-truth", ground_truth, "--detections", write(tmp_path / "found.json", rows))
     for words in (("--precision", "bf16"), ("--device", "cpu"), ("--batch", 2), ("--proposals", "p.npz")):
         code, _, err = call(*files, *words)
-        assert (code, err) == (2, f"boxwright: {words[0]} is for a CHECKPOINT; files hold detections already\n")
+        assert (code, err) == (
+            2,
+            f"boxwright: {words[0]} is for a CHECKPOINT; it has no effect on detections from a file\n",
+        )
     for word in ("--eleven-point", "--no-plus-one"):
         code, _, err = call(*files, word)
         assert (code, err.endswith("is for --metric voc\n")) == (2, True)
@@ -320,14 +321,13 @@ def test_options_that_would_say_nothing_are_refused(call, coco, tmp_path):
 def test_objects_that_no_location_can_claim_explain_an_ap_of_nothing(call, tmp_path):
     """A checkpoint that sees images at 64 pixels, and objects that are smaller than its cells there."""
     from boxwright.checkpoint import Checkpoint, save_checkpoint
-    from boxwright.models import MODELS
     from boxwright.recipes import load_recipe
 
     torch.manual_seed(0)
-    small = ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64", "data.train_scales=[]"]
+    small = ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64", "data.train_scales=[]"]
     recipe = load_recipe("fcos-small", small)
     checkpoint = tmp_path / "tiny.pt"
-    model = MODELS["fcos"].build(recipe.model_config_of(1))
+    model = recipe.build_model(1)
     save_checkpoint(Checkpoint(recipe, Classes.named(["mite"]), model.state_dict()), checkpoint)
     data = tmp_path / "data"
     data.mkdir()

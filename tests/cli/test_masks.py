@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_masks import decode_rle, rasterise_polygons
 
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.ops.masks import decode_rle, rasterise_polygons
 
-TINY = ("model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]",
+TINY = ("model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
         "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8", "data.batch_size=2", "schedule.steps=2",
         "validation.times=1", "data.resize.size=64", "detect.score_threshold=0.001")  # fmt: skip
 
@@ -147,15 +147,16 @@ class TestBadInput:
 
     def test_mask_output_of_a_box_detector(self, boxwright, shapes: Path, tmp_path: Path) -> None:
         from boxwright.checkpoint import Checkpoint, save_checkpoint
-        from boxwright.models import MODELS
         from boxwright.recipes import load_recipe
         from boxwright.structures import Classes
 
-        recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small", "model.fpn_channels=16"])
-        model = MODELS["fcos"].build(recipe.model_config_of(1))
+        recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small", "model.fpn.channels=16"])
+        model = recipe.build_model(1)
         save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), model.state_dict()), tmp_path / "box.pt")
         image = shapes / "images" / "val_000000.jpg"
-        boxwright("predict", tmp_path / "box.pt", image, "--masks").refused("finds boxes and no masks", "--masks")
+        boxwright("predict", tmp_path / "box.pt", image, "--masks").refused(
+            "predicts boxes and no masks", "--format masks"
+        )
 
     def test_a_damaged_mask_in_a_result_file(self, boxwright, shapes: Path) -> None:
         row = annotations(shapes)["annotations"][0] | {"score": 0.5, "segmentation": {"size": [64, 64], "counts": "11"}}

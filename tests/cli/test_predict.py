@@ -10,7 +10,7 @@ from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
-from boxwright.models import MODELS
+from boxwright.inference.prediction_files import FORMATS, formats_called
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -19,8 +19,8 @@ from boxwright.structures import Classes
 def checkpoint(tmp_path_factory):
     """A small detector with random weights, all of whose scores lie below 0.2."""
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-small", ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64"])
-    model = MODELS["fcos"].build(recipe.model_config_of(2))
+    recipe = load_recipe("fcos-small", ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64"])
+    model = recipe.build_model(2)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.9), path)
     return path
@@ -74,12 +74,34 @@ def test_draws_by_default_into_a_new_folder(call, folder, tmp_path):
 
 def test_all_files_agree(call, folder, tmp_path):
     out_folder = tmp_path / "out"
-    code, out, err = call(folder, "--out", out_folder, "--json", "--coco", "--yolo", "--text", "--no-draw",
-                          "--score", 0, "--max-detections", 7, "--batch", 1)  # fmt: skip
+    code, out, err = call(
+        folder,
+        "--out",
+        out_folder,
+        "--json",
+        "--coco",
+        "--yolo",
+        "--text",
+        "--no-draw",
+        "--score",
+        0,
+        "--max-detections",
+        7,
+        "--batch",
+        1,
+    )
     assert (code, out) == (0, f"{out_folder}\n")
     assert err == "14 objects in 2 images (score from 0.00)\n"
-    assert listing(out_folder) == ["detections.coco.json", "detections.json", "labels", "labels/a.txt", "labels/b.txt",
-                                   "text", "text/a.txt", "text/b.txt"]  # fmt: skip
+    assert listing(out_folder) == [
+        "detections.coco.json",
+        "detections.json",
+        "labels",
+        "labels/a.txt",
+        "labels/b.txt",
+        "text",
+        "text/a.txt",
+        "text/b.txt",
+    ]
     by_path = json.loads((out_folder / "detections.json").read_text())
     assert list(by_path) == [str(folder / "a.png"), str(folder / "b.png")]
     rows = json.loads((out_folder / "detections.coco.json").read_text())
@@ -161,6 +183,11 @@ def test_nothing_is_written_among_the_images(call, folder, place):
         (("FOLDER", "--score", "1.5"), "--score: expected 0 to 1, got 1.5"),
         (("FOLDER", "--nms-iou", "-1"), "--nms-iou: expected 0 to 1, got -1.0"),
         (("FOLDER", "--device", "gpu"), "device 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
+        (
+            ("FOLDER", "--format", "json,jolo"),
+            "--format: expected some of json, coco, polygons, yolo, text, masks, got 'jolo', did you mean yolo?",
+        ),
+        (("FOLDER", "--format", "masks"), "predicts boxes and no masks: leave out --format masks"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),
         (("FOLDER", "--device", "cpu", "--precision", "fp16"), "precision fp16 needs a GPU"),
         (("FOLDER/empty",), "no images in this folder"),
@@ -188,8 +215,11 @@ def test_precision_is_that_of_the_network(call, folder, tmp_path):
 
 
 def test_a_checkpoint_of_something_else(call, folder, tmp_path):
-    for checkpoint, sentence in ((folder / "a.png", "is not a boxwright checkpoint"), (folder, "is a folder"),
-                                 (tmp_path / "none.pt", "no such file")):  # fmt: skip
+    for checkpoint, sentence in (
+        (folder / "a.png", "is not a boxwright checkpoint"),
+        (folder, "is a folder"),
+        (tmp_path / "none.pt", "no such file"),
+    ):
         code, out, err = call(folder, checkpoint=checkpoint)
         assert (code, out) == (2, "")
         assert sentence in err
@@ -199,6 +229,29 @@ def test_a_checkpoint_of_something_else(call, folder, tmp_path):
 def test_help_names_every_option(call):
     code, out, _ = call("--help")
     assert code == 0
-    options = "--out --no-draw --json --coco --yolo --text --score --no-resize --device --precision --engine --workers"
+    options = "--out --no-draw --format --score --no-resize --device --precision --engine --workers"
     for option in options.split():
         assert option in out
+    for name in FORMATS:  # and not the flags of before, which still work
+        assert name in out
+        assert f"--{name}" not in out
+
+
+def test_formats_and_the_flags_of_before_write_the_same(call, folder, tmp_path):
+    names = ("json", "coco", "yolo", "text")
+    options = ("--no-draw", "--score", 0, "--batch", 1)
+    assert call(folder, "--out", tmp_path / "new", *options, "--format", "json,coco, yolo,text")[0] == 0
+    assert call(folder, "--out", tmp_path / "old", *options, *(f"--{name}" for name in names))[0] == 0
+    files = listing(tmp_path / "new")
+    assert files == listing(tmp_path / "old")
+    assert "labels/a.txt" in files
+    for name in files:
+        if (tmp_path / "new" / name).is_file():
+            assert (tmp_path / "new" / name).read_bytes() == (tmp_path / "old" / name).read_bytes()
+
+
+def test_the_help_lists_the_formats_that_there_are():
+    for name in FORMATS:
+        assert formats_called(name) == (name,)
+    with pytest.raises(ValueError, match=r"--format: expected some of json, .*, got ''"):
+        formats_called("json,")

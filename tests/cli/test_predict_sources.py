@@ -15,18 +15,17 @@ from PIL import Image
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.data.inputs import image_paths, images_of
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
-TINY = ["model.fpn_channels=16", "model.stem_channels=[]", "data.resize.size=64"]
+TINY = ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64"]
 
 
 def tiny_checkpoint(path, *settings):
     """A small detector with random weights that reports everything."""
     torch.manual_seed(0)
     recipe = load_recipe("fcos-small", [*TINY, *settings])
-    model = MODELS["fcos"].build(recipe.model_config_of(2))
+    model = recipe.build_model(2)
     save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.0), path)
     return path
 
@@ -165,7 +164,7 @@ def test_for_a_video_it_is_said_what_to_do(boxwright, checkpoint, odd, name):
 
 
 def test_an_address_is_no_file(boxwright, checkpoint):
-    boxwright("predict", checkpoint, "https://example.org/a.jpg").refused("an address", "copy it here first")
+    boxwright("predict", checkpoint, "https://example.org/a.jpg").refused("this is a URL", "download it first")
 
 
 # ---- images that are read, and said ---------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
 QUICK = (
-    "model.backbone=mobilenet_v3_small", "model.fpn_channels=8", "data.resize.mode=none", "data.batch_size=2",
+    "model.backbone=mobilenet_v3_small", "model.fpn.channels=8", "data.resize.mode=none", "data.batch_size=2",
     "data.workers=0", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "precision=fp32",
 )  # fmt: skip
 
@@ -45,6 +44,7 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     given = ("--data", folder, "--proposals", file, "--device", "cpu")
     run = boxwright("train", "fast-rcnn", *QUICK, *given, "--runs", runs)
     assert run.code == 0, run
+    assert "objects have no proposal with an IoU of 0.5 or more in" in run.err
     fast = Path(run.out.strip())
     evaluated = boxwright("evaluate", fast, *given, "--json")
     assert list(json.loads(evaluated.out)["per_class"]) == ["cell", "dot"]
@@ -55,7 +55,7 @@ def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     boxwright("predict", rpn, image, "--proposals", file, *out).refused("rpn takes no proposal file")
     boxwright("proposals", fast, "--data", folder, "--out", tmp_path / "other.npz").refused("needs proposals itself")
     boxwright("proposals", rpn, "--data", folder, "--out", folder / "p.npz").refused("inside the data folder")
-    boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("something.npz")
+    boxwright("proposals", rpn, "--data", folder, "--out", tmp_path / "p.pkl").refused("ends in .npz")
 
     other = ("--runs", runs, "--device", "cpu", "--proposals", file)
     boxwright("train", "fcos", *QUICK, "--data", folder, *other).refused("fcos-small finds its own regions")
@@ -77,8 +77,8 @@ def test_training_says_which_proposals_it_misses(boxwright, folder, voc, tmp_pat
 
 
 def test_images_that_cannot_be_read_are_said_and_the_others_are_done(boxwright, folder, tmp_path):
-    recipe = load_recipe("rpn-shapes", ["model.fpn_channels=16"])
-    model = MODELS["rpn"].build(recipe.model_config_of(1))
+    recipe = load_recipe("rpn-shapes", ["model.fpn.channels=16"])
+    model = recipe.build_model(1)
     save_checkpoint(Checkpoint(recipe, Classes.named(["object"]), model.state_dict()), tmp_path / "rpn.pt")
     broken = folder / "JPEGImages" / "p1.png"
     broken.write_bytes(broken.read_bytes()[:60])

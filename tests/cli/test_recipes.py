@@ -40,26 +40,26 @@ def test_what_is_shown_is_a_file_that_train_takes_back(name: str, tmp_path: Path
 
 
 def test_overrides_are_shown_too() -> None:
-    result = call("fcos", "optim.lr=1e-5", "model.stem_channels=[32]", "schedule.epochs=4")
+    result = call("fcos", "optim.lr=1e-5", "model.head.stem_channels=[32]", "schedule.epochs=4")
     shown = check_recipe(yaml.safe_load(result.stdout), "shown")
     assert shown.optim.lr == 1e-5
-    assert shown.model.stem_channels == (32,)
+    assert shown.model.head.stem_channels == (32,)
     assert shown.schedule.steps is None
-    assert shown == load_recipe("fcos", ["optim.lr=1e-5", "model.stem_channels=[32]", "schedule.epochs=4"])
+    assert shown == load_recipe("fcos", ["optim.lr=1e-5", "model.head.stem_channels=[32]", "schedule.epochs=4"])
 
 
 def test_keys_are_explained_with_type_default_and_meaning() -> None:
     lines = call("--keys").stdout.splitlines()
     place = lines.index("data.batch_size = 16    (whole number >= 1)")
-    assert lines[place + 1] == "    Images a process and step."
-    assert "model.[fcos].head_norm = gn    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
-    assert "model.[retinanet].head_norm = none    (none | gn | bn | sync_bn | frozen_bn)" in lines
+    assert lines[place + 1] == "    Images per process and step."
+    assert "model.[fcos].head.norm = gn    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
+    assert "model.[retinanet].head.norm = none    (none | gn | bn | sync_bn | frozen_bn)" in lines
 
 
 def test_keys_of_a_recipe_show_its_values() -> None:
     lines = call("fcos-r50-fpn-1x", "optim.lr=0.5", "--keys").stdout.splitlines()
-    assert "model.head_norm = none    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
-    assert "model.center_radius = null    (number | null)" in lines
+    assert "model.head.norm = none    (none | gn | bn | sync_bn | frozen_bn | level_bn)" in lines
+    assert "model.assignment.center_radius = null    (number | null)" in lines
     assert "optim.lr = 0.5    (number > 0)" in lines
 
 

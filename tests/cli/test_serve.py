@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -12,8 +11,8 @@ from boxwright.structures import Classes
 @pytest.fixture
 def fast_rcnn(tmp_path):
     torch.manual_seed(0)
-    recipe = load_recipe("fast-rcnn-small", ["model.backbone=mobilenet_v3_small", "model.fpn_channels=8"])
-    model = MODELS["fast_rcnn"].build(recipe.model_config_of(2))
+    recipe = load_recipe("fast-rcnn-small", ["model.backbone=mobilenet_v3_small", "model.fpn.channels=8"])
+    model = recipe.build_model(2)
     save_checkpoint(Checkpoint(recipe, Classes(("a", "b"), (1, 2)), model.state_dict()), tmp_path / "fast.pt")
     return tmp_path / "fast.pt"
 

@@ -21,8 +21,9 @@ from boxwright.checkpoint import load_checkpoint
 Call = Callable[..., Any]
 Voc = Callable[..., Path]
 TINY = (
-    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0", "precision=fp32",
+    "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "data.resize.size=64", "data.resize.max_size=128", "data.workers=0",
+    "precision=fp32",
 )  # fmt: skip
 NAMES = ("no", "yes", "1.5", "null", "two words", "ünï 犬", "$x^$_", "[b]bold[/b]", "a/b", "..", "a,b=c+d", '<"&>')
 IMAGES = (

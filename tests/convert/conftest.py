@@ -12,7 +12,6 @@ import torch
 
 from boxwright.convert.files import convert_file
 from boxwright.models import MODELS
-from boxwright.models.config import with_values
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Targets
 
@@ -22,13 +21,12 @@ EVERYTHING = 100_000
 
 def build(converted, samples=None):
     """The detector of a converted file, in evaluation mode."""
-    config = converted.recipe.model_config_of(len(converted.classes))
-    own = getattr(config, "detector", config)
+    config = converted.recipe.model
     if samples is not None:
-        parts = {name: dataclasses.replace(getattr(own, name), samples=samples)
-                 for name in ("rpn", "box") if hasattr(own, name)}  # fmt: skip
-        config = with_values(config, **parts)
-    model = MODELS[converted.recipe.model.name].build(config)
+        parts = {name: dataclasses.replace(getattr(config, name), samples=samples)
+                 for name in ("rpn", "box") if hasattr(config, name)}  # fmt: skip
+        config = dataclasses.replace(config, **parts)
+    model = MODELS[config.name].build(config, len(converted.classes))
     model.load_state_dict(converted.weights)
     return model.eval()
 
@@ -42,7 +40,7 @@ class Case:
         (self.path,) = (file for file in folder.iterdir() if file.name.startswith("model."))
         self.converted = convert_file(self.path)
         self.model = build(self.converted, EVERYTHING)
-        self.pixels = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
+        self.images = [self.arrays[f"image{k}"].flip(0).contiguous() for k in range(2)]
         self.targets = Targets.of([GroundTruth.of(*self._ground_truth(k)) for k in range(2)])
 
     def _ground_truth(self, k):

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import TWO_STAGE_COURSE, built
 
 from boxwright.convert.export import export_state
 from boxwright.convert.files import convert_file, convert_state
 from boxwright.convert.torchvision import new_names
-from boxwright.models import MODELS, faster_rcnn
-from boxwright.models.config import config_of
-from boxwright.models.faster_rcnn import FasterRCNNConfig
+from boxwright.models import MODELS
 from boxwright.recipes import check_recipe, dump_recipe
 from boxwright.structures import Classes, DetectSettings, ImageBatch, Targets
 from boxwright.weights.backbone_files import read_tensors, state_of
@@ -66,9 +65,9 @@ def test_training_files_with_module_prefixes_and_old_constants_are_read(case_of,
     state["module.anchor_generator.cell_anchors.0"] = torch.zeros(1, 4)
     torch.save({"model": state, "iteration": 89999, "optimizer": {"state": {}}}, tmp_path / "model_final.pth")
     found = convert_file(tmp_path / "model_final.pth", stride_in_1x1=False)
-    assert found.recipe.model.pixel_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
-    assert found.recipe.model.pixel_std == pytest.approx([52 / 255, 51 / 255, 50 / 255])
-    assert not found.recipe.model.backbone_variant.stride_in_1x1
+    assert found.recipe.model.backbone.pixel_mean == pytest.approx([120 / 255, 110 / 255, 100 / 255])
+    assert found.recipe.model.backbone.pixel_std == pytest.approx([52 / 255, 51 / 255, 50 / 255])
+    assert not found.recipe.model.backbone.stride_in_1x1
     assert found.notes == ()
 
 
@@ -85,7 +84,7 @@ def test_coco_has_its_names_and_other_counts_have_numbers(case_of):
 
 
 def test_a_backbone_is_no_detector():
-    with pytest.raises(ValueError, match=r"a classification network, no detector: give it as model\.backbone_weights"):
+    with pytest.raises(ValueError, match=r"a classification network, no detector: give it as model\.backbone\.weights"):
         convert_state({"conv1.weight": torch.ones(1), "fc.weight": torch.ones(1)}, "r50.pth")
     with pytest.raises(ValueError, match=r"no detector of torchvision, .*: its entries are called a, b"):
         convert_state({"a": torch.ones(1), "b": torch.ones(1)}, "x.pth")
@@ -117,10 +116,11 @@ def test_the_original_fcos_needs_to_be_told_its_variant(case_of, tmp_path):
         convert_file(tmp_path / "model.pth")
     baseline = convert_file(tmp_path / "model.pth", variant="baseline").recipe.model
     improved = convert_file(tmp_path / "model.pth", variant="improved").recipe.model
-    assert (baseline.box_output, baseline.centerness_on, baseline.center_radius) == ("exp", "class", None)
-    assert (improved.box_output, improved.centerness_on, improved.center_radius) == ("relu", "box", 1.5)
-    assert baseline.inclusive_pixels
-    assert baseline.backbone_variant.norm_eps == 0
+    assert (baseline.head.box_output, baseline.head.centerness_on) == ("exp", "class")
+    assert (improved.head.box_output, improved.head.centerness_on) == ("relu", "box")
+    assert (baseline.assignment.center_radius, improved.assignment.center_radius) == (None, 1.5)
+    assert baseline.compat.inclusive_pixels
+    assert baseline.backbone.norm_eps == 0
     (tmp_path / "model.pth").rename(tmp_path / "FCOS_imprv_R_50_FPN_1x.pth")
     assert convert_file(tmp_path / "FCOS_imprv_R_50_FPN_1x.pth").recipe.model == improved
 
@@ -128,10 +128,9 @@ def test_the_original_fcos_needs_to_be_told_its_variant(case_of, tmp_path):
 def test_the_original_improved_fcos_sees_what_adelaidets_sees_but_for_its_means_and_eps(case_of):
     case = case_of("adelaidet/fcos")
     found = convert_state(original(state_of(read_tensors(case.path))), "x", {"variant": "improved"})
-    changes = {"pixel_mean": case.converted.recipe.model.pixel_mean}
-    model = found.recipe.model.model_copy(update=changes)
-    config = found.recipe.model_copy(update={"model": model}).model_config_of(80)
-    ours = MODELS["fcos"].build(config)
+    model = found.recipe.model
+    backbone = dataclasses.replace(model.backbone, pixel_mean=case.converted.recipe.model.backbone.pixel_mean)
+    ours = MODELS["fcos"].build(dataclasses.replace(model, backbone=backbone), 80)
     ours.load_state_dict(found.weights)
     images = ImageBatch.of(case.images)
     with torch.no_grad():
@@ -164,10 +163,12 @@ class TestCourse:
 
     def test_the_recorded_detections_and_losses_come_from_the_file_alone(self, folder):
         found = convert_file(folder / "fcos_detector.pt")
-        assert (found.origin["architecture"], found.classes.names[14]) == ("FCOS of seed 001", "person")
+        assert (found.origin["architecture"], found.classes.names[14]) == ("FCOS, variant 001", "person")
         changes = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}  # the recorded images are normalised
-        recipe = found.recipe.model_copy(update={"model": found.recipe.model.model_copy(update=changes)})
-        model = MODELS["fcos"].build(recipe.model_config_of(20))
+        section = found.recipe.model
+        section = dataclasses.replace(section, backbone=dataclasses.replace(section.backbone, **changes))
+        recipe = found.recipe.model_copy(update={"model": section})
+        model = recipe.build_model(20)
         model.load_state_dict(found.weights)
         arrays = {name: torch.from_numpy(array) for name, array in np.load(folder / "case.npz").items()}
         images = ImageBatch.of(list(arrays["images"]))
@@ -206,10 +207,10 @@ class TestCourse:
                     state[f"backbone.fpn_params.{new.format(level)}.{end}"] = state.pop(key)
         model = convert_state(state, "x").recipe.model
         third = style == "003"
-        assert model.locations == ("swapped" if third else "centre")
-        assert (model.centerness_on, model.box_loss) == (("class", "l1") if third else ("box", "giou"))
+        assert model.compat.locations == ("swapped" if third else "centre")
+        assert (model.head.centerness_on, model.loss.box) == (("class", "l1") if third else ("box", "giou"))
         forced = convert_state(state, "x", {"variant": "003"}).recipe.model
-        assert forced.locations == "swapped"
+        assert forced.compat.locations == "swapped"
 
 
 def detectron2_state(model, classes=6):
@@ -221,41 +222,42 @@ def detectron2_state(model, classes=6):
 def _weights(model, classes):
     recipe = check_recipe({"model": model, "schedule": {"steps": 1}}, "test")
     torch.manual_seed(0)
-    return MODELS[model["name"]].build(recipe.model_config_of(classes)).state_dict()
+    return recipe.build_model(classes).state_dict()
 
 
 SLIM = {"widths": [16, 32, 8, 1], "stride_in_1x1": True}
-ONE_MAP = {"fpn_channels": None, "pooled_level": False}
 
 
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ({"name": "faster_rcnn", "backbone": "resnet101", "levels": ["c5"], **ONE_MAP,
-          "backbone_variant": {**SLIM, "dilated_c5": True}, "rpn": {"stem_channels": [256]},
+        ({"name": "faster_rcnn", "backbone": {**SLIM, "name": "resnet101", "dilated_c5": True},
+          "fpn": {"levels": ["c5"], "channels": None}, "rpn": {"stem_channels": [256]},
           "box": {"fc_channels": [32, 32]}}, ("faster_rcnn DC5", "resnet101", True)),
-        ({"name": "mask_rcnn", "levels": ["c4"], **ONE_MAP, "backbone_variant": SLIM, "rpn": {"stem_channels": [128]},
+        ({"name": "mask_rcnn", "backbone": SLIM, "fpn": {"levels": ["c4"], "channels": None},
+          "rpn": {"stem_channels": [128]},
           "box": {"stage_head": True, "pool_size": 14}, "mask": {"conv_channels": [], "upsampled_channels": 16}},
          ("mask_rcnn C4", "resnet50", True)),
-        ({"name": "rpn", "levels": ["c4"], **ONE_MAP, "backbone_variant": SLIM, "rpn": {"stem_channels": [128]}},
-         ("rpn C4", "resnet50", True)),
-        ({"name": "faster_rcnn", "backbone": "resnext101_32x8d", "fpn_channels": 32, "rpn": {"stem_channels": [32]},
-          "backbone_variant": {"widths": [8, 64, 1, 32]}, "box": {"fc_channels": [32, 32], "regression": "agnostic"},
-          "levels": ["c2", "c3", "c4", "c5"]}, ("faster_rcnn FPN", "resnet101", False)),
+        ({"name": "rpn", "backbone": SLIM, "fpn": {"levels": ["c4"], "channels": None},
+          "rpn": {"stem_channels": [128]}}, ("rpn C4", "resnet50", True)),
+        ({"name": "faster_rcnn", "backbone": {"name": "resnext101_32x8d", "widths": [8, 64, 1, 32]},
+          "fpn": {"levels": ["c2", "c3", "c4", "c5"], "channels": 32}, "rpn": {"stem_channels": [32]},
+          "box": {"fc_channels": [32, 32], "regression": "agnostic"}}, ("faster_rcnn FPN", "resnet101", False)),
     ],
 )  # fmt: skip
 def test_what_the_recorded_cases_do_not_show_is_recognised_and_comes_back(model, expected):
     """DC5, C4 with masks, RPN on C4, and a grouped backbone: strides, dilation and widths from the file alone."""
     model = {**model, "rpn": {**model["rpn"], "anchor_grid": "corner"}}
-    if model["levels"] in (["c4"], ["c5"]):
-        model["rpn"]["anchor_sizes"] = [[32, 64, 128, 256, 512]]
+    levels = model["fpn"]["levels"]
+    if len(levels) == 1:
+        model["rpn"] |= {"anchor_sizes": [[32, 64, 128, 256, 512]], "pooled_level": False}
     found = convert_state(state := detectron2_state(model), "x")
     section = found.recipe.model
     architecture, backbone, in_1x1 = expected
-    assert (found.origin["architecture"], section.backbone) == (architecture, backbone)
-    assert section.backbone_variant.stride_in_1x1 == in_1x1
-    assert section.backbone_variant.dilated_c5 == (model["levels"] == ["c5"])
-    assert list(section.backbone_variant.widths) == model["backbone_variant"]["widths"]
+    assert (found.origin["architecture"], section.backbone.name) == (architecture, backbone)
+    assert section.backbone.stride_in_1x1 == in_1x1
+    assert section.backbone.dilated_c5 == (levels == ["c5"])
+    assert list(section.backbone.widths) == model["backbone"]["widths"]
     weights = _weights(model, 6)
     assert all(torch.equal(found.weights[name], value) for name, value in weights.items() if "tracked" not in name)
     assert set(export_state(dump_recipe(found.recipe)["model"], 6, found.weights, "detectron2")) == set(state)
@@ -264,10 +266,11 @@ def test_what_the_recorded_cases_do_not_show_is_recognised_and_comes_back(model,
 def test_full_widths_are_told_by_torchvisions_names():
     """A full ResNeXt-101 32x8d has no unusual widths, and its strides in the 3x3."""
     from boxwright.convert.architecture import resnet_of
-    from boxwright.models.config import empty_state
+    from boxwright.models.detection import empty_state
     from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
+    from boxwright.models.sections import BackboneSection
 
-    state = empty_state(RetinaNet, RetinaNetConfig(num_classes=2, backbone="resnext101_32x8d"))
+    state = empty_state(RetinaNet, RetinaNetConfig(backbone=BackboneSection(name="resnext101_32x8d")), 2)
     assert resnet_of(state, "backbone.body.conv1.weight", "backbone.body.layer{}.", 1) == ("resnext101_32x8d", None, 32)
 
 
@@ -284,8 +287,8 @@ def test_batch_norm_of_each_level_is_read_and_used(case_of):
             state[f"{place}.{level}.running_var"] = torch.rand(width) + 0.5
             state[f"{place}.{level}.num_batches_tracked"] = torch.tensor(5)
     found = convert_state(state, "x")
-    assert found.recipe.model.head_norm == "level_bn"
-    head = MODELS["fcos"].build(found.recipe.model_config_of(80)).eval()
+    assert found.recipe.model.head.norm == "level_bn"
+    head = found.recipe.build_model(80).eval()
     head.load_state_dict(found.weights)
     maps = [torch.randn(1, 32, side, side) for side in (8, 4, 2, 1, 1)]
     with torch.no_grad():
@@ -302,8 +305,7 @@ def test_batch_norm_of_each_level_is_read_and_used(case_of):
 
 
 def test_the_courses_faster_rcnn_is_read_with_background_moved_to_the_end():
-    section = dataclasses.asdict(config_of(FasterRCNNConfig, {"num_classes": 20, **faster_rcnn.COURSE}))
-    model = MODELS["faster_rcnn"].build(config_of(FasterRCNNConfig, section))
+    model = built("faster_rcnn", 20, {**TWO_STAGE_COURSE, "rpn.samples": 32, "box.samples": 32})
     state = {}
     for key, value in model.state_dict().items():
         key = key.replace("trunk.backbone.body.", "backbone.backbone.").replace("rpn.stem.", "rpn.pred_net.stem_rpn.")
@@ -316,6 +318,6 @@ def test_the_courses_faster_rcnn_is_read_with_background_moved_to_the_end():
             key, value = key.replace("box.class_logits.", "cls_pred.5."), value.roll(1, 0)
         state[key] = value
     found = convert_state(state, "x")
-    assert (found.origin["architecture"], found.classes.names[0]) == ("Faster R-CNN of seed 002", "aeroplane")
+    assert (found.origin["architecture"], found.classes.names[0]) == ("Faster R-CNN", "aeroplane")
     assert all(torch.equal(found.weights[key], value) for key, value in model.state_dict().items())
-    assert found.recipe.model_config_of(20) == model.config
+    assert found.recipe.model == model.config

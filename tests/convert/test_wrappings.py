@@ -74,7 +74,7 @@ def test_objects_beside_the_weights_are_left_out_and_named(tmp_path, state, plai
     schedule = f"{Schedule.__module__}.Schedule"
     assert found.skipped == (f"lr_scheduler ({schedule})", "args (argparse.Namespace)")
     open_checkpoint(tmp_path / "model_25.pth")
-    assert "model_25.pth: left out, without being built: lr_scheduler" in caplog.text
+    assert "model_25.pth: ignored, because no part of the network needs it: lr_scheduler" in caplog.text
 
 
 def test_a_whole_pickled_model_is_refused_with_what_to_save(tmp_path):

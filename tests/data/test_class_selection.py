@@ -28,7 +28,7 @@ def test_a_subset_in_the_given_order() -> None:
     assert (chosen.classes.names, chosen.classes.ids) == (("cat", "car"), (17, 3))
     assert labels_of(chosen) == [1, 0, 1]
     assert chosen.splits["train"].classes == chosen.classes
-    assert chosen.notes == ("1 object of 2 classes that were not chosen is dropped: truck, a+b,c",)
+    assert chosen.notes == ("1 object of 2 classes that are not selected is dropped: truck, a+b,c",)
 
 
 def test_a_merge_has_the_id_of_its_first_part() -> None:

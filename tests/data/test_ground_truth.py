@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_masks import rasterise_polygons
 
 from boxwright.data.ground_truth import clip_box, ground_truth_of
 from boxwright.data.records import Annotation, Record
-from boxwright.ops.masks import encode_rle, rasterise_polygons
+from boxwright.ops.masks import encode_rle
 
 Box = tuple[float, float, float, float]
 

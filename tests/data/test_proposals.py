@@ -96,7 +96,7 @@ class TestFiles:
             ({"boxes": [["1", "2", "3", "4"]]}, "do not fit together"),
             ({"sizes": [[float("nan"), 9.0], [9.0, 9.0]]}, "do not fit together"),
             ({"boxes": [[50.0, 60, 20, 10]]}, r"expected boxes as x1, y1, x2, y2, got \[50.0, 60.0, 20.0, 10.0\]"),
-            ({"names": ["a.png", "a.png"]}, "a.png is there 2 times"),
+            ({"names": ["a.png", "a.png"]}, "a.png occurs 2 times"),
         ],
     )
     def test_arrays_of_another_kind_are_refused(self, tmp_path, change, sentence):

@@ -341,7 +341,7 @@ def test_iou_crop_leaves_images_alone_that_are_too_small_to_crop() -> None:
 
 
 def test_iou_crop_needs_a_way_out() -> None:
-    with pytest.raises(ValueError, match="least IoU of 1"):
+    with pytest.raises(ValueError, match="minimum IoU of 1"):
         RandomIoUCrop(1.0, least_ious=(0.9,))
 
 

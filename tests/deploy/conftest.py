@@ -14,16 +14,15 @@ from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.deploy.export.program import write_program
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, ImageBatch
 
 CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
 SETTINGS = (
     "model.backbone=resnet18",
-    "model.fpn_channels=16",
-    "model.stem_channels=[16]",
-    "model.head_norm=none",
+    "model.fpn.channels=16",
+    "model.head.stem_channels=[16]",
+    "model.head.norm=none",
     "data.resize.size=96",
     "data.resize.max_size=160",
     "precision=fp32",
@@ -71,7 +70,7 @@ def checkpoint_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def wide_file(tmp_path_factory) -> Path:
     """The same with a pyramid and towers that are wide enough for Winograd's algorithm."""
-    wide = ("model.fpn_channels=128", "model.stem_channels=[128]")
+    wide = ("model.fpn.channels=128", "model.head.stem_channels=[128]")
     return scaled_checkpoint(tmp_path_factory.mktemp("checkpoint") / "wide.pt", wide)
 
 
@@ -79,7 +78,7 @@ def scaled_checkpoint(path, settings=()):
     """Predictors are scaled so that scores and boxes differ from place to place."""
     torch.manual_seed(0)
     recipe = load_recipe("fcos-small", [*SETTINGS, *settings])
-    model = MODELS["fcos"].build(recipe.model_config_of(len(CLASSES))).eval()
+    model = recipe.build_model(len(CLASSES)).eval()
     with torch.no_grad():
         outputs = model(ImageBatch.of([torch.from_numpy(scene(96, 128, 0)).permute(2, 0, 1)]))
         for layer, values, spread, middle in (

@@ -94,10 +94,10 @@ def test_members_of_a_shard_that_are_images(folder, tmp_path):
         ("l.parquet", {"file": ["a.png"]}, "l.parquet: expected a column path, got file"),
         ("l.parquet", {"bytes": [b"1"]}, "l.parquet: expected a column key, got bytes"),
         ("l.parquet", {"path": ["a.png", None]}, "l.parquet: row 1 of row group 0 has no path"),
-        ("l.parquet", {"key": ["k", "k"], "bytes": [b"1", b"2"]}, "the key 'k' stands for two images"),
+        ("l.parquet", {"key": ["k", "k"], "bytes": [b"1", b"2"]}, "two images have the key 'k'"),
         ("l.parquet", "hello", "l.parquet: not a parquet file"),
         ("l.tar", "hello", "l.tar: not a tar archive, or a compressed or damaged one"),
-        ("l.txt", "s3://bucket/a.png", "s3://bucket/a.png: an address; images are read from files"),
+        ("l.txt", "s3://bucket/a.png", "s3://bucket/a.png: a URL; images are read from files"),
     ],
 )
 def test_what_a_listing_lacks_is_said(tmp_path, name, content, sentence):
@@ -114,7 +114,7 @@ def test_a_row_group_too_large_for_a_worker_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("boxwright.deploy.batch.listing.MOST_BYTES", 100_000)
     columns = {"key": list("abcdefgh"), "bytes": [np.random.default_rng(n).bytes(20_000) for n in range(8)]}
     parquet.write_table(arrow.table(columns), tmp_path / "l.parquet")
-    with pytest.raises(ValueError, match=r"8 images of .* lie in one row group"):
+    with pytest.raises(ValueError, match=r"8 images of .* in one row group"):
         list_images([tmp_path / "l.parquet"])
     parquet.write_table(arrow.table(columns), tmp_path / "l.parquet", row_group_size=1)
     assert len(list_images([tmp_path / "l.parquet"])) == 8

@@ -14,22 +14,23 @@ from unittest.mock import Mock
 import pytest
 import tiny_detectors
 import torch
+from configs import built
 from PIL import Image
 from typer.testing import CliRunner
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint
 from boxwright.cli.main import app
-from boxwright.deploy.export import export as export_module
-from boxwright.deploy.export.export import SUFFIX, ExportOptions, compared_images, export_checkpoint
+from boxwright.deploy.export import export_checkpoint as export_module
+from boxwright.deploy.export.export_checkpoint import ExportOptions, compared_images, export_checkpoint
 from boxwright.deploy.export.gate import Agreement
 from boxwright.deploy.export.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
 from boxwright.deploy.export.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.models.config import config_of
 from boxwright.recipes import load_recipe
 from boxwright.runtime.description import Description
+from boxwright.runtime.exported import SUFFIX_OF
 from boxwright.runtime.missing import required
 from boxwright.runtime.winograd import WinogradConv2d, use_winograd, wide_convolutions
 from boxwright.structures import Classes, DetectSettings
@@ -54,7 +55,7 @@ def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, i
     )
     out = tmp_path / "models" / "tiny.pt2"
     options = ExportOptions(format="program", score=0.4, max_detections=70, nms_iou=0.5)
-    written = export_checkpoint(checkpoint_file, out, options, data=labelled, say=said.append)
+    written = export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
     assert (written.path, written.size) == (out, out.stat().st_size)
     assert written.agreement.share == 1.0
     assert [file.name for file in out.parent.iterdir()] == ["tiny.pt2"]
@@ -82,7 +83,7 @@ def test_images_to_compare_on_are_those_given_or_of_the_data_or_drawn(labelled, 
     with pytest.raises(ValueError, match="split val has no usable image"):
         compared_images(None, data, "val")
     chosen, called = compared_images(None, None, "val")
-    assert (len(chosen), called) == (12, "6 drawn images, whole and cut")
+    assert (len(chosen), called) == (12, "6 synthetic images, whole and cut")
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,13 @@ def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precis
     options = ExportOptions("openvino", precision, calibration=labelled / "images/val" if precision == "int8" else None)
     said, out = [], tmp_path / "out" / "tiny.xml"
     if passes:
-        written = export_checkpoint(checkpoint_file, out, options, data=labelled, say=said.append)
+        written = export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
         assert (written.ap, written.checkpoint_ap, out.read_bytes()) == (ap, 0.5, b"model")
-        assert any("nothing was compared: give --images FOLDER" in line for line in said)
+        assert any("nothing was compared: give typical images with --images FOLDER" in line for line in said)
         return
     allowed = "0.001 more or less is allowed for fp32" if precision == "fp32" else "0.005 less is allowed for int8"
     with pytest.raises(ValueError, match=f"tiny.xml was not written: its AP is {ap}, .*0.5000; {allowed}"):
-        export_checkpoint(checkpoint_file, out, options, data=labelled, say=said.append)
+        export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
     assert list(out.parent.iterdir()) == []
 
 
@@ -140,7 +141,7 @@ def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, tmp_path, monkey
 
     monkeypatch.setattr(export_module, "record", spoilt)
     with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
-        export_checkpoint(checkpoint_file, tmp_path / "a.pt2", ExportOptions(format="program"), say=lambda _: None)
+        export_checkpoint(checkpoint_file, tmp_path / "a.pt2", ExportOptions(format="program"), log=lambda _: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,11 +190,11 @@ def test_what_is_wrong_with_folders_is_said_before_minutes_of_work(checkpoint_fi
 def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
     seen = []
 
-    def written(checkpoint, out, *_, **__):
+    def written(out, *_):
         seen.append(out.name)
         raise ValueError
 
-    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    monkeypatch.setattr(export_module, "refuse_among_images", written)
     (tmp_path / "lr0.01").mkdir()
     for words in (["best.v2.pt"], ["best.v2.pt", "--format", "program"], [tmp_path / "lr0.01"],
                   ["best.v2.pt", "--format", "openvino", "--precision", "bf16"]):  # fmt: skip
@@ -204,11 +205,11 @@ def test_a_dot_in_a_name_is_no_ending(checkpoint_file, tmp_path, monkeypatch):
 def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, monkeypatch):
     seen = []
 
-    def written(checkpoint, out, *_, **__):
+    def written(out, *_):
         seen.append(str(out))
         raise ValueError
 
-    monkeypatch.setattr(export_module, "export_checkpoint", written)
+    monkeypatch.setattr(export_module, "refuse_among_images", written)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     weights = tmp_path / "runs" / "mine" / "weights"
@@ -218,6 +219,15 @@ def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, mon
     for words in ([weights / "last.pt"], ["../runs/mine"], [weights / "best.pt", "--out", "here.onnx"], ["zoo/name"]):
         CliRunner().invoke(app, ["export", *map(str, words)])
     assert seen == [str(weights / "last.onnx"), "../runs/mine/weights/mine.onnx", "here.onnx", "name.onnx"]
+
+
+def test_without_options_the_suffix_says_the_format(checkpoint_file, tmp_path, caplog):
+    caplog.set_level("INFO", "boxwright.export")
+    written = export_checkpoint(str(checkpoint_file), str(tmp_path / "a.pt2"))
+    assert Detector.load(written.path, "cpu").engine.runtime == "torch.export"
+    assert "found again" in caplog.text  # and nothing is printed
+    with pytest.raises(ValueError, match=r"a\.bin: a file of the format onnx ends in \.onnx"):
+        export_checkpoint(checkpoint_file, tmp_path / "a.bin")
 
 
 def test_masks_keep_their_nms(tmp_path):
@@ -281,10 +291,9 @@ def test_two_stages_and_masks_are_the_same_as_a_program(name):
 
 def test_winograd_in_the_heads_of_regions_is_the_same_as_a_program():
     """Where the number of maps is that of regions, which no sample fixes."""
-    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask": {"conv_channels": (128, 128), "upsampled_channels": 8}}
-    entry = MODELS["mask_rcnn"]
+    settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask.conv_channels": (128, 128), "mask.upsampled_channels": 8}
     torch.manual_seed(0)
-    model = _lively(entry.build(config_of(entry.config, settings)))
+    model = _lively(built("mask_rcnn", 3, settings))
     fast = copy.deepcopy(model)
     assert use_winograd(fast) == 1
     graph, description, program = _recorded("mask_rcnn", fast)
@@ -310,7 +319,7 @@ def test_every_detector_is_the_same_as_a_graph(name, tmp_path):
 
 def test_winograd_is_refused_where_it_changes_nothing():
     recipe = load_recipe("fcos-small", ["model.backbone=mobilenet_v3_small"])
-    weights = MODELS["fcos"].build(recipe.model_config_of(1)).state_dict()
+    weights = recipe.build_model(1).state_dict()
     with pytest.raises(ValueError, match="no 3x3 convolution of this network has at least 128 channels in and 64 out"):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), weights), winograd=True)
 
@@ -359,9 +368,9 @@ def test_winograd_passes_the_gate_and_its_file_is_no_larger(wide_file, images, t
         Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
     sizes = []
     for winograd in (False, True):
-        out = tmp_path / "out" / f"{winograd}{SUFFIX[format]}"
+        out = tmp_path / "out" / f"{winograd}{SUFFIX_OF[format]}"
         options = ExportOptions(format=format, winograd=winograd)
-        written = export_checkpoint(wide_file, out, options, images=tmp_path / "in", say=lambda _: None)
+        written = export_checkpoint(wide_file, out, options, images=tmp_path / "in", log=lambda _: None)
         assert written.agreement.found == written.agreement.asked > 0
         sizes.append(written.size)
     assert sizes[1] < 1.05 * sizes[0]
@@ -378,8 +387,8 @@ def test_int8_is_fitted_to_images_and_compared(checkpoint_file, images, tmp_path
         Image.fromarray(pixels).save(tmp_path / "typical" / f"{number}.png")
     options = ExportOptions(format="openvino", precision="int8", calibration=tmp_path / "typical")
     out = tmp_path / "out" / "tiny.xml"
-    written = export_checkpoint(checkpoint_file, out, options, say=lambda _: None)
+    written = export_checkpoint(checkpoint_file, out, options, log=lambda _: None)
     assert written.agreement.share >= 0.7
     plain = export_checkpoint(checkpoint_file, Path(tmp_path / "plain" / "tiny.xml"), ExportOptions(format="openvino"),
-                              say=lambda _: None)  # fmt: skip
+                              log=lambda _: None)  # fmt: skip
     assert written.size < 0.5 * plain.size

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from boxwright.deploy.export.gate import TOLERANCES, agreement, drawn_images, gate_images, prove
+from boxwright.deploy.export.gate import TOLERANCES, agreement, gate_images, prove, synthetic_images
 from boxwright.inference.predictor import Detector
 from boxwright.structures import CroppedMask, Detections
 
@@ -69,7 +69,7 @@ def test_masks_are_compared():
 
 @pytest.fixture(scope="module")
 def images():
-    return gate_images(drawn_images())
+    return gate_images(synthetic_images())
 
 
 def test_images_are_of_mixed_sizes(images):

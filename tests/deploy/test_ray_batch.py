@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from whole_masks import decode_rle
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
@@ -21,8 +22,6 @@ from boxwright.deploy.batch.listing import list_images
 from boxwright.deploy.batch.ray_job import _alone, predict_batch, ray_cluster
 from boxwright.deploy.batch.worker import Attempt, Chunk, Job, Worker
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
-from boxwright.ops.masks import decode_rle
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -33,8 +32,8 @@ SAME = {"precision": "fp32", "batch": 1, "device": "cpu"}
 
 def small_checkpoint(path, name, recipe_name, *settings):
     torch.manual_seed(0)
-    recipe = load_recipe(recipe_name, ["model.fpn_channels=16", "data.resize.size=64", *settings])
-    model = MODELS[name].build(recipe.model_config_of(2))
+    recipe = load_recipe(recipe_name, ["model.fpn.channels=16", "data.resize.size=64", *settings])
+    model = recipe.build_model(2)
     save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.0), path)
     return path
 
@@ -43,7 +42,7 @@ def small_checkpoint(path, name, recipe_name, *settings):
 def checkpoint(tmp_path_factory):
     """A small detector with random weights that reports everything."""
     place = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    return small_checkpoint(place, "fcos", "fcos-small", "model.stem_channels=[]")
+    return small_checkpoint(place, "fcos", "fcos-small", "model.head.stem_channels=[]")
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +181,14 @@ def test_a_folder_of_another_job_is_refused(checkpoint, images, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such"):
         predict_batch(checkpoint, [tmp_path / "nowhere"], out)
     (out / "results").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds results of something else"):
+    with pytest.raises(ValueError, match="has results of something else"):
         predict_batch(checkpoint, [gone], out)
     (out / "results").rmdir()
     settings = {"checkpoint": "0", "classes": ["cat"], "score": 0.5}
     (out / "job.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=r"another job \(checkpoint 0 there, .*; score 0\.5 there, 0\.0 now"):
         predict_batch(checkpoint, [gone], out)
-    with _alone(out), pytest.raises(ValueError, match="another job writes here now"):
+    with _alone(out), pytest.raises(ValueError, match="another job is writing here"):
         predict_batch(checkpoint, [gone], out)
     with pytest.raises(ValueError, match="which is only read"):
         predict_batch(checkpoint, [images], images / "out")
@@ -202,7 +201,7 @@ def test_a_folder_of_another_job_is_refused(checkpoint, images, tmp_path):
         (("--workers", "2"), "--workers is for --engine ray"),
         (("--engine", "ray", "--draw"), "--engine ray writes tables only: leave --draw out"),
         (("--engine", "ray", "--json"), "--engine ray writes tables only: leave --json out"),
-        (("--engine", "ray", "--proposals", "p.npz"), "--engine ray takes no --proposals"),
+        (("--engine", "ray", "--proposals", "p.npz"), "--engine ray does not support --proposals"),
         (("--engine", "ray"), "--engine ray: give --out FOLDER"),
         (("--engine", "ray", "--out", "o", "--device", "cuda:1"), "Ray gives each worker its GPU"),
     ],
@@ -262,7 +261,7 @@ def test_too_little_memory_for_a_batch_is_enough_for_its_images(checkpoint, imag
 
 
 def test_masks_are_run_length_codes(images, tmp_path):
-    settings = ("model.backbone=mobilenet_v3_small", "model.stem_channels=[16]", "model.mask.conv_channels=[8]",
+    settings = ("model.backbone=mobilenet_v3_small", "model.head.stem_channels=[16]", "model.mask.conv_channels=[8]",
                 "model.mask.upsampled_channels=8")  # fmt: skip
     path = small_checkpoint(tmp_path / "tiny.pt", "fcos_mask", "fcos-mask-small", *settings)
     able = worker(path, tmp_path / "out", masks=True)

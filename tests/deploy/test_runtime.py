@@ -65,8 +65,8 @@ def test_a_higher_score_and_fewer_detections_are_what_the_checkpoint_gives(runti
 def test_what_is_fixed_in_a_file_is_said(exported, images):
     file = Detector.load(exported["onnx"], "cpu")
     for settings, words in (
-        ({"score": 0.01}, "holds nothing below a score of 0.05, got 0.01; export it again with a lower --score"),
-        ({"nms_iou": 0.3}, "has NMS at an overlap of 0.6 inside, got 0.3"),
+        ({"score": 0.01}, "gives nothing below a score of 0.05, got 0.01; export it again with a lower --score"),
+        ({"nms_iou": 0.3}, "has NMS at an IoU of 0.6 in its graph, got 0.3"),
         ({"max_detections": 500}, "gives at most 100 detections, got 500"),
     ):
         with pytest.raises(ValueError, match=words) as caught:
@@ -88,7 +88,7 @@ def test_float_images_are_the_same_pixels(exported, images):
 
 def test_an_exported_file_has_no_torch_network(exported):
     file = Detector.load(exported["onnx"], "cpu")
-    with pytest.raises(ValueError, match="holds no torch network"):
+    with pytest.raises(ValueError, match="contains no torch network"):
         _ = file.model
 
 
@@ -137,7 +137,7 @@ def test_compile_reaches_the_network_from_both_verbs(exported, checkpoint_file, 
         done = CliRunner().invoke(app, [verb, str(exported["onnx"]), *rest, "--compile"])
         assert "precision and compilation are for checkpoints" in str(done.exception)
     done = CliRunner().invoke(app, ["predict", str(checkpoint_file), image, "--compile", "--engine", "ray"])
-    assert "--engine ray takes no --compile; use --engine local" in str(done.exception)
+    assert "--engine ray does not support --compile; use --engine local" in str(done.exception)
 
 
 class TestDescription:
@@ -239,7 +239,9 @@ class TestDescription:
 
     def test_where_a_network_is_needed_a_file_is_refused(self, exported):
         for file in exported.values():
-            with pytest.raises(ValueError, match="holds no network: give the checkpoint that it was made from"):
+            with pytest.raises(
+                ValueError, match="contains no torch network: give the checkpoint that it was made from"
+            ):
                 open_checkpoint(file)
 
     def test_a_file_of_strong_detections_only_is_asked_for_those(self, exported, monkeypatch):

@@ -16,14 +16,13 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from whole_masks import decode_rle, rasterise_polygons
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.deploy.serve.server import build_app, serve
 from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
-from boxwright.ops.masks import decode_rle, rasterise_polygons
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -50,10 +49,10 @@ def served(detector, checkpoint_file):
 def masks(tmp_path_factory):
     """A detector with masks, of random weights."""
     torch.manual_seed(0)
-    small = ("model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]",
+    small = ("model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
              "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8", "data.resize.size=96")  # fmt: skip
     recipe = load_recipe("fcos-mask-small", small)
-    model = MODELS["fcos_mask"].build(recipe.model_config_of(2))
+    model = recipe.build_model(2)
     path = tmp_path_factory.mktemp("masks") / "masks.pt"
     save_checkpoint(Checkpoint(recipe, Classes(("a", "b"), (1, 5)), model.state_dict(), 0.0), path)
     with client_of(Detector.load(path, "cpu", precision="fp32"), path) as client:
@@ -165,7 +164,7 @@ class TestAnswers:
             assert told["score"] == 0.5
             done = client.post("/v1/detect?score=0.01", content=png(images[0]))
         assert done.status_code == 422
-        assert done.json()["error"].startswith("tiny.onnx holds nothing below a score of 0.05, got 0.01")
+        assert done.json()["error"].startswith("tiny.onnx gives nothing below a score of 0.05, got 0.01")
 
 
 class TestPage:
@@ -200,7 +199,7 @@ class TestPage:
         (422, "score: should be a finite number, got nan", "?score=nan", b"", "image/png"),
         (422, "max_detections: should be greater than or equal to 1, got 0", "?max_detections=0", b"", "image/png"),
         (422, "masks: should be 'rle', 'polygons' or 'none', got all", "?masks=all", b"", "image/png"),
-        (422, "masks: tiny.pt finds boxes and no masks", "?masks=rle", b"", "image/png"),
+        (422, "masks: tiny.pt predicts boxes and no masks", "?masks=rle", b"", "image/png"),
         (404, "POST /v1/detect/no: Not Found", "/no", b"", "image/png"),
     ],
 )  # fmt: skip
@@ -346,14 +345,16 @@ class TestProcess:
         finally:
             process.kill()
         assert (process.returncode, out) == (0, "")
-        assert err == "boxwright: tiny.pt (fcos, 3 classes, torch fp32 on cpu); Ctrl-C ends it\n"
+        assert err == "boxwright: tiny.pt (fcos, 3 classes, torch fp32 on cpu); stop it with Ctrl-C\n"
 
     def test_a_port_in_use_is_said_before_anything_is_loaded(self, tmp_path):
         import socket
 
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
-            with pytest.raises(ValueError, match=f"port {port} of 127.0.0.1 cannot be had .*already in use") as caught:
+            with pytest.raises(
+                ValueError, match=f"port {port} of 127.0.0.1 is not available .*already in use"
+            ) as caught:
                 serve(tmp_path / "none.pt", ServeOptions(), host="127.0.0.1", port=port, device="cpu", precision="auto",
                       ready=print)  # fmt: skip
         assert "--port" in str(caught.value)

@@ -96,7 +96,7 @@ def test_what_is_no_id_is_refused_by_name(tmp_path, key, value):
     files = write(
         tmp_path, ground_truth_file([1], [{"image_id": 1, "category_id": 1, "bbox": SQUARE}]), [row, row | {key: value}]
     )
-    with pytest.raises(ValueError, match=rf"found\.json: detection 1: expected {key} as a whole number or text"):
+    with pytest.raises(ValueError, match=rf"found\.json: detection 1: expected {key} as an integer or text"):
         compare_files(*files)
 
 

@@ -116,7 +116,7 @@ def test_image_ids_off_by_one(good, shift, words):
     detections, ground_truths = good
     rolled = [detections[(index - shift) % len(detections)] for index in range(len(detections))]
     (sentence,) = diagnose(rolled, ground_truths, CLASSES)
-    assert f"Image ids are off by one: the detections are filed {words}" in sentence
+    assert f"Image ids are off by one: the detections are stored {words}" in sentence
 
 
 def test_images_mixed_up(good):
@@ -159,7 +159,7 @@ def test_random_boxes_are_not_blamed_on_a_mix_up(good, seed):
         labels = torch.randint(0, 5, (30,), generator=generator)
         wild.append(Detections(boxes, torch.rand(30, generator=generator), labels, (200, 320)))
     (sentence,) = diagnose(wild, ground_truths, CLASSES)
-    assert "none of the usual mix-ups explains it" in sentence
+    assert "none of the common mistakes explains it" in sentence
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ SOME_AP_IS_LEFT = {
         lambda b, h, w: b * 996 / torch.tensor([w, h, w, h]),
     "are in the pixels of images resized to a longer side of 51*": lambda b, h, w: b * 512 / max(h, w),
     "are in the pixels of images resized to a shorter side of 2*": lambda b, h, w: b * 240 / min(h, w),
-    "are in the pixels of a canvas of 640 x 640, in whose middle": lambda b, h, w: b * 640 / max(h, w)
+    "are in the pixels of a canvas of 640 x 640 with each image centred": lambda b, h, w: b * 640 / max(h, w)
         + torch.tensor([max(h, w) - w, max(h, w) - h] * 2) * 320 / max(h, w),
 }  # fmt: skip
 
@@ -223,7 +223,7 @@ def test_boxes_are_explained_whatever_ap_is_left(faces, words):
     detections, ground_truths = faces
     wrong = of_each(detections, SOME_AP_IS_LEFT[words])
     (sentence,) = diagnose(wrong, ground_truths, CLASSES)
-    assert fnmatch(sentence, f"Boxes of the detections {words}*: AP* once that is undone.")
+    assert fnmatch(sentence, f"Boxes of the detections {words}*: AP* once that is corrected.")
     assert figures(detections, ground_truths)[0] > 0.9
     before = float(re.search(r"is ([\d.]+), and", sentence)[1])
     expected = figures(wrong, ground_truths)["AP50" not in sentence]
@@ -286,7 +286,7 @@ def test_one_class_under_two_spellings(good):
     other = torch.tensor([0, 2, 1, 3, 4])
     mixed = [replace(one, labels=other[one.labels]) if index % 2 else one for index, one in enumerate(detections)]
     (sentence,) = diagnose(mixed, ground_truths, classes)
-    assert sentence.startswith("One class stands under several spellings: 'traffic light' and 'Traffic_Light'")
+    assert sentence.startswith("One class has several spellings: 'traffic light' and 'Traffic_Light'")
 
 
 def test_scores_upside_down(good):
@@ -297,7 +297,7 @@ def test_scores_upside_down(good):
         scores = torch.cat([found.scores * 0.3, 0.5 + found.scores / 2])
         wrong.append(replace(found, boxes=torch.cat([found.boxes, wild]), scores=scores, labels=found.labels.repeat(2)))
     (sentence,) = diagnose(wrong, ground_truths, CLASSES)
-    assert sentence.startswith("Scores of the detections are upside down")
+    assert sentence.startswith("Scores of the detections are inverted")
 
 
 def test_objects_found_or_labelled_more_than_once(good):
@@ -307,10 +307,10 @@ def test_objects_found_or_labelled_more_than_once(good):
                 labels=one.labels.repeat(5)) for one in detections
     ]  # fmt: skip
     (sentence,) = diagnose(often, ground_truths, CLASSES)
-    assert sentence.startswith("Objects are found more than once: non-maximum suppression is missing")
+    assert sentence.startswith("Objects are detected more than once: non-maximum suppression is missing")
     twice = [GroundTruth.of(one.boxes.repeat(2, 1), one.labels.repeat(2)) for one in ground_truths]
     (sentence,) = diagnose(detections, twice, CLASSES)
-    assert sentence.startswith("Objects stand more than once in the ground truth")
+    assert sentence.startswith("Objects are in the ground truth more than once")
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -328,7 +328,7 @@ def test_images_numbered_in_the_order_of_text(good, first):
 def test_images_in_reverse_order(good):
     detections, ground_truths = good
     (sentence,) = diagnose(detections[::-1], ground_truths, CLASSES)
-    assert sentence.startswith("Images stand in reverse order")
+    assert sentence.startswith("Images are in reverse order")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -112,7 +112,7 @@ def test_two_images_of_one_name_are_not_guessed(tmp_path):
     (tmp_path / "y.txt").write_text("cat 0.5 1 2 3 4\n")
     joined = join_results(read_results(tmp_path), images, CLASSES)
     assert [len(found) for found in joined.detections] == [0, 0, 1]
-    assert "1 of 2 detections name images" in joined.warnings[0]
+    assert "1 of 2 detections refer to images" in joined.warnings[0]
     assert unique_stems(["a/x.jpg", "b/x.jpg"]) == ["a__x", "b__x"]
 
 
@@ -126,10 +126,10 @@ def test_unknown_classes_all_or_some(tmp_path):
     (tmp_path / "x.txt").write_text("Cat 0.5 1 2 3 4\ncow 0.9 2 2 3 4\n")
     joined = join_results(read_results(tmp_path), [Image(1, "x.jpg")], CLASSES)
     assert len(joined.detections[0]) == 1  # found in spite of the capital letter
-    assert joined.warnings[0].endswith("1 of 2 detections name classes that are not in the ground truth and are left "
-                                       "out: cow.")  # fmt: skip
+    assert joined.warnings[0].endswith("1 of 2 detections refer to classes that are not in the ground truth and are "
+                                       "left out: cow.")  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"none of its 2 detections names a known class: it speaks of Cat, cow, .*bird"
+        ValueError, match=r"none of its 2 detections refers to a known class: the file has Cat, cow, .*bird"
     ):
         join_results(read_results(tmp_path), [Image(1, "x.jpg")], Classes.named(["bird"]))
 
@@ -140,7 +140,7 @@ def test_unknown_classes_all_or_some(tmp_path):
         ("cat 0.5 1 2 3\n", r"x\.txt:1: expected a name and 5 numbers"),
         ("cat 0.5 1 2 3 4\n\ncat high 1 2 3 4\n", r"x\.txt:3: expected a name and 5 numbers"),
         ("cat nan 1 2 3 4\n", r"x\.txt:1"),
-        ("0 0.5 0.5 0.1 0.1\n", r"x\.txt:1: five numbers hold no score"),
+        ("0 0.5 0.5 0.1 0.1\n", r"x\.txt:1: five numbers contain no score"),
     ],
 )
 def test_damaged_text_names_file_and_line(tmp_path, text, sentence):

@@ -1,4 +1,4 @@
-"""Whatever stands in annotation files: data or one sentence, soon, and never a traceback, a hang or half the memory.
+"""Annotation files of any content end in data or one sentence, soon, never in a traceback, a hang or half the memory.
 
 A corpus of our own making (a small data set of each format) is mutated, bytes and values, with a fixed budget of
 examples and a fixed order. Each mutated folder goes through opening, preflight with masks, and the report.
@@ -22,16 +22,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from whole_masks import rasterise_polygons
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.checks.report_text import print_report
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.ground_truth import ground_truth_of
-from boxwright.ops.masks import encode_rle, rasterise_polygons
+from boxwright.ops.masks import encode_rle
 from boxwright.reading.values import flag, identity, number, numbers, polygons, whole_number
 
 SECONDS = 60
-"""For one small folder; a hang takes for ever."""
+"""For one small folder, which takes far less unless something hangs."""
 HW = (24, 32)
 BUDGET = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MUTATIONS = 400
@@ -39,7 +40,7 @@ MUTATIONS = 400
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Ends what takes longer than `SECONDS` of this process, wherever it is."""
+    """Fail where the block takes longer than `SECONDS`."""
 
     def late(*_: object) -> None:
         raise AssertionError(f"more than {SECONDS} s")
@@ -55,7 +56,7 @@ def in_time() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _bounded_memory() -> Iterator[None]:
-    """Not more than 3 GB above what is there: a mask of a declared size of terabytes cannot be made."""
+    """At most 3 GB more than now: a mask whose declared size is terabytes cannot be made."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), before[1]))
@@ -64,7 +65,7 @@ def _bounded_memory() -> Iterator[None]:
 
 
 def looked_at(folder: Path) -> bool:
-    """Whether a folder is a data set; what is wrong with it is a sentence that names a file or folder of it."""
+    """Whether a folder is a dataset; an error is one sentence that names a file or folder of it."""
     with in_time():
         try:
             data = open_folder(folder)
@@ -102,10 +103,17 @@ def coco(root: Path) -> Path:
     code = encode_rle(rasterise_polygons([[2, 2, 12, 2, 12, 12]], HW))
     masks: list[Any] = [[[2, 2, 12, 2, 12, 12]], code, {"size": list(HW), "counts": [50, 10, 708]}, []]
     rows = [
-        {"id": n, "image_id": n % 3 + 1, "category_id": n % 2 + 1, "bbox": [2, 2, 10, 10], "area": 50.0, "iscrowd": 0,
-         "segmentation": masks[n % 4]}
+        {
+            "id": n,
+            "image_id": n % 3 + 1,
+            "category_id": n % 2 + 1,
+            "bbox": [2, 2, 10, 10],
+            "area": 50.0,
+            "iscrowd": 0,
+            "segmentation": masks[n % 4],
+        }
         for n in range(8)
-    ]  # fmt: skip
+    ]
     categories = [{"id": 1, "name": "dog", "supercategory": "x"}, {"id": 2, "name": "cat"}]
     file = root / "annotations" / "instances_train.json"
     file.parent.mkdir()
@@ -154,7 +162,12 @@ def yolo_yaml(root: Path) -> Path:
 
 
 CORPUS: dict[str, Callable[[Path], Path]] = {
-    "coco": coco, "voc": voc, "cvat": cvat, "yolo": yolo, "yolo_yaml": yolo_yaml}  # fmt: skip
+    "coco": coco,
+    "voc": voc,
+    "cvat": cvat,
+    "yolo": yolo,
+    "yolo_yaml": yolo_yaml,
+}
 WORDS = [b"", b"\0", b"-1", b"0", b"1e400", b"NaN", b"null", b"true", b'"', b"<", b">", b"&lol;", b"]", b"[", b"{"]
 WORDS += [b"}", b"9" * 5000, b"\xff\xfe", b"\xf0\x9f\x90\x95", b"../" * 300, b"\n", b"<!DOCTYPE a>", b"a: &a [*a]"]
 
@@ -197,11 +210,19 @@ def test_mutated_files_are_data_or_a_sentence(tmp_path: Path, name: str) -> None
 # ---- values ---------------------------------------------------------------------------------------------------------
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.integers(0, 40).map(str),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.integers(0, 40).map(str),
     st.sampled_from(["1.0", "0", "-1", "nan", "1e999", "x" * 5000, 10**30, 1e308, "1", 1.0, 2, [], {}, "maybe"]),
-)  # fmt: skip
-VALUES = st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=8), st.dictionaries(st.text(max_size=4),
-                      inner, max_size=3)), max_leaves=12)  # fmt: skip
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=8), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=12,
+)
 COORDINATES = st.one_of(st.floats(-50, 90), st.integers(-9, 99), st.floats(), st.integers(0, 30).map(str), SCALARS)
 POLYGONS = st.lists(st.lists(COORDINATES, max_size=14), max_size=3)
 CODES = st.fixed_dictionaries(
@@ -212,8 +233,20 @@ CODES = st.fixed_dictionaries(
         ),
     }
 )
-FIELDS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "file_name", "width", "height",
-          "name", "supercategory")  # fmt: skip
+FIELDS = (
+    "id",
+    "image_id",
+    "category_id",
+    "bbox",
+    "area",
+    "iscrowd",
+    "segmentation",
+    "file_name",
+    "width",
+    "height",
+    "name",
+    "supercategory",
+)
 CHANGES = st.dictionaries(
     st.tuples(st.sampled_from(["images", "annotations", "categories"]), st.integers(0, 7), st.sampled_from(FIELDS)),
     st.one_of(VALUES, POLYGONS, CODES),

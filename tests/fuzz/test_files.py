@@ -28,14 +28,16 @@ from boxwright.weights.backbone_files import read_tensors
 
 pytestmark = pytest.mark.slow
 EXAMPLES = settings(
-    max_examples=400, deadline=None, derandomize=True,
+    max_examples=400,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.large_base_example],
-)  # fmt: skip
+)
 SECONDS = 20
 
 
 def changed(content, changes):
-    """Bytes with some of them set, cut out, doubled, or the end left away; places are shares of the length."""
+    """Bytes with some of them set, removed or doubled, or the end cut off; places are fractions of the length."""
     content = bytearray(content)
     for kind, share, value in changes:
         place = int(share * len(content))
@@ -54,12 +56,13 @@ CHANGES = st.lists(
     st.tuples(
         st.sampled_from(["set", "set", "set", "set", "cut", "out", "twice"]), st.floats(0, 1), st.integers(0, 255)
     ),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 def held(read, path):
-    """Read a file: it comes out, or one sentence that names it does, and neither takes long."""
+    """Read a file: its content or one sentence that names it, and neither takes long."""
     start = time.perf_counter()
     found, sentence = None, path.name
     try:
@@ -111,9 +114,13 @@ def corpus(tmp_path_factory):
 
 
 READERS = {
-    "own.pt": load_checkpoint, "new.pth": read_tensors, "old.pth": read_tensors, "a.safetensors": read_tensors,
-    **{f"arrays{protocol}.pkl": read_tensors for protocol in (0, 2, 4, 5)}, "p.npz": read_proposals,
-}  # fmt: skip
+    "own.pt": load_checkpoint,
+    "new.pth": read_tensors,
+    "old.pth": read_tensors,
+    "a.safetensors": read_tensors,
+    **{f"arrays{protocol}.pkl": read_tensors for protocol in (0, 2, 4, 5)},
+    "p.npz": read_proposals,
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -170,10 +177,13 @@ def test_a_changed_pickle_with_the_right_checksum_is_read_or_refused(corpus, tmp
 
 def test_a_safetensors_header_of_any_numbers_is_read_or_refused(tmp_path):
     number = st.integers(-2, 40) | st.sampled_from([2**31, 2**63, -(2**40)])
-    entry = st.fixed_dictionaries({
-        "dtype": st.sampled_from(["F32", "F16", "U8", "X", 3]), "shape": st.lists(number, max_size=3) | number,
-        "data_offsets": st.lists(number, min_size=1, max_size=3),
-    })  # fmt: skip
+    entry = st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "F16", "U8", "X", 3]),
+            "shape": st.lists(number, max_size=3) | number,
+            "data_offsets": st.lists(number, min_size=1, max_size=3),
+        }
+    )
 
     @EXAMPLES
     @given(st.dictionaries(st.text(max_size=3), entry, max_size=3), st.integers(0, 48), st.integers(-3, 3))
@@ -190,7 +200,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["fcos", "bn"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 def places(data, path=()):

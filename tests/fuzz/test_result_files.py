@@ -1,4 +1,4 @@
-"""Result files of any content end in figures or in one sentence: generated ones, and files of our own with damage.
+"""Result files of any content end in figures or in one sentence: generated ones, and damaged files of our own.
 
 The budget is fixed: as many examples as below, always the same ones.
 """
@@ -22,9 +22,12 @@ pytestmark = pytest.mark.slow
 
 MUTATIONS = 150
 BUDGET = settings(
-    max_examples=150, deadline=None, derandomize=True, database=None,
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
-)  # fmt: skip
+)
 CLASSES = Classes(("w/o mask", "[/]", "dog"), (1, 3, 7))
 SIZE = (40, 50)
 
@@ -37,17 +40,24 @@ NUMBER = st.one_of(
 ODD = st.one_of(st.none(), st.booleans(), NUMBER, st.text(max_size=5), st.lists(NUMBER, max_size=5))
 KEY = st.one_of(st.sampled_from([1, 2, 3, 7, 1.0, "1", "a", "a.png"]), ODD)
 CODE = st.fixed_dictionaries(
-    {}, optional={
+    {},
+    optional={
         "size": st.one_of(st.just(list(SIZE)), st.lists(NUMBER, max_size=3), ODD),
         "counts": st.one_of(st.lists(NUMBER, max_size=6), st.text(max_size=20), st.just([40 * 50]), ODD),
     },
-)  # fmt: skip
+)
 MASK = st.one_of(ODD, CODE, st.lists(st.lists(NUMBER, max_size=9), max_size=3))
 BOX = st.one_of(st.lists(st.integers(0, 40), min_size=4, max_size=4), st.lists(NUMBER, max_size=5), ODD)
 ROW = st.fixed_dictionaries(
-    {}, optional={"image_id": KEY, "category_id": KEY, "bbox": BOX, "score": st.one_of(st.floats(0, 1), ODD),
-                  "segmentation": MASK},
-)  # fmt: skip
+    {},
+    optional={
+        "image_id": KEY,
+        "category_id": KEY,
+        "bbox": BOX,
+        "score": st.one_of(st.floats(0, 1), ODD),
+        "segmentation": MASK,
+    },
+)
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.5}
 CONTENT = st.one_of(st.lists(ROW, max_size=4), st.lists(ROW.map(lambda row: {**GOOD, **row}), max_size=4), ODD)
 
@@ -56,9 +66,17 @@ def ground_truth_file(folder: Path) -> Path:
     images = [{"id": k, "file_name": f"{'ab'[k - 1]}.png", "height": SIZE[0], "width": SIZE[1]} for k in (1, 2)]
     polygon = [[5, 5, 25, 5, 25, 25, 5, 25]]
     rows = [
-        {"id": k, "image_id": 1 + k % 2, "category_id": key, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0,
-         "segmentation": polygon} for k, key in enumerate(CLASSES.ids)
-    ]  # fmt: skip
+        {
+            "id": k,
+            "image_id": 1 + k % 2,
+            "category_id": key,
+            "bbox": [5, 5, 20, 20],
+            "area": 400,
+            "iscrowd": 0,
+            "segmentation": polygon,
+        }
+        for k, key in enumerate(CLASSES.ids)
+    ]
     categories = [{"id": k, "name": name} for k, name in zip(CLASSES.ids, CLASSES.names, strict=True)]
     file = folder / "ground truth.json"
     file.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
@@ -66,7 +84,7 @@ def ground_truth_file(folder: Path) -> Path:
 
 
 def figures_or_a_sentence(ground_truth: Path, found: Path) -> bool:
-    """Whether the files can be measured; if not, the error is one sentence that names a file."""
+    """Whether the files can be evaluated; if not, the error is one sentence that names a file."""
     try:
         compared = compare_files(ground_truth, found)
     except (ValueError, OSError) as error:
@@ -94,11 +112,16 @@ def test_any_json(tmp_path: Path, content: object) -> None:
 
 
 @BUDGET
-@given(text=st.one_of(
-    st.text(max_size=60),
-    st.lists(st.tuples(st.sampled_from([*CLASSES.names, "", "dog x", "3"]), st.lists(NUMBER, min_size=4, max_size=6)),
-             max_size=4).map(lambda rows: "\n".join(" ".join([name, *map(str, numbers)]) for name, numbers in rows)),
-), name=st.sampled_from(["a", "comp4_det_test_dog", "dog", "w%2Fo mask"]))  # fmt: skip
+@given(
+    text=st.one_of(
+        st.text(max_size=60),
+        st.lists(
+            st.tuples(st.sampled_from([*CLASSES.names, "", "dog x", "3"]), st.lists(NUMBER, min_size=4, max_size=6)),
+            max_size=4,
+        ).map(lambda rows: "\n".join(" ".join([name, *map(str, numbers)]) for name, numbers in rows)),
+    ),
+    name=st.sampled_from(["a", "comp4_det_test_dog", "dog", "w%2Fo mask"]),
+)
 def test_any_text(tmp_path: Path, text: str, name: str) -> None:
     folder = tmp_path / "found"
     folder.mkdir(exist_ok=True)

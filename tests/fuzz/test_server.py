@@ -1,4 +1,4 @@
-"""The server on bodies of all kinds: an answer or one sentence, no error of its own, and it goes on afterwards."""
+"""The server on request bodies of all kinds: an answer or one sentence, never an internal error, and it goes on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from boxwright.deploy.serve.server import build_app
 from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -29,8 +28,10 @@ BUDGET = 300
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     torch.manual_seed(0)
-    recipe = load_recipe("fcos-small", ["model.fpn_channels=16", "model.stem_channels=[16]", "data.resize.size=64"])
-    weights = MODELS["fcos"].build(recipe.model_config_of(2)).state_dict()
+    recipe = load_recipe(
+        "fcos-small", ["model.fpn.channels=16", "model.head.stem_channels=[16]", "data.resize.size=64"]
+    )
+    weights = recipe.build_model(2).state_dict()
     detector = Detector(Checkpoint(recipe, Classes.named(["a", "b"]), weights, 0.5), "cpu")
     options = ServeOptions(limits=Limits(num_bytes=200_000, num_pixels=40_000, num_images=4))
     with TestClient(build_app(Service(detector, Path("tiny.pt"), options)), raise_server_exceptions=False) as client:
@@ -44,7 +45,7 @@ def encoded(kind: str) -> bytes:
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The data with bytes flipped, cut, repeated or put in."""
+    """The data with bytes flipped, removed, repeated or inserted."""
     body = bytearray(data)
     for _ in range(draw.randint(1, 6)):
         place = draw.randrange(len(body) + 1)

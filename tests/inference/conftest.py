@@ -9,12 +9,11 @@ from PIL import Image, ImageDraw
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, ImageBatch
 
 CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
-SMALL = ("model.fpn_channels=16", "model.stem_channels=[16]", "model.head_norm=none", "data.resize.size=96",
+SMALL = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "model.head.norm=none", "data.resize.size=96",
          "data.resize.max_size=160", "precision=fp32")  # fmt: skip
 
 
@@ -49,7 +48,7 @@ def _liven(model, pixels: np.ndarray) -> None:
 def checkpoint_file(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     recipe = load_recipe("fcos-small", SMALL)
-    model = MODELS["fcos"].build(recipe.model_config_of(len(CLASSES)))
+    model = recipe.build_model(len(CLASSES))
     _liven(model, draw_scene(96, 128, 0))
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     save_checkpoint(Checkpoint(recipe, CLASSES, model.state_dict(), score_threshold=0.6), path)

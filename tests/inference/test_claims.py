@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from boxwright.data.proposals import read_proposals, write_proposals
+from boxwright.data.records import Annotation, Record, Split
 from boxwright.inference import claims
 from boxwright.inference.claims import unclaimed
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes, GroundTruth
+from boxwright.structures import Classes, Detections, GroundTruth
 
 CLASSES = Classes.named(["dot", "line", "block"])
 HD = (1080, 1920)
@@ -88,3 +90,28 @@ def test_of_a_large_set_some_images_are_looked_at(monkeypatch):
     found = unclaimed(spread((12, 12), 300), recipe(), CLASSES)
     assert 10 < found.looked_at < 100
     assert f"of the {found.looked_at} images looked at" in found.sentence()
+
+
+def test_objects_without_a_stored_proposal_are_counted_by_class(tmp_path):
+    """The IoU of (0, 0, 10, 10) and (0, 0, 10, 8) is 0.8; ignored objects do not count."""
+    boxes = torch.tensor([[0.0, 0, 10, 8], [50, 50, 60, 60]])
+    found = Detections(boxes, torch.tensor([0.9, 0.8]), torch.zeros(2).long(), (100, 100))
+    write_proposals(tmp_path / "p.npz", [("a.png", found), ("b.png", found.above(1.0))])
+    stored = read_proposals(tmp_path / "p.npz")
+
+    def record(name, *rows):
+        things = tuple(Annotation(box, label, name, ignore) for label, box, ignore in rows)
+        return Record(tmp_path / name, name, (100, 100), things, name)
+
+    first = record("a.png", (0, (0, 0, 10, 10), False), (1, (0, 0, 10, 10), False), (1, (20, 20, 30, 30), False),
+                   (2, (70, 70, 80, 80), True))  # fmt: skip
+    second = record("b.png", (0, (0, 0, 10, 10), False))
+    split = Split("val", (first, second), CLASSES, ())
+    assert claims.without_proposal(stored, split.with_records((first,)), 0.5).startswith(
+        "val: 1 of 3 objects have no proposal with an IoU of 0.5 or more in "
+    )
+    sentence = claims.without_proposal(stored, split, 0.9)
+    assert "val: 4 of 4 objects" in sentence
+    assert "dot 2 of 2, line 2 of 2" in sentence
+    near = record("a.png", (0, (0, 0, 10, 9), False))
+    assert claims.without_proposal(stored, split.with_records((near,)), 0.8) is None

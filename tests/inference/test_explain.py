@@ -41,14 +41,25 @@ def explained(detector, image):
     return explain(detector, image, GROUND_TRUTH)
 
 
-def reconfigured(checkpoint_file, **changes):
+def sections(config, changes):
+    """The sections of a config with some dotted settings changed."""
+    changed = {}
+    for key, value in changes.items():
+        name, setting = key.split(".")
+        changed[name] = replace(changed.get(name, getattr(config, name)), **{setting: value})
+    return changed
+
+
+def reconfigured(checkpoint_file, changes):
     """The detector with other settings of its model that no weight depends on."""
     detector = Detector.load(checkpoint_file, "cpu")
-    model = FCOS(replace(detector.model.config, **changes)).eval()
+    model = FCOS(replace(detector.model.config, **sections(detector.model.config, changes)), 3).eval()
     model.load_state_dict(detector.model.state_dict())
     detector.model = detector.engine.model = model
     return detector
 
+
+ANYWHERE = {"assignment.center_radius": None}
 
 # ---- laws -----------------------------------------------------------------------------------------------------------
 
@@ -57,29 +68,33 @@ def reconfigured(checkpoint_file, **changes):
     "changes",
     [
         {},
-        {"center_radius": None},
-        {"normalise_targets": False, "box_loss": "iou"},
-        {"center_radius": None, "level_bounds": (16, 32), "box_output": "clip", "box_loss": "l1"},
-        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "open"},  # of references' checkpoints
-        {"center_radius": None, "level_bounds": (24, 40), "level_range_ends": "closed"},
+        {"assignment.center_radius": None},
+        {"head.normalise_targets": False, "loss.box": "iou"},
+        {**ANYWHERE, "assignment.level_bounds": (16, 32), "head.box_output": "clip", "loss.box": "l1"},
+        {**ANYWHERE, "assignment.level_bounds": (24, 40), "compat.level_range_ends": "open"},  # of references
+        {**ANYWHERE, "assignment.level_bounds": (24, 40), "compat.level_range_ends": "closed"},
     ],
 )
 def test_the_lesson_is_what_the_loss_asks(checkpoint_file, image, changes):
     """Predictions that say exactly what the lesson asks have no loss but the entropy floor; any other owner would."""
-    detector = reconfigured(checkpoint_file, **changes)
+    detector = reconfigured(checkpoint_file, changes)
     made = explain(detector, image, GROUND_TRUTH)
     lesson, targets = made.lesson, Targets.of([made.lesson.ground_truth])
     owned = lesson.owner >= 0
     assert int(owned.sum()) > 5
     labels = torch.where(owned, lesson.ground_truth.labels[lesson.owner.clamp(min=0)], -1)
     logits = torch.where(labels[:, None] == torch.arange(3), 30.0, -30.0)
-    units = made.strides[:, None] if detector.model.config.normalise_targets else 1.0
+    units = made.strides[:, None] if detector.model.config.head.normalise_targets else 1.0
     central = torch.where(owned, lesson.centerness, 0.5)
     outputs = FCOSOutputs(
-        class_logits=logits[None], distances=(lesson.distances / units)[None], centerness_logits=central.logit()[None],
-        locations=made.locations, strides=made.strides, sizes_hw=torch.tensor([made.plan.size_hw]),
+        class_logits=logits[None],
+        distances=(lesson.distances / units)[None],
+        centerness_logits=central.logit()[None],
+        locations=made.locations,
+        strides=made.strides,
+        sizes_hw=torch.tensor([made.plan.size_hw]),
         level_sizes=tuple(level.size_hw for level in made.levels),
-    )  # fmt: skip
+    )
     losses = detector.model.loss(outputs, targets)
     assert float(losses["classification"]) < 1e-6
     assert float(losses["box"]) < 1e-5
@@ -115,8 +130,9 @@ def test_a_network_with_more_channels_than_classes_is_told_by_class(checkpoint_f
     """As torchvision's, whose 91 channels hold 80 classes: channels 1, 2 and 4 are the three classes here."""
     detector = Detector.load(checkpoint_file, "cpu")
     weights = detector.model.state_dict()
-    config = replace(detector.model.config, class_channels=(1, 2, 4))
-    detector.model = FCOS(config).eval()
+    config = detector.model.config
+    config = replace(config, **sections(config, {"compat.class_channels": (1, 2, 4)}))
+    detector.model = FCOS(config, 3).eval()
     for name, value in detector.model.state_dict().items():
         if value.shape != weights[name].shape:
             wider = torch.full_like(value, 0.0 if "weight" in name else -20.0)  # what is no class is never found
@@ -137,8 +153,10 @@ def test_levels_and_coordinates(checkpoint_file, scene):
     ground_truth = GroundTruth.of([[20, 30, 120, 160]], [2])
     made = explain(detector, torch.from_numpy(scene(192, 192, 3)).permute(2, 0, 1), ground_truth)
     assert [(x.name, x.stride, x.size_hw, x.low, x.high) for x in made.levels] == [
-        ("P3", 8, (12, 20), 0.0, 64.0), ("P4", 16, (6, 10), 64.0, 128.0), ("P5", 32, (3, 5), 128.0, float("inf"))
-    ]  # fmt: skip
+        ("P3", 8, (12, 20), 0.0, 64.0),
+        ("P4", 16, (6, 10), 64.0, 128.0),
+        ("P5", 32, (3, 5), 128.0, float("inf")),
+    ]
     assert made.lesson.ground_truth.boxes.tolist() == [[10, 15, 60, 80]]
     assert made.original(made.lesson.ground_truth.boxes).tolist() == [[20, 30, 120, 160]]
     for level in made.levels:
@@ -158,7 +176,7 @@ def test_words_on_the_image(explained):
     owned = int((explained.lesson.owner[explained.levels[0].rows] >= 0).sum())
     assert lines[1].startswith("P3: stride 8, 16 x 12 locations, for objects whose farthest side is 0 to 64 network")
     assert f"{owned} must learn " in lines[1]
-    assert "GroundTruth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
+    assert "Ground truth: 4 boxes (2 cell, 1 dot, 1 ring)." in lines
     assert "No location must learn these ground truth boxes: 2." in lines
     assert lines[-1].startswith(f"Detections: {len(explained.found)} from score 0.60 (")
 
@@ -172,7 +190,7 @@ def test_words_on_a_ground_truth_box(explained):
     assert "P3 (stride 8), row 4, column 5, at pixel (44, 36)" in lines[2]
     assert "l 14.0, t 16.0, r 16.0, b 14.0 network pixels (1.75, 2.00, 2.00, 1.75 strides)" in lines[3]
     assert "centerness target 0.88" in lines[3]
-    assert lines[4].startswith("  The model says there: cell 0.")
+    assert lines[4].startswith("  The model predicts there: cell 0.")
     assert lines[-1].startswith(("  Found: detection ", "  Not found: "))
 
 
@@ -219,8 +237,15 @@ def test_another_kind_of_detector_is_refused(detector, image):
 
 def test_images_with_ground_truth(explained, tmp_path):
     paths = write_explanation(explained, tmp_path, box=0, detection=1, label=2)
-    assert [path.name for path in paths] == ["1_overview.png", "2_locations.png", "3_owners.png", "4_centerness.png",
-                                             "5_classes.png", "6_box_0.png", "7_detection_1.png"]  # fmt: skip
+    assert [path.name for path in paths] == [
+        "1_overview.png",
+        "2_locations.png",
+        "3_owners.png",
+        "4_centerness.png",
+        "5_classes.png",
+        "6_box_0.png",
+        "7_detection_1.png",
+    ]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 250

@@ -1,6 +1,7 @@
 """`Detector.predict`: the same detections from every kind of image, in its own pixels, and a sentence otherwise."""
 
 import importlib.util
+import inspect
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.inputs import image_paths
-from boxwright.inference.predictor import Detector, batches_of_one_shape
+from boxwright.inference.predictor import Detector, PredictOptions, batches_of_one_shape
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import PaddedDetections
@@ -352,6 +353,15 @@ def test_folders_are_listed_by_name_without_their_subfolders(tmp_path):
 def test_a_device_that_is_not_there(checkpoint_file, device):
     with pytest.raises(ValueError, match=f"device '?{device}'?: "):
         Detector.load(checkpoint_file, device)
+
+
+def test_the_one_list_of_options_is_that_of_the_defaults(detector, images):
+    """`predict` and `stream` pass their keywords on: what `PredictOptions` lists, and nothing else."""
+    parameters = inspect.signature(Detector.try_stream).parameters
+    assert set(PredictOptions.__annotations__) == set(parameters) - {"self", "images", "keep", "listed"}
+    for call in (detector.predict, lambda *given, **options: list(detector.stream(*given, **options))):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'scor'"):
+            call(images, scor=0.5)
 
 
 def test_batch_of_nothing(detector, images):

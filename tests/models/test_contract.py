@@ -238,7 +238,7 @@ class TestState:
         losses_of(model, images, Targets.of([BOXES["one"], BOXES["two"]]))  # moves statistics and normaliser
         torch.save(model.state_dict(), tmp_path / "state.pt")
         torch.manual_seed(9)
-        other = type(model)(model.config)
+        other = type(model)(model.config, model.num_classes)
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         with torch.no_grad():
             for one, two in zip(tensors(forward(model.eval(), images)), tensors(forward(other.eval(), images)),
@@ -286,7 +286,7 @@ ONE_STAGE = [name for name, (kind, _) in TINY.items() if kind in ("fcos", "retin
 
 def training_step(name, device):
     """A step of a one-stage detector, ready to be taken."""
-    model = build(name, **QUICK).to(device).train()
+    model = build(name, QUICK).to(device).train()
     images = ImageBatch.of([image(1), image(2)]).to(device)
     targets = Targets.of([BOXES["one"], BOXES["two"]]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -338,7 +338,7 @@ def test_a_one_stage_step_does_not_wait_for_the_gpu(name):
 @pytest.mark.parametrize("name", TINY)
 def test_one_image_is_learnt_by_heart(name):
     """The sanity check of all training code: the loss collapses, and the image's boxes come back."""
-    model = build(name, **QUICK).train()
+    model = build(name, QUICK).train()
     objects = ground_truth([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])
     pixels = torch.full((3, 64, 96), 90, dtype=torch.uint8)
     for box, colour in zip(objects.boxes.int().tolist(), ([250, 30, 30], [20, 60, 240]), strict=True):

@@ -5,9 +5,10 @@ The course is the university assignment of docs/conventions.md, of which there a
 
 import pytest
 import torch
+from configs import COURSE, built, config_of
 from torch import nn
 
-from boxwright.models.fcos import COURSE, FCOS, FCOSConfig, FCOSHead
+from boxwright.models.fcos import FCOSHead
 from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, grid_locations
 from boxwright.structures import ImageBatch
@@ -19,7 +20,7 @@ SIZES = ((28, 28), (14, 14), (7, 7))
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return FCOS(FCOSConfig(num_classes=20, **COURSE)).eval()
+    return built("fcos", 20, COURSE).eval()
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ class TestModules:
     @pytest.mark.parametrize("stem", [(128, 64), (64, 64)])
     def test_head(self, stem):
         """One version has stems of 128 and 64 channels, the other of 64 and 64."""
-        settings = {**COURSE, "stem_channels": stem}
-        head = FCOSHead(FCOSConfig(num_classes=20, **settings), num_levels=3)
+        config = config_of("fcos", {**COURSE, "head.stem_channels": stem})
+        head = FCOSHead(config.head, 64, 20, num_levels=3)
         tower = {
             "0": convolution(64, stem[0]),
             "1": "ReLU(inplace=True)",

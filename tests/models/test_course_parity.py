@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from configs import COURSE, built
 from torch import nn
 
-from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
 from boxwright.structures import DetectSettings, ImageBatch, Targets
 
 # the course's keys and ours; the rest of a key is the same
@@ -35,8 +35,8 @@ def case(shared):
 @pytest.fixture(scope="module")
 def model(shared):
     """Our course variant with the recorded weights; the recorded images are normalised already."""
-    settings = {**COURSE, "pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (1.0, 1.0, 1.0)}
-    model = FCOS(FCOSConfig(num_classes=20, **settings))
+    settings = {**COURSE, "backbone.pixel_mean": (0.0, 0.0, 0.0), "backbone.pixel_std": (1.0, 1.0, 1.0)}
+    model = built("fcos", 20, settings)
     theirs = torch.load(shared / "fixtures" / "course_fcos" / "fcos_detector.pt", weights_only=True)
     state = {}
     for key, value in theirs.items():

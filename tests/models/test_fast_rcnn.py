@@ -7,6 +7,7 @@ import torch
 
 from boxwright.models.box_branch import BoxSettings, RegionLogits
 from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
+from boxwright.models.sections import BackboneSection, TrunkSection
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Proposals, Targets
 
 SETTINGS = BoxSettings(fc_channels=(16,), samples=8)
@@ -18,9 +19,11 @@ NEAR, FAR, HALF = [12.0, 10.0, 50.0, 50.0], [60.0, 10.0, 90.0, 40.0], [10.0, 10.
 def detector(**changes):
     torch.manual_seed(0)
     config = FastRCNNConfig(
-        num_classes=2, backbone="mobilenet_v3_small", fpn_channels=8, box=replace(SETTINGS, **changes)
+        backbone=BackboneSection(name="mobilenet_v3_small"),
+        fpn=TrunkSection(channels=8),
+        box=replace(SETTINGS, **changes),
     )
-    return FastRCNN(config)
+    return FastRCNN(config, num_classes=2)
 
 
 def proposals(*boxes):
@@ -139,4 +142,4 @@ class TestDetector:
 
     def test_stored_proposals_have_no_level_of_their_own(self):
         with pytest.raises(ValueError, match=r"box.pool_from: stored proposals come from no level"):
-            FastRCNNConfig(num_classes=2, box=BoxSettings(pool_from="source"))
+            FastRCNNConfig(box=BoxSettings(pool_from="source"))

@@ -6,15 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
+from configs import TWO_STAGE_COURSE, built, config_of, dotted, settings_of
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from boxwright.convert.torchvision_rcnn import FASTER_RCNN as TORCHVISION
 from boxwright.models.box_branch import BoxSettings
-from boxwright.models.faster_rcnn import C4, COURSE, DC5, TORCHVISION, FasterRCNN, FasterRCNNConfig
 from boxwright.models.proposal_network import ProposalSettings
-from boxwright.nn.resnet import ResNetVariant
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
 SIZES = [(64, 96), (96, 64)]
@@ -58,7 +59,7 @@ def peer():
     return model
 
 
-def ours(theirs, **changes):
+def ours(theirs):
     """The same detector here: classes moved so that background is last, and boxes of the background left out."""
     state = {}
     for name, value in theirs.state_dict().items():
@@ -69,9 +70,12 @@ def ours(theirs, **changes):
     for part in ("weight", "bias"):
         state[f"box.class_logits.{part}"] = state[f"box.class_logits.{part}"].roll(-1, 0)
         state[f"box.offsets.{part}"] = state[f"box.offsets.{part}"][4:]
-    rpn = replace(TORCHVISION["rpn"], train_proposals=40, test_proposals=40, samples=100_000)
-    box = replace(TORCHVISION["box"], samples=100_000, positive_fraction=0.5, fc_channels=(32, 32))
-    model = FasterRCNN(FasterRCNNConfig(num_classes=3, backbone="resnet18", rpn=rpn, box=box, **changes))
+    settings = {
+        **dotted(TORCHVISION), "backbone.name": "resnet18", "compat.pad_multiple": 1, "rpn.train_proposals": 40,
+        "rpn.test_proposals": 40, "rpn.samples": 100_000, "box.samples": 100_000, "box.positive_fraction": 0.5,
+        "box.fc_channels": (32, 32),
+    }  # fmt: skip
+    model = built("faster_rcnn", 3, settings)
     model.load_state_dict(state)
     return model
 
@@ -126,7 +130,7 @@ class TestTorchvision:
             assert (own.grad - other.grad).norm() < 1e-3 * other.grad.norm()
 
 
-SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
+SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16}
 PROPOSE = ProposalSettings(
     stem_channels=(16,), anchor_sizes=((8,), (16,), (32,), (64,), (128,)), train_proposals=30, test_proposals=30,
     samples=32,
@@ -136,7 +140,7 @@ CLASSIFY = BoxSettings(fc_channels=(32,), samples=24)
 
 def small(**changes):
     torch.manual_seed(2)
-    model = FasterRCNN(FasterRCNNConfig(**{**SMALL, "rpn": PROPOSE, "box": CLASSIFY, **changes}))
+    model = built("faster_rcnn", 3, {**SMALL, "rpn": PROPOSE, "box": CLASSIFY, **changes})
     with torch.no_grad():  # predictions that differ from region to region
         model.rpn.objectness.weight.mul_(100)
         model.box.class_logits.weight.mul_(30)
@@ -252,18 +256,21 @@ class TestCourse:
 
 class TestVariants:
     @pytest.mark.parametrize(
-        ("preset", "levels"), [(C4, [16]), (DC5, [16]), (COURSE, [8, 16, 32]), (TORCHVISION, [4, 8, 16, 32, 64])]
+        ("preset", "levels"),
+        [
+            (settings_of("faster-rcnn-r50-c4-1x"), [16]),
+            (settings_of("faster-rcnn-r50-dc5-1x"), [16]),
+            (TWO_STAGE_COURSE, [8, 16, 32]),
+            (dotted(TORCHVISION), [4, 8, 16, 32, 64]),
+        ],
     )
     def test_every_preset_trains_and_detects(self, images, preset, levels):
-        slim = ResNetVariant(widths=(4, 8, 2, 1), dilated_c5=preset is DC5)
-        limits = {"train_candidates": 100, "test_candidates": 100, "train_proposals": 20, "test_proposals": 20}
-        rpn = replace(preset["rpn"], stem_channels=(8,), **limits)
-        box = replace(preset.get("box", BoxSettings()), samples=16, fc_channels=(16,))
-        config = FasterRCNNConfig(
-            **{"fpn_channels": 16, **preset, "num_classes": 2, "backbone": "resnet50", "backbone_variant": slim,
-               "backbone_norm": "bn", "rpn": rpn, "box": box}
-        )  # fmt: skip
-        model = FasterRCNN(config)
+        settings = {
+            "fpn.channels": 16, **preset, "backbone.name": "resnet50", "backbone.widths": (4, 8, 2, 1),
+            "backbone.norm": "bn", "rpn.stem_channels": (8,), "rpn.train_candidates": 100, "rpn.test_candidates": 100,
+            "rpn.train_proposals": 20, "rpn.test_proposals": 20, "box.samples": 16, "box.fc_channels": (16,),
+        }  # fmt: skip
+        model = built("faster_rcnn", 2, settings)
         assert model.trunk.strides == levels
         targets = Targets.of([GroundTruth.of([[10.0, 12.0, 50.0, 40.0]], [1]), GroundTruth.empty()])
         losses = model.loss(model(images, targets), targets)
@@ -278,7 +285,8 @@ class TestVariants:
         torch.manual_seed(0)
         whole = torchvision.models.resnet50()
         torch.save(whole.state_dict(), tmp_path / "backbone.pth")
-        model = FasterRCNN(FasterRCNNConfig(**C4, num_classes=2, backbone_weights=str(tmp_path / "backbone.pth")))
+        model = built("faster_rcnn", 2, settings_of("faster-rcnn-r50-c4-1x"))
+        load_pretrained(model, str(tmp_path / "backbone.pth"))
         assert torch.equal(model.box.head.stage[2].conv3.weight, whole.layer4[2].conv3.weight)
 
     @pytest.mark.parametrize(("regression", "rows"), [("class", 3), ("agnostic", 1), ("none", 0)])
@@ -310,13 +318,14 @@ class TestVariants:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
-            ({"fpn_channels": None}, "levels: expected one without a pyramid"),
-            ({"pooled_level": False}, r"rpn.anchor_sizes: expected one entry for each of the 4 levels"),
+            ({"fpn.channels": None}, "levels: expected one without a pyramid"),
+            ({"rpn.pooled_level": False}, r"rpn.anchor_sizes: expected one entry for each of the 4 levels"),
         ],
     )
     def test_settings_that_do_not_go_together_are_refused(self, changes, sentence):
         with pytest.raises(ValueError, match=sentence):
-            FasterRCNNConfig(**{"num_classes": 3, **changes})
-        with pytest.raises(ValueError, match=r"rpn\.negative_iou: expected above 0 and up to positive_iou"):
+            config_of("faster_rcnn", changes)
+        with pytest.raises(ValueError, match="num_classes: expected at least 1, got 0"):
+            built("faster_rcnn", 0, {})
+        with pytest.raises(ValueError, match=r"negative_iou: expected above 0 and up to positive_iou"):
             ProposalSettings(negative_iou=0.8)

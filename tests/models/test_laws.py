@@ -8,24 +8,25 @@ import inspect
 
 import pytest
 import torch
+from configs import COURSE, built, config_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as kernel
 
-from boxwright.models.fcos import COURSE, FCOS, FCOSConfig
+from boxwright.models.fcos import FCOS
 from boxwright.ops.assign import assign_locations
 from boxwright.ops.losses import centerness_loss
 from boxwright.ops.points import centerness, decode_ltrb, grid_locations, level_ranges, pyramid_locations
-from boxwright.ops.select import clip_boxes, nms, nms_per_class, select_detections
+from boxwright.ops.select import clip_boxes, nms, select_detections, suppress
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
-TINY = {**COURSE, "num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,)}
+TINY = {**COURSE, "backbone.name": "resnet18", "fpn.channels": 16, "head.stem_channels": (16,)}
 
 
-def build(**changes):
+def build(changes=None):
     torch.manual_seed(0)
-    return FCOS(FCOSConfig(**{**TINY, **changes})).eval()
+    return built("fcos", 3, {**TINY, **(changes or {})}).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,12 @@ def owners(locations, boxes, *, stride=8.0, low=0.0, high=float("inf"), radius=N
         flags, ~flags, center_radius=radius,
     )  # fmt: skip
     return result.owner[0].tolist()
+
+
+def nms_per_class(boxes, scores, labels, iou_threshold):
+    """Rows kept by `suppress` in one image, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    return order[suppress(boxes[order][None], labels[order][None], iou_threshold, len(order))[0]]
 
 
 class Operations(TorchDispatchMode):
@@ -159,7 +166,7 @@ class TestTieBreak:
             box = [[0.0, 0.0, size, size]]
             assert sum(owners([[size / 2, size / 2]], box, low=low, high=high) == [0] for low, high in ranges) == 1
         with pytest.raises(ValueError, match="expected 2 for 3 levels"):
-            FCOSConfig(**{**TINY, "level_bounds": (64, 128, 256)})
+            config_of("fcos", {**TINY, "assignment.level_bounds": (64, 128, 256)})
 
 
 class TestAbsentBoxes:
@@ -288,7 +295,7 @@ class TestDetections:
         place = int(sure.class_logits[0, :, 0].argmax())
         sure.class_logits[0, place, 2] = 10.0
         for several, labels in ((True, [0, 2]), (False, [0])):
-            found = build(multi_label=several).detect_padded(sure, DetectSettings())
+            found = build({"compat.multi_label": several}).detect_padded(sure, DetectSettings())
             assert found.labels[0, : found.counts[0]].tolist() == labels
 
     def test_candidates_of_a_level_and_detections_of_an_image_are_limited(self, model, outputs):

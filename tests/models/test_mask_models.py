@@ -6,40 +6,42 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import built as built_of
+from configs import config_of
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import MultiScaleRoIAlign
 
-from boxwright.models import MODELS
-from boxwright.models.config import config_of, with_values
 from boxwright.models.fcos_mask import FCOSMask
 from boxwright.models.mask_branch import MaskBranch, MaskSettings
-from boxwright.models.mask_rcnn import C4, DC5
-from boxwright.nn.resnet import ResNetVariant
 from boxwright.structures import CroppedMask, DetectSettings, GroundTruth, ImageBatch, PaddedDetections, Targets
 
-NARROW = {"conv_channels": (8,), "upsampled_channels": 8}
-SLIM = ResNetVariant(widths=(8, 16, 4, 1))
-FCOS_MASK = {"backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,), "mask": {**NARROW, "samples": 8}}
-TWO_STAGE = {"rpn": {"stem_channels": (16,), "test_proposals": 20, "train_proposals": 20, "samples": 16},
-             "box": {"fc_channels": (16,), "samples": 12}, "fpn_channels": 16}  # fmt: skip
-ONE_LEVEL = {"stem_channels": (16,), "anchor_sizes": ((16.0, 32.0),), "test_proposals": 9, "train_proposals": 9}
+NARROW = {"mask.conv_channels": (8,), "mask.upsampled_channels": 8}
+SLIM = {"backbone.widths": (8, 16, 4, 1)}
+FCOS_MASK = {"backbone.name": "resnet18", "fpn.channels": 16, "head.stem_channels": (16,), **NARROW, "mask.samples": 8}
+TWO_STAGE = {"rpn.stem_channels": (16,), "rpn.test_proposals": 20, "rpn.train_proposals": 20, "rpn.samples": 16,
+             "box.fc_channels": (16,), "box.samples": 12, "fpn.channels": 16}  # fmt: skip
+ONE_LEVEL = {
+    "rpn": {"stem_channels": (16,), "anchor_sizes": ((16.0, 32.0),), "test_proposals": 9, "train_proposals": 9,
+            "pooled_level": False}
+}  # fmt: skip
+ONE_MAP = {"fpn.channels": None}
 CASES = {
     "fcos_mask": ("fcos_mask", FCOS_MASK),
-    "fcos_mask_p2": ("fcos_mask", {**FCOS_MASK, "with_p2": True}),
-    "mask_rcnn": ("mask_rcnn", {**TWO_STAGE, "backbone": "resnet18", "mask": NARROW}),
+    "fcos_mask_p2": ("fcos_mask", {**FCOS_MASK, "fpn.with_p2": True}),
+    "mask_rcnn": ("mask_rcnn", {**TWO_STAGE, "backbone.name": "resnet18", **NARROW}),
     "mask_rcnn_c4": (
         "mask_rcnn",
         {
-            **C4, "backbone_variant": SLIM, "rpn": ONE_LEVEL, "mask": {**NARROW, "conv_channels": ()},
+            **ONE_MAP, **SLIM, **ONE_LEVEL, **NARROW, "fpn.levels": ("c4",), "mask.conv_channels": (),
             "box": {"stage_head": True, "pool_size": 14, "samples": 6},
         },
     ),
     "mask_rcnn_dc5": (
         "mask_rcnn",
         {
-            **DC5, "backbone_variant": ResNetVariant(widths=(8, 16, 4, 1), dilated_c5=True),
-            "rpn": ONE_LEVEL, "mask": NARROW, "box": {"fc_channels": (16,), "samples": 6},
+            **ONE_MAP, **SLIM, **ONE_LEVEL, **NARROW, "fpn.levels": ("c5",), "backbone.dilated_c5": True,
+            "box": {"fc_channels": (16,), "samples": 6},
         },
     ),
 }  # fmt: skip
@@ -50,7 +52,7 @@ EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=7)
 def built(name):
     kind, settings = CASES[name]
     torch.manual_seed(0)
-    return MODELS[kind].build(config_of(MODELS[kind].config, {"num_classes": 3, **settings}))
+    return built_of(kind, 3, settings)
 
 
 def build(name):
@@ -258,12 +260,11 @@ def test_fcos_regions_are_its_detections_and_the_ground_truth():
 
 
 def test_settings_of_the_detector_stand_beside_those_of_the_masks():
-    model = build("fcos_mask")
-    config = with_values(model.config, num_classes=5, mask_iou=0.7)
-    assert (config.num_classes, config.detector.num_classes, config.mask_iou) == (5, 5, 0.7)
-    assert config.detector.fpn_channels == 16
-    with pytest.raises(TypeError, match="no_such_field"):
-        config_of(type(config), {"num_classes": 2, "no_such_field": 1})
+    config = config_of("fcos_mask", {"fpn.channels": 16, "mask_iou": 0.7})
+    assert config.mask_iou == 0.7
+    assert config.detector == config_of("fcos", {"fpn.channels": 16})
+    with pytest.raises(ValueError, match=r"model\.no_such_field: unknown key"):
+        config_of("fcos_mask", {"no_such_field": 1})
 
 
 def test_the_branch_learns_a_mask_by_heart():

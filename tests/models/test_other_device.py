@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from other_device import OTHER, Away, OtherDevice
+from other_device import OTHER, Away, OtherDevice, one_layout_for_group_norm
 from tiny_detectors import BOXES, QUICK, TINY, build, forward, image, total
 
 from boxwright.structures import DetectSettings, ImageBatch, Targets
@@ -12,7 +12,7 @@ EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
 
 def learn_and_find(name, device):
     """Losses, gradients' norms, weights after a step of AdamW, and detections."""
-    model = build(name, **QUICK).train().to(device)
+    model = build(name, QUICK).train().to(device)
     images = ImageBatch.of([image(1), image(2, 48, 80)]).to(device)
     targets = Targets.of([BOXES["region"], BOXES["none"]]).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -29,7 +29,8 @@ def learn_and_find(name, device):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_detector_on_another_device_is_the_same(name):
+def test_a_detector_on_another_device_is_the_same(name, monkeypatch):
+    one_layout_for_group_norm(monkeypatch)
     expected, weights, found = learn_and_find(name, "cpu")
     with OtherDevice():
         figures, moved_weights, moved = learn_and_find(name, OTHER)

@@ -3,27 +3,30 @@ from functools import cache
 
 import pytest
 import torch
+from configs import built, config_of, dotted
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 
-from boxwright.models.retinanet import (
-    DETECTRON2,
-    TORCHVISION,
-    TORCHVISION_V2,
-    RetinaNet,
-    RetinaNetConfig,
-    RetinaNetHead,
-    RetinaNetOutputs,
-)
+from boxwright.convert.detectron2 import RETINANET as DETECTRON2
+from boxwright.convert.torchvision import RETINANET as TORCHVISION
+from boxwright.convert.torchvision import RETINANET_V2 as TORCHVISION_V2
+from boxwright.models.retinanet import RetinaNetHead, RetinaNetOutputs
 from boxwright.ops.coding import encode_boxes
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
-SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16, "stem_channels": (16,)}
+SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16, "head.stem_channels": (16,)}
+
+
+UNIT = {"fpn.extra_levels": 0, "anchors.sizes": (1, 1, 1)}
+
+
+def build(settings=None):
+    return cached(tuple((settings or {}).items()))
 
 
 @cache
-def build(**settings):
+def cached(settings):
     torch.manual_seed(0)
-    return RetinaNet(RetinaNetConfig(**{**SMALL, **settings}))
+    return built("retinanet", 3, {**SMALL, **dict(settings)})
 
 
 def image(seed, height=64, width=96):
@@ -47,25 +50,26 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("wrong", "words"),
         [
-            ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
-            ({"extra_levels": 0}, "anchor_sizes: expected 3 for 3 levels"),
-            ({"anchor_ratios": ()}, "at least one of each"),
-            ({"anchor_scales": (1.0, 0.0)}, "above 0"),
-            ({"negative_iou": 0.6}, "negative_iou: expected 0 to positive_iou 0.5, got 0.6"),
+            ({"fpn.extra_levels": 0}, "anchors.sizes: expected 3 for 3 levels"),
+            ({"anchors.ratios": ()}, "at least one of each"),
+            ({"anchors.scales": (1.0, 0.0)}, "above 0"),
+            ({"assignment.negative_iou": 0.6}, "negative_iou: expected 0 to positive_iou 0.5, got 0.6"),
         ],
     )
     def test_values_that_do_not_go_together_are_refused(self, wrong, words):
         with pytest.raises(ValueError, match=words):
-            RetinaNetConfig(**{**SMALL, **wrong})
+            config_of("retinanet", {**SMALL, **wrong})
+        with pytest.raises(ValueError, match="num_classes: expected at least 1, got 0"):
+            built("retinanet", 0, SMALL)
 
     @pytest.mark.parametrize("preset", [DETECTRON2, TORCHVISION, TORCHVISION_V2])
     def test_presets_are_configs(self, preset):
-        RetinaNetConfig(num_classes=80, **preset)
+        assert config_of("retinanet", dotted(preset)).compat.pad_multiple == 32
 
 
 class TestHead:
     def test_starts_with_the_prior_probability_everywhere(self):
-        model = build(prior_probability=0.02).eval()
+        model = build({"head.prior_probability": 0.02}).eval()
         torch.nn.init.zeros_(model.head.class_logits.weight)
         with torch.no_grad():
             logits = model(ImageBatch.of([image(0)])).class_logits
@@ -73,7 +77,7 @@ class TestHead:
 
     def test_the_rows_of_a_class_lie_together(self):
         """Nine rows a class: what moves one class's rows moves that class of all anchors, and no other."""
-        head = RetinaNetHead(RetinaNetConfig(**SMALL))
+        head = RetinaNetHead(config_of("retinanet", SMALL).head, 16, 3, 9)
         levels = [torch.randn(1, 16, 2, 3)]
         before, _ = head(levels)
         with torch.no_grad():
@@ -82,7 +86,7 @@ class TestHead:
         torch.testing.assert_close(after - before, torch.tensor([0.0, 1, 0]).expand(1, 54, 3), rtol=0, atol=1e-5)
 
     def test_anchors_of_a_cell_are_told_apart_in_order(self):
-        head = RetinaNetHead(RetinaNetConfig(**SMALL))
+        head = RetinaNetHead(config_of("retinanet", SMALL).head, 16, 3, 9)
         with torch.no_grad():
             for predictor in (head.class_logits, head.box_offsets):
                 predictor.weight.zero_()
@@ -93,7 +97,8 @@ class TestHead:
 
     @pytest.mark.parametrize(("bias", "keys"), [(True, 3), (False, 2)])
     def test_bias_beside_a_norm_is_a_switch(self, bias, keys):
-        tower = RetinaNetHead(RetinaNetConfig(**SMALL, head_norm="gn", head_bias=bias)).class_tower
+        config = config_of("retinanet", {**SMALL, "head.norm": "gn", "head.bias": bias})
+        tower = RetinaNetHead(config.head, 16, 3, 9).class_tower
         assert len([name for name, _ in tower.named_parameters() if name.startswith(("0.", "1."))]) == keys + 1
 
 
@@ -111,18 +116,18 @@ class TestAnchors:
         torch.testing.assert_close(sides[-9:], torch.tensor(expected) * 16)
 
     def test_stand_at_cell_corners_for_detectron2(self):
-        outputs = build(anchor_grid="corner")(ImageBatch.of([image(0)]))
+        outputs = build({"compat.anchor_grid": "corner"})(ImageBatch.of([image(0)]))
         torch.testing.assert_close(outputs.anchors[:9, :2], -outputs.anchors[:9, 2:])
 
     def test_three_levels_for_small_machines(self):
-        model = build(extra_levels=0, anchor_sizes=(24, 48, 96), anchor_scales=(1.0,))
+        model = build({"fpn.extra_levels": 0, "anchors.sizes": (24, 48, 96), "anchors.scales": (1.0,)})
         outputs = model(ImageBatch.of([image(0)]))
         assert outputs.level_counts == (3 * 96, 3 * 24, 3 * 6)
 
 
 class TestLoss:
     def test_of_a_sure_and_perfect_prediction_is_nothing(self):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1))
+        model = build(UNIT)
         logits = torch.full((1, 4, 3), -20.0)
         logits[0, 0, 1] = 20.0
         losses = model.loss(hand_made(ANCHORS, logits), Targets.of([BOX]))
@@ -131,20 +136,20 @@ class TestLoss:
 
     def test_between_the_thresholds_nothing_is_charged(self):
         """The second anchor overlaps by 0.45: its logits may be what they like. The third, by 0.25, is background."""
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1))
+        model = build(UNIT)
         logits = torch.full((1, 4, 3), -20.0, requires_grad=True)
         model.loss(hand_made(ANCHORS, logits + 20), Targets.of([BOX]))["classification"].backward()
         assert logits.grad.abs().sum(-1).gt(0).tolist() == [[True, False, True, True]]
 
     def test_box_loss_is_the_sum_of_four_errors_over_the_positives(self):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1))
+        model = build(UNIT)
         offsets = torch.zeros(1, 4, 4)
         offsets[0, 0] = torch.tensor([0.5, -0.25, 0.25, 1.0])
         offsets[0, 1:] = 77.0  # nobody asks for these
         assert model.loss(hand_made(ANCHORS, None, offsets), Targets.of([BOX]))["box"] == 2.0
 
     def test_a_box_that_fits_no_anchor_well_teaches_its_best(self):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1))
+        model = build(UNIT)
         thin = torch.tensor([0.0, 0, 20, 2])
         offsets = torch.zeros(1, 4, 4)
         offsets[0, 2] = encode_boxes(torch.tensor(ANCHORS[2]), thin)
@@ -153,7 +158,7 @@ class TestLoss:
         assert losses["classification"] > 1  # it was sure of background
 
     def test_giou_is_that_of_the_decoded_box(self):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1), box_loss="giou")
+        model = build({**UNIT, "loss.box": "giou"})
         offsets = torch.zeros(1, 4, 4)
         offsets[0, 0, 0] = 0.5  # half a width to the right: overlap 1/3, hull 30 wide
         loss = model.loss(hand_made(ANCHORS, None, offsets), Targets.of([BOX]))["box"]
@@ -167,14 +172,14 @@ class TestLoss:
         outputs = hand_made(twice, None, offsets, batch=2)
         sums = {}
         for kind in ("positives", "image", "ema"):
-            model = build(extra_levels=0, anchor_sizes=(1, 1, 1), normaliser=kind, normaliser_start=13.0).train()
+            model = build({**UNIT, "loss.normaliser": kind, "loss.normaliser_start": 13.0}).train()
             sums[kind] = float(model.loss(outputs, targets)["box"])
         assert sums["positives"] == pytest.approx(12 / 3)
         assert sums["image"] == pytest.approx((8 / 2 + 4 / 1) / 2)
         assert sums["ema"] == pytest.approx(12 / (0.9 * 13 + 0.1 * 3))
 
     def test_the_running_mean_moves_in_training_only_and_never_below_one(self):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1), normaliser="ema", normaliser_start=1.0)
+        model = build({**UNIT, "loss.normaliser": "ema", "loss.normaliser_start": 1.0})
         nothing = Targets.of([GroundTruth.empty()])
         for _ in range(3):
             model.train().loss(hand_made(ANCHORS), nothing)
@@ -188,8 +193,8 @@ class TestLoss:
 class TestDetect:
     settings = DetectSettings(score_threshold=0.5, nms_iou=0.5, max_detections=4)
 
-    def detections(self, anchors, logits, offsets=None, **settings):
-        model = build(extra_levels=0, anchor_sizes=(1, 1, 1), **settings)
+    def detections(self, anchors, logits, offsets=None, settings=None):
+        model = build({**UNIT, **(settings or {})})
         return model.detect_padded(hand_made(anchors, logits, offsets), self.settings)
 
     def test_a_score_is_the_probability_of_the_class_and_a_box_the_decoded_anchor(self):
@@ -215,7 +220,7 @@ class TestDetect:
         logits = torch.full((1, 3, 3), -20.0)
         logits[0, :, 0] = torch.tensor([2.0, 1.0, 3.0])
         anchors = [[-100.0, 0, 20, 20], [-10, 0, 20, 20], [-80, 0, -40, 20]]  # the third lies outside
-        found = self.detections(anchors, logits, clip=clip)
+        found = self.detections(anchors, logits, settings={"compat.clip": clip})
         inside = [0.0, 0, 20, 20]
         assert found.counts.tolist() == [1 if clip == "before_nms" else 2]
         assert all(box == inside for box in found.boxes[0, : found.counts[0]].tolist())
@@ -227,7 +232,7 @@ class TestDetect:
         logits[0, :, 0] = torch.tensor([2.0, 1.0])
         anchors = [[-50.0, 0, -10, 20], [0, 0, 20, 20]]
         assert self.detections(anchors, logits).boxes[0, 0].tolist() == [0, 0, 20, 20]
-        kept = self.detections(anchors, logits, keep_empty=True)
+        kept = self.detections(anchors, logits, settings={"compat.keep_empty": True})
         assert kept.boxes[0, :2].tolist() == [[0, 0, 0, 20], [0, 0, 20, 20]]
         assert kept.counts.tolist() == [2]
 
@@ -284,8 +289,10 @@ def pair(request):
                                      ("bbox_regression", "regression_head", 0.4)):  # fmt: skip
             predictor = getattr(getattr(theirs.head, branch), {"cls_logits": name}.get(name, "bbox_reg"))
             predictor.weight *= spread / seen[name].std()
-    settings = TORCHVISION if request.param == "v1" else TORCHVISION_V2
-    ours = RetinaNet(RetinaNetConfig(num_classes=5, backbone_norm="bn", frozen_stages=0, **settings)).eval()
+    preset = TORCHVISION if request.param == "v1" else TORCHVISION_V2
+    own = {"backbone.norm": "bn", "backbone.frozen_stages": 0, "compat.pad_multiple": 1}
+    settings = {**dotted(preset), **own}
+    ours = built("retinanet", 5, settings).eval()
     state = {**torchvision_state(theirs.state_dict(), 5), "mean_positives": torch.tensor(100.0)}
     ours.load_state_dict(state)  # strict
     return theirs, ours

@@ -8,6 +8,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from boxwright.models.proposal_network import AnchorOutputs, ProposalNetwork, ProposalSettings
 from boxwright.models.rpn import RPN, RPNConfig
+from boxwright.models.sections import BackboneSection, TrunkSection
 from boxwright.ops.coding import decode_boxes
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
@@ -121,7 +122,7 @@ class TestBoxLoss:
 
     @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
     def test_a_weight_that_is_none_is_refused(self, weight):
-        with pytest.raises(ValueError, match=r"rpn\.box_weight: expected a number from 0"):
+        with pytest.raises(ValueError, match=r"box_weight: expected a number from 0"):
             ProposalSettings(box_weight=weight)
 
     def test_without_an_object_it_is_zero_and_has_a_gradient(self):
@@ -176,7 +177,10 @@ class TestDetector:
     def test_settings_decide_how_many_and_every_detection_is_an_object(self):
         torch.manual_seed(0)
         settings = ProposalSettings(stem_channels=(8,), anchor_sizes=((8,), (16,), (32,), (64,), (128,)))
-        model = RPN(RPNConfig(num_classes=1, backbone="mobilenet_v3_small", fpn_channels=8, rpn=settings)).eval()
+        model = RPN(
+            RPNConfig(backbone=BackboneSection(name="mobilenet_v3_small"), fpn=TrunkSection(channels=8), rpn=settings),
+            1,
+        ).eval()
         images = ImageBatch.of([torch.rand(3, 64, 64), torch.rand(3, 48, 64)])
         with torch.no_grad():
             outputs = model(images)
@@ -192,8 +196,8 @@ class TestDetector:
 
     def test_anchors_must_be_given_for_each_level(self):
         with pytest.raises(ValueError, match=r"rpn.anchor_sizes: expected one entry for each of the 5 levels"):
-            RPNConfig(num_classes=1, rpn=SETTINGS)
-        with pytest.raises(ValueError, match=r"rpn.anchor_sizes: expected as many on each level"):
+            RPNConfig(rpn=SETTINGS)
+        with pytest.raises(ValueError, match=r"anchor_sizes: expected as many on each level"):
             ProposalSettings(anchor_sizes=((8,), (16, 32)))
-        with pytest.raises(ValueError, match=r"rpn.samples: expected at least 1, got 0"):
+        with pytest.raises(ValueError, match=r"samples: expected at least 1, got 0"):
             ProposalSettings(samples=0)

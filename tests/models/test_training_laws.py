@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from configs import BASELINE, COURSE, built
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -15,22 +16,21 @@ from boxwright.data.records import Split
 from boxwright.data.sampler import StepSampler
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.models import fcos as module
-from boxwright.models.fcos import BASELINE, COURSE, FCOS, FCOSConfig
 from boxwright.nn.backbones import FeaturePyramid
 from boxwright.ops.losses import box_loss
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Classes, DetectSettings, GroundTruth, ImageBatch, Targets
 from boxwright.training.prepare import CheckedData, image_sets, open_checked
 
-SMALL = {"num_classes": 3, "backbone": "resnet18", "fpn_channels": 16, "stem_channels": (16,)}
+SMALL = {"backbone.name": "resnet18", "fpn.channels": 16, "head.stem_channels": (16,)}
 VARIANTS = {"improved": SMALL, "baseline": {**BASELINE, **SMALL}, "course": {**COURSE, **SMALL}}
 BOXES = Targets.of([GroundTruth.of([[6.0, 8.0, 44.0, 52.0], [56.0, 20.0, 90.0, 60.0]], [1, 2])])
 NO_BOXES = Targets.of([GroundTruth.empty()])
 
 
-def build(variant="course", **changes):
+def build(variant="course", changes=None):
     torch.manual_seed(0)
-    return FCOS(FCOSConfig(**{**VARIANTS[variant], **changes})).train()
+    return built("fcos", 3, {**VARIANTS[variant], **(changes or {})}).train()
 
 
 def make_images(height=64, width=96):
@@ -45,7 +45,7 @@ class TestHead:
     @pytest.mark.parametrize("variant", VARIANTS)
     def test_all_predictors_are_drawn_small(self, variant):
         """The course initialises one convolution and uses another."""
-        head = build(variant, stem_channels=(64,)).head
+        head = build(variant, {"head.stem_channels": (64,)}).head
         for predictor in (head.class_logits, head.box_distances, head.centerness):
             assert float(predictor.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
 
@@ -61,7 +61,7 @@ class TestHead:
     @pytest.mark.parametrize(("place", "tower"), [("box", "box_tower"), ("class", "class_tower")])
     def test_centerness_sits_on_the_branch_that_the_config_names(self, place, tower):
         """The course puts it on the class tower, contrary to its own instructions."""
-        head = build(centerness_on=place).head
+        head = build(changes={"head.centerness_on": place}).head
         head([torch.randn(1, 16, 4, 4)])[2].sum().backward()
         reached = {name.split(".")[0] for name, weight in head.named_parameters() if weight.grad is not None}
         assert reached == {tower, "centerness"}
@@ -154,7 +154,7 @@ class TestNumbers:
             recipe = load_recipe(name)
             assert recipe.schedule.warmup_steps > 0, name
             if recipe.model.name.startswith("fcos"):
-                assert recipe.model.head_norm == "gn" or recipe.optim.clip_norm, name
+                assert recipe.model.head.norm == "gn" or recipe.optim.clip_norm, name
 
     def test_losses_count_by_owner_and_not_by_the_sign_of_a_target(self):
         """The course masks targets below zero element by element."""
@@ -241,7 +241,7 @@ class TestNormaliser:
     @pytest.mark.parametrize("normaliser", ["ema", "positives"])
     def test_is_the_mean_over_ranks(self, monkeypatch, normaliser):
         """In Detectron2 each rank keeps its own."""
-        model = build(normaliser=normaliser, normaliser_momentum=0.0)
+        model = build(changes={"loss.normaliser": normaliser, "loss.normaliser_momentum": 0.0})
         outputs = model(make_images())
         alone = model.loss(outputs, BOXES)["classification"]
         count = float(model.mean_positives) if normaliser == "ema" else None

@@ -1,12 +1,9 @@
-from urllib.error import URLError
-
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.nn import backbones
 from boxwright.nn.backbones import Backbone, FeaturePyramid
 
 CHANNELS = {
@@ -85,9 +82,17 @@ def test_maps_are_those_of_the_classification_network():
 
 @pytest.mark.parametrize(
     ("name", "frozen"),
-    [("resnet18", 0), ("resnet18", 2), ("resnet18", 5), ("regnet_x_400mf", 2), ("mobilenet_v3_large", 2),
-     ("convnext_tiny", 2), ("timm/resnet18", 0), ("timm/resnet18", 2)],
-)  # fmt: skip
+    [
+        ("resnet18", 0),
+        ("resnet18", 2),
+        ("resnet18", 5),
+        ("regnet_x_400mf", 2),
+        ("mobilenet_v3_large", 2),
+        ("convnext_tiny", 2),
+        ("timm/resnet18", 0),
+        ("timm/resnet18", 2),
+    ],
+)
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(name, frozen):
     body = backbone(name, frozen_stages=frozen).train()
     before = {key: value.clone() for key, value in body.state_dict().items()}
@@ -139,78 +144,6 @@ def test_frozen_batch_norm_equals_batch_norm_in_evaluation(name):
     assert any(isinstance(part, FrozenBatchNorm2d) for part in frozen.modules())
 
 
-class TestWeights:
-    def file(self, folder, name="resnet18", **changes):
-        torch.manual_seed(5)
-        network = torchvision.models.get_model(name, weights=None)
-        state = {**network.state_dict(), **changes}
-        torch.save(state, folder / "own.pth")
-        return folder / "own.pth", state
-
-    def test_from_a_local_file(self, tmp_path):
-        path, state = self.file(tmp_path)
-        loaded = backbone("resnet18", weights=str(path)).body.state_dict()
-        assert all(torch.equal(loaded[key], state[key]) for key in loaded)
-
-    def test_from_a_file_with_another_classifier(self, tmp_path):
-        path, state = self.file(tmp_path, **{"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)})
-        loaded = backbone("resnet18", weights=str(path)).body.state_dict()
-        assert torch.equal(loaded["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
-
-    def test_of_another_network_are_refused_by_name(self, tmp_path):
-        path, _ = self.file(tmp_path, "mobilenet_v3_large")
-        with pytest.raises(ValueError, match=r"own\.pth: not those of resnet18, \d+ entries missing"):
-            backbone("resnet18", weights=str(path))
-
-    def test_that_are_missing_or_broken_are_refused_by_name(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file"):
-            backbone("resnet18", weights=str(tmp_path / "none.pth"))
-        (tmp_path / "text.pth").write_text("not weights")
-        with pytest.raises(ValueError, match=r"text\.pth: not a file of plain tensors"):
-            backbone("resnet18", weights=str(tmp_path / "text.pth"))
-
-    def test_that_torchvision_does_not_know_are_refused_with_those_it_knows(self):
-        with pytest.raises(ValueError, match=r"no weights 'IMAGENET22K'; torchvision has \['IMAGENET1K_V1'\]"):
-            backbone("resnet18", weights="IMAGENET22K")
-
-    @pytest.mark.parametrize("error", [URLError("no route to host"), OSError("network is unreachable")])
-    def test_without_network_one_sentence_says_what_to_fetch_and_where_to_put_it(self, monkeypatch, error):
-        def unreachable(*_arguments, **_settings):
-            raise error
-
-        monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-        with pytest.raises(
-            OSError, match=r"no network for .* resnet18: fetch https://\S+\.pth .*backbone_weights=FILE"
-        ):
-            backbone("resnet18", weights="IMAGENET1K_V1")
-
-    def test_of_timm_from_a_local_file(self, tmp_path):
-        timm = pytest.importorskip("timm")
-        torch.manual_seed(5)
-        network = timm.create_model("resnet18")
-        torch.save(network.state_dict(), tmp_path / "timm.pth")
-        loaded = backbone("timm/resnet18", weights=str(tmp_path / "timm.pth")).body.state_dict()
-        assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items() if key in loaded)
-        assert len(loaded) > 100
-
-    def test_of_timm_without_network_give_one_sentence(self, monkeypatch):
-        pytest.importorskip("timm")
-        import timm.models._builder as builder
-
-        def unreachable(*_arguments, **_settings):
-            raise OSError("network is unreachable")
-
-        monkeypatch.setattr(builder, "load_pretrained", unreachable)
-        with pytest.raises(OSError, match=r"no weights for timm/resnet18: .*backbone_weights=FILE"):
-            backbone("timm/resnet18", weights="pretrained")
-
-    def test_of_timm_that_are_missing_are_refused_by_name(self, tmp_path):
-        pytest.importorskip("timm")
-        with pytest.raises(FileNotFoundError, match=r"none\.pth: no such file"):
-            backbone("timm/resnet18", weights=str(tmp_path / "none.pth"))
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -223,17 +156,6 @@ class TestWeights:
 def test_networks_that_cannot_serve_are_refused_by_name(name, message):
     with pytest.raises(ValueError, match=message):
         backbone(name)
-
-
-def test_what_a_download_says_goes_to_standard_error(monkeypatch, capsys):
-    def fetched(url, *_, **__):
-        print("Downloading: x")
-        return torchvision.models.resnet18().state_dict()
-
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", fetched)
-    backbones._torchvision_network("resnet18", "IMAGENET1K_V1")
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "Downloading: x\n")
 
 
 @pytest.mark.parametrize("channels", [16, 64])

@@ -103,7 +103,7 @@ class TestReplaceBatchNorm:
 
 
 class TestTower:
-    def test_is_convolution_and_relu_as_the_seeds_print_it(self):
+    def test_is_convolution_and_relu_as_the_course_prints_it(self):
         tower = conv_tower(64, [128, 64])
         assert str(tower).splitlines()[1:-1] == [
             "  (0): Conv2d(64, 128, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))",

@@ -6,10 +6,17 @@ import torchvision
 from torch import nn
 
 from boxwright.nn.backbones import Backbone
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.nn.resnet import Bottleneck, ResNet, ResNetVariant, resnet_stage, stage_widths
 
 ALL = ("c2", "c3", "c4", "c5")
 SLIM = (16, 32, 8, 1)
+
+
+def loaded(name, weights, *levels, **settings):
+    backbone = Backbone(name, *levels, **settings)
+    load_pretrained(backbone, weights)
+    return backbone
 
 
 def randomised(module):
@@ -97,12 +104,14 @@ def test_norms_have_the_variants_eps(name, norm, eps):
 def test_pretrained_weights_load_by_torchvisions_names(monkeypatch, tmp_path):
     network = randomised(torchvision.models.resnet50(weights=None))
     monkeypatch.setattr(torchvision.models, "get_model", lambda _name, weights: network)
-    body = Backbone("resnet50", weights="IMAGENET1K_V1", variant=ResNetVariant(stride_in_1x1=True)).body
+    body = loaded("resnet50", "IMAGENET1K_V1", variant=ResNetVariant(stride_in_1x1=True)).body
     assert torch.equal(body.state_dict()["layer4.2.bn3.weight"], network.state_dict()["layer4.2.bn3.weight"])
-    with pytest.raises(ValueError, match=r"do not fit backbone_variant\.widths"):
-        Backbone("resnet50", weights="IMAGENET1K_V1", variant=ResNetVariant(widths=SLIM))
+    with pytest.raises(
+        ValueError, match=r"do not fit\. Here resnet50 has widths of its own \(model\.backbone\.widths\)"
+    ):
+        loaded("resnet50", "IMAGENET1K_V1", variant=ResNetVariant(widths=SLIM))
     torch.save(network.state_dict(), tmp_path / "r50.pth")
-    body = Backbone("resnet50", weights=str(tmp_path / "r50.pth"), variant=ResNetVariant(stride_in_1x1=True)).body
+    body = loaded("resnet50", str(tmp_path / "r50.pth"), variant=ResNetVariant(stride_in_1x1=True)).body
     assert torch.equal(body.state_dict()["conv1.weight"], network.state_dict()["conv1.weight"])
 
 
@@ -133,15 +142,15 @@ def test_an_msra_backbone_is_read_turned_to_rgb_and_checked_for_its_strides(tmp_
     file = tmp_path / "R-50.pkl"
     variant = ResNetVariant(widths=SLIM, stride_in_1x1=True)
     state = caffe2_pickle(file, variant)
-    body = Backbone("resnet50", ALL, weights=str(file), variant=variant).body.state_dict()
+    body = loaded("resnet50", str(file), ALL, variant=variant).body.state_dict()
     assert torch.equal(body["conv1.weight"], state["conv1.weight"].flip(1))
     assert torch.equal(body["layer1.0.downsample.1.bias"], state["layer1.0.downsample.1.bias"])
     assert torch.equal(body["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"])
     assert body["bn1.running_var"].eq(1).all()
-    with pytest.raises(ValueError, match=r"needs model\.backbone_variant\.stride_in_1x1=true and model\.pixel_std="):
-        Backbone("resnet50", ALL, weights=str(file), variant=ResNetVariant(widths=SLIM))
+    with pytest.raises(ValueError, match=r"needs model\.backbone\.stride_in_1x1=true and model\.backbone\.pixel_std="):
+        loaded("resnet50", str(file), ALL, variant=ResNetVariant(widths=SLIM))
     with pytest.raises(ValueError, match=r"not those of resnet101, \d+ entries missing"):
-        Backbone("resnet101", ALL, weights=str(file), variant=variant)
+        loaded("resnet101", str(file), ALL, variant=variant)
 
 
 def test_a_torchvision_backbone_in_detectron2s_layout_is_rgb_already(tmp_path):
@@ -162,5 +171,5 @@ def test_a_torchvision_backbone_in_detectron2s_layout_is_rgb_already(tmp_path):
         theirs[name] = value.numpy()
     file = tmp_path / "R-50.pkl"
     file.write_bytes(pickle.dumps({"model": theirs, "__author__": "torchvision", "matching_heuristics": True}))
-    body = Backbone("resnet50", ALL, weights=str(file), variant=ResNetVariant(widths=SLIM)).body.state_dict()
+    body = loaded("resnet50", str(file), ALL, variant=ResNetVariant(widths=SLIM)).body.state_dict()
     assert all(torch.equal(body[key], value) for key, value in state.items() if "tracked" not in key)

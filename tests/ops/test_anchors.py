@@ -28,7 +28,7 @@ def test_order_is_by_size_then_by_ratio():
 
 
 def test_the_anchor_of_the_paper_for_ratio_one_half():
-    """Facts, section 2: size 32 and ratio 0.5 give 46 x 22 after rounding."""
+    """Size 32 and ratio 0.5 give 46 x 22 after rounding."""
     x1, y1, x2, y2 = cell_anchors([32], [0.5], rounded=True)[0].tolist()
     assert (x2 - x1, y2 - y1) == (46, 22)
 

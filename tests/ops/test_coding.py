@@ -19,7 +19,7 @@ class TestParity:
         expected = BoxCoder(weights).encode_single(boxes(seed=1), boxes(seed=2))
         torch.testing.assert_close(encode_boxes(boxes(seed=2), boxes(seed=1), weights), expected, rtol=1e-5, atol=1e-5)
 
-    def test_boxes_equal_torchvision_also_for_wild_offsets(self, weights):
+    def test_boxes_equal_torchvision_also_for_extreme_offsets(self, weights):
         offsets = torch.randn(40, 4, generator=torch.Generator().manual_seed(3)) * 6
         expected = BoxCoder(weights).decode_single(offsets, boxes(seed=4))
         torch.testing.assert_close(decode_boxes(boxes(seed=4), offsets, weights), expected, rtol=1e-5, atol=1e-2)

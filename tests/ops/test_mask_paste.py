@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+from whole_masks import rasterise_polygons
 
 from boxwright.ops.mask_paste import mask_polygons, paste_masks
-from boxwright.ops.masks import rasterise_polygons
 
 HEIGHT, WIDTH = 50, 70
 

@@ -33,8 +33,13 @@ class TestParity:
         candidates = boxes(400)
         rows = [candidates[:count] + boxes(count, 8, 6.0) - 3, boxes(count + 3, 9)]  # some on candidates, some not
         rows = [row[(row[:, 2:] > row[:, :2]).all(1)] for row in rows]
-        owner, ignored = matched(candidates, [ground_truth(row.tolist()) for row in rows], positive_iou=positive,
-                                 negative_iou=negative, low_quality=low_quality)  # fmt: skip
+        owner, ignored = matched(
+            candidates,
+            [ground_truth(row.tolist()) for row in rows],
+            positive_iou=positive,
+            negative_iou=negative,
+            low_quality=low_quality,
+        )
         for image, row in enumerate(rows):
             overlap = box_iou(row, candidates)
             assert (overlap.amax(1) > 0).all()  # else theirs gives the box every candidate

@@ -14,7 +14,7 @@ from boxwright.ops.points import (
 )
 
 
-def test_cell_in_row_i_and_column_j_stands_at_its_centre():
+def test_cell_in_row_i_and_column_j_lies_at_its_centre():
     height, width, stride = 3, 5, 16
     grid = grid_locations((height, width), stride).view(height, width, 2)
     for row in range(height):

@@ -25,7 +25,7 @@ def test_another_canonical_level_moves_all_by_one():
     assert torch.equal(region_levels(boxes, 0, 9, canonical=5), region_levels(boxes, 0, 9) + 1)
 
 
-def test_slack_lifts_what_lies_a_hair_below_a_border():
+def test_slack_lifts_boxes_just_below_a_border():
     below = torch.tensor([[0.0, 0.0, 112.0, 112.0 * (1 - 5e-7)]])
     assert region_levels(below, 2, 5).item() == 2
     assert region_levels(below, 2, 5, slack=1e-6).item() == 3

@@ -1,4 +1,4 @@
-"""Run-length codes: equal to the code bit by bit, and bounded by their image before anything of its size is made."""
+"""Run-length codes: decoded as they were encoded, and checked against their image before one is made."""
 
 import time
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole_masks import decode_rle
 
-from boxwright.ops.masks import decode_rle, encode_rle, rasterise_polygons
+from boxwright.ops.masks import encode_rle
 from boxwright.ops.run_lengths import decode_cropped, rle_extent, runs_of
 from boxwright.structures import CroppedMask
 
@@ -37,8 +38,8 @@ def test_what_was_encoded_is_decoded_whole_and_cropped(height: int, width: int, 
 
 
 @pytest.mark.parametrize("hw", [(1, 400), (400, 1), (31, 33), (100, 100)])
-def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> None:
-    """Runs that change between long and short take the most letters."""
+def test_the_longest_valid_codes_are_within_the_bound(hw: tuple[int, int]) -> None:
+    """Runs that change between long and short take the most characters."""
     pixels = hw[0] * hw[1]
     for pattern in ([1], [1, 40], [16, 1, 1, 1], [1, 1, 33, 17]):
         runs: list[int] = []
@@ -51,12 +52,12 @@ def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> Non
 @pytest.mark.parametrize(
     ("counts", "reason"),
     [
-        ("0" * 10_000_000, "code of 10000000 signs, more than an image of 20 x 40 can need"),
-        ([1] * 10_000_000, "code of 10000000 signs"),
-        ("o" * 30 + "0", "a number of 31 signs"),
+        ("0" * 10_000_000, "code of 10000000 characters, more than an image of 20 x 40 can need"),
+        ([1] * 10_000_000, "code of 10000000 characters"),
+        ("o" * 30 + "0", "a number of 31 characters"),
         ("oooooo0", "pixels in an image of 800"),
         ("P", "ends within a number"),
-        ("!", "stands for nothing"),
+        ("!", "means nothing"),
         ("é", "ascii"),
         ([10**30], "in an image of 800"),
         ([-5, 805], "a run of -5"),
@@ -68,7 +69,7 @@ def test_the_longest_true_codes_are_within_the_bound(hw: tuple[int, int]) -> Non
         (None, "expected text or a list"),
     ],
 )
-def test_a_code_that_is_none_is_refused_at_once(counts: object, reason: str) -> None:
+def test_an_invalid_code_is_refused_at_once(counts: object, reason: str) -> None:
     begun = time.monotonic()
     with pytest.raises(ValueError, match=reason):
         runs_of(counts, (20, 40))  # type: ignore[arg-type]
@@ -92,41 +93,6 @@ def test_sizes_and_polygons_may_be_numbers_as_text() -> None:
     plain = CroppedMask.decoded([1, 1, 4, 1, 4, 3, 1, 3], (4, 5))
     assert (as_text.x, as_text.y) == (plain.x, plain.y)
     assert torch.equal(as_text.bitmap, plain.bitmap)
-
-
-def zigzag(points: int, height: float, width: float) -> list[float]:
-    return [v for n in range(points) for v in ((width if n % 2 else 0.0), n * height / points)]
-
-
-def test_a_zigzag_of_a_hundred_thousand_points_is_refused_in_little_time_and_memory() -> None:
-    begun = time.monotonic()
-    with pytest.raises(ValueError, match="polygon of 100000 points crosses the columns of the image"):
-        rasterise_polygons([zigzag(100_000, 1000, 2000)], (1000, 2000))
-    assert time.monotonic() - begun < 2
-
-
-def test_a_long_outline_in_parts_is_the_outline_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    circle = [v for n in range(3000) for v in (100 + 90 * np.cos(n / 477.5), 60 + 50 * np.sin(n / 477.5))]
-    for polygon in (zigzag(200, 120, 200), circle, circle + zigzag(50, 120, 200)):
-        whole = rasterise_polygons([polygon], (120, 200))
-        with monkeypatch.context() as patch:
-            patch.setattr("boxwright.ops.masks._PART", 97)
-            assert torch.equal(rasterise_polygons([polygon], (120, 200)), whole)
-    assert bool(whole.any())
-
-
-def test_a_polygon_of_a_hundred_thousand_fine_points_is_drawn() -> None:
-    angles = np.linspace(0, 2 * np.pi, 100_000, endpoint=False)
-    points = np.stack([100 + 50 * np.cos(angles), 100 + 50 * np.sin(angles)], 1).ravel().tolist()
-    area = int(rasterise_polygons([points], (200, 200)).sum())
-    assert area == pytest.approx(np.pi * 2500, rel=0.02)
-
-
-@pytest.mark.parametrize("value", ["1" * 10_000_000, ["1"], {"a": 1}])
-def test_text_among_points_makes_no_wide_array(value: object) -> None:
-    points: list[object] = [1.0, 2.0, 3.0, 4.0, 5.0] * 1000
-    with pytest.raises(ValueError, match="flat list of numbers"):
-        rasterise_polygons([[*points[1:], value]], (20, 40))  # type: ignore[list-item]
 
 
 def test_a_code_of_a_million_runs_is_read_at_once() -> None:

@@ -9,12 +9,17 @@ from boxwright.ops import select
 from boxwright.ops.select import (
     largest_below,
     nms,
-    nms_per_class,
     select_detections,
     suppress,
     suppress_by_pairs,
     top_candidates,
 )
+
+
+def nms_per_class(boxes, scores, labels, iou_threshold):
+    """Rows kept by `suppress` in one image, best first."""
+    order = scores.argsort(descending=True, stable=True)
+    return order[suppress(boxes[order][None], labels[order][None], iou_threshold, len(order))[0]]
 
 
 def random_set(seed):

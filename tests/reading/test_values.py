@@ -1,4 +1,4 @@
-"""Single values of files of others: what has one meaning is understood, what has none is None."""
+"""Single values from files of other tools: one clear meaning is understood, anything else is None."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def test_a_number_may_be_infinite_but_a_whole_one_may_not() -> None:
 
 @pytest.mark.parametrize("no", [0, 0.0, "0", "0.0", "false", "False", "no", "", " ", None, False])
 @pytest.mark.parametrize("yes", [1, 1.0, "1", "1.0", "true", "TRUE", "yes", True])
-def test_a_flag_is_read_by_its_meaning_and_not_by_its_ground_truth_value(no: object, yes: object) -> None:
+def test_a_flag_is_read_by_its_meaning_and_not_as_python_takes_its_text(no: object, yes: object) -> None:
     assert (flag(no), flag(yes)) == (False, True)
 
 

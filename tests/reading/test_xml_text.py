@@ -1,4 +1,4 @@
-"""XML of others: every encoding that Python knows, and nothing that can hang or fill the memory."""
+"""XML from other tools: every encoding that Python knows, and nothing that can hang or fill the memory."""
 
 import os
 import time
@@ -18,12 +18,22 @@ def texts(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("encoding", "word"),
     [
-        ("gb2312", "数据"), ("GBK", "數據镕"), ("gb18030", "数据"), ("Big5", "數據"), ("Shift_JIS", "データ"),
-        ("EUC-JP", "データ"), ("iso-2022-jp", "データ"), ("euc-kr", "데이터"), ("cp949", "똠"), ("utf-16", "数据"),
+        ("gb2312", "数据"),
+        ("GBK", "數據镕"),
+        ("gb18030", "数据"),
+        ("Big5", "數據"),
+        ("Shift_JIS", "データ"),
+        ("EUC-JP", "データ"),
+        ("iso-2022-jp", "データ"),
+        ("euc-kr", "데이터"),
+        ("cp949", "똠"),
+        ("utf-16", "数据"),
         ("utf-32", "数据"),
-        ("iso-8859-1", "é"), ("windows-1251", "кот"), ("UTF-8", "数据"),
+        ("iso-8859-1", "é"),
+        ("windows-1251", "кот"),
+        ("UTF-8", "数据"),
     ],
-)  # fmt: skip
+)
 def test_every_encoding_is_read(tmp_path: Path, encoding: str, word: str) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(
@@ -40,10 +50,18 @@ def test_a_superset_and_utf8_are_read_under_the_name_of_the_smaller_encoding(tmp
         assert texts(path) == [word]
 
 
-@pytest.mark.parametrize("text", ["", "<a>", "no xml", '<?xml version="1.0" encoding="klingon"?><a/>',
-                                  '<?xml version="1.0" encoding="zlib"?><a/>',
-                                  '<?xml version="1.0" encoding="punycode"?><a/>',
-                                  '<?xml version="1.0" encoding="idna"?><a>\xff</a>'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<a>",
+        "no xml",
+        '<?xml version="1.0" encoding="klingon"?><a/>',
+        '<?xml version="1.0" encoding="zlib"?><a/>',
+        '<?xml version="1.0" encoding="punycode"?><a/>',
+        '<?xml version="1.0" encoding="idna"?><a>\xff</a>',
+    ],
+)
 def test_what_cannot_be_read_is_a_reason_and_no_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.xml"
     path.write_bytes(text.encode("latin-1"))

@@ -1,4 +1,4 @@
-"""YAML texts that mean far more than they hold are refused before anything is built; others are read as ever."""
+"""YAML texts whose aliases stand for far more than they hold are refused before anything is built; others are read."""
 
 import time
 
@@ -11,7 +11,7 @@ from boxwright.recipes import load_recipe
 
 
 def multiplied(levels, width, merge=False):
-    """Aliases in levels, each of which stands `width` times for the one below it."""
+    """Aliases in levels, each of which repeats the one below it `width` times."""
     lines = ["a0: &a0 {k: 1}" if merge else f"a0: &a0 [{', '.join('x' * width)}]"]
     for level in range(1, levels):
         below = ", ".join([f"*a{level - 1}"] * width)
@@ -22,14 +22,17 @@ def multiplied(levels, width, merge=False):
 HOSTILE = {
     "aliases": (multiplied(10, 10), "with its aliases written out"),
     "merged aliases": (multiplied(10, 10, merge=True), "with its aliases written out"),
-    "an alias within itself": ("a: &a [*a]", r"the alias \*a stands inside of what it stands for"),
+    "an alias within itself": ("a: &a [*a]", r"the alias \*a refers to a value that contains it"),
     "brackets": ("a: " + "[" * 10_000, "nested more than 64 deep"),
     "braces": ("a: " + "{b: " * 10_000, "nested more than 64 deep"),
     "dashes": ("- " * 10_000, "nested more than 64 deep"),
     "size": ("x" * (LARGEST_BYTES + 1), "larger than 8 MiB"),
-    "a list as a key": ("? [a]\n: b", "line 1: a list or mapping stands where a key is expected"),
-    "a mapping as a key": ("x: 1\n{a: b}: c", "line 2: a list or mapping stands where a key is expected"),
-    "an alias as a key": ("a: &a [1]\nb: {*a : 1}", "line 2: a list or mapping stands where a key is expected"),
+    "a list as a key": ("? [a]\n: b", "line 1: expected a key, which is text, and found a list or mapping"),
+    "a mapping as a key": ("x: 1\n{a: b}: c", "line 2: expected a key, which is text, and found a list or mapping"),
+    "an alias as a key": (
+        "a: &a [1]\nb: {*a : 1}",
+        "line 2: expected a key, which is text, and found a list or mapping",
+    ),
 }
 
 
@@ -57,9 +60,21 @@ def test_recipes_overrides_and_data_yaml_are_read_so(tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "a: !!binary aGk=", "a: !!timestamp x",
-     "a: 2024-99-99", "a: 0b_", "a: " + "9" * 5000, "!!bool x", "!!float x", "*nothing", "a\0b", "a: 1\n---\nb: 1"],
-)  # fmt: skip
+    [
+        "!!python/object/apply:os.system ['true']",
+        "!!python/name:os.system",
+        "a: !!binary aGk=",
+        "a: !!timestamp x",
+        "a: 2024-99-99",
+        "a: 0b_",
+        "a: " + "9" * 5000,
+        "!!bool x",
+        "!!float x",
+        "*nothing",
+        "a\0b",
+        "a: 1\n---\nb: 1",
+    ],
+)
 def test_other_types_and_wrong_values_are_one_sentence(text):
     with pytest.raises(ValueError, match=r"^.{5,250}$"):
         parse_yaml(text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from boxwright.training import report
 from boxwright.training.run import train
 
 TINY = (
-    "model.backbone_weights=null", "model.fpn_channels=16", "data.batch_size=2", "data.workers=0",
+    "model.backbone.weights=null", "model.fpn.channels=16", "data.batch_size=2", "data.workers=0",
     "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "optim.lr=0.0001",
 )  # fmt: skip
 SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none": (),
@@ -28,7 +29,7 @@ RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-sma
            "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small"}  # fmt: skip
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
-    "backbone_norm": ("sync_bn",), "fpn_norm": ("sync_bn",), "head_norm": ("sync_bn",), "stem_norm": ("sync_bn",),
+    "norm": ("sync_bn",), "stem_norm": ("sync_bn",),
 }  # fmt: skip
 """Values that a single process on a CPU refuses."""
 
@@ -42,12 +43,18 @@ def literals(annotation: Any) -> list[Any]:
     return []
 
 
-def named_values(section: type[BaseModel], prefix: str = "") -> dict[str, list[Any]]:
+def fields_of(section: type[Any]) -> dict[str, Any]:
+    """The type of each field of a section."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items() if name != "model"}
+    return get_type_hints(section)
+
+
+def named_values(section: type[Any], prefix: str = "") -> dict[str, list[Any]]:
     """Each field below a section that takes named values, with all of them."""
     found: dict[str, list[Any]] = {}
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    for name, annotation in fields_of(section).items():
+        if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
             found |= named_values(annotation, f"{prefix}{name}.")
         elif name not in ("name", "version"):
             values = [value for value in literals(annotation) if value not in NOT_HERE.get(name, ())]
@@ -86,7 +93,7 @@ def test_every_detector_that_can_be_trained_alone_is_here() -> None:
     assert set(RECIPES) == {name for name, entry in MODELS.items() if not entry.needs_proposals}
     assert sum(len(settings) for *_, settings in CASES) > 70
     tried = {(key, value) for *_, settings in CASES for key, value in settings.items()}
-    assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.box_loss", "l1")} <= tried
+    assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.loss.box", "l1")} <= tried
 
 
 @pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])

@@ -1,11 +1,15 @@
 """Recipes: inheritance, overrides, and every kind of mistake in one sentence."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
+from configs import dotted
 
-from boxwright.models.fcos import COURSE, FCOSConfig
+from boxwright.models import MODELS
+from boxwright.models.fcos import FCOSConfig
+from boxwright.models.sections import BackboneSection
 from boxwright.recipes import ALIASES, check_recipe, dump_recipe, load_recipe, recipe_names
 
 ISSUED = {
@@ -22,11 +26,11 @@ ISSUED = {
 
 # Table 3 of Tian et al. 2019: what each row adds to the one before it, from row 5 on
 ROWS = {
-    5: ["model.head_norm=gn"],
-    6: ["model.centerness_on=box"],
-    7: ["model.center_radius=1.5"],
-    8: ["model.box_loss=giou"],
-    9: ["model.normalise_targets=true", "model.box_output=relu"],
+    5: ["model.head.norm=gn"],
+    6: ["model.head.centerness_on=box"],
+    7: ["model.assignment.center_radius=1.5"],
+    8: ["model.loss.box=giou"],
+    9: ["model.head.normalise_targets=true", "model.head.box_output=relu"],
 }
 
 
@@ -63,21 +67,24 @@ def test_each_row_of_table_3_is_one_override_away_from_the_row_before() -> None:
     for row, added in ROWS.items():
         overrides += added
         model = load_recipe("fcos-r50-fpn-1x", overrides).model
-        changed = {key for key, value in model if getattr(before, key) != value}
-        assert changed == {override.partition("=")[0].removeprefix("model.") for override in added}, row
+        one, other = dotted(dataclasses.asdict(before)), dotted(dataclasses.asdict(model))
+        changed = {f"model.{key}" for key in other if one[key] != other[key]}
+        assert changed == {override.partition("=")[0] for override in added}, row
         before = model
     assert before == load_recipe("fcos-r50-fpn-1x-improved").model
     assert load_recipe("fcos-r50-fpn-1x", ROWS[5]).model == load_recipe("fcos-r50-fpn-1x-gn").model
 
 
 def test_the_improved_recipe_is_the_default_configuration() -> None:
-    config = load_recipe("fcos-r50-fpn-1x-improved").model_config_of(num_classes=80)
-    assert config == FCOSConfig(num_classes=80, backbone_weights="IMAGENET1K_V1")
+    config = load_recipe("fcos-r50-fpn-1x-improved").model
+    assert config == FCOSConfig(backbone=BackboneSection(weights="IMAGENET1K_V1"))
 
 
-def test_the_course_recipe_is_the_course_preset_at_its_final_width() -> None:
-    model = load_recipe("fcos-regnetx400mf-224", ["model.fpn_channels=64", "model.stem_channels=[64,64]"]).model
-    assert {key: getattr(model, key) for key in COURSE} == COURSE
+def test_a_recipes_model_is_the_config_of_its_detector_and_builds_it() -> None:
+    recipe = load_recipe("fcos-small")
+    assert type(recipe.model) is FCOSConfig
+    model = recipe.build_model(num_classes=5)
+    assert (type(model), model.config, model.num_classes) == (MODELS["fcos"].build, recipe.model, 5)
 
 
 def test_the_big_recipes_differ_from_the_improved_one_in_backbone_and_length() -> None:
@@ -85,36 +92,36 @@ def test_the_big_recipes_differ_from_the_improved_one_in_backbone_and_length() -
         load_recipe(name)
         for name in ("fcos-r50-fpn-1x-improved", "fcos-r101-fpn-2x-improved", "fcos-x101-32x8d-fpn-2x-improved")
     )
-    assert (deep.model.backbone, wide.model.backbone) == ("resnet101", "resnext101_32x8d")
-    assert deep.model.model_copy(update={"backbone": "resnet50"}) == improved.model
+    assert (deep.model.backbone.name, wide.model.backbone.name) == ("resnet101", "resnext101_32x8d")
+    assert dataclasses.replace(deep.model, backbone=improved.model.backbone) == improved.model
     assert deep.schedule.steps == wide.schedule.steps == 2 * improved.schedule.steps
 
 
 def test_a_file_without_base_stands_on_its_own(write) -> None:
     recipe = load_recipe(write("model: {name: fcos, backbone: resnet18}\nschedule: {steps: 7}\noptim: {lr: 1e-4}\n"))
-    assert (recipe.name, recipe.schedule.steps, recipe.model.backbone) == ("mine", 7, "resnet18")
+    assert (recipe.name, recipe.schedule.steps, recipe.model.backbone.name) == ("mine", 7, "resnet18")
     assert recipe.optim.lr == 1e-4  # YAML 1.1 reads it as text
 
 
 def test_a_base_is_a_recipe_or_a_file_beside_and_is_laid_under_key_by_key(write) -> None:
     write("base: fcos-small\noptim: {lr: 0.5}\n", "first.yaml")
-    recipe = load_recipe(write("base: first.yaml\nmodel: {head_norm: none}\noptim: {weight_decay: 0}\n"))
+    recipe = load_recipe(write("base: first.yaml\nmodel: {head: {norm: none}}\noptim: {weight_decay: 0}\n"))
     small = load_recipe("fcos-small")
     assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.kind) == (0.5, 0, small.optim.kind)
-    assert recipe.model == small.model.model_copy(update={"head_norm": "none"})
+    assert recipe.model == dataclasses.replace(small.model, head=dataclasses.replace(small.model.head, norm="none"))
 
 
 def test_overrides_take_numbers_lists_null_and_words() -> None:
     recipe = load_recipe(
         "fcos-small",
-        ["optim.lr=1e-4", "data.train_scales=[0.5,1e0]", "optim.clip_norm=null", "model.head_norm=none",
-         "model.stem_channels=[32, 32, 32]", "data.augment.scale_jitter=[0.5,2]", "data.cache=false"],
+        ["optim.lr=1e-4", "data.train_scales=[0.5,1e0]", "optim.clip_norm=null", "model.head.norm=none",
+         "model.head.stem_channels=[32, 32, 32]", "data.augment.scale_jitter=[0.5,2]", "data.cache=false"],
     )  # fmt: skip
     assert recipe.optim.lr == 1e-4
     assert recipe.data.train_scales == (0.5, 1.0)
     assert recipe.optim.clip_norm is None
-    assert recipe.model.head_norm == "none"
-    assert recipe.model.stem_channels == (32, 32, 32)
+    assert recipe.model.head.norm == "none"
+    assert recipe.model.head.stem_channels == (32, 32, 32)
     assert recipe.data.augment.scale_jitter == (0.5, 2.0)
     assert recipe.data.cache is False
 
@@ -124,15 +131,15 @@ def test_the_last_override_of_a_key_counts() -> None:
 
 
 def test_who_names_a_backbone_means_it_in_its_own_width(write):
-    assert load_recipe("fcos-small").model.backbone_variant.widths == (32, 32, 32, 1)
+    assert load_recipe("fcos-small").model.backbone.widths == (32, 32, 32, 1)
     for name in ("regnet_x_400mf", "resnet18"):
-        assert load_recipe("fcos-small", [f"model.backbone={name}"]).model.backbone_variant.widths is None
-    given = ["model.backbone=resnet34", "model.backbone_variant.widths=[16,16,16,1]"]
+        assert load_recipe("fcos-small", [f"model.backbone={name}"]).model.backbone.widths is None
+    given = ["model.backbone=resnet34", "model.backbone.widths=[16,16,16,1]"]
     for overrides in (given, given[::-1]):
-        assert load_recipe("fcos-small", overrides).model.backbone_variant.widths == (16, 16, 16, 1)
+        assert load_recipe("fcos-small", overrides).model.backbone.widths == (16, 16, 16, 1)
     path = write("base: fcos-small\nmodel: {backbone: resnet34}\n", "own.yaml")
-    assert load_recipe(path).model.backbone_variant.widths is None
-    assert load_recipe("faster-rcnn-r50-dc5-1x", ["model.backbone=resnet101"]).model.backbone_variant.dilated_c5
+    assert load_recipe(path).model.backbone.widths is None
+    assert load_recipe("faster-rcnn-r50-dc5-1x", ["model.backbone=resnet101"]).model.backbone.dilated_c5
 
 
 def test_epochs_replace_steps_and_steps_replace_epochs() -> None:
@@ -143,15 +150,15 @@ def test_epochs_replace_steps_and_steps_replace_epochs() -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_the_nearest_key() -> None:
-    overrides = ["optim.lrr=1", "model.headnorm=gn", "schedul.steps=3", "data.batch_size=0", "model.box_loss=huber"]
+    overrides = ["optim.lrr=1", "model.headnorm=gn", "schedul.steps=3", "data.batch_size=0", "model.loss.box=huber"]
     with pytest.raises(ValueError, match="recipe fcos-small") as caught:
         load_recipe("fcos-small", overrides)
     text = str(caught.value)
     assert "optim.lrr: unknown key, did you mean lr?" in text
-    assert "model.headnorm: unknown key, did you mean head_norm?" in text
+    assert "model.headnorm: unknown key, did you mean head.norm?" in text
     assert "schedul: unknown key, did you mean schedule?" in text
     assert "data.batch_size: input should be greater than or equal to 1, got 0" in text
-    assert "model.box_loss: input should be 'iou', 'giou' or 'l1', got 'huber'" in text
+    assert "model.loss.box: input should be 'iou', 'giou' or 'l1', got 'huber'" in text
     assert "\n" not in text
 
 
@@ -192,11 +199,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("model: {name: fcos}", "schedule: missing"),
         ("schedule: {steps: 1}", "model.name: expected one of fcos"),
         ("model: {name: [fcos]}\nschedule: {steps: 1}", "model.name: expected one of fcos"),
-        ("base: fcos-small\nversion: 2", "version: input should be 1, got 2"),
+        ("base: fcos-small\nversion: 3", "version: input should be 2, got 3"),
         ("base: fcos-small\nschedule: {epochs: 3}", "exactly one of steps and epochs"),
         ("base: fcos-small\nno: 3", "expected a key that is text, got False"),
         ("base: fcos-small\nmodel: {5: 3}", "model.5: expected a key that is text"),
-        ("base: fcos-small\nmodel: {extra_levels: 2}", "level_bounds: expected 4 for 5 levels"),
+        ("base: fcos-small\nmodel: {fpn: {extra_levels: 2}}", "model.assignment.level_bounds: expected 4 for 5 levels"),
         ("base: fcos-small\ndata: {resize: {mode: fixed}}", "mode fixed needs height and width"),
         ("base: fcos-small\noptim: {lr: .inf}", "optim.lr: input should be a finite number"),
         ("base: fcos-small\noptim: 3", "optim: input should be a valid dictionary"),
@@ -233,7 +240,17 @@ def test_an_override_that_is_none_is_quoted(override: str) -> None:
     "value", ["[[]]", "{}", "[fcos]", "{name: fcos}", "null", "3", ".inf", "2024-01-01", "[[1, [2]]]"]
 )
 @pytest.mark.parametrize(
-    "key", ["model", "model.name", "data", "optim.lr", "model.backbone", "model.level_bounds", "schedule", "version"]
+    "key",
+    [
+        "model",
+        "model.name",
+        "data",
+        "optim.lr",
+        "model.backbone",
+        "model.assignment.level_bounds",
+        "schedule",
+        "version",
+    ],
 )
 def test_a_value_of_any_kind_is_taken_or_refused_in_one_sentence(write, key, value):
     section, _, name = key.partition(".")
@@ -263,4 +280,4 @@ def test_a_base_that_leads_back_by_another_way_is_found(write):
 
 def test_channels_beyond_reason_take_no_memory():
     with pytest.raises(ValueError, match="class_channels: expected channels below"):
-        load_recipe("fcos-small", ["model.class_channels=[10000000000]"])
+        load_recipe("fcos-small", ["model.compat.class_channels=[10000000000]"])

@@ -17,7 +17,7 @@ from boxwright.training.run import train
 
 # what makes a recipe tiny; everything else is the recipe's own
 TINY = (
-    "model.backbone_weights=null",
+    "model.backbone.weights=null",
     "data.resize.mode=none",
     "data.batch_size=2",
     "data.workers=0",
@@ -28,10 +28,10 @@ TINY = (
 )
 # the published recipes have the depth and the heads that they say, on a backbone of a thirtieth of its weights; with
 # all of them it is for `make test-long`
-SLIM = "model.backbone_variant.widths=[8,32,8,1]"
+SLIM = "model.backbone.widths=[8,32,8,1]"
 # frozen statistics of random weights let the maps of a hundred layers grow beyond measure
-SLIM_REGIONS = ("model.backbone_norm=bn", "model.box.fc_channels=[32]", "model.box.samples=16")
-PUBLISHED = [name for name in recipe_names() if load_recipe(name).model.backbone in BLOCKS]
+SLIM_REGIONS = ("model.backbone.norm=bn", "model.box.fc_channels=[32]", "model.box.samples=16")
+PUBLISHED = [name for name in recipe_names() if load_recipe(name).model.backbone.name in BLOCKS]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def slim(name: str) -> tuple[str, ...]:
     """Settings that make a published recipe small."""
-    regions = "box" in type(load_recipe(name).model).model_fields
+    regions = hasattr(load_recipe(name).model, "box")
     return (SLIM, *SLIM_REGIONS) if regions else (SLIM,)
 
 

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.runtime.precision import AUTO_PRECISION, autocast, choose_precision, compile_parts
 from boxwright.structures import ImageBatch
@@ -67,8 +66,8 @@ def test_networks_run_in_the_chosen_type(precision, dtype):
 def test_heads_are_compiled_but_not_those_of_masks(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **_: compiled.append(type(part).__name__))
-    recipe = load_recipe("mask-rcnn-small", ["model.fpn_channels=32", "model.backbone=mobilenet_v3_small"])
-    compile_parts(MODELS["mask_rcnn"].build(recipe.model_config_of(2)))
+    recipe = load_recipe("mask-rcnn-small", ["model.fpn.channels=32", "model.backbone=mobilenet_v3_small"])
+    compile_parts(recipe.build_model(2))
     assert "MaskHead" not in compiled
     assert {"Backbone", "FeaturePyramid"} <= set(compiled)
 
@@ -77,8 +76,8 @@ def test_heads_are_compiled_but_not_those_of_masks(monkeypatch):
 def test_boxes_are_computed_in_float32_within_a_network_in_bfloat16(name):
     """In bfloat16 a side is right to one part in 256, and AP at high overlaps moves by more than a tenth of a point."""
     torch.manual_seed(0)
-    recipe = load_recipe(name, ["model.backbone=mobilenet_v3_small", "model.fpn_channels=32"])
-    model = MODELS[recipe.model.name].build(recipe.model_config_of(2)).eval()
+    recipe = load_recipe(name, ["model.backbone=mobilenet_v3_small", "model.fpn.channels=32"])
+    model = recipe.build_model(2).eval()
     with torch.inference_mode(), autocast(CPU, "bf16"):
         outputs = model(ImageBatch.of([torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)]))
     logits, boxes = outputs[:2]

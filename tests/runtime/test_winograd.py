@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from boxwright.inference.predictor import TorchEngine
-from boxwright.models.fcos import FCOS, FCOSConfig
+from boxwright.models.fcos import FCOS, FCOSConfig, FCOSPyramid
+from boxwright.models.sections import BackboneSection
 from boxwright.runtime import winograd
 from boxwright.runtime.winograd import WinogradConv2d, transform_filters, use_winograd, wide_convolutions
 
@@ -85,17 +86,31 @@ def test_only_wide_plain_convolutions_are_taken():
 
 @pytest.fixture(scope="module")
 def config():
-    return FCOSConfig(num_classes=3, backbone="resnet18", backbone_norm="bn", fpn_channels=128, head_norm="gn")
+    return FCOSConfig(backbone=BackboneSection(name="resnet18", norm="bn"), fpn=FCOSPyramid(channels=128))
 
 
 def test_an_engine_takes_it_in_float32_on_a_cpu_only(config):
     def left(**options):
-        return len(wide_convolutions(TorchEngine(FCOS(config), torch.device("cpu"), **options).model))
+        return len(wide_convolutions(TorchEngine(FCOS(config, 3), torch.device("cpu"), **options).model))
 
     assert left(precision="fp32") == 0
-    assert left(precision="fp32", winograd=False) > 10
+    with winograd.direct_convolutions():
+        assert left(precision="fp32") > 10
+    assert left(precision="fp32") == 0
     assert left(precision="fp32", compile=True) > 10
     assert left(precision="bf16") > 10
+
+
+def test_an_environment_variable_switches_it(config, monkeypatch):
+    def taken():
+        return not wide_convolutions(TorchEngine(FCOS(config), torch.device("cpu"), precision="fp32").model)
+
+    for setting, expected in (("0", False), ("1", True), ("", True)):
+        monkeypatch.setenv(winograd.SWITCH, setting)
+        assert taken() is expected
+    monkeypatch.setenv(winograd.SWITCH, "off")
+    with pytest.raises(ValueError, match="BOXWRIGHT_WINOGRAD: expected 0 or 1, got 'off'"):
+        taken()
 
 
 def test_weights_that_are_loaded_later_count():

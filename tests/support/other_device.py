@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -19,8 +20,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 OTHER = torch.device("meta")
 
 
+def one_layout_for_group_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both devices. torch 2.11 copies the pixels that `torch.group_norm` is given on any device but the CPU from
+    channels-last to another layout, and then sums in another order, forward and backward; later torch does not.
+    """
+    plain = torch.group_norm
+    monkeypatch.setattr(torch, "group_norm", lambda pixels, *rest: plain(pixels.contiguous(), *rest))
+
+
 class Away(Tensor):
-    """A tensor of the other device around a tensor of the CPU."""
+    """A tensor of the other device that wraps a tensor of the CPU."""
 
     @staticmethod
     def __new__(cls, here: Tensor) -> Away:
@@ -45,7 +54,7 @@ class Away(Tensor):
 
 
 class OtherDevice(TorchDispatchMode):
-    """Inside it tensors can be made on `OTHER` and moved there."""
+    """A context in which tensors can be made on `OTHER` and moved there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +74,7 @@ class OtherDevice(TorchDispatchMode):
 
 
 class _MadeFromNumbers(TorchFunctionMode):
-    """`torch.tensor(numbers, device=OTHER)`, which no operation tells of."""
+    """`torch.tensor(numbers, device=OTHER)`, which reaches no dispatched operation."""
 
     def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -7,33 +7,32 @@ import copy
 import dataclasses
 import json
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from configs import BASELINE, COURSE, TWO_STAGE_COURSE, built
 from torch import Tensor
 
 from boxwright.models import MODELS
-from boxwright.models.config import config_of
-from boxwright.models.faster_rcnn import COURSE as TWO_STAGE_COURSE
-from boxwright.models.fcos import BASELINE, COURSE
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
-SMALL = {"num_classes": 3, "backbone": "mobilenet_v3_small", "fpn_channels": 16}
-DENSE = {**SMALL, "stem_channels": (16,)}
+SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16}
+DENSE = {**SMALL, "head.stem_channels": (16,)}
+NUM_CLASSES = 3
 # samplers are so large that nothing is sampled away: what is drawn would depend on the order of boxes
 FEW = {"samples": 4096, "train_candidates": 60, "test_candidates": 60, "train_proposals": 40, "test_proposals": 40}
-REGIONS = {"rpn": {"stem_channels": (16,), "anchor_sizes": ((8,), (16,), (32,), (64,), (128,)), **FEW}}
-BOX = {"box": {"fc_channels": (32,), "samples": 512, "positive_fraction": 1.0}}
-MASK = {"mask": {"conv_channels": (8,), "upsampled_channels": 8}}
+FEW = {f"rpn.{name}": count for name, count in FEW.items()}
+REGIONS = {"rpn.stem_channels": (16,), "rpn.anchor_sizes": ((8,), (16,), (32,), (64,), (128,)), **FEW}
+BOX = {"box.fc_channels": (32,), "box.samples": 512, "box.positive_fraction": 1.0}
+MASK = {"mask.conv_channels": (8,), "mask.upsampled_channels": 8}
 # a new detector is held to the contract by one line: its name in MODELS and its settings
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "improved": ("fcos", DENSE),
     "baseline": ("fcos", {**BASELINE, **DENSE}),
-    "course": ("fcos", {**COURSE, **DENSE, "normaliser_start": 10.0}),
-    "retinanet": ("retinanet", {**DENSE, "anchor_sizes": (8, 16, 32, 64, 128)}),
+    "course": ("fcos", {**COURSE, **DENSE, "loss.normaliser_start": 10.0}),
+    "retinanet": ("retinanet", {**DENSE, "anchors.sizes": (8, 16, 32, 64, 128)}),
     "rpn": ("rpn", {**SMALL, **REGIONS}),
     "fast_rcnn": ("fast_rcnn", {**SMALL, **BOX}),
     "faster_rcnn": ("faster_rcnn", {**SMALL, **REGIONS, **BOX}),
@@ -42,28 +41,32 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **TWO_STAGE_COURSE,
             **SMALL,
-            "rpn": replace(TWO_STAGE_COURSE["rpn"], **FEW, stem_channels=(16,), anchor_sizes=((16,), (32,), (64,))),
-            "box": replace(TWO_STAGE_COURSE["box"], conv_channels=(16,), samples=512, positive_fraction=1.0),
+            **FEW,
+            "rpn.stem_channels": (16,),
+            "rpn.anchor_sizes": ((16,), (32,), (64,)),
+            "box.conv_channels": (16,),
+            "box.samples": 512,
+            "box.positive_fraction": 1.0,
         },
     ),
     "mask_rcnn": ("mask_rcnn", {**SMALL, **REGIONS, **BOX, **MASK}),
     "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
-QUICK = {"backbone_norm": "bn", "frozen_stages": 0}  # learns fast from random weights
+QUICK = {"backbone.norm": "bn", "backbone.frozen_stages": 0}  # learns fast from random weights
 CURVES = Path(__file__).parents[1] / "models" / "golden_curves.json"
 STEPS = 20
 
 
-def build(name: str, **changes: Any) -> Any:
+def build(name: str, changes: dict[str, Any] | None = None) -> Any:
     """A tiny detector, always with the same random weights."""
-    return copy.deepcopy(_built(name, tuple(changes.items())))
+    return copy.deepcopy(_built(name, tuple((changes or {}).items())))
 
 
 @cache  # a copy costs a tenth of drawing weights
 def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     kind, settings = TINY[name]
     torch.manual_seed(0)
-    return MODELS[kind].build(config_of(MODELS[kind].config, {**settings, **dict(changes)}))
+    return built(kind, NUM_CLASSES, {**settings, **dict(changes)})
 
 
 def ground_truth(boxes: Any, labels: Any, ignore: Any = None) -> GroundTruth:
@@ -101,7 +104,7 @@ def needs_proposals(model: Any) -> bool:
 
 
 def is_one_class(model: Any) -> bool:
-    """Whether a detector calls everything an object."""
+    """Whether a detector has one class, "object"."""
     return any(entry.build is type(model) and getattr(entry, "one_class", False) for entry in MODELS.values())
 
 

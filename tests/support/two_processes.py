@@ -1,4 +1,4 @@
-"""Run by `test_processes.py` in two processes: losses and gradients where one of them has no box at all."""
+"""Run by `tests/models/test_processes.py` in two processes: losses and gradients where one of them has no box."""
 
 import json
 import sys

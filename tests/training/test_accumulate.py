@@ -16,7 +16,7 @@ from boxwright.training.run import train
 # 64 channels: with fewer group norm has one channel a group, and the gradient of the bias before it is exactly 0
 SETTINGS = (
     "schedule.steps=2", "schedule.warmup_steps=0", "validation.times=1", "optim.reference_batch=4", "precision=fp32",
-    "model.fpn_channels=64", "model.stem_channels=[64]", "model.backbone_norm=frozen_bn", "data.workers=0",
+    "model.fpn.channels=64", "model.head.stem_channels=[64]", "model.backbone.norm=frozen_bn", "data.workers=0",
     "data.train_scales=[]", "data.augment.iou_crop=0", "data.augment.horizontal_flip=0", "optim.kind=sgd",
     "optim.lr=0.01", "optim.momentum=0.9", "optim.clip_norm=null",
 )  # fmt: skip

@@ -11,8 +11,7 @@ from boxwright.training import timing
 from boxwright.training.budget import keep_time
 from boxwright.training.scales import scale_index
 from boxwright.training.schedule import Horizon, lr_factor, scaled, validation_due
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress
+from boxwright.training.state import Progress, RunSettings
 
 CPU = SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1, gather=lambda value: value)
 VALIDATION, REPORT = 4.0, 3.0

@@ -31,8 +31,8 @@ from boxwright.training.validate import validate
 
 SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
-    "optim.reference_batch=4", "precision=fp32", "model.fpn_channels=16", "model.stem_channels=[16]",
-    "model.backbone_norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
+    "optim.reference_batch=4", "precision=fp32", "model.fpn.channels=16", "model.head.stem_channels=[16]",
+    "model.backbone.norm=frozen_bn", "detect.max_detections=20", "data.workers=0", "ema_decay=0.5",
     # AdamW would turn the rounding of gradients that are zero in ground truth (a bias before a norm) into whole steps
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
@@ -40,7 +40,7 @@ LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     # without --multi_gpu, or with --cpu, accelerate starts one process, whatever --num_processes says
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                   "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+                   "--mixed_precision", "no", "--dynamo_backend", "no"],
 }  # fmt: skip
 
 
@@ -51,6 +51,12 @@ def launched(*words: str | Path, timeout: float = 300) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def training(folder: Path, name: str, batch: int) -> list[str | Path]:
@@ -90,7 +96,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.e2e
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) -> None:
-    two = run(one.parents[1], launcher, LAUNCHERS[launcher], batch=2)
+    port = ["--main_process_port", free_port()] if launcher == "accelerate" else []
+    two = run(one.parents[1], launcher, LAUNCHERS[launcher] + port, batch=2)
     assert [path.name for path in two.parent.iterdir() if path.name.startswith(f"{launcher}-")] == []
     assert_same_learning(one, two)
 
@@ -101,10 +108,7 @@ def test_two_machines_equal_one_process_with_twice_the_batch(one: Path, tmp_path
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         shutil.copytree(one.parents[1] / "data", folder / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", free_port()]
     with ThreadPoolExecutor(2) as machines:
         said = list(machines.map(
             lambda rank: launched(
@@ -134,8 +138,10 @@ def assert_same_learning(one: Path, two: Path) -> None:
 class Shifted:
     """Finds the objects at a distance that differs by image, with losses over the objects of a batch."""
 
+    evaluation_batch = 2
+
     def __init__(self, classes: Classes) -> None:
-        self.recipe = load_recipe("fcos-shapes", ["validation.batch_size=2"])
+        self.recipe = load_recipe("fcos-shapes")
         self.settings, self.classes = self.recipe.detect.settings(), classes
 
     def detect_prepared(
@@ -154,13 +160,17 @@ class Shifted:
         return found
 
 
+def validation_images(data: Path) -> DetectionDataset:
+    """Not kept in memory, so that a process decodes no images but those of its share."""
+    return DetectionDataset(open_folder(data).splits["val"], ResizeRule("none"), cache=False)
+
+
 def validation(data: Path) -> dict[str, Any]:
     """What the processes of this run find together: losses, COCO figures, and how many they are."""
     accelerator, _ = choose_accelerator("cpu", "fp32")
     detect_split.WINDOW = 4
-    opened = open_folder(data)
-    images = DetectionDataset(opened.splits["val"], ResizeRule("none"))
-    detector, share = Shifted(opened.classes), (accelerator.process_index, accelerator.num_processes)
+    images, classes = validation_images(data), open_folder(data).classes
+    detector, share = Shifted(classes), (accelerator.process_index, accelerator.num_processes)
     found = validate(cast(Any, detector), images, limit=9, share=share)
     return {"losses": found.inputs.losses, **found.figures(), "processes": accelerator.num_processes}
 
@@ -177,7 +187,24 @@ def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) ->
     assert shared_out == alone
 
 
+@pytest.mark.e2e
+def test_a_damaged_image_of_one_process_ends_validation_in_all(tmp_path: Path) -> None:
+    """The second process meets it, in its only window; the first one must not wait for it for ever."""
+    write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
+    damaged = validation_images(tmp_path / "data").records[5].path
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
+    told = [(tmp_path / f"error{rank}.txt").read_text() for rank in (0, 1)]
+    assert told[0] == told[1]
+    assert damaged.name in told[0]
+
+
 if __name__ == "__main__":
-    found = validation(Path(sys.argv[1]) / "data")
-    if os.environ["RANK"] == "0":
-        (Path(sys.argv[1]) / "found.json").write_text(json.dumps(found))
+    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    try:
+        found = validation(folder / "data")
+    except ValueError as error:
+        (folder / f"error{rank}.txt").write_text(str(error))
+    else:
+        if rank == "0":
+            (folder / "found.json").write_text(json.dumps(found))

@@ -90,8 +90,8 @@ def test_both_checkpoints_of_a_run_hold_the_average_for_use_and_the_trained_weig
     write_shapes(tmp_path / "data", 4, 2, "voc", ShapesConfig(size=64), 0)
     settings = [
         "schedule.steps=4", "schedule.warmup_steps=0", "validation.times=1", "data.batch_size=2", "data.workers=0",
-        "optim.reference_batch=2", "precision=fp32", "ema_decay=0.9", "model.fpn_channels=16",
-        "model.stem_channels=[16]",
+        "optim.reference_batch=2", "precision=fp32", "ema_decay=0.9", "model.fpn.channels=16",
+        "model.head.stem_channels=[16]",
     ]  # fmt: skip
     result = train("fcos-shapes", tmp_path / "data", overrides=settings, runs=tmp_path / "runs", device="cpu")
     for path in (result.best, result.last):

@@ -6,7 +6,8 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.estimate import Estimate, estimate
 
 TINY = [
-    "model.backbone=mobilenet_v3_small", "model.fpn_channels=16", "model.stem_channels=[16]", "data.resize.mode=none",
+    "model.backbone=mobilenet_v3_small", "model.fpn.channels=16", "model.head.stem_channels=[16]",
+    "data.resize.mode=none",
     "data.batch_size=2", "optim.reference_batch=2", "schedule.steps=200", "validation.times=3",
 ]  # fmt: skip
 

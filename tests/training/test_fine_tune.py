@@ -6,18 +6,17 @@ import pytest
 import torch
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 from boxwright.training.fine_tune import load_weights
 
-TINY = ["model.backbone=resnet18", "model.fpn_channels=16", "model.stem_channels=[16]"]
+TINY = ["model.backbone=resnet18", "model.fpn.channels=16", "model.head.stem_channels=[16]"]
 
 
 def model_of(classes: Classes, *overrides: str, seed: int = 0, recipe: str = "fcos-small"):
     loaded = load_recipe(recipe, [*TINY, *overrides])
     torch.manual_seed(seed)
-    return loaded, MODELS[loaded.model.name].build(loaded.model_config_of(len(classes)))
+    return loaded, loaded.build_model(len(classes))
 
 
 def saved(path: Path, names: str, *overrides: str):
@@ -89,7 +88,7 @@ def test_a_class_with_several_rows_keeps_them_together(tmp_path):
 
 def test_another_width_takes_what_fits_and_says_so(tmp_path):
     path, theirs = saved(tmp_path / "a.pt", "ab")
-    sentence, own, fresh = loaded(path, "ab", "model.stem_channels=[24]")
+    sentence, own, fresh = loaded(path, "ab", "model.head.stem_channels=[24]")
     assert torch.equal(own["fpn.outputs.0.weight"], theirs["fpn.outputs.0.weight"])
     assert torch.equal(own["head.class_tower.0.weight"], fresh["head.class_tower.0.weight"])
     assert "tensors start anew" in sentence

@@ -8,15 +8,14 @@ from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.training import loop, run
-from boxwright.training.rows import loss_columns
 from boxwright.training.run import train
 from boxwright.training.step import EagerStep
 
 pytestmark = pytest.mark.e2e
 SMALL = [
     "schedule.steps=6", "schedule.warmup_steps=2", "data.workers=0", "data.batch_size=2", "optim.reference_batch=4",
-    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "optim.accumulate=2",
+    "data.resize.mode=none", "data.augment.mosaic=0", "validation.times=1", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "optim.accumulate=2",
 ]  # fmt: skip
 
 
@@ -49,7 +48,7 @@ def losses_of(monkeypatch):
 
     def noted(self, batches, settings):
         losses = step(self, batches, settings)
-        seen.append({name: float(value) for name, value in loss_columns(losses).items()})
+        seen.append({name: float(value) for name, value in losses.columns().items()})
         return losses
 
     monkeypatch.setattr(EagerStep, "__call__", noted)

@@ -14,9 +14,9 @@ from boxwright.structures import GroundTruth, ImageBatch, Proposals, Targets
 from boxwright.training import graph_step
 from boxwright.training.graph_step import FEWEST_BOXES, SEEN_BEFORE, GraphStep, padded
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.schedule import Horizon
+from boxwright.training.schedule import Horizon, StepSettings
 from boxwright.training.state import Progress, TrainState
-from boxwright.training.step import EagerStep, StepSettings
+from boxwright.training.step import EagerStep
 
 SIZES = [(64, 64), (64, 96), (50, 70)]
 
@@ -36,7 +36,7 @@ def batch(seed: int, size: tuple[int, int], boxes: int, proposals: bool = False)
 
 def trained(name: str, kind: str = "adamw", norm: str = "bn") -> EagerStep:
     torch.manual_seed(0)
-    model = tiny_detectors.build(name, **{**tiny_detectors.QUICK, "backbone_norm": norm})
+    model = tiny_detectors.build(name, {**tiny_detectors.QUICK, "backbone.norm": norm})
     optimizer = build_optimizer(model, Optim(kind=kind, lr=1e-3))
     for group in optimizer.param_groups:  # as on a GPU
         group.update(fused=True, foreach=False)

@@ -19,8 +19,7 @@ from boxwright.training.loop import Listener
 from boxwright.training.pace import first_plan
 from boxwright.training.scales import batch_scale, scale_batch
 from boxwright.training.schedule import Horizon, scaled, validation_due, validations_left
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import StepLosses
 from boxwright.training.validate import ValidationResult
 
@@ -56,7 +55,7 @@ class TestScales:
         mask = CroppedMask(8, 8, torch.ones(16, 16, dtype=torch.bool))
         ground_truth = GroundTruth.of([[8.0, 8.0, 24.0, 24.0]], [1], masks=[mask])
         images = ImageBatch.of([pixels, pixels[:, :40, :32]], [(96, 128), (80, 64)], [(0.5, 0.5)] * 2, [(2.0, 4.0)] * 2)
-        return images, Targets.of([ground_truth, GroundTruth.empty()])
+        return Batch(images, Targets.of([ground_truth, GroundTruth.empty()]), (0, 1))
 
     @pytest.mark.parametrize("factor", [0.5, 0.75, 1.5])
     def test_a_batch_is_scaled_with_its_boxes_and_the_way_back(self, factor):

@@ -18,8 +18,8 @@ from boxwright.training.signals import StopSignal
 from boxwright.training.step import EagerStep
 
 SETTINGS = (
-    "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "model.fpn_channels=16",
-    "model.stem_channels=[16]", "precision=fp32", "detect.max_detections=20", "data.train_scales=[0.75,1.0]",
+    "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "model.fpn.channels=16",
+    "model.head.stem_channels=[16]", "precision=fp32", "detect.max_detections=20", "data.train_scales=[0.75,1.0]",
     "data.augment.mosaic=0.5", "schedule.warmup_steps=4",
 )  # fmt: skip
 FIRST = 6

@@ -6,20 +6,21 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from other_device import OTHER, OtherDevice
+from other_device import OTHER, OtherDevice, one_layout_for_group_norm
 from torch.autograd.grad_mode import inference_mode
 from torch.optim import optimizer
 
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference import predictor
 from boxwright.inference.predictor import Detector
+from boxwright.runtime.winograd import direct_convolutions
 from boxwright.training import run
 from boxwright.training.run import train
 
 pytestmark = pytest.mark.e2e
 SMALL = [
     "schedule.steps=2", "data.workers=0", "data.batch_size=2", "data.resize.mode=none", "validation.times=2",
-    "model.backbone=mobilenet_v3_small", "model.backbone_variant={}", "optim.accumulate=2",
+    "model.backbone=mobilenet_v3_small", "optim.accumulate=2",
 ]  # fmt: skip
 
 
@@ -44,6 +45,7 @@ def other(monkeypatch):
         mode.inner = torch.no_grad()
         mode.inner.__enter__()
 
+    one_layout_for_group_norm(monkeypatch)
     monkeypatch.setattr(run, "choose_accelerator", chosen)
     monkeypatch.setattr(predictor, "device_called", torch.device)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
@@ -67,7 +69,8 @@ def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path):
     assert files_of(moved.folder) == files_of(expected.folder)
 
     images = sorted((data / "images").glob("*.jpg"))[:3]
-    here = Detector.load(expected.folder, "cpu", winograd=False).predict(images, score=0.0)
+    with direct_convolutions():
+        here = Detector.load(expected.folder, "cpu").predict(images, score=0.0)
     with other:
         there = Detector.load(expected.folder, OTHER).predict(images, score=0.0)
     assert [len(one) > 0 for one in here] == [True] * 3

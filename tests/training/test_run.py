@@ -66,6 +66,17 @@ def test_from_python_too_what_would_do_nothing_beside_resume_is_refused(tmp_path
         train("retinanet", resume=tmp_path, overfit=0, minutes=3, seed=1, device="cpu", data=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"recipe": "fcos"}, {"seed": 0}, {"train_split": "train"}, {"val_split": "val"}],
+    ids=lambda given: [*given],
+)
+def test_beside_resume_the_default_is_refused_too_where_it_is_given(tmp_path, given):
+    """The run may have begun with something else."""
+    with pytest.raises(ValueError, match=f"so {next(iter(given))} would have no effect"):
+        train(resume=tmp_path, **given)
+
+
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.endswith("-shapes")])
 def test_the_sanity_check_shows_images_at_one_size(tmp_path, monkeypatch, recipe):
     seen = []

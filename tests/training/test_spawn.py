@@ -32,7 +32,7 @@ if __name__ == "__main__":
 """
 SETTINGS = (
     "schedule.steps=2", "validation.times=1", "data.batch_size=2", "optim.reference_batch=2", "data.workers=1",
-    "model.fpn_channels=16", "model.stem_channels=[16]", "precision=fp32",
+    "model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32",
 )  # fmt: skip
 
 

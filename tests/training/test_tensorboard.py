@@ -14,7 +14,7 @@ from boxwright.training.signals import StopSignal
 
 SETTINGS = (
     "schedule.steps=3", "validation.times=3", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
-    "model.fpn_channels=16", "model.stem_channels=[16]", "precision=fp32", "detect.max_detections=20",
+    "model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32", "detect.max_detections=20",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ SMALL = (
     "detect.score_threshold=0.0",
     "schedule.warmup_steps=2", "schedule.steps=12", "ema_decay=0.9", "validation.times=3",
 )  # fmt: skip
-FCOS = ("model.fpn_channels=16", "model.stem_channels=[16]", "data.train_scales=[]")
+FCOS = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "data.train_scales=[]")
 
 
 def test_losses_are_means_over_images_and_not_over_batches() -> None:
@@ -64,7 +64,7 @@ def evaluated(result: Any, data: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("recipe", ["fcos-shapes", "mask-rcnn-small"])
 def test_a_runs_figures_are_those_of_its_checkpoint(tmp_path: Path, data: Path, recipe: str, precision: str) -> None:
     """Digit for digit: metrics.json, the returned figures and what `evaluate` finds with the last checkpoint."""
-    small = FCOS if recipe == "fcos-shapes" else ("model.fpn_channels=32", "data.resize={mode: none}")
+    small = FCOS if recipe == "fcos-shapes" else ("model.fpn.channels=32", "data.resize={mode: none}")
     result = train(
         recipe, data, overrides=[*SMALL, *small, f"precision={precision}"], runs=tmp_path / "runs", device="cpu"
     )

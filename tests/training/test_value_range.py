@@ -16,8 +16,8 @@ from boxwright.training.prepare import image_sets, open_checked
 from boxwright.training.run import train
 
 SMALL = [
-    "model.stem_channels=[16]",
-    "model.fpn_channels=16",
+    "model.head.stem_channels=[16]",
+    "model.fpn.channels=16",
     "data.resize.size=48",
     "data.batch_size=2",
     "data.workers=0",
@@ -77,7 +77,7 @@ def test_what_is_trained_on_is_what_the_recipe_says(
                                         "data.resize.mode=none"])  # fmt: skip
     said: list[str] = []
     opened = open_checked(data, classes=None, train_split="train", val_split="val", overfit=None, recipe=recipe,
-                          say=said.append)  # fmt: skip
+                          log=said.append)  # fmt: skip
     recipe = opened.settled(recipe)
     assert any("set data.value_range to image, or to [51000,51900]" in line for line in said) is (setting == "type")
     for images in image_sets(recipe, opened, augment=False)[:2]:

@@ -24,8 +24,10 @@ class Runs:
 def test_arrays_numbers_text_and_containers_come_back(tmp_path, protocol):
     content = {
         "model": OrderedDict(w=np.arange(6, dtype=np.float16).reshape(2, 3), flags=np.array([True, False])),
-        "numbers": [1, 2.5, np.float32(3.5), None, True], "text": ("Grüße", b"\xff\x00"), "set": {1, 2},
-    }  # fmt: skip
+        "numbers": [1, 2.5, np.float32(3.5), None, True],
+        "text": ("Grüße", b"\xff\x00"),
+        "set": {1, 2},
+    }
     path = tmp_path / "good.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     found = read_pickle(path)

@@ -27,13 +27,17 @@ def named(prefix):
         {"state": {"model": WEIGHTS}, "epoch": 3},
         {"model": {"state_dict": {"module": WEIGHTS}}},
         {"model": WEIGHTS, "model_ema": named("module.")},
-        named("module."), named("_orig_mod."), named("module._orig_mod."), named("_orig_mod.module."),
-        named("_fsdp_wrapped_module."), {**named("module."), "n_averaged": torch.tensor(7)},
+        named("module."),
+        named("_orig_mod."),
+        named("module._orig_mod."),
+        named("_orig_mod.module."),
+        named("_fsdp_wrapped_module."),
+        {**named("module."), "n_averaged": torch.tensor(7)},
         {"body._orig_mod.conv.weight": WEIGHTS["body.conv.weight"], "body.bn.num_batches_tracked": torch.tensor(3)},
         {"body.conv.weight": np.ones((2, 3), np.float16), "body.bn.num_batches_tracked": np.array(3)},
         {**WEIGHTS, "args": NAMESPACE, "epoch": 3},
     ],
-)  # fmt: skip
+)
 def test_the_weights_are_found(content):
     found = state_of(content)
     assert found.keys() == WEIGHTS.keys()
@@ -48,9 +52,15 @@ def test_what_is_not_built_is_named():
 
 @pytest.mark.parametrize(
     "content",
-    [NAMESPACE, {"model": NAMESPACE}, {"model": {**WEIGHTS, "x.y": NAMESPACE}}, {**WEIGHTS, "x.y": NAMESPACE},
-     {"state_dict": {**WEIGHTS, "_extra": [NAMESPACE]}}, {"anything": NAMESPACE, "epoch": 3}],
-)  # fmt: skip
+    [
+        NAMESPACE,
+        {"model": NAMESPACE},
+        {"model": {**WEIGHTS, "x.y": NAMESPACE}},
+        {**WEIGHTS, "x.y": NAMESPACE},
+        {"state_dict": {**WEIGHTS, "_extra": [NAMESPACE]}},
+        {"anything": NAMESPACE, "epoch": 3},
+    ],
+)
 def test_a_foreign_object_where_weights_are_expected_is_told(content):
     assert foreign_weight(content) == "argparse.Namespace"
 

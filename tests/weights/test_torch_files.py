@@ -32,11 +32,18 @@ class Settings(dict):
 def test_everything_plain_comes_back_as_torch_reads_it(tmp_path, new):
     grid = torch.arange(12.0).view(3, 4)
     content = {
-        "views": [grid.t(), grid[1:, 2:], grid[0, 0]], "parameter": torch.nn.Parameter(torch.ones(2)),
-        "empty": torch.zeros(0, 4), "whole": torch.tensor([1, -2]), "half": torch.ones(3).bfloat16(),
-        "flags": torch.tensor([True, False]), "expanded": torch.ones(1).expand(5), "size": torch.Size([1, 2]),
-        "dtype": torch.float16, "text": ("ä", b"\0", None, 2.5, {1, 2}), "shared": grid,
-    }  # fmt: skip
+        "views": [grid.t(), grid[1:, 2:], grid[0, 0]],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "empty": torch.zeros(0, 4),
+        "whole": torch.tensor([1, -2]),
+        "half": torch.ones(3).bfloat16(),
+        "flags": torch.tensor([True, False]),
+        "expanded": torch.ones(1).expand(5),
+        "size": torch.Size([1, 2]),
+        "dtype": torch.float16,
+        "text": ("ä", b"\0", None, 2.5, {1, 2}),
+        "shared": grid,
+    }
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
     found, theirs = read_torch_file(tmp_path / "a.pt"), torch.load(tmp_path / "a.pt", weights_only=True)
     assert found.keys() == theirs.keys()
@@ -151,9 +158,11 @@ def test_a_tensor_is_never_larger_than_what_the_file_holds(tmp_path):
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.",  # changes a function
         b"\x80\x02c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__X\x05\x00\x00\x00rot13\x85s\x86b.",
         b"\x80\x02cnumpy\nndarray\n(J\xff\xff\xff\x7ft\x85R.",
-        b"\x80\x02.", b"\x80\x02a.", b"",
+        b"\x80\x02.",
+        b"\x80\x02a.",
+        b"",
     ],
-)  # fmt: skip
+)
 def test_a_pickle_takes_no_memory_stack_or_function(tmp_path, program):
     torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
     changed(tmp_path / "a.pt", lambda _: program)

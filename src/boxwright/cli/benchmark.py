@@ -7,81 +7,83 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.progress import log
+
 
 def benchmark(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images to run on (and to fit int8 to); drawn ones if not given.")
+        Path | None,
+        typer.Option(help="Folder of images to run on (and to calibrate int8); synthetic ones if not given."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled folder: measure AP in each runtime.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled folder: compute AP in each runtime.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     runtimes: Annotated[
         str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Images at once, for the throughput.")] = 8,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds in which runtimes take turns; medians count.")] = 7,
+    batch: Annotated[int, typer.Option(min=2, help="Images per batch, for the throughput.")] = 8,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Rounds in which runtimes take turns; the median is reported.")
+    ] = 7,
     device: Annotated[str, typer.Option(help="Of torch: auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure a checkpoint in every runtime of this machine: latency, throughput, file size, AP.
+    """Compare the runtimes of this machine for a checkpoint: latency, throughput, file size, AP.
 
-    Exported files are made for it and thrown away; `boxwright export` writes them, and proves them. Latency is one
-    image, throughput is in batches; both begin with pixels at network size and end with detections.
+    Exported files are temporary; `boxwright export` writes and checks them. Latency is that of one image, throughput
+    that of batches; both from pixels at network size to detections.
     """
     import json
     import tempfile
 
     from boxwright.data.formats.folder import find_split, open_folder
-    from boxwright.data.inputs import as_pixels, image_paths
+    from boxwright.data.image_io.decode import read_image
+    from boxwright.data.inputs import image_paths
     from boxwright.deploy.benchmark import (
         RUNTIMES,
         available_runtimes,
         build_runtimes,
-        measure_ap,
+        evaluate_runtimes,
         measure_speed,
         network_images,
     )
-    from boxwright.deploy.export.gate import drawn_images
+    from boxwright.deploy.export.gate import synthetic_images
     from boxwright.inference.loading import open_checkpoint
     from boxwright.models import MODELS
     from boxwright.runtime.devices import device_called
     from boxwright.runtime.winograd import wide_convolutions
 
-    def say(text: str) -> None:
-        typer.echo(f"boxwright: {text}", err=True)
-
     where = device_called(device)
     source = open_checkpoint(checkpoint)
     if MODELS[source.recipe.model.name].needs_proposals:
-        raise ValueError(f"{source.recipe.model.name} needs proposals for every image and cannot be timed alone")
-    wide = bool(wide_convolutions(source.build()))
+        raise ValueError(f"{source.recipe.model.name} needs proposals for every image, which benchmark does not read")
+    network: Any = source.build()
+    wide = bool(wide_convolutions(network))
     reasons = available_runtimes(where, calibration=images is not None, wide=wide)
     wanted = [name for name in RUNTIMES if name != "torch-compiled"] if runtimes is None else runtimes.split(",")
     for name in wanted:
         if name not in reasons:
             raise ValueError(f"--runtimes: expected some of {', '.join(RUNTIMES)}, got {name!r}")
         if reasons[name]:
-            say(f"{name} left out: {reasons[name]}")
+            log(f"{name} left out: {reasons[name]}")
     names = [name for name in wanted if not reasons[name]]
     if not names:
-        raise ValueError("none of these runtimes is there")
+        raise ValueError("none of these runtimes is available")
     if split is not None and data is None:
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     part = split or "val"
     if data is not None:
-        find_split(open_folder(data), part)  # what is wrong with it is said before minutes of work
-    given = drawn_images() if images is None else [as_pixels(one)[0] for one in image_paths(images)[:32]]
+        find_split(open_folder(data), part)  # errors are reported before minutes of work
+    given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
-        made = build_runtimes(
-            source, names, Path(folder), device=where, weights_size=size, images=images, say=say
-        )  # fmt: skip
+        made = build_runtimes(source, names, Path(folder), device=where, weights_size=size, images=images, log=log)
         fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
         points: list[float | None] = [None] * len(made)
         torch_ap = None
         if data is not None:
-            torch_ap, points[:] = measure_ap(made, source, where, data, part)
+            torch_ap, points[:] = evaluate_runtimes(made, source, where, data, part)
     base = speeds[0]
     height, width = fed[0].shape[1:]
     rows: list[dict[str, Any]] = [

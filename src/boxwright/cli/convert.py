@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from boxwright.wording import counted
+from boxwright.writing import printable
 
 
 def convert(
@@ -15,24 +16,24 @@ def convert(
         str, typer.Argument(help="A checkpoint file, a zoo name, detectron2://... or https://...; see `boxwright zoo`.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead of ours.")
+        str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; in the working folder if not given.")] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="What a file does not say: baseline, improved (original FCOS), 001, 003, 320, 800."),
+        typer.Option(help="What a file does not tell: baseline, improved (original FCOS), 001, 003, 320, 800."),
     ] = None,
     stride_in_1x1: Annotated[
-        bool | None, typer.Option(help="Where the backbone has its strides, if not as usual in that library.")
+        bool | None, typer.Option(help="Position of the backbone's strides, if not as usual in that library.")
     ] = None,
     norm_eps: Annotated[float | None, typer.Option(help="eps of the backbone's BatchNorm, if not as usual.")] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Text file with a class name a line, for a checkpoint that holds none.")
+        Path | None, typer.Option(help="Text file with one class name per line, for a checkpoint without class names.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course into ours, or back.
+    """Convert a checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course, or back.
 
-    Beside OUT.pt stands OUT.yaml, the recipe to fine-tune it with: boxwright train OUT.yaml --weights OUT.pt.
+    A recipe for fine-tuning, OUT.yaml, is written next to OUT.pt: boxwright train OUT.yaml --weights OUT.pt.
     """
     import yaml
 
@@ -80,14 +81,14 @@ def convert(
         beside.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
     kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
-    typer.echo(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million numbers", err=True)
+    typer.echo(printable(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million parameters"), err=True)
     for note in origin.get("notes", []):
-        typer.echo(f"taken as usual: {note}", err=True)
+        typer.echo(printable(f"assumed: {note}"), err=True)
     typer.echo(str(path))
 
 
 def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
-    """By its ending a file is read later, and what stands beside it is called."""
+    """The suffix decides how a file is read later, and the recipe is named after the file."""
     if path.suffix not in endings:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(endings)}; choose another with --out")
 

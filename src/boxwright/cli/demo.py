@@ -14,14 +14,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's data, run and images.")] = Path("runs/demo"),
     minutes: Annotated[float, typer.Option(help="Time for the run: training, evaluation and report.")] = 3.5,
     train: Annotated[int, typer.Option(help="Images to train on.")] = 1000,
-    val: Annotated[int, typer.Option(help="Images to measure on.")] = 150,
+    val: Annotated[int, typer.Option(help="Images to validate on.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of images and training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Train, measure and draw on synthetic images in four minutes, from nothing.
+    """Train, evaluate and draw on synthetic images in four minutes, from nothing.
 
-    Draws a shapes data set, trains `fcos-shapes` on it from random weights, evaluates, predicts, and prints where the
-    images are. The last line has AP and AP50; metrics.json holds all figures.
+    Draws a shapes dataset, trains `fcos-shapes` on it from random weights, evaluates, predicts, and prints where the
+    images are. The last line has AP and AP50; metrics.json has all metrics.
     """
     import json
 

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.progress import log, progress_bar
 from boxwright.cli.tables import table_console
 from boxwright.wording import counted
 
 if TYPE_CHECKING:
     from boxwright.evaluation.summary import Evaluation
-    from boxwright.inference.predictor import Detector
     from boxwright.structures import Classes, Detections, GroundTruth
 
 
 OF_MODEL = ("proposals", "batch", "device", "precision", "compile")
-"""Options that say how a checkpoint is run."""
+"""Options on how a checkpoint is run."""
 OF_VOC = ("eleven_point", "plus_one")
 
 
 def evaluate(
     context: typer.Context,
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint (or run folder) to measure; needs --data.", show_default=False)
+        Path | None, typer.Argument(help="Checkpoint (or run folder) to evaluate; needs --data.", show_default=False)
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout.")
@@ -39,14 +39,13 @@ def evaluate(
             help="Detections for --ground-truth: COCO results JSON, or a folder of Cartucho, VOC or YOLO text files."
         ),
     ] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", hidden=True, help="Old name of --ground-truth.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to measure; val if not given (with --ground-truth: the only one).")
+        str | None, typer.Option(help="Split to evaluate; val if not given (with --ground-truth: the only one).")
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
-    ] = None,
-    metric: Annotated[str, typer.Option(help="coco (AP over ten overlaps) or voc (mAP at one).")] = "coco",
-    iou: Annotated[float, typer.Option(help="Overlap of a hit for the voc metric, the table and the curves.")] = 0.5,
+    classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
+    metric: Annotated[str, typer.Option(help="coco (AP over ten IoU thresholds) or voc (mAP at one).")] = "coco",
+    iou: Annotated[float, typer.Option(help="IoU threshold of the voc metric, the table and the curves.")] = 0.5,
     eleven_point: Annotated[bool, typer.Option("--eleven-point", help="voc: eleven points, as in VOC 2007.")] = False,
     plus_one: Annotated[
         bool, typer.Option(help="voc: boxes include their right and lower pixel, as in the VOC kit.")
@@ -55,11 +54,12 @@ def evaluate(
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Images at once; if not given as in the validation of its training.")
+        int | None, typer.Option(min=1, help="Images per batch; if not given, as in validation during training.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of the network: auto (the recipe's: bf16 where it is native), fp32, bf16 or fp16.")
+        str,
+        typer.Option(help="Of the network: auto (the recipe's; bf16 where supported natively), fp32, bf16 or fp16."),
     ] = "auto",
     compile: Annotated[
         bool,
@@ -69,109 +69,107 @@ def evaluate(
     ] = False,
     max_detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Most detections of an image; the recipe's, and 100 of COCO, if not given."),
+        typer.Option(
+            min=1, help="Maximum number of detections per image; if not given the recipe's, and 100 for COCO AP."
+        ),
     ] = None,
     score_threshold: Annotated[
-        float | None, typer.Option(help="Least score; the recipe's if not given (0.05 or lower measures AP fairly).")
+        float | None, typer.Option(help="Score threshold; the recipe's if not given. Above 0.05 it lowers AP.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Measure the first so many images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N images.", metavar="N")] = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for result files, the table, curves and confusion matrices.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Measure a checkpoint on labelled images, or detections from a file against the ground truth.
+    """Evaluate a checkpoint on labelled images, or detections from a file against ground truth.
 
-    boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --ground-truth PATH --detections PATH. Figures go
-    to standard output, everything else to standard error; every figure is a fraction in [0, 1]. The voc metric is the
-    area under the whole curve with whole-pixel boxes (+1) unless --eleven-point or --no-plus-one is given.
+    boxwright evaluate CHECKPOINT --data FOLDER, or boxwright evaluate --ground-truth PATH --detections PATH. Metrics go
+    to standard output, everything else to standard error; all metrics are fractions in [0, 1]. The voc metric is the
+    area under the whole curve, with boxes that include their last pixel (+1), unless --eleven-point or --no-plus-one is
+    given.
 
-    An unreadable image is said and left out; the figures are those of the others, and the exit code is 2.
+    Unreadable images are reported and left out of the evaluation, and the exit code is then 2.
     """
+    if truth is not None and ground_truth is not None:
+        raise ValueError("--truth is the old name of --ground-truth; give one of them")
+    ground_truth = ground_truth or truth
     _check(checkpoint, data, ground_truth, detections, metric)
     _refuse_given(
-        context, OF_MODEL if ground_truth is not None else (), "is for a CHECKPOINT; files hold detections already"
+        context,
+        OF_MODEL if ground_truth is not None else (),
+        "is for a CHECKPOINT; it has no effect on detections from a file",
     )
     _refuse_given(context, OF_VOC if metric != "voc" else (), "is for --metric voc")
     if save is not None:
         _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
-    from dataclasses import replace
-
-    from boxwright.evaluation.summary import evaluate_detections
-    from boxwright.writing import printable
-
-    areas, unreadable, detector = None, 0, None
+    unreadable = 0
     if ground_truth is not None and detections is not None:
         from boxwright.evaluation.comparison import compare_files
+        from boxwright.evaluation.summary import evaluate_detections
 
         pixels = metric == "voc" and plus_one
         compared = compare_files(ground_truth, detections, split=split, classes=classes, plus_one=pixels)
         for warning in compared.warnings:
-            typer.echo(f"boxwright: {printable(warning)}", err=True)
+            log(warning)
         found, wanted, known, areas = compared.detections, compared.ground_truths, compared.classes, compared.areas
         image_ids, paths = compared.image_ids, compared.paths
         if score_threshold is not None:
             found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
+        evaluation = evaluate_detections(
+            found,
+            wanted,
+            known,
+            metric=metric,
+            iou=iou,
+            max_detections=max_detections or 100,
+            areas=areas,
+            eleven_point=eleven_point,
+            plus_one=plus_one,
+        )
     else:
-        assert checkpoint is not None  # _check has seen to it
+        assert checkpoint is not None  # checked by _check
         assert data is not None
-        from boxwright.inference.evaluate import evaluate_checkpoint
-        from boxwright.inference.predictor import Detector
+        from boxwright.inference.evaluate import evaluate as evaluated
 
-        detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
-        result = evaluate_checkpoint(
-            detector, data, split or "val",
-            classes=classes, batch=batch, device=device, score_threshold=score_threshold,
-            max_detections=max_detections, limit=limit, proposals=proposals,
-        )  # fmt: skip
-        known, wanted = result.classes, list(result.ground_truths)
-        found = [replace(image, classes=known) for image in result.detections]
-        image_ids, paths = list(result.image_ids), [str(path) for path in result.paths]
-        areas, unreadable = result.areas, result.unreadable
-    measured = evaluate_detections(
-        found, wanted, known, metric=metric, iou=iou, max_detections=max_detections or 100, areas=areas,
-        eleven_point=eleven_point, plus_one=plus_one,
-    )  # fmt: skip
-    if detector is not None:
-        measured = _with_unclaimed(measured, detector, found, wanted, known)
-    _print(measured, len(found), iou, json_output)
+        with progress_bar("evaluating") as progress:
+            result = evaluated(
+                checkpoint,
+                data,
+                split or "val",
+                classes=classes,
+                metric=metric,
+                iou=iou,
+                eleven_point=eleven_point,
+                plus_one=plus_one,
+                score_threshold=score_threshold,
+                max_detections=max_detections,
+                limit=limit,
+                batch=batch,
+                proposals=proposals,
+                device=device,
+                precision=precision,
+                compile=compile,
+                log=log,
+                progress=progress,
+            )
+        evaluation, inputs = result.evaluation, result.inputs
+        found, wanted, known = inputs.detections, inputs.ground_truths, inputs.classes
+        image_ids, paths = inputs.image_ids, [str(path) for path in inputs.paths]
+        unreadable = inputs.unreadable
+    _print(evaluation, len(found), iou, json_output)
     if save is not None:
-        _save(save, measured, found, wanted, known, image_ids, paths, iou)
+        _save(save, evaluation, found, wanted, known, image_ids, paths, iou)
     if unreadable:
         raise typer.Exit(2)
-
-
-def _with_unclaimed(
-    measured: Evaluation,
-    detector: Detector,
-    detections: list[Detections],
-    ground_truths: list[GroundTruth],
-    classes: Classes,
-) -> Evaluation:
-    """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
-    from dataclasses import replace
-
-    from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
-    from boxwright.inference.claims import unclaimed
-
-    value = measured.figures.get("AP50", measured.figures.get("mAP"))
-    if value is None or value >= NEAR_ZERO:
-        return measured
-    sizes = [found.size_hw for found in detections]
-    lost = unclaimed(list(zip(ground_truths, sizes, strict=True)), detector.recipe, classes)
-    if lost is None:
-        return measured
-    diagnosis = (f"{lost.sentence()}.", *measured.diagnosis)
-    figures = measured.figures | {"diagnosis": list(diagnosis)}
-    return replace(measured, figures=figures, diagnosis=diagnosis)
 
 
 def _check(
     checkpoint: Path | None, data: Path | None, ground_truth: Path | None, detections: Path | None, metric: str
 ) -> None:
-    """Refuse what does not go together, with one sentence."""
+    """Refuse arguments that do not go together, with one sentence."""
     of_model = [name for name, value in (("CHECKPOINT", checkpoint), ("--data", data)) if value is not None]
     of_files = [
         name for name, value in (("--ground-truth", ground_truth), ("--detections", detections)) if value is not None
@@ -186,7 +184,7 @@ def _check(
 
 
 def _refuse_given(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Refuse options that would say nothing here."""
+    """Refuse options that would have no effect."""
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
@@ -197,31 +195,31 @@ def _refuse_inside(save: Path, sources: list[Path]) -> None:
     for source in sources:
         folder = source.resolve() if source.is_dir() else None
         if folder is not None and (save.resolve() == folder or folder in save.resolve().parents):
-            raise ValueError(f"{save}: lies inside the data folder {source}, which is only read; save elsewhere")
+            raise ValueError(
+                f"{save}: is inside the data folder {source}, which is never written to; choose another --save folder"
+            )
 
 
-def _print(measured: Evaluation, images: int, iou: float, json_output: bool) -> None:
+def _print(evaluation: Evaluation, images: int, iou: float, json_output: bool) -> None:
     import json
 
-    from boxwright.writing import printable
-
-    for sentence in (*measured.notes, *measured.diagnosis):
-        typer.echo(f"boxwright: {printable(sentence)}", err=True)
+    for sentence in (*evaluation.notes, *evaluation.diagnosis):
+        log(sentence)
     if json_output:
-        typer.echo(json.dumps(measured.figures, allow_nan=False))
+        typer.echo(json.dumps(evaluation.figures, allow_nan=False))
         return
     from boxwright.evaluation.report import class_table
     from boxwright.evaluation.summary import headline
 
     console = table_console(highlight=False)
-    console.print(class_table(measured.rows, iou, voc=measured.figures["metric"] == "voc"))
-    for line in (f"\n{counted(images, 'image')}", *headline(measured)):
+    console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
+    for line in (f"\n{counted(images, 'image')}", *headline(evaluation)):
         typer.echo(line)
 
 
 def _save(
     folder: Path,
-    measured: Evaluation,
+    evaluation: Evaluation,
     detections: list[Detections],
     ground_truths: list[GroundTruth],
     classes: Classes,
@@ -229,7 +227,7 @@ def _save(
     paths: list[str],
     iou: float,
 ) -> None:
-    """Write figures, result files, the table and the charts; says where."""
+    """Write metrics, result files, the table and the charts, and print where."""
     import json
 
     from boxwright.evaluation import result_files
@@ -238,12 +236,12 @@ def _save(
 
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(measured.figures, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(evaluation.figures, indent=1) + "\n", encoding="utf-8")
     stems = result_files.unique_stems(paths)
     result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
     result_files.write_text_results(folder / "detection-results", detections, stems)
     result_files.write_text_ground_truth(folder / "ground-truth", ground_truths, stems, classes)
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
-    plus_one = bool(measured.figures.get("plus_one"))
-    write_report(folder, detections, ground_truths, classes, measured.per_class, iou=iou, plus_one=plus_one)
+    plus_one = bool(evaluation.figures.get("plus_one"))
+    write_report(folder, detections, ground_truths, classes, evaluation.per_class, iou=iou, plus_one=plus_one)
     typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

@@ -13,30 +13,30 @@ def explain(
     image: Annotated[str, typer.Argument(help="An image; with --data its file name is enough.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images (VOC, COCO, CVAT or YOLO layout) that has its ground truth."),
+        typer.Option(help="Folder of labelled images (VOC, COCO, CVAT or YOLO layout) with its ground truth."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Look in one split only: train, val, test, ...")] = None,
+    split: Annotated[str | None, typer.Option(help="Search this split only: train, val, test, ...")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="The subset or merge of classes that the model was trained with.")
+        str | None, typer.Option(help="The selection or merge of classes that the model was trained with.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the images; a new explained/NAME, NAME-2, ... if not given.")
+        Path | None, typer.Option(help="Output folder; a new explained/NAME, NAME-2, ... if not given.")
     ] = None,
-    box: Annotated[int | None, typer.Option(help="Number of the ground truth box to explain; 0 if not given.")] = None,
+    box: Annotated[int | None, typer.Option(help="Index of the ground-truth box to explain; 0 if not given.")] = None,
     detection: Annotated[
-        int | None, typer.Option(help="Number of the detection to explain; 0, the best, if not given.")
+        int | None, typer.Option(help="Index of the detection to explain; 0, the best, if not given.")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Draw the class maps of this class; the best class if not given.")
     ] = None,
     score: Annotated[
-        float | None, typer.Option(help="Least score of a detection; the checkpoint's own if not given.")
+        float | None, typer.Option(help="Score threshold of detections; the checkpoint's own if not given.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Draw what the detector sees in one image: locations, owners, centerness, classes, a box and a detection.
 
-    Without --data there is no ground truth, and only predictions are drawn. The words go to standard output.
+    Without --data there is no ground truth, and only predictions are drawn. The explanation in words is printed.
     """
     from boxwright.data.image_io.decode import read_image
     from boxwright.inference.explain import describe, describe_box, describe_detection
@@ -73,4 +73,5 @@ def explain(
     folder.mkdir(parents=True, exist_ok=True)
     written = write_explanation(explanation, folder, box=box, detection=detection, label=label)
     typer.echo("\n".join(map(printable, lines)))
-    typer.echo(f"\nImages in {folder}: {', '.join(file.name for file in written)}")
+    names = ", ".join(file.name for file in written)
+    typer.echo("\n" + printable(f"Images in {folder}: {names}"))

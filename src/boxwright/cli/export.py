@@ -7,29 +7,31 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.progress import log
+
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
     format: Annotated[str, typer.Option(help="onnx, openvino (.xml and .bin), or program (torch.export).")] = "onnx",
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; beside the checkpoint, by its name with a new ending, if not given."),
+        typer.Option(help="File to write; next to the checkpoint, with the same stem, if not given."),
     ] = None,
     precision: Annotated[
         str,
-        typer.Option(help="fp32; for openvino also bf16 (needs a processor with it) or int8 (needs --calibration)."),
+        typer.Option(help="fp32; for openvino also bf16 (if the processor supports it) or int8 (needs --calibration)."),
     ] = "fp32",
-    calibration: Annotated[Path | None, typer.Option(help="Folder of typical images for int8.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Folder of typical images to calibrate int8 with.")] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images to compare on; those of --data, or else drawn ones, if not given."),
+        typer.Option(help="Folder of images to compare on; those of --data, or else synthetic ones, if not given."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     normalise: Annotated[
-        bool, typer.Option(help="Normalise pixels in the file; else the caller does, and feeds float32.")
+        bool, typer.Option(help="Normalise pixels in the graph; otherwise the caller does (float32 input).")
     ] = True,
-    nms: Annotated[bool, typer.Option(help="NMS in the file; else candidates come out.")] = True,
+    nms: Annotated[bool, typer.Option(help="NMS in the graph; otherwise the output is candidates.")] = True,
     winograd: Annotated[
         bool,
         typer.Option(
@@ -38,18 +40,21 @@ def export(
         ),
     ] = False,
     score: Annotated[
-        float | None, typer.Option(help="Least score that comes out; the recipe's, at most 0.05, if not given.")
+        float | None, typer.Option(help="Score threshold of the output; the recipe's, at most 0.05, if not given.")
     ] = None,
-    nms_iou: Annotated[float | None, typer.Option(help="Overlap of NMS; the recipe's if not given.")] = None,
-    max_detections: Annotated[int | None, typer.Option(min=1, help="Detections an image at most.")] = None,
+    nms_iou: Annotated[float | None, typer.Option(help="IoU threshold of NMS; the recipe's if not given.")] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of detections per image; the recipe's, at least 100, if not given."),
+    ] = None,
 ) -> None:
-    """Write a detector for another runtime, and prove that it finds the same.
+    """Write a detector for another runtime, and check that it gives the same detections.
 
-    The file runs on images, alone and in batches of mixed sizes, and is written only if its detections are those of
-    the checkpoint. With --data its AP is compared too, in points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8
-    0.5 less. `predict`, `evaluate` and `serve` take it as they take a checkpoint. Prints the file.
+    The file is run on images, alone and in batches of mixed sizes, and is kept only if it gives the detections of the
+    checkpoint. With --data its AP is compared too, in points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8 0.5
+    less. `predict`, `evaluate` and `serve` take it like a checkpoint. Prints its path.
     """
-    from boxwright.deploy.export.export import SUFFIX, ExportOptions, export_checkpoint
+    from boxwright.deploy.export.export_checkpoint import ExportOptions, export_checkpoint
 
     for name, value in (("score", score), ("nms-iou", nms_iou)):
         if value is not None and not 0 <= value <= 1:
@@ -58,25 +63,23 @@ def export(
         raise ValueError("--split is of --data: give --data FOLDER, or leave --split out")
     chosen: Any = {"format": format, "precision": precision}
     options = ExportOptions(
-        **chosen, normalise=normalise, nms=nms, score=score, nms_iou=nms_iou, max_detections=max_detections,
-        calibration=calibration, winograd=winograd,
-    )  # fmt: skip
-    place = out or _beside(checkpoint, precision, SUFFIX[options.format])
+        **chosen,
+        normalise=normalise,
+        nms=nms,
+        score=score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        calibration=calibration,
+        winograd=winograd,
+    )
     written = export_checkpoint(
-        checkpoint, place, options, images=images, data=data, split=split or "val",
-        say=lambda text: typer.echo(f"boxwright: {text}", err=True),
-    )  # fmt: skip
-    typer.echo(f"boxwright: {written.size / 1e6:.1f} MB", err=True)
+        checkpoint,
+        out,
+        options,
+        images=images,
+        data=data,
+        split=split or "val",
+        log=log,
+    )
+    log(f"{written.size / 1e6:.1f} MB")
     typer.echo(str(written.path))
-
-
-def _beside(checkpoint: Path, precision: str, ending: str) -> Path:
-    """Where the exported file of a checkpoint lies if nothing is said: beside it, of a run folder beside its best.pt.
-
-    What is no file (a name of the zoo) is exported into the working folder.
-    """
-    best = checkpoint / "weights" / "best.pt"
-    file = best if best.is_file() else checkpoint
-    stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
-    folder = file.parent if file.is_file() else Path()
-    return folder / f"{stem or 'detector'}{'' if precision == 'fp32' else '-' + precision}{ending}"

@@ -1,4 +1,4 @@
-"""Check a data set before training."""
+"""The verb `inspect`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def inspect(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Check one split only: train, val, test, ...")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Count box sizes by the pyramid levels of this recipe's model.")
+        str, typer.Option(help="Count boxes by the pyramid levels of this recipe's model.")
     ] = "fcos-small",
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask: slower, thorough.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask (slower).")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     all_findings: Annotated[bool, typer.Option("--all", help="Print every finding, not ten of a kind.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors or warnings.")] = False,
 ) -> None:
-    """Check a data set before training: every bad box with its file and line."""
+    """Check a dataset before training and report every invalid box with its file and line."""
     from dataclasses import replace
     from json import dumps
 
@@ -36,7 +36,7 @@ def inspect(
     from boxwright.recipes import load_recipe
 
     settings = load_recipe(recipe)
-    bounds = getattr(settings.model, "level_bounds", None)
+    bounds = getattr(getattr(settings.model, "assignment", None), "level_bounds", None)
     dataset = open_folder(folder, classes)
     if split is not None:
         chosen = find_split(dataset, split)
@@ -53,7 +53,7 @@ def inspect(
     lost = unclaimed_findings(report.dataset, settings)
     report = replace(report, findings=(*report.findings, *lost))
     if json:
-        typer.echo(dumps(report.as_dict(), ensure_ascii=False, indent=1))
+        typer.echo(dumps(report.as_dict(), indent=1))
     else:
         print_report(report, table_console(), None if all_findings else 10)
     if strict and report.serious:

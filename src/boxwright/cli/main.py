@@ -1,6 +1,6 @@
-"""The command `boxwright`: its verbs, and one place where a user's mistake becomes one clear sentence.
+"""The command `boxwright`: its verbs, and the one place where an error becomes a one-sentence message.
 
-Nothing here imports torch: a verb's file imports what it needs inside the verb.
+Nothing here imports torch: the file of a verb imports what it needs inside its function.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import signal
 import sys
@@ -42,16 +43,17 @@ def _version(show: bool) -> None:
 def _main(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Object detection: train, measure, draw and ship. `boxwright VERB --help` explains a verb."""
+    """Object detection: train, evaluate, predict, export. `boxwright VERB --help` explains a verb."""
 
 
 def run() -> None:
-    """Run the command line; a mistake of the user's ends with one sentence and exit code 2.
+    """Run the command line; a user error ends with a one-sentence message and exit code 2.
 
-    Set BOXWRIGHT_TRACEBACK=1 to see where it came from.
+    Set BOXWRIGHT_TRACEBACK=1 to see the traceback.
     """
+    _print_every_name()
     _fill_in_resume(sys.argv)
-    warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that the charts' font does not have
+    warnings.filterwarnings("ignore", r"Glyph \d+")  # a class name in a script that is missing in the charts' font
     before = signal.signal(signal.SIGTERM, _end)
     try:
         if sentence := meant(sys.argv[1:], _options()):
@@ -61,6 +63,8 @@ def run() -> None:
         if os.environ.get("BOXWRIGHT_TRACEBACK"):
             raise
         text = _os_sentence(error) if isinstance(error, OSError) else str(error)
+        if isinstance(error, UnicodeEncodeError) and not sys.flags.utf8_mode:
+            text += f"; the locale knows {error.encoding} only: set PYTHONUTF8=1 or a locale of UTF-8"
         text = "\n".join(map(printable, text.split("\n")))
         print(f"boxwright: {text}", file=sys.stderr)
         sys.exit(2)
@@ -68,11 +72,18 @@ def run() -> None:
         if os.environ.get("BOXWRIGHT_TRACEBACK") or not _out_of_memory(error):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        advice = "try a smaller --batch (train: data.batch_size), or end other programs"
+        advice = "try a smaller --batch (train: data.batch_size), or close other programs"
         print(f"boxwright: out of memory ({reason}); {advice}", file=sys.stderr)
         sys.exit(2)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _print_every_name() -> None:
+    """Write a character that the output has no code for as an escape: a name of a class or file ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _options() -> dict[str, set[str]]:
@@ -85,12 +96,12 @@ def _options() -> dict[str, set[str]]:
 
 
 def _end(number: int, _frame: object) -> None:
-    """End as an error would, so that nothing half-written stays behind."""
+    """Exit as on an error, so that no partial file is left behind."""
     sys.exit(128 + number)
 
 
 def _fill_in_resume(arguments: list[str]) -> None:
-    """Let `--resume` stand without a value: it means the newest run."""
+    """Allow `--resume` without a value, which means the newest run."""
     if "--resume" in arguments:
         place = arguments.index("--resume") + 1
         if place == len(arguments) or arguments[place].startswith("-") or "=" in arguments[place]:
@@ -105,7 +116,7 @@ def _os_sentence(error: OSError) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's own, a GPU's (torch is not imported here), or what torch says on a CPU."""
+    """Whether memory ran out: Python's own error, a GPU's (torch is not imported here), or torch's on a CPU."""
     text = str(error).lower()
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or "allocate memory" in text or "out of memory" in text

@@ -1,4 +1,4 @@
-"""What people write who come from other tools (`--epochs 50`, `--conf 0.4`, `val`), and what is meant by it here."""
+"""Options and verbs of other tools (`--epochs 50`, `--conf 0.4`, `val`), and their equivalents here."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ VERBS = {
     "download": "zoo",
     "ui web server app": "serve",
 }
-"""Words of other tools, by the verb that does the same here."""
+"""Verbs of other tools, with the equivalent here."""
 
 KEYS = ("model", "data", "optim", "schedule", "validation", "detect", "precision", "compile", "name", "reference")
-"""Keys of a recipe that are words of other tools too: as settings they are what they say."""
+"""Keys of a recipe that are also options of other tools: as settings they are valid."""
 
 _CHECKPOINT = "weights model checkpoint ckpt checkpoint-path config-file config cfg load-from w"
 _CONFIDENCE = "conf conf-thres conf-thresh confidence confidence-threshold score-thr score-thresh threshold thresh"
 _OVERLAP = "iou-thres iou-thresh iou-thr nms nms-thres nms-thr nms-threshold"
 _SIZE = "imgsz img-size image-size img img-scale input-size resolution size"
 _PLACE = "output output-dir out-dir save-dir work-dir project output-folder"
-_FIRST = "the checkpoint, which is named first: boxwright {verb} {value} ..."
-_FIXED_SIZE = "nothing: images are resized as the checkpoint's recipe says (data.resize)"
+_FIRST = "the checkpoint, which comes first: boxwright {verb} {value} ..."
+_FIXED_SIZE = "nothing: images are resized by the checkpoint's recipe (data.resize)"
 OPTIONS: dict[str, dict[str, str]] = {
     "train": {
         "epochs epoch max-epochs num-epochs total-epochs": "schedule.epochs={value}",
@@ -40,7 +40,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "workers num-workers j": "data.workers={value}",
         "cache cache-ram": "data.cache=true",
         "backbone": "model.backbone={value}",
-        "pretrained": "model.backbone_weights={value}, or --weights FILE to start from a detector",
+        "pretrained": "model.backbone.weights={value}, or --weights FILE to start from a detector",
         "amp half fp16": "precision=fp16",
         "patience": "validation.patience={value}",
         "eval-interval val-interval eval-period": "validation.every={value}",
@@ -48,23 +48,23 @@ OPTIONS: dict[str, dict[str, str]] = {
         "warmup warmup-iters warmup-steps": "schedule.warmup_steps={value}",
         "mosaic": "data.augment.mosaic={value}",
         "ema": "ema_decay=0.999",
-        "model arch config config-file cfg": "the recipe, which is named first: boxwright train {value} ...",
+        "model arch config config-file cfg": "the recipe, which comes first: boxwright train {value} ...",
         "dataset data-path data-dir data-root dataset-dir": "--data {value}",
         _PLACE: "--runs {value}, and --name for the folder of this run",
         "checkpoint ckpt load-from finetune init-weights": "--weights {value}",
         "resume-from": "--resume {value}",
         "gpus gpu gpu-id num-gpus": "--device cuda:0, or for several torchrun --nproc-per-node N -m boxwright train",
         "eval-only test-only": "boxwright evaluate CHECKPOINT --data FOLDER",
-        "opts cfg-options": "settings as they stand: optim.lr=0.01 schedule.epochs=50",
+        "opts cfg-options": "settings without an option: optim.lr=0.01 schedule.epochs=50",
     },
     "predict": {
         _CHECKPOINT: _FIRST,
-        "source input inputs images image path": "images, which are named after the checkpoint: boxwright predict "
+        "source input inputs images image path": "images, which come after the checkpoint: boxwright predict "
         "CHECKPOINT {value}",
         _CONFIDENCE: "--score {value}", _OVERLAP + " iou": "--nms-iou {value}",
         "max-det max-dets max-per-img topk": "--max-detections {value}",
-        "batch-size bs b": "--batch {value}", _SIZE: _FIXED_SIZE + "; --no-resize feeds them as they are",
-        "save-txt": "--yolo", "save-json": "--json", "nosave no-save": "--no-draw",
+        "batch-size bs b": "--batch {value}", _SIZE: _FIXED_SIZE + "; --no-resize keeps their size",
+        "save-txt": "--format yolo", "save-json": "--format json", "nosave no-save": "--no-draw",
         "show view-img visualize": "nothing: images are drawn into the folder --out, unless --no-draw is given",
         "half fp16 amp": "--precision fp16", _PLACE: "--out {value}",
     },
@@ -72,7 +72,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         _CHECKPOINT: _FIRST, _CONFIDENCE + " score": "--score-threshold {value}", _OVERLAP: "--iou {value}",
         "max-det max-dets max-per-img": "--max-detections {value}", "batch-size bs b": "--batch {value}",
         _SIZE: _FIXED_SIZE, "half fp16 amp": "--precision fp16", "subset set task": "--split {value}",
-        "annotations ann gt truth": "--ground-truth {value}", "results dt predictions pred": "--detections {value}",
+        "annotations ann gt": "--ground-truth {value}", "results dt predictions pred": "--detections {value}",
         "dataset data-path data-dir data-root": "--data {value}", _PLACE + " save-json save-txt": "--save FOLDER",
     },
     "export": {
@@ -80,36 +80,41 @@ OPTIONS: dict[str, dict[str, str]] = {
         "int8": "--format openvino --precision int8 --calibration FOLDER",
         "half fp16 bf16": "--format openvino --precision bf16", _CONFIDENCE: "--score {value}",
         _OVERLAP + " iou": "--nms-iou {value}", "max-det": "--max-detections {value}",
-        _SIZE + " dynamic batch batch-size": "nothing: images of any size and number go into the file",
-        "simplify opset": "nothing: it is chosen", "dataset data-path": "--data {value}",
+        _SIZE + " dynamic batch batch-size": "nothing: the file accepts images of any size and number",
+        "simplify opset": "nothing: it is chosen automatically", "dataset data-path": "--data {value}",
     },
 }  # fmt: skip
-"""By verb: options of other tools, and what is meant here; `{value}` is what was given."""
+"""By verb: options of other tools, and their equivalents here; `{value}` is the given value."""
 for _verb in ("benchmark", "serve", "explain", "proposals"):
     OPTIONS[_verb] = {_CHECKPOINT: _FIRST}
 
 
 def meant(arguments: Sequence[str], known: dict[str, set[str]]) -> str | None:
-    """The sentence for the first word of another tool in a command line without the program's name; None without one.
+    """A message on the first option or verb of another tool in a command line without the program's name, or None.
 
-    `known` are the options of each verb of ours, with their dashes.
+    `known` are the options of each of our verbs, with their dashes.
 
     >>> meant(["train", "fcos", "--epochs", "50"], {"train": {"--data"}})
-    'train has no --epochs: say schedule.epochs=50; boxwright train --help lists what there is'
+    'train has no --epochs: use schedule.epochs=50; boxwright train --help lists all options'
     """
     if not arguments:
         return None
     verb = arguments[0]
     if verb not in known:
         here = next((ours for words, ours in VERBS.items() if verb.lower() in words.split()), None)
-        return here and f"there is no verb {verb}: say boxwright {here} ...; boxwright --help lists all verbs"
+        return here and f"there is no verb {verb}: use boxwright {here} ...; boxwright --help lists all verbs"
     for word, value in _words(arguments[1:], verb):
         name = word.lstrip("-").replace("_", "-").lower()
-        said = next((text for words, text in OPTIONS.get(verb, {}).items() if name in words.split()), None)
-        if said is not None and word not in known[verb]:
-            say = said.format(verb=verb, value=value or "VALUE")
-            say = f"it means {say}" if said.startswith(("nothing", "the ", "images", "settings")) else f"say {say}"
-            return f"{verb} has no {word}: {say}; boxwright {verb} --help lists what there is"
+        ours = next((text for words, text in OPTIONS.get(verb, {}).items() if name in words.split()), None)
+        if ours is not None and word not in known[verb]:
+            advice = ours.format(verb=verb, value=value or "VALUE")
+            if ours.startswith("nothing: "):
+                advice = f"it is not needed, {advice.removeprefix('nothing: ')}"
+            elif ours.startswith(("the ", "images", "settings")):
+                advice = f"it means {advice}"
+            else:
+                advice = f"use {advice}"
+            return f"{verb} has no {word}: {advice}; boxwright {verb} --help lists all options"
     return None
 
 

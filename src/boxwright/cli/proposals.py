@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from boxwright.cli.progress import log, progress_bar
 from boxwright.wording import counted
 
 
@@ -16,21 +17,30 @@ def proposals(
     out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
     split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
     max_proposals: Annotated[
-        int | None, typer.Option(min=1, help="Boxes an image at most; the recipe's if not given.")
+        int | None, typer.Option(min=1, help="Maximum number of boxes per image; the recipe's if not given.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Write the boxes that a detector proposes in every image of a data folder, for Fast R-CNN.
 
-    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE. An
-    unreadable image is said and left out; the others are done, and the exit code is 2.
+    One file serves training, validation and evaluation: boxwright train fast-rcnn --data FOLDER --proposals FILE.
+    Unreadable images are reported and left out, and the exit code is then 2.
     """
     from boxwright.inference.propose import write_proposals_of
 
-    images, boxes, unreadable = write_proposals_of(
-        checkpoint, data, out, split=split, max_proposals=max_proposals, batch=batch, device=device
-    )
+    with progress_bar("proposing") as progress:
+        images, boxes, unreadable = write_proposals_of(
+            checkpoint,
+            data,
+            out,
+            split=split,
+            max_proposals=max_proposals,
+            batch=batch,
+            device=device,
+            log=log,
+            progress=progress,
+        )
     typer.echo(f"{out}: {counted(boxes, 'proposal')} for {counted(images, 'image')}")
     if unreadable:
         raise typer.Exit(2)

@@ -16,16 +16,14 @@ def recipes(
     name: Annotated[
         str | None, typer.Argument(help="Show this recipe (a name, a short alias, or a YAML path) in full.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings laid over it, as for `train`: optim.lr=0.01 ...")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Overrides, as for `train`: optim.lr=0.01 ...")] = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="Explain every key instead: its type, its value or default, its meaning.")
     ] = False,
 ) -> None:
     """List the recipes, or show one in full.
 
-    What is shown is YAML, with everything that the recipe inherits and every default; `train` takes it back:
+    The output is YAML with all inherited values and defaults, which `train` accepts:
     boxwright recipes fcos-small > mine.yaml, then boxwright train mine.yaml --data FOLDER.
     """
     from boxwright.recipes import load_recipe
@@ -57,9 +55,8 @@ def _list() -> None:
 
 def _model_sentence(recipe: Recipe) -> str:
     model = recipe.model
-    widths = model.backbone_variant.widths
-    parts = [model.name, model.backbone + (f" of widths {' '.join(map(str, widths))}" if widths else "")]
-    weights = getattr(model, "backbone_weights", None)
+    widths, weights = model.backbone.widths, model.backbone.weights
+    parts = [model.name, model.backbone.name + (f" of widths {' '.join(map(str, widths))}" if widths else "")]
     return ", ".join(part for part in parts if part) + (f" with {weights} weights" if weights else ", random weights")
 
 
@@ -72,7 +69,7 @@ def _training_sentence(recipe: Recipe) -> str:
     )
     sizes = {
         "short_side": f"short side {resize.size}, long side at most {resize.max_size}",
-        "none": "images as they are",
+        "none": "images in their original size",
     }
     size = sizes.get(resize.mode, f"{resize.mode} {resize.height} x {resize.width}")
     return f"{length} of {recipe.optim.reference_batch}, {recipe.optim.kind}, {size}"

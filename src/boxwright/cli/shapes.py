@@ -1,4 +1,4 @@
-"""`boxwright shapes`: write the synthetic shapes set into a folder."""
+"""The verb `shapes`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from boxwright.wording import counted
 def shapes(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
-    val: Annotated[int, typer.Option(help="Validation images; the same ones whatever --train is.")] = 200,
+    val: Annotated[int, typer.Option(help="Validation images; they do not depend on --train.")] = 200,
     layout: Annotated[str, typer.Option(help="voc (XML files, masks as images) or coco (JSON).")] = "voc",
     size: Annotated[int, typer.Option(help="Height and width of the images.")] = 256,
-    classes: Annotated[int, typer.Option(help="How many classes, 1 to 8.")] = 6,
+    classes: Annotated[int, typer.Option(help="Number of classes, 1 to 8.")] = 6,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
     seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
 ) -> None:
-    """Generate the synthetic shapes data set: images whose every box and mask is known."""
+    """Generate the synthetic shapes dataset: images with exact boxes and masks."""
     import shlex
 
     from rich.console import Console

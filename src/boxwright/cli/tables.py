@@ -1,4 +1,4 @@
-"""Where tables are printed: as wide as the terminal, and as wide as they are where the output goes elsewhere."""
+"""A console for tables: as wide as the terminal, or unlimited if the output goes elsewhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDEST = 2000
-"""Columns of a table in a file or a pipe, where nothing says how wide a line may be."""
+"""Columns of a table in a file or a pipe, where line width is unlimited."""
 
 
 def table_console(*, highlight: bool = True) -> Console:
-    """A console on standard output that cuts no table where no terminal limits it (COLUMNS is obeyed)."""
+    """A console on standard output that cuts tables only to the width of a terminal (or COLUMNS)."""
     from rich.console import Console
 
     console = Console(highlight=highlight)

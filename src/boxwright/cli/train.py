@@ -21,15 +21,13 @@ def train(
         str, typer.Argument(help="A recipe's name (see `boxwright recipes`), its short alias, or a YAML path.")
     ] = "fcos",
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head_norm=gn ...")
+        list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout, found out by itself."),
+        typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout, which is detected."),
     ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Take a subset or merge classes: 'person,car+truck=vehicle'.")
-    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on while training.")] = "val",
     weights: Annotated[Path | None, typer.Option(help="Start from this boxwright checkpoint (fine-tuning).")] = None,
@@ -39,8 +37,8 @@ def train(
         str | None,
         typer.Option(
             metavar="[RUN]",
-            help="Go on with a run folder; without a value, with the newest unfinished one (of this --name). "
-            "Recipe and settings come from the run; beside it only --data and --device.",
+            help="Resume a run folder; without a value, the newest unfinished one (of this --name). "
+            "Recipe and settings come from the run; only --data and --device may be given too.",
         ),
     ] = None,
     overfit: Annotated[
@@ -60,13 +58,13 @@ def train(
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Behind the whole command: estimate how long it would take; nothing is written."
+            "--estimate", help="Added to the whole command: estimate how long it would take; nothing is written."
         ),
     ] = False,
 ) -> None:
     """Train a detector on a folder of labelled images.
 
-    Prints the run folder on standard output; everything else goes to standard error. Several GPUs or machines:
+    Prints the run folder to standard output, everything else to standard error. Several GPUs or machines:
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
     """
     if estimate:

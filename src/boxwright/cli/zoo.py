@@ -9,7 +9,7 @@ import typer
 
 def zoo(
     word: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
-    addresses: Annotated[bool, typer.Option(help="Print the address of each, and where its file belongs.")] = False,
+    addresses: Annotated[bool, typer.Option(help="Print the URL of each, and where its file is stored.")] = False,
 ) -> None:
     """List detectors that load by name, as in `boxwright predict torchvision/fcos_resnet50_fpn IMAGES`."""
     from boxwright.weights.download import cache_folder, place_of
@@ -30,8 +30,8 @@ def zoo(
         if addresses:
             typer.echo(f"    {entry.url}\n    {place_of(entry.url)}")
     typer.echo(
-        f"AP on COCO val2017 as its library publishes it. Weights are fetched when a name is used, and kept in "
-        f"{cache_folder()}; without network, fetch the address (--addresses) elsewhere and put the file there.",
+        f"AP on COCO val2017 as published by its library. Weights are downloaded when a name is used, and kept in "
+        f"{cache_folder()}; without network, download the URL (--addresses) elsewhere and put the file there.",
         err=True,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from boxwright.nn.resnet import BLOCKS, ResNetVariant, stage_widths
+from boxwright.recipes import dump_recipe, load_recipe
 
 State = Mapping[str, Tensor]
 
@@ -61,17 +61,25 @@ def tower_of(state: State, prefix: str) -> tuple[tuple[int, ...], str]:
     return tuple(widths), norm
 
 
-def norm_fields(state: State, prefix: str, frozen: int = 2) -> dict[str, Any]:
+def norms(state: State, prefix: str, frozen: int = 2) -> dict[str, Any]:
     """Whether the backbone's statistics moved (BatchNorm counts its batches) or were frozen."""
     moving = any(name.startswith(prefix) and name.endswith("num_batches_tracked") for name in state)
-    return {"backbone_norm": "bn", "frozen_stages": 0} if moving else {
-        "backbone_norm": "frozen_bn", "frozen_stages": frozen
-    }  # fmt: skip
+    return {"norm": "bn", "frozen_stages": 0} if moving else {"norm": "frozen_bn", "frozen_stages": frozen}
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Config values as plain data: the dataclasses within as dicts."""
-    return {
-        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
-        for name, value in values.items()
-    }
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over each other, the last on top.
+
+    >>> merged({"fpn": {"channels": 256, "extra_levels": 2}}, {"fpn": {"channels": 64}})
+    {'fpn': {'channels': 64, 'extra_levels': 2}}
+    """
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            whole[key] = merged(whole.get(key, {}), value) if isinstance(value, Mapping) else value
+    return whole
+
+
+def model_of(recipe: str) -> dict[str, Any]:
+    """The section `model` of a recipe of ours that a family of files follows, without pretrained weights."""
+    return merged(dump_recipe(load_recipe(recipe))["model"], {"backbone": {"weights": None}})

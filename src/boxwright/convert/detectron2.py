@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwright.convert.architecture import State, indices, norm_fields, plain, resnet_of, tower_of
+from boxwright.convert.architecture import State, indices, merged, norms, resnet_of, tower_of
 from boxwright.convert.coco_names import numbered_classes
 from boxwright.convert.keymap import Change, Layout, Plan, flipped, reordered
-from boxwright.models.retinanet import DETECTRON2 as RETINANET
 
 FAMILY = "Detectron2"
 MEAN_BGR = (103.53, 116.28, 123.675)
@@ -25,18 +24,19 @@ FAIR_STD_BGR = (57.375, 57.12, 58.395)
 RESIZE = {"mode": "short_side", "size": 800, "max_size": 1333, "filter": "pillow"}
 DROPPED = (r".*anchor_generator\.cell_anchors\.\d+", r".*num_batches_tracked", "pixel_mean", "pixel_std")
 FCOS = {
-    "extra_levels": 2,
-    "extra_from": "p5",
-    "level_range_ends": "open",
-    "scale_per_level": False,
-    "box_output": "relu",
-    "box_weighting": "none",
-    "normaliser": "batch_ema",
-    "normaliser_start": 300.0,
-    "clip": "after_nms",
-    "pad_multiple": 32,
+    "name": "fcos",
+    "fpn": {"extra_levels": 2, "extra_from": "p5"},
+    "head": {"scale_per_level": False, "box_output": "relu"},
+    "loss": {"box_weighting": "none", "normaliser": "batch_ema", "normaliser_start": 300.0},
+    "compat": {"level_range_ends": "open", "clip": "after_nms", "pad_multiple": 32},
 }
 """In what its FCOS differs from our improved variant."""
+RETINANET = {
+    "name": "retinanet",
+    "loss": {"normaliser": "ema"},
+    "compat": {"anchor_grid": "corner", "clip": "after_nms", "pad_multiple": 32},
+}
+"""In what its RetinaNet differs from our defaults."""
 
 
 def backbone_rows(ours: str, theirs: str) -> list[tuple[str, str]]:
@@ -68,8 +68,8 @@ def pyramid_rows(ours: str, lowest: int, highest: int) -> list[tuple[str, str]]:
     return rows
 
 
-def backbone_fields(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields of a model section that a Detectron2 ResNet has, and notes on what was taken as usual."""
+def backbone_of(state: State, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The section `backbone` of a Detectron2 ResNet, and notes on what was taken as usual."""
     body = (
         "backbone.bottom_up." if "backbone.bottom_up.stem.conv1.weight" in state else "backbone."
     )  # without a pyramid
@@ -85,15 +85,11 @@ def backbone_fields(state: State, options: dict[str, Any]) -> tuple[dict[str, An
         notes.append(f"pixel deviation {UNIT_STD if usual else FAIR_STD_BGR} (BGR), as in Detectron2's zoo")
     bgr_mean = MEAN_BGR if mean is None else tuple(mean.flatten().tolist())
     bgr_std = (UNIT_STD if usual else FAIR_STD_BGR) if std is None else tuple(std.flatten().tolist())
-    fields = {
-        "backbone": name,
-        "backbone_weights": None,
-        "backbone_variant": {"stride_in_1x1": in_1x1, "norm_eps": None, "dilated_c5": False, "widths": widths},
-        "pixel_mean": rgb(bgr_mean),
-        "pixel_std": rgb(bgr_std),
-        **norm_fields(state, body),
-    }
-    return fields, notes
+    backbone = {
+        "name": name, "widths": widths, "stride_in_1x1": in_1x1, "pixel_mean": rgb(bgr_mean),
+        "pixel_std": rgb(bgr_std), **norms(state, body),
+    }  # fmt: skip
+    return backbone, notes
 
 
 def rgb(bgr: tuple[float, ...]) -> tuple[float, ...]:
@@ -113,27 +109,25 @@ def recognises(state: State) -> bool:
 
 def plan(state: State, options: dict[str, Any]) -> Plan:
     """What a one-stage file holds."""
-    fields, notes = backbone_fields(state, options)
+    backbone, notes = backbone_of(state, options)
     widths, norm = tower_of(state, "head.cls_subnet.")
     levels = indices(state, r"backbone\.fpn_lateral(\d)\.")
+    channels = int(state["backbone.fpn_lateral5.weight"].shape[0])
     shared = {
-        **fields,
-        "fpn_channels": int(state["backbone.fpn_lateral5.weight"].shape[0]),
-        "stem_channels": widths,
-        "head_norm": norm,
-    }
+        "backbone": backbone, "fpn": {"channels": channels}, "head": {"stem_channels": widths, "norm": norm}
+    }  # fmt: skip
     if levels != [3, 4, 5]:
         raise ValueError(f"expected a pyramid from P3 to P5, got levels {levels}")
     if "head.ctrness.weight" in state:
-        model = {"name": "fcos", **shared, **FCOS}
+        model = merged(FCOS, shared)
         classes = numbered_classes(int(state["head.cls_score.weight"].shape[0]))
         detect = {"score_threshold": 0.2, "nms_iou": 0.6, "candidates_per_level": 1000, "max_detections": 100}
         return Plan(
             architecture="FCOS", model=model, layout=fcos_layout(), classes=classes, resize=RESIZE, detect=detect,
             notes=tuple(notes),
         )  # fmt: skip
-    model = {"name": "retinanet", **shared, **plain(RETINANET), **fields, "pad_multiple": 32}
-    model["extra_from"] = "c5" if state["backbone.top_block.p6.weight"].shape[1] != shared["fpn_channels"] else "p5"
+    extra_from = "c5" if state["backbone.top_block.p6.weight"].shape[1] != channels else "p5"
+    model = merged(RETINANET, shared, {"fpn": {"extra_from": extra_from}})
     anchors = int(state["head.bbox_pred.weight"].shape[0]) // 4
     if anchors != 9:
         raise ValueError(f"expected 9 anchors a cell, got {anchors}")

@@ -6,7 +6,6 @@ whose settings differ from that library's would load there and find something el
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,8 +59,8 @@ def write_state(state: Mapping[str, Tensor], path: Path, to: str) -> None:
 
 
 _FCOS = {
-    "extra_levels": 2, "extra_from": "p5", "centerness_on": "box", "normalise_targets": True, "box_output": "relu",
-    "scale_per_level": False, "head_norm": "gn", "inclusive_pixels": False,
+    "fpn.extra_levels": 2, "fpn.extra_from": "p5", "head.centerness_on": "box", "head.normalise_targets": True,
+    "head.box_output": "relu", "head.scale_per_level": False, "head.norm": "gn", "compat.inclusive_pixels": False,
 }  # fmt: skip
 """What the FCOS of both libraries computes from the same weights; how it is trained is another matter."""
 
@@ -73,21 +72,22 @@ def _target(
     name, there = model["name"], to == "torchvision"
     if name not in ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", *(() if there else ("rpn", "fast_rcnn"))):
         raise ValueError(f"{to} has no detector like {name}")
-    channels = model.get("class_channels")
+    channels = model["compat"].get("class_channels")
     count = max(channels) + 1 if channels else num_classes
-    needed: dict[str, Any] = {} if there else {"class_channels": None, "backbone_variant.norm_eps": None}
+    needed: dict[str, Any] = {} if there else {"compat.class_channels": None, "backbone.norm_eps": None}
     if there:
-        needed["backbone_variant.stride_in_1x1"] = False
+        needed["backbone.stride_in_1x1"] = False
     if name == "fcos":
-        needed |= {**_FCOS, "locations": "torchvision" if there else "centre"}
+        needed |= {**_FCOS, "compat.locations": "torchvision" if there else "centre"}
         return torchvision.fcos_layout() if there else detectron2.fcos_layout(), needed
     if name == "retinanet":
-        second = there and model["head_norm"] == "gn"
+        second = there and model["head"]["norm"] == "gn"
         needed |= {
-            "anchor_grid": "torchvision" if there else "corner", "rounded_anchors": there, "head_bias": not second,
+            "compat.anchor_grid": "torchvision" if there else "corner", "compat.anchors_rounded": there,
+            "head.bias": not second,
         }  # fmt: skip
         if there:
-            return torchvision.retinanet_layout(count, len(model["stem_channels"]), second), needed
+            return torchvision.retinanet_layout(count, len(model["head"]["stem_channels"]), second), needed
         return detectron2.retinanet_layout(count, 9), needed
     prefix = "detector." if name == "mask_rcnn" else ""
     parts = [part for part in ("box", "mask") if part in model]
@@ -96,18 +96,18 @@ def _target(
         needed |= {"rpn.anchor_grid": "torchvision" if there else "corner", "rpn.anchors_rounded": there}
         needed |= {"rpn.stem_norm": "none"}
     if there:
-        mobile, second = model["backbone"].startswith("mobilenet"), model["fpn_norm"] == "bn"
+        mobile, second = model["backbone"]["name"].startswith("mobilenet"), model["fpn"]["norm"] == "bn"
         needed |= {f"{part}.pool_sampling": 2 for part in parts}
         return torchvision_rcnn.layout(prefix, count + 1, second=second, mobile=mobile), needed
     stage = bool(model.get("box", {}).get("stage_head"))
-    return two_stage.layout(prefix, tuple(model["levels"]), stage=stage), needed
+    return two_stage.layout(prefix, tuple(model["fpn"]["levels"]), stage=stage), needed
 
 
 def _at(model: Mapping[str, Any], key: str) -> Any:
     place: Any = model
     for part in key.split("."):
-        place = place.get(part) if isinstance(place, Mapping) else getattr(place, part, None)
-    return dataclasses.asdict(place) if dataclasses.is_dataclass(place) and not isinstance(place, type) else place
+        place = place.get(part) if isinstance(place, Mapping) else None
+    return place
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from boxwright.convert import adelaidet, course, detectron2, torchvision, torchvision_rcnn, two_stage
+from boxwright.convert import (
+    adelaidet,
+    course,
+    course_two_stage,
+    detectron2,
+    original_fcos,
+    torchvision,
+    torchvision_rcnn,
+    two_stage,
+)
 from boxwright.convert.architecture import State
 from boxwright.convert.keymap import Plan, take_weights
 from boxwright.models import MODELS
-from boxwright.models.config import empty_state
-from boxwright.recipes import check_recipe
+from boxwright.models.detection import empty_state
+from boxwright.recipes import check_recipe, dump_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.weights.backbone_files import is_caffe2, read_tensors
@@ -49,22 +57,32 @@ class _Options(dict[str, Any]):
         return super().get(key, default)
 
 
-class _Family(NamedTuple):
+class Family(Protocol):
+    """What a module for one kind of foreign file has: how it is known, and what it holds."""
+
+    def recognises(self, state: State) -> bool:
+        """Whether the names of the entries are those of this kind."""
+
+    def plan(self, state: State, options: dict[str, Any]) -> Plan:
+        """What a file holds; the options say what it does not (`variant`, `stride_in_1x1`, `norm_eps`, `file`)."""
+
+
+class _Known(NamedTuple):
     name: str
-    recognises: Callable[[State], bool]
-    plan: Callable[[State, dict[str, Any]], Plan]
+    family: Family
 
 
-FAMILIES = (
-    _Family("torchvision", torchvision.recognises, torchvision.plan),
-    _Family("torchvision", torchvision_rcnn.recognises, torchvision_rcnn.plan),
-    _Family("detectron2", detectron2.recognises, detectron2.plan),
-    _Family("detectron2", two_stage.recognises, two_stage.plan),
-    _Family("adelaidet", adelaidet.recognises, adelaidet.plan),
-    _Family("fcos", adelaidet.recognises_original, adelaidet.plan_original),
-    _Family("course", course.recognises, course.plan),
-    _Family("course", course.recognises_two_stage, course.plan_two_stage),
+FAMILIES: tuple[_Known, ...] = (
+    _Known("torchvision", torchvision),
+    _Known("torchvision", torchvision_rcnn),
+    _Known("detectron2", detectron2),
+    _Known("detectron2", two_stage),
+    _Known("adelaidet", adelaidet),
+    _Known("fcos", original_fcos),
+    _Known("course", course),
+    _Known("course", course_two_stage),
 )
+"""By the names that stand in recipes and checkpoints."""
 
 
 def convert_file(
@@ -105,42 +123,42 @@ def convert_state(
     """The same for a state dict; `where` names it in messages."""
     if not state:
         raise ValueError(f"{where}: holds no tensors by name; is it a state dict?")
-    family, state, skipped = _detector_in(state, where)
+    library, family, state, skipped = _detector_in(state, where)
     given = _Options(options or {})
     try:
         found = family.plan(state, given)
     except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
         reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise ValueError(f"{where}: taken for {family.name}, but {reason}") from error
+        raise ValueError(f"{where}: taken for {library}, but {reason}") from error
     for name, value in given.items():
         if value is not None and name not in given.read | {"file"}:
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"{where}: {option} says nothing of {family.name}'s {found.architecture}: leave it out")
+            raise ValueError(f"{where}: {option} says nothing of {library}'s {found.architecture}: leave it out")
     names = classes or found.classes
     if len(names) != len(found.classes):
         raise ValueError(f"{where}: {counted(len(found.classes), 'class')}, but {len(names)} names were given")
     recipe = check_recipe(
         {
-            "name": f"{family.name}/{found.architecture}",
-            "description": f"Converted from {Path(where).name} ({family.name}).",
+            "name": f"{library}/{found.architecture}",
+            "description": f"Converted from {Path(where).name} ({library}).",
             "model": found.model, "data": {"resize": found.resize}, "detect": found.detect,
             "schedule": {"steps": 90_000},
         },
         where,
     )  # fmt: skip
-    empty = empty_state(MODELS[recipe.model.name].build, recipe.model_config_of(len(names)))
+    empty = empty_state(MODELS[recipe.model.name].build, recipe.model, len(names))
     wanted = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in empty.items()}
     for name in wanted:
         if name == "mean_positives":
-            wanted[name].fill_(recipe.model.normaliser_start)
+            wanted[name].fill_(dump_recipe(recipe)["model"]["loss"]["normaliser_start"])
     weights, kept = take_weights(wanted, state, found.layout, where)
     check_finite(weights, where)
-    origin = {"family": family.name, "architecture": found.architecture, "kept": kept}
+    origin = {"family": library, "architecture": found.architecture, "kept": kept}
     threshold = float(recipe.detect.score_threshold)
     return Converted(recipe, names, weights, threshold, origin, found.notes, skipped)
 
 
-def _detector_in(state: State, where: str) -> tuple[_Family, State, tuple[str, ...]]:
+def _detector_in(state: State, where: str) -> tuple[str, Family, State, tuple[str, ...]]:
     """The library of a detector's entries, these by its names, and what else is there.
 
     They may stand below a word or two of a trainer (`model.` of a LightningModule), beside what is no part of them.
@@ -150,18 +168,18 @@ def _detector_in(state: State, where: str) -> tuple[_Family, State, tuple[str, .
         found = []
         for prefix, part in parts:
             renamed = torchvision.new_names(part)
-            known = next((family for family in FAMILIES if family.recognises(renamed)), None)
+            known = next((pair for pair in FAMILIES if pair.family.recognises(renamed)), None)
             if known is not None:
-                found.append((known, renamed, prefix))
+                found.append((*known, renamed, prefix))
         if len(found) > 1:
             words = " and ".join(prefix for *_, prefix in found)
             raise ValueError(f"{where}: {len(found)} detectors, below {words}: save the one that is meant alone")
         if found:
-            family, renamed, prefix = found[0]
+            library, family, renamed, prefix = found[0]
             rest = [name for name in state if not name.startswith(prefix)]
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             skipped = (f"what is not below {prefix} (", ", ".join(rest[:3]), more, ")")
-            return family, renamed, ("".join(skipped),) if rest else ()
+            return library, family, renamed, ("".join(skipped),) if rest else ()
         parts = [(prefix + word, below) for prefix, part in parts for word, below in parts_of(part)]
     raise ValueError(f"{where}: {_what_instead(state)}")
 
@@ -169,7 +187,7 @@ def _detector_in(state: State, where: str) -> tuple[_Family, State, tuple[str, .
 def _what_instead(state: State) -> str:
     """What a file seems to be that is no detector known here."""
     if is_caffe2(state) or "stem.conv1.weight" in state or ("conv1.weight" in state and "fc.weight" in state):
-        return "a classification network, no detector: give it as model.backbone_weights=FILE"
+        return "a classification network, no detector: give it as model.backbone.weights=FILE"
     return (
         f"no detector of torchvision, Detectron2, AdelaiDet, the original FCOS or the course: its entries are called "
         f"{', '.join(list(state)[:3])}"

@@ -12,23 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwright.convert.architecture import State, norm_fields, plain, resnet_of, tower_of
+from boxwright.convert.architecture import State, merged, norms, resnet_of, tower_of
 from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS
 from boxwright.convert.keymap import Layout, Plan, reordered
-from boxwright.models.retinanet import TORCHVISION, TORCHVISION_V2
 from boxwright.structures import Classes
 
 FAMILY = "torchvision"
 RESIZE = {"mode": "short_side", "size": 800, "max_size": 1333, "filter": "plain", "rounding": "down"}
 FCOS = {
-    "level_range_ends": "open",
-    "locations": "torchvision",
-    "scale_per_level": False,
-    "box_weighting": "none",
-    "keep_empty": True,
-    "pad_multiple": 32,
+    "name": "fcos",
+    "head": {"scale_per_level": False},
+    "loss": {"box_weighting": "none"},
+    "compat": {"level_range_ends": "open", "locations": "torchvision", "keep_empty": True, "pad_multiple": 32},
 }
 """In what its FCOS differs from our improved variant."""
+RETINANET = {
+    "name": "retinanet",
+    "fpn": {"extra_from": "p5"},
+    "loss": {"normaliser": "image"},
+    "compat": {"anchor_grid": "torchvision", "anchors_rounded": True, "keep_empty": True, "pad_multiple": 32},
+}
+"""In what `retinanet_resnet50_fpn` differs from ours; its anchors go by ratio, then by size."""
+RETINANET_V2 = merged(
+    RETINANET, {"fpn": {"extra_from": "c5"}, "head": {"norm": "gn", "bias": False}, "loss": {"box": "giou"}}
+)
+"""The same of `retinanet_resnet50_fpn_v2`."""
 DROPPED = (r".*num_batches_tracked",)
 
 
@@ -62,15 +70,13 @@ def classes_of(count: int) -> tuple[Classes, tuple[int, ...] | None]:
     return Classes(tuple(f"class {k}" for k in range(count)), tuple(range(count))), None
 
 
-def backbone_fields(state: State, options: dict[str, Any], eps: float | None) -> dict[str, Any]:
-    """The fields of a model section that its ResNet has."""
+def backbone_of(state: State, options: dict[str, Any], eps: float | None) -> dict[str, Any]:
+    """The section `backbone` of its ResNet."""
     name, widths, _ = resnet_of(state, "backbone.body.conv1.weight", "backbone.body.layer{}.", 1)
     in_1x1, chosen = bool(options.get("stride_in_1x1")), options.get("norm_eps")
-    eps = eps if chosen is None else chosen
-    variant = {"stride_in_1x1": in_1x1, "norm_eps": eps, "dilated_c5": False, "widths": widths}
     return {
-        "backbone": name, "backbone_weights": None, "backbone_variant": variant,
-        **norm_fields(state, "backbone.body.", frozen=2),
+        "name": name, "widths": widths, "stride_in_1x1": in_1x1, "norm_eps": eps if chosen is None else chosen,
+        **norms(state, "backbone.body."),
     }  # fmt: skip
 
 
@@ -93,39 +99,38 @@ def pyramid_rows(ours: str, state_or_norm: bool) -> list[tuple[str, str]]:
 
 def plan(state: State, options: dict[str, Any]) -> Plan:
     """What a one-stage file holds."""
-    shared = {"fpn_channels": int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0])}
+    channels = int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0])
     if "head.regression_head.bbox_ctrness.weight" in state:
-        classes, channels = classes_of(int(state["head.classification_head.cls_logits.weight"].shape[0]))
+        classes, class_channels = classes_of(int(state["head.classification_head.cls_logits.weight"].shape[0]))
         widths, norm = tower_of(state, "head.classification_head.conv.")
-        model = {
-            "name": "fcos", **backbone_fields(state, options, None), **shared, **FCOS,
-            "stem_channels": widths, "head_norm": norm, "class_channels": channels,
-        }  # fmt: skip
+        model = merged(FCOS, {
+            "backbone": backbone_of(state, options, None), "fpn": {"channels": channels},
+            "head": {"stem_channels": widths, "norm": norm}, "compat": {"class_channels": class_channels},
+        })  # fmt: skip
         detect = {"score_threshold": 0.2, "nms_iou": 0.6, "candidates_per_level": 1000, "max_detections": 100}
         return Plan(
             architecture="fcos_resnet50_fpn", model=model, layout=fcos_layout(), classes=classes, resize=RESIZE,
             detect=detect,
         )  # fmt: skip
-    return _retinanet(state, options, shared)
+    return _retinanet(state, options, channels)
 
 
-def _retinanet(state: State, options: dict[str, Any], shared: dict[str, Any]) -> Plan:
+def _retinanet(state: State, options: dict[str, Any], channels: int) -> Plan:
     anchors = int(state["head.regression_head.bbox_reg.weight"].shape[0]) // 4
     if anchors != 9:
         raise ValueError(f"expected 9 anchors a cell, got {anchors}")
     num_channels = int(state["head.classification_head.cls_logits.weight"].shape[0]) // anchors
-    classes, channels = classes_of(num_channels)
+    classes, class_channels = classes_of(num_channels)
     second = "head.classification_head.conv.0.1.weight" in state
     zoo = str(options.get("file", "")).startswith("retinanet_resnet50_fpn_coco")
     widths = tuple(
         int(state[f"head.classification_head.conv.{k}.0.weight"].shape[0])
         for k in range(sum(f"head.classification_head.conv.{k}.0.weight" in state for k in range(32)))
     )
-    model = {
-        "name": "retinanet", **plain(TORCHVISION_V2 if second else TORCHVISION),
-        **backbone_fields(state, options, 0.0 if zoo else None), **shared,
-        "stem_channels": widths, "class_channels": channels, "pad_multiple": 32,
-    }  # fmt: skip
+    model = merged(RETINANET_V2 if second else RETINANET, {
+        "backbone": backbone_of(state, options, 0.0 if zoo else None), "fpn": {"channels": channels},
+        "head": {"stem_channels": widths}, "compat": {"class_channels": class_channels},
+    })  # fmt: skip
     notes = () if second or zoo else ("eps of BatchNorm 1e-5; of torchvision's COCO_V1 weights it is 0",)
     return Plan(
         architecture="retinanet_resnet50_fpn" + "_v2" * second, model=model,

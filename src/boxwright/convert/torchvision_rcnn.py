@@ -10,15 +10,31 @@ from typing import Any
 
 import torch
 
-from boxwright.convert.architecture import State, norm_fields, plain
+from boxwright.convert.architecture import State, merged, norms
 from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS
 from boxwright.convert.keymap import Layout, Plan, reordered, without_first
-from boxwright.convert.torchvision import DROPPED, FAMILY, RESIZE, backbone_fields, pyramid_rows
-from boxwright.models import faster_rcnn, mask_rcnn
+from boxwright.convert.torchvision import DROPPED, FAMILY, RESIZE, backbone_of, pyramid_rows
 from boxwright.structures import Classes
 
 DETECT = {"score_threshold": 0.05, "nms_iou": 0.5, "candidates_per_level": 20_000, "max_detections": 100}
 """Torchvision has no limit of candidates; with probabilities above 0.05, 1000 regions cannot have more than 20000."""
+FASTER_RCNN = {
+    "name": "faster_rcnn",
+    "rpn": {
+        "anchor_grid": "torchvision", "anchors_rounded": True, "beta": 1 / 9, "min_side": 0.001,
+        "train_proposals": 2000,
+    },
+    "box": {"pool_sampling": 2, "pool_aligned": False, "level_slack": 1e-6, "beta": 1 / 9, "min_side": 0.01},
+    "compat": {"pad_multiple": 32},
+}  # fmt: skip
+"""In what `fasterrcnn_resnet50_fpn` differs from our defaults."""
+MASK_RCNN = merged(FASTER_RCNN, {
+    "name": "mask_rcnn",
+    "mask": {
+        "pool_sampling": 2, "pool_aligned": False, "level_slack": 1e-6, "targets": "soft", "paste": "torchvision"
+    },
+})  # fmt: skip
+"""The same of `maskrcnn_resnet50_fpn`."""
 _ROI, _HEAD = "roi_heads.", "rpn.head."
 
 
@@ -40,19 +56,22 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     name = "maskrcnn" if masked else "fasterrcnn"
     name += "_mobilenet_v3_large" + "_320" * small if mobile else "_resnet50"
     architecture = name + "_fpn" + "_v2" * second
-    preset = plain(mask_rcnn.TORCHVISION if masked else faster_rcnn.TORCHVISION)
     first_zoo = not second and not mobile and f"{architecture}_coco-" in file
-    model: dict[str, Any] = {
-        "name": "mask_rcnn" if masked else "faster_rcnn", **preset,
-        **(_mobilenet(state, options) if mobile else backbone_fields(state, options, 0.0 if first_zoo else None)),
-        "fpn_channels": int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0]),
-        "fpn_norm": "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none",
-        "class_channels": tuple(k - 1 for k in COCO_CLASSES.ids) if count == NUM_IDS else None,
-        "pad_multiple": 32,
-    }  # fmt: skip
-    convolutions = _widths(state, f"{_HEAD}conv.{{}}.0.weight")
-    model["rpn"] |= {"stem_channels": convolutions} | (_mobile_proposals(small) if mobile else {})
-    model["box"] |= _box_fields(state, second)
+    eps = 0.0 if first_zoo else None
+    model = merged(MASK_RCNN if masked else FASTER_RCNN, {
+        "backbone": _mobilenet(state, options) if mobile else backbone_of(state, options, eps),
+        "fpn": {
+            "channels": int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0]),
+            "norm": "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none",
+            **({"levels": MOBILENET_MAPS} if mobile else {}),
+        },
+        "rpn": {
+            "stem_channels": _widths(state, f"{_HEAD}conv.{{}}.0.weight"),
+            **(_mobile_proposals(small) if mobile else {}),
+        },
+        "box": _box_fields(state, second),
+        "compat": {"class_channels": tuple(k - 1 for k in COCO_CLASSES.ids) if count == NUM_IDS else None},
+    })  # fmt: skip
     if masked:
         widths = _widths(state, f"{_ROI}mask_head.{{}}.0.weight")
         upsampled = int(state[f"{_ROI}mask_predictor.conv5_mask.weight"].shape[1])
@@ -81,13 +100,15 @@ def _widths(state: State, key: str) -> tuple[int, ...]:
 
 
 def _mobilenet(state: State, options: dict[str, Any]) -> dict[str, Any]:
-    """Torchvision takes two maps, both of stride 32: after the last stage, and after the last convolution."""
     eps = options.get("norm_eps")
-    variant = {"stride_in_1x1": False, "norm_eps": 1e-5 if eps is None else eps, "dilated_c5": False, "widths": None}
     return {
-        "backbone": "mobilenet_v3_large", "backbone_weights": None, "backbone_variant": variant,
-        "levels": ("features.13", "features.16"), **norm_fields(state, "backbone.body.", frozen=0),
+        "name": "mobilenet_v3_large", "norm_eps": 1e-5 if eps is None else eps,
+        **norms(state, "backbone.body.", frozen=0),
     }  # fmt: skip
+
+
+MOBILENET_MAPS = ("features.13", "features.16")
+"""Torchvision takes two maps, both of stride 32: after the last stage, and after the last convolution."""
 
 
 def _mobile_proposals(small: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from boxwright.convert.detectron2 import (
     DROPPED,
     FAMILY,
     RESIZE,
-    backbone_fields,
+    backbone_of,
     backbone_rows,
     block_rows,
     first_convolution,
@@ -38,60 +38,62 @@ def recognises(state: State) -> bool:
 
 def plan(state: State, options: dict[str, Any]) -> Plan:
     """What a two-stage file holds."""
-    fields, notes = backbone_fields(state, options)
-    trunk = _trunk(state, fields)
+    backbone, notes = backbone_of(state, options)
+    levels, channels = _pyramid(state)
+    pyramid = channels is not None
+    if levels == ("c5",):
+        backbone["dilated_c5"] = True
     boxed, masked = f"{_ROI}box_predictor.cls_score.weight" in state, f"{_ROI}mask_head.predictor.weight" in state
     proposed = f"{_RPN}objectness_logits.weight" in state
     if masked and not proposed:
         raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
     prefix = "detector." if masked else ""
     name = "mask_rcnn" if masked else "rpn" if not boxed else "faster_rcnn" if proposed else "fast_rcnn"
-    model: dict[str, Any] = {"name": name, **fields, **trunk}
+    model: dict[str, Any] = {
+        "name": name, "backbone": backbone, "fpn": {"levels": levels, "channels": channels},
+        "compat": {"pad_multiple": 32 if pyramid else 1},
+    }  # fmt: skip
     if proposed:
-        model["rpn"] = _proposals(state, trunk)
-    else:  # stored proposals want no map of their own
-        del model["pooled_level"]
+        model["rpn"] = _proposals(state, pyramid)
     classes = Classes(("object",), (1,))
     detect: dict[str, Any] = DETECT
     if boxed:
         model["box"] = _boxes(state)
         classes = numbered_classes(int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1)
     else:
-        limit = 2000 if trunk["fpn_channels"] else 1000
+        limit = 2000 if pyramid else 1000
         candidates = model["rpn"]["test_candidates"]
         detect = {"score_threshold": 0.0, "nms_iou": 0.7, "candidates_per_level": candidates, "max_detections": limit}
         model["rpn"]["test_proposals"] = limit
     if masked:
         model["mask"] = _masks(state)
-    kind = "FPN" if trunk["fpn_channels"] else "DC5" if trunk["levels"] == ("c5",) else "C4"
+    kind = "FPN" if pyramid else "DC5" if levels == ("c5",) else "C4"
     return Plan(
-        architecture=f"{name} {kind}", model=model, layout=layout(prefix, trunk["levels"], stage=kind == "C4"),
+        architecture=f"{name} {kind}", model=model, layout=layout(prefix, levels, stage=kind == "C4"),
         classes=classes, resize=RESIZE, detect=detect, notes=tuple(notes),
     )  # fmt: skip
 
 
-def _trunk(state: State, fields: dict[str, Any]) -> dict[str, Any]:
+def _pyramid(state: State) -> tuple[tuple[str, ...], int | None]:
+    """The maps of its backbone, and the width of the pyramid on them, if there is one."""
     levels = indices(state, r"backbone\.fpn_lateral(\d)\.")
     if levels:
         if levels != [2, 3, 4, 5]:
             raise ValueError(f"expected a pyramid from P2 to P5, got levels {levels}")
-        width = int(state["backbone.fpn_lateral2.weight"].shape[0])
-        return {"levels": ("c2", "c3", "c4", "c5"), "fpn_channels": width, "pooled_level": True, "pad_multiple": 32}
+        return ("c2", "c3", "c4", "c5"), int(state["backbone.fpn_lateral2.weight"].shape[0])
     last = max(indices(state, r"backbone\.res(\d)\."))
-    if last == 5:
-        fields["backbone_variant"]["dilated_c5"] = True
-    return {"levels": (f"c{last}",), "fpn_channels": None, "pooled_level": False, "pad_multiple": 1}
+    return (f"c{last}",), None
 
 
-def _proposals(state: State, trunk: dict[str, Any]) -> dict[str, Any]:
+def _proposals(state: State, pyramid: bool) -> dict[str, Any]:
     anchors = int(state[f"{_RPN}objectness_logits.weight"].shape[0])
-    pyramid = trunk["fpn_channels"] is not None
     if anchors != (3 if pyramid else 15):
         raise ValueError(f"expected {3 if pyramid else 15} anchors a cell, got {anchors}")
     sizes = tuple((float(side),) for side in (32, 64, 128, 256, 512))
     return {
         "stem_channels": (int(state[f"{_RPN}conv.weight"].shape[0]),),
         "anchor_sizes": sizes if pyramid else (tuple(size for (size,) in sizes),),
+        "pooled_level": pyramid,
         "anchor_grid": "corner",
         "normaliser": "nominal",
         **(PYRAMID if pyramid else ONE_LEVEL),

@@ -1,7 +1,7 @@
-"""The one class contract: whatever ids come in, labels [0, K) inside, the same ids and names out.
+"""Choosing, merging and matching classes: labels are [0, K) inside, names and original ids come out as they went in.
 
-A subset or a merge is chosen by a text such as "car,person" or "car+truck=vehicle,person"; the classes of a model and
-of a data set are compared by name.
+A subset or a merge is given as text such as "car,person" or "car+truck=vehicle,person"; the classes of a model and of
+a dataset are matched by name.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from boxwright.wording import counted, listed
 
 _Data = TypeVar("_Data", LabelledFolder, Split)
 ONE_CLASS = Classes(("object",), (0,))
-"""The classes of a model that finds objects of any class (a proposal network)."""
+"""The classes of a class-agnostic model (a proposal network)."""
 
 
 def select_classes(data: _Data, spec: str) -> _Data:
-    """The same data with only the classes that `spec` names, in its order; objects of the others are dropped.
+    """The same data with only the classes named in `spec`, in that order; objects of other classes are dropped.
 
-    "car,person" takes two classes, "car+truck=vehicle" makes one of two. A merged class has the id of its first part.
-    Raises ValueError for a name that is not there, with the nearest one.
+    "car,person" selects two classes, "car+truck=vehicle" merges two into one, which gets the id of the first. Raises
+    ValueError for an unknown name, with the most similar known one.
     """
     chosen, mapping = parse_classes(data.classes, spec)
     return _mapped(data, chosen, mapping)
 
 
 def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None, ...]]:
-    """The classes that a text names, and for each known label the new one (None: dropped).
+    """The classes named in a text, and for each known label the new label (None: dropped).
 
     >>> parse_classes(Classes(("car", "truck", "cat"), (3, 8, 17)), "cat,car+truck=vehicle")
     (Classes(names=('cat', 'vehicle'), ids=(17, 3)), (1, 1, 0))
@@ -39,7 +39,7 @@ def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None,
     names: list[str] = []
     ids: list[int] = []
     mapping: list[int | None] = [None] * len(known)
-    # A class name may itself hold a comma, plus or equals sign: a part that is a known name is that class.
+    # A class name may itself contain a plus or equals sign: a part that is a known name means that class.
     for part in (part.strip() for part in spec.split(",")):
         if not part:
             continue
@@ -64,9 +64,9 @@ def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None,
 
 
 def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
-    """For each label of the data the model's label of the same name: 0, 1, 2, ... where the orders agree.
+    """For each label of the data, the model's label of the same name: 0, 1, 2, ... if the order is the same.
 
-    Raises ValueError with both lists where the names differ.
+    Raises ValueError with both lists if the names differ.
 
     >>> check_same_classes(Classes.named(["a", "b"]), Classes.named(["b", "a"], first_id=1))
     (1, 0)
@@ -80,14 +80,14 @@ def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
 
 
 def as_one_class(data: _Data) -> _Data:
-    """The same data with every object called "object"."""
+    """The same data with a single class, "object"."""
     return _mapped(data, ONE_CLASS, [0] * len(data.classes))
 
 
 def relabelled(data: _Data, model: Classes) -> _Data:
-    """The same data with the labels of a model that knows the same names; the data's own ids stay with their names.
+    """The same data with the labels of a model that has the same class names; the data's own ids stay with their names.
 
-    For a model that finds objects of any class, all classes are one.
+    For a class-agnostic model all classes become one.
     """
     if model == ONE_CLASS:
         return as_one_class(data)
@@ -107,9 +107,8 @@ def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Da
     if lost:
         count = sum(len(row.annotations) for split in data.splits.values() for row in split.records)
         count -= sum(len(row.annotations) for split in splits.values() for row in split.records)
-        were = "was" if len(lost) == 1 else "were"
-        dropped = f"{counted(count, 'object')} of {counted(len(lost), 'class')} that {were} not chosen "
-        note = (f"{dropped}{'is' if count == 1 else 'are'} dropped: {listed(lost)}",)
+        dropped = f"{counted(count, 'object')} of {counted(len(lost), 'class')} that {_are(len(lost))} not selected "
+        note = (f"{dropped}{_are(count)} dropped: {listed(lost)}",)
     return replace(data, classes=classes, splits=splits, notes=data.notes + note)
 
 
@@ -120,6 +119,10 @@ def _mapped_split(split: Split, classes: Classes, mapping: Sequence[int | None])
         kept = tuple(replace(item, label=label) for item, label in pairs if label is not None)
         records.append(replace(record, annotations=kept))
     return replace(split, records=tuple(records), classes=classes)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

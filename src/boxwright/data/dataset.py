@@ -25,11 +25,11 @@ from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import GroundTruth
 
 CACHE_LIMIT = 4 << 30
-"""Bytes of decoded images that are kept in memory at most, besides a quarter of what the machine has free."""
+"""Maximum number of bytes of decoded images in the cache; a quarter of the machine's free memory is another limit."""
 
 
 class SampleKey(NamedTuple):
-    """One draw: the index of the record, the seed of its augmentation, and whether mosaics are still on."""
+    """One training sample: the index of its record, the seed of its augmentation, and whether mosaics are still on."""
 
     record: int
     seed: int
@@ -38,14 +38,14 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training image after resizing: a mosaic now and then, then the other steps."""
+    """What is applied to a training image after resizing: sometimes a mosaic, then the other steps."""
 
     steps: Compose
     mosaic: Mosaic | None = None
 
 
 class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
-    """Resized images of a split with their ground truth; augmented where a key has a seed and a pipeline is given."""
+    """Resized images of a split with their ground truth; augmented if `augmentation` is given and a key has a seed."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             self._fill_cache(forced=cache is True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For loader processes that are started anew: all images as one tensor, since each holds an open file."""
+        """For spawned loader processes: all images as one tensor, since each shared tensor holds an open file."""
         if self._kept and self._joined is None:
             shapes = [(image.shape, hw) for image, hw in self._kept]
             self._joined = torch.cat([image.flatten() for image, _ in self._kept])
@@ -87,26 +87,26 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of images in memory; 0 without a cache."""
+        """Bytes of cached images; 0 without a cache."""
         return sum(image.numel() for image, _ in self._kept) if self._kept is not None else 0
 
     def _fill_cache(self, forced: bool) -> None:
-        """Decode and resize everything once, if it fits; workers share the memory."""
+        """Decode and resize all images once, if they fit; workers share the memory."""
         if not self.records:
             return
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run that look at the same memory now
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on the same machine
         limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // (4 * beside))
         if not forced and self._size_in_memory() > limit:
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            # Forked workers see it as it is; share_memory_ would hold one open file an image, of 1024 allowed.
+            # Forked workers see it without share_memory_, which would hold one open file per image, of 1024 allowed.
             self._kept = list(pool.map(self._decode, self.records))
         if self.masks:  # decoding them takes longer than copying an image
             sizes = [hw for _, hw in self._kept]
             self._ground_truths = [self._resized_ground_truth(*row) for row in zip(self.records, sizes, strict=True)]
 
     def _size_in_memory(self) -> int:
-        """Bytes of all images at network size; one whose size is not known counts as the first image."""
+        """Bytes of all images at network size; an image of unknown size counts as the first image."""
         sizes = [record.stated_hw for record in self.records]
         first = sizes[0] or image_size(self.records[0].path)
         plans = [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
@@ -150,7 +150,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return self._kept[index][1] if self._kept is not None else image_size(self.records[index].path)
 
     def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in network pixels; with masks where asked for."""
+        """The ground truth of an image whose file has the size `hw`, in network pixels; with masks if asked for."""
         if masks and self._ground_truths:
             return self._ground_truths[index]
         return resize_ground_truth(ground_truth_of(self.records[index], hw, masks=masks), hw, self.rule)
@@ -185,7 +185,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
 def _images_in(
     joined: Tensor, shapes: Sequence[tuple[torch.Size, tuple[int, int]]]
 ) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Images of these shapes, which lie in one tensor one behind the other, and the sizes in their files; no copy."""
+    """Images of these shapes, stored one after the other in one tensor, and the sizes in their files; no copy."""
     parts = torch.split(joined, [shape.numel() for shape, _ in shapes])
     return [(part.view(shape), hw) for part, (shape, hw) in zip(parts, shapes, strict=True)]
 

@@ -14,11 +14,11 @@ Box = tuple[float, float, float, float]
 
 
 def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-    """What an image of size `hw` holds: boxes clipped to it, and their masks where `masks` asks.
+    """The ground truth of an image of size `hw`: boxes clipped to the image, with their masks if `masks`.
 
-    Boxes that are not finite or have no area inside the image are left out, as preflight reports them. With `masks`
-    an object that has none gets `CroppedMask.unknown`. Raises ValueError, naming the annotation, for a mask
-    that cannot be decoded.
+    Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
+    object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
+    cannot be decoded.
     """
     kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
     return GroundTruth.of(
@@ -30,7 +30,7 @@ def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False)
 
 
 def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:
-    """The part of a box inside an image of size `hw`, None where there is none (or the box is no box).
+    """The part of a box inside an image of size `hw`, None if there is none (or a coordinate is not finite).
 
     >>> clip_box((-5, 10, 20, 30), (100, 10)), clip_box((4, 4, 4, 9), (10, 10)), clip_box((12, 0, 15, 5), (10, 10))
     ((0.0, 10.0, 10.0, 30.0), None, None)
@@ -40,16 +40,16 @@ def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:
     height, width = hw
     x1, x2 = (min(max(float(value), 0.0), float(width)) for value in (box[0], box[2]))
     y1, y2 = (min(max(float(value), 0.0), float(height)) for value in (box[1], box[3]))
-    # Compared in float32, as the boxes are kept: two ends may be one number there.
+    # Compared in float32, as boxes are stored: two different ends may be equal there.
     ends = torch.tensor([x1, y1, x2, y2])
     return (x1, y1, x2, y2) if bool((ends[2:] > ends[:2]).all()) else None
 
 
 def mask_of(item: Annotation, hw: tuple[int, int], box: Box | None = None) -> CroppedMask:
-    """The mask of one object, cropped to its extent; ValueError names the annotation whose mask is damaged.
+    """The mask of one object, cropped to its extent; ValueError with the annotation's place if it is damaged.
 
-    Polygons or a run-length code without a pixel give an empty mask. Where there are none, or a VOC image of the
-    objects gives this one no pixel, nobody drew it: `CroppedMask.unknown`.
+    Polygons or a run-length code without a pixel give an empty mask. An object without them, or without a pixel in
+    VOC's `SegmentationObject` image, was not annotated: `CroppedMask.unknown`.
     """
     corner = (int(box[0]), int(box[1])) if box else (0, 0)
     coded = item.segmentation

@@ -1,4 +1,4 @@
-"""Images of any kind that a user gives: listed once, read as upright RGB tensors, resized ahead of their use."""
+"""Images as users pass them (paths, PIL images, arrays, tensors): listed, read as RGB tensors, resized ahead of use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from boxwright.data.formats.listing import files_of
-from boxwright.data.image_io.decode import (
-    ReadImage,
-    Unreadable,
-    pixels_of_image,
-    read_with_note,
-)
+from boxwright.data.image_io.any_image import ImageLike, read_any_image
+from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.file_types import SUFFIXES, VIDEO_SUFFIXES, is_image_name, is_video_name, video_sentence
 from boxwright.data.image_io.memory_need import MEMORY, TOGETHER, Need, need_of_image, too_large
 from boxwright.data.image_io.value_range import ValueRange
@@ -29,9 +25,8 @@ from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_proposals
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
 
-ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray[Any, Any] | Tensor"
 WINDOW = 64
-"""Images that are sorted by shape and put into batches together."""
+"""Images that are sorted by shape and batched together."""
 DECODERS = TOGETHER
 """Threads that decode and resize images while the network runs."""
 _STARTING = threading.Lock()
@@ -40,9 +35,9 @@ _R = TypeVar("_R")
 
 
 def images_of(images: Any) -> Iterator[ImageLike | Unreadable]:
-    """The single images of whatever `predict` takes; folders and globs are listed in order of name.
+    """The single images of anything that `predict` takes; folders and globs are listed in order of name.
 
-    Within several, what is no image, or stands for none, has its error in its place.
+    In a list, an entry that cannot be listed is replaced by its error.
     """
     if isinstance(images, (str, Path)):
         yield from image_paths(images)
@@ -74,10 +69,10 @@ def _images_of_part(part: Any) -> Iterator[ImageLike | Unreadable]:
 
 
 def image_paths(source: str | Path) -> list[Path]:
-    """The image files of a path, a glob or a folder (not its subfolders), listed here and nowhere else.
+    """The image files of a path, a glob or a folder (without its subfolders).
 
-    Each stands for itself from here on, whatever lies there: a link to nothing is listed, and named when it is read.
-    Raises FileNotFoundError where there is none, ValueError for a video.
+    A broken link is listed too, and reported when it is read. Raises FileNotFoundError if there is no image, ValueError
+    for a video.
     """
     path = Path(source)
     if path.is_dir():
@@ -95,55 +90,13 @@ def image_paths(source: str | Path) -> list[Path]:
     found = sorted(file for name in glob.glob(str(source), recursive=True) if not (file := Path(name)).is_dir())
     if not found:
         if "://" in str(source):
-            raise FileNotFoundError(f"{source}: an address; images are read from files, so copy it here first")
+            raise FileNotFoundError(f"{source}: this is a URL; images are read from files, so download it first")
         raise FileNotFoundError(f"{source}: no such image, folder or pattern")
     return found
 
 
-def as_pixels(image: ImageLike) -> tuple[Tensor, str | None]:
-    """One image as (3, H, W) uint8 or float in [0, 1], and the path that it came from."""
-    path = str(image) if isinstance(image, (str, Path)) else None
-    return read_any_image(image).pixels, path
-
-
-def read_any_image(image: ImageLike, value_range: ValueRange = "auto") -> ReadImage:
-    """One image as (3, H, W) uint8 or float in [0, 1], and what is amiss with it."""
-    if isinstance(image, (str, Path)):
-        return read_with_note(image, value_range=value_range)
-    if isinstance(image, Image.Image):
-        found = pixels_of_image(image, value_range)
-        return found._replace(pixels=found.pixels.contiguous())
-    return ReadImage(_given_pixels(image))
-
-
-def _given_pixels(image: np.ndarray[Any, Any] | Tensor) -> Tensor:
-    if isinstance(image, Tensor):
-        pixels = image.cpu()  # it is resized and put into a batch with others there
-    else:
-        array = np.ascontiguousarray(image)
-        if not array.flags.writeable:  # as PIL's own arrays are; torch would warn
-            array = array.copy()
-        if array.ndim == 2:
-            array = np.repeat(array[:, :, None], 3, axis=2)
-        if array.ndim != 3 or array.shape[2] != 3:
-            raise ValueError(f"array: expected (H, W, 3) RGB or (H, W), got {array.shape}")
-        pixels = torch.from_numpy(array).permute(2, 0, 1)
-    if pixels.dim() != 3 or pixels.shape[0] != 3:
-        raise ValueError(f"tensor: expected (3, H, W) RGB, got {tuple(pixels.shape)}")
-    if pixels.dtype == torch.uint8:
-        return pixels.contiguous()
-    if not pixels.is_floating_point():
-        raise ValueError(f"pixels: expected uint8, or float in [0, 1], got {pixels.dtype}")
-    if pixels.numel() and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):  # so also where one is NaN
-        raise ValueError(
-            f"float pixels: expected [0, 1], got [{float(pixels.min()):.4g}, {float(pixels.max()):.4g}]; "
-            f"give uint8 for 0 to 255, and do not normalise: the model does"
-        )
-    return pixels.float().contiguous()
-
-
 def refuse_among_images(out: Path, sources: list[Path], images: list[Path]) -> None:
-    """Refuse to write beside the images, or anywhere below a folder of them that was given."""
+    """Refuse an output path next to the images, or below one of the given folders of images."""
     place = out.resolve()
     among = [path.parent for path in images if path.parent.resolve() == place]
     among += [source for source in sources if source.is_dir() and place.is_relative_to(source.resolve())]
@@ -152,7 +105,7 @@ def refuse_among_images(out: Path, sources: list[Path], images: list[Path]) -> N
 
 
 class PreparedImage(NamedTuple):
-    """An image at network size (3, h, w), how it got there from its own (height, width), its path and proposals."""
+    """An image at network size (3, h, w), its original (height, width), how it was resized, its path and proposals."""
 
     pixels: Tensor
     original_hw: tuple[int, int]
@@ -160,9 +113,9 @@ class PreparedImage(NamedTuple):
     path: str | None
     proposals: Tensor | None = None
     original: Tensor | None = None
-    """Its own pixels, where they are to be kept."""
+    """The original pixels, if they are to be kept."""
     note: str | None = None
-    """What is amiss with an image that is read all the same."""
+    """A defect of the file, if the image could be read despite it."""
 
 
 def prepared_ahead(
@@ -174,9 +127,9 @@ def prepared_ahead(
     value_range: ValueRange = "auto",
     memory: float = MEMORY,
 ) -> Iterator[list[PreparedImage | Unreadable]]:
-    """Windows of prepared images, or what is wrong with them, each prepared while the one before is used.
+    """Windows of prepared images, or their errors, each window prepared while the one before is used.
 
-    Decoded images take at most so many GiB of `memory`; one that is large is prepared when nothing else is used.
+    Decoded images take at most `memory` GiB; a large image is prepared while nothing else is in memory.
     """
 
     def attempt(image: ImageLike | Unreadable) -> PreparedImage | Unreadable:
@@ -200,8 +153,8 @@ def prepared_ahead(
 
 
 class Window(NamedTuple, Generic[_T]):
-    """Images that are in memory together; `alone`: one that is so large that no other may be beside it; `problem`:
-    why it may not be there either.
+    """Images that are in memory together. `alone`: a single image so large that no other may be in memory with it;
+    `problem`: why it does not fit either.
     """
 
     images: list[_T]
@@ -212,7 +165,7 @@ class Window(NamedTuple, Generic[_T]):
 def windows_within(
     source: Iterator[_T], window: int, memory: float, needs_of: Callable[[list[_T]], Iterable[Need]]
 ) -> Iterator[Window[_T]]:
-    """Windows of at most so many images, of which two at a time stay within `memory` (GiB)."""
+    """Windows of at most `size` images, so that two at a time stay within `memory` (GiB)."""
     limit = int(memory * 2**30)
     while given := _taken(source, window, limit // 2):
         images: list[_T] = []
@@ -234,7 +187,7 @@ def windows_within(
 
 
 def _taken(source: Iterator[_T], window: int, most_bytes: int) -> list[_T]:
-    """The next images; fewer where they are arrays, which are in memory as soon as they are taken."""
+    """The next images; fewer if they are arrays, which are in memory as soon as they are taken."""
     taken: list[_T] = []
     num_bytes = 0
     while len(taken) < window and num_bytes <= most_bytes:
@@ -250,9 +203,9 @@ def _taken(source: Iterator[_T], window: int, most_bytes: int) -> list[_T]:
 def ahead_of_use(
     source: Iterator[_T], window: int, memory: float, need_of: Callable[[_T], Need], prepare: Callable[[_T], _R]
 ) -> Iterator[tuple[Window[_T], list[_R]]]:
-    """Windows with what is made of each of their images: made while the window before is used, unless it is alone.
+    """Windows with the result of `work` for each image, computed while the window before is used, unless it is alone.
 
-    What has a problem is not begun, and comes without results.
+    A window with a problem comes without results.
     """
     with image_threads() as pool:
         windows = windows_within(source, window, memory, lambda images: list(pool.map(need_of, images)))
@@ -280,8 +233,8 @@ def ahead_of_use(
 def image_threads(name: str = "") -> ThreadPoolExecutor:
     """Threads that decode and resize, each on one core.
 
-    torch would let each gather a team of threads for its operations. While such teams are there, OpenMP has the
-    network's own threads sleep where else they wait awake for each other (benchmarks/RESULTS.md, the course's network).
+    By default torch would start a team of threads in each. While such teams exist, OpenMP lets the network's own
+    threads sleep instead of spinning when they wait for each other (benchmarks/RESULTS.md, the course's network).
     """
     pool = ThreadPoolExecutor(DECODERS, name)
     # with a timeout: a thread that cannot start must not make the other wait for ever
@@ -306,7 +259,7 @@ def prepare(
     image: ImageLike, rule: ResizeRule, stored: StoredProposals | None = None, value_range: ValueRange = "auto", *,
     keep: bool = False,
 ) -> PreparedImage:  # fmt: skip
-    """An image resized by a rule, with the proposals that are stored for it, and with `keep` its own pixels."""
+    """An image resized by a rule, with the proposals stored for it, and its original pixels if `keep`."""
     read = read_any_image(image, value_range)
     path = str(image) if isinstance(image, (str, Path)) else None
     return _fitted(read.pixels, path, rule, stored)._replace(original=read.pixels if keep else None, note=read.note)
@@ -318,6 +271,6 @@ def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredPr
     proposals = None
     if stored is not None:
         if path is None:
-            raise ValueError(f"{stored.path} knows images by their files: give paths, not pixels")
+            raise ValueError(f"{stored.path} identifies images by their files: give paths, not pixels")
         proposals = resize_proposals(stored.of(path, hw), hw, rule)
     return PreparedImage(fit_image(pixels, plan), hw, plan, path, proposals)

@@ -76,6 +76,6 @@ def make_loader(
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died of it would keep the run from saving."""
+    """Ignore Ctrl-C and SIGTERM, which reach every process: without its workers a run could not save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """Four images in one: each shows a random part of itself in one quadrant, around a random centre.
 
-It teaches small objects and crowded borders from little data. Chance comes from torch's global generator only.
+It shows the model small and cropped objects from little data. Randomness comes from torch's global generator only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from boxwright.structures import GroundTruth
 
 @dataclass(frozen=True, slots=True)
 class Mosaic:
-    """With probability `p`, a sample joined with three others drawn at random, at the size of the sample.
+    """With probability `p`, a sample combined with three other random ones, at the size of the sample.
 
-    low, high: how large the images are drawn, against the canvas; an image that would leave its quadrant unfilled
-    is drawn larger. min_visibility: the part of a box that its quadrant must show for the object to stay.
+    low, high: scale of the images relative to the canvas; an image that would not fill its quadrant is enlarged.
+    min_visibility: the fraction of a box that must be visible for the object to stay.
     """
 
     p: float = 1.0
@@ -29,7 +29,7 @@ class Mosaic:
     min_visibility: float = 0.3
 
     def __call__(self, fetch: Callable[[int], Sample], count: int, sample: Sample) -> Sample:
-        """The mosaic of `sample` and three of the `count` samples that `fetch` gives by index."""
+        """The mosaic of `sample` and three of the `count` samples that `fetch` returns by index."""
         if bool(torch.rand(()) >= self.p) or min(sample.size_hw) < 4:  # too small for four quadrants
             return sample
         others = [fetch(index) for index in torch.randint(count, (3,)).tolist()]
@@ -90,7 +90,7 @@ def _fill(
 
 
 def join_ground_truths(ground_truths: Sequence[GroundTruth]) -> GroundTruth:
-    """The objects of several ground truths as one; masks are kept where every image with objects has them."""
+    """The objects of several images as one ground truth; masks are kept if every image with objects has them."""
     some = any(ground_truth.masks is not None for ground_truth in ground_truths)
     every = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
     masks = (

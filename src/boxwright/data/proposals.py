@@ -1,7 +1,7 @@
 """Proposal files: the boxes that a proposal network found in the images of a data folder, for Fast R-CNN.
 
-A file is a NumPy archive (.npz) of plain arrays: `names` (N,) the images' paths below the data folder, `sizes` (N, 2)
-their height and width, `counts` (N,) how many proposals each has, and, image after image, `boxes` (sum, 4) in the
+A file is a NumPy archive (.npz) of plain arrays: `names` (N,) paths of the images relative to the data folder, `sizes`
+(N, 2) their height and width, `counts` (N,) numbers of proposals, and, image after image, `boxes` (sum, 4) in the
 pixels of the original images and `scores` (sum,), best first.
 """
 
@@ -24,11 +24,11 @@ from boxwright.writing import writing
 
 _ARRAYS = {"names": 1, "sizes": 2, "counts": 1, "boxes": 2, "scores": 1}
 _KINDS = {"names": "U", "sizes": "iu", "counts": "iu", "boxes": "iuf", "scores": "iuf"}
-"""NumPy's letters for text, whole numbers and numbers."""
+"""NumPy's kind letters for text, integers and real numbers."""
 
 
 class StoredProposals:
-    """The proposals of a file, by image. Images are known by the end of their path, so a folder may move."""
+    """The proposals of a file, by image. Images are identified by the end of their path, so a folder may move."""
 
     def __init__(self, path: Path, arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> None:
         self.path = path
@@ -45,13 +45,13 @@ class StoredProposals:
         return len(self._ends)
 
     def index_of(self, image: str | Path) -> int | None:
-        """Which of the file's images this is: the one whose name is the longest end of its path, None if none is."""
+        """The file's image for a path: the one whose name is the longest matching end of the path; None without one."""
         place = "/" + Path(image).absolute().as_posix()
         fitting = [row for row in self._of_name.get(Path(image).name, []) if place.endswith("/" + row[0])]
         return max(fitting, key=lambda row: len(row[0]))[1] if fitting else None
 
     def of(self, image: str | Path, hw: tuple[int, int]) -> Tensor:
-        """Boxes and scores (R, 5) of an image of size `hw`; ValueError where the file has none for it."""
+        """Boxes and scores (R, 5) of an image of size `hw`; ValueError if the file has none for it."""
         index = self.index_of(image)
         if index is None:
             raise ValueError(
@@ -67,7 +67,7 @@ class StoredProposals:
         return self._rows[self._ends[index - 1] if index else 0 : self._ends[index]]
 
     def check(self, records: Sequence[Record]) -> None:
-        """Raise ValueError where images have no proposals, before anything starts."""
+        """Raise ValueError if images have no proposals, before any work starts."""
         missing = [record.path for record in records if self.index_of(record.path) is None]
         if missing:
             raise ValueError(
@@ -80,7 +80,7 @@ class StoredProposals:
 
 
 def read_proposals(path: str | Path) -> StoredProposals:
-    """The proposals of a file. Raises FileNotFoundError, or ValueError where it is none."""
+    """The proposals of a file. Raises FileNotFoundError, or ValueError if it is not a proposal file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such proposal file")
@@ -90,7 +90,7 @@ def read_proposals(path: str | Path) -> StoredProposals:
             arrays = {name: archive[name] for name in _ARRAYS}
     except DamagedError as error:
         raise DamagedError(
-            f"{path}: not a proposal file, or damaged: {error}; write it anew with boxwright proposals"
+            f"{path}: not a proposal file, or damaged: {error}; write it again with boxwright proposals"
         ) from error
     except MemoryError:
         raise
@@ -104,24 +104,24 @@ def read_proposals(path: str | Path) -> StoredProposals:
     good = good and all(not arrays[name].size or arrays[name].dtype.kind in kinds for name, kinds in _KINDS.items())
     if not good or (arrays["counts"] < 0).any() or int(arrays["counts"].sum()) != len(arrays["scores"]):
         shapes = ", ".join(f"{name} {arrays[name].shape} of {arrays[name].dtype}" for name in _ARRAYS)
-        raise ValueError(f"{path}: its arrays do not fit together ({shapes}); write it anew with boxwright proposals")
+        raise ValueError(f"{path}: its arrays do not fit together ({shapes}); write it again with boxwright proposals")
     if not np.isfinite(arrays["boxes"]).all() or not np.isfinite(arrays["scores"]).all():
-        raise ValueError(f"{path}: a box or a score is not a number; write it anew with boxwright proposals")
+        raise ValueError(f"{path}: a box or a score is not a number; write it again with boxwright proposals")
     turned = (arrays["boxes"][:, 2:] < arrays["boxes"][:, :2]).any(1)
     if turned.any():
         box = [float(value) for value in arrays["boxes"][turned.argmax()]]
-        raise ValueError(f"{path}: expected boxes as x1, y1, x2, y2, got {box}, which ends before it begins")
+        raise ValueError(f"{path}: expected boxes as x1, y1, x2, y2, got {box}, whose end lies before its start")
     names, times = np.unique(arrays["names"], return_counts=True)
     if (times > 1).any():
-        raise ValueError(f"{path}: {names[times.argmax()]} is there {times.max()} times; expected one entry an image")
+        raise ValueError(f"{path}: {names[times.argmax()]} occurs {times.max()} times; expected one entry per image")
     return StoredProposals(path, arrays)
 
 
 def write_proposals(path: Path, found: Iterable[tuple[str, Detections]]) -> tuple[int, int]:
-    """Write the detections of images, with their names, as a proposal file; gives how many images and boxes it has.
+    """Write the detections of images, with their names, as a proposal file; returns the numbers of images and boxes.
 
-    A place that cannot be written to is found before the first is asked for; a file that was there stays until the new
-    one is whole.
+    A path that cannot be written is reported before the first image is detected; an existing file stays until the new
+    one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

@@ -1,8 +1,7 @@
-"""What the readers hand on: images with their annotations as they stand in the files, before anything is decoded.
+"""What the readers return: images with their annotations as they are in the files, before anything is decoded.
 
-A reader keeps everything it was given, also what is wrong: `preflight` judges, and `ground_truth.ground_truth_of`
-leaves out the boxes that are none. Boxes are absolute (x1, y1, x2, y2) in the pixels of the upright image (after EXIF
-rotation).
+A reader keeps everything, including errors: `preflight` checks it, and `ground_truth.ground_truth_of` leaves out
+invalid boxes. Boxes are absolute (x1, y1, x2, y2) in the pixels of the upright image (after EXIF rotation).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from boxwright.structures import Classes
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One labelled object as read: `label` in [0, K), `where` names file and line or id for reports.
+    """One annotated object as read: `label` in [0, K), `where` gives file and line or id for reports.
 
     `segmentation` is a COCO polygon list or run-length dict, or `voc_masks.ObjectPixels`, not yet decoded.
     """
@@ -31,10 +30,10 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image: its file, its id in the data set, the size that the annotation file states, and its objects.
+    """One image: its file, its id in the dataset, the size given in the annotation file, and its objects.
 
-    After preflight `stated_hw` is the size that the image really has, after EXIF rotation. `rejected` counts the
-    objects that the reader could not use: what the image shows there is not known.
+    After preflight `stated_hw` is the actual size of the image, after EXIF rotation. `rejected` counts the objects that
+    the reader could not use.
     """
 
     path: Path
@@ -49,8 +48,8 @@ class Record:
 class Problem:
     """One finding of a reader or of preflight.
 
-    kind: short slug such as "zero-area-box"; where: file:line or file, id; quarantined: the box (or image) that it
-    concerns is left out of training and evaluation.
+    kind: short slug such as "zero-area-box"; where: file:line or file, id; quarantined: its box (or image) is left out
+    of training and evaluation.
     """
 
     kind: str
@@ -63,7 +62,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split of a data set: its name, its images, its classes, and what the reader could not use."""
+    """One split of a dataset: its name, its images, its classes, and the reader's findings."""
 
     name: str
     records: tuple[Record, ...]
@@ -74,15 +73,15 @@ class Split:
         return len(self.records)
 
     def with_records(self, records: tuple[Record, ...], problems: tuple[Problem, ...] = ()) -> Split:
-        """The same split with other images and further findings."""
+        """The same split with other images and additional findings."""
         return replace(self, records=records, problems=self.problems + problems)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFolder:
-    """A folder of labelled images: its format ("voc", "cvat", "coco", "yolo", "shapes"), classes and splits by name.
+    """A folder of labelled images as read: format ("voc", "cvat", "coco", "yolo", "shapes"), classes, splits by name.
 
-    `notes` say in one sentence each what was decided for the user (a validation split that was made, say).
+    `notes` are sentences on automatic decisions, such as a validation split that was made.
     """
 
     root: Path

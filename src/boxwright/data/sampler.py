@@ -1,6 +1,6 @@
-"""Which images make up step n, and the seed of each image's augmentation: a function of (seed, step).
+"""Which images make up step n, and the seed of each image's augmentation: a pure function of (seed, step).
 
-Nothing is remembered between steps, so a resumed run sees exactly what an uninterrupted one would, with any number of
+There is no state between steps, so a resumed run sees exactly the samples of an uninterrupted one, with any number of
 workers.
 """
 
@@ -15,15 +15,15 @@ from boxwright.data.dataset import SampleKey
 from boxwright.data.records import Split
 
 AHEAD = 64
-"""Steps: loader processes draw the keys of fewer than so many before these are used."""
+"""Upper bound on the steps between drawing the keys of a batch and using the batch."""
 
 
 class StepSampler(Sampler[list[SampleKey]]):
     """The keys of the batch of each step, from `start` to `stop`, for one rank of `world`.
 
-    Each epoch is a permutation of the records; batches run on over the end of an epoch. Images of like shape stand
-    together, in blocks that are drawn at random, so that padding is small. `mosaic` says of a step whether its images
-    may be mosaics; it is asked when the keys are drawn, up to `AHEAD` steps before they are used.
+    Each epoch is a permutation of the records; a batch may cross the end of an epoch. Images of similar shape are
+    grouped in blocks that are drawn at random, so that padding is small. `mosaic` tells whether the images of a step
+    may be mosaics; it is called when the keys are drawn, up to `AHEAD` steps before they are used.
     """
 
     def __init__(
@@ -77,5 +77,5 @@ def draw_seed(seed: int, number: int) -> int:
 
 
 def aspects_of(split: Split) -> list[float]:
-    """Width over height of every record, 1 where the annotation file does not say."""
+    """Width over height of every record, 1 if the annotation file does not give the size."""
     return [r.stated_hw[1] / r.stated_hw[0] if r.stated_hw and all(r.stated_hw) else 1.0 for r in split.records]

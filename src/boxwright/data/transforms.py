@@ -1,11 +1,11 @@
 """Augmentation and resizing of an image together with its boxes, labels, ignore flags and masks.
 
-Pixels are moved and coloured by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Chance comes
-from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image,
-H W = its height and width. Boxes are (x1, y1, x2, y2) in pixels.
+Pixels are transformed by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Randomness comes
+from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image, H W
+= its height and width. Boxes are (x1, y1, x2, y2) in pixels.
 
-Every step that moves pixels is one `Placement` (a window of the image, resized, put on a canvas), so that there is a
-single place where pixels, boxes and masks could disagree.
+Every step that moves pixels is one `Placement` (a window of the image, resized, put on a canvas), so that pixels, boxes
+and masks are kept consistent in a single place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from boxwright.structures import CroppedMask, GroundTruth
 
 
 class Sample(NamedTuple):
-    """One image (3, H, W) uint8, what it holds, and boxes with scores (R, 5) where a file proposes some."""
+    """One image (3, H, W) uint8, its ground truth, and stored proposals with scores (R, 5) if there are any."""
 
     image: Tensor
     ground_truth: GroundTruth
@@ -42,7 +42,7 @@ Step: TypeAlias = Callable[[Sample], Sample]
 
 
 class Placement(NamedTuple):
-    """A window (x1, y1, x2, y2) of an image, resized to `size_hw`, its corner put at `corner_xy` of a canvas."""
+    """A window (x1, y1, x2, y2) of an image, resized to `size_hw`, with its corner at `corner_xy` of a canvas."""
 
     window: tuple[int, int, int, int]
     size_hw: tuple[int, int]
@@ -64,7 +64,7 @@ def _uniform(low: float, high: float) -> float:
 
 
 def _whole_number(limit: int) -> int:
-    """A random whole number in [0, limit]."""
+    """A random integer in [0, limit]."""
     return int(torch.randint(limit + 1, ()))
 
 
@@ -79,11 +79,11 @@ def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
 def place_ground_truth(
     ground_truth: GroundTruth, placement: Placement, min_visibility: float, keep: Tensor | None = None
 ) -> GroundTruth:
-    """The ground truth that a placed window still shows, in canvas coordinates.
+    """The ground truth visible in a placed window, in canvas coordinates.
 
-    An object goes where less than 1 pixel or less than `min_visibility` of its box is left, or where `keep` (G,) is
-    False. An ignored region stays as long as it shows at all: what lies in it must not turn into background. A box
-    that the window cuts is drawn tight around what is left of its mask, where it has one (with a pixel).
+    An object is dropped if less than 1 pixel or less than `min_visibility` of its box is left, or if `keep` (G,) is
+    False. An ignored region stays as long as any of it is visible, since it must not become background. A box that the
+    window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
     """
     if not len(ground_truth):
         return ground_truth
@@ -118,7 +118,7 @@ def place_ground_truth(
 
 
 def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | None:
-    """What a placed window still shows of proposals (R, 5), in canvas coordinates; what is under 1 pixel goes."""
+    """The proposals (R, 5) visible in a placed window, in canvas coordinates; those under 1 pixel are dropped."""
     if proposals is None:
         return None
     x1, y1, x2, y2 = placement.window
@@ -130,7 +130,7 @@ def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | 
 
 
 def place_mask(mask: CroppedMask, placement: Placement) -> CroppedMask:
-    """What a placed window shows of a mask: each canvas pixel takes the mask's value at its centre."""
+    """The part of a mask visible in a placed window: each canvas pixel takes the mask's value at its centre."""
     if not mask.known:
         return mask
     height, width = mask.bitmap.shape
@@ -147,7 +147,7 @@ def _sampled(start: int, length: int, window: tuple[int, int], scale: float) -> 
     first = max(start, window[0]) - window[0]
     last = min(start + length, window[1]) - window[0]
     begin, end = math.ceil(first * scale - 0.5), math.ceil(last * scale - 0.5)
-    if end <= begin:  # thinner than a pixel: the pixel that it lies in shows it
+    if end <= begin:  # thinner than a pixel: drawn in the pixel that contains it
         limit = math.floor((window[1] - window[0]) * scale + 0.5)
         begin = min(max(math.floor(first * scale), 0), max(limit - 1, 0))
         end = begin + 1 if last > first else begin
@@ -164,7 +164,7 @@ def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
 
 
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
-    """The sample at network size by a rule; every object is kept, however small it gets."""
+    """The sample resized to network size by a rule; every object is kept, however small it gets."""
     plan = resize_plan(sample.size_hw, rule)
     hw = sample.size_hw
     proposals = resize_proposals(sample.proposals, hw, rule)
@@ -207,7 +207,7 @@ class Compose:
 
 @dataclass(frozen=True, slots=True)
 class HorizontalFlip:
-    """Mirror left and right with probability `p`."""
+    """Flip left and right with probability `p`."""
 
     p: float = 0.5
 
@@ -218,7 +218,7 @@ class HorizontalFlip:
 
 @dataclass(frozen=True, slots=True)
 class VerticalFlip:
-    """Mirror top and bottom with probability `p` (microscope and aerial images have no up)."""
+    """Flip top and bottom with probability `p` (for microscope and aerial images)."""
 
     p: float = 0.5
 
@@ -228,7 +228,7 @@ class VerticalFlip:
 
 
 def _flipped(sample: Sample, axis: int) -> Sample:
-    """The mirrored sample: axis 0 turns x round, axis 1 turns y round."""
+    """The flipped sample: axis 0 flips x, axis 1 flips y."""
     image, ground_truth, proposals = sample
     extent = sample.size_hw[1 - axis]
     boxes = _turned(ground_truth.boxes, axis, extent)
@@ -250,10 +250,10 @@ def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ScaleJitter:
-    """Zoom by a random factor and keep the image's size: a crop where it grows, padding where it shrinks.
+    """Zoom by a random factor and keep the image's size: cropped when it grows, padded when it shrinks.
 
-    Large-scale jitter of Ghiasi et al. (Simple Copy-Paste, section 3), but the smaller image lands anywhere, not
-    always in the top left corner. Only the window that is seen gets resized.
+    Large-scale jitter of Ghiasi et al. (Simple Copy-Paste, section 3), but a smaller image is placed anywhere, not
+    always in the top left corner. Only the visible window is resized.
     """
 
     low: float = 0.5
@@ -266,7 +266,7 @@ class ScaleJitter:
             raise ValueError(f"scale jitter: expected 0 < low <= high, got {self.low} and {self.high}")
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample at another zoom, at its old size."""
+        """The zoomed sample, at its old size."""
         if not _chance(self.p):
             return sample
         height, width = sample.size_hw
@@ -287,10 +287,10 @@ class ScaleJitter:
 
 @dataclass(frozen=True, slots=True)
 class RandomIoUCrop:
-    """Crop so that some object overlaps the crop by a random least IoU (SSD, section 2.2), and enlarge to the old size.
+    """Crop with a random minimum IoU between the crop and some object (SSD, section 2.2), and enlarge to the old size.
 
-    The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre it leaves out are gone. A least IoU of
-    1 leaves the image as it is; one of them is needed, since an image may have no crop for any other.
+    The crop is chosen by torchvision's `v2.RandomIoUCrop`; objects whose centre lies outside are dropped. A minimum IoU
+    of 1 leaves the image unchanged; it must be among the choices, since an image may have no crop for any other.
     """
 
     p: float = 0.5
@@ -299,10 +299,12 @@ class RandomIoUCrop:
 
     def __post_init__(self) -> None:
         if max(self.least_ious, default=0.0) < 1:
-            raise ValueError(f"IoU crop: expected a least IoU of 1 among {self.least_ious}: an image left as it is")
+            raise ValueError(
+                f"IoU crop: expected a minimum IoU of 1 among {self.least_ious}, which leaves the image unchanged"
+            )
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample cropped and enlarged, or as it was where a least IoU of 1 was drawn."""
+        """The sample cropped and enlarged, or unchanged if a minimum IoU of 1 was drawn."""
         ground_truth, size_hw = sample.ground_truth, sample.size_hw
         if not _chance(self.p) or bool(ground_truth.ignore.all()) or min(size_hw) * self.min_scale < 1:
             return sample
@@ -324,9 +326,9 @@ class RandomIoUCrop:
 
 @dataclass(frozen=True, slots=True)
 class ColourJitter:
-    """Random brightness, contrast, saturation (each a factor in 1 +- value) and hue (turned by +- value of a circle).
+    """Random brightness, contrast, saturation (each a factor in 1 +- value) and hue (shifted by +- value of a circle).
 
-    It is torchvision's `v2.ColorJitter`. Its hue goes through HSV and costs more than the other three together.
+    This is torchvision's `v2.ColorJitter`. Its hue goes through HSV and costs more than the other three together.
     """
 
     brightness: float = 0.2
@@ -336,7 +338,7 @@ class ColourJitter:
     p: float = 1.0
 
     def __call__(self, sample: Sample) -> Sample:
-        """The sample in other colours; its ground truth stays."""
+        """The sample in other colours; its ground truth is unchanged."""
         if not _chance(self.p):
             return sample
         jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)

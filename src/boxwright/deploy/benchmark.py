@@ -1,6 +1,6 @@
-"""How fast a detector is in each runtime of this machine, how large its file is, and what it costs in AP.
+"""Speed, file size and AP of a detector in each runtime of this machine.
 
-Runtimes take turns, round by round, so that whatever else the machine does slows all of them alike.
+Runtimes take turns, round by round, so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.deploy.export.export import average_precision, calibration_inputs
+from boxwright.deploy.export.export_checkpoint import average_precision, calibration_inputs
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import write_openvino
@@ -24,16 +24,26 @@ from boxwright.inference.predictor import Detector
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.runtime.openvino import computes_bf16
 from boxwright.runtime.precision import choose_precision
+from boxwright.runtime.winograd import direct_convolutions
 
-RUNTIMES = ("torch", "torch-bf16", "torch-compiled", "onnx", "onnx-winograd", "openvino", "openvino-winograd",
-            "openvino-bf16", "openvino-int8")  # fmt: skip
+RUNTIMES = (
+    "torch",
+    "torch-bf16",
+    "torch-compiled",
+    "onnx",
+    "onnx-winograd",
+    "openvino",
+    "openvino-winograd",
+    "openvino-bf16",
+    "openvino-int8",
+)
 REST = 0.1
-"""Seconds between turns: threads of one runtime spin for a while after their work, on the cores of the next."""
+"""Seconds between turns: threads of a runtime keep spinning for a while after their work, on the cores of the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A detector in one runtime, and the bytes of its files."""
+    """A detector in one runtime, and the size of its files in bytes."""
 
     name: str
     detector: Detector
@@ -41,7 +51,7 @@ class Runtime:
 
 
 def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -> dict[str, str]:
-    """Every runtime, with the reason why it cannot run here, or "" where it can.
+    """All runtimes by name, each with the reason why it is not available here, or "" if it is.
 
     `calibration`: whether there are images for int8; `wide`: whether the network has convolutions wide enough for
     Winograd's algorithm.
@@ -60,27 +70,33 @@ def available_runtimes(device: torch.device, *, calibration: bool, wide: bool) -
         absent = [package for package in wanted if package in lacking]
         reasons[name] = f"pip install 'boxwright[export]' ({', '.join(absent)} missing)" if absent else ""
     if choose_precision("auto", device) != "bf16":
-        reasons["torch-bf16"] = "this device has no bf16 of its own"
+        reasons["torch-bf16"] = "this device does not support bf16 natively"
     if not reasons["openvino-bf16"] and not computes_bf16():
-        reasons["openvino-bf16"] = "this processor has no bf16"
+        reasons["openvino-bf16"] = "this processor does not support bf16"
     if not wide:
         reasons["onnx-winograd"] = reasons["openvino-winograd"] = "no convolution of this network is wide enough"
     if not reasons["openvino-int8"] and not calibration:
-        reasons["openvino-int8"] = "needs images to be fitted to: --images FOLDER"
+        reasons["openvino-int8"] = "needs images for calibration: --images FOLDER"
     return reasons
 
 
 def build_runtimes(
-    checkpoint: Checkpoint, names: Sequence[str], folder: Path, *, device: torch.device, weights_size: int,
-    images: Path | None, say: Callable[[str], None],
-) -> list[Runtime]:  # fmt: skip
-    """The named runtimes of a checkpoint, their files written into `folder` (not gated: `export` does that)."""
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    device: torch.device,
+    weights_size: int,
+    images: Path | None,
+    log: Callable[[str], object],
+) -> list[Runtime]:
+    """The named runtimes of a checkpoint, with their files in `folder`; only `export` compares those with it."""
     made: list[Runtime] = []
     onnx_files = {False: folder / "detector.onnx", True: folder / "winograd.onnx"}
     description = detector_graph(checkpoint)[1]
     exported = [name for name in names if name.startswith(("onnx", "openvino"))]
     for winograd in {name.endswith("winograd") for name in exported}:
-        say("writing an exported file ...")
+        log("exporting ...")
         graph, _ = detector_graph(checkpoint, winograd=winograd)
         write_onnx(record(graph, description), onnx_files[winograd], description)
     for name in names:
@@ -88,7 +104,7 @@ def build_runtimes(
         if kind == "torch":
             precision = "bf16" if variant == "bf16" else "fp32"
             detector = Detector(checkpoint, device, precision=precision, compile=variant == "compiled")
-            detector.settings = description.settings  # the scores and numbers that are fixed in the files
+            detector.settings = description.settings  # those that are fixed in the files
             made.append(Runtime(name, detector, weights_size))
             continue
         file = onnx_file = onnx_files[variant == "winograd"]
@@ -109,9 +125,9 @@ def build_runtimes(
 def measure_speed(
     runtimes: Sequence[Runtime], images: Sequence[Tensor], *, batch: int, repeats: int, score: float | None = None
 ) -> list[tuple[float, float]]:
-    """Latency (seconds, one image) and throughput (images a second) of each runtime: medians over rounds.
+    """Latency (seconds, one image) and throughput (images per second) of each runtime: medians over rounds.
 
-    Images (3, H, W) are brought to network size before; normalising, network, NMS and the way back are timed.
+    Images (3, H, W) are resized before; normalisation, network, NMS and the mapping to the original are timed.
     """
     times: dict[tuple[int, int], list[float]] = {}
     for round_ in range(-1, repeats):  # the first one warms up
@@ -131,18 +147,19 @@ def measure_speed(
     ]
 
 
-def measure_ap(
+def evaluate_runtimes(
     runtimes: Sequence[Runtime], checkpoint: Checkpoint, device: torch.device, data: Path, split: str
 ) -> tuple[float, list[float]]:
-    """AP of the checkpoint in torch fp32, convolved directly, and AP of each runtime."""
+    """AP of the checkpoint in torch fp32 with direct convolutions, and AP of each runtime."""
     points = [average_precision(one.detector, data, split) for one in runtimes]
-    plain = Detector(checkpoint, device, precision="fp32", winograd=False)
+    with direct_convolutions():
+        plain = Detector(checkpoint, device, precision="fp32")
     plain.settings = runtimes[0].detector.settings
     return average_precision(plain, data, split), points
 
 
 def network_images(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
-    """Images at the size that the network sees, all of the first one's, so that batches have no padding."""
+    """Images at network size: those of the same size as the first, so that batches have no padding."""
     fitted = [fit_image(one, resize_plan((int(one.shape[1]), int(one.shape[2])), detector.resize)) for one in images]
     first = fitted[0].shape
     return [one for one in fitted if one.shape == first]

@@ -1,8 +1,8 @@
-"""COCO average precision and recall, for boxes and masks, defined also where the COCO tools give up.
+"""COCO average precision and recall for boxes and masks, with undefined cases handled.
 
-The counting is done by faster-coco-eval, whose figures equal pycocotools'. What it is fed is ours: image and
-annotation ids run from 1 (an id of 0 means "unmatched" inside the COCO tools and costs hits), areas are always
-there, and -1 ("undefined") leaves as None. Its limits on detections hold for each class of an image, as in COCO.
+The counting is done by faster-coco-eval, whose figures equal those of pycocotools. Its input is prepared here: image
+and annotation ids run from 1 (the COCO tools take an id of 0 for "unmatched" and lose true positives), areas are always
+present, and -1 ("undefined") becomes None. Limits on detections hold for each class of an image, as in COCO.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Areas = Sequence[Sequence[float | None] | None]
 
 @dataclass(frozen=True, slots=True)
 class CocoResult:
-    """COCO's figures, fractions in [0, 1], or None where undefined (no ground truth of that kind).
+    """COCO's metrics, fractions in [0, 1], or None if undefined (no ground truth of that kind).
 
-    `ar` and `per_class*` are keyed by the limit on detections and by class name; `recall50` is the recall at an overlap
-    of 0.5 with the most detections; `notes` are sentences on what is undefined or empty.
+    `ar` is keyed by the limit on detections, `per_class*` by class name; `recall50` is the recall at IoU 0.5 with the
+    highest limit on detections; `notes` are sentences on undefined or empty results.
     """
 
     ap: float | None
@@ -49,9 +49,9 @@ class CocoResult:
     notes: tuple[str, ...]
 
     def figures(self, prefix: str = "") -> dict[str, Any]:
-        """The result as one JSON object, under the names that the field knows (AP50, ARs, ...).
+        """The result as one JSON object, under the usual names (AP50, ARs, ...).
 
-        With a prefix ("segm_") only the figures, each under a name that begins with it.
+        With a prefix ("segm_") only the metrics, with the prefix in front of each name.
         """
         figures: dict[str, Any] = {"metric": "coco", "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
         figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
@@ -76,12 +76,12 @@ def coco_ap(
 ) -> CocoResult:
     """COCO AP and AR of detections against the ground truth of the same images in the same order.
 
-    Ignored ground truth counts as COCO crowd. The largest of `max_detections` holds for AP. `areas` (per image, per
-    object) are those of the annotation file and decide what is small, medium or large; where they are missing it is
-    the number of mask pixels, or else the area of the box. In AP of masks an object whose mask is not known is a
-    region to ignore, as a crowd is; one whose mask is empty can only be missed.
+    Ignored ground truth counts as COCO crowd. The largest of `max_detections` is used for AP. `areas` (per image, per
+    object) are those of the annotation file and decide what is small, medium or large; if missing, the number of mask
+    pixels is used, or else the area of the box. In AP of masks, an object of unknown mask is an ignore region, like a
+    crowd; one with an empty mask is always missed.
 
-    Raises ValueError where lengths differ, a score is not a number, or masks are asked for and missing.
+    Raises ValueError if lengths differ, a score is NaN, or masks are requested and missing.
     """
     _check(detections, ground_truths, classes, kind, areas)
     limits = sorted(set(max_detections))
@@ -117,8 +117,16 @@ def coco_ap(
     )
 
 
+def image_order(image_id: int | str) -> tuple[bool, int | str]:
+    """What images are sorted by before AP: pycocotools ranks equal scores by image id, whether ids are numbers or text.
+
+    If there are both, numbers come before text; pycocotools cannot evaluate such a file.
+    """
+    return isinstance(image_id, str), image_id
+
+
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """The mean of what is defined (COCO marks the undefined with -1), or None where nothing is."""
+    """The mean of the defined values (COCO marks undefined ones with -1), or None if there are none."""
     known = values[values > -1]
     return float(known.mean()) if known.size else None
 
@@ -166,7 +174,7 @@ def _ground_truth_rows(
             row = {"id": len(rows) + 1, "image_id": index + 1, "category_id": label + 1, "iscrowd": int(ignore)}
             row |= {"bbox": box, "area": area if stated is None else stated}
             if kind == "masks" and mask is not None:
-                if not mask.known:  # what is found in its box is neither right nor wrong
+                if not mask.known:  # detections in its box are neither true nor false positives
                     mask, row["iscrowd"] = _filled(ground_truth.boxes[thing], found.size_hw), 1
                 row["segmentation"] = mask.encoded(found.size_hw)
             rows.append(row)
@@ -214,12 +222,12 @@ def _count(
     if not detections:
         shape = (len(thresholds), 101, num_classes, 4, len(limits))
         return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
-    # Loaded here: its import takes a second that only an evaluation should pay.
+    # Imported here, since it takes a second that only an evaluation should cost.
     from faster_coco_eval.core.coco import COCO
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
     def quiet(*_: object) -> None:
-        """Swallow what the COCO tools would print."""
+        """Suppress the output of the COCO tools."""
 
     images = [
         {"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]}

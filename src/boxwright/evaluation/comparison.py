@@ -1,4 +1,4 @@
-"""Ground truth and detections from files of any format, brought into one order so that they can be evaluated."""
+"""Ground truth and detections from files of any supported format, paired by image for evaluation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from boxwright.data.formats.folder import READERS, find_split, open_folder
 from boxwright.data.ground_truth import mask_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Annotation, Record, Split
+from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.joining import Image, join_results, read_text_ground_truth
 from boxwright.evaluation.matching import one_pixel_kept
 from boxwright.evaluation.result_files import holds_text_ground_truth, read_results
@@ -23,9 +24,9 @@ Areas = list[list[float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Detections and ground truth of the same images in the same order, ready to be measured.
+    """Detections and ground truth of the same images in the same order, ready for evaluation.
 
-    `areas` are those that a COCO file states for its objects; `warnings` are sentences on what was left out.
+    `areas` are those given in a COCO file for its objects; `warnings` are sentences on what was left out.
     """
 
     detections: list[Detections]
@@ -47,9 +48,9 @@ def compare_files(
 ) -> Comparison:
     """Read ground truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
 
-    `split` is needed where a folder has several. `classes` takes a subset or merges, by the ground truth's names. Boxes
-    are taken as they stand, not clipped to the image. With `plus_one` their last pixel is theirs, so that one with x2 =
-    x1 is a pixel wide. Raises ValueError or FileNotFoundError with one sentence.
+    `split` is needed if a folder has several. `classes` selects a subset or merges, by the ground truth's names. Boxes
+    are not clipped to the image. With `plus_one` they include their last pixel, so that one with x2 = x1 is one pixel
+    wide. Raises ValueError or FileNotFoundError with one sentence.
     """
     if not ground_truth.exists():
         raise FileNotFoundError(f"{ground_truth}: there is no such file or folder of ground truth")
@@ -60,7 +61,7 @@ def compare_files(
         warnings = text.warnings
     else:
         part = _split(ground_truth, split)
-        records = _ordered(part.records)
+        records = sorted(part.records, key=lambda record: image_order(record.image_id))
         known = part.classes
         images = [Image(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
         if plus_one:
@@ -89,23 +90,15 @@ def compare_files(
 
 
 def _split(path: Path, name: str | None) -> Split:
-    """The split that is asked for, or the only one."""
+    """The requested split, or the only one."""
     if name is not None:
         return find_split(open_folder(path), name)
-    # Read without open_folder, which would set images aside for validation.
+    # Read without open_folder, which would make a validation split.
     reader = next((reader for reader in READERS if reader.recognises(path)), None)
     dataset = open_folder(path) if reader is None else reader.read(path, None)
     if len(dataset.splits) > 1:
         raise ValueError(f"{path}: it has the splits {', '.join(dataset.splits)}; choose one with --split")
     return next(iter(dataset.splits.values()))
-
-
-def _ordered(records: Sequence[Record]) -> list[Record]:
-    """Records by image id: of equal scores pycocotools takes the one of the lower id first, be it number or text.
-
-    Where there are both, numbers stand before text; pycocotools cannot measure such a file.
-    """
-    return sorted(records, key=lambda row: (isinstance(row.image_id, str), row.image_id))
 
 
 def _with_last_pixels(record: Record) -> Record:
@@ -135,9 +128,9 @@ def _ground_truths(part: Split, records: Sequence[Record]) -> tuple[list[GroundT
 def _with_masks(
     records: Sequence[Record], ground_truths: list[GroundTruth]
 ) -> tuple[list[GroundTruth], tuple[str, ...]]:
-    """The ground truth with its masks, where the data set has any; a damaged one is left out and said."""
+    """The ground truth with its masks, if the dataset has any; damaged ones are left out with a warning."""
     if not any(row.segmentation for record in records for row in record.annotations):
-        return ground_truths, ("The detections have masks and the ground truth has none: only boxes are measured.",)
+        return ground_truths, ("The detections have masks and the ground truth has none: only boxes are evaluated.",)
     masked, bad = [], []
     for record, ground_truth in zip(records, ground_truths, strict=True):
         hw = record.stated_hw or image_size(record.path)
@@ -153,7 +146,7 @@ def _with_masks(
 
 
 def _has_area(row: Annotation) -> bool:
-    box = torch.tensor(row.box, dtype=torch.float32)  # judged as it will be kept
+    box = torch.tensor(row.box, dtype=torch.float32)  # compared in the precision in which it is stored
     return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
 
 
@@ -169,7 +162,7 @@ def _reclassed(
     classes: Classes,
     mapping: Sequence[int | None],
 ) -> tuple[list[Detections], list[GroundTruth], Areas | None]:
-    """The same images with other labels; what has none any more is dropped."""
+    """The same images with other labels; objects whose class is dropped are removed."""
     label_of = torch.tensor([-1 if label is None else label for label in mapping])
     found = []
     for old in detections:

@@ -1,4 +1,4 @@
-"""Curves over the score: precision, recall and F1, the threshold where F1 is best, and how sure AP50 is.
+"""Curves over the score: precision, recall and F1, the threshold with the best F1, and the confidence interval of AP50.
 
 Shape legend: D = detections of all images together, K = classes, S = score thresholds, R = recall levels.
 """
@@ -21,7 +21,7 @@ RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's recall levels
 class Curves:
     """Precision, recall and F1 (K, S) of each class over the score thresholds `scores` (S,), and precision by recall.
 
-    A threshold keeps the detections whose score is at least as high. Above the last detection precision is 1 by
+    A threshold keeps the detections whose score is at least as high. Above the highest score precision is 1 by
     convention. `precision_by_recall` (K, R) is the envelope at the recall levels `recalls` (R,), and its mean is the
     class's AP (K,) at the overlap `iou`. Rows of classes without ground truth are NaN.
     """
@@ -38,7 +38,7 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class BestThreshold:
-    """The score threshold with the best F1, averaged over the classes that have ground truth; figures are fractions."""
+    """The score threshold with the best F1, averaged over the classes with ground truth; all values are fractions."""
 
     score: float
     f1: float
@@ -59,7 +59,7 @@ def score_curves(
 
 
 def curves_of(matches: Matches, iou: float = 0.5) -> Curves:
-    """The curves of detections that are matched already."""
+    """The curves of detections that are already matched."""
     num_classes = len(matches.totals)
     precision, recall, f1 = (np.full((num_classes, len(SCORES)), np.nan) for _ in range(3))
     envelope = np.full((num_classes, len(RECALLS)), np.nan)
@@ -87,7 +87,7 @@ def _envelope(found: Floats, total: int) -> Floats:
 
 
 def mean_ap(matches: Matches) -> float:
-    """AP of matched detections, mean over the classes that have ground truth; 0 where there is none."""
+    """AP of matched detections, mean over the classes with ground truth; 0 without ground truth."""
     figures = []
     order = np.argsort(-matches.scores, kind="stable")
     order = order[~matches.ignored[order]]
@@ -100,21 +100,21 @@ def mean_ap(matches: Matches) -> float:
 
 
 def mean_over_classes(values: Floats) -> Floats:
-    """The mean (S,) of (K, S) over the classes that have ground truth (rows without NaN); zeros where there is none."""
+    """The mean (S,) of (K, S) over the classes with ground truth (rows without NaN); zeros without any."""
     known = values[~np.isnan(values).any(1)]
     return np.asarray(known.mean(0)) if len(known) else np.zeros(values.shape[1])
 
 
 def kept_any(curves: Curves) -> Flags:
-    """Whether (K, S) a class has any detection at a threshold, so that its precision says something."""
-    return np.asarray(~((curves.precision == 1) & (curves.recall == 0)))  # one hit alone would give recall
+    """Whether (K, S) a class has any detection at a threshold, so that its precision is defined."""
+    return np.asarray(~((curves.precision == 1) & (curves.recall == 0)))  # one true positive alone would give recall
 
 
 def best_threshold(curves: Curves) -> BestThreshold | None:
-    """The threshold with the best F1, mean over classes (each class counts alike); None without a single hit.
+    """The threshold with the best F1, mean over classes with equal weight; None without any true positive.
 
-    Of a plateau its middle is taken, which leaves most room on both sides. Precision there is the mean over the
-    classes that have detections left.
+    Of a plateau the middle is taken, which leaves most room on both sides. Precision is the mean over the classes that
+    have detections left.
     """
     f1 = mean_over_classes(curves.f1)
     if f1.max() <= 0:
@@ -128,11 +128,11 @@ def best_threshold(curves: Curves) -> BestThreshold | None:
 
 
 def bootstrap_ap(matches: Matches, *, samples: int = 200, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """How sure the mean AP is: the interval in which `level` of the sets redrawn from these images lie.
+    """Bootstrap confidence interval of the mean AP at confidence `level`.
 
-    Images are drawn with replacement; matching is not repeated, for it looks at one image at a time. The interval
-    is moved onto the AP itself, because an image drawn twice raises the precision envelope a little. (0, 0) without
-    ground truth. Two models whose intervals overlap much were not told apart by these images.
+    Images are resampled with replacement; matching is not repeated, since it is done per image. The interval is shifted
+    to the AP itself, because an image drawn twice raises the precision envelope slightly. (0, 0) without ground truth.
+    If the intervals of two models overlap much, these images do not tell which one is better.
     """
     images = 1 + int(max(matches.images.max(initial=0), matches.total_images.max(initial=0)))
     generator = np.random.default_rng(seed)

@@ -1,7 +1,7 @@
-"""A detector over a labelled split: detections beside the ground truth, and the losses where they are asked for.
+"""Running a detector over a labelled split: its detections with the ground truth, and the losses if requested.
 
-The one way from a detector to figures: validation while training, the figures at the end of a run, `evaluate`, the gate
-of `export` and `benchmark` all come through here, so the same checkpoint has the same digits everywhere.
+All evaluation uses this function: validation while training, the metrics at the end of a run, `evaluate`, the gate of
+`export`, and `benchmark`. So the same checkpoint gives the same digits everywhere.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from boxwright.data.ground_truth import clip_box
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
 from boxwright.data.inputs import WINDOW, PreparedImage, ahead_of_use
+from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
 HIGHEST_SCORE = 0.05
-"""A higher score threshold would cut the tail off every precision-recall curve."""
+"""Highest score threshold for evaluation: a higher one would cut off the tail of the precision-recall curves."""
 
 
 class SplitDetector(Protocol):
-    """What runs over a split; `inference.predictor.Detector` is one."""
+    """The detector that is run over a split, such as `inference.predictor.Detector`."""
 
     @property
     def evaluation_batch(self) -> int:
-        """Images a forward pass."""
+        """Images per forward pass."""
 
     def detect_prepared(
         self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
-        """Detections of resized images, in their order; `losses` gets those against its ground truths."""
+        """Detections of resized images, in their order; `losses` accumulates the losses against its ground truth."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitDetections:
-    """What one process found: by index of the record, detections in original pixels or what is wrong with the image.
+    """The result of one process: by index of the record, detections in original pixels or the error of the image.
 
     `losses` are sums over `count` images, as are `floors`, which some losses cannot fall below.
     """
@@ -47,12 +48,12 @@ class SplitDetections:
     losses: dict[str, float] = field(default_factory=dict)
     count: int = 0
     notes: dict[int, str] = field(default_factory=dict)
-    """What is amiss with images that were read all the same."""
+    """Notes on defects of images that could be read."""
     floors: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[SplitDetections]) -> SplitDetections:
-        """What several processes found together."""
+        """The results of several processes as one."""
         images = {index: one for part in parts for index, one in part.images.items()}
         notes = {index: note for part in parts for index, note in part.notes.items()}
         losses, floors = _added([part.losses for part in parts]), _added([part.floors for part in parts])
@@ -67,10 +68,10 @@ def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInputs:
-    """Detections and ground truth of the same images in the same order, in original pixels.
+    """Detections and ground truth of the same images in the same order, in original pixels: the inputs of the metrics.
 
-    `areas` are those that the annotation file states, per object of the ground truth; `unreadable` is how many images
-    could not be read and are left out; `losses` are means over the images, where they were asked for, as are the
+    `areas` are those given in the annotation file, per object of the ground truth; `unreadable` is the number of images
+    that could not be read and are left out; `losses` are means over the images, if they were requested, as are the
     `floors` that some of them cannot fall below.
     """
 
@@ -88,7 +89,7 @@ class EvaluationInputs:
 def evaluation_settings(
     settings: DetectSettings, score_threshold: float | None = None, max_detections: int | None = None
 ) -> DetectSettings:
-    """A recipe's settings for evaluation: its score threshold, `HIGHEST_SCORE` at most, but for what is given."""
+    """A recipe's settings for evaluation: its score threshold, at most `HIGHEST_SCORE`, unless others are given."""
     score = min(HIGHEST_SCORE, settings.score_threshold) if score_threshold is None else score_threshold
     most = settings.max_detections if max_detections is None else max_detections
     return replace(settings, score_threshold=score, max_detections=most)
@@ -107,13 +108,13 @@ def detect_split(
     """Run a detector over the images of a split, window by window (`WINDOW` images are sorted into batches together).
 
     Args:
-        detector: what runs.
-        images: the split, not augmented; each image is prepared as `predict` prepares it.
-        settings: of detection.
-        batch: images a forward pass; the recipe's if not given.
-        limit: the first so many images only.
+        detector: the detector.
+        images: the split, not augmented; each image is prepared as in `predict`.
+        settings: thresholds and limits of the detections.
+        batch: images per forward pass; the recipe's if not given.
+        limit: only the first `limit` images.
         losses: also compute the losses (not for exported files).
-        share: process r of n takes the windows r, r + n, ... Windows are the same for any number of processes.
+        share: (r, n): process r of n takes the windows r, r + n, ... Windows are the same for any number of processes.
     """
     rank, world = share
     count = min(limit or len(images), len(images))
@@ -129,7 +130,7 @@ def detect_split(
         except (ValueError, OSError) as error:
             return error
 
-    # a block is cut short only at the end of the split: what this process takes from `source` are its blocks again
+    # only the last block of the split is shorter, so the windows taken from `source` are this process's blocks
     source = (index for block in blocks for index in block)
     for part, results in ahead_of_use(source, WINDOW, MEMORY, need_of, attempt):
         held = results
@@ -151,8 +152,12 @@ def detect_split(
 
 
 def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes: Classes) -> EvaluationInputs:
-    """Detections with the ground truth of their images, in the order of the split; unreadable images are left out."""
-    order = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
+    """The detections with the ground truth of their images, in the order of the image ids, without unreadable images.
+
+    So equal scores are ranked as pycocotools ranks them, and the written result files have the same AP there.
+    """
+    readable = sorted(index for index, one in found.images.items() if isinstance(one, Detections))
+    order = sorted(readable, key=lambda index: image_order(images.records[index].image_id))
     detections = [one for index in order if isinstance(one := found.images[index], Detections)]
     records = [images.records[index] for index in order]
     return EvaluationInputs(

@@ -1,8 +1,8 @@
-"""Joining: detections from a file brought together with the ground truth of the images that they name.
+"""Joining detections from a file with the ground truth of the images that they refer to.
 
-A result file calls its images and classes by whatever its tool chose: ids, file names, stems, numbers out of file
-names. One reading is chosen for the whole file, the one that fits most rows; what then fits nothing is counted and
-said, and a file of which nothing fits is an error, not an AP of 0.
+Result files refer to images and classes in different ways: by ids, file names, stems, or numbers in file names. One
+interpretation is chosen for the whole file, the one that fits most rows. Rows that do not fit are counted in a warning,
+and a file in which no row fits is an error, not an AP of 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMPTY_MASK = CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """How an image may be called: its id in the data set and its file name; `size_hw` (0, 0) where nobody knows."""
+    """How an image may be referred to: its id in the dataset and its file name; `size_hw` is (0, 0) if unknown."""
 
     image_id: int | str
     file_name: str
@@ -34,7 +34,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Detections in the order of the images that were given, and a sentence for each thing that did not fit."""
+    """Detections in the order of the given images, and a sentence for each kind of mismatch."""
 
     detections: list[Detections]
     warnings: tuple[str, ...]
@@ -42,7 +42,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class TextGroundTruth:
-    """Ground truth from text files: one entry a file, in order of name; `warnings` tell of boxes that were left out."""
+    """Ground truth from text files: one entry per file, in order of name, and warnings on boxes that were left out."""
 
     ground_truths: list[GroundTruth]
     images: list[Image]
@@ -53,8 +53,8 @@ class TextGroundTruth:
 def read_text_ground_truth(folder: Path, *, plus_one: bool = False) -> TextGroundTruth:
     """Ground truth from a folder of text files (`class x1 y1 x2 y2 [difficult]`), classes in order of name.
 
-    plus_one: x2 and y2 are the last pixel of a box, so that one with x2 = x1 is a pixel wide; else it is no box.
-    Raises ValueError naming file and line, or where the folder holds no box.
+    plus_one: x2 and y2 are the last pixel of a box, so that one with x2 = x1 is one pixel wide, else it is invalid.
+    Raises ValueError with file and line, or if the folder holds no box.
     """
     rows = read_text_rows(folder)
     if not rows:
@@ -65,7 +65,7 @@ def read_text_ground_truth(folder: Path, *, plus_one: bool = False) -> TextGroun
     bad = []
     for where, stem, name, box, hard in rows:
         box = list(one_pixel_kept(box)) if plus_one else box
-        narrow = np.array(box, dtype=np.float32)  # judged as it will be kept: a width of 1e-9 is none in float32
+        narrow = np.array(box, dtype=np.float32)  # compared in float32, as it is stored: a width of 1e-9 may be 0 there
         if narrow[2] > narrow[0] and narrow[3] > narrow[1]:
             boxes[stem].append((box, classes.names.index(name), hard))
         else:
@@ -82,7 +82,7 @@ def read_text_ground_truth(folder: Path, *, plus_one: bool = False) -> TextGroun
 def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) -> Joined:
     """The detections of a result file for the given images, best first, with labels of `classes`.
 
-    Raises ValueError where no row fits an image, or none a class.
+    Raises ValueError if no row fits an image, or none fits a class.
     """
     of_image, of_class = _image_numbers(table, images), _labels(table, classes)
     lost_images, lost_classes = of_image < 0, of_class < 0
@@ -92,8 +92,8 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
     ):
         if len(table) and lost.all():
             raise ValueError(
-                f"{table.source}: none of its {counted(len(table), 'detection')} names a known {what}: it speaks of "
-                f"{_some(given)}, the ground truth of {_some(known)}"
+                f"{table.source}: none of its {counted(len(table), 'detection')} refers to a known {what}: the file "
+                f"has {_some(given)}, the ground truth {_some(known)}"
             )
     boxes = table.boxes
     if table.format == "yolo":
@@ -107,7 +107,7 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
         detections.append(
             Detections(
                 torch.from_numpy(boxes[rows]).float(),
-                torch.from_numpy(table.scores[rows]),  # float64, lest two scores of the file become equal
+                torch.from_numpy(table.scores[rows]),  # float64, so that different scores stay different
                 torch.from_numpy(of_class[rows]),
                 image.size_hw,
                 classes,
@@ -119,7 +119,7 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
 
 
 def _masks(table: ResultTable, rows: Integers, image: Image) -> tuple[CroppedMask, ...] | None:
-    """The masks of the given rows, None where the file has none; ValueError names the row of a damaged one."""
+    """The masks of the given rows, None if the file has none; ValueError gives the row of a damaged one."""
     if table.segmentations is None:
         return None
     masks = []
@@ -136,18 +136,18 @@ def _masks(table: ResultTable, rows: Integers, image: Image) -> tuple[CroppedMas
 
 
 def _without_mask(table: ResultTable) -> tuple[str, ...]:
-    """A sentence on detections that have no mask in a file of masks."""
+    """A warning on detections without a mask in a file of masks."""
     bare = [row for row, mask in enumerate(table.segmentations or ()) if mask is None]
     if not bare:
         return ()
     return (
         f"{table.source}: {len(bare)} of {len(table)} detections have no mask or an empty one (the first is detection "
-        f"{bare[0]}): in the figures of masks each counts as a mask without pixels.",
+        f"{bare[0]}): in AP of masks each counts as an empty mask.",
     )
 
 
 def _image_numbers(table: ResultTable, images: Sequence[Image]) -> Integers:
-    """The number (N,) of each row's image, -1 where none is known by that name."""
+    """The index (N,) of each row's image, -1 if the image is unknown."""
     names = [Path(image.file_name) for image in images]
     readings: list[list[Hashable]] = [
         [image.image_id for image in images],
@@ -162,7 +162,7 @@ def _image_numbers(table: ResultTable, images: Sequence[Image]) -> Integers:
 
 
 def _labels(table: ResultTable, classes: Classes) -> Integers:
-    """The label (N,) of each row, -1 where the class is unknown."""
+    """The label (N,) of each row, -1 if the class is unknown."""
     if table.format == "yolo":
         return _best_reading([(list(range(len(classes))), table.classes)], len(table))
     readings: list[list[Hashable]] = [list(classes.ids), list(classes.names), [str(key) for key in classes.ids]]
@@ -174,10 +174,10 @@ def _labels(table: ResultTable, classes: Classes) -> Integers:
 
 
 def _best_reading(choices: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]], count: int) -> Integers:
-    """Numbers (N,) of what the rows say among the known keys, by the first of the readings that fits most rows."""
+    """Indices (N,) of the rows' keys among the known ones, by the first interpretation that fits most rows."""
     best = np.full(count, -1, np.int64)
     for keys, said in choices:
-        times = Counter(keys)  # a key that two images share tells nothing
+        times = Counter(keys)  # a key shared by two images is ambiguous
         index = {key: number for number, key in enumerate(keys) if times[key] == 1 and key is not None}
         numbers = np.array([index.get(word, -1) for word in said], dtype=np.int64)
         if (numbers >= 0).sum() > (best >= 0).sum():
@@ -200,7 +200,7 @@ def _warnings(table: ResultTable, lost_images: np.ndarray, lost_classes: np.ndar
         if lost.any():
             names = [given[index] for index in np.flatnonzero(lost)]
             warnings.append(
-                f"{table.source}: {int(lost.sum())} of {len(table)} detections name {what} that are not "
+                f"{table.source}: {int(lost.sum())} of {len(table)} detections refer to {what} that are not "
                 f"in the ground truth and are left out: {_some(names)}."
             )
     return tuple(warnings)

@@ -1,7 +1,7 @@
-"""Matching: which detection found which object, at one overlap, over any number of images at once.
+"""Matching detections to ground truth at one IoU threshold, over any number of images at once.
 
-Shape legend: D = detections of all images together, G = ground truth of all images together, P = pairs that overlap
-enough, K = classes. Everything is numpy in float64, so that neither a GPU nor rounding decides a tie.
+Shape legend: D = detections of all images together, G = ground truth of all images together, P = pairs with enough
+overlap, K = classes. Everything is numpy in float64, so that ties do not depend on a GPU or on rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAIRS_AT_ONCE = 2_000_000  # bounds the memory of crowded sets: 2 million pairs 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Detections and ground truth of many images in flat arrays, each row with the number of its image.
+    """Detections and ground truth of many images in flat arrays, each row with the index of its image.
 
     boxes (D, 4), scores (D,), labels (D,), images (D,); ground_truth_boxes (G, 4), ground_truth_labels (G,),
     ground_truth_ignore (G,), ground_truth_images (G,); sizes_hw (N, 2) of the N images.
@@ -74,11 +74,11 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What became of every detection at one overlap: a hit, ignored, or (neither) a false alarm.
+    """The result of matching at one IoU threshold: each detection is a true positive, ignored, or a false positive.
 
-    hit (D,) and ignored (D,) bool, ground truth (D,) the object that was hit or -1; scores, labels, images (D,) as in
-    `Gathered`; totals (K,) counts the objects of each class that had to be found; total_images (G,) and
-    total_labels (G,) name image and label of each of them.
+    hit (D,) and ignored (D,) bool, ground truth (D,) the matched object or -1; scores, labels, images (D,) as in
+    `Gathered`; totals (K,) counts the objects of each class that are not ignored; total_images (G,) and total_labels
+    (G,) are their images and labels.
     """
 
     hit: Flags
@@ -95,7 +95,7 @@ class Matches:
 def gather(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> Gathered:
     """Flat arrays of the detections and the ground truth of the same images in the same order.
 
-    Raises ValueError where the two differ in length or a score is not a number.
+    Raises ValueError if the two differ in length or a score is NaN.
     """
     if len(detections) != len(ground_truths):
         raise ValueError(f"detections of {len(detections)} images but ground truth of {len(ground_truths)}")
@@ -132,7 +132,8 @@ def overlaps(
 ) -> Floats:
     """Intersection over union (P,) of boxes (P, 4) row by row; over the first box's own area where `crowd` (P,).
 
-    plus_one: a box includes its right and lower pixel, as in the VOC development kit.
+    plus_one: a box includes its right and lower pixel, as in the VOC development kit. Not `ops.boxes.pairwise_iou`:
+    that is float32, knows neither crowds nor this pixel, and would compare the objects of all images.
 
     >>> overlaps(np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 0, 2, 1]]), plus_one=True).tolist()
     [0.3333333333333333]
@@ -152,7 +153,7 @@ def overlaps(
 def one_pixel_kept(box: Sequence[float]) -> tuple[float, float, float, float]:
     """A box (x1, y1, x2, y2) with inclusive last pixels (x2 = x1 is one pixel wide) as `GroundTruth` can hold it.
 
-    Such a side becomes the smallest step of float32, which `whole_pixels` takes back.
+    Such a side becomes the smallest step of float32, which `whole_pixels` reverts.
 
     >>> x1, y1, x2, y2 = one_pixel_kept([5, 5, 5, 9])
     >>> x2 > x1, y2, whole_pixels(np.array([[x1, y1, x2, y2]])).tolist()
@@ -164,7 +165,7 @@ def one_pixel_kept(box: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def whole_pixels(boxes: Floats) -> Floats:
-    """Boxes (G, 4) with the sides that `one_pixel_kept` opened closed again."""
+    """Boxes (G, 4) with the change of `one_pixel_kept` reverted."""
     corner = boxes[:, :2].astype(np.float32)
     step = np.nextafter(corner, _FAR)
     return np.concatenate([boxes[:, :2], np.where(boxes[:, 2:] <= step, boxes[:, :2], boxes[:, 2:])], 1)
@@ -173,9 +174,9 @@ def whole_pixels(boxes: Floats) -> Floats:
 def candidate_pairs(
     gathered: Gathered, iou: float, *, class_agnostic: bool = False, plus_one: bool = False, crowd: bool = True
 ) -> tuple[Integers, Integers, Floats]:
-    """Every detection and object of one image (and class) that overlap by at least `iou`: indices (P,), (P,), IoU.
+    """All pairs of a detection and an object of one image (and class) with an IoU of at least `iou`: indices, IoU (P,).
 
-    crowd: overlap with an ignored object is measured against the detection alone (COCO's rule).
+    crowd: overlap with an ignored object is relative to the area of the detection alone (COCO's rule).
     """
     ground_truth_boxes = whole_pixels(gathered.ground_truth_boxes) if plus_one else gathered.ground_truth_boxes
     first: list[Integers] = []
@@ -194,7 +195,7 @@ def candidate_pairs(
 
 
 def _same_place(gathered: Gathered, class_agnostic: bool) -> Iterator[tuple[Integers, Integers]]:
-    """All pairs (detection, object) of one image and class, in portions of bounded size."""
+    """All pairs (detection, object) of one image and class, in chunks of bounded size."""
     base = 1 + max(gathered.labels.max(initial=0), gathered.ground_truth_labels.max(initial=0))
     places = gathered.images * base + (0 if class_agnostic else gathered.labels)
     ground_truth_places = gathered.ground_truth_images * base + (0 if class_agnostic else gathered.ground_truth_labels)
@@ -213,11 +214,11 @@ def _same_place(gathered: Gathered, class_agnostic: bool) -> Iterator[tuple[Inte
 def match(
     gathered: Gathered, num_classes: int, iou: float = 0.5, *, class_agnostic: bool = False, plus_one: bool = False
 ) -> Matches:
-    """Which detection is a hit at this overlap, by COCO's rule.
+    """Match detections to objects at this IoU threshold, by COCO's rule.
 
-    In order of score, each detection takes the free object of its class that it overlaps most. One that finds none
-    but lies on an ignored object is ignored (any number of detections may lie on one); the rest are false alarms.
-    class_agnostic: labels play no part, and everything counts as class 0. plus_one: as in `overlaps`.
+    In order of score, each detection takes the unmatched object of its class that it overlaps most. One without such an
+    object that overlaps an ignored object is ignored (any number of detections may match one); the rest are false
+    positives. class_agnostic: labels are not compared, and everything counts as class 0. plus_one: as in `overlaps`.
     """
     return match_at(gathered, num_classes, (iou,), class_agnostic=class_agnostic, plus_one=plus_one)[0]
 
@@ -230,7 +231,7 @@ def match_at(
     class_agnostic: bool = False,
     plus_one: bool = False,
 ) -> list[Matches]:
-    """What `match` gives at each of several overlaps, which are computed once."""
+    """The results of `match` at each of several IoU thresholds; overlaps are computed once."""
     labels = np.zeros_like(gathered.labels) if class_agnostic else gathered.labels
     ground_truth_labels = (
         np.zeros_like(gathered.ground_truth_labels) if class_agnostic else gathered.ground_truth_labels
@@ -238,7 +239,7 @@ def match_at(
     pairs = candidate_pairs(gathered, min(ious), class_agnostic=class_agnostic, plus_one=plus_one)
     rank = np.empty(len(gathered.scores), np.int64)
     rank[gathered.order] = np.arange(len(rank))
-    # The last key sorts first. Of equal overlaps the later object wins, as in pycocotools.
+    # The last key is the primary one. Of equal overlaps the later object wins, as in pycocotools.
     order = np.lexsort((-pairs[1], -pairs[2], gathered.ground_truth_ignore[pairs[1]], rank[pairs[0]]))
     found, ground_truth, value = pairs[0][order], pairs[1][order], pairs[2][order]
     wanted = ~gathered.ground_truth_ignore
@@ -263,7 +264,7 @@ def match_at(
 
 
 def _owners(gathered: Gathered, found: Integers, ground_truth: Integers) -> tuple[Integers, Flags]:
-    """The object (D,) that each detection takes, or -1, and whether it is ignored; pairs (P,) in order of rank."""
+    """The object (D,) matched by each detection, or -1, and whether it is ignored; pairs (P,) in order of rank."""
     owner = np.full(len(gathered.scores), -1, np.int64)
     ignored = np.zeros(len(gathered.scores), np.bool_)
     taken = set[int]()
@@ -291,9 +292,9 @@ def confusion_matrix(
 ) -> Integers:
     """Counts (K + 1, K + 1): row = predicted class, column = true class, the last of each = background.
 
-    Pairs are made whatever their classes, the greatest overlap first (of equal overlaps the higher score). The last
-    row counts objects that were missed, the last column detections where nothing is. Ignored objects, and
-    detections that lie on nothing else, are left out.
+    Pairs are matched regardless of class, the greatest overlap first (of equal overlaps the higher score). The last row
+    counts missed objects, the last column detections without an object. Ignored objects, and detections that overlap
+    only these, are left out.
     """
     kept = gather(detections, ground_truths).above(score_threshold)
     found, ground_truth, value = candidate_pairs(kept, iou, class_agnostic=True)

@@ -1,6 +1,6 @@
-"""The report: a table of classes, and charts of the curves and of what is mistaken for what.
+"""The evaluation report: a table of classes, charts of the curves, and confusion matrices.
 
-Charts are drawn on a bare `Figure` (no pyplot, no window, no global state). Shape legend: K = classes, S = score
+Charts are drawn on a plain `Figure` (no pyplot, no window, no global state). Shape legend: K = classes, S = score
 thresholds.
 """
 
@@ -26,14 +26,14 @@ from boxwright.writing import printable, writing
 if TYPE_CHECKING:
     from rich.table import Table
 
-LEGEND_LIMIT = 8  # more lines than this cannot be told apart by colour
+LEGEND_LIMIT = 8  # more lines than this cannot be distinguished by colour
 COLOURS = ("#2a6fbb", "#d9622b", "#2f9e6e", "#b0418f", "#8a6d1d", "#5b57c2", "#c23b4b", "#3d8f9e")
 GREY, INK = "#c3c7cc", "#22262b"
 
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One line of the table: a class, its objects, its figures at the best-F1 threshold, and its APs."""
+    """One row of the table: a class, its number of objects, its metrics at the best-F1 threshold, and its AP."""
 
     name: str
     objects: int
@@ -51,7 +51,7 @@ def class_rows(
     best: BestThreshold | None,
     per_class_ap: dict[str, float | None],
 ) -> list[ClassRow]:
-    """A row for every class, in label order; a figure that is undefined is None (precision: nothing is kept)."""
+    """A row for every class, in label order; undefined values are None (precision: no detection is kept)."""
     labels = np.array(
         [k for ground_truth in ground_truths for k in ground_truth.labels[~ground_truth.ignore].tolist()],
         dtype=np.int64,
@@ -82,7 +82,7 @@ def class_rows(
 
 
 def class_table(rows: Sequence[ClassRow], iou: float = 0.5, *, voc: bool = False) -> Table:
-    """The rows as a table for the terminal; `voc` leaves out the column of COCO's AP at one overlap."""
+    """The rows as a table for the terminal; `voc` leaves out the column of COCO's AP at a single IoU."""
     from rich.table import Table
     from rich.text import Text
 
@@ -101,7 +101,7 @@ def class_table(rows: Sequence[ClassRow], iou: float = 0.5, *, voc: bool = False
 
 
 def class_csv(rows: Sequence[ClassRow]) -> str:
-    """The rows as CSV text with a heading; undefined figures stay empty."""
+    """The rows as CSV text with a header; undefined values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "objects", "precision", "recall", "f1", "AP50", "AP"])
@@ -121,10 +121,10 @@ def write_report(
     iou: float = 0.5,
     plus_one: bool = False,
 ) -> list[Path]:
-    """Write `per_class.csv`, the four curves and the two confusion matrices; the files that were written.
+    """Write `per_class.csv`, the four curves and the two confusion matrices; returns the paths written.
 
     plus_one: boxes of the table and the curves include their last pixel, as for VOC AP.
-    The confusion matrices are drawn at the best-F1 threshold (at 0.25 where there is not one hit).
+    The confusion matrices are drawn at the best-F1 threshold (at 0.25 without any true positive).
     """
     folder.mkdir(parents=True, exist_ok=True)
     curves = score_curves(detections, ground_truths, len(classes), iou=iou, plus_one=plus_one)
@@ -141,8 +141,8 @@ def write_report(
 def plain_figure(width: float, height: float) -> Any:
     """An empty matplotlib figure of width x height inches that needs no window.
 
-    matplotlib's font cache goes to the system's temporary folder unless MPLCONFIGDIR names another: nothing is
-    written into the home folder.
+    matplotlib's font cache goes to the system's temporary folder unless MPLCONFIGDIR is set: nothing is written into
+    the home folder.
     """
     asked = os.environ.get("MPLCONFIGDIR")
     if asked is None:
@@ -158,9 +158,9 @@ def plain_figure(width: float, height: float) -> Any:
 
 
 def draw_curves(folder: Path, curves: Curves, names: Sequence[str]) -> list[Path]:
-    """Write `BoxPR_curve.png`, `BoxF1_curve.png`, `BoxP_curve.png` and `BoxR_curve.png`; their paths.
+    """Write `BoxPR_curve.png`, `BoxF1_curve.png`, `BoxP_curve.png` and `BoxR_curve.png`; returns their paths.
 
-    Up to eight classes have a colour each; of more, the three weakest are coloured and the rest is grey.
+    Up to eight classes have a colour each; of more, the three with the lowest AP are coloured and the rest are grey.
     """
     best = best_threshold(curves)
     known = curves.average_precision[~np.isnan(curves.average_precision)]
@@ -188,7 +188,7 @@ def draw_curves(folder: Path, curves: Curves, names: Sequence[str]) -> list[Path
 
 
 def _draw_lines(axes: Any, x: Floats, values: Floats, names: Sequence[str], aps: Floats) -> None:
-    """A line a class (those with ground truth) and a thick one for their mean."""
+    """A line per class with ground truth, and a thick one for their mean."""
     present = np.flatnonzero(~np.isnan(aps))
     by_ap = present[np.argsort(-aps[present], kind="stable")].tolist()
     coloured = by_ap if len(by_ap) <= LEGEND_LIMIT else by_ap[-3:]
@@ -232,12 +232,12 @@ def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> Non
     axes = figure.add_subplot()
     from matplotlib.colors import PowerNorm
 
-    top = float(values.max(initial=0)) or 1.0  # of all cells: what is drawn must be on the scale beside it
-    # The background often holds far more than the classes: counts are coloured by their root, so that these show.
+    top = float(values.max(initial=0)) or 1.0  # over all cells, so that every cell is within the colour scale
+    # Background counts are often far higher than the others: colours use the square root, so that these are visible.
     norm = PowerNorm(0.5 if form == "{:.0f}" else 1.0, vmin=0, vmax=top)
     image = axes.imshow(values, cmap="Blues", norm=norm, aspect="auto")
     count = len(names)
-    if count <= 60:  # beyond that numbers would be smaller than print
+    if count <= 60:  # with more classes the numbers would be too small to read
         for row, column in np.argwhere(values > 0).tolist():
             value = values[row, column]
             text = form.format(value).replace("0.", ".", 1) if form == "{:.2f}" else form.format(value)
@@ -245,7 +245,7 @@ def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> Non
                 column, row, text, ha="center", va="center", fontsize=9 if count <= 10 else 6.5,
                 color="white" if norm(value) > 0.55 else INK,
             )  # fmt: skip
-    crowded = count > 6 or max(map(len, names)) * count > 40  # characters that fit under the axis side by side
+    crowded = count > 6 or max(map(len, names)) * count > 40  # characters that fit side by side under the axis
     axes.set_xticks(range(count), names, rotation=90 if crowded else 0, fontsize=9 if count <= 10 else 7.5)
     axes.set_yticks(range(count), names, fontsize=9 if count <= 10 else 7.5)
     axes.set(xlabel="true", ylabel="predicted")
@@ -255,7 +255,7 @@ def _draw_cells(figure: Any, values: Floats, names: list[str], form: str) -> Non
 
 
 def _short(name: str) -> str:
-    """A name for a chart: a dollar sign would begin a formula, an underscore at the start hide it from a legend."""
+    """A name for a chart: a dollar sign would start a formula, a leading underscore would hide it from the legend."""
     name = printable(name)
     name = f" {name}" if name.startswith("_") else name
     return (name if len(name) <= 22 else f"{name[:20]}…").replace("$", r"\$")

@@ -1,13 +1,13 @@
-"""Result files: detections (and ground truth as text) written and read in the formats that other tools use.
+"""Result files: detections (and ground truth as text), written and read in the formats of other tools.
 
 | format | where | a row |
 |---|---|---|
 | COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"[, "segmentation"]}` |
-| text (Cartucho/mAP) | a file an image | `class score x1 y1 x2 y2`; ground truth `class x1 y1 x2 y2 [difficult]` |
-| VOC | a file a class, `comp4_det_test_<class>.txt` | `image score x1 y1 x2 y2` |
-| YOLO | a file an image | `class cx cy width height score`, as fractions of the image |
+| text (Cartucho/mAP) | one file per image | `class score x1 y1 x2 y2`; ground truth `class x1 y1 x2 y2 [difficult]` |
+| VOC | one file per class, `comp4_det_test_<class>.txt` | `image score x1 y1 x2 y2` |
+| YOLO | one file per image | `class cx cy width height score`, as fractions of the image |
 
-Coordinates are written so that reading them gives the same float32 numbers.
+Coordinates are written so that reading them gives the same float32 values.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from boxwright.ops.run_lengths import rle_extent
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.writing import writing
 
-_LARGEST = 1e18  # pixels, or a score: beyond it sums of coordinates and their areas are no numbers in float32
+_LARGEST = 1e18  # pixels, or a score: beyond it sums and areas overflow float32
 VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """Rows of a result file before anyone knows the images: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
+    """Rows of a result file before they are joined with images: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
 
-    `images` and `classes` (N) hold what the file says: an id or a name. format is "coco", "text", "voc" or "yolo";
-    in the last boxes are fractions of the image and classes are positions in the list of classes. `segmentations` (N)
-    are COCO's, not yet decoded, where any row has one; None for a row that has none.
+    `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc" or "yolo"; for YOLO,
+    boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are COCO's,
+    not yet decoded, if any row has one; None for a row without one.
     """
 
     source: Path
@@ -62,7 +62,7 @@ def write_coco_results(
 
 
 def write_text_results(folder: Path, detections: Sequence[Detections], stems: Sequence[str]) -> None:
-    """A text file an image, `class score x1 y1 x2 y2`; images without detections get an empty file."""
+    """A text file per image, `class score x1 y1 x2 y2`; images without detections get an empty file."""
     for found, stem in zip(detections, stems, strict=True):
         rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
         lines = [f"{row_name(name)} {_join([score, *box])}\n" for name, score, box in rows]
@@ -72,7 +72,7 @@ def write_text_results(folder: Path, detections: Sequence[Detections], stems: Se
 def write_text_ground_truth(
     folder: Path, ground_truths: Sequence[GroundTruth], stems: Sequence[str], classes: Classes
 ) -> None:
-    """A text file an image, `class x1 y1 x2 y2 [difficult]`."""
+    """A text file per image, `class x1 y1 x2 y2 [difficult]`."""
     for ground_truth, stem in zip(ground_truths, stems, strict=True):
         rows = zip(ground_truth.labels.tolist(), ground_truth.boxes.tolist(), ground_truth.ignore.tolist(), strict=True)
         names = [row_name(name) for name in classes.names]
@@ -83,7 +83,7 @@ def write_text_ground_truth(
 def write_voc_results(
     folder: Path, detections: Sequence[Detections], stems: Sequence[str], classes: Classes, split: str = "test"
 ) -> None:
-    """A text file a class, `image score x1 y1 x2 y2`, named as the VOC kit wants them (`file_stems`)."""
+    """A text file per class, `image score x1 y1 x2 y2`, named as the VOC kit expects (`file_stems`)."""
     lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}
     for found, stem in zip(detections, stems, strict=True):
         for label, score, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True):
@@ -93,7 +93,7 @@ def write_voc_results(
 
 
 def write_yolo_results(folder: Path, detections: Sequence[Detections], stems: Sequence[str]) -> None:
-    """A text file an image, `class cx cy width height score`, boxes as fractions of the image."""
+    """A text file per image, `class cx cy width height score`, boxes as fractions of the image."""
     for found, stem in zip(detections, stems, strict=True):
         height, width = found.size_hw
         lines = []
@@ -106,7 +106,7 @@ def write_yolo_results(folder: Path, detections: Sequence[Detections], stems: Se
 
 
 def unique_stems(names: Sequence[str | Path]) -> list[str]:
-    """A name for each image that can be a file name: its stem, with its folder (and a number) where stems repeat."""
+    """A valid file name for each image: its stem, with its folder (and a number) if stems repeat."""
     paths = [Path(name) for name in names]
     stems = [path.stem for path in paths]
     if len(set(stems)) < len(stems):
@@ -123,22 +123,22 @@ def _join(numbers: Iterable[float]) -> str:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path):
-        # a file name may hold bytes that are no UTF-8
+        # a file name may contain bytes that are not UTF-8
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
-    """Detections from a COCO result file, or from a text, VOC or YOLO folder, told apart by what is in it.
+    """Detections from a COCO result file, or from a text, VOC or YOLO folder, which are distinguished by their content.
 
-    A folder holds VOC files where they are called `comp4_det_<split>_<class>.txt` or by names out of `class_names`.
-    Raises ValueError naming file and row, or FileNotFoundError.
+    A folder holds VOC files if they are named `comp4_det_<split>_<class>.txt` or after names in `class_names`. Raises
+    ValueError with file and row, or FileNotFoundError.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder of detections")
     if path.is_file() and path.suffix == ".json":
         return _read_coco(path)
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    files = [file for file in files if file.name != "classes.txt"]  # labelling tools leave it beside YOLO rows
+    files = [file for file in files if file.name != "classes.txt"]  # labelling tools write it beside YOLO files
     if not files or (path.is_file() and path.suffix != ".txt"):
         raise ValueError(f"{path}: expected a COCO result file (.json) or a folder of .txt files with detections")
     stems = {file.stem for file in files}
@@ -160,7 +160,7 @@ def _table(source: Path, kind: str, rows: list[tuple[Any, ...]]) -> ResultTable:
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds; ValueError with file and line where it is not JSON."""
+    """The content of a JSON file; ValueError with file and line if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -179,7 +179,7 @@ def _read_coco(path: Path) -> ResultTable:
 
 
 def _has_mask(row: dict[str, Any]) -> bool:
-    """Whether a row has a mask: `[]` and `[[]]` are none."""
+    """Whether a row has a mask: `[]` and `[[]]` do not count."""
     mask = row.get("segmentation")
     return any(part != [] for part in mask) if isinstance(mask, list) else bool(mask)
 
@@ -188,7 +188,7 @@ def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
     where = f"{path}: detection {index}"
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with image_id, category_id, bbox and score")
-    if row.get("bbox") in (None, []) and "segmentation" in row:  # as the COCO tools take them too
+    if row.get("bbox") in (None, []) and "segmentation" in row:  # as the COCO tools do
         row = row | {"bbox": _box_of_mask(where, row)}
     missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
     if missing:
@@ -203,16 +203,16 @@ def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
 
 
 def _identity(where: str, key: str, value: Any) -> int | str:
-    """An id: a whole number (1.0 is 1) or text."""
+    """An id: an integer (1.0 is 1) or text."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{where}: expected {key} as a whole number or text, got {value!r:.60}")
+        raise ValueError(f"{where}: expected {key} as an integer or text, got {value!r:.60}")
     return value
 
 
 def _box_of_mask(where: str, row: dict[str, Any]) -> list[float]:
-    """The box [x, y, width, height] of a row's mask; zeros where that has no pixel."""
+    """The box [x, y, width, height] of a row's mask; zeros if the mask is empty."""
     mask = row["segmentation"]
     try:
         if not _has_mask(row):
@@ -228,7 +228,7 @@ def _box_of_mask(where: str, row: dict[str, Any]) -> list[float]:
 
 
 def _finite(value: Any) -> float | None:
-    """A number that float32 can hold (also one that is written as text), or None."""
+    """A number in the range of float32 (also one written as text), or None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -261,7 +261,7 @@ def _read_yolo(path: Path, lines: list[tuple[Path, str, str]]) -> ResultTable:
     for file, where, line in lines:
         words = line.split()
         if len(words) == 5:
-            raise ValueError(f"{where}: five numbers hold no score; let YOLO write it (save_conf=True)")
+            raise ValueError(f"{where}: five numbers contain no score; let YOLO write it (save_conf=True)")
         cx, cy, width, height, score = (float(word) for word in words[1:])
         box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
         rows.append((file.stem, int(words[0]), score, *box))
@@ -269,18 +269,18 @@ def _read_yolo(path: Path, lines: list[tuple[Path, str, str]]) -> ResultTable:
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not blank: `file:line` and its text."""
+    """Each non-blank line: `file:line` and its text."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not a text file") from error
-    for number, line in enumerate(text.split("\n"), 1):  # read_text has made one kind of line end of all
+    for number, line in enumerate(text.split("\n"), 1):  # read_text has normalised the line ends
         if line.strip():
             yield f"{file}:{number}", line
 
 
 def _text_row(where: str, line: str, count: int) -> tuple[str, list[float]]:
-    """A name (it may hold spaces) and the `count` numbers after it."""
+    """A name (which may contain spaces) and the `count` numbers after it."""
     name, *words = line.strip().rsplit(None, count)
     known = [number for number in map(_finite, words) if number is not None]
     if len(known) < count:
@@ -289,7 +289,7 @@ def _text_row(where: str, line: str, count: int) -> tuple[str, list[float]]:
 
 
 def read_text_rows(folder: Path) -> list[tuple[str, str, str, list[float], bool]]:
-    """Rows of ground truth text: file:line, image, class, the four coordinates, and whether it says "difficult"."""
+    """Rows of ground truth text: file:line, image, class, the four coordinates, and the flag "difficult"."""
     rows = []
     for file in sorted(folder.glob("*.txt")):
         for where, line in _lines(file):
@@ -300,7 +300,7 @@ def read_text_rows(folder: Path) -> list[tuple[str, str, str, list[float], bool]
 
 
 def _without_flag(line: str) -> tuple[str, bool]:
-    """A row of ground truth without its "difficult", and whether it had that."""
+    """A row of ground truth without its flag "difficult", and the flag."""
     words = line.rsplit(None, 1)
     return (words[0], True) if len(words) == 2 and words[1].lower() == "difficult" else (line, False)
 

@@ -1,4 +1,4 @@
-"""Everything that `boxwright evaluate` says of a set, in one record: figures, the table of classes, and why."""
+"""The whole result of `boxwright evaluate` in one record: metrics, the table of classes, and a diagnosis."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ METRICS = ("coco", "voc")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
+    """The result of an evaluation: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
 
-    `notes` say what is undefined or empty, `diagnosis` why AP is near zero; `per_class` is AP by class name.
+    `notes` explain undefined or empty results, `diagnosis` an AP near zero; `per_class` is AP by class name.
     """
 
     figures: dict[str, Any]
@@ -30,6 +30,14 @@ class Evaluation:
     rows: list[ClassRow]
     notes: tuple[str, ...]
     diagnosis: tuple[str, ...]
+
+
+def check_metric(metric: str, iou: float) -> None:
+    """ValueError for a metric that is none, or an overlap that is no fraction."""
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
 
 
 def evaluate_detections(
@@ -44,15 +52,13 @@ def evaluate_detections(
     eleven_point: bool = False,
     plus_one: bool = True,
 ) -> Evaluation:
-    """Measure detections against the ground truth of the same images in the same order, by COCO's or VOC's rule.
+    """Evaluate detections against the ground truth of the same images in the same order, by COCO's or VOC's rule.
 
-    `iou` is the overlap of VOC AP, of the table's precision, recall and F1, and of the best threshold; COCO AP has its
-    own ten. `max_detections` is COCO's largest limit for each class of an image; its smaller ones are 1, 10 and 100.
+    `iou` is the IoU threshold of VOC AP, of the table's precision, recall and F1, and of the best score threshold; COCO
+    AP has its own ten. `max_detections` is COCO's highest limit for each class of an image; the lower ones are 1, 10
+    and 100. Raises ValueError for an unknown metric or an `iou` outside (0, 1].
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
-    if not 0 < iou <= 1:
-        raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
+    check_metric(metric, iou)
     pixels = metric == "voc" and plus_one
     matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)
@@ -81,16 +87,16 @@ def evaluate_detections(
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
-    """Whether both have masks wherever they have objects."""
+    """Whether all ground truth objects and all detections have masks (and there are some)."""
     known = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
     return known and any(one.masks is not None for one in detections) and all(
         one.masks is not None for one in detections if len(one)
     )  # fmt: skip
 
 
-def headline(measurement: Evaluation) -> list[str]:
-    """The figures of the whole set as lines of text."""
-    figures = measurement.figures
+def headline(evaluation: Evaluation) -> list[str]:
+    """The metrics over all classes as lines of text."""
+    figures = evaluation.figures
 
     def show(key: str) -> str:
         value = figures[key]
@@ -108,7 +114,7 @@ def headline(measurement: Evaluation) -> list[str]:
             lines += ["  ".join(map(show, row)) for row in keys]
         interval = figures["AP50_interval"]
         if interval:
-            lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 %, images drawn anew)")
+            lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 % bootstrap interval)")
     best = figures["best_f1"]
     if best:
         lines.append(

@@ -1,8 +1,9 @@
-"""Pascal VOC average precision: one overlap, the whole precision-recall curve or its eleven points.
+"""Pascal VOC average precision: one IoU threshold, the whole precision-recall curve or eleven points of it.
 
-The rule (VOC development kit, Everingham et al. 2010, section 4.2): in order of score, a detection claims the object
-of its class that it overlaps most. On a free object it is a hit, on one that was claimed before a false alarm, on an
-ignored (difficult) one it does not count. COCO's rule differs: there a detection may take the second-best object.
+The rule (VOC development kit, Everingham et al. 2010, section 4.2): in order of score, a detection is assigned to the
+object of its class that it overlaps most. If that is unmatched it is a true positive, if it is already matched a false
+positive, and if it is ignored (difficult) it does not count. Under COCO's rule a detection may match its second-best
+object.
 Shape legend: D = detections of one class over all images, in order of score.
 """
 
@@ -31,7 +32,7 @@ class VocClass:
 
 @dataclass(frozen=True, slots=True)
 class VocResult:
-    """AP of every class and its mean over the classes with ground truth; figures are fractions, None if undefined."""
+    """AP of every class and its mean over the classes with ground truth; fractions, None if undefined."""
 
     mean_ap: float | None
     classes: dict[str, VocClass]
@@ -63,8 +64,8 @@ def voc_ap(
     """VOC AP of detections against the ground truth of the same images in the same order.
 
     eleven_point: mean precision at recall 0, 0.1, ..., 1 (VOC 2007) instead of the area under the curve (from 2010).
-    plus_one: boxes include their right and lower pixel, as the VOC kit takes its whole-numbered boxes.
-    Classes without ground truth are left out of the mean and named in `notes`.
+    plus_one: boxes include their right and lower pixel, as in the VOC kit, whose boxes are integers.
+    Classes without ground truth are left out of the mean and listed in `notes`.
     """
     gathered = gather(detections, ground_truths)
     order = gathered.order
@@ -80,8 +81,8 @@ def voc_ap(
         found = np.cumsum(counts[rows])
         precision = found / np.arange(1, len(rows) + 1)
         recall = found / max(objects, 1)
-        measure = _eleven_point if eleven_point else _all_point
-        ap = measure(found, precision, objects) if objects else None
+        average = _eleven_point if eleven_point else _all_point
+        ap = average(found, precision, objects) if objects else None
         results[name] = VocClass(ap, objects, precision, recall, gathered.scores[rows])
     known = [result.ap for result in results.values() if result.ap is not None]
     mean_ap = sum(known) / len(known) if known else None
@@ -89,7 +90,7 @@ def voc_ap(
 
 
 def _claims(gathered: Gathered, plus_one: bool) -> tuple[Integers, Floats]:
-    """The object (D,) of its class that each detection overlaps most, the first of equals, and that overlap (D,)."""
+    """The object (D,) of its class that each detection overlaps most (the first of equal ones), and the IoU (D,)."""
     found, ground_truth, value = candidate_pairs(gathered, 1e-9, plus_one=plus_one, crowd=False)
     order = np.lexsort((ground_truth, -value, found))
     found, ground_truth, value = found[order], ground_truth[order], value[order]
@@ -101,7 +102,7 @@ def _claims(gathered: Gathered, plus_one: bool) -> tuple[Integers, Floats]:
 
 
 def _first_claims(claim: Integers, enough: Flags, order: Integers) -> Flags:
-    """Whether each detection (D,) is the best-scored one that claims its object."""
+    """Whether each detection (D,) has the highest score of those assigned to its object."""
     rows = order[enough[order]]
     _, first = np.unique(claim[rows], return_index=True)
     hits = np.zeros(len(claim), np.bool_)
@@ -110,16 +111,16 @@ def _first_claims(claim: Integers, enough: Flags, order: Integers) -> Flags:
 
 
 def _all_point(found: Integers, precision: Floats, objects: int) -> float:
-    """The area under the precision envelope, a step at every hit."""
+    """The area under the precision envelope, with a step at every true positive."""
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     steps = np.diff(found, prepend=0) / objects
     return float((envelope * steps).sum())
 
 
 def _eleven_point(found: Integers, precision: Floats, objects: int) -> float:
-    """The mean of the best precision at recall >= 0, 0.1, ..., 1.
+    """The mean of the highest precision at recall >= 0, 0.1, ..., 1.
 
-    Compared in whole numbers: the usual `arange(0, 1.1, 0.1)` holds 0.30000000000000004 and misses a recall of 0.3.
+    Compared as integers: the usual `arange(0, 1.1, 0.1)` contains 0.30000000000000004 and misses a recall of 0.3.
     """
     best = [precision[found * 10 >= tenth * objects].max(initial=0.0) for tenth in range(11)]
     return float(np.mean(best))

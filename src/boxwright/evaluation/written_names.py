@@ -1,7 +1,7 @@
-"""Names in result files: a class or an image may be called anything, and what was written reads back as that name.
+"""Names in result files: any class or image name can be written and read back unchanged.
 
-Class names become file names (VOC) and the first words of a row (text). What cannot stand there is percent-encoded, as
-in a URL; names that need none of it are written as they are.
+Class names become file names (VOC) and the first words of a row (text). Characters that are not possible there are
+percent-encoded, as in a URL; other names are written as they are.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import unquote
 
 _NOT_IN_FILE_NAMES = re.compile(r'[/\\:*?"<>|%]')
-_LINE_ENDS = "\x85\u2028\u2029"  # which some tools take for the end of a row
-_LONGEST = 180  # bytes of a name, so that with its ending it fits into a file name everywhere
+_LINE_ENDS = "\x85\u2028\u2029"  # which some tools treat as the end of a row
+_LONGEST = 180  # bytes of a name, so that with its suffix it is a valid file name on every system
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """A file name (without ending) for each class name, all different, whatever the names are.
+    """A unique file name (without suffix) for each class name.
 
-    They differ also where a file system does not tell capital letters from small ones.
+    They are unique also on file systems that ignore case.
 
     >>> file_stems(["w/o mask", "w-o mask", "Cat", "cat"])
     ['w%2Fo mask', 'w-o mask', 'Cat', '%63at']
@@ -41,7 +41,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 
 def names_of_stems(stems: Iterable[str], names: Sequence[str]) -> dict[str, str]:
-    """The class that each file name stands for: one of the known names, or else what is encoded in it."""
+    """The class that each file name stands for: one of the known names, or else the decoded name."""
     ours = dict(zip(file_stems(names), names, strict=True))
     found = {}
     for stem in stems:
@@ -51,7 +51,7 @@ def names_of_stems(stems: Iterable[str], names: Sequence[str]) -> dict[str, str]
 
 
 def row_name(name: str) -> str:
-    r"""A name as the first words of a row of text.
+    r"""A name, encoded as the first words of a row of text.
 
     >>> row_name("traffic  light"), row_name("two\nlines"), row_name(" edge")
     ('traffic  light', 'two%0Alines', '%20edge')
@@ -65,12 +65,12 @@ def row_name(name: str) -> str:
         return edges[0] + _encoded(body, lambda letter: _breaks_a_row(letter) or letter in also) + edges[1]
 
     plain = written("")
-    # A per cent sign is encoded where it would be taken for the beginning of a code.
+    # A percent sign is encoded if it would be taken for the start of a code.
     return plain if plain == name and name_of_row(plain) == name else written("%")
 
 
 def name_of_row(text: str) -> str:
-    r"""The name that `row_name` wrote; any other text is a name as it stands.
+    r"""The name that `row_name` encoded; any other text is unchanged.
 
     >>> name_of_row("two%0Alines") == "two\nlines", name_of_row("100%25 wool")
     (True, '100%25 wool')
@@ -96,7 +96,7 @@ def _decoded(text: str) -> str:
 
 
 def _breaks_a_row(letter: str) -> bool:
-    """Whether a letter ends a row, or has no place in a text file."""
+    """Whether a character ends a row or is invalid in a text file."""
     return letter in _LINE_ENDS or unicodedata.category(letter) in ("Cc", "Cs")
 
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from boxwright.data.ground_truth import ground_truth_of
+from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import LabelledFolder, Problem, Split
 from boxwright.models.claims import claimed, held_detector, others, places, unit_of
+from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, GroundTruth, Targets
@@ -91,7 +93,7 @@ def unclaimed(
     With multi-scale training an object counts as claimed if it is so at one of the scales. Of a large set some images
     from all parts of it are looked at.
     """
-    config = held_detector(recipe.model_config_of(len(classes)))
+    config = held_detector(recipe.model)
     images = [row for row in ground_truths if len(row[0])]
     if config is None or not images:
         return None
@@ -115,6 +117,34 @@ def unclaimed(
         {names[label]: count for label, count in lost.items()}, {names[label]: n for label, n in objects.items()},
         len(chosen), len(images), unit_of(config), helps,
     )  # fmt: skip
+
+
+def without_proposal(stored: StoredProposals, split: Split, iou: float) -> str | None:
+    """How many objects of a split have no stored proposal of at least this IoU, in one sentence; None if all have.
+
+    Fast R-CNN detects in its proposals only, so that such an object is missed or found with a poor box.
+    """
+    objects: Counter[int] = Counter()
+    lost: Counter[int] = Counter()
+    for record in split.records:
+        if record.stated_hw is None or not record.annotations:
+            continue
+        ground_truth = ground_truth_of(record, record.stated_hw)
+        wanted = ~ground_truth.ignore
+        boxes, labels = ground_truth.boxes[wanted], ground_truth.labels[wanted]
+        regions = stored.of(record.path, record.stated_hw)[:, :4]
+        best = torch.cat([pairwise_iou(boxes, regions), boxes.new_zeros(len(boxes), 1)], dim=1).amax(1)
+        objects.update(labels.tolist())
+        lost.update(labels[best < iou].tolist())
+    if not lost:
+        return None
+    worst = [f"{split.classes.names[label]} {count} of {objects[label]}" for label, count in lost.most_common(SHOWN)]
+    more = f" and {len(lost) - SHOWN} classes more" if len(lost) > SHOWN else ""
+    return (
+        f"{split.name}: {lost.total()} of {objects.total()} objects have no proposal with an IoU of {iou:g} or more in "
+        f"{stored.path} ({', '.join(worst)}{more}), so that they can hardly be found; what helps: more proposals an "
+        "image (boxwright proposals --max-proposals), or a better proposal network"
+    )
 
 
 def _some(

@@ -1,12 +1,12 @@
-"""Detections of a trained detector on a labelled split, beside the ground truth: what the metrics are computed from."""
+"""A trained detector on a labelled split: its detections beside the ground truth, and the figures of both."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import Any
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.class_selection import relabelled
@@ -20,15 +20,128 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
+from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
+from boxwright.evaluation.summary import Evaluation, check_metric, evaluate_detections
+from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
+from boxwright.structures import Detections, GroundTruth
+from boxwright.wording import counted
 
 UNREADABLE = ("missing-image", "unreadable-image")
 """Findings of preflight about an image that cannot be read."""
+LOGGED = (*UNREADABLE, "no-usable-object", "bad-mask", "empty-mask", "mask-off-box")
+"""Findings of preflight that change the figures, or what is compared."""
+_LOG = logging.getLogger("boxwright.evaluate")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """The figures of a detector on a split, and what they were computed from."""
+
+    evaluation: Evaluation
+    """Figures, AP by class, the rows of the table, and sentences about what is undefined or why AP is near zero."""
+    inputs: EvaluationInputs
+    """Detections and ground truth of each image, in the order of the split, in original pixels."""
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What `boxwright evaluate --json` prints: by name, fractions in [0, 1] or None where one is undefined."""
+        return self.evaluation.figures
+
+    @property
+    def detections(self) -> list[Detections]:
+        """Detections of each image."""
+        return self.inputs.detections
+
+    @property
+    def ground_truths(self) -> list[GroundTruth]:
+        """Ground truth of each image."""
+        return self.inputs.ground_truths
+
+
+def evaluate(
+    checkpoint: str | Path | Detector,
+    data: str | Path,
+    split: str = "val",
+    *,
+    classes: str | None = None,
+    metric: str = "coco",
+    iou: float = 0.5,
+    eleven_point: bool = False,
+    plus_one: bool = True,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    limit: int | None = None,
+    batch: int | None = None,
+    proposals: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool = False,
+    log: Callable[[str], object] = _LOG.warning,
+    progress: Callable[[int, int], object] | None = None,
+) -> EvaluationResult:
+    """Evaluate a detector on a labelled split: what `boxwright evaluate CHECKPOINT --data FOLDER` does.
+
+    >>> evaluate("runs/fcos-small", "FOLDER", metric="voc").figures["mAP"]  # doctest: +SKIP
+    0.873
+
+    Args:
+        checkpoint: whatever `Detector.load` takes, or a detector that is loaded (then with its device and precision).
+        data: a folder of labelled images.
+        split: the name of the split.
+        classes: the subset or merge of classes that the detector was trained with.
+        metric: "coco" (AP over ten overlaps) or "voc" (mAP at the overlap `iou`).
+        iou: least overlap of a hit for the voc metric and for precision, recall and F1.
+        eleven_point: voc: precision at eleven points, as in VOC 2007.
+        plus_one: voc: boxes include their last pixel, as in the VOC development kit.
+        score_threshold: lowest score; the recipe's, and at most 0.05, if not given.
+        max_detections: most detections of an image; the recipe's, and 100 of COCO, if not given.
+        limit: the first so many images only.
+        batch: images a forward pass; the recipe's if not given.
+        proposals: a proposal file, for a detector that finds no regions itself (Fast R-CNN).
+        device, precision, compile: as for `Detector.load`.
+        log: is called with a sentence for whatever is left out; the logger "boxwright.evaluate" if not given.
+        progress: is called with the images done and those to do.
+
+    Raises ValueError where detector and data do not fit or no image can be read, FileNotFoundError where there is no
+    such file or folder.
+    """
+    check_metric(metric, iou)  # before the minutes that detecting may take
+    detector = (
+        checkpoint
+        if isinstance(checkpoint, Detector)
+        else Detector.load(checkpoint, device, precision=precision, compile=compile)
+    )
+    inputs = evaluate_checkpoint(
+        detector,
+        data,
+        split,
+        classes=classes,
+        batch=batch,
+        score_threshold=score_threshold,
+        max_detections=max_detections,
+        limit=limit,
+        proposals=proposals,
+        log=log,
+        progress=progress,
+    )
+    evaluation = evaluate_detections(
+        inputs.detections,
+        inputs.ground_truths,
+        inputs.classes,
+        metric=metric,
+        iou=iou,
+        max_detections=max_detections or 100,
+        areas=inputs.areas,
+        eleven_point=eleven_point,
+        plus_one=plus_one,
+    )
+    return EvaluationResult(_with_unclaimed(evaluation, detector, inputs), inputs)
 
 
 def evaluate_checkpoint(
-    checkpoint: Path | Detector,
-    data: Path,
+    checkpoint: str | Path | Detector,
+    data: str | Path,
     split: str,
     *,
     classes: str | None = None,
@@ -37,14 +150,16 @@ def evaluate_checkpoint(
     score_threshold: float | None = None,
     max_detections: int | None = None,
     limit: int | None = None,
-    proposals: Path | None = None,
+    proposals: str | Path | None = None,
+    log: Callable[[str], object] = _LOG.warning,
+    progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationInputs:
-    """Run a checkpoint (or a detector that is loaded) over a split of a data folder.
+    """Detections of a checkpoint (or a loaded detector) on a split, beside the ground truth; arguments of `evaluate`.
 
-    Raises ValueError with both class lists where the model's classes are not those of the data. The batch is the
-    recipe's if not given, and so is the score threshold (0.05 or less): a higher one cuts the tail off every
-    precision-recall curve. An image that cannot be read is said and left out, and its ground truth with it.
+    An image that cannot be read is logged and left out, and its ground truth with it. Raises ValueError with both class
+    lists where the classes of the detector are not those of the data.
     """
+    data = Path(data)
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
     part = relabelled(find_split(dataset, split), detector.classes)
@@ -54,40 +169,55 @@ def evaluate_checkpoint(
     if not len(checked):
         raise ValueError(f"{data}: split {split} has no usable image")
     masks = needed and any(item.segmentation for record in checked.records for item in record.annotations)
-    stored = None if proposals is None else read_proposals(proposals)
+    stored = None if proposals is None else read_proposals(Path(proposals))
     if stored is not None:
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
-    images = DetectionDataset(checked, detector.resize, masks=masks, cache=False, proposals=stored,
-                          value_range=detector.value_range)  # fmt: skip
+    images = DetectionDataset(
+        checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range
+    )
     settings = evaluation_settings(detector.settings, score_threshold, max_detections)
-    console = Console(stderr=True)  # standard output is for the figures
     for finding in report.findings:
-        if finding.kind in (*UNREADABLE, "no-usable-object", "bad-mask", "empty-mask", "mask-off-box"):
-            sentence = f"boxwright: {finding.where}: {finding.message}"
-            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        if finding.kind in LOGGED:
+            log(f"{finding.where}: {finding.message}")
     if needed and not masks:
-        console.print(f"boxwright: {data} has no masks: only boxes are measured", markup=False, highlight=False)
+        log(f"{data} has no masks: only boxes are evaluated")
     count, parts = min(limit or len(images), len(images)), []
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=count)
-        for found in detect_split(detector, images, settings, batch=batch, limit=limit):
-            parts.append(found)
-            progress.advance(task, len(found.images))
+    for found in detect_split(detector, images, settings, batch=batch, limit=limit):
+        parts.append(found)
+        if progress is not None:
+            progress(sum(len(one.images) for one in parts), count)
     joined = SplitDetections.joined(parts)
-    for index in sorted(joined.images):
-        if isinstance(one := joined.images[index], Exception):
-            console.print(f"boxwright: {one}", markup=False, highlight=False, soft_wrap=True)
-    for index, note in sorted(joined.notes.items()):
-        sentence = f"boxwright: {images.records[index].path}: {note}"
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    _log_images(joined, images, log)
     evaluated = with_ground_truth(joined, images, part.classes)
     if not evaluated.detections:
         raise ValueError(f"{data}: split {split} has no usable image")
     if evaluated.unreadable:
-        console.print(
-            f"boxwright: {evaluated.unreadable} of {count} images are damaged inside and left out with their "
-            "objects: the figures are those of the others", markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        log(
+            f"{evaluated.unreadable} of {counted(count, 'image')} could not be decoded: left out, with all objects; "
+            "the figures are those of the others"
+        )
     before = sum(finding.kind in UNREADABLE for finding in report.findings)
     return replace(evaluated, unreadable=evaluated.unreadable + before)
+
+
+def _log_images(found: SplitDetections, images: DetectionDataset, log: Callable[[str], object]) -> None:
+    """Name the images that could not be decoded, then those that were decoded with a flaw."""
+    for _, one in sorted(found.images.items()):
+        if isinstance(one, Exception):
+            log(str(one))
+    for index, note in sorted(found.notes.items()):
+        log(f"{images.records[index].path}: {note}")
+
+
+def _with_unclaimed(evaluation: Evaluation, detector: Detector, inputs: EvaluationInputs) -> Evaluation:
+    """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
+    value = evaluation.figures.get("AP50", evaluation.figures.get("mAP"))
+    if value is None or value >= NEAR_ZERO:
+        return evaluation
+    sizes = [found.size_hw for found in inputs.detections]
+    lost = unclaimed(list(zip(inputs.ground_truths, sizes, strict=True)), detector.recipe, inputs.classes)
+    if lost is None:
+        return evaluation
+    diagnosis = (f"{lost.sentence()}.", *evaluation.diagnosis)
+    return replace(evaluation, figures=evaluation.figures | {"diagnosis": list(diagnosis)}, diagnosis=diagnosis)

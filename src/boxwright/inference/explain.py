@@ -1,4 +1,4 @@
-"""What an FCOS makes of one image, location by location: where it looks, what it says there, what it had to learn.
+"""What an FCOS predicts for one image, location by location, and what the loss asks of each.
 
 Shape legend: P = locations on all levels, K = classes, D = detections, G = ground-truth boxes. Coordinates are those
 of the network's image (resized) unless a name says `original`; distances are (left, top, right, bottom) in its
@@ -30,7 +30,7 @@ FOUND_IOU = 0.5
 
 
 class Level(NamedTuple):
-    """One feature map: its name, stride, cells, its rows among all P locations, and the reach that it is for."""
+    """One feature map: its name, stride and size, its rows among all P locations, and its size range [low, high)."""
 
     name: str
     stride: int
@@ -47,7 +47,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the ground truth asks of each location, exactly as the loss has it.
+    """The targets of each location, exactly as the loss has them.
 
     `owner` (P,) is the index of the box that a location must find, or -1; `ignored` (P,) takes no part in the loss;
     `distances` (P, 4) and `centerness` (P,) are the targets of owned locations, and centerness is -1 elsewhere.
@@ -62,10 +62,11 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One image as a detector sees it: predictions at every location, the detections among them, and the lesson.
+    """One image as a detector sees it: predictions and targets of every location, and the detections.
 
-    class_scores and scores (P, K), centerness (P,), distances and boxes (P, 4); `found` holds the detections in
-    network pixels and `source` (D,) the location that each comes from.
+    class_scores and scores (P, K), centerness (P,), distances and boxes (P, 4); `found` are the detections in network
+    pixels and `source` (D,) the location that each comes from. `lesson` holds the targets, where the ground truth is
+    known.
     """
 
     image: Tensor
@@ -94,7 +95,7 @@ class Explanation:
         return (boxes - torch.tensor(self.plan.offset_xy * 2)) / torch.tensor(self.plan.scale_xy * 2)
 
     def ground_truth_box(self, index: int) -> Lesson:
-        """The lesson, if it has a box of this number; otherwise ValueError says which there are."""
+        """The targets. Raises ValueError, with the numbers that there are, for another number than that of a box."""
         if self.lesson is None:
             raise ValueError(
                 "a ground truth box can be explained only with the image's ground truth: give --data FOLDER"
@@ -113,14 +114,14 @@ def _in_range(index: int, count: int, word: str, words: str) -> None:
 def explain(
     detector: Detector, image: Tensor, ground_truth: GroundTruth | None = None, *, score: float | None = None
 ) -> Explanation:
-    """Everything that a detector says about an image (3, H, W) uint8, and what its ground truth (original pixels) asks.
+    """All that a detector predicts for an image (3, H, W) uint8, and the targets of its ground truth (original pixels).
 
-    Detections are those from `score` on (the checkpoint's threshold if not given). Raises ValueError for a detector
-    that has no locations.
+    `score` is the score threshold of the detections, the checkpoint's own if not given. Raises ValueError for a
+    detector without locations.
     """
     engine = detector.engine
     if not isinstance(engine, TorchEngine):
-        raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")
+        raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
     model = engine.model  # what predicts: norms folded, in its precision
     if not isinstance(model, FCOS):
         raise ValueError(f"explain draws the locations of FCOS; this checkpoint is a {type(model).__name__}")
@@ -131,9 +132,9 @@ def explain(
     moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
     outputs = raw._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
-    if model.config.class_channels is not None:  # a reference's network has more channels than classes
-        class_scores = class_scores[:, list(model.config.class_channels)]
-    units = outputs.strides[:, None] if model.config.normalise_targets else 1.0
+    if model.config.compat.class_channels is not None:  # a reference's network has more channels than classes
+        class_scores = class_scores[:, list(model.config.compat.class_channels)]
+    units = outputs.strides[:, None] if model.config.head.normalise_targets else 1.0
     distances = outputs.distances[0].clamp(min=0) * units
     boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
     scores = (class_scores * central[:, None]).sqrt()
@@ -147,16 +148,28 @@ def explain(
     if ground_truth is not None:
         lesson = _lesson(model.config, outputs, levels, resize_ground_truth(ground_truth, hw, detector.resize))
     return Explanation(
-        image=image, plan=plan, classes=detector.classes, config=model.config, levels=levels,
-        locations=outputs.locations, strides=outputs.strides, class_scores=class_scores, centerness=central,
-        scores=scores, distances=distances, boxes=boxes, found=found, source=_sources(found, boxes, scores),
-        score_threshold=least, lesson=lesson,
-    )  # fmt: skip
+        image=image,
+        plan=plan,
+        classes=detector.classes,
+        config=model.config,
+        levels=levels,
+        locations=outputs.locations,
+        strides=outputs.strides,
+        class_scores=class_scores,
+        centerness=central,
+        scores=scores,
+        distances=distances,
+        boxes=boxes,
+        found=found,
+        source=_sources(found, boxes, scores),
+        score_threshold=least,
+        lesson=lesson,
+    )
 
 
 def _levels(model: FCOS, outputs: FCOSOutputs) -> tuple[Level, ...]:
     levels: list[Level] = []
-    ranges = level_ranges(model.config.level_bounds)
+    ranges = level_ranges(model.config.assignment.level_bounds)
     for stride, size_hw, (low, high) in zip(model.strides, outputs.level_sizes, ranges, strict=True):
         start = levels[-1].rows.stop if levels else 0
         rows = slice(start, start + size_hw[0] * size_hw[1])
@@ -175,7 +188,7 @@ def _sources(found: Detections, boxes: Tensor, scores: Tensor) -> Tensor:
 
 def _ranges(config: FCOSConfig, levels: tuple[Level, ...]) -> Tensor:
     """The reach [low, high) (P, 2) that each location is for, with the ends that the checkpoint's rule has."""
-    ranges = torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))
+    ranges = torch.tensor(level_ranges(config.assignment.level_bounds, config.compat.level_range_ends))
     return ranges.repeat_interleave(torch.tensor([level.rows.stop - level.rows.start for level in levels]), dim=0)
 
 
@@ -183,9 +196,15 @@ def _lesson(config: FCOSConfig, outputs: FCOSOutputs, levels: tuple[Level, ...],
     boxes = ground_truth.boxes[None]
     valid = torch.ones(1, len(ground_truth), dtype=torch.bool)
     owner, ignored = assign_locations(
-        outputs.locations, outputs.strides, _ranges(config, levels), boxes, valid, ground_truth.ignore[None],
-        center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
-    )  # fmt: skip
+        outputs.locations,
+        outputs.strides,
+        _ranges(config, levels),
+        boxes,
+        valid,
+        ground_truth.ignore[None],
+        center_radius=config.assignment.center_radius,
+        coarse_areas=config.compat.level_range_ends == "open",
+    )
     distances = encode_ltrb(outputs.locations, gather_rows(boxes, owner))[0]
     central = torch.where(owner[0] >= 0, centerness(distances), -1.0)
     return Lesson(ground_truth, owner[0], ignored[0], distances, central)
@@ -210,7 +229,7 @@ def describe(explanation: Explanation) -> list[str]:
     if explanation.lesson is not None:
         ground_truth = explanation.lesson.ground_truth
         names = Counter(explanation.classes.names[label] for label in ground_truth.labels.tolist())
-        lines.append(f"GroundTruth: {counted(len(ground_truth), 'box')}" + (f" ({_counts(names)})." if names else "."))
+        lines.append(f"Ground truth: {counted(len(ground_truth), 'box')}" + (f" ({_counts(names)})." if names else "."))
         lost = sorted(set((~ground_truth.ignore).nonzero()[:, 0].tolist()) - set(explanation.lesson.owner.tolist()))
         if lost:
             lines.append(f"No location must learn these ground truth boxes: {', '.join(map(str, lost))}.")
@@ -239,10 +258,12 @@ def describe_box(explanation: Explanation, index: int) -> list[str]:
     """Lines on one ground-truth box: the locations assigned to it, what they predict, and whether it was found."""
     lesson = explanation.ground_truth_box(index)
     box, name = lesson.ground_truth.boxes[index], explanation.classes.names[int(lesson.ground_truth.labels[index])]
-    lines = [f"Ground truth box {index}: {name}, {_size(explanation.original(box))} pixels in the image, "
-             f"{_size(box)} as the network sees it."]  # fmt: skip
+    lines = [
+        f"Ground truth box {index}: {name}, {_size(explanation.original(box))} pixels in the image, "
+        f"{_size(box)} as the network sees it."
+    ]
     if lesson.ground_truth.ignore[index]:
-        return [*lines, "  It is an ignored region: no location learns it, and what lies in it counts for nothing."]
+        return [*lines, "  It is an ignored region: no location learns it, and what lies in it does not count."]
     owned = (lesson.owner == index).nonzero()[:, 0]
     per_level = ", ".join(f"{x.name} {int((lesson.owner[x.rows] == index).sum())}" for x in explanation.levels)
     lines.append(f"  Locations that must learn it: {per_level}.")
@@ -256,7 +277,7 @@ def describe_box(explanation: Explanation, index: int) -> list[str]:
             f"  The most central one: {place(explanation, location)}.",
             f"  From there {_distances(explanation, location, lesson.distances[location])}; "
             f"centerness target {float(lesson.centerness[location]):.2f}.",
-            f"  The model says there: {name} {float(explanation.class_scores[location, label]):.2f}, centerness "
+            f"  The model predicts there: {name} {float(explanation.class_scores[location, label]):.2f}, centerness "
             f"{float(explanation.centerness[location]):.2f}, a box with IoU {overlap:.2f}.",
         ]
     return [*lines, f"  {_whether_found(explanation, index)}"]
@@ -271,13 +292,18 @@ def _why_unowned(explanation: Explanation, index: int) -> str:
     assert explanation.lesson is not None
     box, alone = explanation.lesson.ground_truth.boxes[index], torch.ones(1, 1, dtype=torch.bool)
     owner, _ = assign_locations(
-        explanation.locations, explanation.strides, _ranges(explanation.config, explanation.levels), box[None, None],
-        alone, ~alone, center_radius=explanation.config.center_radius,
-    )  # fmt: skip
+        explanation.locations,
+        explanation.strides,
+        _ranges(explanation.config, explanation.levels),
+        box[None, None],
+        alone,
+        ~alone,
+        center_radius=explanation.config.assignment.center_radius,
+    )
     wanted = int((owner >= 0).sum())
     if wanted:
         return f"Smaller boxes own all of the {counted(wanted, 'location')} that it could have had."
-    radius = explanation.config.center_radius
+    radius = explanation.config.assignment.center_radius
     near = "" if radius is None else f" and within {radius:g} strides of its centre"
     return f"It is too small or too narrow: no location of a level for its size lies inside it{near}."
 
@@ -308,7 +334,7 @@ def describe_detection(explanation: Explanation, index: int) -> list[str]:
     ]
     nearest = nearest_ground_truth(explanation, index)
     if explanation.lesson is not None:
-        lines.append(f"  {nearest[1] if nearest else 'No ground_truth box overlaps it.'}")
+        lines.append(f"  {nearest[1] if nearest else 'No ground-truth box overlaps it.'}")
     return lines
 
 

@@ -91,16 +91,22 @@ def _overview(explanation: Explanation) -> Any:
         present = sorted(set(shown.labels.tolist()))
         handles = [legend_line(axes, explanation.classes.names[k], box_colour(k)) for k in present[:12]]
         if handles:
-            axes.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4,
-                        frameon=False)  # fmt: skip
+            axes.legend(
+                handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False
+            )
     return figure
 
 
 def _locations(explanation: Explanation) -> Any:
-    titles = [f"{x.name}: stride {x.stride}, {x.size_hw[1]} x {x.size_hw[0]} locations\n"
-              f"for boxes whose farthest side is {x.reach} pixels away" for x in explanation.levels]  # fmt: skip
-    heading = ("Locations: each dot is a place where the network predicts classes, a box and centerness. One dot "
-               "stands in the middle of each cell of a feature map, one stride from the next.")  # fmt: skip
+    titles = [
+        f"{x.name}: stride {x.stride}, {x.size_hw[1]} x {x.size_hw[0]} locations\n"
+        f"for boxes whose farthest side is {x.reach} pixels away"
+        for x in explanation.levels
+    ]
+    heading = (
+        "Locations: each dot is a place where the network predicts classes, a box and centerness. One dot "
+        "stands in the middle of each cell of a feature map, one stride from the next."
+    )
     figure, panels = open_panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
         show_image(axes, explanation, faded=True)
@@ -113,9 +119,11 @@ def _owners(explanation: Explanation, lesson: Lesson) -> Any:
     for level in explanation.levels:
         owner = lesson.owner[level.rows]
         ignored = int(lesson.ignored[level.rows].sum())
-        titles.append(f"{level.name}: of {counted(len(owner), 'location')}, {learners(owner)}"
-                      + (f"\n{ignored} ignored (x)" if ignored else ""))  # fmt: skip
-    radius = explanation.config.center_radius
+        titles.append(
+            f"{level.name}: of {counted(len(owner), 'location')}, {learners(owner)}"
+            + (f"\n{ignored} ignored (x)" if ignored else "")
+        )
+    radius = explanation.config.assignment.center_radius
     near = "" if radius is None else f", nearer than {radius:g} strides to its centre"
     heading = (
         f"Which box each location must learn: a dot has the colour of its box. It lies inside that box{near}, and the "
@@ -146,8 +154,10 @@ def _centerness(explanation: Explanation) -> Any:
     titles = [f"{x.name}: predicted" for x in levels]
     if lesson is not None:
         titles = [f"{x.name}: target" for x in levels] + titles
-    heading = ("Centerness: 1 in the middle of a box, 0 at its border. It is learnt inside boxes only, so what is "
-               "predicted outside means nothing; there the class scores are low.")  # fmt: skip
+    heading = (
+        "Centerness: 1 in the middle of a box, 0 at its border. It is learnt inside boxes only, so what is "
+        "predicted outside means nothing; there the class scores are low."
+    )
     figure, panels = open_panels(explanation, titles, heading, rows=1 if lesson is None else 2)
     for number, axes in enumerate(panels):
         level = levels[number % len(levels)]
@@ -165,8 +175,10 @@ def _classes(explanation: Explanation, label: int | None) -> Any:
     levels = explanation.levels
     what = "best class" if label is None else explanation.classes.names[label]
     titles = [f"{x.name}: class score, {what}" for x in levels] + [f"{x.name}: final score, {what}" for x in levels]
-    heading = ("Class scores, and final scores = sqrt(class score x centerness), which rank the detections: centerness "
-               "takes away from locations far from the middle of their object.")  # fmt: skip
+    heading = (
+        "Class scores, and final scores = sqrt(class score x centerness), which rank the detections: centerness "
+        "takes away from locations far from the middle of their object."
+    )
     figure, panels = open_panels(explanation, titles, heading, rows=2)
     for number, axes in enumerate(panels):
         level = levels[number % len(levels)]
@@ -181,16 +193,20 @@ def _classes(explanation: Explanation, label: int | None) -> Any:
 def _box(explanation: Explanation, lesson: Lesson, index: int) -> Any:
     box, name = lesson.ground_truth.boxes[index], explanation.classes.names[int(lesson.ground_truth.labels[index])]
     counts = [int((lesson.owner[level.rows] == index).sum()) for level in explanation.levels]
-    titles = [f"{x.name}: learnt by {counted(count, 'location')}\n(a level for a farthest side {x.reach} pixels away)"
-              for x, count in zip(explanation.levels, counts, strict=True)]  # fmt: skip
+    titles = [
+        f"{x.name}: learnt by {counted(count, 'location')}\n(a level for a farthest side {x.reach} pixels away)"
+        for x, count in zip(explanation.levels, counts, strict=True)
+    ]
     central = most_central(lesson, index) if sum(counts) else None
     heading = (
         f"Ground truth box {index}, {name}. Green dots must learn it, grey dots belong to other boxes or to background."
     )
     if central is not None:
         target = float(lesson.centerness[central])
-        heading += (f" Arrows: the four distances in network pixels from its most central location, "
-                    f"{place(explanation, central)}; centerness target {target:.2f}.")  # fmt: skip
+        heading += (
+            f" Arrows: the four distances in network pixels from its most central location, "
+            f"{place(explanation, central)}; centerness target {target:.2f}."
+        )
     figure, panels = open_panels(explanation, titles, heading)
     for axes, level in zip(panels, explanation.levels, strict=True):
         show_image(axes, explanation)

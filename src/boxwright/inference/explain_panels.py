@@ -95,9 +95,18 @@ def rectangle(axes: Any, box: Tensor, colour: Any, *, dashed: bool = False, widt
 def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 8, anchor: str = "left") -> None:
     """Write a short text on a plate of the colour, darkened so that white letters stand out."""
     axes.text(
-        x, y, text, fontsize=size, ha=anchor, va="center", color="white", zorder=6, parse_math=False, clip_on=True,
+        x,
+        y,
+        text,
+        fontsize=size,
+        ha=anchor,
+        va="center",
+        color="white",
+        zorder=6,
+        parse_math=False,
+        clip_on=True,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": _dark(colour), "edgecolor": "none", "alpha": 0.9},
-    )  # fmt: skip
+    )
 
 
 def number_tag(axes: Any, explanation: Explanation, box: Tensor, index: int, colour: Any) -> None:
@@ -140,8 +149,7 @@ def heat_map(axes: Any, level: Level, values: npt.NDArray[Any]) -> None:
     cells = values.reshape(rows, columns)
     extent = (0, columns * level.stride, rows * level.stride, 0)
     clear = np.ma.filled(0.05 + 0.75 * cells, 0.0)  # where a value is low, the image shows
-    axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest",
-                zorder=1)  # fmt: skip
+    axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest", zorder=1)
 
 
 def heat_scale(figure: Any, panels: list[Any]) -> None:
@@ -157,8 +165,16 @@ def thin_box(box: Tensor, *, ignored: bool) -> Any:
     from matplotlib.patches import Rectangle
 
     x1, y1, x2, y2 = box.tolist()
-    return Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#606060", linewidth=0.7,
-                     linestyle="--" if ignored else "-", zorder=2)  # fmt: skip
+    return Rectangle(
+        (x1, y1),
+        x2 - x1,
+        y2 - y1,
+        fill=False,
+        edgecolor="#606060",
+        linewidth=0.7,
+        linestyle="--" if ignored else "-",
+        zorder=2,
+    )
 
 
 def arrows(axes: Any, explanation: Explanation, location: int, distances: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""One image of a labelled data folder, found by its path, its file name or its stem, with its ground truth."""
+"""An image of a labelled data folder, looked up by path, file name or stem, with its ground truth."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from boxwright.wording import counted
 def labelled_image(
     image: str | Path, data: Path, model_classes: Classes, *, split: str | None = None, classes: str | None = None
 ) -> tuple[Path, GroundTruth]:
-    """The file of an image of a data folder, and its ground truth in its own pixels with the labels of a model.
+    """The file of an image of a data folder, and its ground truth in original pixels with the labels of a model.
 
     `image` is a path, a file name or a stem; all splits are searched unless one is given. Raises FileNotFoundError
-    where the data has no such image, ValueError where it has several or where its classes are not the model's.
+    where the data has no such image, ValueError where it has several or where its classes are not those of the model.
     """
     dataset = open_folder(data, classes=classes)
     parts = [find_split(dataset, split)] if split else list(dataset.splits.values())
@@ -40,7 +40,7 @@ def labelled_image(
 
 
 def _matching(records: dict[Path, Record], image: Path) -> list[Record]:
-    """Records of the very file; else those of its name; else those of its stem."""
+    """The record of this file; else those with its name; else those with its stem."""
     if image.exists() and image.resolve() in records:
         return [records[image.resolve()]]
     same_name = [record for record in records.values() if record.path.name == image.name]

@@ -1,4 +1,4 @@
-"""Whatever names a detector, as a checkpoint of ours: our own files, those of other libraries, and zoo names."""
+"""Everything that can be loaded, as a checkpoint of ours: our own files, those of other libraries, names of the zoo."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import logging
 import re
 from pathlib import Path
 
-from boxwright.checkpoint import Checkpoint, load_checkpoint
+from boxwright.checkpoint import Checkpoint, NotOursError, load_checkpoint
 from boxwright.convert.files import convert_file
-from boxwright.reading.archives import DamagedError
+from boxwright.runtime.exported import SUFFIXES
 from boxwright.structures import Classes
 from boxwright.weights.download import fetched_file, is_remote
+from boxwright.writing import printable
 
 _LOG = logging.getLogger("boxwright.convert")
-EXPORTED = (".onnx", ".xml", ".pt2")
-"""Endings of what `boxwright export` writes."""
 
 
 def open_checkpoint(
@@ -25,41 +24,40 @@ def open_checkpoint(
     norm_eps: float | None = None,
     classes: Classes | None = None,
 ) -> Checkpoint:
-    """The checkpoint that a path, a run folder, a zoo name or an address means; foreign ones are converted.
+    """The checkpoint of a path, a run folder, a name of the zoo or a URL; those of other libraries are converted.
 
-    The options are for foreign files that do not say something themselves; see `convert.files.convert_file`.
+    The options are for what a file of another library does not contain; see `convert.files.convert_file`. Raises
+    FileNotFoundError, or ValueError where the file is not a checkpoint.
     """
     given = any(option is not None for option in (variant, stride_in_1x1, norm_eps, classes))
     name = re.sub(r"^(https|detectron2):/+", r"\1://", str(source))  # a Path has lost one of the slashes
     path = fetched_file(name) if is_remote(name) else Path(source)
     problem = None
-    if path.suffix in EXPORTED and path.is_file():
-        raise ValueError(f"{path}: an exported file holds no network: give the checkpoint that it was made from")
+    if path.suffix in SUFFIXES and path.is_file():
+        raise ValueError(
+            f"{path}: an exported file contains no torch network: give the checkpoint that it was made from"
+        )
     if path.suffix not in (".pkl", ".safetensors"):
         try:
             own = load_checkpoint(path)
-        except DamagedError:
-            raise
-        except ValueError as error:
-            if "is not a boxwright checkpoint" not in str(error):
-                raise
+        except NotOursError as error:
             problem = error
         else:
             if given:
                 raise ValueError(
-                    f"{path} is a boxwright checkpoint, which says all of itself: variant, stride_in_1x1, norm_eps and "
-                    "classes are for files of other libraries"
+                    f"{path} is a boxwright checkpoint, which contains all that is needed: variant, stride_in_1x1, "
+                    "norm_eps and classes are for files of other libraries"
                 )
             return own
     try:
-        found = convert_file(
-            path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes
-        )  # fmt: skip
+        found = convert_file(path, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=classes)
     except ValueError as error:
         if problem is None:
             raise
         raise ValueError(f"{path} is not a boxwright checkpoint, nor one of another library ({error})") from error
     if found.skipped:
-        _LOG.warning("%s: left out, without being built: %s", path, "; ".join(found.skipped))
+        _LOG.warning(
+            "%s: ignored, because no part of the network needs it: %s", path, printable("; ".join(found.skipped))
+        )
     origin = {**found.origin, "notes": list(found.notes)}
     return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)

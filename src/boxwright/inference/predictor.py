@@ -1,6 +1,7 @@
-"""`Detector`: a trained model, its classes and its preprocessing, ready for images of any kind and size.
+"""`Detector`: a trained model with its classes and its preprocessing, ready for images of any kind and size.
 
-What runs its network is an engine of `runtime`: torch, or an exported file. Both take a batch and give detections.
+The network is run by an engine: torch (below), or an exported file (`runtime/exported.py`). Both take a batch and give
+detections.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, ImageLike, PreparedImage, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, PreparedImage, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
-from boxwright.models import MODELS
+from boxwright.models import MODELS, DetectionModel
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
 from boxwright.runtime.devices import device_called
@@ -32,7 +34,7 @@ from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
 from boxwright.runtime.exported import open_engine
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
-from boxwright.runtime.winograd import use_winograd
+from boxwright.runtime.winograd import speed_up
 from boxwright.structures import (
     Classes,
     Detections,
@@ -45,29 +47,30 @@ from boxwright.structures import (
 )
 
 BUCKET = 64
-"""With `compile`, images are padded to multiples of this many pixels: few shapes, each compiled once."""
+"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
 
 
 class TorchEngine:
-    """A detector of the library: channels last, inference mode, bf16 where the device computes it natively.
+    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
 
-    In fp32 on a CPU wide 3x3 convolutions are done by Winograd's algorithm, unless they are compiled.
+    A model that is not compiled may use the convolutions of `runtime/winograd.py`.
     """
 
     def __init__(
-        self, model: Any, device: torch.device, *, precision: str = "auto", compile: bool = False, winograd: bool = True
+        self, model: DetectionModel, device: torch.device, *, precision: str = "auto", compile: bool = False
     ) -> None:
         if precision not in ("auto", "fp32", "bf16", "fp16"):
             raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
         self.device = device
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
+        assert isinstance(self.model, nn.Module)
         self.precision = choose_precision(precision, device)
-        if winograd and not compile and (device.type, self.precision) == ("cpu", "fp32"):
-            use_winograd(self.model)
         self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
         self.graphs = compile and device.type == "cuda"
         if compile:
             compile_parts(self.model, dynamic=False, mode="reduce-overhead" if self.graphs else None)
+        else:
+            speed_up(self.model, device, self.precision)
 
     @torch.inference_mode()
     def __call__(
@@ -77,7 +80,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
-        """Raw predictions of a batch; with targets they have what the loss needs too. Both make the same detections."""
+        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
         if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with self._autocast():
@@ -87,21 +90,40 @@ class TorchEngine:
     def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections in network pixels from raw predictions."""
         with self._autocast():
-            found: PaddedDetections = self.model.detect_padded(outputs, settings)
-        return found
+            return self.model.detect_padded(outputs, settings)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     @torch.inference_mode()
     def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """Each loss of raw predictions that were made with these targets."""
-        losses: dict[str, Tensor] = self.model.loss(outputs, targets)
-        return losses
+        """The losses of raw predictions that were made with these targets, by name."""
+        return self.model.loss(outputs, targets)
+
+
+class PredictOptions(TypedDict, total=False):
+    """Keyword arguments of `Detector.predict` and `Detector.stream`; `try_stream` has their defaults."""
+
+    score: float | None
+    """Lowest score; the checkpoint's own threshold if not given."""
+    nms_iou: float | None
+    """IoU above which the weaker of two boxes of a class is dropped, instead of the recipe's."""
+    max_detections: int | None
+    """Detections an image at most, instead of the recipe's."""
+    resize: ResizeRule | Literal["recipe"] | None
+    """The recipe's resizing, another rule, or None for images as they are."""
+    batch: int
+    """Images a forward pass. Sizes may be mixed: images of one network size are put together."""
+    proposals: StoredProposals | None
+    """Regions of the images (which are then paths), for a detector that finds none itself."""
+    window: int
+    """Images that are decoded ahead and sorted into batches together."""
+    memory: float
+    """GiB that decoded images may take at most."""
 
 
 class Detector:
-    """A trained detector to use.
+    """A trained detector, ready to use.
 
     >>> detector = Detector.load("runs/fcos-small/weights/best.pt")  # doctest: +SKIP
     >>> detector.predict("street.jpg")[0].names  # doctest: +SKIP
@@ -115,50 +137,50 @@ class Detector:
         *,
         precision: str = "auto",
         compile: bool = False,
-        winograd: bool = True,
         engine: Engine | None = None,
     ) -> None:
         """Args:
 
-        checkpoint: what was trained.
+        checkpoint: weights, recipe and classes.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 where the device
-            computes it natively unless it names another.
-        compile: let torch.compile fuse the network; the first batch of each shape then takes minutes.
-        winograd: in fp32 on a CPU, do wide 3x3 convolutions by Winograd's algorithm: faster, and equal to about 1e-5.
-        engine: what runs instead of the checkpoint's own network, such as an exported file.
+        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 on devices that
+            support it natively unless the recipe names another.
+        compile: use torch.compile; the first batch of each shape then takes minutes.
+        engine: what runs instead of the checkpoint's own network, such as that of an exported file.
+
+        Raises ValueError where this machine has no such device, or the device no such precision.
         """
         self.recipe = checkpoint.recipe
         self.classes: Classes = checkpoint.classes
         self.score_threshold = 0.3 if checkpoint.score_threshold is None else checkpoint.score_threshold
-        """What `predict` reports from: the score of the best F1 in validation."""
+        """The lowest score that `predict` reports by default: that of the best F1 in validation."""
         self.resize: ResizeRule = self.recipe.data.resize.rule()
         self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
-        config = self.recipe.model_config_of(len(self.classes))
-        self._paste: Paste = getattr(getattr(config, "mask", None), "paste", "exact")
+        self._paste: Paste = getattr(getattr(self.recipe.model, "mask", None), "paste", "exact")
         self._checkpoint = checkpoint
         self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
-        """Whether `predict` wants a proposal file (Fast R-CNN)."""
+        """Whether `predict` needs a proposal file (Fast R-CNN)."""
         if engine is None:
             network, where = checkpoint.build(), device_called(device)
+            assert isinstance(network, nn.Module)
             fold_norms(network)
             if precision == "auto" and (self.recipe.precision, where.type) != ("fp16", "cpu"):  # which has none
                 precision = self.recipe.precision
-            engine = TorchEngine(network, where, precision=precision, compile=compile, winograd=winograd)
+            engine = TorchEngine(network, where, precision=precision, compile=compile)
         self.engine: Engine = engine
         self.device = engine.device
 
     @property
     def evaluation_batch(self) -> int:
-        """Images a forward pass in evaluation, as the recipe has it."""
+        """Images per forward pass in evaluation, as the recipe says."""
         return self.recipe.validation.batch_size or self.recipe.data.batch_size
 
     @cached_property
-    def model(self) -> Any:
-        """The network as it was trained (what runs has its norms folded); an exported file has none."""
+    def model(self) -> DetectionModel:
+        """The network as it was trained (the engine's has its norms folded). Raises ValueError for an exported file."""
         if not self._checkpoint.weights:
-            raise ValueError("an exported file holds no torch network: take the checkpoint that it was made from")
+            raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
         return self._checkpoint.build().to(self.device, memory_format=torch.channels_last)
 
     @classmethod
@@ -169,16 +191,15 @@ class Detector:
         *,
         precision: str = "auto",
         compile: bool = False,
-        winograd: bool = True,
         num_threads: int | None = None,
         **options: Any,
     ) -> Detector:
         """The detector of a checkpoint (ours or another library's) or of an exported file (.onnx, .xml, .pt2).
 
-        Also by name: "torchvision/fcos_resnet50_fpn", "detectron2://...", "https://...". `options` are those of
-        `open_checkpoint`. Precision and compilation of an exported file were decided when it was written;
-        `num_threads` is for exported files (torch has its own). Raises FileNotFoundError, or ValueError where the file
-        is no detector.
+        Also of a run folder (its best.pt) and of a name: "torchvision/fcos_resnet50_fpn", "detectron2://...",
+        "https://...". `options` are those of `open_checkpoint`. Precision and compilation are fixed in an exported
+        file; `num_threads` is for exported files only (torch has its own setting). Raises FileNotFoundError, or
+        ValueError where the file is not a detector.
         """
         if Path(path).suffix in EXPORTED_SUFFIXES:
             if precision != "auto" or compile:
@@ -186,62 +207,42 @@ class Detector:
             engine = open_engine(Path(path), device, num_threads)
             detector = cls(engine.description.checkpoint(), engine=engine)
             detector.settings = engine.description.settings
-            # it holds nothing weaker
+            # the file gives nothing below its own threshold
             detector.score_threshold = max(detector.score_threshold, detector.settings.score_threshold)
             return detector
         source = open_checkpoint(path, **options)
-        return cls(source, device, precision=precision, compile=compile, winograd=winograd)
+        return cls(source, device, precision=precision, compile=compile)
 
     def predict(
         self,
         images: ImageLike | Sequence[ImageLike],
-        *,
-        score: float | None = None,
-        resize: ResizeRule | Literal["recipe"] | None = "recipe",
-        batch: int = 8,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        proposals: StoredProposals | None = None,
-        memory: float = MEMORY,
+        **options: Unpack[PredictOptions],
     ) -> list[Detections]:
-        """What is in each image, best first, in the pixels of the image as given.
+        """The detections in each image, best first, in the pixels of the image as given.
+
+        >>> detector.predict(["a.jpg", "b.jpg"], score=0.5, batch=2)  # doctest: +SKIP
 
         Args:
             images: one or several of: a path, a glob, a folder, a PIL image, a numpy array (H, W, 3) or (H, W) RGB
                 uint8, a tensor (3, H, W) uint8 or float in [0, 1], a batch of them (B, 3, H, W).
-            score: least score; the checkpoint's own threshold if not given.
-            resize: the recipe's resizing, another rule, or None for images as they are.
-            batch: images a forward pass; sizes may be mixed, images of one network size are put together.
-            nms_iou, max_detections: instead of the recipe's.
-            proposals: regions of the images (which are then paths), for a detector that finds none itself.
-            memory: GiB that decoded images may take at most.
+            options: see `PredictOptions`.
+
+        Raises FileNotFoundError or ValueError where an image cannot be read, and ValueError for an option that does not
+        fit the detector.
         """
-        found = self.stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                            max_detections=max_detections, proposals=proposals, memory=memory)  # fmt: skip
+        found = self.stream(images, **options)
         return [one if one.masks is None else replace(one, masks=one.whole_masks()) for one in found]
 
     def stream(
-        self,
-        images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike],
-        *,
-        score: float | None = None,
-        resize: ResizeRule | Literal["recipe"] | None = "recipe",
-        batch: int = 8,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        window: int = WINDOW,
-        proposals: StoredProposals | None = None,
-        memory: float = MEMORY,
+        self, images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike], **options: Unpack[PredictOptions]
     ) -> Iterator[Detections]:
         """`predict` for any number of images, in their order; masks stay cropped to their objects.
 
-        Two windows of them are in memory at a time: one that is detected in, sorted into batches of one size, and the
-        next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large ones
-        are shorter, and the largest images are done one by one.
+        Two windows of images are in memory at a time: the one being processed, sorted into batches of one size, and
+        the next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large
+        images are shorter, and the largest images are processed one by one.
         """
-        for one in self.try_stream(images, score=score, resize=resize, batch=batch, nms_iou=nms_iou,
-                                   max_detections=max_detections, window=window, proposals=proposals,
-                                   memory=memory):  # fmt: skip
+        for one in self.try_stream(images, **options):
             if isinstance(one, Exception):
                 raise one
             yield one[1]
@@ -255,17 +256,17 @@ class Detector:
         batch: int = 8,
         nms_iou: float | None = None,
         max_detections: int | None = None,
-        window: int = WINDOW,
         proposals: StoredProposals | None = None,
+        window: int = WINDOW,
+        memory: float = MEMORY,
         keep: bool = False,
         listed: bool = False,
-        memory: float = MEMORY,
     ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
-        """`stream` that goes on past an image that cannot be read: what is wrong with it stands in its place.
+        """`stream` that continues after an image that cannot be read, and yields the error in its place.
 
-        With each image's detections comes what the network saw, with `keep` also the image's own pixels. With
-        `listed`, `images` are paths of files that were listed before: each gives one result, whatever lies there now.
-        Arguments that do not fit are refused at once, and not with the first image.
+        The other images yield the image as the network saw it, with `keep` also in its own pixels, and its detections.
+        With `listed`, `images` are paths of files that were listed before: each yields one result, whatever is there
+        now. Wrong arguments are refused at the call, not with the first image.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -282,12 +283,12 @@ class Detector:
                 pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, PreparedImage) else one
-                del held, good, pairs, one  # before the next window is prepared: it may be one large image
+                del held, good, pairs, one  # before the next window is prepared, which may be one large image
 
         return detected()
 
     def check_proposals(self, proposals: StoredProposals | None) -> None:
-        """ValueError where proposals are needed and not given, or the other way round."""
+        """Raise ValueError where proposals are needed and not given, or given and not needed."""
         if self.needs_proposals != (proposals is not None):
             wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
             raise ValueError(f"{self.recipe.model.name} {wants}")
@@ -295,7 +296,7 @@ class Detector:
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
     ) -> DetectSettings:
-        """The recipe's settings from the checkpoint's own score on, but for what is given."""
+        """The recipe's settings with the checkpoint's score threshold, except for what is given."""
         settings = replace(self.settings, score_threshold=self.score_threshold if score is None else score)
         if nms_iou is not None:
             settings = replace(settings, nms_iou=nms_iou)
@@ -306,9 +307,9 @@ class Detector:
     def detect_prepared(
         self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
     ) -> list[Detections]:
-        """Detections of resized images, in their order; `losses` gets those against its ground truths.
+        """Detections in resized images, in their order; `losses` collects the losses against its ground truths.
 
-        A GPU works on a batch while the detections of the one before are brought to the pixels of its images.
+        A GPU works on a batch while the detections of the previous one are mapped back to the original images.
         """
         found: dict[int, Detections] = {}
 
@@ -323,7 +324,7 @@ class Detector:
                 given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
                 ground_truths = None if losses is None else [losses.ground_truths[row] for row in rows]
                 padded = self._run(self._on_device(images), given, settings, ground_truths, losses)
-                if self.device.type == "cpu":  # a thread beside the network's would only take its turns
+                if self.device.type == "cpu":  # a second thread would only compete with the network's
                     restore(rows, padded, images)
                     continue
                 padded = padded.cpu()  # waits for it
@@ -333,9 +334,13 @@ class Detector:
         return [found[row] for row in range(len(held))]
 
     def _run(
-        self, images: ImageBatch, given: list[Tensor], settings: DetectSettings, ground_truths: list[GroundTruth] |
-        None, losses: LossSums | None,
-    ) -> PaddedDetections:  # fmt: skip
+        self,
+        images: ImageBatch,
+        given: list[Tensor],
+        settings: DetectSettings,
+        ground_truths: list[GroundTruth] | None,
+        losses: LossSums | None,
+    ) -> PaddedDetections:
         proposals = None
         if given:
             proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
@@ -350,7 +355,7 @@ class Detector:
 
     def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
-        rows = [*images, *[images[0]] * missing]  # what is found in the filling is dropped
+        rows = [*images, *[images[0]] * missing]  # detections in the repeated images are dropped
         return ImageBatch.of(
             [one.pixels for one in rows],
             [one.original_hw for one in rows],
@@ -366,10 +371,10 @@ class Detector:
 
 
 def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
-    """Indices of images (3, h, w), at most `batch` together: of one type, and of one size, rounded up to `bucket`.
+    """Batches of at most `batch` indices of images (3, h, w), of one dtype and one size, rounded up to `bucket`.
 
-    What an image is padded to, and so all that is found in it, does not depend on the others then. Padding to the
-    largest of a batch instead moves group norm's statistics and, layer by layer, everything near the border.
+    So the padding of an image, and with it the detections, does not depend on other images. Padding to the largest of
+    a batch instead changes the statistics of group norm and, layer by layer, everything near the border.
     """
     groups: dict[tuple[str, int, int], list[int]] = {}
     for index, image in enumerate(images):

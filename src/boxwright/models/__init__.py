@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from boxwright.models.detection import DetectionModel
+from boxwright.models.detection import DetectionModel, ModelConfig
 from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.models.fcos import FCOS, FCOSConfig
@@ -14,21 +15,22 @@ from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
 from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.structures import DetectSettings
 
-__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelEntry"]
+__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry"]
 
 
 class ModelEntry(NamedTuple):
-    """A detector's config dataclass and its class, which is called with one such config.
+    """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks.
+    `needs_masks` it learns masks. `holds` names the detector that a mask model holds, whose sections it has.
     """
 
-    config: type[Any]
-    build: type[Any]
+    config: type[ModelConfig]
+    build: Callable[[Any, int], DetectionModel]
     one_class: bool = False
     needs_proposals: bool = False
     needs_masks: bool = False
+    holds: str | None = None
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -37,6 +39,6 @@ MODELS: dict[str, ModelEntry] = {
     "rpn": ModelEntry(RPNConfig, RPN, one_class=True),
     "fast_rcnn": ModelEntry(FastRCNNConfig, FastRCNN, needs_proposals=True),
     "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
-    "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True),
-    "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True),
+    "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True, holds="faster_rcnn"),
+    "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

@@ -45,7 +45,7 @@ class BoxSettings:
     """After each convolution of the head ("bn" in torchvision's v2)."""
     pool_size: int = 7
     pool_sampling: int = 0
-    """Points a bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
+    """Points per bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
     pool_aligned: bool = True
     """False shifts by half a cell, as torchvision's checkpoints want it."""
     pool_from: Literal["size", "source"] = "size"
@@ -57,7 +57,7 @@ class BoxSettings:
     positive_iou: float = 0.5
     negative_iou: float = 0.5
     samples: int = 512
-    """Regions an image that are learnt from."""
+    """Regions per image that are learnt from."""
     positive_fraction: float = 0.25
     regression: Literal["class", "agnostic", "none"] = "class"
     """A box for each class, one for all, or the proposal as it is (the course)."""
@@ -74,14 +74,10 @@ class BoxSettings:
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(
-                f"box.negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), "
-                f"got {self.negative_iou}"
+                f"negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), got {self.negative_iou}"
             )
         if self.samples < 1 or self.pool_size < 1:
-            raise ValueError(f"box: expected samples and pool_size from 1, got {self.samples} and {self.pool_size}")
-
-
-PYRAMID_BOXES = BoxSettings()
+            raise ValueError(f"samples and pool_size: expected at least 1, got {self.samples} and {self.pool_size}")
 
 
 class SampledRegions(NamedTuple):

@@ -60,10 +60,10 @@ def claimed(config: Any, size_hw: Size, targets: Targets) -> Tensor:
         locations, strides, ranges = _locations(config, size_hw)
         owner = assign_locations(
             locations, strides, ranges, boxes, valid, ignore,
-            center_radius=config.center_radius, coarse_areas=config.level_range_ends == "open",
+            center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
         ).owner  # fmt: skip
     else:
-        rule: Any = config if isinstance(config, RetinaNetConfig) else config.rpn
+        rule: Any = config.assignment if isinstance(config, RetinaNetConfig) else config.rpn
         owner = match_boxes(
             _anchors(config, size_hw), boxes, valid, ignore,
             positive_iou=rule.positive_iou, negative_iou=rule.negative_iou,
@@ -77,11 +77,11 @@ def claimed(config: Any, size_hw: Size, targets: Targets) -> Tensor:
 @lru_cache(maxsize=64)  # most images of a data set are of few sizes
 def _locations(config: FCOSConfig, size_hw: Size) -> tuple[Tensor, Tensor, Tensor]:
     """Locations (P, 2), their strides (P,) and ranges (P, 2)."""
-    padded = _padded(size_hw, config.pad_multiple)
-    strides = [8 * 2**level for level in range(3 + config.extra_levels)]
+    padded = _padded(size_hw, config.compat.pad_multiple)
+    strides = [8 * 2**level for level in range(3 + config.fpn.extra_levels)]
     sizes = [_cells(padded, stride) for stride in strides]
-    locations, of_level = pyramid_locations(sizes, strides, grid=config.locations, padded_hw=padded)
-    pairs = torch.tensor(level_ranges(config.level_bounds, config.level_range_ends))
+    locations, of_level = pyramid_locations(sizes, strides, grid=config.compat.locations, padded_hw=padded)
+    pairs = torch.tensor(level_ranges(config.assignment.level_bounds, config.compat.level_range_ends))
     ranges = torch.cat([pair.expand(h * w, 2) for pair, (h, w) in zip(pairs, sizes, strict=True)])
     return locations, of_level, ranges
 
@@ -90,13 +90,13 @@ def _locations(config: FCOSConfig, size_hw: Size) -> tuple[Tensor, Tensor, Tenso
 def _anchors(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig, size_hw: Size) -> Tensor:
     """Anchors (N, 4)."""
     if isinstance(config, RetinaNetConfig):
-        cells = [level_anchors(config, size) for size in config.anchor_sizes]
-        strides, grid = [8 * 2**level for level in range(3 + config.extra_levels)], config.anchor_grid
+        cells = [level_anchors(config, size) for size in config.anchors.sizes]
+        strides, grid = [8 * 2**level for level in range(3 + config.fpn.extra_levels)], config.compat.anchor_grid
     else:
         rpn: ProposalSettings = config.rpn
         cells = [cell_anchors(sizes, rpn.anchor_ratios, rounded=rpn.anchors_rounded) for sizes in rpn.anchor_sizes]
         strides, grid = _trunk_strides(config), rpn.anchor_grid
-    padded = _padded(size_hw, config.pad_multiple)
+    padded = _padded(size_hw, config.compat.pad_multiple)
     grids = [grid_locations(_cells(padded, stride), stride, grid=grid, padded_hw=padded) for stride in strides]
     return pyramid_anchors(grids, cells)
 
@@ -107,10 +107,10 @@ def places(config: Any, size_hw: Size) -> int:
 
 
 def _trunk_strides(config: RPNConfig | FasterRCNNConfig) -> list[int]:
-    strides = [_STRIDES[level] for level in config.levels]
-    if config.backbone_variant.dilated_c5 and config.levels[-1] == "c5":
+    strides = [_STRIDES[level] for level in config.fpn.levels]
+    if config.backbone.dilated_c5 and config.fpn.levels[-1] == "c5":
         strides[-1] = 16
-    return strides + [2 * strides[-1]] * (config.fpn_channels is not None and config.pooled_level)
+    return strides + [2 * strides[-1]] * (config.fpn.channels is not None and config.rpn.pooled_level)
 
 
 def _padded(size_hw: Size, multiple: int) -> Size:
@@ -127,13 +127,17 @@ def others(config: Any) -> list[Other]:
     """Settings of the detector itself that may let it learn more objects."""
     found: list[Other] = []
     if isinstance(config, FCOSConfig):
-        if config.center_radius is not None:
-            found.append(Other("model.center_radius=null", replace(config, center_radius=None)))
+        if config.assignment.center_radius is not None:
+            anywhere = replace(config, assignment=replace(config.assignment, center_radius=None))
+            found.append(Other("model.assignment.center_radius=null", anywhere))
     elif isinstance(config, RetinaNetConfig):
-        finer = tuple(size / 2 for size in config.anchor_sizes)
-        found.append(Other(f"model.anchor_sizes={_listed(finer)}", replace(config, anchor_sizes=finer)))
-        ratios = _more_ratios(config.anchor_ratios)
-        found.append(Other(f"model.anchor_ratios={_listed(ratios)}", replace(config, anchor_ratios=ratios)))
+        anchors = config.anchors
+        finer = tuple(size / 2 for size in anchors.sizes)
+        changed = replace(config, anchors=replace(anchors, sizes=finer))
+        found.append(Other(f"model.anchors.sizes={_listed(finer)}", changed))
+        ratios = _more_ratios(anchors.ratios)
+        changed = replace(config, anchors=replace(anchors, ratios=ratios))
+        found.append(Other(f"model.anchors.ratios={_listed(ratios)}", changed))
     else:
         rpn: ProposalSettings = config.rpn
         smaller = tuple(tuple(side / 2 for side in sizes) for sizes in rpn.anchor_sizes)

@@ -11,13 +11,23 @@ of a mask. Boxes are absolute (x1, y1, x2, y2) in network pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
-from boxwright.models.mask_branch import PYRAMID_MASKS, MaskBranch, MaskRegions, MaskSettings
+from boxwright.models.fcos import (
+    FCOS,
+    FCOSAssignment,
+    FCOSConfig,
+    FCOSHeadSection,
+    FCOSLossSection,
+    FCOSOutputs,
+    FCOSPyramid,
+)
+from boxwright.models.fcos_compat import FCOSCompat
+from boxwright.models.mask_branch import MaskBranch, MaskRegions, MaskSettings
+from boxwright.models.sections import BackboneSection
 from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
 
@@ -27,21 +37,32 @@ PROPOSED = DetectSettings(score_threshold=0.05, nms_iou=0.6, candidates_per_leve
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FCOSMaskConfig:
-    """What an FCOS-Mask is made of: an FCOS, its mask branch, and the regions that masks are learnt in."""
+    """What an FCOS-Mask is made of: the sections of its FCOS, its mask branch, and which regions learn masks."""
 
-    detector: FCOSConfig
-    mask: MaskSettings = PYRAMID_MASKS
+    name: Literal["fcos_mask"] = "fcos_mask"
+    """Which detector."""
+    backbone: BackboneSection = BackboneSection()
+    fpn: FCOSPyramid = FCOSPyramid()
+    head: FCOSHeadSection = FCOSHeadSection()
+    assignment: FCOSAssignment = FCOSAssignment()
+    loss: FCOSLossSection = FCOSLossSection()
+    compat: FCOSCompat = FCOSCompat()
+    mask: MaskSettings = MaskSettings()
     mask_iou: float = 0.5
     """Overlap with an object from which a region owns it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_iou <= 1:
             raise ValueError(f"mask_iou: expected above 0, up to 1, got {self.mask_iou}")
+        _ = self.detector  # whose sections must go together
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.detector.num_classes
+    def detector(self) -> FCOSConfig:
+        """The config of the FCOS that it holds."""
+        return FCOSConfig(
+            backbone=self.backbone, fpn=self.fpn, head=self.head, assignment=self.assignment, loss=self.loss,
+            compat=self.compat,
+        )  # fmt: skip
 
 
 class FCOSMaskOutputs(NamedTuple):
@@ -55,12 +76,12 @@ class FCOSMaskOutputs(NamedTuple):
 class FCOSMask(nn.Module):
     """The detector; see `DetectionModel` for what its methods promise."""
 
-    def __init__(self, config: FCOSMaskConfig) -> None:
+    def __init__(self, config: FCOSMaskConfig, num_classes: int) -> None:
         super().__init__()
-        self.config = config
-        self.detector = FCOS(config.detector)
-        strides = [4, 8, 16, 32] if config.detector.with_p2 else [8, 16, 32]
-        self.mask = MaskBranch(config.mask, config.num_classes, config.detector.fpn_channels, strides)
+        self.config, self.num_classes = config, num_classes
+        self.detector = FCOS(config.detector, num_classes)
+        strides = [4, 8, 16, 32] if config.fpn.with_p2 else [8, 16, 32]
+        self.mask = MaskBranch(config.mask, num_classes, config.fpn.channels, strides)
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> FCOSMaskOutputs:
         """Raw predictions and maps of a batch; with targets, also mask logits of regions to learn from."""

@@ -38,7 +38,7 @@ class MaskSettings:
     pool_size: int = 14
     """Side of the pooled map; a mask has twice as many cells, half as many as the map over C4."""
     pool_sampling: int = 0
-    """Points a bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
+    """Points per bin and axis: 0 takes as many as it has cells (Detectron2), torchvision's checkpoints want 2."""
     pool_aligned: bool = True
     """False shifts by half a cell, as torchvision's checkpoints want it."""
     canonical_level: int = 4
@@ -46,7 +46,7 @@ class MaskSettings:
     level_slack: float = 0.0
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     samples: int | None = None
-    """Regions an image at most whose masks are learnt; null for all that own an object."""
+    """At most so many regions per image whose masks are learnt; null for all that own an object."""
     targets: Literal["hard", "soft"] = "hard"
     """A cell is inside or outside by half its area (Detectron2), or as much as is covered (torchvision)."""
     paste: Paste = "exact"
@@ -54,12 +54,9 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         if self.pool_size < 2:
-            raise ValueError(f"mask.pool_size: expected at least 2, got {self.pool_size}")
+            raise ValueError(f"pool_size: expected at least 2, got {self.pool_size}")
         if self.samples is not None and self.samples < 1:
-            raise ValueError(f"mask.samples: expected at least 1, got {self.samples}")
-
-
-PYRAMID_MASKS = MaskSettings()
+            raise ValueError(f"samples: expected at least 1, got {self.samples}")
 
 
 class MaskRegions(NamedTuple):

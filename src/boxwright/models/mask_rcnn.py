@@ -9,47 +9,42 @@ Shape legend: B = images, R = regions, M = side of a mask. Boxes are absolute (x
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from boxwright.models import faster_rcnn
+from boxwright.models.box_branch import BoxSettings
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig, FasterRCNNOutputs
-from boxwright.models.mask_branch import PYRAMID_MASKS, MaskBranch, MaskRegions, MaskSettings
+from boxwright.models.mask_branch import MaskBranch, MaskRegions, MaskSettings
+from boxwright.models.proposal_network import ProposalSettings
+from boxwright.models.sections import BackboneSection, ChannelCompat, TrunkSection
 from boxwright.nn.box_head import StageHead
 from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskRCNNConfig:
-    """What a Mask R-CNN is made of: a Faster R-CNN and its mask branch."""
+    """What a Mask R-CNN is made of: the sections of its Faster R-CNN, and its mask branch."""
 
-    detector: FasterRCNNConfig
-    mask: MaskSettings = PYRAMID_MASKS
+    name: Literal["mask_rcnn"] = "mask_rcnn"
+    """Which detector."""
+    backbone: BackboneSection = BackboneSection()
+    fpn: TrunkSection = TrunkSection()
+    rpn: ProposalSettings = ProposalSettings()
+    box: BoxSettings = BoxSettings()
+    mask: MaskSettings = MaskSettings()
+    compat: ChannelCompat = ChannelCompat()
+
+    def __post_init__(self) -> None:
+        _ = self.detector  # whose sections must go together
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.detector.num_classes
-
-
-DETECTRON2: dict[str, Any] = {**faster_rcnn.DETECTRON2, "mask": MaskSettings()}
-"""Detectron2's `mask_rcnn_R_50_FPN_1x`; all of these are for `config_of`."""
-
-TORCHVISION: dict[str, Any] = {
-    **faster_rcnn.TORCHVISION,
-    "mask": MaskSettings(
-        pool_sampling=2, pool_aligned=False, level_slack=1e-6, targets="soft", paste="torchvision"
-    ),
-}  # fmt: skip
-"""torchvision's `maskrcnn_resnet50_fpn`."""
-
-C4: dict[str, Any] = {**faster_rcnn.C4, "mask": MaskSettings(conv_channels=())}
-"""Masks of 14 x 14 from the last stage of the ResNet over each region, which the box branch has as its head."""
-
-DC5: dict[str, Any] = {**faster_rcnn.DC5, "mask": MaskSettings()}
-"""One map of stride 16: C5, dilated instead of halved."""
+    def detector(self) -> FasterRCNNConfig:
+        """The config of the Faster R-CNN that it holds."""
+        return FasterRCNNConfig(
+            backbone=self.backbone, fpn=self.fpn, rpn=self.rpn, box=self.box, compat=self.compat
+        )  # fmt: skip
 
 
 class MaskRCNNOutputs(NamedTuple):
@@ -62,10 +57,10 @@ class MaskRCNNOutputs(NamedTuple):
 class MaskRCNN(nn.Module):
     """The detector; see `DetectionModel` for what its methods promise."""
 
-    def __init__(self, config: MaskRCNNConfig) -> None:
+    def __init__(self, config: MaskRCNNConfig, num_classes: int) -> None:
         super().__init__()
-        self.config = config
-        self.detector = FasterRCNN(config.detector)
+        self.config, self.num_classes = config, num_classes
+        self.detector = FasterRCNN(config.detector, num_classes)
         trunk, stage = self.detector.trunk, self._stage()
         channels = trunk.channels if stage is None else stage.channels
         num_channels = len(self.detector.class_of_channel)

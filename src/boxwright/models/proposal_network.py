@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.models.sections import TrunkSection
 from boxwright.nn.norm import Norm
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
@@ -36,6 +37,8 @@ from boxwright.structures import ImageBatch, Proposals, Targets
 class ProposalSettings:
     """How regions are proposed. The defaults are for P2 to P6 (Feature Pyramid Networks, section 4.1)."""
 
+    pooled_level: bool = True
+    """Propose from P6 too, every other cell of P5, for large objects; false without a pyramid."""
     stem_channels: tuple[int, ...] = (256,)
     """3x3 convolutions before the two predictors; two of them in torchvision's v2."""
     stem_norm: Norm = "none"
@@ -53,7 +56,7 @@ class ProposalSettings:
     low_quality: bool = True
     """Each object's best anchor learns it even below positive_iou; off in the course."""
     samples: int = 256
-    """Anchors an image that are learnt from."""
+    """Anchors per image that are learnt from."""
     positive_fraction: float = 0.5
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
     """Of offsets, or of the boxes that they give (Detectron2's BBOX_REG_LOSS_TYPE)."""
@@ -67,7 +70,7 @@ class ProposalSettings:
     """Best anchors of each level that go into NMS, in training and at test."""
     test_candidates: int = 1000
     train_proposals: int = 1000
-    """Proposals an image that are left after NMS, in training and at test."""
+    """Proposals per image that are left after NMS, in training and at test."""
     test_proposals: int = 1000
     per_level: bool = False
     """Whether those limits hold for each level (the course) or for all together."""
@@ -80,19 +83,15 @@ class ProposalSettings:
     def __post_init__(self) -> None:
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ValueError(
-                f"rpn.negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), "
-                f"got {self.negative_iou}"
+                f"negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), got {self.negative_iou}"
             )
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
-            raise ValueError(f"rpn.anchor_sizes: expected as many on each level, got {self.anchor_sizes}")
+            raise ValueError(f"anchor_sizes: expected as many on each level, got {self.anchor_sizes}")
         if not 0 <= self.box_weight < math.inf:
-            raise ValueError(f"rpn.box_weight: expected a number from 0, got {self.box_weight}")
+            raise ValueError(f"box_weight: expected a number from 0, got {self.box_weight}")
         for name in ("samples", "train_candidates", "test_candidates", "train_proposals", "test_proposals"):
             if getattr(self, name) < 1:
-                raise ValueError(f"rpn.{name}: expected at least 1, got {getattr(self, name)}")
-
-
-PYRAMID_PROPOSALS = ProposalSettings()
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
 class SampledAnchors(NamedTuple):
@@ -229,12 +228,8 @@ class ProposalNetwork(nn.Module):
         return Proposals(boxes, scores, origin >= 0, origin.clamp(min=0))
 
 
-def check_trunk(
-    levels: tuple[str, ...], fpn_channels: int | None, pooled_level: bool, rpn: ProposalSettings | None
-) -> None:
-    """Raise ValueError where maps, pyramid and anchors of a two-stage config do not go together."""
-    if fpn_channels is None and len(levels) != 1:
-        raise ValueError(f"levels: expected one without a pyramid (fpn_channels: null), got {list(levels)}")
-    count = len(levels) + (fpn_channels is not None and pooled_level)
-    if rpn is not None and len(rpn.anchor_sizes) != count:
+def check_anchors(trunk: TrunkSection, rpn: ProposalSettings) -> None:
+    """Raise ValueError where a two-stage config has not as many entries of anchor sizes as maps."""
+    count = len(trunk.levels) + (trunk.channels is not None and rpn.pooled_level)
+    if len(rpn.anchor_sizes) != count:
         raise ValueError(f"rpn.anchor_sizes: expected one entry for each of the {count} levels, got {rpn.anchor_sizes}")

@@ -1,7 +1,6 @@
 """RetinaNet: nine anchors at every cell of a feature pyramid, each with a class and an offset to its box.
 
-Paper: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", ICCV 2017, sections 3 and 4. The
-presets say in what the checkpoints of Detectron2 and torchvision differ from ours.
+Paper: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", ICCV 2017, sections 3 and 4.
 
 Shape legend: B = images, L = levels, A = anchors at one cell, N = anchors of all levels, G = ground-truth boxes,
 C = candidates, K = classes. Boxes and anchors are absolute (x1, y1, x2, y2) in network pixels; offsets are
@@ -19,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
+from boxwright.models.sections import BackboneSection, check_channels
+from boxwright.nn.backbones import FeaturePyramid
 from boxwright.nn.norm import Norm
-from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
@@ -35,97 +34,120 @@ from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RetinaNetConfig:
-    """What a RetinaNet is made of. The defaults are the paper's."""
+class RetinaNetPyramid:
+    """The feature pyramid."""
 
-    num_classes: int
-    backbone: str = "resnet50"
-    backbone_weights: str | None = None
-    backbone_norm: Norm = "frozen_bn"
-    backbone_variant: ResNetVariant = TORCHVISION_RESNET
-    frozen_stages: int = 2
-    """Stem and C2 are not trained, as in Detectron2 and torchvision."""
-    fpn_channels: int = 256
+    channels: int = 256
+    """Width of every level."""
     extra_levels: int = 2
     """2 gives P3 to P7 (the paper), 0 gives P3 to P5 (small machines)."""
     extra_from: Literal["p5", "c5"] = "c5"
     """P6 from C5 (the paper, Detectron2, torchvision's v2) or from P5 (torchvision's v1)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetHeadSection:
+    """Towers and predictors, shared by all levels."""
+
     stem_channels: tuple[int, ...] = (256, 256, 256, 256)
-    head_norm: Norm = "none"
+    """3x3 convolutions of each tower."""
+    norm: Norm = "none"
     """The paper and Detectron2 have none, torchvision's v2 group norm."""
-    head_bias: bool = True
-    """Whether the head's convolutions have a bias beside a norm; torchvision's v2 has none."""
-    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    bias: bool = True
+    """Whether the towers' convolutions have a bias beside a norm; torchvision's v2 has none."""
+    prior_probability: float = 0.01
+    """Of every class at the start of training (section 3.3)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetAnchors:
+    """The anchors at each cell."""
+
+    sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     """Smallest anchor of each level: the side of the square of its area."""
-    anchor_scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     """Anchors of each level are this many times its size."""
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Height over width."""
-    anchor_grid: Grid = "centre"
-    """Where the anchors of a cell stand: its centre, its corner (Detectron2), or torchvision's grid."""
-    rounded_anchors: bool = False
-    """Sizes cut to whole pixels and corners rounded, as torchvision does."""
+
+    def __post_init__(self) -> None:
+        if not self.sizes or not self.scales or not self.ratios:
+            raise ValueError("sizes, scales and ratios: expected at least one of each")
+        if min(*self.sizes, *self.scales, *self.ratios) <= 0:
+            raise ValueError("sizes, scales and ratios: expected numbers above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetAssignment:
+    """Which anchors learn which object."""
+
     positive_iou: float = 0.5
     """An anchor learns the box that it overlaps by this much or more; and each box its best anchors, however poor."""
     negative_iou: float = 0.4
     """Below it an anchor is background; between the two it costs nothing."""
-    box_loss: Literal["smooth_l1", "giou"] = "smooth_l1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.negative_iou <= self.positive_iou <= 1:
+            raise ValueError(f"negative_iou: expected 0 to positive_iou {self.positive_iou}, got {self.negative_iou}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetLossSection:
+    """What is minimised."""
+
+    box: Literal["smooth_l1", "giou"] = "smooth_l1"
     """On offsets, or GIoU of the decoded boxes (torchvision's v2)."""
-    smooth_l1_beta: float = 0.0
-    """Where the error turns from square to straight; 0 is L1 (Detectron2's and torchvision's checkpoints)."""
+    beta: float = 0.0
+    """Of the smooth-L1 loss, where the error turns from square to straight; 0 is L1 (Detectron2's and torchvision's
+    checkpoints)."""
     normaliser: Literal["positives", "ema", "image"] = "positives"
     """Divide by the positive anchors of all ranks, by the running mean of a batch's (Detectron2), or each image by
     its own (torchvision)."""
     normaliser_start: float = 100.0
     """First value of the running mean, in positives of a rank's batch."""
     normaliser_momentum: float = 0.9
+    """How much of the running mean a training step keeps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetCompat:
+    """What only the checkpoints of other code bases need."""
+
+    anchor_grid: Grid = "centre"
+    """Where the anchors of a cell stand: its centre, its corner (Detectron2), or torchvision's grid."""
+    anchors_rounded: bool = False
+    """Sizes cut to whole pixels and corners rounded, as torchvision does."""
     clip: Literal["before_nms", "after_nms"] = "before_nms"
     """When boxes are cut to the image; Detectron2 does so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
     class_channels: tuple[int, ...] | None = None
     """The output channel of each class, where a checkpoint has more of them than classes (torchvision's 91)."""
-    prior_probability: float = 0.01
     pad_multiple: int = 1
     """Batches are padded to sides of this multiple: 32 in Detectron2 and torchvision."""
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {self.num_classes}")
-        levels = 3 + self.extra_levels
-        if len(self.anchor_sizes) != levels:
-            raise ValueError(f"anchor_sizes: expected {levels} for {levels} levels, got {self.anchor_sizes}")
-        if not self.anchor_scales or not self.anchor_ratios:
-            raise ValueError("anchor_scales and anchor_ratios: expected at least one of each")
-        if min(*self.anchor_sizes, *self.anchor_scales, *self.anchor_ratios) <= 0:
-            raise ValueError("anchor_sizes, anchor_scales and anchor_ratios: expected numbers above 0")
-        channel_table(self.num_classes, self.class_channels)
-        if not 0 <= self.negative_iou <= self.positive_iou <= 1:
-            raise ValueError(f"negative_iou: expected 0 to positive_iou {self.positive_iou}, got {self.negative_iou}")
+        check_channels(self.class_channels)
 
 
-DETECTRON2 = {
-    "backbone_variant": ResNetVariant(stride_in_1x1=True),
-    "anchor_grid": "corner",
-    "normaliser": "ema",
-    "clip": "after_nms",
-    "pixel_std": (1 / 255, 1 / 255, 1 / 255),
-}
-"""Detectron2's zoo with ResNets; its input is BGR, so a converter turns the first convolution's channels around."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetinaNetConfig:
+    """What a RetinaNet is made of. The defaults are the paper's."""
 
-TORCHVISION = {
-    "extra_from": "p5",
-    "anchor_grid": "torchvision",
-    "rounded_anchors": True,
-    "normaliser": "image",
-    "keep_empty": True,
-}
-"""`retinanet_resnet50_fpn`. Its anchors go by ratio, then by size: a converter sorts the predictors' rows anew."""
+    name: Literal["retinanet"] = "retinanet"
+    """Which detector."""
+    backbone: BackboneSection = BackboneSection()
+    fpn: RetinaNetPyramid = RetinaNetPyramid()
+    head: RetinaNetHeadSection = RetinaNetHeadSection()
+    anchors: RetinaNetAnchors = RetinaNetAnchors()
+    assignment: RetinaNetAssignment = RetinaNetAssignment()
+    loss: RetinaNetLossSection = RetinaNetLossSection()
+    compat: RetinaNetCompat = RetinaNetCompat()
 
-TORCHVISION_V2 = {**TORCHVISION, "extra_from": "c5", "head_norm": "gn", "head_bias": False, "box_loss": "giou"}
-"""`retinanet_resnet50_fpn_v2`."""
+    def __post_init__(self) -> None:
+        levels = 3 + self.fpn.extra_levels
+        if len(self.anchors.sizes) != levels:
+            raise ValueError(f"anchors.sizes: expected {levels} for {levels} levels, got {self.anchors.sizes}")
 
 
 class RetinaNetOutputs(NamedTuple):
@@ -145,14 +167,13 @@ class RetinaNetHead(nn.Module):
     fine-tuning finds the rows of a class together.
     """
 
-    def __init__(self, config: RetinaNetConfig) -> None:
+    def __init__(self, config: RetinaNetHeadSection, in_channels: int, num_channels: int, num_anchors: int) -> None:
         super().__init__()
-        width = config.stem_channels[-1] if config.stem_channels else config.fpn_channels
-        self.num_anchors = len(config.anchor_scales) * len(config.anchor_ratios)
-        stem = (config.fpn_channels, config.stem_channels, config.head_norm)
-        self.class_tower = conv_tower(*stem, bias=config.head_bias)
-        self.box_tower = conv_tower(*stem, bias=config.head_bias)
-        num_channels = len(channel_table(config.num_classes, config.class_channels))
+        width = config.stem_channels[-1] if config.stem_channels else in_channels
+        self.num_anchors = num_anchors
+        stem = (in_channels, config.stem_channels, config.norm)
+        self.class_tower = conv_tower(*stem, bias=config.bias)
+        self.box_tower = conv_tower(*stem, bias=config.bias)
         self.class_logits = nn.Conv2d(width, num_channels * self.num_anchors, 3, padding=1)
         self.box_offsets = nn.Conv2d(width, self.num_anchors * 4, 3, padding=1)
         for predictor in (self.class_logits, self.box_offsets):
@@ -178,34 +199,28 @@ class RetinaNetHead(nn.Module):
 class RetinaNet(nn.Module):
     """The detector; see `DetectionModel` for what its methods promise."""
 
-    def __init__(self, config: RetinaNetConfig) -> None:
+    def __init__(self, config: RetinaNetConfig, num_classes: int) -> None:
         super().__init__()
-        self.config = config
-        self.backbone = Backbone(
-            config.backbone,
-            weights=config.backbone_weights,
-            norm=config.backbone_norm,
-            frozen_stages=config.frozen_stages,
-            variant=config.backbone_variant,
-        )
+        self.config, self.num_classes = config, num_classes
+        table = channel_table(num_classes, config.compat.class_channels)
+        fpn, anchors = config.fpn, config.anchors
+        self.backbone = config.backbone.build(("c3", "c4", "c5"))
         self.fpn = FeaturePyramid(
-            self.backbone.channels,
-            config.fpn_channels,
-            extra_levels=config.extra_levels,
-            extra_from=config.extra_from,
+            self.backbone.channels, fpn.channels, extra_levels=fpn.extra_levels, extra_from=fpn.extra_from
         )
-        self.strides = [8 * 2**level for level in range(3 + config.extra_levels)]
-        self.head = RetinaNetHead(config)
+        self.strides = [8 * 2**level for level in range(3 + fpn.extra_levels)]
+        num_anchors = len(anchors.scales) * len(anchors.ratios)
+        self.head = RetinaNetHead(config.head, fpn.channels, len(table), num_anchors)
         # saved with the weights, moved by training steps only, the same on every rank
-        self.register_buffer("mean_positives", torch.tensor(float(config.normaliser_start)))
+        self.register_buffer("mean_positives", torch.tensor(float(config.loss.normaliser_start)))
         self.mean_positives: Tensor
         # constants that belong on the device: made anew in each step they would make a GPU wait
         for name, value in (
-            ("pixel_mean", torch.tensor(config.pixel_mean)),
-            ("pixel_std", torch.tensor(config.pixel_std)),
-            ("cells", torch.stack([level_anchors(config, size) for size in config.anchor_sizes])),
-            ("class_of_channel", table := channel_table(config.num_classes, config.class_channels)),
-            ("channel_of_class", torch.tensor(config.class_channels or range(len(table)))),
+            ("pixel_mean", torch.tensor(config.backbone.pixel_mean)),
+            ("pixel_std", torch.tensor(config.backbone.pixel_std)),
+            ("cells", torch.stack([level_anchors(config, size) for size in anchors.sizes])),
+            ("class_of_channel", table),
+            ("channel_of_class", torch.tensor(config.compat.class_channels or range(len(table)))),
         ):
             self.register_buffer(name, value, persistent=False)
         self.pixel_mean: Tensor
@@ -216,14 +231,14 @@ class RetinaNet(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> RetinaNetOutputs:
         """Raw predictions for a batch; ground truth and proposals play no part in them."""
-        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.compat.pad_multiple)
         levels = self.fpn(self.backbone(pixels))
         classes, offsets = self.head(levels)
         padded_hw = (pixels.shape[2], pixels.shape[3])
         grids = [
             grid_locations(
                 (level.shape[2], level.shape[3]), stride, device=pixels.device,
-                grid=self.config.anchor_grid, padded_hw=padded_hw,
+                grid=self.config.compat.anchor_grid, padded_hw=padded_hw,
             )
             for level, stride in zip(levels, self.strides, strict=True)
         ]  # fmt: skip
@@ -236,32 +251,32 @@ class RetinaNet(nn.Module):
         config, anchors = self.config, outputs.anchors
         owner, ignored = match_boxes(
             anchors, targets.boxes, targets.valid, targets.ignore,
-            positive_iou=config.positive_iou, negative_iou=config.negative_iou, low_quality=True,
+            positive_iou=config.assignment.positive_iou, negative_iou=config.assignment.negative_iou, low_quality=True,
         )  # fmt: skip
         positive = owner >= 0  # (B, N)
         labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
         boxes = gather_rows(targets.boxes, owner)  # (B, N, 4)
         share = 1 / self._normaliser(positive)  # (B, 1)
-        if config.box_loss == "giou":
+        if config.loss.box == "giou":
             box = giou_loss(decode_boxes(anchors, outputs.offsets), boxes, positive * share)
         else:
-            box = smooth_l1(outputs.offsets, encode_boxes(anchors, boxes), positive * share, config.smooth_l1_beta)
+            box = smooth_l1(outputs.offsets, encode_boxes(anchors, boxes), positive * share, config.loss.beta)
         return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=share), "box": box}
 
     @torch.no_grad()
     def _normaliser(self, positive: Tensor) -> Tensor:
         """What the losses of each image (B, 1) are divided by: at least 1."""
         each = positive.sum(1, keepdim=True).float()  # (B, 1)
-        if self.config.normaliser == "image":
+        if self.config.loss.normaliser == "image":
             return each.clamp(min=1.0) * len(each)
         total = each.sum()
         if dist.is_available() and dist.is_initialized() and self.training:
             dist.all_reduce(total)  # every rank takes part, also one without a single box
             total /= dist.get_world_size()
         total = total.clamp(min=1.0)
-        if self.config.normaliser == "ema":
+        if self.config.loss.normaliser == "ema":
             if self.training:
-                self.mean_positives.lerp_(total, 1 - self.config.normaliser_momentum)
+                self.mean_positives.lerp_(total, 1 - self.config.loss.normaliser_momentum)
             total = self.mean_positives.clone()
         return total.expand_as(each)
 
@@ -278,15 +293,16 @@ class RetinaNet(nn.Module):
             boxes = decode_boxes(outputs.anchors[level][rows], offsets)
             columns.append((boxes, scores * good, torch.where(good, labels, -1)))
         boxes, scores, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
-        before = self.config.clip == "before_nms"
+        compat = self.config.compat
+        before = compat.clip == "before_nms"
         boxes = clip_boxes(boxes, outputs.sizes_hw) if before else boxes
         found = select_detections(
             boxes, scores, labels, settings.nms_iou, settings.max_detections, 
-            keep_empty=self.config.keep_empty or not before,
+            keep_empty=compat.keep_empty or not before,
         )  # fmt: skip
         if not before:
             found = clip_detections(*found, outputs.sizes_hw)
-        if self.config.class_channels is not None:
+        if compat.class_channels is not None:
             found = report_classes(*found, self.class_of_channel)
         return PaddedDetections(*found)
 
@@ -297,7 +313,7 @@ class RetinaNet(nn.Module):
 
 def level_anchors(config: RetinaNetConfig, size: float) -> Tensor:
     """Anchors (A, 4) at one cell of the level with this smallest size."""
-    sizes = [size * scale for scale in config.anchor_scales]
-    if config.rounded_anchors:
+    sizes, rounded = [size * scale for scale in config.anchors.scales], config.compat.anchors_rounded
+    if rounded:
         sizes = [int(side) for side in sizes]
-    return cell_anchors(sizes, config.anchor_ratios, rounded=config.rounded_anchors)
+    return cell_anchors(sizes, config.anchors.ratios, rounded=rounded)

@@ -9,21 +9,18 @@ pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from boxwright.models.proposal_network import (
-    PYRAMID_PROPOSALS,
     AnchorOutputs,
     ProposalNetwork,
     ProposalSettings,
-    check_trunk,
+    check_anchors,
 )
-from boxwright.nn.backbones import TORCHVISION_RESNET
-from boxwright.nn.norm import Norm
-from boxwright.nn.resnet import ResNetVariant
-from boxwright.nn.trunk import Trunk
+from boxwright.models.sections import BackboneSection, PaddingCompat, TrunkSection
 from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
@@ -31,53 +28,34 @@ from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedD
 class RPNConfig:
     """What an RPN is made of. The defaults are ResNet-50 with P2 to P6."""
 
-    num_classes: int
-    """Of the data; all are one class to a proposal network."""
-    backbone: str = "resnet50"
-    backbone_weights: str | None = None
-    backbone_norm: Norm = "frozen_bn"
-    backbone_variant: ResNetVariant = TORCHVISION_RESNET
-    frozen_stages: int = 2
-    """Stem and C2 are not trained (Detectron2's FREEZE_AT 2)."""
-    levels: tuple[str, ...] = ("c2", "c3", "c4", "c5")
-    """Maps of the backbone, finest first; ["c4"] without a pyramid is the original RPN."""
-    fpn_channels: int | None = 256
-    """Width of the pyramid; null for none."""
-    pooled_level: bool = True
-    """P6, every other cell of P5."""
-    rpn: ProposalSettings = PYRAMID_PROPOSALS
+    name: Literal["rpn"] = "rpn"
+    """Which detector."""
+    backbone: BackboneSection = BackboneSection()
+    fpn: TrunkSection = TrunkSection()
+    rpn: ProposalSettings = ProposalSettings()
     """Its limits on candidates and proposals are for detectors that hold the network; alone, `detect` has them."""
-    pad_multiple: int = 1
-    """Batches are padded to sides of this multiple: 32 in Detectron2 (with a pyramid) and torchvision."""
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    compat: PaddingCompat = PaddingCompat()
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {self.num_classes}")
-        check_trunk(self.levels, self.fpn_channels, self.pooled_level, self.rpn)
+        check_anchors(self.fpn, self.rpn)
 
 
 class RPN(nn.Module):
     """The detector; see `DetectionModel` for what its methods promise. Every detection has label 0, "object"."""
 
-    def __init__(self, config: RPNConfig) -> None:
+    def __init__(self, config: RPNConfig, num_classes: int) -> None:
         super().__init__()
-        self.config = config
-        self.trunk = Trunk(
-            config.backbone, config.levels, weights=config.backbone_weights, norm=config.backbone_norm,
-            variant=config.backbone_variant, frozen_stages=config.frozen_stages, fpn_channels=config.fpn_channels,
-            pooled_level=config.pooled_level,
-        )  # fmt: skip
-        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides, config.pad_multiple)
-        for name, value in (("pixel_mean", config.pixel_mean), ("pixel_std", config.pixel_std)):
+        self.config, self.num_classes = config, num_classes  # of the data; all are one class to it
+        self.trunk = config.fpn.build(config.backbone, pooled_level=config.rpn.pooled_level)
+        self.rpn = ProposalNetwork(config.rpn, self.trunk.channels, self.trunk.strides, config.compat.pad_multiple)
+        for name, value in (("pixel_mean", config.backbone.pixel_mean), ("pixel_std", config.backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(value), persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
 
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: None = None) -> AnchorOutputs:
         """Raw predictions for a batch; with targets, also which anchors the loss is made of."""
-        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.pad_multiple)
+        pixels = images.normalised(self.pixel_mean, self.pixel_std, self.config.compat.pad_multiple)
         return self.rpn(self.trunk(pixels), images, targets)  # type: ignore[no-any-return]
 
     def loss(self, outputs: AnchorOutputs, targets: Targets) -> dict[str, Tensor]:

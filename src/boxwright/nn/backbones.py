@@ -6,12 +6,8 @@ Maps of a backbone are C2 (stride 4) to C5 (stride 32), levels of the pyramid P2
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +17,6 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
-from boxwright.weights.backbone_files import SUFFIXES, load_backbone_file
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 TORCHVISION_RESNET = ResNetVariant()
@@ -36,11 +31,11 @@ class Backbone(nn.Module):
         name: a torchvision model name, or `timm/<name>` with the timm extra.
         levels: a subset of "c2" to "c5", in order; or names of a torchvision network's modules, such as
             "features.13" (torchvision's MobileNet detectors take two maps of one stride).
-        weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, the path of a
-            file with the classification network's state dict (also Detectron2's `.pkl`), or None for random weights.
         norm: what the backbone's BatchNorm layers become ("bn" leaves them).
-        variant: in what the backbone differs from torchvision's.
+        variant: how the backbone differs from torchvision's.
         frozen_stages: how many stages are not trained; their BatchNorm keeps its statistics too.
+
+    Its weights are random; `nn.pretrained.load_pretrained` gives it others.
     """
 
     def __init__(
@@ -48,7 +43,6 @@ class Backbone(nn.Module):
         name: str,
         levels: Sequence[str] = ("c3", "c4", "c5"),
         *,
-        weights: str | None = None,
         norm: Norm = "bn",
         frozen_stages: int = 0,
         variant: ResNetVariant = TORCHVISION_RESNET,
@@ -56,13 +50,15 @@ class Backbone(nn.Module):
         super().__init__()
         if not 0 <= frozen_stages <= 5:
             raise ValueError(f"frozen_stages: expected 0 to 5, got {frozen_stages}")
-        self.levels = tuple(levels)
+        self.name, self.levels, self.variant = name, tuple(levels), variant
         if name.startswith("timm/"):
             if variant.needs_own_network:
-                raise ValueError(f"backbone_variant: for torchvision's ResNets, not for {name}")
-            self.body, stages = _timm_body(name.removeprefix("timm/"), self.levels, weights)
+                raise ValueError(
+                    "backbone: widths, stride_in_1x1 and dilated_c5 are for torchvision's ResNets, not for " + name
+                )
+            self.body, stages = _timm_body(name.removeprefix("timm/"), self.levels)
         else:
-            self.body, stages = _torchvision_body(name, self.levels, weights, variant)
+            self.body, stages = _torchvision_body(name, self.levels, variant)
         if variant.norm_eps is not None:
             for part in self.body.modules():
                 if isinstance(part, BATCH_NORMS):
@@ -168,9 +164,9 @@ class FeaturePyramid(nn.Module):
 
 
 def _halved(convolution: nn.Module, map_: Tensor) -> Tensor:
-    """A convolution of stride 2, on a CPU in float32 where it learns from a single cell.
+    """A convolution of stride 2; on a CPU it runs in float32 where its map is a single cell and gradients are needed.
 
-    oneDNN leaves part of the weight's gradient in bf16 unwritten there: it is whatever was in memory, often NaN.
+    In bf16 oneDNN leaves part of the weight's gradient unwritten there: it holds whatever was in memory, often NaN.
     """
     learns = torch.is_grad_enabled() and map_.device.type == "cpu"
     if learns and map_.shape[-2:] == (1, 1) and torch.is_autocast_enabled("cpu"):
@@ -180,7 +176,7 @@ def _halved(convolution: nn.Module, map_: Tensor) -> Tensor:
 
 
 def _freeze(body: nn.Module, prefix: str) -> None:
-    """Stop training of one submodule; its BatchNorm becomes frozen, or its statistics would still drift."""
+    """Stop training one submodule; its BatchNorm is replaced by a frozen one, or its statistics would still move."""
     part = body.get_submodule(prefix)
     if isinstance(part, BATCH_NORMS):
         holder = nn.Sequential(part)
@@ -192,64 +188,17 @@ def _freeze(body: nn.Module, prefix: str) -> None:
 
 
 def _torchvision_body(
-    name: str, levels: Sequence[str], weights: str | None, variant: ResNetVariant
-) -> tuple[nn.Module, list[tuple[str, ...]]]:
+    name: str, levels: Sequence[str], variant: ResNetVariant
+) -> tuple[nn.Module, list[tuple[str, ...]]]:  # fmt: skip
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"backbone: torchvision has no classification model {name!r}; timm models are `timm/<name>`")
-    file = Path(weights) if weights else None
-    from_file = file is not None and (file.suffix in SUFFIXES or file.exists())
     if variant.needs_own_network:
         own = ResNet(name, levels, variant)
-        try:
-            if from_file and file is not None:
-                load_backbone_file(own, file, name, stride_in_1x1=variant.stride_in_1x1)
-            elif weights is not None:
-                _copy_weights(own, _torchvision_network(name, weights), name)
-        except ValueError as error:
-            if variant.widths is None:
-                raise
-            raise ValueError(
-                f"{error}. Here {name} has widths of its own (model.backbone_variant.widths): name the backbone too, "
-                f"model.backbone={name}, to have it as its weights do"
-            ) from error
         return own, _stages(name, own)
-    model = _torchvision_network(name, None if from_file else weights)
-    if from_file and file is not None:
-        load_backbone_file(model, file, name, stride_in_1x1=False if hasattr(model, "layer4") else None)
+    model = torchvision.models.get_model(name, weights=None)
     stages = _stages(name, model)
     nodes = {stages[1 + list(STRIDES).index(level)][-1] if level in STRIDES else level: level for level in levels}
     return create_feature_extractor(model, return_nodes=nodes), stages
-
-
-def _copy_weights(own: nn.Module, network: nn.Module, name: str) -> None:
-    """Weights of torchvision's network for a variant of it whose shapes are the same."""
-    state = {key: value for key, value in network.state_dict().items() if key in own.state_dict()}
-    try:
-        own.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"backbone {name}: pretrained weights do not fit backbone_variant.widths") from error
-
-
-def _torchvision_network(name: str, weights: str | None) -> nn.Module:
-    """A classification network with torchvision's weights of that name, which are fetched where they are not cached."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch says there that it downloads
-            network: nn.Module = torchvision.models.get_model(name, weights=weights)
-    except (URLError, OSError) as error:
-        url = torchvision.models.get_weight(f"{type_of_weights(name)}.{weights}").url
-        raise OSError(
-            f"no network for the pretrained weights of {name}: fetch {url} elsewhere and give the file as "
-            f"model.backbone_weights=FILE, or put it into {torch.hub.get_dir()}/checkpoints ({error})"
-        ) from error
-    except (KeyError, ValueError) as error:
-        known = [weight.name for weight in torchvision.models.get_model_weights(name)]
-        raise ValueError(f"backbone {name}: no weights {weights!r}; torchvision has {known}") from error
-    return network
-
-
-def type_of_weights(name: str) -> str:
-    """The name of torchvision's weight enum of a model, such as `ResNet50_Weights`."""
-    return str(torchvision.models.get_model_weights(name).__name__)
 
 
 def _stages(name: str, model: nn.Module) -> list[tuple[str, ...]]:
@@ -283,28 +232,18 @@ def _feature_stages(features: nn.Module) -> list[tuple[str, ...]]:
     return [tuple(stage) for stage in stages]
 
 
-def _timm_body(name: str, levels: Sequence[str], weights: str | None) -> tuple[nn.Module, list[tuple[str, ...]]]:
+def _timm_body(name: str, levels: Sequence[str]) -> tuple[nn.Module, list[tuple[str, ...]]]:
     try:
         import timm
     except ImportError as error:
         raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[timm]'") from error
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has no model {name!r}")
-    file = Path(weights) if weights not in (None, "pretrained") else None
-    settings: dict[str, Any] = {"pretrained": weights == "pretrained"}
-    if file is not None:  # read by ourselves, as for torchvision: what does not fit is told by name
-        network = timm.create_model(name)
-        load_backbone_file(network, file, f"timm/{name}")
-        settings = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": network.state_dict()}}
     try:
         probe = timm.create_model(name, features_only=True, pretrained=False)
         reductions = list(probe.feature_info.reduction())
         indices = [reductions.index(STRIDES[level]) for level in levels]
-        body: Any = timm.create_model(name, features_only=True, out_indices=indices, **settings)
-    except (OSError, RuntimeError) as error:
-        raise OSError(
-            f"no weights for timm/{name}: {error}; without network give a local file as model.backbone_weights=FILE"
-        ) from error
+        body: Any = timm.create_model(name, features_only=True, out_indices=indices)
     except ValueError as error:
         raise ValueError(f"backbone timm/{name}: it has no maps of the strides 8, 16 and 32 ({error})") from error
     names = [child for child, _ in body.named_children()]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.nn.backbones import Backbone
 from boxwright.nn.norm import Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNetVariant, resnet_stage, stage_widths
 
@@ -54,18 +53,12 @@ class BoxHead(nn.Module):
 class StageHead(nn.Module):
     """The last stage of a ResNet over each region and the mean over its map: (R, C, s, s) to (R, `channels`).
 
-    It is the head of detectors on C4, whose backbone ends before that stage (Faster R-CNN, section 3.2). `weights` are
-    those of the whole backbone, of which it takes its part.
+    It is the head of detectors on C4, whose backbone ends before that stage (Faster R-CNN, section 3.2).
     """
 
-    def __init__(self, backbone: str, variant: ResNetVariant, norm: Norm, weights: str | None = None) -> None:
+    def __init__(self, backbone: str, variant: ResNetVariant, norm: Norm) -> None:
         super().__init__()
         self.stage = resnet_stage(backbone, 5, variant)
-        if weights is not None:
-            whole = Backbone(backbone, ("c5",), weights=weights, variant=variant).body.state_dict()
-            prefix = "layer4."
-            own = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
-            self.stage.load_state_dict(own)
         replace_batch_norm(self.stage, norm)
         self.channels = stage_widths(backbone, variant)[1][-1]
 
@@ -73,6 +66,6 @@ class StageHead(nn.Module):
         return self.maps(pooled).mean((2, 3))
 
     def maps(self, pooled: Tensor) -> Tensor:
-        """The stage's maps (R, `channels`, s / 2, s / 2), which a mask head looks at."""
+        """The stage's maps (R, `channels`, s / 2, s / 2), which a mask head is applied to."""
         found: Tensor = self.stage(pooled)
         return found

@@ -14,9 +14,9 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 class FrozenBatchNorm2d(TorchvisionFrozen):  # type: ignore[misc]
-    """torchvision's, whose output keeps the type of its input: in bf16 or fp16 the whole trunk stays in it.
+    """torchvision's frozen BatchNorm with an output of its input's type, so that a bf16 or fp16 trunk stays in it.
 
-    torchvision's own multiplies by float32 numbers, and every activation after it is float32.
+    torchvision's own multiplies by float32 tensors, and every activation after it is float32.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -38,9 +38,9 @@ def group_count(channels: int, groups: int = 32) -> int:
 
 
 class ChannelNorm(nn.GroupNorm):
-    """Group norm with one channel a group that takes a single pixel too, where torch's own raises: its shift is left.
+    """Group norm with one channel a group that also takes a map of a single pixel, where torch's own raises.
 
-    A coarse level of a small image is such a pixel.
+    A coarse level of a small image is such a map; what comes out is the shift alone.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
     """Turn every BatchNorm below `module` into another norm, in place, keeping weights and statistics.
 
     "bn" leaves them as they are; "gn" keeps scale and shift only, since group norm has no running statistics; "none"
-    takes them out.
+    removes them.
     """
     if kind == "bn":
         return

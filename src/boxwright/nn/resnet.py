@@ -1,4 +1,4 @@
-"""ResNets as the references build them: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
+"""ResNets in the variants of the references: stride in the 1x1, other widths, a dilated last stage, and C5 as a head.
 
 Keys are torchvision's (`conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.downsample.0`), so ImageNet weights load by name.
 Sources: He et al. 2016, table 1; Xie et al. 2017 (groups); Detectron2's `modeling/backbone/resnet.py`.
@@ -22,34 +22,31 @@ BLOCKS = {
 }
 """Blocks of the four stages, by torchvision's names."""
 BASIC = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-"""The same of those that have two 3x3 convolutions a block instead of a bottleneck."""
+"""The same for networks with two 3x3 convolutions a block instead of a bottleneck."""
 _GROUPS = {"resnext50_32x4d": (32, 4), "resnext101_32x8d": (32, 8), "resnext101_64x4d": (64, 4)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResNetVariant:
-    """In what a backbone differs from torchvision's; all but `norm_eps` is for ResNets only."""
+    """How a backbone differs from torchvision's; all but `norm_eps` is for ResNets only.
+
+    Their meaning is given in `models/sections.py: BackboneSection`.
+    """
 
     stride_in_1x1: bool = False
-    """A stage halves the map in its first 1x1 convolution (MSRA's ResNets: Detectron2's R50 and R101, AdelaiDet, the
-    original FCOS) instead of in the 3x3 (torchvision, all ResNeXts)."""
     norm_eps: float | None = None
-    """Of the BatchNorm layers; null leaves 1e-5. 0 for the original FCOS and torchvision's first COCO weights."""
     dilated_c5: bool = False
-    """The last stage keeps stride 16 and dilates its 3x3 convolutions by 2 (Detectron2's DC5)."""
     widths: tuple[int, int, int, int] | None = None
-    """Channels of the stem, channels of C2, channels a group in the 3x3 of C2, and groups; each later stage doubles
-    the middle two. null: those of the name, (64, 256, 64, 1) for resnet50."""
 
     def __post_init__(self) -> None:
         if self.widths is not None and min(self.widths) < 1:
-            raise ValueError(f"backbone_variant.widths: expected four numbers above 0, got {self.widths}")
+            raise ValueError(f"widths: expected four numbers above 0, got {self.widths}")
         if self.norm_eps is not None and self.norm_eps < 0:
-            raise ValueError(f"backbone_variant.norm_eps: expected at least 0, got {self.norm_eps}")
+            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
 
     @property
     def needs_own_network(self) -> bool:
-        """Whether torchvision's network cannot be it."""
+        """Whether torchvision's network cannot be built this way."""
         return self.stride_in_1x1 or self.dilated_c5 or self.widths is not None
 
 
@@ -60,12 +57,14 @@ def stage_widths(name: str, variant: ResNetVariant) -> tuple[int, list[int], lis
     (64, [256, 512, 1024, 2048], [256, 512, 1024, 2048], 32)
     """
     if name not in BLOCKS | BASIC:
-        raise ValueError(f"backbone_variant: only for {', '.join(BLOCKS | BASIC)}, not for {name}")
+        raise ValueError(
+            f"backbone: widths, stride_in_1x1 and dilated_c5 are only for {', '.join(BLOCKS | BASIC)}, not for {name}"
+        )
     groups, width = _GROUPS.get(name, (1, 64))
     stem, first, width, groups = variant.widths or (64, 64 if name in BASIC else 256, width, groups)
     if name in BASIC and (first != width or groups != 1 or variant.stride_in_1x1):
         raise ValueError(
-            f"backbone_variant of {name}: it has no 1x1 convolution and no groups, so widths are (stem, C2, C2, 1) and "
+            f"backbone {name}: it has no 1x1 convolution and no groups, so widths are (stem, C2, C2, 1) and "
             f"stride_in_1x1 is false; got {variant.widths}"
         )
     return stem, [first * 2**k for k in range(4)], [width * groups * 2**k for k in range(4)], groups
@@ -82,9 +81,17 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 around a shortcut, which is a convolution where shapes differ."""
 
     def __init__(
-        self, in_channels: int, width: int, out_channels: int, *, stride: int, groups: int, stride_in_1x1: bool,
-        dilation: int, norm_eps: float,
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        dilation: int,
+        norm_eps: float,
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
@@ -114,9 +121,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, width: int, *, stride: int, dilation: int, norm_eps: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-        )  # fmt: skip
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
         self.bn1 = _batch_norm(width, norm_eps)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = _batch_norm(width, norm_eps)
@@ -148,17 +153,23 @@ def resnet_stage(name: str, stage: int, variant: ResNetVariant) -> nn.Sequential
         else:
             blocks.append(
                 Bottleneck(
-                    in_channels, widths[index], outs[index], stride=stride, groups=groups, dilation=dilation,
-                    stride_in_1x1=variant.stride_in_1x1, norm_eps=norm_eps,
+                    in_channels,
+                    widths[index],
+                    outs[index],
+                    stride=stride,
+                    groups=groups,
+                    dilation=dilation,
+                    stride_in_1x1=variant.stride_in_1x1,
+                    norm_eps=norm_eps,
                 )
-            )  # fmt: skip
+            )
         in_channels = outs[index]
     init_resnet(blocks)
     return nn.Sequential(*blocks)
 
 
 def init_resnet(parts: Sequence[nn.Module]) -> None:
-    """Kaiming's start for every convolution, as torchvision has it."""
+    """Initialise every convolution as torchvision does (He et al. 2015)."""
     for part in parts:
         for module in part.modules():
             if isinstance(module, nn.Conv2d):
@@ -166,7 +177,7 @@ def init_resnet(parts: Sequence[nn.Module]) -> None:
 
 
 class ResNet(nn.Module):
-    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages above the last of them are not built."""
+    """Maps of the wanted levels, by name, from images (B, 3, H, W); stages after the last of them are not built."""
 
     def __init__(self, name: str, levels: Sequence[str], variant: ResNetVariant) -> None:
         super().__init__()

@@ -18,20 +18,24 @@ class LevelNorm(nn.ModuleList):
 
 
 def through_tower(tower: nn.Sequential, level: Tensor, index: int) -> Tensor:
-    """A tower's map of level `index`, also where its norms differ from level to level."""
+    """A tower applied to the map of level `index`, also where its norms differ from level to level."""
     for layer in tower:
         level = layer[index](level) if isinstance(layer, LevelNorm) else layer(level)
     return level
 
 
 def conv_tower(
-    in_channels: int, widths: Sequence[int], norm: Norm | Literal["level_bn"] = "none", *, bias: bool = True,
+    in_channels: int,
+    widths: Sequence[int],
+    norm: Norm | Literal["level_bn"] = "none",
+    *,
+    bias: bool = True,
     num_levels: int = 1,
-) -> nn.Sequential:  # fmt: skip
+) -> nn.Sequential:
     """3x3 convolution, norm and ReLU for every width; weights N(0, 0.01), biases 0 (RetinaNet, section 4.1).
 
-    `bias` False takes the biases out where a norm follows, as torchvision does in some heads. "level_bn" is BatchNorm
-    for each of `num_levels` levels (AdelaiDet); such a tower is called by `through_tower`.
+    `bias` False leaves out the biases of convolutions that a norm follows, as torchvision does in some heads.
+    "level_bn" is BatchNorm for each of `num_levels` levels (AdelaiDet); such a tower is called by `through_tower`.
     """
     layers: list[nn.Module] = []
     for width in widths:

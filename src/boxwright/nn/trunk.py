@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from boxwright.nn.backbones import TORCHVISION_RESNET, Backbone, FeaturePyramid
+from boxwright.nn.backbones import Backbone, FeaturePyramid
 from boxwright.nn.norm import Norm
-from boxwright.nn.resnet import ResNetVariant
 
 
 class Trunk(nn.Module):
     """Maps (B, C, h, w) from normalised pixels, finest first; `strides` and `channels` say what they are.
 
     Args:
-        backbone, levels, weights, norm, frozen_stages, variant: as in `Backbone`.
-        fpn_channels: width of the pyramid's levels; None for the backbone's one map as it is (C4, DC5).
+        backbone: gives the maps, finest first.
+        channels: width of the pyramid's levels; None for the backbone's one map as it is (C4, DC5).
         pooled_level: a level more, every other cell of the coarsest, for large proposals (P6).
-        fpn_norm: as in `FeaturePyramid`.
+        norm: as in `FeaturePyramid`.
     """
 
-    def __init__(
-        self,
-        backbone: str,
-        levels: Sequence[str],
-        *,
-        weights: str | None = None,
-        norm: Norm = "frozen_bn",
-        frozen_stages: int = 2,
-        variant: ResNetVariant = TORCHVISION_RESNET,
-        fpn_channels: int | None = 256,
-        pooled_level: bool = True,
-        fpn_norm: Norm = "none",
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, channels: int | None, pooled_level: bool, norm: Norm = "none") -> None:
         super().__init__()
-        if fpn_channels is None and len(levels) != 1:
-            raise ValueError(f"levels: expected one without a pyramid (fpn_channels: null), got {list(levels)}")
-        self.backbone = Backbone(
-            backbone, levels, weights=weights, norm=norm, frozen_stages=frozen_stages, variant=variant
-        )
+        self.backbone = backbone
         self.fpn: FeaturePyramid | None = None
-        self.strides, self.channels = list(self.backbone.strides), self.backbone.channels[-1]
-        self.num_pooled = len(levels)
+        self.strides, self.channels = list(backbone.strides), backbone.channels[-1]
+        self.num_pooled = len(backbone.levels)
         """How many of the maps, from the finest, regions are pooled from."""
-        if fpn_channels is not None:
+        if channels is not None:
             self.fpn = FeaturePyramid(
-                self.backbone.channels, fpn_channels, extra_levels=int(pooled_level), extra_from="pool", norm=fpn_norm
+                backbone.channels, channels, extra_levels=int(pooled_level), extra_from="pool", norm=norm
             )
             self.strides = self.strides + [2 * self.strides[-1]] * pooled_level
-            self.channels = fpn_channels
+            self.channels = channels
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.backbone(pixels)

@@ -1,4 +1,4 @@
-"""Anchors: the boxes that a dense head starts from, a few of different size and shape at every cell of the pyramid.
+"""Anchors: the boxes that a dense head starts from, a few of different sizes and shapes at every cell of the pyramid.
 
 Shape legend: L = levels, P = cells of all levels, A = anchors at one cell. Anchors of an image are ordered level by
 level, cell by cell (row by row), and at one cell by size first, then by ratio, as Detectron2 has them.

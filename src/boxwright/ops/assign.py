@@ -16,7 +16,7 @@ _CHUNK_ELEMENTS = 1 << 22  # B * P * g at a time: bounds memory, and stays withi
 
 
 class Assignment(NamedTuple):
-    """The box assigned to each location: `owner` (B, P), a ground-truth row or -1; `ignored` (B, P) costs nothing."""
+    """The box of each location: owner (B, P), a ground-truth row or -1; where ignored (B, P), it has no loss."""
 
     owner: Tensor
     ignored: Tensor
@@ -44,11 +44,11 @@ def assign_locations(
         ignore: (B, G) regions that may own nothing; a location inside one that no other box owns is ignored.
         center_radius: only locations within this many strides of a box's centre may be claimed ("center sampling",
             the authors' later improvement). None is the 2019 baseline.
-        coarse_areas: compare areas as 1e8 - area in float32, in which 8 square pixels are one step (Detectron2,
-            torchvision, the course).
+        coarse_areas: compare areas as 1e8 - area in float32, in steps of 8 square pixels (Detectron2, torchvision, the
+            course).
 
     Equal areas go to the earlier box. Areas are compared in float64, so boxes of nearly equal or enormous area are
-    told apart (float32 is 8 square pixels wide at 1e8).
+    told apart (at 1e8 the next float32 is 8 square pixels away).
     """
     batch, count = boxes.shape[:2]
     num_locations = len(locations)
@@ -80,7 +80,7 @@ def assign_locations(
 def _claims(
     locations: Tensor, strides: Tensor, ranges: Tensor, boxes: Tensor, center_radius: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Which boxes (B, g) may claim which locations (B, P, g), and which merely contain them."""
+    """Which boxes (B, g) may claim which locations, and which contain them: two (B, P, g)."""
     x, y = locations[:, 0, None], locations[:, 1, None]  # (P, 1)
     x1, y1, x2, y2 = boxes[:, None].unbind(-1)  # (B, 1, g) each
     left, right, top, bottom = x - x1, x2 - x, y - y1, y2 - y

@@ -1,7 +1,7 @@
 """Output channels that are not classes: a reference's network with 91 channels for the 80 categories of COCO.
 
-All channels take part in the softmax, the loss, the ranking and NMS, as in the reference; what is found on one without
-a class is left out of what is reported. Shape legend: B = images, D = detections, K = classes, C = channels.
+All channels take part in the softmax, the loss, the ranking and NMS, as in the reference; detections of a channel
+without a class are removed at the end. Shape legend: B = images, D = detections, K = classes, C = channels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ def channel_table(num_classes: int, channels: Sequence[int] | None) -> Tensor:
     >>> channel_table(2, (1, 3)).tolist(), channel_table(2, None).tolist()
     ([-1, 0, -1, 1], [0, 1])
     """
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
     if channels is None:
         return torch.arange(num_classes)
     if len(channels) != num_classes or len(set(channels)) != num_classes or min(channels) < 0:
@@ -34,9 +36,9 @@ def channel_table(num_classes: int, channels: Sequence[int] | None) -> Tensor:
 def report_classes(
     boxes: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, table: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Detections at fixed ranks (B, D) with channels as labels, told as classes; those without one are taken out."""
+    """Padded detections (B, D) with classes in place of channels; those of a channel without a class are removed."""
     labels = torch.where(labels >= 0, table[labels.clamp(min=0)], -1)
-    order = (labels < 0).to(torch.uint8).argsort(dim=1, stable=True)  # what has a class moves up
+    order = (labels < 0).to(torch.uint8).argsort(dim=1, stable=True)  # those with a class move to the front
     labels = labels.gather(1, order)
     good = labels >= 0
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4)) * good[..., None]

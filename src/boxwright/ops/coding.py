@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 LARGEST_LOG_RATIO = math.log(1000 / 16)
-"""Sides grow at most 62.5-fold in decoding, so that exp() of a wild output stays a number (Detectron2, torchvision)."""
+"""Sides grow at most 62.5-fold in decoding, so that exp() of any output stays finite (Detectron2, torchvision)."""
 
 Weights = tuple[float, float, float, float]
 
@@ -20,7 +20,7 @@ Weights = tuple[float, float, float, float]
 def encode_boxes(reference: Tensor, boxes: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Offsets (..., 4) that lead from reference (..., 4) to boxes (..., 4), each times its weight.
 
-    Boxes without area (rows that own nothing) give finite offsets, to be masked by the caller.
+    Boxes without area (padding and background rows) give finite offsets, which the caller masks.
 
     >>> encode_boxes(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([5.0, 0.0, 15.0, 10.0])).tolist()
     [0.5, 0.0, 0.0, 0.0]
@@ -39,7 +39,7 @@ def decode_boxes(
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
     largest_log_ratio: float = LARGEST_LOG_RATIO,
 ) -> Tensor:
-    """Boxes (..., 4) from reference (..., 4) and offsets (..., 4), which are left as they are (pitfall 40).
+    """Boxes (..., 4) from reference (..., 4) and offsets (..., 4), which are not changed in place.
 
     >>> decode_boxes(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([0.5, 0.0, 0.0, 0.0])).tolist()
     [5.0, 0.0, 15.0, 10.0]

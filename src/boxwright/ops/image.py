@@ -1,4 +1,4 @@
-"""Images brought to the size that a network sees: the same rule, and the same pixels, in training and inference.
+"""Resizing images for a network: the same rule, and the same pixels, in training and inference.
 
 Shape legend: H W = height and width in pixels. An image is (3, H, W), uint8 or float in [0, 1]. Network coordinates =
 original coordinates * scale + offset.
@@ -21,19 +21,19 @@ from torchvision.transforms.v2 import functional as vision
 PAD_COLOUR = (124, 116, 104)
 
 LARGE = 100_000_000
-"""Values of an image from which it is resized plane by plane, where it must become floats for that."""
+"""Values of an image beyond which it is resized plane by plane, where resizing needs floats."""
 
 Filter = Literal["antialias", "plain", "pillow"]
-"""How pixels are made: bilinear with antialiasing; bilinear between the nearest four (torchvision's detectors); or by
-Pillow, whose rounding differs from the first by one level in few pixels (Detectron2, AdelaiDet, the original FCOS)."""
+"""How pixels are interpolated: bilinear with antialiasing; bilinear between the nearest four (torchvision's detectors);
+or by Pillow, which differs from the first by one level in a few pixels (Detectron2, AdelaiDet, the original FCOS)."""
 Rounding = Literal["nearest", "down", "original"]
-"""How a side becomes whole: floor(side * scale + 0.5); floor(side * scale) (torchvision); or by the original FCOS's
-rule, which rounds the short side and cuts the long one."""
+"""How a side is rounded to whole pixels: floor(side * scale + 0.5); floor(side * scale) (torchvision); or by the rule
+of the original FCOS, which rounds the short side and cuts the long one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeRule:
-    """How an image is brought to network size.
+    """How an image is resized for the network.
 
     mode "short_side": the shorter side becomes `size`, unless the longer one would pass `max_size`; aspect kept.
     mode "letterbox": as large as fits into `height` x `width`, aspect kept, in the top left corner; the rest is padded.
@@ -64,7 +64,7 @@ class ResizeRule:
 
 
 class ResizePlan(NamedTuple):
-    """What a rule means for one image: resize it to `image_hw`, put it at `offset_xy` on a canvas of `size_hw`."""
+    """A rule applied to one image: resize it to `image_hw`, and place it at `offset_xy` on a canvas of `size_hw`."""
 
     size_hw: tuple[int, int]
     image_hw: tuple[int, int]
@@ -115,7 +115,7 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "antialias") -> Tensor:
-    """An image (3, H, W) at another size, of the same type; "plain" makes whole pixels float in [0, 1].
+    """An image (3, H, W) at another size, of the same type; "plain" turns uint8 into float in [0, 1].
 
     >>> resize_image(torch.full((3, 8, 8), 7, dtype=torch.uint8), (3, 5)).unique().tolist()
     [7]
@@ -127,7 +127,7 @@ def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "anti
     if filter == "plain" and image.dtype == torch.uint8:
         if image.shape[0] > 1 and image.numel() > LARGE:  # as floats it would take four times the memory
             return torch.cat([resize_image(plane[None], size_hw, filter) for plane in image])
-        image = image.float().div_(255)  # a whole pixel more or less would be 1e-3 in a score
+        image = image.float().div_(255)  # rounding to whole levels would move scores by 1e-3
     if tuple(image.shape[-2:]) == tuple(size_hw):
         return image
     if filter != "antialias":
@@ -147,7 +147,7 @@ def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
-    """An image (3, H, W) carried out as planned: resized, and padded where the canvas is larger."""
+    """An image (3, H, W) resized by a plan, and padded where its canvas is larger."""
     resized = resize_image(image, plan.image_hw, plan.filter).contiguous()
     if plan.image_hw == plan.size_hw:
         return resized

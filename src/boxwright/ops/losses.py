@@ -26,14 +26,14 @@ def focal_loss(
 ) -> Tensor:
     """Sum of the focal loss (Lin et al. 2017, eq. 5) of logits (B, P, K) against labels (B, P), -1 for background.
 
-    Every entry is charged as a negative; the entry of a location's own class then has that charge replaced by the
+    Every entry is first summed as a negative; for the entry of a location's own class that term is then replaced by the
     positive one, so no one-hot tensor (B, P, K) is made. keep (B, P) False leaves a location out; weights, such as
     (B, 1) for each image's own, multiply the rest.
 
     >>> round(focal_loss(torch.zeros(1, 1, 2), torch.tensor([[0]]), torch.tensor([[True]])).item(), 6)
     0.173287
     """
-    logits = torch.where(keep[..., None], logits, -1e4)  # an absurdly sure negative: loss 0, gradient 0
+    logits = torch.where(keep[..., None], logits, -1e4)  # a very confident negative: loss 0, gradient 0
     negative = (1 - alpha) * logits.sigmoid().pow(gamma) * F.softplus(logits)
     positive = labels >= 0
     own = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, P)
@@ -49,7 +49,7 @@ def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, 
     """Weighted sum of a box loss over matched distances (..., 4) as left, top, right, bottom of one location.
 
     "iou" is -ln(IoU) (UnitBox; the FCOS paper), "giou" 1 - GIoU (its improvement), "l1" the mean absolute error of the
-    four sides (the course variant of seed 003). weights (...,) of 0 leave a row out. `smoothing`: see `matched_iou`.
+    four sides (a version of the course). weights (...,) of 0 leave a row out. `smoothing`: see `matched_iou`.
     """
     counts = weights > 0
     predicted = torch.where(counts[..., None], predicted, 1.0)
@@ -68,7 +68,8 @@ def matched_iou(
 ) -> Tensor:
     """Intersection over union (...,) of boxes (..., 4) row by row, or GIoU (Rezatofighi et al. 2019, eq. 2).
 
-    `smoothing` is added to both areas of the IoU (1 in the FCOS authors' code and AdelaiDet).
+    Unlike `boxes.pairwise_iou` it takes matched rows, and `eps` keeps its gradient finite. `smoothing` is added to both
+    areas of the IoU (1 in the FCOS authors' code and AdelaiDet).
     GIoU is IoU - (hull - union) / hull, in (-1, 1]; its gradient also pulls boxes together that do not touch.
 
     >>> a, b = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[2.0, 0.0, 3.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Pasting: from the small mask that a network gives for each detection to the pixels of the image; and their outline.
+"""Pasting: from the small mask predicted for each detection to pixels of the image; and the outlines of masks.
 
 Shape legend: D = detections, M = side of the small masks, h w = height and width of a pasted part, H W of the image.
 Sources: Mask R-CNN (He et al. 2017), section 3.1; Detectron2 `paste_masks_in_image`; torchvision `paste_mask_in_image`.
@@ -41,9 +41,7 @@ def paste_masks(
     return [draw(mask, (box[0], box[1], box[2], box[3]), size_hw, threshold) for mask, box in rows]
 
 
-def _exact(
-    mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float
-) -> Pasted:  # fmt: skip
+def _exact(mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float) -> Pasted:
     x1, y1, x2, y2 = box
     left, right = max(math.floor(x1), 0), min(math.ceil(x2), size_hw[1])
     top, bottom = max(math.floor(y1), 0), min(math.ceil(y2), size_hw[0])
@@ -55,7 +53,7 @@ def _exact(
 
 
 def _weights(first: int, last: int, low: float, high: float, cells: int) -> Tensor:
-    """How much each cell of the mask counts at each pixel centre between `first` and `last`: a hat of width 2."""
+    """The bilinear weight of each cell of the mask at each pixel centre from `first` to `last`."""
     centres = torch.arange(first, last, dtype=torch.float64) + 0.5
     place = (centres - low) / max(high - low, 1e-12) * cells - 0.5
     distance = (place[:, None] - torch.arange(cells)).abs()
@@ -64,7 +62,7 @@ def _weights(first: int, last: int, low: float, high: float, cells: int) -> Tens
 
 def _torchvision(
     mask: Tensor, box: tuple[float, float, float, float], size_hw: tuple[int, int], threshold: float
-) -> Pasted:  # fmt: skip
+) -> Pasted:
     """A ring of zeros round the mask, the box enlarged to match and cut to whole pixels, both ends included."""
     cells = mask.shape[-1]
     growth = (cells + 2) / cells
@@ -87,7 +85,7 @@ def mask_polygons(mask: Tensor, x: int = 0, y: int = 0) -> list[list[float]]:
     """The outlines of a mask (h, w) whose corner lies at (x, y), as COCO polygons: flat lists of x, y.
 
     One for each connected part, along the edges of its pixels; a hole is joined to its part by a seam that is walked
-    twice. Filled again (as the COCO tools and `rasterise_polygons` do) they give the same mask.
+    twice. Filled again (by the COCO tools or `masks.rasterise_cropped`) they give the same mask.
 
     >>> mask_polygons(torch.tensor([[0, 1, 1]], dtype=torch.bool))
     [[1.0, 0.0, 3.0, 0.0, 3.0, 1.0, 1.0, 1.0]]

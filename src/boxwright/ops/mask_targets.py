@@ -1,6 +1,6 @@
-"""Mask targets: what a mask branch must learn in each region, cut out of the bitmap of the object that owns it.
+"""Mask targets: what a mask branch must learn in each region, cut out of the bitmap of the object assigned to it.
 
-Bitmaps have the size of their objects, so a batch keeps them end to end and never as planes of whole images.
+Bitmaps have the size of their objects; a batch stores their pixels one after another, never planes of whole images.
 Shape legend: B = images, G = objects (padded), R = regions of all images, N = pixels of all bitmaps, s = side of a
 target. Source: Mask R-CNN (He et al. 2017), section 3: the target is the part of the object's mask inside the region.
 """
@@ -36,7 +36,7 @@ class PackedMasks(NamedTuple):
 def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[tuple[int, int]]]) -> PackedMasks:
     """Bitmaps (h, w) bool of every image's objects, and the (x, y) of their corners, as one record.
 
-    A bitmap without a single pixel set is that of an object whose mask is not known, or empty: nothing to learn.
+    A bitmap without a single pixel set means that the object's mask is unknown or empty: there is nothing to learn.
 
     >>> packed = pack_masks([[torch.tensor([[True, False]])], []], [[(3, 4)], []])
     >>> packed.frame.tolist(), packed.size_hw.tolist()
@@ -109,7 +109,7 @@ def cut_masks(
 
 
 def _chunks(size_hw: Tensor) -> Iterator[Tensor]:
-    """Rows of objects with masks, those of like size together, each time about as many as memory is set aside for."""
+    """Rows of the objects with masks in groups of similar size, each small enough for `_CHUNK_PIXELS`."""
     sides = (size_hw + 2) * (size_hw > 0)
     order = sides.amax(1).argsort(descending=True)
     rows: list[int] = []

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from boxwright.ops.assign import BACKGROUND, Assignment
-from boxwright.ops.boxes import box_area
+from boxwright.ops.boxes import box_area, pairwise_intersection
 
 _CHUNK_ELEMENTS = 1 << 22  # B * N * g at a time: bounds memory, and stays within the caches of a CPU
 INSIDE = 0.5
-"""An anchor or proposal lies inside an ignore region if at least this part of its area does."""
+"""An anchor or proposal lies inside an ignored region if at least this share of its area does."""
 
 
 class Sampled(NamedTuple):
@@ -42,9 +42,9 @@ def match_boxes(
         candidates: (N, 4) anchors of every image, or (B, N, 4) proposals of each.
         boxes: (B, G, 4) ground truth.
         valid: (B, G) False for padding rows.
-        ignore: (B, G) regions that own nothing; what lies inside one and is not positive is ignored.
-        positive_iou, negative_iou: from the first on a candidate is positive, below the second it is background,
-            between them it is ignored.
+        ignore: (B, G) regions that are assigned to nothing; candidates inside one that are not positive are ignored.
+        positive_iou, negative_iou: a candidate is positive from the first on, background below the second, and
+            ignored between them.
         low_quality: for every box, its best candidates (all of equal overlap) are positive too, however low that is;
             each learns the box that it overlaps most itself (Faster R-CNN, section 3.1.2; Detectron2, torchvision).
             A box that nothing overlaps gets none; the references then give it every candidate, at overlap 0.
@@ -61,7 +61,7 @@ def match_boxes(
     chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * count))
     for start in range(0, boxes.shape[1], chunk):
         part = slice(start, start + chunk)
-        shared = _intersection(candidates, boxes[:, part])  # (B, N, g)
+        shared = pairwise_intersection(candidates, boxes[:, part])  # (B, N, g); ignored regions need it by itself
         union = area[..., None] + box_area(boxes[:, None, part]) - shared
         overlap = torch.where(union > 0, shared / union, 0.0) * (valid & ~ignore)[:, None, part]
         value, index = overlap.max(-1)
@@ -77,18 +77,11 @@ def match_boxes(
     return Assignment(torch.where(positive, owner, BACKGROUND), (between | in_region) & ~positive)
 
 
-def _intersection(first: Tensor, second: Tensor) -> Tensor:
-    """Shared area (B, N, G) of boxes (B, N, 4) and (B, G, 4)."""
-    a, b = first[:, :, None].unbind(-1), second[:, None].unbind(-1)
-    width = (torch.minimum(a[2], b[2]) - torch.maximum(a[0], b[0])).clamp(min=0)
-    return width * (torch.minimum(a[3], b[3]) - torch.maximum(a[1], b[1])).clamp(min=0)
-
-
 def sample_balanced(positive: Tensor, negative: Tensor, count: int, positive_fraction: float) -> Sampled:
-    """Draw up to `count` rows an image from positive and negative (B, N), positives up to the given part of them.
+    """Draw up to `count` rows an image from positive and negative (B, N), at most the given fraction of them positive.
 
-    Negatives fill what positives leave; an image with too few of both gets padding rows. Drawn from torch's generator
-    (an image's draw does not change the number of random values used, so runs repeat); no host synchronisation.
+    Negatives fill the rest; an image with too few of both gets padding rows. Drawn from torch's generator, always with
+    as many random values, so that runs repeat; a GPU never waits for the host.
     """
     limit = min(count, positive.shape[1])
     most_positive = min(int(count * positive_fraction), limit)
@@ -100,7 +93,7 @@ def sample_balanced(positive: Tensor, negative: Tensor, count: int, positive_fra
     is_negative = (negative_key < 2) & (torch.arange(limit, device=key.device) < room)
     index = torch.cat([positive_index, negative_index], dim=1)
     real = torch.cat([is_positive, is_negative], dim=1)
-    # what is real to the front, in order: at most `limit` rows are
+    # real rows to the front, in order: there are at most `limit`
     order = real.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :limit]
     real = real.gather(1, order)
     from_positive = order < most_positive

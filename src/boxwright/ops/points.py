@@ -1,7 +1,7 @@
-"""Points: where in the image the cells of a feature map look, and boxes as distances from there to their sides.
+"""Points: the locations in an image of a feature map's cells, and boxes as distances from there to their sides.
 
 Shape legend: L = levels, P = locations on all levels; `...` = leading batch shape. Cell (row i, column j) of stride s
-stands at x = (j + 0.5) s, y = (i + 0.5) s. Distances are (left, top, right, bottom). Source: FCOS (Tian et al. 2019),
+lies at x = (j + 0.5) s, y = (i + 0.5) s. Distances are (left, top, right, bottom). Source: FCOS (Tian et al. 2019),
 section 3.1, equations 1 and 3.
 """
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 Grid = Literal["centre", "corner", "torchvision", "swapped"]
-"""Where a cell stands: "centre" x = (j + 0.5) s, "corner" x = j s (Detectron2's anchors), "torchvision" x = j (W // w)
+"""Where a cell lies: "centre" x = (j + 0.5) s, "corner" x = j s (Detectron2's anchors), "torchvision" x = j (W // w)
 with the width of the padded batch and of the map, which is j s only where s divides the width. "swapped" gives x the
-row and y the column: the slip of the course variant 003, right for weights that were trained with it."""
+row and y the column: a mistake in a version of the course, kept for weights that were trained with it."""
 
 
 def grid_locations(
@@ -75,7 +75,7 @@ RangeEnds = Literal["half_open", "open", "closed"]
 def level_ranges(bounds: Sequence[float], ends: RangeEnds = "half_open") -> list[tuple[float, float]]:
     """Ranges [low, high) of max(l, t, r, b) from the bounds between levels, open at both ends of the whole.
 
-    Other ends than half-open ones are the same test with the neighbouring float32 number.
+    Open and closed ends are the same half-open test with the next float32 number as the bound.
 
     >>> level_ranges([64, 128])
     [(0.0, 64.0), (64.0, 128.0), (128.0, inf)]
@@ -84,7 +84,7 @@ def level_ranges(bounds: Sequence[float], ends: RangeEnds = "half_open") -> list
     """
     edges = [0.0, *map(float, bounds), float("inf")]
     if sorted(edges) != edges:
-        raise ValueError(f"level bounds: expected rising numbers, got {list(bounds)}")
+        raise ValueError(f"level_bounds: expected rising numbers, got {list(bounds)}")
     ranges = list(pairwise(edges))
     if ends == "half_open":
         return ranges

@@ -21,7 +21,7 @@ def region_levels(boxes: Tensor, lowest: int, highest: int, *, canonical: int = 
     """The pyramid level (...,) that each box (..., 4) is pooled from, `lowest` to `highest` (2 for P2).
 
     A box of 224 x 224 pixels belongs to level `canonical`, half its side to the one below, and so on. `slack` lifts
-    boxes a hair below a border (torchvision adds 1e-6 to the logarithm).
+    boxes just below a border to the level above (torchvision adds 1e-6 to the logarithm).
 
     >>> region_levels(torch.tensor([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 111.0, 111.0]]), 2, 5).tolist()
     [4, 2]
@@ -57,14 +57,14 @@ def pool_regions(
     if len(levels) == 1:
         only: Tensor = roi_align(levels[0].float(), rows, size, 1 / strides[0], sampling, aligned)
         return only
-    if torch.compiler.is_exporting():  # a graph knows no list of counts
+    if torch.compiler.is_exporting():  # an exported graph cannot split by counts that depend on data
         pooled = levels[0].new_zeros((boxes.shape[0], levels[0].shape[1], size, size), dtype=torch.float32)
         for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
             own = (level == index).nonzero()[:, 0]
             features = roi_align(map_.float(), rows[own], size, 1 / stride, sampling, aligned)
             pooled = pooled.index_put((own,), features)
         return pooled
-    order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order (pitfall 39)
+    order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order
     counts = torch.stack([(level == index).sum() for index in range(len(levels))]).tolist()
     parts = [
         roi_align(map_.float(), own, size, 1 / stride, sampling, aligned)

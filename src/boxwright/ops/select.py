@@ -1,4 +1,4 @@
-"""Selection: from thousands of scored candidates to the few detections of each image.
+"""Selection: from thousands of scored candidates to the detections of each image.
 
 Shape legend: B = images, N = candidates, D = detections kept. Order is by falling score everywhere; equal scores keep
 the order in which they came, as torchvision's kernel does. Shapes never depend on what is in an image, so all of it
@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
-from boxwright.ops.boxes import box_area, pairwise_iou
+from boxwright.ops.boxes import box_area, pairwise_intersection, pairwise_iou
 
 LARGEST_PAIRS = 1 << 27
-"""Pairs of boxes kept at once on a GPU, a byte each; more images than that allows come one after the other."""
+"""Pairs of boxes in memory at once on a GPU, a byte each; images beyond that are processed in turn."""
 PAIRS_COMPARED = 1 << 21
 """Pairs whose overlap is computed at once: some 40 bytes each."""
 ROWS_AT_ONCE = 4
-"""On a CPU, NMS sees so many times as many rows as boxes are wanted, and so many more while too few are kept."""
+"""On a CPU, NMS looks at so many times the wanted number of boxes, and at as many more while too few are kept."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices (D,) of the boxes (N, 4) that no better one overlaps by more than `iou_threshold`, best first.
 
-    The algorithm itself, as the courses ask for it; the library runs torchvision's kernel on a CPU, which gives the
-    same answer (benchmarks/nms.py compares them), and `suppress_by_pairs` on a GPU. Boxes of zero area overlap nothing.
+    The algorithm to be read: nothing in the library calls it. What runs is `suppress`, for a batch and class by class,
+    with torchvision's kernel on a CPU and `suppress_by_pairs` on a GPU; tests show that all of them keep the same
+    boxes, and benchmarks/nms.py what that saves. Boxes of zero area overlap nothing.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 29.0, 29.0]])
     >>> nms(boxes, torch.tensor([0.6, 0.9, 0.5]), 0.5).tolist()
@@ -43,23 +44,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return order[alive]
 
 
-def nms_per_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """Indices (D,) kept by NMS within each class of one image, best first: boxes (N, 4), scores and labels (N,).
-
-    Classes are told apart by sorting, not by shifting coordinates: a shift costs float32 precision, and with negative
-    coordinates it lets one class suppress another.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    return order[suppress(boxes[order][None], labels[order][None], iou_threshold, len(order))[0]]
-
-
 @torch.library.custom_op("boxwright::suppress", mutates_args=(), device_types="cpu")
 def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """Which of the boxes (B, N, 4) no better one of its image and label overlaps too much: (B, N) bool.
+    """Which boxes NMS keeps within each image and label, (B, N) bool: those that no better one overlaps too much.
 
-    Boxes come best first; rows of label -1 are no candidates, never kept. The best `limit` kept boxes of an
-    image are found for certain; rows behind them may be left undecided, that is, False. An operator of its own,
-    because a loop over images and classes has no place in an exported graph: `deploy.onnx` writes it as ONNX's
+    Boxes (B, N, 4) come best first; rows of label -1 are no candidates and never kept. The best `limit` kept boxes of
+    an image are found for certain; those after them may be left undecided, that is, False. An operator of its own,
+    because an exported graph cannot loop over images and classes: `deploy.export.onnx` writes it as ONNX's
     NonMaxSuppression.
     """
     keep = torch.zeros_like(labels, dtype=torch.bool)
@@ -67,7 +58,7 @@ def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) ->
     for own, candidates, of in zip(keep, boxes, labels, strict=True):
         known = (of >= 0).nonzero()[:, 0]
         rows = known[:0]
-        for start in range(0, len(known), step):  # what better rows decide, worse ones cannot change
+        for start in range(0, len(known), step):  # worse rows cannot change what better ones have decided
             rows = torch.cat([rows, known[start : start + step]])
             rows = rows[_kept(candidates[rows], of[rows], iou_threshold)]
             if len(rows) >= limit:
@@ -77,11 +68,11 @@ def suppress(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) ->
 
 
 def _kept(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The same for all boxes (N, 4) of one image, class by class: (N,) bool."""
+    """Which of the boxes (N, 4) of one image NMS keeps, class by class: (N,) bool."""
     keep = torch.zeros_like(labels, dtype=torch.bool)
     order = labels.argsort(stable=True)
     _, counts = torch.unique_consecutive(labels[order], return_counts=True)
-    falling = torch.arange(len(order), 0, -1, dtype=torch.float32)  # scores that say "in this order"
+    falling = torch.arange(len(order), 0, -1, dtype=torch.float32)  # scores that keep this order
     for rows in torch.split(order, counts.tolist()):
         keep[rows[nms_kernel(boxes[rows], falling[: len(rows)], iou_threshold)]] = True
     return keep
@@ -94,7 +85,7 @@ def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor
 
 @suppress.register_kernel(("cuda", "mps"))
 def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """The same from all pairs of boxes at once: whole batches, and no waiting for a GPU image by image.
+    """`suppress` from all pairs of boxes at once: whole batches, so that a GPU is not waited for image by image.
 
     A box is kept where no kept better one overlaps it; repeated from "all are kept", the first box is settled after
     one round, those that only it overlaps after two, so the end is the answer of the one-by-one algorithm.
@@ -110,11 +101,14 @@ def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float, limit
 
 def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     batch, count = labels.shape
+    area = box_area(boxes)  # (B, N)
     beaten = torch.empty((batch, count, count), dtype=torch.bool, device=boxes.device)
     step = max(1, PAIRS_COMPARED // max(1, batch * count))
     for start in range(0, count, step):
         rows = slice(start, start + step)
-        overlap = _overlap(boxes[:, rows], boxes)
+        shared = pairwise_intersection(boxes[:, rows], boxes)  # (B, n, N)
+        # not `pairwise_iou`: NaN, of two empty boxes, is above no threshold either, and a pass over all pairs is saved
+        overlap = shared / (area[:, rows, None] + area[:, None] - shared)
         beaten[:, rows] = (overlap > largest_below(iou_threshold)) & (labels[:, rows, None] == labels[:, None])
     beaten.triu_(diagonal=1)  # [b, i, j]: the better box i would suppress j
     candidate = labels >= 0
@@ -126,17 +120,8 @@ def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
         keep = better
 
 
-def _overlap(some: Tensor, boxes: Tensor) -> Tensor:
-    """IoU (B, n, N) of boxes (B, n, 4) and (B, N, 4): NaN, which is above no threshold, of two empty ones."""
-    corner = torch.maximum(some[:, :, None, :2], boxes[:, None, :, :2])
-    opposite = torch.minimum(some[:, :, None, 2:], boxes[:, None, :, 2:])
-    width, height = (opposite - corner).clamp(min=0).unbind(-1)
-    intersection = width * height
-    return intersection / (box_area(some)[:, :, None] + box_area(boxes)[:, None] - intersection)
-
-
 def largest_below(threshold: float) -> float:
-    """The largest float32 number not above a threshold: what float32 overlaps are compared with to the same end.
+    """The largest float32 number not above a threshold: float32 overlaps above it are those above the threshold.
 
     >>> largest_below(0.5), largest_below(0.6) < 0.6
     (0.5, True)
@@ -150,8 +135,8 @@ def largest_below(threshold: float) -> float:
 def best_rows(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best `count` of scores (B, N), best first: (values, rows), both (B, n), n the smaller of count and N.
 
-    In an exported graph n is count (a number of rows that depends on sizes would spread through the graph): what is
-    missing has the value -inf and stands in row 0.
+    In an exported graph n is count (a number of rows that depends on sizes would spread through the graph): missing
+    rows have the value -inf and the index 0.
     """
     available = scores.shape[1]
     if not torch.compiler.is_exporting():
@@ -189,7 +174,7 @@ def top_pairs(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def clip_boxes(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
-    """Boxes (B, N, 4) cut to their images of sizes_hw (B, 2): x to the width, y to the height, on both sides.
+    """Boxes (B, N, 4) clipped to their images of sizes_hw (B, 2): x to the width, y to the height, on both sides.
 
     >>> clip_boxes(torch.tensor([[[-5.0, -5.0, 50.0, 50.0]]]), torch.tensor([[20, 30]])).tolist()
     [[[0.0, 0.0, 30.0, 20.0]]]
@@ -201,10 +186,10 @@ def clip_boxes(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
 def clip_detections(
     boxes: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, sizes_hw: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Detections at fixed ranks cut to their images (B, 2) after NMS; those that lie outside are taken out."""
+    """Padded detections clipped to their images of sizes_hw (B, 2) after NMS; those that lie outside are removed."""
     boxes = clip_boxes(boxes, sizes_hw)
     good = (labels >= 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)  # (B, D)
-    order = (~good).to(torch.uint8).argsort(dim=1, stable=True)  # what is good moves up
+    order = (~good).to(torch.uint8).argsort(dim=1, stable=True)  # the others move to the front
     good = good.gather(1, order)
     return (
         boxes.gather(1, order[..., None].expand(-1, -1, 4)) * good[..., None],
@@ -217,7 +202,7 @@ def clip_detections(
 def select_detections(
     boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float, max_detections: int, *, keep_empty: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """NMS within each image and class, then the best `max_detections` of each image at fixed ranks.
+    """NMS within each image and class, then the best `max_detections` of each image, padded to that number.
 
     boxes (B, N, 4), scores (B, N), labels (B, N) with -1 where there is no candidate; boxes without area are dropped,
     unless `keep_empty` (torchvision's one-stage detectors report those that clipping left so).
@@ -230,9 +215,9 @@ def select_detections(
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     keep = suppress(boxes, labels, nms_iou, max_detections)
-    kept = keep.cumsum(1)  # (B, N): how many are kept up to here, so the place of each kept one, counted from 1
+    kept = keep.cumsum(1)  # (B, N): how many are kept up to here, which is the place of each kept box, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
-    # row `place` of a table with one row more; what is not wanted goes to its row 0, which is cut off
+    # a table with one column more: boxes that are not wanted go to column 0, which is cut off
     source = order.new_zeros(order.shape[0], max_detections + 1)
     source = source.scatter(1, place, torch.arange(order.shape[1], device=order.device).expand_as(order))[:, 1:]
     counts = keep.sum(1, keepdim=True).clamp(max=max_detections)  # (B, 1)

@@ -1,1 +1,1 @@
-"""Files from elsewhere: looked at before anything is built, so that none can run code or take all memory."""
+"""Files from untrusted sources: checked before anything is built, so that none can run code or exhaust memory."""

@@ -1,6 +1,6 @@
-"""Zip archives (`.pt`, `.pt2`, `.npz`): what is in them is compared with their checksums before anything is made of it.
+"""Zip archives (`.pt`, `.pt2`, `.npz`): every member is compared with its checksum before its content is used.
 
-Torch and NumPy write a checksum of every member and do not look at it when they read: a flipped bit would go on as
+Torch and NumPy write a checksum of every member and do not compare it when they read: a flipped bit would pass as
 another weight.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 
 SPARE_BYTES = 64 << 20
 LARGEST_RATIO = 100
-"""How many times as much as the file may come out of it, beyond `SPARE_BYTES`."""
+"""A file may unpack to so many times its size, and `SPARE_BYTES` more."""
 _BLOCK = 1 << 20
 _ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError)
 
 
 class DamagedError(ValueError):
-    """A file is not what was written: cut, or with other bytes in it."""
+    """A file is truncated, or its bytes are not those that were written."""
 
 
 class CheckedArchive:
@@ -40,7 +40,7 @@ class CheckedArchive:
         return bytes(content)
 
     def read_into(self, name: str, content: memoryview) -> None:
-        """Fill memory of a member's size with its content."""
+        """Read a member into memory of its size."""
         done = 0
         try:
             with self._archive.open(name) as member:
@@ -57,9 +57,9 @@ class CheckedArchive:
 
 @contextmanager
 def checked_archive(source: Path | bytes) -> Iterator[CheckedArchive]:
-    """Open an archive. Raises DamagedError where it is, ValueError where its names or sizes are not to be trusted.
+    """Open an archive. Raises DamagedError where it is damaged, ValueError where its names or sizes are suspicious.
 
-    Both give the reason only, without the file's name.
+    Both messages give the reason only, without the file's name.
     """
     try:
         archive = zipfile.ZipFile(BytesIO(source) if isinstance(source, bytes) else source)
@@ -78,7 +78,7 @@ def check_archive(path: Path) -> None:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins or ends as a zip archive does, whole or not."""
+    """Whether a file begins or ends like a zip archive, even a truncated one."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(file)
 

@@ -1,4 +1,4 @@
-"""NumPy archives (`.npz`): no array is larger than what the file holds for it, and each is as it was written."""
+"""NumPy archives (`.npz`): arrays no larger than the data that the file holds, each as it was written."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from boxwright.reading.archives import checked_archive
 
 
 def check_arrays(path: Path, names: Sequence[str]) -> None:
-    """Look at every array of an archive before one is built.
+    """Check every array of an archive before one is built.
 
-    Raises DamagedError where one is not what was written, ValueError where one is missing, or its header says more than
-    what follows. Both give the reason only.
+    Raises DamagedError where one is damaged, ValueError where one is missing or its header does not fit its data. Both
+    messages give the reason only, without the file's name.
     """
     with checked_archive(path) as archive:
         for name in names:

@@ -1,4 +1,4 @@
-"""Safetensors files, whose header is looked at before anything is made of what it says."""
+"""Safetensors files, whose header is checked before any tensor is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
 
 
 def read_safetensors(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file by name. Raises ValueError where its header does not fit what comes after it."""
+    """The tensors of a file by name. Raises ValueError where its header does not fit its data."""
     from safetensors.torch import load_file
 
     try:
@@ -21,7 +21,7 @@ def read_safetensors(path: Path) -> Mapping[str, Any]:
         return dict(load_file(path))
     except OSError:
         raise
-    except Exception as error:  # its own error, and whatever a header leads to
+    except Exception as error:  # the library's own error, and any other that a damaged header causes
         text = " ".join(str(error).split())[:160]
         raise ValueError(f"{path}: not a safetensors file, or damaged ({text})") from error
 
@@ -46,7 +46,7 @@ def _check_header(path: Path) -> None:
 
 
 def _length(name: str, entry: Any, room: int) -> int:
-    """Bytes of an entry, which must be those of its shape and lie within the file."""
+    """The number of bytes of an entry, which must fit its shape and lie within the file."""
     if not isinstance(entry, dict) or entry.get("dtype") not in _BYTES:
         raise ValueError(f"{name[:80]}: a type that is not read")
     shape: Any = entry.get("shape")

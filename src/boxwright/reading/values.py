@@ -1,7 +1,7 @@
-"""Single values of files that other tools wrote, each through a checked conversion.
+"""Single values from files that other tools wrote, each through a checked conversion.
 
-JSON, XML and text files hold a number as text, an id as `1.0`, a flag as "0". What has one meaning is understood; None
-says that a value has none, so that nothing is decided by the truth value of a text.
+JSON, XML and text files hold a number as text, an id as `1.0`, a flag as "0". A value with one clear meaning is
+understood, any other gives None; no text is true merely because it is not empty.
 
 >>> whole_number("1.0"), whole_number(True), number(" 2.5 "), number("1_000"), flag("0"), flag("maybe")
 (1, None, 2.5, None, False, None)
@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
-_LONGEST = 400  # letters of a number; int() of a long text is quadratic
+_LONGEST = 400  # characters of a number; int() of a long text is quadratic
 _MOST = 1e18
 _FLAGS = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True, "": False}
 _T = TypeVar("_T")
 
 
 def number(value: Any) -> float | None:
-    """A number, also one that is written as text; true, null and numbers beyond 1e18 are none (NaN and infinity are).
+    """A number, also one written as text; None for true, null and what is beyond 1e18 (not NaN and infinity).
 
     >>> number(3), number("3"), number(None), number(True), number([3]), number("3,5")
     (3.0, 3.0, None, None, None, None)
@@ -45,7 +45,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A truth value: true and false, 1 and 0, yes and no, also as text; nothing at all (null, "") is false.
+    """A boolean: true and false, 1 and 0, yes and no, also as text; null and "" are false.
 
     >>> [flag(value) for value in (None, "", "False", "0.0", 1, "yes", 2, "x", [])]
     [False, False, False, False, True, True, None, None, None]
@@ -59,18 +59,18 @@ def flag(value: Any) -> bool | None:
 
 
 def identity(value: Any) -> int | str | None:
-    """An id: a whole number (1.0 is 1) or text that is not empty; true, null, fractions and lists are none."""
+    """An id: a whole number (1.0 is 1) or text that is not empty; None for true, null, fractions and lists."""
     if isinstance(value, str):
         return value or None
     return whole_number(value)
 
 
 def numbers(values: Any) -> list[float] | None:
-    """A flat list of numbers, some of them perhaps as text; None where one is no number or the whole is no list."""
+    """A flat list of numbers, some of them perhaps as text; None where one is not a number or it is not a list."""
     if not isinstance(values, list | tuple):
         return None
     if set(map(type, values)) <= {float, int} and (not values or -_MOST < min(values) <= max(values) < _MOST):
-        return list(values)  # millions of polygons: as they stand
+        return list(values)  # there are millions of polygons: not converted one by one
     found = [number(value) for value in values]
     return [value for value in found if value is not None] if None not in found else None
 
@@ -87,9 +87,9 @@ def polygons(value: Any) -> list[list[float]] | None:
 
 
 class ById(Mapping[Any, _T], Generic[_T]):
-    """What is known by an id, found also by the same id of another kind: "1" and 1.0 find 1, 7 finds "7" and "007".
+    """Values by id, found also by the same id of another type: "1" and 1.0 find 1, 7 finds "7" and "007".
 
-    The exact id goes first; an id that could mean several is not found.
+    The exact id comes first; an id that could mean several is not found.
 
     >>> known = ById([(1, "a"), ("x", "b"), ("007", "c")])
     >>> known["1"], known[1.0], known["x"], known[7], known.get(True), known.get(None), known.get([1])
@@ -105,7 +105,7 @@ class ById(Mapping[Any, _T], Generic[_T]):
                 self._alike[same] = None if same in self._alike else key
 
     def key(self, value: Any) -> int | str | None:
-        """The id as it is known here, None where it is not known or could mean several."""
+        """The id as it is stored here, None where it is unknown or could mean several."""
         wanted = identity(value)
         if wanted is None:
             return None

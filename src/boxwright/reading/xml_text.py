@@ -1,7 +1,6 @@
-"""XML of others, element by element: decoded by Python where expat cannot, bounded in depth, never with entities.
+"""Untrusted XML, element by element: decoded by Python where expat cannot, bounded in depth, never with entities.
 
-A document type is refused because that is where entities are declared, whose expansion can fill the memory or read
-other files.
+A document type is refused because it can declare entities, whose expansion can fill the memory or read other files.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 DEEPEST = 64
-"""Elements inside each other; an annotation file needs ten."""
+"""How deep elements may be nested; an annotation file needs ten levels."""
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]{0,200}?\bencoding\s*=\s*["']([A-Za-z0-9._:-]{1,40})["']""")
-_WIDER = {  # what writers of an encoding really mean: its superset, tried where the encoding itself does not fit
+_WIDER = {  # an encoding and the supersets that its writers often mean, tried where it does not fit itself
     "gb2312": ("gb18030",),
     "gbk": ("gb18030",),
     "gb18030": (),
@@ -47,7 +46,7 @@ _WIDER = {  # what writers of an encoding really mean: its superset, tried where
 
 
 class Unreadable(NamedTuple):
-    """Why a file cannot be read, and the line that says so."""
+    """Why a file cannot be read, and the line where it fails."""
 
     line: int
     reason: str
@@ -63,9 +62,9 @@ def parse_xml(
     end: Callable[[str], object] = lambda tag: None,
     text: Callable[[str], object] = lambda text: None,
 ) -> Unreadable | None:
-    """Tell the callers each element's start (tag, attributes, line), end and text; None, or why that is not possible.
+    """Call back for each element's start (tag, attributes, line), end and text; None, or why the file is unreadable.
 
-    What was told before the fault has been told. No file raises, whatever is in it or is wrong with it.
+    Elements before the fault have been reported by then. No file raises an exception, whatever it holds.
     """
     try:
         data = regular_bytes(path)
@@ -106,20 +105,20 @@ def parse_xml(
         return Unreadable(parser.CurrentLineNumber, str(reason))
     except expat.ExpatError as error:
         return Unreadable(error.lineno, f"not well-formed XML ({expat.ErrorString(error.code)})")
-    except (LookupError, ValueError) as error:  # an encoding that nobody knows, or that takes several bytes a letter
+    except (LookupError, ValueError) as error:  # an unknown encoding, or one of several bytes a character
         return Unreadable(1, f"not well-formed XML ({error!s:.120})")
     return None
 
 
 def regular_bytes(path: Path) -> bytes:
-    """The content of a file; OSError for a pipe or a device too, which would keep a reader waiting for ever."""
+    """The content of a regular file; OSError for a pipe or a device, which could block the reader for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(f"{path} is no regular file")
     return path.read_bytes()
 
 
 def root_element(path: Path) -> str:
-    """The name of the outermost element, "" where the file is no XML; only the file's beginning is read."""
+    """The name of the outermost element, "" where the file is not XML; only the beginning of the file is read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return ""

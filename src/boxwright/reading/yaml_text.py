@@ -1,7 +1,7 @@
 """YAML from a file or the command line, as plain data: bounded in size, depth and aliases before anything is built.
 
-An alias stands for all that its anchor holds, so ten lines can mean billions of values; brackets can be nested without
-end. The events of a text are counted first, which takes no memory of its own.
+An alias stands for all that its anchor holds, so ten lines can mean billions of values, and brackets can be nested
+without limit. The events of a text are therefore counted first, which takes no memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import yaml
 LARGEST_BYTES = 8 << 20
 DEEPEST = 64
 MOST_VALUES = 500_000
-"""With every alias counted as often as it is used."""
+"""Each use of an alias counts all that it stands for."""
 _FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FAST_WORDS: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-_TAGS = tuple(
-    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")
-)  # fmt: skip
+_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
 def read_yaml(path: Path, *, words: bool = False) -> Any:
@@ -36,7 +34,7 @@ def read_yaml(path: Path, *, words: bool = False) -> Any:
 def parse_yaml(text: str, *, words: bool = False) -> Any:
     """Plain data of a YAML text: dicts by text or number, lists, text, numbers, true, false and null.
 
-    With `words` every scalar is left as the text that it is, so that a class called `no` or `1.5` keeps its name.
+    With `words` every scalar stays text, so that a class called `no` or `1.5` keeps its name.
     Raises ValueError with the reason, for texts beyond the bounds of this file too.
 
     >>> parse_yaml("names: [cat, no]", words=True)
@@ -59,7 +57,7 @@ def parse_yaml(text: str, *, words: bool = False) -> Any:
 
 @dataclass
 class _Open:
-    """A list or mapping whose end has not come yet: its anchor, the values in it, and where its next key stands."""
+    """A list or mapping that has not ended: its anchor, the values in it so far, and whether a key comes next."""
 
     anchor: str | None
     mapping: bool
@@ -72,7 +70,7 @@ class _Counter:
 
     def __init__(self) -> None:
         self.sizes: dict[str | None, int | None] = {}
-        """Of each anchor with all that its aliases stand for; None while it is open."""
+        """The values of each anchor, its aliases written out; None while it is open."""
         self.open: list[_Open] = []
 
     def see(self, event: Any, line: int) -> None:
@@ -93,17 +91,17 @@ class _Counter:
         elif isinstance(event, yaml.AliasEvent):
             size = self.sizes.get(event.anchor, 1)  # an unknown one is refused when it is read
             if size is None:
-                raise ValueError(f"line {line}: the alias *{event.anchor} stands inside of what it stands for")
+                raise ValueError(f"line {line}: the alias *{event.anchor} refers to a value that contains it")
             if size > 1:
                 self._refuse_key(line)
             self._count(size, line)
 
     def _refuse_key(self, line: int) -> None:
         if self.open and self.open[-1].mapping and self.open[-1].key_next:
-            raise ValueError(f"line {line}: a list or mapping stands where a key is expected; a key is text")
+            raise ValueError(f"line {line}: expected a key, which is text, and found a list or mapping")
 
     def _count(self, values: int, line: int) -> None:
-        """Add a whole value to what it stands in."""
+        """Add a finished value to the list or mapping that it stands in."""
         if not self.open:
             return
         inside = self.open[-1]
@@ -117,7 +115,7 @@ class _Counter:
 
 
 def _check(text: str, loader: Any, *, typed: bool) -> None:
-    """Raise ValueError where a text goes beyond the bounds, names a foreign type, or has a key that is no text."""
+    """Raise ValueError where a text goes beyond the bounds, names a foreign type, or has a key that is not text."""
     counter = _Counter()
     events: Any = yaml.parse(text, Loader=loader)
     for event in events:
@@ -125,6 +123,6 @@ def _check(text: str, loader: Any, *, typed: bool) -> None:
         tag = event.tag if isinstance(event, (yaml.CollectionStartEvent, yaml.ScalarEvent)) else None
         if typed and tag not in (None, "!", *_TAGS):
             raise ValueError(
-                f"line {line}: the type {tag!r:.80} is not read; only text, numbers, lists and mappings are"
+                f"line {line}: the type {tag!r:.80} is not allowed; only text, numbers, lists and mappings are"
             )
         counter.see(event, line)

@@ -1,27 +1,30 @@
 """Recipes: named, complete descriptions of a run, as YAML with `base:` inheritance and dotted overrides.
 
 `load_recipe("fcos-small", ["optim.lr=0.01"])` reads a shipped recipe (or a YAML file), lays it over its base, applies
-the overrides, and checks everything; all mistakes are told at once, each with the nearest known key.
+the overrides, and checks everything; all mistakes are told at once, each with the nearest known key. Recipes and
+overrides of version 1 are read too (`version1.py`), with a warning that names the new keys.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from boxwright.models import MODELS
-from boxwright.models.config import held_config
+from boxwright.models import MODELS, ModelConfig
 from boxwright.reading.yaml_text import parse_yaml, read_yaml
-from boxwright.recipes.schema import Recipe, model_section
+from boxwright.recipes import version1
+from boxwright.recipes.mistakes import sentences, short
+from boxwright.recipes.schema import Recipe
 
+_LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
-SHOWN = 120
-"""Characters of a wrong value in a sentence."""
+_DEFAULT = {"name": next(iter(MODELS))}
 ALIASES = {
     "fcos": "fcos-small",
     "retinanet": "retinanet-small",
@@ -45,61 +48,64 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises ValueError with every mistake in it, FileNotFoundError when there is no such recipe.
     """
     path = _find(str(name))
-    data = _with_base(path, ())
-    if any(override.startswith("model.backbone=") for override in overrides):
+    notes: list[str] = []
+    data = _with_base(path, (), notes)
+    settings = [setting for override in overrides for setting in _parsed(override, notes)]
+    if any(_names_backbone(key, value) for key, value in settings):
         _forget_widths(data)
-    for override in overrides:
-        _apply(data, override)
+    for key, value in settings:
+        _apply(data, key, value)
     data["name"] = path.stem
-    return check_recipe(data, str(path.stem if path.parent == FOLDER else path))
+    where = str(path.stem if path.parent == FOLDER else path)
+    if notes:
+        _LOG.warning("recipe %s: %s", where, "; ".join(dict.fromkeys(notes)))
+    return check_recipe(data, where)
 
 
 def check_recipe(data: dict[str, Any], where: str) -> Recipe:
     """A recipe from plain data (a parsed YAML file, or a checkpoint); `where` names it in messages."""
     if not isinstance(data, dict):
         raise ValueError(f"recipe {where}: expected settings by name, got {type(data).__name__}")
-    data = dict(data)
+    mistakes: list[str] = []
     model = data.get("model")
     name = model.get("name") if isinstance(model, dict) else model
-    mistakes: list[str] = []
-    if isinstance(model, dict) and isinstance(name, str) and name in MODELS:
-        section = model_section(name)
-        try:
-            data["model"] = section.model_validate(model)
-        except ValidationError as error:
-            mistakes += _sentences(error, section, ("model",))
-            data["model"] = None
-    else:
-        near = difflib.get_close_matches(_short(name), MODELS, n=1, cutoff=0.5)
+    if not isinstance(model, dict) or not isinstance(name, str) or name not in MODELS:
+        near = difflib.get_close_matches(short(name), MODELS, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]}?" if near else ""
-        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {_short(name)}{hint}")
-        data["model"] = None
+        mistakes.append(f"model.name: expected one of {', '.join(MODELS)}, got {short(name)}{hint}")
+        data = {**data, "model": _DEFAULT}
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        mistakes += _sentences(error, Recipe, ())
+        mistakes += sentences(error, name if isinstance(name, str) else None)
     if mistakes:
         raise ValueError(f"recipe {where}: " + "; ".join(mistakes))
-    try:
-        recipe.model_config_of(num_classes=len(getattr(recipe.model, "class_channels", None) or (0,)))
-    except ValueError as error:
-        raise ValueError(f"recipe {where}: model.{error}") from error
     return recipe
 
 
+def check_model(data: dict[str, Any], where: str = "model") -> ModelConfig:
+    """The config of a detector from plain data, the section `model` of a recipe; errors as from `check_recipe`."""
+    return check_recipe({"model": data, "schedule": {"steps": 1}}, where).model
+
+
 def check_stored_recipe(data: dict[str, Any], where: str) -> Recipe:
-    """The recipe that a file of ours holds; a setting that did not exist when it was written is as things were then."""
+    """The recipe that a file of ours holds, also one of version 0.1.
+
+    A setting that did not exist when it was written is as things were then.
+    """
     section = data.get("data") if isinstance(data, dict) else None
     if isinstance(section, dict) and "value_range" not in section:
         data = data | {"data": section | {"value_range": "type"}}
+    try:
+        data = version1.today(data, []) if isinstance(data, dict) else data
+    except ValueError as error:
+        raise ValueError(f"recipe {where}: {error}") from error
     return check_recipe(data, where)
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data that `check_recipe` reads back."""
-    data = recipe.model_dump(mode="json")
-    data["model"] = recipe.model.model_dump(mode="json")
-    return data
+    return recipe.model_dump(mode="json")
 
 
 def _find(name: str) -> Path:
@@ -117,8 +123,11 @@ def _find(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file."""
+def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str, Any]:
+    """The file's settings laid over those of its `base:`, which is a recipe's name or a path beside the file.
+
+    What was translated from version 1 is noted.
+    """
     if path.resolve() in [other.resolve() for other in seen]:
         raise ValueError(f"recipe {path}: its base leads back to itself ({' -> '.join(p.stem for p in (*seen, path))})")
     try:
@@ -128,16 +137,21 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"recipe {path}: expected settings by name, got {type(data).__name__}")
     base = data.pop("base", None)
+    try:
+        data = version1.today(data, notes)
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: {error}") from error
     if base is None:
         return data
     try:
         below = _base_file(path, base)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(f"recipe {path}: base: {error}") from error
-    whole = _with_base(below, (*seen, path))
-    if not _keeps_model(data.get("model"), whole.get("model")):
+    whole = _with_base(below, (*seen, path), notes)
+    model = data.get("model")
+    if not _keeps_model(model, whole.get("model")):
         del whole["model"]
-    elif isinstance(data.get("model"), dict) and "backbone" in data["model"]:
+    elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
         _forget_widths(whole)
     return _overlay(whole, data)
 
@@ -145,7 +159,7 @@ def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 def _base_file(path: Path, base: Any) -> Path:
     """The file that a recipe lies over: one beside it, or a recipe by its name."""
     if not isinstance(base, str) or not base or len(base) > LONGEST_NAME or "\0" in base:
-        raise ValueError(f"expected a recipe's name or a file beside this one, got {_short(base)}")
+        raise ValueError(f"expected a recipe's name or a file beside this one, got {short(base)}")
     beside = path.parent / base
     return beside if beside.is_file() else _find(base)
 
@@ -160,16 +174,19 @@ def _keeps_model(model: Any, below: Any) -> bool:
     name, other = model.get("name", below.get("name")), below.get("name")
     if not isinstance(name, str) or not isinstance(other, str):  # which is told when everything is checked
         return True
-    held = held_config(MODELS[name].config) if name in MODELS else None
-    return name == other or (held is not None and other in MODELS and held.config is MODELS[other].config)
+    return name == other or (name in MODELS and MODELS[name].holds == other)
+
+
+def _names_backbone(key: str, value: Any) -> bool:
+    return key == "model.backbone.name" or (key == "model.backbone" and isinstance(value, str))
 
 
 def _forget_widths(data: dict[str, Any]) -> None:
     """Who names a backbone means that one as it is, and not with the widths of the one before."""
     model = data.get("model")
-    if isinstance(model, dict) and isinstance(model.get("backbone_variant"), dict):
-        variant = {key: value for key, value in model["backbone_variant"].items() if key != "widths"}
-        data["model"] = {**model, "backbone_variant": variant}
+    if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
+        backbone = {key: value for key, value in model["backbone"].items() if key != "widths"}
+        data["model"] = {**model, "backbone": backbone}
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -180,17 +197,24 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Set one dotted key, as in `optim.lr=0.01`; the value is read as YAML."""
+def _parsed(override: str, notes: list[str]) -> list[tuple[str, Any]]:
+    """Today's keys and their values of one override such as `optim.lr=0.01`; the value is read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r}: expected key=value, as in optim.lr=0.01")
     try:
         value = parse_yaml(text)
     except ValueError as error:
-        raise ValueError(f"override {_short(override)}: the value is not YAML that is read here ({error})") from error
+        raise ValueError(f"override {short(override)}: the value is not YAML that is read here ({error})") from error
     if isinstance(value, str):
         value = _number(value)
+    return list(version1.override_today(key, value, notes).items())
+
+
+def _apply(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key; a backbone's name stands for the section with that name in it."""
+    if _names_backbone(key, value):
+        key = "model.backbone.name"
     *path, last = key.split(".")
     place = data
     for part in path:
@@ -210,41 +234,3 @@ def _number(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
-
-
-def _sentences(error: ValidationError, section: type[BaseModel], prefix: tuple[str, ...]) -> Iterable[str]:
-    """One clause for each mistake: where, what, and the nearest known key for a typo."""
-    for detail in error.errors():
-        location = (*prefix, *(str(part) for part in detail["loc"]))
-        where = ".".join(location)
-        if detail["type"] == "extra_forbidden":
-            known = _keys(section, location[len(prefix) : -1])
-            near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-            yield f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(known)})")
-        elif detail["type"] == "invalid_key":  # YAML reads an unquoted `on`, `yes` or `3` as no text
-            yield f"{where}: expected a key that is text, got {_short(detail['input'])}"
-        elif detail["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            message = detail["msg"].removeprefix("Value error, ")
-            yield f"{where}: {message[0].lower()}{message[1:]}, got {_short(detail['input'])}" if where else message
-
-
-def _short(value: Any) -> str:
-    """A value as a sentence shows it, however long it is."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # Python writes no number of thousands of digits
-        return "a number of thousands of digits"
-    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-    return repr(text) if isinstance(value, str) else text
-
-
-def _keys(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    for part in path:
-        field = section.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)

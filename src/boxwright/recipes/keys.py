@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import textwrap
 from collections.abc import Iterator
+from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
 from boxwright.models import MODELS
-from boxwright.models.config import held_config
 from boxwright.recipes.schema import Recipe
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -29,59 +26,63 @@ class Key(NamedTuple):
     text: str
 
 
+class _Setting(NamedTuple):
+    """A field of a section: its type with bounds, its default, and a config of that type whose values are defaults."""
+
+    annotation: Any
+    bounds: list[Any]
+    default: Any
+
+
 def recipe_keys(model: str) -> list[Key]:
     """Every key that a recipe for this detector may set, in the order of the schema.
 
     >>> next(key for key in recipe_keys("fcos") if key.key == "data.batch_size")
-    Key(key='data.batch_size', type='whole number >= 1', default=16, text='Images a process and step.')
+    Key(key='data.batch_size', type='whole number >= 1', default=16, text='Images per process and step.')
     """
-    return list(_section_keys(Recipe, "", model))
+    return list(_keys_of(Recipe, None, "", model))
 
 
-def _section_keys(section: type[BaseModel], prefix: str, model: str) -> Iterator[Key]:
-    texts = _field_texts(section)
-    for name, field in section.model_fields.items():
-        below = field.annotation
+def _keys_of(section: type[Any], given: Any, prefix: str, model: str) -> Iterator[Key]:
+    """The keys of a section; `given` is a config whose values are the defaults."""
+    texts = _texts(section.__name__)
+    for name, (annotation, bounds, default) in _settings(section, given).items():
         if prefix == "" and name == "model":
-            yield from _model_keys(model)
-        elif isinstance(below, type) and issubclass(below, BaseModel):
-            yield from _section_keys(below, f"{prefix}{name}.", model)
+            yield from _keys_of(MODELS[model].config, None, "model.", model)
+        elif isinstance(annotation, type) and (
+            issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)
+        ):
+            yield from _keys_of(annotation, default, f"{prefix}{name}.", model)
         else:
-            default = None if field.is_required() else field.default
-            yield Key(prefix + name, _type_text(field.annotation, field.metadata), default, texts.get(name, ""))
+            yield Key(prefix + name, _type_text(annotation, bounds), default, texts.get(name, ""))
 
 
-def _model_keys(model: str) -> Iterator[Key]:
-    """The section `model`; its explanations stand in the detector's config dataclass."""
-    yield Key("model.name", model, model, "Which detector.")
-    yield from _config_keys(MODELS[model].config, None, "model.")
+def _settings(section: type[Any], given: Any) -> dict[str, _Setting]:
+    """The fields of a section, which is a pydantic model or a config dataclass."""
+    if issubclass(section, BaseModel):
+        return {
+            name: _Setting(field.annotation, field.metadata, None if field.is_required() else field.default)
+            for name, field in section.model_fields.items()
+        }
+    hints = get_type_hints(section)
+    return {
+        field.name: _Setting(hints[field.name], [], field.default if given is None else getattr(given, field.name))
+        for field in dataclasses.fields(section)
+    }
 
 
-def _config_keys(config: type[Any], given: Any, prefix: str) -> Iterator[Key]:
-    """The fields of a config dataclass; `given` is an instance whose values are the defaults."""
-    texts, hints, held = _field_texts(config), get_type_hints(config), held_config(config)
-    for field in dataclasses.fields(config):
-        if held and field.name == held.field:
-            yield from _config_keys(held.config, None, prefix)
-            continue
-        default = field.default if given is None else getattr(given, field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from _config_keys(type(default), default, f"{prefix}{field.name}.")
-        elif field.name != "num_classes":
-            yield Key(prefix + field.name, _type_text(hints[field.name]), default, texts.get(field.name, ""))
+def _texts(section: str) -> dict[str, str]:
+    """The explanation of each field of a section."""
+    fields = _sections()[section]["properties"]
+    return {name: " ".join(field.get("description", "").split()) for name, field in fields.items()}
 
 
-def _field_texts(cls: type[Any]) -> dict[str, str]:
-    """The string below each field of a class, which Python itself does not keep."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    texts: dict[str, str] = {}
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            value = below.value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                texts[field.target.id] = " ".join(value.value.split())
-    return texts
+@cache
+def _sections() -> dict[str, Any]:
+    """The schema of every section, by the name of its class."""
+    schema = Recipe.model_json_schema()
+    sections: dict[str, Any] = schema["$defs"]
+    return {**sections, Recipe.__name__: schema}
 
 
 def _type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

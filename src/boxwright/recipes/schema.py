@@ -6,14 +6,14 @@ linear scaling rule), and steps are optimiser steps.
 
 from __future__ import annotations
 
-import dataclasses
-from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-from boxwright.models import MODELS
-from boxwright.models.config import config_of, held_config
+from boxwright.models import MODELS, DetectionModel, ModelConfig
 from boxwright.ops.image import Filter, ResizeRule, Rounding
 from boxwright.structures import DetectSettings
 
@@ -24,7 +24,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values cannot be changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )  # fmt: skip
 
 
 class Resize(Section):
@@ -90,7 +92,7 @@ class Data(Section):
     while there is most to learn)."""
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
-    """Images a process and step."""
+    """Images per process and step."""
     workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
     value_range: Literal["auto", "type", "image"] | tuple[float, float] = "auto"
@@ -118,9 +120,9 @@ class Optim(Section):
     clip_norm: float | None = Field(None, gt=0.0)
     """Largest gradient norm; null: not clipped."""
     reference_batch: int = Field(16, ge=1)
-    """The images a step that lr and schedule are meant for."""
+    """The images per step that lr and schedule are meant for."""
     accumulate: int = Field(1, ge=1)
-    """Batches a step."""
+    """Batches per step."""
 
 
 class Schedule(Section):
@@ -150,25 +152,25 @@ class Schedule(Section):
 
 
 class Validation(Section):
-    """When a run is measured, and when it stops."""
+    """When a run is evaluated, and when it stops."""
 
     times: int = Field(10, ge=1)
-    """Measurements over the whole run, evenly spaced, the last at its end."""
+    """Evaluations over the whole run, evenly spaced, the last at its end."""
     every: int | None = Field(None, ge=1)
-    """Measure after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
+    """Evaluate after every so many steps, and at the end, whatever `times` says; null: `times` decides."""
     patience: int | None = Field(None, ge=1)
-    """Stop after this many measurements without a better AP; null: never."""
+    """Stop after this many evaluations without a better AP; null: never."""
     max_images: int | None = Field(None, ge=1)
-    """Measure on the first so many images only; null: all."""
+    """Evaluate on the first so many images only; null: all."""
     batch_size: int | None = Field(None, ge=1)
-    """Images a forward; null: as in training."""
+    """Images per forward pass; null: as in training."""
 
     def count(self, steps: int) -> int:
-        """Measurements of a run of so many steps."""
+        """Evaluations of a run of so many steps."""
         return min(self.times, steps) if self.every is None else -(-steps // self.every)
 
     def steps_within(self, seconds: float, step: float, measurement: float) -> float:
-        """How many steps fit into a time, from the seconds of a step and of a measurement."""
+        """How many steps fit into a time, from the seconds of a step and of an evaluation."""
         if self.every is not None:
             return seconds / (step + measurement / self.every)
         return (seconds - self.times * measurement) / step
@@ -187,15 +189,23 @@ class Detect(Section):
         return DetectSettings(**self.model_dump())
 
 
-class Recipe(Section):
-    """A complete run: what is built, fed, trained and measured."""
+class AnyDetector:
+    """Tells pydantic that a `ModelConfig` is one of the config dataclasses of `MODELS`, by its `name`."""
 
-    version: Literal[1] = 1
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        union = reduce(or_, (entry.config for entry in MODELS.values()))
+        return handler.generate_schema(Annotated[union, Field(discriminator="name")])
+
+
+class Recipe(Section):
+    """A complete run: what is built, fed, trained and evaluated."""
+
+    version: Literal[2] = 2
     name: str = ""
     description: str = ""
     reference: str = ""
     """The AP published for this recipe and where; empty where there is none."""
-    model: Any
+    model: Annotated[ModelConfig, AnyDetector()]
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule
@@ -215,36 +225,6 @@ class Recipe(Section):
         """Whether the recipe's model learns masks."""
         return MODELS[self.model.name].needs_masks
 
-    def model_config_of(self, num_classes: int) -> Any:
-        """The config dataclass of the recipe's model for so many classes."""
-        fields = self.model.model_dump()
-        name = fields.pop("name")
-        return config_of(MODELS[name].config, {"num_classes": num_classes, **fields})
-
-
-@cache  # one class a detector, so that equal sections compare equal
-def model_section(name: str) -> type[Section]:
-    """The section `model` for one detector: the fields of its config dataclass, but for the number of classes.
-
-    A field that is a dataclass itself (the settings of a part that several detectors hold) is a section within it.
-    """
-    fields = _fields_of(MODELS[name].config)
-    del fields["num_classes"]
-    return create_model(f"{name}_model", __base__=Section, **{"name": (Literal[name], name)} | fields)
-
-
-def _fields_of(config: type[Any], given: Any = None) -> dict[str, Any]:
-    """Type and default of each field of a config dataclass; `given` is an instance whose values are the defaults."""
-    hints, held = get_type_hints(config), held_config(config)
-    fields: dict[str, Any] = _fields_of(held.config) if held else {}
-    for field in dataclasses.fields(config):
-        if held and field.name == held.field:  # its fields stand beside those of the holder
-            continue
-        default = field.default if given is None else getattr(given, field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            part: Any = hints[field.name]
-            section = create_model(part.__name__, __base__=Section, **_fields_of(part, default))
-            fields[field.name] = (section, section())
-        else:
-            fields[field.name] = (hints[field.name], ... if default is dataclasses.MISSING else default)
-    return fields
+    def build_model(self, num_classes: int) -> DetectionModel:
+        """The recipe's detector for so many classes, with random weights."""
+        return MODELS[self.model.name].build(self.model, num_classes)

@@ -1,6 +1,6 @@
-"""What an exported file says about itself: all that is needed to feed it and to read what it gives.
+"""The description inside an exported file: all that is needed to prepare its inputs and to read its outputs.
 
-The same JSON text lies in the metadata of an ONNX file, the runtime info of an OpenVINO model, and a file inside a
+The same JSON text is in the metadata of an ONNX file, the runtime info of an OpenVINO model, and a file inside a
 `torch.export` program.
 """
 
@@ -19,16 +19,16 @@ from boxwright.structures import Classes, DetectSettings
 FORMAT = "boxwright export"
 VERSION = 1
 KEY = "boxwright"
-"""The name under which the text lies in a file's metadata."""
+"""The name of the text in a file's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """An exported detector: what it was, what goes in, and what has been done inside.
+    """An exported detector: the recipe and classes of its checkpoint, its inputs, and what its graph includes.
 
     `pixels` is the type of the input: "uint8", or "float" in [0, 1]; without `normalise` it is float normalised by the
-    caller with `mean` and `std` (in [0, 1]). Without `nms` the candidates come out, best first. `precision` is what
-    the file is to be computed in.
+    caller with `mean` and `std` (in [0, 1]). Without `nms` the outputs are candidates, best first. `precision` is that
+    of the computation.
     """
 
     recipe: Recipe
@@ -45,16 +45,16 @@ class Description:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, in their order."""
+        """Names of the inputs, in order."""
         needs_proposals = MODELS[self.recipe.model.name].needs_proposals
         return ("images", "sizes", "proposals") if needs_proposals else ("images", "sizes")
 
     def checkpoint(self) -> Checkpoint:
-        """The same without weights: recipe, classes and threshold."""
+        """A checkpoint without weights: recipe, classes and score threshold."""
         return Checkpoint(self.recipe, self.classes, {}, self.score_threshold)
 
     def to_json(self) -> str:
-        """The text that goes into a file."""
+        """The JSON text."""
         data = {
             "format": FORMAT,
             "version": VERSION,
@@ -62,17 +62,23 @@ class Description:
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
             "score_threshold": self.score_threshold,
             "settings": asdict(self.settings),
-            "input": {"pixels": self.pixels, "colour": "RGB", "normalise_in_graph": self.normalise,
-                      "mean": list(self.mean), "std": list(self.std), "padding": "right and bottom"},
+            "input": {
+                "pixels": self.pixels,
+                "colour": "RGB",
+                "normalise_in_graph": self.normalise,
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "padding": "right and bottom",
+            },
             "nms_in_graph": self.nms,
             "precision": self.precision,
             "outputs": list(self.outputs),
-        }  # fmt: skip
+        }
         return json.dumps(data, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | None, path: Any) -> Description:
-        """From the text of a file. Raises ValueError where it is not one of ours, or of another version."""
+        """Parse the text of a file. Raises ValueError where it is not one of ours, damaged, or of another version."""
         try:
             data = json.loads(text or "")
         except (json.JSONDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What every engine promises: a batch on its device in, detections in network pixels out."""
+"""The protocol of what runs a network: a batch on its device in, detections in network pixels out."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from boxwright.structures import (
 
 
 class Engine(Protocol):
-    """A network that is ready to run."""
+    """A network that is ready to run, in torch or in another runtime."""
 
     device: torch.device
     bucket: int
-    """Batches come padded to a multiple of this many pixels."""
+    """Batches must be padded to sides of a multiple of this many pixels."""
     fixed_batch: bool
-    """Whether every batch must be of the same size; what is missing is filled up."""
+    """Whether every batch must hold the same number of images; a shorter one is filled up."""
 
     def __call__(
         self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None

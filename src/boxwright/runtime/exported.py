@@ -5,11 +5,10 @@ Shape legend: B = images, N = detections at most, H W = pixels of the batch.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,22 +16,28 @@ from torch import Tensor
 
 from boxwright.ops.select import select_detections
 from boxwright.runtime.description import Description
-from boxwright.runtime.devices import device_called
-from boxwright.runtime.missing import required
-from boxwright.runtime.onnx import read_description
+from boxwright.runtime.devices import device_called, parse_device
+from boxwright.runtime.onnx import load_onnx
 from boxwright.runtime.openvino import load_openvino
 from boxwright.runtime.program import load_program
 from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals
 from boxwright.wording import counted
 
-SUFFIXES = (".onnx", ".xml", ".pt2")
+Format = Literal["onnx", "openvino", "program"]
+SUFFIX_OF: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
+"""The formats that `export` writes, and what their files end in."""
+SUFFIXES = tuple(SUFFIX_OF.values())
 Arrays = Sequence[Any]
 
 
 @dataclass
 class ExportedEngine:
-    """An exported file that is ready to run; gives what the detector that it was made from gives."""
+    """An exported file, ready to run; gives the detections of the detector that it was made from.
 
+    `runtime` is what computes it: "onnxruntime", "openvino" or "torch.export".
+    """
+
+    runtime: str
     run: Callable[[dict[str, Tensor]], Arrays]
     description: Description
     path: Path
@@ -57,16 +62,16 @@ class ExportedEngine:
         return narrowed(found, settings)
 
     def _check(self, settings: DetectSettings) -> None:
-        """Refuse settings that the file cannot carry out any more."""
+        """Raise ValueError for settings that the graph has fixed to other values."""
         own = self.description.settings
         if settings.score_threshold < own.score_threshold:
             raise ValueError(
-                f"{self.path} holds nothing below a score of {own.score_threshold:g}, got "
+                f"{self.path} gives nothing below a score of {own.score_threshold:g}, got "
                 f"{settings.score_threshold:g}; export it again with a lower --score"
             )
         if self.description.nms and settings.nms_iou != own.nms_iou:
             raise ValueError(
-                f"{self.path} has NMS at an overlap of {own.nms_iou:g} inside, got {settings.nms_iou:g}; export it "
+                f"{self.path} has NMS at an IoU of {own.nms_iou:g} in its graph, got {settings.nms_iou:g}; export it "
                 "again with another --nms-iou or with --no-nms"
             )
         if self.description.nms and settings.max_detections > own.max_detections:
@@ -77,7 +82,7 @@ class ExportedEngine:
 
 
 def network_pixels(images: ImageBatch, known: Description) -> Tensor:
-    """The pixels (B, 3, H, W) of a batch as the file wants them."""
+    """The pixels (B, 3, H, W) of a batch as the inputs of the file."""
     if not known.normalise:
         return images.normalised(known.mean, known.std).contiguous()
     pixels = images.pixels
@@ -87,7 +92,7 @@ def network_pixels(images: ImageBatch, known: Description) -> Tensor:
 
 
 def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetections:
-    """Detections (B, N) cut to a higher score and a smaller number; rows are best first, so only the ends change."""
+    """Detections (B, N) above a higher score, and fewer of them; rows are best first, so only the ends change."""
     most = settings.max_detections
     boxes, scores, labels = found.boxes[:, :most], found.scores[:, :most], found.labels[:, :most]
     masks = None if found.masks is None else found.masks[:, :most]
@@ -102,27 +107,28 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
 
 
 def open_engine(file: Path, device: str | torch.device, num_threads: int | None = None) -> ExportedEngine:
-    """The engine of an exported file, whose suffix says the runtime. Raises FileNotFoundError or ValueError."""
+    """The engine of an exported file, by its suffix. Raises FileNotFoundError, or ValueError for a damaged file."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
     cpu = torch.device("cpu")
-    if file.suffix == ".onnx":
-        session, description = onnx_session(file, device, num_threads)
+    if file.suffix == SUFFIX_OF["onnx"]:
+        session, description = load_onnx(file, device, num_threads)
 
         def run_onnx(inputs: dict[str, Tensor]) -> Arrays:
             found: Arrays = session.run(None, {name: _array(value) for name, value in inputs.items()})
             return found
 
-        return ExportedEngine(run_onnx, description, file, cpu)
-    if file.suffix == ".xml":
-        _device_of(file, device, "OpenVINO runs on the CPU", ("cpu",))
+        return ExportedEngine("onnxruntime", run_onnx, description, file, cpu)
+    if file.suffix == SUFFIX_OF["openvino"]:
+        if (chosen := parse_device(device)) is not None and chosen.type != "cpu":
+            raise ValueError(f"{file}: OpenVINO runs on the CPU here; leave --device out")
         compiled, description = load_openvino(file, num_threads)
 
         def run_openvino(inputs: dict[str, Tensor]) -> Arrays:
             results = compiled({name: _array(value) for name, value in inputs.items()})
             return [results[name] for name in description.outputs]
 
-        return ExportedEngine(run_openvino, description, file, cpu)
+        return ExportedEngine("openvino", run_openvino, description, file, cpu)
     where = device_called(device)
     module, description = load_program(file, where)
 
@@ -131,42 +137,7 @@ def open_engine(file: Path, device: str | torch.device, num_threads: int | None 
         found: Arrays = module(*(inputs[name] for name in description.inputs))
         return found
 
-    return ExportedEngine(run_program, description, file, where)
-
-
-def _device_of(file: Path, device: str | torch.device, sentence: str, kinds: tuple[str, ...]) -> torch.device:
-    """The device of this name in a runtime that has these kinds only."""
-    try:
-        chosen = torch.device("cpu" if str(device) == "auto" else device)
-    except RuntimeError as error:
-        raise ValueError(f"device {str(device)!r}: expected auto, cpu, cuda, cuda:N or mps") from error
-    if chosen.type not in kinds:
-        raise ValueError(f"{file}: {sentence} here; leave --device out")
-    return chosen
-
-
-def onnx_session(file: Path, device: str | torch.device, num_threads: int | None) -> tuple[Any, Description]:
-    """An ONNX Runtime session on the CPU, or on a GPU with onnxruntime-gpu."""
-    runtime = required("onnxruntime", "export")
-    description = read_description(file)
-    settings = runtime.SessionOptions()
-    settings.log_severity_level = 3
-    if num_threads is not None:
-        settings.intra_op_num_threads = num_threads
-    on_gpu = "CUDAExecutionProvider" in runtime.get_available_providers()
-    if str(device) == "auto":
-        device = "cuda" if on_gpu else "cpu"
-    chosen = _device_of(file, device, "ONNX Runtime runs on the CPU or a GPU of NVIDIA", ("cpu", "cuda"))
-    if chosen.type == "cuda" and not on_gpu:
-        raise ValueError(f"{file}: this onnxruntime has no GPU; install onnxruntime-gpu, or use --device cpu")
-    kind: Any = "CPUExecutionProvider"
-    if chosen.type == "cuda":
-        kind = ("CUDAExecutionProvider", {"device_id": chosen.index or 0})
-    try:
-        session = runtime.InferenceSession(os.fspath(file), settings, providers=[kind])
-    except Exception as error:  # onnxruntime's own classes
-        raise ValueError(f"{file}: ONNX Runtime cannot load it ({str(error).splitlines()[0][:160]})") from error
-    return session, description
+    return ExportedEngine("torch.export", run_program, description, file, where)
 
 
 def _array(value: Tensor) -> np.ndarray[Any, Any]:

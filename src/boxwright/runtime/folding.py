@@ -1,6 +1,6 @@
-"""Normalisation folded into the convolution before it: the same function with one operation less, for inference.
+"""BatchNorm folded into the convolution before it: the same function with one operation less, for inference.
 
-BatchNorm with fixed statistics is scale * x + shift per channel, and so is what a convolution does last.
+BatchNorm with fixed statistics computes scale * x + shift per channel, which the convolution's weights can include.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from boxwright.nn.backbones import FeaturePyramid
 from boxwright.nn.resnet import BasicBlock, Bottleneck, ResNet
 
 FIXED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
-"""Norms whose output at a place depends on nothing but the input there."""
+"""Norms whose output at a position depends only on the input at that position."""
 
 
 @torch.no_grad()
 def fold_norms(model: nn.Module) -> int:
-    """Fold every BatchNorm below `model` that follows a convolution, in place; gives how many.
+    """Fold every BatchNorm of `model` that follows a convolution, in place; returns how many.
 
-    Only where it is known that nothing else reads the convolution: in sequences, in torchvision's backbones (whose
-    graph says so), in our own residual blocks and pyramids. What is left still works. For evaluation only.
+    Only where nothing else uses the output of the convolution: in sequences, in torchvision's backbones (by their
+    graph), in our own residual blocks and pyramids. Other norms stay. For inference only.
     """
     count = 0
     for holder, convolution, norm in list(_pairs(model)):
@@ -38,7 +38,7 @@ def fold_norms(model: nn.Module) -> int:
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
-    """Names of a part and of the only part that reads it, with the module that holds both."""
+    """Modules with the names of two of their parts, the second of which is the only user of the first's output."""
     for module in model.modules():
         if isinstance(module, fx.GraphModule):
             for node in module.graph.nodes:
@@ -59,7 +59,7 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.Module) -> None:
-    """Weights and bias such that the convolution gives what the norm gave (computed in float64)."""
+    """Set weights and bias so that the convolution includes the norm (computed in float64)."""
     mean, variance = (cast(Tensor, getattr(norm, name)).double() for name in ("running_mean", "running_var"))
     weight, shift = (getattr(norm, name, None) for name in ("weight", "bias"))
     scale = (variance + cast(float, norm.eps)).rsqrt()

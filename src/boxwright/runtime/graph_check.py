@@ -1,7 +1,7 @@
-"""What the graph of an exported file may ask for: standard operators, and weights that lie within the file itself.
+"""Checks of the graph of an exported file: standard operators only, and weights inside the file only.
 
-ONNX can keep weights in other files by any path; an OpenVINO graph can name operators of libraries, and weights beyond
-the end of its `.bin`.
+ONNX can refer to weights in other files by any path; an OpenVINO graph can refer to operators of libraries, and to
+weights beyond the end of its `.bin`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_onnx(model: Any, path: Path) -> None:
 
 
 def _messages(message: Any, depth: int = 0) -> Iterator[Any]:
-    """A protobuf message and all that stand within it."""
+    """A protobuf message and all messages within it."""
     yield message
     if depth > DEEPEST:
         raise ValueError("its graph is nested without end")

@@ -1,7 +1,7 @@
-"""Packages that only some of the runtimes need: imported when they are, told about when they are missing, kept quiet.
+"""Optional packages: imported when they are needed, with a clear error where one is missing, and without telemetry.
 
-Four of them count their use and, left alone, write into the home folder when imported (a device id, a client id, a
-consent file) and send what they counted over the network.
+Four of them collect usage statistics: by default they write into the home folder when imported (a device id, a client
+id, a consent file) and send what they collected over the network.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ import os
 import sys
 from typing import Any
 
-NO_COUNTING = {"ORT_DISABLE_TELEMETRY": "1", "NNCF_CI": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment variables by which onnxruntime, nncf and ray let themselves be told not to."""
-COUNTER = "openvino_telemetry"
-"""OpenVINO's counter is a package of its own, without which it works as well."""
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "NNCF_CI": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment variables that switch the telemetry of onnxruntime, nncf and ray off."""
+TELEMETRY_PACKAGE = "openvino_telemetry"
+"""OpenVINO's telemetry is a separate package, without which it works as well."""
 
 
 def required(package: str, extra: str) -> Any:
-    """The module of an optional package, or one sentence that says how to get it."""
+    """The module of an optional package. Raises ImportError with the command that installs it."""
     known = sys.modules.get(package)
     if known is not None:  # None stands for a package that must not be imported
         return known
-    for name, value in NO_COUNTING.items():
+    for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
-    counter = sys.modules.get(COUNTER)
-    sys.modules[COUNTER] = None  # type: ignore[assignment]  # importing it now fails, as if it were not installed
+    telemetry = sys.modules.get(TELEMETRY_PACKAGE)
+    sys.modules[TELEMETRY_PACKAGE] = None  # type: ignore[assignment]  # importing it now fails, as if it were not installed
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"this needs the package {package}: pip install 'boxwright[{extra}]'") from error
     finally:
-        del sys.modules[COUNTER]
-        if counter is not None:
-            sys.modules[COUNTER] = counter
+        del sys.modules[TELEMETRY_PACKAGE]
+        if telemetry is not None:
+            sys.modules[TELEMETRY_PACKAGE] = telemetry

@@ -1,4 +1,4 @@
-"""OpenVINO models, compiled for the CPU after a look into the file."""
+"""OpenVINO models, checked before they are compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boxwright.runtime.seal import BLANK, WEIGHTS_CHECKSUM, check_seal, refuse_o
 
 
 def load_openvino(path: Path, num_threads: int | None = None) -> tuple[Any, Description]:
-    """A compiled model that takes a dict of arrays, and its description."""
+    """A compiled model, which takes a dict of arrays, and its description."""
     openvino = required("openvino", "export")
     core = openvino.Core()
     content = path.read_bytes()
@@ -42,6 +42,6 @@ def _checksum(path: Path) -> str:
 
 
 def computes_bf16() -> bool:
-    """Whether OpenVINO's CPU plugin has bf16 here."""
+    """Whether OpenVINO computes in bf16 on this processor."""
     openvino = required("openvino", "export")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

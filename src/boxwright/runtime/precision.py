@@ -1,4 +1,4 @@
-"""What a network runs in: float32, bfloat16 where the device computes it natively, float16 on a GPU; and compiled."""
+"""The precision of a network: float32, bfloat16 where supported natively, float16 on GPUs; and compilation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from boxwright.nn.mask_head import MaskHead
 COMPILED_PARTS = ("backbone", "fpn", "head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO_PRECISION = "BOXWRIGHT_AUTO_PRECISION"
-"""Environment variable: what "auto" means here (fp32 or bf16), whatever the processor has. So a run can be repeated as
-another machine would do it, and the tests can pretend to be on one."""
+"""Environment variable: what "auto" means (fp32 or bf16), whatever the processor supports. So a run of another machine
+can be repeated, and the tests can pretend to be on one."""
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """The arithmetic (fp32, bf16, fp16) that a recipe asks for, on this device; "auto" takes no emulated one."""
+    """The precision (fp32, bf16, fp16) that a recipe means on this device; "auto" is never one that is emulated."""
     if wanted == "fp16" and device.type == "cpu":
         raise ValueError("precision fp16 needs a GPU; on a CPU use fp32, bf16 or auto")
     if wanted != "auto":
@@ -35,27 +35,26 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this processor computes bf16 itself (AVX512-BF16 or AMX); other ones only emulate it."""
+    """Whether this processor supports bf16 natively (AVX512-BF16 or AMX); others only emulate it."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities:
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
-    # torch before 2.11 has no such table, but a test for each
+    # torch before 2.11 has a function for each instead
     tests = [getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(bool(test()) for test in tests)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Run the network in this precision; losses and boxes are float32 in any case."""
+    """A context that runs the network in this precision; losses and boxes stay float32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def compile_parts(model: nn.Module, *, dynamic: bool | None = None, mode: str | None = None) -> None:
-    """Let torch.compile fuse backbones, pyramids and heads below `model`, in place; what is around them stays as it is.
+    """Compile the backbones, pyramids and heads of `model` with torch.compile, in place.
 
-    Not mask heads: they see as many regions as there are objects, another number in each batch. `dynamic` and `mode`
-    are torch.compile's; with None it finds out from the second shape on that sizes change.
+    Not the mask heads, whose number of regions changes with every batch. `dynamic` and `mode` are torch.compile's.
     """
     for name, part in model.named_modules():
         if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead):

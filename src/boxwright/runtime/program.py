@@ -1,4 +1,4 @@
-"""`torch.export` programs, loaded after a look into the file."""
+"""`torch.export` programs, checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from boxwright.runtime.program_check import checked_program
 
 
 def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
-    """The callable of a program file on a device, and its description. It needs the operator of `ops.select`."""
+    """The callable of a program file on a device, and its description. The operator of `ops.select` is registered."""
     import boxwright.ops.select  # noqa: F401  (the operator)
 
     inside = {KEY: ""}
     try:
         whole = checked_program(path)
     except DamagedError as error:
-        raise DamagedError(f"{path} is not a torch.export program, or is damaged ({error}); export it again from its "
-                           "checkpoint") from error  # fmt: skip
+        raise DamagedError(
+            f"{path} is not a torch.export program, or is damaged ({error}); export it again from its checkpoint"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} is refused before it is loaded: {error}; export it again with boxwright") from error
     try:
@@ -29,8 +30,10 @@ def load_program(path: Path, device: torch.device) -> tuple[Any, Description]:
     except OSError:
         raise
     except Exception as error:  # torch raises anything from AssertionError to SerializeError
-        raise ValueError(f"{path} is not a torch.export program that this torch reads "
-                         f"({' '.join(str(error).split())[:120]}); export it again") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is not a torch.export program that this torch reads "
+            f"({' '.join(str(error).split())[:120]}); export it again"
+        ) from error
     description = Description.from_json(inside[KEY], path)
     if device.type != "cpu":  # constants and tensors that the graph makes itself go along; `module.to` leaves them
         from torch.export.passes import move_to_device_pass

@@ -1,8 +1,8 @@
-"""What a `torch.export` program may hold: plain weights, known operators, arithmetic of sizes, and nothing that runs.
+"""Checks of a `torch.export` program: plain weights, known operators and arithmetic of sizes only, no code.
 
-Torch itself unpickles weights that their list marks so, evaluates the text of every size, looks up an operator by any
-path below its own modules, and imports what a description of arguments names. So nothing is given to it but what was
-looked at here: each member is read, checked, and written into a new archive.
+Torch unpickles weights that are marked as pickles, evaluates the text of every size, looks up operators by any path
+below its own modules, and imports what a description of arguments names. So torch only gets what was checked here: each
+member is read, checked, and written into a new archive.
 """
 
 from __future__ import annotations
@@ -30,29 +30,104 @@ _MEMBERS = re.compile(
 _NAMESPACES = ("aten", "prims", "torchvision", "boxwright")
 _FILE_OPERATORS = {"from_file", "save", "load"}
 _PLAIN_OPERATORS = {
-    *(f"_operator.{name}" for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pos", "eq", "ne",
-                                       "le", "ge", "lt", "gt", "and_", "or_", "not_", "getitem")),
+    *(
+        f"_operator.{name}"
+        for name in (
+            "add",
+            "sub",
+            "mul",
+            "floordiv",
+            "truediv",
+            "mod",
+            "neg",
+            "pos",
+            "eq",
+            "ne",
+            "le",
+            "ge",
+            "lt",
+            "gt",
+            "and_",
+            "or_",
+            "not_",
+            "getitem",
+        )
+    ),
     *(f"torch.sym_{name}" for name in ("not", "int", "float", "ite", "max", "min", "sqrt", "sum")),
-    "math.trunc", "math.ceil", "math.floor",
-}  # fmt: skip
+    "math.trunc",
+    "math.ceil",
+    "math.floor",
+}
 _SIZE_FUNCTIONS = {
-    "Add", "Mul", "Integer", "Rational", "Float", "Symbol", "Min", "Max", "FloorDiv", "CeilDiv", "CleanDiv", "Mod",
-    "PythonMod", "ModularIndexing", "Where", "Identity", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "TruncToInt",
-    "TruncToFloat", "CeilToInt", "FloorToInt", "RoundToInt", "Eq", "Ne", "Equality", "Unequality", "StrictLessThan",
-    "LessThan", "StrictGreaterThan", "GreaterThan", "And", "Or", "Not", "IsNonOverlappingAndDenseIndicator",
-}  # fmt: skip
+    "Add",
+    "Mul",
+    "Integer",
+    "Rational",
+    "Float",
+    "Symbol",
+    "Min",
+    "Max",
+    "FloorDiv",
+    "CeilDiv",
+    "CleanDiv",
+    "Mod",
+    "PythonMod",
+    "ModularIndexing",
+    "Where",
+    "Identity",
+    "IntTrueDiv",
+    "FloatTrueDiv",
+    "ToFloat",
+    "TruncToInt",
+    "TruncToFloat",
+    "CeilToInt",
+    "FloorToInt",
+    "RoundToInt",
+    "Eq",
+    "Ne",
+    "Equality",
+    "Unequality",
+    "StrictLessThan",
+    "LessThan",
+    "StrictGreaterThan",
+    "GreaterThan",
+    "And",
+    "Or",
+    "Not",
+    "IsNonOverlappingAndDenseIndicator",
+}
 _SIZE_NODES = (
-    ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword, ast.Constant, ast.UnaryOp, ast.USub, ast.UAdd, ast.BinOp,
-    ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Div, ast.Mod, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt,
+    ast.Expression,
+    ast.Call,
+    ast.Name,
+    ast.Load,
+    ast.keyword,
+    ast.Constant,
+    ast.UnaryOp,
+    ast.USub,
+    ast.UAdd,
+    ast.BinOp,
+    ast.Add,
+    ast.Sub,
+    ast.Mult,
+    ast.FloorDiv,
+    ast.Div,
+    ast.Mod,
+    ast.Compare,
+    ast.Eq,
+    ast.NotEq,
+    ast.Lt,
+    ast.LtE,
+    ast.Gt,
     ast.GtE,
-)  # fmt: skip
+)
 _SYMBOL = re.compile(r"[szuf]+\d{1,6}")
 _LONGEST_SIZE = 20_000
 _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
 
 def checked_program(path: Path) -> io.BytesIO:
-    """The archive of a program as torch is to read it; ValueError, without the file's name, where it holds more."""
+    """The archive of a program for torch to read. Raises ValueError, without its name, for anything else in it."""
     whole = io.BytesIO()
     with checked_archive(path) as archive, zipfile.ZipFile(whole, "w") as new:
         for name in archive.sizes:

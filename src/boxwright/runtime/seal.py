@@ -1,6 +1,6 @@
-"""The digest that an exported file holds of itself, by which a flipped bit shows: in its weights, its graph, its text.
+"""The checksum inside an exported file, which reveals any changed bit of its weights, its graph or its metadata.
 
-It is of all bytes of the file, with zeros where it stands itself, whatever library has written them.
+It is the SHA-256 of all bytes of the file, with zeros in the place of the checksum.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 CHECKSUM = "boxwright_sha256"
-"""The name of the digest in a file's metadata; a file without it is not checked."""
+"""The name of the checksum in a file's metadata; a file without it is not checked."""
 WEIGHTS_CHECKSUM = "boxwright_weights_sha256"
-"""The name of the digest of the weights only, which files of before hold."""
+"""The name of the checksum of the weights only, in files of earlier versions."""
 BLANK = "0" * 64
 
 
 def seal(path: Path, length: int = len(BLANK)) -> None:
-    """Put the digest of a file in place of the zeros that were written for it, of `length` digits with what follows."""
+    """Replace the zeros that were written for a file's checksum; `length` is theirs with what follows."""
     data = bytearray(path.read_bytes())
     start = _place(data, length)
     assert start is not None
@@ -27,7 +27,7 @@ def seal(path: Path, length: int = len(BLANK)) -> None:
 
 
 def check_seal(data: bytes, path: Path, length: int = len(BLANK)) -> str | None:
-    """The digits of a file's digest and what follows, None without one; ValueError where its content has another."""
+    """The digits of a file's checksum and what follows, None without one. Raises ValueError where it does not match."""
     start = _place(data, length)
     if start is None:
         return None
@@ -40,13 +40,13 @@ def check_seal(data: bytes, path: Path, length: int = len(BLANK)) -> str | None:
 
 
 def refuse_other(found: str, stored: str | None, path: Path) -> None:
-    """Raise ValueError where a digest is not the one that was written; None was not written."""
+    """Raise ValueError where a checksum differs from the stored one; None means that none was stored."""
     if stored is not None and found != stored:
         raise ValueError(f"{path} is damaged, or another program changed it; export it again from its checkpoint")
 
 
 def _place(data: Any, length: int) -> int | None:
-    """Where the digest of a file begins in it; what was made of another file may hold that one's too."""
+    """Where the checksum begins, the last of them; a file that was made from another may contain that one's too."""
     pattern = rb"%s.{1,12}?([0-9a-f]{%d})(?![0-9a-f])" % (CHECKSUM.encode(), length)
     found = [match.start(1) for match in re.finditer(pattern, data, re.DOTALL)]
     return found[-1] if found else None

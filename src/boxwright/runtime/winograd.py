@@ -1,5 +1,8 @@
 """3x3 convolutions by Winograd's algorithm, F(4x4, 3x3): for inference in float32 on a CPU, where they are wide.
 
+`speed_up` decides whether a network gets it, and BOXWRIGHT_WINOGRAD=0 switches it off; nothing else in the library has
+an option for it but `export`, whose files may be meant for a GPU.
+
 A tile of 6x6 inputs d and a filter g of 3x3 give 4x4 outputs as A' [(G g G') * (B' d B)] A, with A, B, G the constants
 below (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015, section 4.3): 36 products a channel in
 the place of 144. Over all tiles and channels they are 36 matrix products.
@@ -10,6 +13,10 @@ Shape legend: N = images, C and O = channels in and out, H W = map, T = tiles of
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +30,41 @@ FEWEST_RECORDED_TILES = 3
 """The same where a graph is recorded, once for all sizes, with a small image (224 x 288): P6 and P7 have fewer."""
 BLOCK_TILES = 160
 """Tiles at a time, about: what they need stays in the cache."""
+SWITCH = "BOXWRIGHT_WINOGRAD"
+"""Environment variable: 0 leaves all convolutions to torch, 1 (or nothing) is the default."""
+_direct = ContextVar("direct", default=False)
 
-_B = torch.tensor([
-    [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-    [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
-], dtype=torch.float64)  # fmt: skip
-_G = torch.tensor([
-    [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-    [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
-], dtype=torch.float64)  # fmt: skip
-_A = torch.tensor([
-    [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
-], dtype=torch.float64)  # fmt: skip
+_B = torch.tensor(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+_G = torch.tensor(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
+    dtype=torch.float64,
+)
+_A = torch.tensor(
+    [
+        [1, 1, 1, 1, 1, 0],
+        [0, 1, -1, 2, -2, 0],
+        [0, 1, 1, 4, 4, 0],
+        [0, 1, -1, 8, -8, 1],
+    ],
+    dtype=torch.float64,
+)
 INPUT = torch.kron(_B, _B).float()  # (36, 36): of a tile, row by row
 FILTER = torch.kron(_G, _G).float()  # (36, 9)
 OUTPUT = torch.kron(_A, _A).float()  # (16, 36)
@@ -83,7 +113,7 @@ def _transform_again(module: nn.Module, _: object) -> None:
 
 @torch.library.custom_op("boxwright::winograd", mutates_args=())
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(N, C, H, W) to (N, O, H, W), an operator of its own: `deploy.onnx` writes it in ONNX's.
+    """(N, C, H, W) to (N, O, H, W), an operator of its own, which `deploy/export/onnx.py` writes in ONNX's.
 
     Its steps would give an exported graph sizes of sizes, which torch.export thinks about for minutes.
     """
@@ -126,6 +156,35 @@ def by_blocks(x: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
 def wide_convolutions(model: nn.Module) -> list[str]:
     """Names of the convolutions below `model` for which Winograd's algorithm is the faster one."""
     return [name for name, module in model.named_modules() if _suits(module)]
+
+
+def speed_up(model: nn.Module, device: torch.device, precision: str) -> None:
+    """Use Winograd's algorithm below `model`, in place, where it is the faster one: in fp32 on a CPU.
+
+    Not where `SWITCH` or `direct_convolutions` says otherwise.
+    """
+    setting = os.environ.get(SWITCH, "")
+    if setting not in ("", "0", "1"):
+        raise ValueError(f"{SWITCH}: expected 0 or 1, got {setting!r}")
+    if setting != "0" and not _direct.get() and (device.type, precision) == ("cpu", "fp32"):
+        use_winograd(model)
+
+
+@contextmanager
+def direct_convolutions() -> Iterator[None]:
+    """Networks that `speed_up` sees within keep torch's own convolutions: for references to compare with."""
+    before = _direct.set(True)
+    try:
+        yield
+    finally:
+        _direct.reset(before)
+
+
+def require_winograd(model: nn.Module) -> None:
+    """`use_winograd`, or ValueError where that would change nothing."""
+    if not use_winograd(model):
+        least = "at least {} channels in and {} out".format(*FEWEST_CHANNELS)
+        raise ValueError(f"winograd: no 3x3 convolution of this network has {least}: the file would be no faster")
 
 
 def use_winograd(model: nn.Module) -> int:

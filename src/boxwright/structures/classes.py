@@ -1,4 +1,4 @@
-"""Class names in label order, and the ids that they have in the user's files."""
+"""Class names in label order, and their ids in the user's files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """Class names in label order, and the id that each has in the user's files.
+    """Class names in label order, and the id of each in the user's files.
 
-    Label k is `names[k]` inside the library and `ids[k]` in result files, whatever the ids were (0-based, 1-based,
-    with gaps).
+    Label k is `names[k]` in the library and `ids[k]` in result files, whatever the ids are (0-based, 1-based, with
+    gaps).
+
+    >>> Classes.named(["cat", "dog"], first_id=1)
+    Classes(names=('cat', 'dog'), ids=(1, 2))
     """
 
     names: tuple[str, ...]

@@ -1,22 +1,27 @@
-"""Detections, and the batch of images that they are found in: into network pixels, and the way back.
+"""Detections, and the batch of images that they are found in: to network pixels, and back.
 
-They stand together because the one undoes what the other did. Shape legend: B = images, N = detections at most, D =
-detections, M = side of a mask grid, H W = height and width in pixels.
+Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
+most, D = detections, M = side of a mask grid, H W = height and width in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.classes import Classes
+from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
+from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
 
@@ -28,10 +33,10 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Pixels of a batch with the way back: network coordinates = original coordinates * scale + offset.
+    """Pixels of a batch, and the mapping to the originals: network coordinates = original coordinates * scale + offset.
 
-    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) the part that
-    is image; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes padding.
+    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) without the
+    padding; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes the padding.
     """
 
     pixels: Tensor
@@ -41,7 +46,7 @@ class ImageBatch:
     offset_xy: Tensor
 
     def __post_init__(self) -> None:
-        batch = self.pixels.shape[0]  # len() would fix the size in an exported graph
+        batch = self.pixels.shape[0]  # len() would make the size a constant in an exported graph
         require(
             self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
             f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
@@ -65,13 +70,12 @@ class ImageBatch:
         *,
         multiple_of: int = 1,
     ) -> ImageBatch:
-        """Stack images (3, h, w), padding at the right and bottom to the largest, rounded up to `multiple_of`."""
+        """Stack images (3, h, w), padded at the right and bottom to the largest size, rounded up to `multiple_of`."""
         require(len(images) > 0, "a batch needs at least one image")
         for index, image in enumerate(images):
             good = image.dim() == 3 and image.shape[0] == 3
             require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
-            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of "
-                     f"{images[0].dtype}")  # fmt: skip
+            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of {images[0].dtype}")
         sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
         height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
         width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of
@@ -90,8 +94,8 @@ class ImageBatch:
     def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
         """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each image.
 
-        Zero after normalisation is what a convolution pads with, so an image ends in a batch as it ends alone. Sides
-        are padded up to `multiple_of`, which the checkpoints of some libraries were trained with.
+        Zero after normalisation is what convolutions pad with, so padding looks like the border of an image alone.
+        Sides are padded to `multiple_of`, with which some libraries trained their checkpoints.
         """
         unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
         device = self.pixels.device
@@ -103,7 +107,7 @@ class ImageBatch:
         normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
         if multiple_of > 1:
             normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
-        if torch.compiler.is_exporting():  # layout is the runtime's business, and would tie the graph to sizes
+        if torch.compiler.is_exporting():  # the runtime chooses the layout, which would fix sizes in the graph
             return normal
         return normal.contiguous(memory_format=torch.channels_last)
 
@@ -132,12 +136,12 @@ class PaddedDetections(NamedTuple):
     masks: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
-        """The same detections on the CPU; waits for them."""
+        """The same detections on the CPU; waits for the device."""
         boxes, scores, labels, counts = (part.cpu() for part in self[:4])
         return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else self.masks.cpu())
 
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original images; masks cropped, as pasted."""
+        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped."""
         boxes, scores, labels, numbers, grids = self.cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
@@ -150,7 +154,7 @@ class PaddedDetections(NamedTuple):
             own = boxes[image, rows].clamp(min=0).minimum(limits)
             masks = None
             if grids is not None:
-                # over the box as it was found: what clipping takes away must not squeeze the rest
+                # into the box before clipping: a mask that leaves the image must not be squeezed
                 pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
             found.append(Detections(own, scores[image, rows], labels[image, rows], (height, width), masks=masks))
@@ -159,10 +163,15 @@ class PaddedDetections(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What a detector found in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
+    """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
 
-    Boxes and masks are in the coordinates of the original image of `size_hw`. Masks are whole planes (D, H, W) bool,
-    as `predict` gives them, or cropped to their objects, as evaluation keeps them for thousands of images.
+    Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
+    them, or cropped to their objects, as `stream` and evaluation keep them. Iterating gives single `Detection`s.
+
+    >>> found = Detections(torch.tensor([[0.0, 0, 8, 8], [2, 2, 6, 6]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]),
+    ...                    size_hw=(10, 10), classes=Classes.named(["cat", "dog"]))
+    >>> len(found), found[0].name, [one.box for one in found[1:]], found[found.scores > 0.5].names
+    (2, 'dog', [(2.0, 2.0, 6.0, 6.0)], ['dog'])
     """
 
     boxes: Tensor
@@ -192,14 +201,50 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __iter__(self) -> Iterator[Detection]:
+        """The detections one by one, best first."""
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Tensor | Sequence[int] | Sequence[bool]) -> Detections: ...
+
+    def __getitem__(self, index: int | slice | Tensor | Sequence[int] | Sequence[bool]) -> Detection | Detections:
+        """One detection by its number; several by a slice, by flags (D,) or by numbers (N,).
+
+        Raises IndexError for a number that there is not, and for flags or numbers of another kind.
+        """
+        count = len(self)
+        if isinstance(index, slice):
+            return self.select(torch.tensor(range(count)[index], dtype=torch.int64))
+        if not isinstance(index, int):
+            rows = torch.as_tensor(index)
+            rows = rows.long() if not rows.numel() and rows.dtype != torch.bool else rows
+            if rows.dim() != 1 or rows.is_floating_point() or (rows.dtype == torch.bool and len(rows) != count):
+                raise IndexError(
+                    f"detections: expected a number, a slice, {count} flags or some numbers, got {rows.dtype} of shape "
+                    f"{tuple(rows.shape)}"
+                )
+            return self.select(rows)
+        row = range(count)[index]  # raises IndexError
+        x1, y1, x2, y2 = self.boxes[row].tolist()
+        label = int(self.labels[row])
+        mask = None if self.masks is None else self.mask(row)
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask)
+
     @property
     def names(self) -> list[str]:
-        """Class name of each detection (its label as text where no names are known)."""
-        known = self.classes.names if self.classes else None
-        return [known[label] if known else str(label) for label in self.labels.tolist()]
+        """The class name of each detection (its label as text if there are no names)."""
+        return [self._name(label) for label in self.labels.tolist()]
+
+    def _name(self, label: int) -> str:
+        return self.classes.names[label] if self.classes else str(label)
 
     def select(self, keep: Tensor) -> Detections:
-        """The detections picked by a mask or by indices."""
+        """The detections picked by flags (D,) or by numbers (N,)."""
+        keep = keep.to(self.boxes.device)
         masks: Tensor | tuple[CroppedMask, ...] | None = self.masks
         if isinstance(masks, tuple):
             masks = tuple(masks[row] for row in torch.arange(len(self), device=keep.device)[keep].tolist())
@@ -213,7 +258,7 @@ class Detections:
         return self.select(self.scores >= score)
 
     def whole_masks(self) -> Tensor | None:
-        """Masks as planes (D, H, W) bool of the whole image, None where there are none."""
+        """Masks of the size of the image (D, H, W) bool, None if there are none."""
         if not isinstance(self.masks, tuple):
             return self.masks
         planes = torch.zeros(len(self), *self.size_hw, dtype=torch.bool)
@@ -224,15 +269,28 @@ class Detections:
     def mask(self, index: int) -> CroppedMask:
         """The mask of one detection, cropped to its object. Raises ValueError where there are no masks."""
         if self.masks is None:
-            raise ValueError("these detections have no masks: their detector finds boxes only")
+            raise ValueError("these detections have no masks: their detector predicts boxes only")
         mask = self.masks[index]
         return mask if isinstance(mask, CroppedMask) else CroppedMask(0, 0, mask).tight()
 
-    def to_coco(self, image_id: int | str, *, polygons: bool = False) -> list[dict[str, Any]]:
+    def draw(self, image: ImageLike, *, min_score: float = 0.0, scale: float = 1.0, masks: bool = True) -> Image.Image:
+        """The image that these were found in, with boxes, masks and label tags on it, as a Pillow image.
+
+        `image` is a path, a PIL image, an array or a tensor, as for `Detector.predict`; more in `visualize.drawing`.
+
+        >>> found.draw("street.jpg").save("drawn.jpg")  # doctest: +SKIP
+        """
+        return draw(image, self, min_score=min_score, scale=scale, masks=masks)
+
+    def to_coco(self, image_id: int | str | None = None, *, polygons: bool = False) -> list[dict[str, Any]]:
         """Rows of a COCO result file: the category ids of the user's own files, boxes as x, y, width, height.
 
-        Masks are written as compressed run-length codes, or as polygons along the edges of their pixels.
+        The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
+        codes, or as polygons along the edges of their pixels. Raises ValueError without an id where no file is known.
         """
+        if image_id is None:
+            require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
+            image_id = Path(str(self.path)).stem
         ids = self.classes.ids if self.classes else None
         rows: list[dict[str, Any]] = []
         for index, (box, score, label) in enumerate(
@@ -254,7 +312,10 @@ class Detections:
         return rows
 
     def to_supervision(self) -> Any:
-        """The same as `supervision.Detections`, for its trackers, annotators and zones (needs `supervision`)."""
+        """The same as `supervision.Detections`, for its trackers, annotators and zones.
+
+        Raises ImportError where the package supervision is not installed.
+        """
         try:
             import supervision
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""What one image holds: its boxes, labels, ignore flags and masks.
+"""The ground truth of one image: boxes, labels, ignore flags and masks.
 
 Shape legend: G = ground-truth boxes of the image, K = classes.
 """
@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from boxwright.data.image_io.any_image import ImageLike
+from boxwright.structures.classes import Classes
 from boxwright.structures.detections import require
 from boxwright.structures.masks import CroppedMask
+from boxwright.visualize.drawing import draw
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """What one image holds: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks when there are any.
+    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks if any.
 
-    `ignore` marks regions that take no part in loss or score (COCO crowd, VOC difficult).
+    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult).
     """
 
     boxes: Tensor
@@ -48,14 +52,28 @@ class GroundTruth:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def mask(self, index: int) -> CroppedMask:
+        """The mask of one object. Raises ValueError where there are no masks."""
+        if self.masks is None:
+            raise ValueError("this ground truth has no masks")
+        return self.masks[index]
+
+    def draw(self, image: ImageLike, *, classes: Classes | None = None, scale: float = 1.0) -> Image.Image:
+        """The image (a path, PIL image, array or tensor) with these objects on it; see `visualize.drawing.draw`."""
+        return draw(image, self, classes=classes, scale=scale)
+
     @classmethod
     def empty(cls) -> GroundTruth:
-        """An image without objects."""
+        """The ground truth of an image without objects."""
         return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
 
     @classmethod
     def of(cls, boxes: Any, labels: Any, ignore: Any = None, masks: Sequence[CroppedMask] | None = None) -> GroundTruth:
-        """Ground truth from anything tensor-like; no ignore flags means none is ignored."""
+        """Ground truth from anything tensor-like; without flags no object is ignored.
+
+        >>> len(GroundTruth.of([[10, 20, 60, 90]], [1]))
+        1
+        """
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)

@@ -1,4 +1,4 @@
-"""One object's mask, kept only where the object is, and how it is written and read as COCO does."""
+"""The mask of one object, cropped to the object, and its COCO encoding."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MOST_PIXELS = 200_000_000
 
 
 class CroppedMask(NamedTuple):
-    """One object's mask, kept only where the object is: `bitmap` (h, w) bool with its corner at column x, row y.
+    """The mask of one object, cropped to it: `bitmap` (h, w) bool with its corner at column x, row y.
 
-    An empty mask, such as that of a polygon that covers no pixel, has no pixel; see `unknown` for a mask not drawn.
+    An empty mask, such as that of a polygon that covers no pixel, has no pixels; a missing one is `unknown`.
     """
 
     x: int
@@ -27,20 +27,20 @@ class CroppedMask(NamedTuple):
 
     @classmethod
     def unknown(cls, x: int = 0, y: int = 0) -> CroppedMask:
-        """What stands for the mask of an object that has none: one pixel that is not set."""
+        """The placeholder for the mask of an object that has none: one pixel that is not set."""
         return cls(x, y, torch.zeros(1, 1, dtype=torch.bool))
 
     @property
     def known(self) -> bool:
-        """Whether somebody drew this mask, be it empty."""
+        """Whether this mask was annotated, even if it is empty."""
         return tuple(self.bitmap.shape) != (1, 1) or bool(self.bitmap)
 
     @classmethod
     def decoded(cls, segmentation: Any, size_hw: tuple[int, int] | None) -> CroppedMask:
-        """A COCO segmentation (run-length code, or polygons as flat lists of x, y), tight around its pixels.
+        """The mask of a COCO segmentation (a run-length code, or polygons as flat lists of x, y), tightly cropped.
 
-        Without a size that of a run-length code holds. Raises ValueError (or TypeError, KeyError, IndexError,
-        OverflowError, where it is no segmentation at all) for one that is damaged or of an image of another size.
+        Without `size_hw` the size in a run-length code is used. Raises ValueError (or TypeError, KeyError, IndexError,
+        OverflowError, where it is not a segmentation) for one that is damaged or of an image of another size.
         """
         if isinstance(segmentation, dict):
             height, width = (whole_number(side) for side in segmentation["size"])
@@ -55,16 +55,16 @@ class CroppedMask(NamedTuple):
         if size_hw is None:
             raise ValueError("it is polygons, and the size of the image is not known")
         raw = [segmentation] if isinstance(segmentation[0], int | float) else segmentation
-        outlines = polygons(segmentation) or raw  # what is wrong with it is said where it is drawn
+        outlines = polygons(segmentation) or raw  # errors are reported by the rasteriser
         return cls(*rasterise_cropped(outlines, size_hw)).tight()
 
     def draw(self, plane: Tensor) -> None:
-        """Set this mask's part of a plane (H, W), in place."""
+        """Write this mask into a plane (H, W) of the image, in place."""
         height, width = self.bitmap.shape
         plane[self.y : self.y + height, self.x : self.x + width] = self.bitmap
 
     def encoded(self, size_hw: tuple[int, int]) -> dict[str, Any]:
-        """The COCO run-length code of the mask on an image of that size."""
+        """The COCO run-length code of the mask in an image of this size."""
         return encode_cropped(self.bitmap, self.x, self.y, size_hw)
 
     def tight(self) -> CroppedMask:

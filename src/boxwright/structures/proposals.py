@@ -1,4 +1,4 @@
-"""Boxes proposed for the images of a batch.
+"""Region proposals for the images of a batch.
 
 Shape legend: B = images, R = proposals (the padded maximum of a batch).
 """
@@ -17,10 +17,10 @@ from boxwright.structures.detections import require
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """Boxes that may hold an object, for a batch, padded: boxes (B, R, 4) in network pixels, scores and valid (B, R).
+    """Boxes that may contain an object, for a padded batch: boxes (B, R, 4) in network pixels, scores, valid (B, R).
 
-    Best first within each image (within each level where levels have limits of their own); `valid` marks the rows
-    that are proposals. `level` (B, R) is the index of the pyramid level that each came from, where that is known.
+    Best first within each image (within each level, if levels have their own limits); `valid` marks rows that are not
+    padding. `level` (B, R) is the index of the pyramid level of each, where it is known.
     """
 
     boxes: Tensor

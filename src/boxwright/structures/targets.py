@@ -106,8 +106,12 @@ def _packed(ground_truths: Sequence[GroundTruth]) -> PackedMasks:
 def _unpacked(packed: PackedMasks, image: int, keep: Tensor) -> tuple[CroppedMask, ...]:
     """Cropped masks of one image's objects; where the batch was resized, in whole pixels of its new size."""
     pixels = packed.pixels.cpu()
-    rows = zip(packed.start[image][keep].tolist(), packed.size_hw[image][keep].tolist(),
-               packed.frame[image][keep].cpu(), strict=True)  # fmt: skip
+    rows = zip(
+        packed.start[image][keep].tolist(),
+        packed.size_hw[image][keep].tolist(),
+        packed.frame[image][keep].cpu(),
+        strict=True,
+    )
     masks = []
     for start, (height, width), frame in rows:
         if height == 0:

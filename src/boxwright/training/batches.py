@@ -9,8 +9,7 @@ from accelerate import Accelerator
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch, make_loader
 from boxwright.data.sampler import StepSampler
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress
+from boxwright.training.state import Progress, RunSettings
 
 ENDLESS = 1 << 40
 """Steps: more than any run has."""
@@ -24,7 +23,10 @@ def training_batches(
     workers: int,
     accelerator: Accelerator,
 ) -> Iterator[list[Batch]]:
-    """The batches of each step: one, or as many as are accumulated. With a time budget there is no end of them."""
+    """The batches of each step on the device: one, or as many as are accumulated.
+
+    With a time budget there is no end of them.
+    """
     accumulate, until = run.recipe.optim.accumulate, run.recipe.data.augment.mosaic_until
     stop = progress.steps if run.minutes is None else ENDLESS
     sampler = StepSampler(
@@ -34,7 +36,7 @@ def training_batches(
     )  # fmt: skip
     group: list[Batch] = []
     for batch in make_loader(images, sampler, workers=workers, pin=accelerator.device.type == "cuda"):
-        group.append(batch)
+        group.append(batch.to(accelerator.device))
         if len(group) == accumulate:
             yield group
             group = []

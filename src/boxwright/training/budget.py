@@ -20,8 +20,7 @@ from boxwright.recipes.schema import Recipe
 from boxwright.training.pace import Pace, first_plan
 from boxwright.training.scales import scale_index
 from boxwright.training.schedule import Horizon, validations_left
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress
+from boxwright.training.state import Progress, RunSettings
 from boxwright.training.timing import now
 
 REPLAN_PART = 0.05

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from boxwright.training.rows import train_losses
+from boxwright.training.columns import train_losses
 from boxwright.writing import printable, writing
 
 

@@ -16,8 +16,6 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import compile_parts
@@ -29,8 +27,7 @@ from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
 from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep, TrainStep
 from boxwright.training.timing import now, typical
 from boxwright.training.validate import validate
@@ -115,8 +112,8 @@ def estimate(
     stored = open_proposals(None if proposals is None else str(proposals), settings, opened)
     torch.manual_seed(seed)
     # how fast a network is does not depend on its weights
-    config = with_values(settings.model_config_of(len(opened.classes)), backbone_weights=None)
-    model = MODELS[settings.model.name].build(config).to(where, memory_format=torch.channels_last)
+    model = settings.build_model(len(opened.classes)).to(where, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
     if weights is not None:  # they change nothing but what would be refused
         load_weights(model, opened.classes, Path(weights))
     numbers = scaled(settings, len(opened.train), accelerator.num_processes)
@@ -175,7 +172,7 @@ def _time_steps(
         start = time.perf_counter()
         group = next(batches)
         loaded = time.perf_counter()
-        step([batch.to(accelerator.device) for batch in group], run.step(progress, accelerator.process_index))
+        step(group, run.step(progress, accelerator.process_index))
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         waits.append(loaded - start)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from boxwright.inference.loading import open_checkpoint
-from boxwright.models.config import empty_state, with_values
+from boxwright.models import DetectionModel
+from boxwright.models.detection import empty_state
 from boxwright.structures import Classes
 from boxwright.wording import counted
 
 
 @torch.no_grad()
-def load_weights(model: Any, classes: Classes, path: Path) -> str:
+def load_weights(model: DetectionModel, classes: Classes, path: Path) -> str:
     """Load a checkpoint's weights, ours or a foreign one's, into a model that may have other classes; a log sentence.
 
     Tensors of one shape are copied. Where the number of classes differs, rows of classes with the same name are kept
@@ -24,7 +24,7 @@ def load_weights(model: Any, classes: Classes, path: Path) -> str:
     checkpoint = open_checkpoint(path)
     own: dict[str, Tensor] = model.state_dict()
     old, with_classes = len(checkpoint.classes), _rows_of_a_class(model)
-    channels = getattr(checkpoint.recipe.model, "class_channels", None)
+    channels = getattr(checkpoint.recipe.model.compat, "class_channels", None)
     rows = [
         (k, checkpoint.classes.names.index(n)) for k, n in enumerate(classes.names) if n in checkpoint.classes.names
     ]
@@ -63,14 +63,13 @@ def _without_spare_channels(theirs: Tensor, per_class: int, channels: tuple[int,
     return torch.cat([*rows, theirs[(max(channels) + 1) * per_class :]])
 
 
-def _rows_of_a_class(model: Any) -> dict[str, int]:
+def _rows_of_a_class(model: DetectionModel) -> dict[str, int]:
     """How many rows each class has in those tensors that another class would make longer; one row each as a rule.
 
     Classes come in order, the rows of one together, and before what belongs to none. A tensor's length alone does not
     tell: a box has four sides whether or not there are four classes.
     """
-    config = with_values(model.config, num_classes=model.config.num_classes + 1, backbone_weights=None)
-    wider = empty_state(type(model), config)
+    wider = empty_state(type(model), model.config, model.num_classes + 1)
     return {
         name: len(wider[name]) - len(tensor)
         for name, tensor in model.state_dict().items()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,7 +22,8 @@ from boxwright.data.loader import Batch
 from boxwright.structures import ImageBatch, Targets
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
-from boxwright.training.step import EagerStep, StepLosses, StepSettings
+from boxwright.training.schedule import StepSettings
+from boxwright.training.step import EagerStep, StepLosses
 from boxwright.wording import counted
 
 MOST_GRAPHS = 16
@@ -117,7 +118,7 @@ class GraphStep:
         if graph is None:
             self._seen[key] += 1
             if self._seen[key] <= SEEN_BEFORE:
-                return self.eager([batch], settings.at_full_size())
+                return self.eager([batch], replace(settings, scale=1.0))
             return self._captured(key, batch, settings)
         self._graphs.move_to_end(key)
         graph.take(batch)
@@ -159,7 +160,7 @@ class GraphStep:
             self.eager.state.optimizer.zero_grad(set_to_none=True)
             if self.eager.state.average is not None:
                 self.eager.state.average.updates -= 1  # the eager step counts this one
-            return self.eager([batch], settings.at_full_size())
+            return self.eager([batch], replace(settings, scale=1.0))
         self._graphs[key] = Graph(own, recording)
         height, width = batch.images.pixels.shape[-2:]
         self.log(

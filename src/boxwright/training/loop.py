@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from boxwright.data.loader import Batch
 from boxwright.data.sampler import draw_seed
 from boxwright.training.budget import keep_time
-from boxwright.training.rows import Row, loss_columns, step_row, validation_row
+from boxwright.training.columns import Row
 from boxwright.training.schedule import validation_due
-from boxwright.training.settings import RunSettings
-from boxwright.training.state import TrainState
+from boxwright.training.state import RunSettings, TrainState
 from boxwright.training.step import TrainStep
 from boxwright.training.timing import Timer, now
 from boxwright.training.validate import ValidationResult
@@ -65,12 +64,12 @@ def fit(
         state: what is trained; it may come from a checkpoint.
         run: what was asked for.
         step: takes `state` one optimizer step on.
-        batches: those of each step, from where `state` stands.
+        batches: those of each step, from where `state` stands, on the device.
         validate: evaluates a model.
         accelerator: the processes that train together, and their devices.
         listener: is told of rows and validations, saves, and says when to stop.
     """
-    progress, device, process = state.progress, accelerator.device, accelerator.process_index
+    progress, device = state.progress, accelerator.device
     torch.manual_seed(draw_seed(run.seed, progress.step))
     before = progress.seconds - run.started
     if progress.step == 0:
@@ -80,7 +79,7 @@ def fit(
         listener.on_save()
     timer, saved_at = Timer(), now()
     for group in () if progress.over else timer.fetched(batches):
-        losses = loss_columns(step([batch.to(device) for batch in group], run.step(progress, process)))
+        losses = step(group, run.step(progress, accelerator.process_index)).columns()
         _check_finite(losses, group, run, progress.step, device)
         progress.step += 1
         lap = timer.lap()
@@ -89,7 +88,9 @@ def fit(
         progress.add(losses)
         if progress.step % LOG_EVERY == 0:
             rate, waiting = run.scaled.batch / mean(timer.laps), sum(timer.waits) / sum(timer.laps)
-            listener.on_row(step_row(progress.step, run.lr(progress.step - 1, progress), losses, rate, waiting))
+            row: Row = {"step": progress.step, "lr": run.lr(progress.step - 1, progress)}
+            row |= {f"train/{name}": float(value) for name, value in losses.items()}
+            listener.on_row(row | {"images_per_second": rate, "waiting_for_data": waiting})
         progress.seconds = before + now()
         due = progress.fixed and validation_due(progress.step, progress.horizon, run.recipe.validation)
         if due:
@@ -131,12 +132,9 @@ def _validate(
         progress.best_ap, progress.best_step, progress.since_best = result.ap or 0.0, progress.step, 0
     else:
         progress.since_best += 1
-    row = validation_row(
-        result, progress.mean_losses(), step=progress.step,
-        epoch=progress.step * run.scaled.batch / len(run.image_paths),
-        lr=run.lr(progress.step - 1, progress), seconds=progress.seconds,
-    )  # fmt: skip
-    listener.on_row(row)
+    row: Row = {"step": progress.step, "epoch": progress.step * run.scaled.batch / len(run.image_paths)}
+    row |= {f"train/{name}": value for name, value in progress.mean_losses().items()} | result.columns()
+    listener.on_row(row | {"lr": run.lr(progress.step - 1, progress), "seconds": round(progress.seconds, 2)})
     listener.on_validated(result, best)
     patience = run.recipe.validation.patience
     if patience is not None and progress.since_best >= patience:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from boxwright.evaluation.report import plain_figure
 from boxwright.structures import Classes, Detections, GroundTruth
-from boxwright.training.rows import floor_column, is_floor
+from boxwright.training.columns import FLOOR, is_floor
 from boxwright.visualize import class_colour, contact_sheet, draw, save
 from boxwright.wording import counted
 from boxwright.writing import printable, writing
@@ -69,7 +69,7 @@ def plot_results(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
     panels = iter([figure.add_subplot(-(-count // columns), columns, place + 1) for place in range(count)])
     last_step = max((float(steps.max()) for steps, _ in series.values()), default=1.0)
     for name in losses:
-        floor = series.get(floor_column(f"train/{name}"))
+        floor = series.get(f"train/{name}{FLOOR}")
         _plot_loss(next(panels), name, series.get(f"train/{name}"), series.get(f"val/{name}"), floor)
     if scores:
         _plot_scores(next(panels), {name: series[f"val/{name}"] for name in scores})

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -28,8 +29,9 @@ from boxwright.data.transforms import (
     Step,
     VerticalFlip,
 )
-from boxwright.inference.claims import unclaimed_findings
+from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
+from boxwright.models.fast_rcnn import FastRCNNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes
@@ -73,7 +75,7 @@ def open_checked(
         dataset = as_one_class(dataset)
         log("data: this detector finds objects of any class, so all are one class, object")
     wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
-    bounds = getattr(recipe.model, "level_bounds", None)
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
@@ -160,6 +162,19 @@ def open_proposals(path: str | None, recipe: Recipe, data: CheckedData) -> Store
     stored = read_proposals(path)
     stored.check((*data.train.records, *data.val.records))
     return stored
+
+
+def log_missing_proposals(
+    stored: StoredProposals | None, recipe: Recipe, data: CheckedData, log: Callable[[str], object]
+) -> None:
+    """Log which objects no proposal of the file covers well enough to be learned from."""
+    if stored is None:
+        return
+    iou = cast(FastRCNNConfig, recipe.model).box.positive_iou
+    for part in (data.train, data.val):
+        sentence = without_proposal(stored, part, iou)
+        if sentence is not None:
+            log(f"data: {sentence}")
 
 
 def image_sets(

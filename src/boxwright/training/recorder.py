@@ -9,10 +9,10 @@ from typing import Any
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
+from boxwright.training.columns import Row
 from boxwright.training.display import Display
 from boxwright.training.report import default_score
 from boxwright.training.resume import Arguments
-from boxwright.training.rows import Row
 from boxwright.training.run_folder import Results
 from boxwright.training.state import TrainState
 from boxwright.training.trackers import Trackers

@@ -37,7 +37,7 @@ def draw_labels(images: DetectionDataset, classes: Classes, recipe: Recipe, path
         boxes.append(ground_truth.boxes)
         labels.append(ground_truth.labels)
         sizes.append(torch.tensor(size_hw).expand(len(ground_truth), 2))
-    bounds = getattr(recipe.model, "level_bounds", ())
+    bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", ())
     ranges = {f"P{level}": pair for level, pair in enumerate(level_ranges(bounds), start=3)} if bounds else None
     plot_labels(torch.cat(boxes), torch.cat(labels), torch.cat(sizes), classes, path, level_ranges=ranges)
 

@@ -13,8 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from boxwright.data.dataset import DetectionDataset
-from boxwright.models import MODELS
-from boxwright.models.config import with_values
+from boxwright.nn.pretrained import load_pretrained
 from boxwright.recipes import dump_recipe, load_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import compile_parts
@@ -28,14 +27,20 @@ from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count, write_check
+from boxwright.training.prepare import (
+    image_sets,
+    log_missing_proposals,
+    open_checked,
+    open_proposals,
+    worker_count,
+    write_check,
+)
 from boxwright.training.recorder import Recorder
 from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, refuse_beside_resume
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
-from boxwright.training.settings import RunSettings
 from boxwright.training.signals import StopSignal
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
 from boxwright.training.trackers import Trackers, check_trackers
@@ -149,6 +154,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     )  # fmt: skip
     recipe, classes = data.settled(recipe), data.classes
     proposals = open_proposals(asked.proposals, recipe, data)
+    log_missing_proposals(proposals, recipe, data, display.log)
     if resumed is not None and resumed.checkpoint.classes != classes:
         raise ValueError(f"{resumed.path} was trained on classes {list(resumed.checkpoint.classes.names)}, "
                          f"{asked.data} now has {list(classes.names)}")  # fmt: skip
@@ -213,10 +219,10 @@ def _state(
 ) -> TrainState:  # fmt: skip
     """What is trained: new, from the weights of another detector, or as a run was left."""
     torch.manual_seed(asked.seed)
-    config = recipe.model_config_of(len(classes))
-    if resumed is not None or asked.weights is not None:  # these weights replace pretrained ones: nothing to fetch
-        config = with_values(config, backbone_weights=None)
-    model = MODELS[recipe.model.name].build(config).to(accelerator.device, memory_format=torch.channels_last)
+    model = recipe.build_model(len(classes)).to(accelerator.device, memory_format=torch.channels_last)
+    assert isinstance(model, torch.nn.Module)
+    if resumed is None and asked.weights is None:  # else other weights replace them: nothing to fetch
+        load_pretrained(model, recipe.model.backbone.weights)
     if asked.weights is not None and resumed is None:
         display.log(load_weights(model, classes, Path(asked.weights)))
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None

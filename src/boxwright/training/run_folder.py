@@ -12,12 +12,22 @@ from typing import Any
 
 import yaml
 
-from boxwright.training.rows import Row
+from boxwright.training.columns import Row
 from boxwright.writing import free_folder, replacing, writing
 
 
 def new_run_folder(parent: Path, name: str) -> Path:
-    """A new run folder below `parent`: a run never overwrites an older one."""
+    """A new run folder below `parent`: a run never overwrites an older one.
+
+    Raises ValueError where its name is no UTF-8, which TensorBoard cannot write to.
+    """
+    try:
+        str(parent / name).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{parent / name}: the name of a run's folder must be UTF-8; take another --name or --runs, or set "
+            "PYTHONUTF8=1 where the terminal does write UTF-8"
+        ) from error
     folder = free_folder(parent / name)
     (folder / "weights").mkdir()
     return folder

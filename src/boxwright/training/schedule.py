@@ -57,6 +57,20 @@ def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = 
 
 
 @dataclass(frozen=True, slots=True)
+class StepSettings:
+    """What is different from step to step."""
+
+    lr: float
+    """Learning rate; groups of parameters with a factor of their own get that share of it."""
+    seed: int
+    """Of everything random within the network (stochastic depth, sampled regions)."""
+    scale: float = 1.0
+    """Multi-scale training: the factor of both sides of the images."""
+    hold_statistics: bool = False
+    """BatchNorm normalises as it will in use, by its running statistics, and leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Horizon:
     """The length of a run as it is planned now, and which fraction of its schedule is behind each step.
 

@@ -1,25 +1,28 @@
-"""The state of a training run: model, optimizer, average of the weights, and how far it has come.
+"""The state of a training run: what it was asked for, how far it has come, and what is trained.
 
-It saves itself to the `training` part of a checkpoint and loads itself from there. What version 0.1 wrote is brought to
-today's layout in one place, `_todays`.
+`TrainState` saves itself to the `training` part of a checkpoint and loads itself from there. What version 0.1 wrote is
+brought to today's layout in one place, `_todays`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from boxwright.data.sampler import AHEAD
+from boxwright.data.sampler import AHEAD, draw_seed
+from boxwright.recipes.schema import Recipe
 from boxwright.training.optim import WeightAverage
-from boxwright.training.pace import Pace
-from boxwright.training.schedule import Horizon, ScaledSchedule
+from boxwright.training.pace import Pace, first_plan
+from boxwright.training.scales import batch_scale
+from boxwright.training.schedule import Horizon, ScaledSchedule, StepSettings, lr_factor
 
 
 @dataclass
@@ -118,6 +121,43 @@ def _todays(saved: dict[str, Any], warmup_steps: int) -> dict[str, Any]:
         steps = saved.pop("steps")
         saved["horizon"] = {"steps": steps, "warmup": min(warmup_steps, max(1, steps // 4))}
     return saved
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What stays the same from the first step of a run to its last."""
+
+    recipe: Recipe
+    scaled: ScaledSchedule
+    """Steps, warm-up and learning rate for the batch that the run really has."""
+    seed: int
+    minutes: float | None
+    """The time budget, if there is one."""
+    started: float
+    """When `train` was called, on the clock of `timing.now`."""
+    image_paths: Sequence[Path]
+    """Of the training images."""
+    validation_images: int
+    """How many images the validation split has."""
+
+    def lr(self, step: int, progress: Progress) -> float:
+        """The learning rate of a step, counted from 0."""
+        horizon = progress.horizon
+        if not progress.fixed:  # the first steps of a run with a budget do not depend on its length
+            scales = len(self.recipe.data.train_scales) or 1
+            horizon = Horizon(horizon.steps, max(self.scaled.warmup_steps, first_plan(scales)))
+        return self.scaled.lr * lr_factor(step, horizon, self.recipe.schedule)
+
+    def step(self, progress: Progress, process: int) -> StepSettings:
+        """The settings of the next step in a process."""
+        step, recipe = progress.step, self.recipe
+        held_from = progress.horizon.position(recipe.schedule.hold_statistics_from)
+        return StepSettings(
+            lr=self.lr(step, progress),
+            scale=batch_scale(recipe.data, self.seed, step, progress.planned) if recipe.data.train_scales else 1.0,
+            seed=draw_seed(self.seed, (step << 20) + 1 + process),
+            hold_statistics=progress.fixed and step >= held_from,
+        )
 
 
 @dataclass

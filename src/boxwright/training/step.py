@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -19,27 +18,11 @@ from boxwright.data.loader import Batch
 from boxwright.nn.norm import BATCH_NORMS
 from boxwright.runtime.precision import autocast
 from boxwright.structures import Losses
+from boxwright.training.columns import FLOOR
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
+from boxwright.training.schedule import StepSettings
 from boxwright.training.state import TrainState
-
-
-@dataclass(frozen=True, slots=True)
-class StepSettings:
-    """What is different from step to step."""
-
-    lr: float
-    """Learning rate; groups of parameters with a factor of their own get that share of it."""
-    seed: int
-    """Of everything random within the network (stochastic depth, sampled regions)."""
-    scale: float = 1.0
-    """Multi-scale training: the factor of both sides of the images."""
-    hold_statistics: bool = False
-    """BatchNorm normalises as it will in use, by its running statistics, and leaves them as they are."""
-
-    def at_full_size(self) -> StepSettings:
-        """The same for images that have their scale already."""
-        return replace(self, scale=1.0)
 
 
 class StepLosses(NamedTuple):
@@ -52,12 +35,17 @@ class StepLosses(NamedTuple):
     losses: dict[str, Tensor]
     floors: Mapping[str, Tensor]
 
+    def columns(self) -> dict[str, Tensor]:
+        """The same by column, the total first, without `train/`."""
+        floors = {name + FLOOR: value for name, value in self.floors.items()}
+        return {"loss": self.total, **self.losses, **floors}
+
 
 class TrainStep(Protocol):
     """What takes a training state one step on."""
 
     def __call__(self, batches: Sequence[Batch], settings: StepSettings) -> StepLosses:
-        """Learn from the batches (on the device; more than one where gradients are accumulated)."""
+        """Learn from batches on the device, more than one where gradients are accumulated."""
 
 
 class EagerStep:

@@ -35,16 +35,16 @@ class Trackers:
     def __init__(self, names: Sequence[str], accelerator: Accelerator, folder: Path, *, after: int = 0) -> None:
         self.accelerator, self.folder = accelerator, folder
         chosen: list[Any] = [name for name in names if name in _installed()]
-        if "tensorboard" in chosen:  # RUN/tensorboard: accelerate would put the project's name below it
-            board = TensorBoardTracker("tensorboard", str(folder), purge_step=after + 1)
-            chosen[chosen.index("tensorboard")] = board
-        accelerator.log_with = chosen
         options = {
             "wandb": {"name": folder.name, "dir": str(folder)},
             "mlflow": {"run_name": folder.name, "logging_dir": str(folder)},
             "trackio": {"name": folder.name},
         }
         with self._writing():
+            if "tensorboard" in chosen:  # RUN/tensorboard: accelerate would put the project's name below it
+                board = TensorBoardTracker("tensorboard", str(folder), purge_step=after + 1)
+                chosen[chosen.index("tensorboard")] = board
+            accelerator.log_with = chosen  # now that there is a folder: it was made after the accelerator
             accelerator.init_trackers(PROJECT, init_kwargs=options)
 
     def log(self, row: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from boxwright.evaluation.summary import evaluate_detections, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
+from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
@@ -37,6 +38,16 @@ class ValidationResult(NamedTuple):
     def ap(self) -> float | None:
         """The figure that says which weights are best: AP of the masks where there are masks, else of the boxes."""
         return (self.segm or self.coco).ap
+
+    def columns(self) -> Row:
+        """What a row of results says of it; mean losses over the images, their total first."""
+        found = {"loss": sum(self.inputs.losses.values()), **self.inputs.losses}
+        found |= {name + FLOOR: value for name, value in self.inputs.floors.items()}
+        row: Row = {f"val/{name}": value for name, value in found.items()}
+        row |= {"val/AP": self.coco.ap, "val/AP50": self.coco.ap50, "val/AP75": self.coco.ap75}
+        if self.segm is not None:
+            row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
+        return row
 
     def figures(self) -> dict[str, Any]:
         """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""

@@ -1,4 +1,4 @@
-"""Images for people: objects drawn with boxes, masks and tags, and contact sheets."""
+"""Drawing: boxes, masks and label tags on images, and several images on one sheet."""
 
 from __future__ import annotations
 

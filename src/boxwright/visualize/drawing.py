@@ -1,8 +1,8 @@
-"""Draw what an image holds or what a detector found: boxes, masks and label tags that can be read.
+"""Draw ground truth or detections on an image: boxes, masks and legible label tags.
 
 Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the image in pixels. A class index has
-the same colour in every image. Tags stay inside the image and keep off each other; where the image is crowded
-they get shorter, and where they still do not fit only the colour speaks.
+the same colour in every image. Tags stay inside the image and do not overlap; in crowded images they are shortened, and
+left out where there is no room, so that only the colour shows the class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.data.image_io.any_image import ImageLike, read_any_image
+from boxwright.data.image_io.file_types import SUFFIXES_OF
+from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
 from boxwright.writing import printable
 
@@ -28,10 +29,19 @@ Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Rectangle: TypeAlias = tuple[int, int, int, int]
 
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
-           ".tiff": "TIFF"}  # fmt: skip
-NUM_COLOURS = 64
-FIRST_COLOUR_OKLAB = (0.67, 0.217, -0.125)
+FORMATS = {suffix: name for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF") for suffix in SUFFIXES_OF[name]}
+"""Suffixes of the images that are written, and what Pillow calls their formats."""
+_PALETTE = """
+e345dc 1a49ee 5def34 b02a2d 357426 fdc010 3fe4ec f5adf9 863ca4 f95801 03b432 2b6991 8d82f8 af6904 f68b95 d22e82
+61b7fc 9dbe5d 9742f6 9d6791 247bdd 2f8d7e fc911d fdb89a ae931d 45eca4 b8a3e1 35caab 7b5f1b f94b77 d072a0 973f6e
+ef82da 7a8240 5550c0 ced08b b640be 209431 dd2d34 7c6cc3 14a3d5 39ad79 cea96c c6816f bc67f3 7523de a5e060 5ace3c
+fb34aa 6b578f a287c2 6a62f3 a90e88 4583ac 037465 bc5763 8f4e44 06c5dd 91debc 46a7a6 8fd5fd 4296fb d20ca9 fcb2c8
+"""
+PALETTE: tuple[Colour, ...] = tuple((red, green, blue) for red, green, blue in map(bytes.fromhex, _PALETTE.split()))
+"""Colours of classes in the order of use, so that a class keeps its colour however many there are. Each lies farthest
+from all before it, from white, black and the grey of ignored regions, in OKLab (Ottosson 2020); the first is a magenta,
+which stands out on black, white, grey, skin and green."""
+NUM_COLOURS = len(PALETTE)
 IGNORED_COLOUR: Colour = (150, 150, 150)
 PAPER: Colour = (255, 255, 255)
 FEW_OBJECTS = 10
@@ -39,20 +49,28 @@ MOST_HIDDEN = 0.5  # of an object, by a tag
 
 
 def draw(
-    image: Tensor,
-    found: Detections | GroundTruth,
+    image: ImageLike,
+    found: Objects,
     *,
-    classes: Classes | None = None,
+    classes: Names | None = None,
     min_score: float = 0.0,
     scale: float = 1.0,
     masks: bool = True,
 ) -> Image.Image:
-    """The image (3, H, W), uint8 or float in [0, 1], with its objects drawn on it, as a Pillow image.
+    """An image with boxes, masks and label tags drawn on it, as a Pillow image.
 
-    It is `scale` times as large. Detections under `min_score` are left out; ignored regions are grey, dashed and
-    hatched. Names come from `classes`, else from the detections, else the label number stands for the name. Raises
-    ValueError where the image is not of that kind or the detections belong to an image of another size.
+    Args:
+        image: a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in [0, 1].
+        found: `Detections` or `GroundTruth` in the pixels of this image. Ignored regions are grey, dashed and hatched.
+        classes: the names; those of the detections, else the label numbers, if not given.
+        min_score: detections with a lower score are left out.
+        scale: how many times as large as the image the drawing is.
+        masks: whether masks are drawn.
+
+    Raises ValueError where the image is of no such kind, or the detections are of an image of another size.
     """
+    if not isinstance(image, Tensor):
+        image = read_any_image(image).pixels
     fraction = image.is_floating_point() and bool((image >= 0).all()) and bool((image <= 1).all())
     if image.dim() != 3 or image.shape[0] != 3 or not (fraction or str(image.dtype) == "torch.uint8"):
         raise ValueError(
@@ -61,17 +79,19 @@ def draw(
     if fraction:  # as the network sees it, where it is resized with "plain"
         image = (image * 255).round().byte()
     height, width = int(image.shape[1]), int(image.shape[2])
-    if isinstance(found, Detections) and tuple(found.size_hw) != (height, width):
-        raise ValueError(f"detections of an image of {found.size_hw[0]} x {found.size_hw[1]} pixels (height x width) "
-                         f"cannot be drawn on one of {height} x {width}")  # fmt: skip
+    size_hw = getattr(found, "size_hw", (height, width))
+    if tuple(size_hw) != (height, width):
+        raise ValueError(
+            f"detections of an image of {size_hw[0]} x {size_hw[1]} pixels (height x width) "
+            f"cannot be drawn on one of {height} x {width}"
+        )
     drawn = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()))
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     items = _items(found, classes, min_score, scale, drawn.size)
     if masks and found.masks is not None and items:
-        masks_of = found.mask if isinstance(found, Detections) else found.masks.__getitem__
-        areas = [(masks_of(item.index), item.colour) for item in items]
+        areas = [(found.mask(item.index), item.colour) for item in items]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
     _draw_boxes(drawn, items)
     draw_tags(drawn, items)
@@ -99,16 +119,13 @@ class Item:
         return IGNORED_COLOUR if self.ignored else class_colour(self.label)
 
 
-def _items(
-    found: Detections | GroundTruth, classes: Classes | None, min_score: float, scale: float, size: tuple[int, int]
-) -> list[Item]:
-    """What is to be drawn, largest first, so that small objects lie on top of the large ones around them."""
-    if classes is None and isinstance(found, Detections):
-        classes = found.classes
+def _items(found: Objects, classes: Names | None, min_score: float, scale: float, size: tuple[int, int]) -> list[Item]:
+    """The objects to draw, largest first, so that small objects are drawn over the large ones around them."""
+    classes = getattr(found, "classes", None) if classes is None else classes
     boxes = found.boxes.detach().cpu().double().numpy() * scale
     labels = found.labels.cpu().tolist()
-    scores = found.scores.detach().cpu().tolist() if isinstance(found, Detections) else [None] * len(labels)
-    ignored = found.ignore.cpu().tolist() if isinstance(found, GroundTruth) else [False] * len(labels)
+    scores = found.scores.detach().cpu().tolist() if hasattr(found, "scores") else [None] * len(labels)
+    ignored = found.ignore.cpu().tolist() if hasattr(found, "ignore") else [False] * len(labels)
     width, height = size
     items = []
     for index, (box, label, score, ignore) in enumerate(zip(boxes, labels, scores, ignored, strict=True)):
@@ -117,13 +134,13 @@ def _items(
         x1, y1, x2, y2 = (round(float(edge)) for edge in np.clip(box, 0, [width, height, width, height]))
         if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
             continue  # outside the image
-        x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel gets a whole one
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)  # and an object thinner than a pixel is drawn one pixel wide
         rectangle = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
         known = classes is not None and 0 <= label < len(classes.names)
         name = classes.names[label] if classes is not None and known else str(label)
         name = name if name.isprintable() else printable(name)  # a line end would break the tag
         if score is not None:
-            # Where there is only one class, the score says more than the name.
+            # With a single class the score tells more than the name.
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
         else:
             texts = (f"{name} (ignored)", name) if ignore else (name, name)
@@ -215,8 +232,16 @@ class Room:
         (x1, y1, x2, y2), (width, height) = rectangle, tag
         right, lowest = max(0, self.width - width), max(0, self.height - height)
         best, least = None, math.inf
-        corners = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y1), (x2 - width, y1),
-                   (x1, y2), (x2 - width, y2), (x1, y2 - height), (x2 - width, y2 - height))  # fmt: skip
+        corners = (
+            (x1, y1 - height),
+            (x2 - width, y1 - height),
+            (x1, y1),
+            (x2 - width, y1),
+            (x1, y2),
+            (x2 - width, y2),
+            (x1, y2 - height),
+            (x2 - width, y2 - height),
+        )
         for order, (x, y) in enumerate(corners):
             x, y = min(max(x, 0), right), min(max(y, 0), lowest)
             covered = int(np.count_nonzero(self.taken[y : y + height, x : x + width]))
@@ -256,40 +281,9 @@ def shortened(text: str, font: Font, width: int) -> str:
     return text + "…"
 
 
-@cache
-def palette() -> tuple[Colour, ...]:
-    """Colours in the order of use: each is the one farthest from all before it in OKLab, a perceptually even space.
-
-    A class keeps its colour however many classes there are. White, black and the grey of ignored regions count as
-    taken. Source of the conversion: Ottosson, "A perceptual color space for image processing" (2020).
-    """
-    hues = np.deg2rad(np.arange(0, 360, 5))
-    lightness, chroma, hue = (np.asarray(axis) for axis in zip(
-        *product((0.50, 0.585, 0.67, 0.755, 0.84), (0.09, 0.13, 0.17, 0.21, 0.25), hues), strict=True))  # fmt: skip
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=1)
-    cubes = lab @ np.array([[1, 1, 1], [0.3963377774, -0.1055613458, -0.0894841775],
-                            [0.2158037573, -0.0638541728, -1.2914855480]])  # fmt: skip
-    linear = cubes**3 @ np.array([[4.0767416621, -1.2684380046, -0.0041960863],
-                                  [-3.3077115913, 2.6097574011, -0.7034186147],
-                                  [0.2309699292, -0.3413193965, 1.7076147010]])  # fmt: skip
-    shown = ((linear >= 0) & (linear <= 1)).all(1)
-    lab, linear = lab[shown], linear[shown]
-    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    taken = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.67, 0.0, 0.0]])
-    distance = np.linalg.norm(lab[:, None] - taken[None], axis=2).min(1)
-    chosen = []
-    for number in range(NUM_COLOURS):
-        # The first colour is alone in most images: a magenta, which stands out on black, white, grey, skin and green.
-        best = int(distance.argmax()) if number else int(np.linalg.norm(lab - FIRST_COLOUR_OKLAB, axis=1).argmin())
-        red, green, blue = (round(255 * float(value)) for value in encoded[best])
-        chosen.append((red, green, blue))
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[best], axis=1))
-    return tuple(chosen)
-
-
 def class_colour(label: int) -> Colour:
     """The colour (red, green, blue) of a class index, the same in every image; repeats after 64 classes."""
-    return palette()[label % NUM_COLOURS]
+    return PALETTE[label % NUM_COLOURS]
 
 
 def text_colour(background: Colour) -> Colour:

@@ -1,23 +1,23 @@
-"""Masks as an image for other programs: each pixel says which object it belongs to."""
+"""Masks as an image for other programs: the value of a pixel is the number of its object."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from boxwright.structures import Detections
 from boxwright.visualize.drawing import class_colour
+from boxwright.visualize.objects import Masked
 
 MOST_INDEXED = 255
 
 
-def mask_image(found: Detections) -> Image.Image:
-    """An image of the size of the original whose pixels are 0, or n + 1 where detection n is.
+def mask_image(found: Masked) -> Image.Image:
+    """An image of the original size whose pixels are 0 for background and n + 1 for detection n.
 
-    Where masks overlap the better detection is on top. Up to 255 objects it is an indexed PNG (each object in the
-    colour of its class when looked at), beyond that a grey one of 16 bits. Raises ValueError where there are no masks.
+    Where masks overlap the better detection is on top. With up to 255 objects it has a palette (each object in the
+    colour of its class), with more it is a grey image of 16 bits. Raises ValueError where there are no masks.
     """
-    count = len(found)
+    count = len(found.labels)
     plane = np.zeros(found.size_hw, dtype=np.uint8 if count <= MOST_INDEXED else np.uint16)
     for index in reversed(range(count)):
         x, y, bitmap = found.mask(index)

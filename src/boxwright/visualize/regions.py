@@ -1,4 +1,4 @@
-"""Areas of an image: masks as translucent fills with an outline, and the hatching of ignored regions."""
+"""Masks as translucent fills with an outline, and the hatching of ignored regions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from boxwright.structures import CroppedMask
+from torch import Tensor
 
 ROWS = 256
-"""Rows of a mask that are filled at a time."""
+"""Rows of a mask that are blended at a time."""
 
 
 def with_masks(
-    image: Image.Image, masks: Iterable[tuple[CroppedMask, tuple[int, int, int]]], scale: float, thickness: int
+    image: Image.Image,
+    masks: Iterable[tuple[tuple[int, int, Tensor], tuple[int, int, int]]],
+    scale: float,
+    thickness: int,
 ) -> Image.Image:
-    """The image, `scale` times the masks' own, with each mask filled and outlined in its colour (R, G, B)."""
+    """The image, `scale` times as large as that of the masks, with each mask in its colour (R, G, B).
+
+    A mask is the column and row of its corner, and its bitmap (h, w).
+    """
     canvas = np.array(image)
-    for mask, colour in masks:
-        x, y, bitmap = mask.x, mask.y, mask.bitmap.cpu().numpy().astype(bool)
+    for (x, y, pixels), colour in masks:
+        bitmap = pixels.cpu().numpy().astype(bool)
         if not bitmap.any():
             continue
         if scale != 1.0:
@@ -42,7 +47,7 @@ def with_masks(
 
 
 def hatch(pen: ImageDraw.ImageDraw, rectangle: tuple[int, int, int, int], line: int, common: int) -> None:
-    """Draw an ignored region: light diagonals, and dashes of light grey on a dark frame, seen on any ground."""
+    """Draw an ignored region: light diagonals, and light dashes on a dark frame, visible on any background."""
     x1, y1, x2, y2 = rectangle[0], rectangle[1], rectangle[2] - 1, rectangle[3] - 1
     step = 6 + 5 * common
     for start in range(x1 + y1 + step, x2 + y2, step):  # the diagonals x + y = start

@@ -1,4 +1,4 @@
-"""Several images as one: contact sheets, and images side by side under titles."""
+"""Several images in one: contact sheets, and images side by side with titles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from boxwright.writing import printable
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
-    """Images in rows on white paper, each centred in a cell as large as the largest; by default nearly a square."""
+    """Images in rows on white, each centred in a cell of the largest size; by default about as many rows as columns."""
     if not images:
         raise ValueError("a contact sheet needs at least one image")
     columns = columns or math.ceil(math.sqrt(len(images)))
@@ -30,14 +30,14 @@ def contact_sheet(images: Sequence[Image.Image], columns: int | None = None) -> 
 
 
 def side_by_side(images: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Images in one row, each under its title."""
+    """Images in one row, each below its title."""
     if len(images) != len(titles):
         raise ValueError(f"{len(images)} images but {len(titles)} titles")
     return contact_sheet([titled(image, title) for image, title in zip(images, titles, strict=True)], len(images))
 
 
 def titled(image: Image.Image, title: str) -> Image.Image:
-    """An image under a strip of paper with its title, cut with an ellipsis where it is too long."""
+    """An image below a white strip with its title, shortened with an ellipsis where it is too long."""
     title = printable(title)
     font_size = max(11, round(0.02 * math.sqrt(image.width * image.height)) + 5)
     font = font_of(font_size, title.isascii())

@@ -1,1 +1,1 @@
-"""Files of weights from anywhere, read without running anything in them."""
+"""Weights from files of any library, read without running code in them, and downloads."""

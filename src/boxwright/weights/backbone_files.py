@@ -1,6 +1,6 @@
 """Pretrained backbones from files: torchvision's own layout, Detectron2's, and the Caffe2 names of MSRA's and FAIR's.
 
-Whatever a file calls its entries, what comes out has torchvision's names and expects RGB.
+Whatever a file calls its entries, what is loaded has torchvision's names and expects RGB.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ SUFFIXES = (".pt", ".pth", ".safetensors", ".pkl")
 def read_tensors(path: Path) -> dict[str, Any]:
     """The content of a weights file, by name, without running anything in it.
 
-    Raises FileNotFoundError, or ValueError where its weights are more than tensors, numbers, text and containers. What
-    stands beside them and is no plain data is left as a stand-in (`nn.pickles.Foreign`).
+    Raises FileNotFoundError, or ValueError where its weights are more than tensors, numbers, text and containers.
+    Other objects beside them are left as stand-ins (`pickles.Foreign`).
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -55,7 +55,7 @@ def is_caffe2(state: Mapping[str, Tensor]) -> bool:
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone of Caffe2's or Detectron2's ResNet names with those of torchvision; others are left as they are.
+    """A backbone of Caffe2's or Detectron2's ResNet names with those of torchvision; other names are not changed.
 
     >>> list(torchvision_names({"res2_0_branch2a_bn_s": torch.ones(1), "res3.1.conv2.norm.bias": torch.ones(1)}))
     ['layer1.0.bn1.weight', 'layer2.1.bn2.bias']
@@ -64,10 +64,17 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 _CAFFE2_ENDS = {
-    "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "norm.running_mean", "bn_riv": "norm.running_var",
-    "bn_gamma": "norm.weight", "bn_beta": "norm.bias", "bn_running_mean": "norm.running_mean",
-    "bn_running_var": "norm.running_var", "w": "weight", "b": "bias",
-}  # fmt: skip
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "bn_rm": "norm.running_mean",
+    "bn_riv": "norm.running_var",
+    "bn_gamma": "norm.weight",
+    "bn_beta": "norm.bias",
+    "bn_running_mean": "norm.running_mean",
+    "bn_running_var": "norm.running_var",
+    "w": "weight",
+    "b": "bias",
+}
 _CAFFE2_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
 
 
@@ -99,7 +106,7 @@ def torchvision_name(name: str) -> str:
 
 
 def complete_norms(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Tensor]:
-    """The same with statistics of the identity for BatchNorm layers that come as a scale and a shift (Caffe2)."""
+    """The state with the statistics 0 and 1 for BatchNorm layers that come as a scale and a shift (Caffe2)."""
     full = dict(state)
     for name, scale in state.items():
         if re.search(r"(^|\.)(bn\d|downsample\.1|norm)\.weight$", name):
@@ -110,7 +117,7 @@ def complete_norms(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Ten
 
 
 def _network_of(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The entries of a classification network, which may stand below a word of their trainer ("model.")."""
+    """The entries of a classification network, which may begin with a word of their trainer ("model.")."""
     own = model.state_dict().keys() - {"fc.weight", "fc.bias"}
     if own & state.keys() or is_caffe2(state) or "stem.conv1.weight" in state:
         return state
@@ -120,7 +127,7 @@ def _network_of(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
 def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1: bool | None = None) -> None:
     """Load a classification network's own weights; its classifier may be missing or of another size.
 
-    Files with Caffe2's names (MSRA, FAIR) hold weights for BGR: their first convolution is turned to RGB. MSRA's R-50
+    Files with Caffe2's names (MSRA, FAIR) hold weights for BGR: their first convolution is changed to RGB. MSRA's R-50
     and R-101 have their strides in the 1x1: another network is refused.
     """
     if not file.is_file():
@@ -135,9 +142,11 @@ def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1
         wide, grouped = state["res2_0_branch2a_w"], state["res2_0_branch2b_w"]
         groups = wide.shape[0] // grouped.shape[1]
         if stride_in_1x1 is not None and stride_in_1x1 != (groups == 1):
-            pixels = "model.pixel_std=[0.00392157,0.00392157,0.00392157]" if groups == 1 else "the default pixel_std"
+            pixels = "the default pixel_std"
+            if groups == 1:
+                pixels = "model.backbone.pixel_std=[0.00392157,0.00392157,0.00392157]"
             raise ValueError(
-                f"backbone weights {file}: this network needs model.backbone_variant.stride_in_1x1="
+                f"backbone weights {file}: this network needs model.backbone.stride_in_1x1="
                 f"{str(groups == 1).lower()} and {pixels}"
             )
     bgr = is_caffe2(state)

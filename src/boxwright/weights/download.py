@@ -1,6 +1,6 @@
-"""Weights by name or address: fetched once, checked, and kept where torchvision keeps its own.
+"""Weights by name or address: fetched once, checked, and kept where torchvision keeps its own weights.
 
-Nothing else of the library uses the network, and this only where a name or address was asked for.
+Nothing else in the library uses the network, and this only for a name or address that the user gave.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import errno
 import hashlib
 import os
 import re
+import sys
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +24,7 @@ _BLOCK = 1 << 20
 
 
 def is_remote(source: str) -> bool:
-    """Whether this names weights that may have to be fetched, not a file."""
+    """Whether this names weights to fetch rather than a file."""
     return source.startswith(("torchvision/", "detectron2/", "detectron2://", "https://")) and not Path(source).exists()
 
 
@@ -43,22 +45,22 @@ def cache_folder() -> Path:
 def fetched_file(source: str) -> Path:
     """The file of a zoo name, `detectron2://` shorthand or https address, from the cache or fetched into it.
 
-    Checked against the digits that torchvision (sha256) and Detectron2 (md5) put into their names, against
-    `#sha256=...` where an address ends so, and later against what was noted when it was fetched. Raises OSError with
-    the address and the place to put the file where there is no network; ValueError where a checksum is another.
+    Its checksum must be the one in its name (sha256 in torchvision's, md5 in Detectron2's), in the address where that
+    ends in `#sha256=...`, and the one noted when it was fetched. Raises OSError with the address and the place to put
+    the file where there is no network, ValueError where a checksum differs.
     """
     address = address_of(source)
     url, _, fragment = address.partition("#")
     place = place_of(url)
     note = place.with_name(place.name + ".sha256")
-    if not place.exists():
-        _fetch(url, place, source)
-        note.write_text(_digest(place) + "\n", encoding="ascii")
     checks = []  # (algorithm, what it must begin with, who says so)
     if fragment.startswith("sha256="):
         checks.append(("sha256", fragment.removeprefix("sha256=").lower(), "the address"))
     if named := re.search(r"-([0-9a-f]{8,})\.pth$", place.name):
         checks.append(("sha256", named[1], "its name"))
+    if not place.exists():
+        _fetch(url, place, source, checks[0][1] if checks else None)
+        note.write_text(_digest(place) + "\n", encoding="ascii")
     if named := re.search(r"_model_\w+_([0-9a-f]{6})\.pkl$", place.name):
         checks.append(("md5", named[1], "its name"))
     if note.exists():
@@ -79,7 +81,7 @@ def place_of(url: str) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """A name for the cache: the last part of the address, with what stands before it where that alone says little."""
+    """A name for the cache: the last part of the address, with the two before it where all files are called alike."""
     parts = [part for part in urlsplit(url).path.split("/") if part]
     if not parts:
         raise ValueError(f"{url}: names no file")
@@ -87,27 +89,38 @@ def _file_name(url: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name)
 
 
-def _fetch(url: str, place: Path, source: str) -> None:
-    """Download to a partial file that is moved into place when it is whole."""
+def _fetch(url: str, place: Path, source: str, sha256: str | None) -> None:
+    """Download with torch's own loader, which shows its progress on a terminal; in place only when whole and right."""
     partial = place.with_name(place.name + f".{os.getpid()}.partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as answer, partial.open("wb") as file:
-            length = int(answer.headers.get("Content-Length") or 0)
-            while block := answer.read(_BLOCK):
-                file.write(block)
+        length = _length(url)
+        torch.hub.download_url_to_file(url, str(partial), sha256, progress=sys.stderr.isatty())
         size = partial.stat().st_size
-        if length and size != length:
+        if length is not None and size != length:  # torch's loader takes a connection that broke off for the end
             raise OSError(f"only {size} of {length} bytes came")
         os.replace(partial, place)
+    except RuntimeError as error:
+        raise ValueError(f"{url}: not the file that was expected, {error}") from error
     except OSError as error:  # URLError, without a number, is one
-        with suppress(OSError):  # of a file system that can only be read
-            partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise OSError(error.errno, error.strerror, str(place)) from error
         raise OSError(
             f"no network for {source} ({error}): fetch {url} elsewhere and put it there as {place}"
         ) from error
+    finally:
+        with suppress(OSError):  # of a file system that can only be read
+            partial.unlink(missing_ok=True)
+
+
+def _length(url: str) -> int | None:
+    """How many bytes an address holds, where its server says so; OSError where nobody answers within 30 seconds."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30) as answer:
+            length = answer.headers.get("Content-Length")
+    except urllib.error.HTTPError:  # some servers give files but answer no such question
+        return None
+    return int(length) if length else None
 
 
 def _digest(path: Path, algorithm: str = "sha256") -> str:

@@ -1,7 +1,7 @@
-"""Pickles of other libraries, read without running what they say: arrays, numbers, text and containers only.
+"""Pickles of other libraries, read without running the code they name: arrays, numbers, text and containers only.
 
 A pickle is a program. The zoos of Detectron2 and Caffe2 are pickles of numpy arrays; whatever else a file names (a
-function, a class) is not looked up: a stand-in takes its place, which remembers the name and does nothing.
+function, a class) is not imported: a stand-in takes its place, which remembers the name and does nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-# numpy's own ways to come back from a pickle, wherever its version keeps them
+# numpy's own functions for reading its pickles, whichever module its version keeps them in
 _REBUILD: Any = np.zeros(1).__reduce__()[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
@@ -27,7 +27,7 @@ _INTO_CONTAINER = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUIL
 
 
 class Foreign:
-    """Stands for an object of a class or function that is not known here, which was not built or called."""
+    """Stand-in for an object of an unknown class or function, which was neither built nor called."""
 
     called = ""
 
@@ -59,14 +59,14 @@ def foreign_class(module: str, name: str) -> type[Foreign]:
 
 
 def name_of_foreign(value: Any) -> str | None:
-    """What a stand-in, or the class of one, stands for; None for anything else."""
+    """The name of what a stand-in, or the class of one, stands for; None for anything else."""
     if isinstance(value, Foreign):
         return value.called
     return value.called if isinstance(value, type) and issubclass(value, Foreign) else None
 
 
 def foreign_names(data: Any) -> list[str]:
-    """What all stand-ins anywhere in plain data stand for, each name once."""
+    """The names of what the stand-ins anywhere in plain data stand for, each once."""
     found: dict[str, None] = {}
     seen: set[int] = set()
     todo = [data]
@@ -82,7 +82,7 @@ def foreign_names(data: Any) -> list[str]:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What old protocols write bytes with; other codecs than the plain ones are not needed, so not run."""
+    """How old protocols write bytes; only plain codecs are needed, so no others are run."""
     if encoding not in ("latin1", "latin-1", "iso-8859-1", "ascii", "utf-8"):
         raise pickle.UnpicklingError(f"the codec {encoding!r}")
     return text.encode(encoding)
@@ -98,7 +98,7 @@ def _scalar(dtype: np.dtype[Any], content: Any = b"") -> Any:
 
 
 class Call:
-    """A function that a pickle may call, and cannot change."""
+    """A function that a pickle may call but not change."""
 
     __slots__ = ("_function",)
 
@@ -141,15 +141,22 @@ ALLOWED: dict[tuple[str, str], Any] = {
     **{(home, "scalar"): Call(_scalar) for home in _ARRAY_HOMES},
     ("numpy.core.numeric", "_frombuffer"): Call(_FROM_BUFFER),
     ("numpy._core.numeric", "_frombuffer"): Call(_FROM_BUFFER),
-    **{(home, name): builtin for home in ("builtins", "__builtin__")
-       for name, builtin in (("set", set), ("frozenset", frozenset), ("bytearray", Call(_bytearray)),
-                             ("complex", complex))},
-}  # fmt: skip
-"""All that is called while a pickle is read, by the module and name that it is written with."""
+    **{
+        (home, name): builtin
+        for home in ("builtins", "__builtin__")
+        for name, builtin in (
+            ("set", set),
+            ("frozenset", frozenset),
+            ("bytearray", Call(_bytearray)),
+            ("complex", complex),
+        )
+    },
+}
+"""All that may be called while a pickle is read, by the module and name that stand in the file."""
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Gives what a table holds, and a stand-in for every other name."""
+    """An unpickler that finds names in a table only, and gives a stand-in for every other name."""
 
     def __init__(
         self,
@@ -173,7 +180,7 @@ class PlainUnpickler(pickle.Unpickler):
 def read_pickle(path: str | Path, *, skip_foreign: bool = False) -> Any:
     """The content of a pickle that holds plain data.
 
-    With `skip_foreign` stand-ins (`Foreign`) are where other objects were. Without, ValueError names the first of them.
+    With `skip_foreign`, stand-ins (`Foreign`) replace other objects; without it, ValueError names the first of them.
     """
     path = Path(path)
     make: Callable[..., Any] = PlainUnpickler
@@ -198,7 +205,7 @@ def read_pickle(path: str | Path, *, skip_foreign: bool = False) -> Any:
 
 
 def check_program(file: IO[bytes] | bytes) -> None:
-    """Raise ValueError where a pickle is nested without end, or numbers its parts so that memory runs out."""
+    """Raise ValueError where a pickle is nested too deeply, or numbers its parts so that memory would run out."""
     stack: list[int] = []  # how deep each value is nested
     marks: list[int] = []
     memo: dict[int, int] = {}
@@ -221,7 +228,7 @@ def check_program(file: IO[bytes] | bytes) -> None:
 
 
 def _step(opcode: Any, stack: list[int], marks: list[int]) -> None:
-    """Take from the stack what an instruction takes, and put there how deep its result is nested."""
+    """Apply one instruction to the stack of nesting depths: remove its operands, push the depth of its result."""
     before, after = opcode.stack_before, opcode.stack_after
     start = marks.pop() if pickletools.markobject in before else len(stack)
     start -= before.index(pickletools.markobject) if pickletools.markobject in before else len(before)

@@ -1,7 +1,7 @@
-"""Which part of a file is the state dict of its network, whatever a trainer has put beside it or around its names.
+"""Which part of a file is the state dict of its network, whatever its trainer stored beside it or added to its names.
 
-A trainer saves more than weights: its optimiser, its arguments, its own classes. Of those nothing is built; what is no
-plain data is known by name only (`nn.pickles.Foreign`), and matters where it stands among the weights.
+A trainer saves more than weights: its optimiser, its arguments, its own classes. None of those is built; what is not
+plain data is known by name only (`pickles.Foreign`), and is an error only among the weights.
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ from torch import Tensor
 from boxwright.weights.pickles import foreign_names, name_of_foreign
 
 SECTIONS = (
-    "model", "state_dict", "model_state_dict", "model_state", "model_weights", "net", "network", "module", "detector",
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model_weights",
+    "net",
+    "network",
+    "module",
+    "detector",
     "weights",
-)  # fmt: skip
+)
 """What trainers call the weights of a network in their files; the first that is there is taken."""
 _AROUND = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch.compile, FSDP and activation checkpoints put into names."""
+"""What torch.compile, FSDP and activation checkpoints add to names."""
 _COUNTERS = ("n_averaged",)
-"""What torch's averages of weights count beside them."""
+"""Counters that torch's averages of weights keep beside them."""
 _MOST_LEVELS = 5
 
 
 def section_of(data: Any) -> Any:
-    """The part of a file's content that holds the weights: itself, or what stands below a name for them."""
+    """The part of a file's content that holds the weights: all of it, or what it holds under a name for weights."""
     for _ in range(_MOST_LEVELS):
         inner = next((data[key] for key in SECTIONS if _is_section(data.get(key))), None) if _mapping(data) else None
         if inner is None and _mapping(data) and not any(_is_weight(value) for value in data.values()):
@@ -41,7 +49,7 @@ def section_of(data: Any) -> Any:
 
 
 def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a file's content: arrays as tensors, without what DDP, FSDP and torch.compile put into names.
+    """The state dict of a file's content: arrays as tensors, without what DDP, FSDP and torch.compile add to names.
 
     >>> list(state_of({"model_state_dict": {"module._orig_mod.fc.bias": torch.ones(2)}, "loss": torch.ones(1)}))
     ['fc.bias']
@@ -49,7 +57,7 @@ def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in section_of(data).items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(np.array(value))  # a copy: the file's own may not be writable
+            value = torch.from_numpy(np.array(value))  # a copy: the one from the file may be read-only
         if isinstance(value, Tensor) and str(name) not in _COUNTERS:
             plain = _plain_name(str(name))
             if plain in state:
@@ -59,7 +67,7 @@ def state_of(data: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def foreign_weight(data: Any) -> str | None:
-    """The name of an object that is no plain data where weights are expected; None where there is none."""
+    """The name of an object among the weights that is not plain data; None where there is none."""
     if (whole := name_of_foreign(data)) is not None:
         return whole
     section = section_of(data)
@@ -67,13 +75,15 @@ def foreign_weight(data: Any) -> str | None:
         named = [name_of_foreign(data.get(key)) for key in SECTIONS]
         if any(named) or not any(_is_weight(value) for value in data.values()):
             return next((name for name in (*named, *foreign_names(data)) if name), None)
-        among = [value for key, value in data.items() if "." in str(key)]  # what has no dot is no weight of a network
+        among = [
+            value for key, value in data.items() if "." in str(key)
+        ]  # a name without a dot is no weight of a network
         return next(iter(foreign_names(among)), None)
     return next(iter(foreign_names(section)), None)
 
 
 def foreign_parts(data: Mapping[str, Any]) -> list[str]:
-    """What stands beside the weights and was not built: the name of each part, and of what it would have been."""
+    """Parts beside the weights that were not built: the name of each, and of the classes it holds."""
     section = section_of(data)
     found = []
     for key, value in data.items():
@@ -83,7 +93,7 @@ def foreign_parts(data: Mapping[str, Any]) -> list[str]:
 
 
 def parts_of(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The entries below each first word of the names ("model." of a LightningModule), without it; with that word."""
+    """For each first word of the names ("model." of a LightningModule): the word, and its entries without it."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         first, dot, rest = name.partition(".")
@@ -93,11 +103,12 @@ def parts_of(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tenso
 
 
 def check_finite(state: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError where weights are no numbers."""
+    """Raise ValueError where weights are NaN or infinite."""
     wrong = [
-        name for name, value in state.items()
+        name
+        for name, value in state.items()
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]  # fmt: skip
+    ]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ValueError(
@@ -135,5 +146,5 @@ def _leads_to_weights(value: Any) -> bool:
 
 
 def _within(section: Any, value: Any) -> bool:
-    """Whether the weights lie below this part: then what is in it and foreign is told elsewhere."""
+    """Whether this part holds the weights: then foreign objects in it are reported elsewhere."""
     return _mapping(value) and section_of(value) is section

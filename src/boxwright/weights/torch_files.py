@@ -1,7 +1,7 @@
-"""Files of `torch.save`, read without running what they say: tensors, arrays, numbers, text and containers only.
+"""Files of `torch.save`, read without running the code they name: tensors, arrays, numbers, text and containers only.
 
-Whatever else such a file names is not built: a stand-in takes its place (`nn.pickles.Foreign`). Every part is compared
-with its checksum on the way, and no tensor is larger than what the file holds for it.
+Whatever else such a file names is not built: a stand-in takes its place (`pickles.Foreign`). Every part is compared
+with its checksum as it is read, and no tensor is larger than the data that the file holds for it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,32 @@ from boxwright.weights.pickles import ALLOWED, Call, PlainUnpickler, check_progr
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 SMALL = 1 << 20
-"""Numbers of a tensor that may be written once and stand for many (an expanded one)."""
+"""The largest number of elements of an expanded tensor, which stores fewer than it has."""
 _STORAGES = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 _DTYPES = (
-    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64",
-)  # fmt: skip
+    "float32",
+    "float64",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+    "complex64",
+)
 
 
 class _Storage(NamedTuple):
@@ -43,9 +60,9 @@ class _Kind(NamedTuple):
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a file of `torch.save`, on the CPU, with stand-ins where it names what is not known here.
+    """The content of a file of `torch.save`, on the CPU, with stand-ins for classes and functions unknown here.
 
-    Raises ValueError, without the file's name, where it is no such file, damaged, or refers to what it does not hold.
+    Raises ValueError, without the file's name, where it is no such file, damaged, or refers to data that is missing.
     """
     if not is_archive(path):
         try:
@@ -58,7 +75,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def read_torch_archive(source: Path | bytes) -> Any:
-    """The same of a file that is an archive, as torch has written them since 1.6, or of its bytes."""
+    """The content of an archive, which torch has written since 1.6, from a file or its bytes."""
     with checked_archive(source) as archive:
         programs = [name for name in archive.sizes if name.endswith("/data.pkl")]
         if any(name.endswith("/constants.pkl") for name in archive.sizes):
@@ -97,7 +114,7 @@ def _read_archive(archive: CheckedArchive, folder: str) -> Any:
         raise
     except Exception as error:  # a damaged pickle raises anything
         raise ValueError(f"it is damaged, or no file of torch.save ({' '.join(str(error).split())[:120]})") from error
-    for name in archive.sizes:  # what nothing refers to is compared with its checksum too
+    for name in archive.sizes:  # members that nothing refers to are compared with their checksums too
         if not name.startswith(f"{folder}data/") or name.removeprefix(f"{folder}data/") not in storages:
             archive.read(name)
     return data
@@ -109,7 +126,7 @@ def _memory(numbers: Tensor) -> memoryview:
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A tensor over numbers of a storage, once it is certain that it stays within them."""
+    """A view of a storage as a tensor, after a check that it stays within the storage."""
     sizes = [*size, *stride, offset]
     if not isinstance(storage, _Storage) or len(size) != len(stride):
         raise ValueError("a tensor without its numbers")
@@ -129,7 +146,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _with_attributes(make: Any, _kind: Any, arguments: Any, _attributes: Any) -> Any:
-    """A tensor to which somebody has attached something: the tensor."""
+    """A tensor that was saved with Python attributes: the tensor alone."""
     if not isinstance(make, Call):
         raise ValueError("a tensor of another kind")
     return make(*arguments)
@@ -202,7 +219,7 @@ def _read_oldest_file(path: Path, problem: ValueError) -> Any:
 
 
 def _next(file: BufferedReader, outside: Any = None) -> Any:
-    """What the next pickle of a file holds."""
+    """The content of the next pickle of a file."""
     start = file.tell()
     try:
         check_program(file)

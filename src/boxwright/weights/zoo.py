@@ -1,4 +1,4 @@
-"""Detectors that can be loaded by name: what was published about each, and where its weights are."""
+"""Detectors that can be loaded by name: their published figures, and the addresses of their weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ class ZooEntry:
 
 
 TORCHVISION = (
-    "fcos_resnet50_fpn", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2",
-)  # fmt: skip
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
+)
 # name: (box AP, mask AP, the end of the address); from Detectron2's MODEL_ZOO.md and model_zoo.py.
 # An RPN has no AP: its average recall of 1000 proposals is 51.6 on C4 and 58.0 on a pyramid.
 _BOXES, _MASKS = "COCO-Detection/", "COCO-InstanceSegmentation/"
@@ -62,14 +68,26 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
 
 
 MILLIONS = {
-    "retinanet_R_50_FPN": 38.0, "retinanet_R_101_FPN": 57.0, "rpn_R_50_C4": 18.1, "rpn_R_50_FPN": 27.4,
+    "retinanet_R_50_FPN": 38.0,
+    "retinanet_R_101_FPN": 57.0,
+    "rpn_R_50_C4": 18.1,
+    "rpn_R_50_FPN": 27.4,
     "fast_rcnn_R_50_FPN": 41.2,
-    "faster_rcnn_R_50_C4": 33.8, "faster_rcnn_R_50_DC5": 165.6, "faster_rcnn_R_50_FPN": 41.8,
-    "faster_rcnn_R_101_C4": 52.8, "faster_rcnn_R_101_DC5": 184.6, "faster_rcnn_R_101_FPN": 60.7,
-    "faster_rcnn_X_101_32x8d_FPN": 105.0, "mask_rcnn_R_50_C4": 36.0, "mask_rcnn_R_50_DC5": 172.4,
-    "mask_rcnn_R_50_FPN": 44.4, "mask_rcnn_R_101_C4": 55.0, "mask_rcnn_R_101_DC5": 191.4, "mask_rcnn_R_101_FPN": 63.4,
+    "faster_rcnn_R_50_C4": 33.8,
+    "faster_rcnn_R_50_DC5": 165.6,
+    "faster_rcnn_R_50_FPN": 41.8,
+    "faster_rcnn_R_101_C4": 52.8,
+    "faster_rcnn_R_101_DC5": 184.6,
+    "faster_rcnn_R_101_FPN": 60.7,
+    "faster_rcnn_X_101_32x8d_FPN": 105.0,
+    "mask_rcnn_R_50_C4": 36.0,
+    "mask_rcnn_R_50_DC5": 172.4,
+    "mask_rcnn_R_50_FPN": 44.4,
+    "mask_rcnn_R_101_C4": 55.0,
+    "mask_rcnn_R_101_DC5": 191.4,
+    "mask_rcnn_R_101_FPN": 63.4,
     "mask_rcnn_X_101_32x8d_FPN": 107.6,
-}  # fmt: skip
+}
 """Parameters of Detectron2's detectors, counted in ours; it publishes neither them nor operations."""
 
 
@@ -99,9 +117,14 @@ def _torchvision_entry(name: str) -> ZooEntry:
     meta = weights.meta
     figures = meta["_metrics"]["COCO-val2017"]
     return ZooEntry(
-        f"torchvision/{name}", figures["box_map"], figures.get("mask_map"), round(meta["num_params"] / 1e6, 1),
-        meta["_ops"], "BSD-3-Clause", weights.url,
-    )  # fmt: skip
+        f"torchvision/{name}",
+        figures["box_map"],
+        figures.get("mask_map"),
+        round(meta["num_params"] / 1e6, 1),
+        meta["_ops"],
+        "BSD-3-Clause",
+        weights.url,
+    )
 
 
 def _detectron2_entry(name: str) -> ZooEntry:

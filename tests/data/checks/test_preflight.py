@@ -28,7 +28,7 @@ GOOD: Box = (1, 1, 9, 9)
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("the shared data sets do not lie beside this checkout")
+        pytest.skip("the shared datasets do not lie beside this checkout")
     return SHARED
 
 
@@ -111,7 +111,7 @@ def test_an_object_labelled_twice(make: Maker) -> None:
     first = make.record(GOOD, GOOD, GOOD)
     report = preflight(make.data(train=[first]))
     assert [(f.kind, f.where) for f in report.findings] == [("duplicate-object", "p1.xml:7")]
-    assert "first in p1.xml:5" in report.findings[0].message
+    assert "duplicate of p1.xml:5" in report.findings[0].message
 
 
 def test_missing_damaged_and_cut_images_are_left_out(make: Maker) -> None:
@@ -153,7 +153,7 @@ def test_sizes_that_disagree(make: Maker) -> None:
         ("size-mismatch", "p2.xml"),
         ("size-mismatch-exif", "p3.xml"),
     ]
-    assert "says 41 x 20 pixels" in report.findings[0].message
+    assert "gives 41 x 20 pixels" in report.findings[0].message
     assert "EXIF rotation" in report.findings[1].message
     cleaned = report.dataset.splits["train"].records
     assert [record.stated_hw for record in cleaned] == [(20, 40), (20, 40), (40, 20), (40, 20)]
@@ -269,7 +269,7 @@ def test_a_part_of_a_mask_without_area_costs_nothing_but_itself(make: Maker, par
         ([[60, 60, 70, 60, 70, 70]], "empty-mask", "covers no pixel"),
         ([[1, 1, 5, 5, 9, 9], [3, 3, 3, 3, 3, 3]], "empty-mask", "covers no pixel"),  # a line, and a point
         ([[30, 10, 38, 10, 38, 18, 30, 18]], "mask-off-box", "lies elsewhere than its box (x 30 to 38, y 10 to 18)"),
-        (None, "missing-mask", "the cat has no mask: its box is learnt and its mask is not"),
+        (None, "missing-mask", "the cat has no mask: only its box is used in training"),
     ],
 )
 def test_a_mask_that_cannot_be_used_costs_its_object_nothing_else(
@@ -384,7 +384,7 @@ def test_a_polygon_that_cannot_be_drawn_is_found_before_training(make: Maker) ->
     items = (replace(record.annotations[0], segmentation=[zigzag]), record.annotations[1])
     report = preflight(make.data(train=[replace(record, annotations=items)]), check_masks=True)
     (finding,) = [finding for finding in report.findings if finding.kind == "bad-mask"]
-    assert "crosses the columns of the image" in finding.message
+    assert "has an outline of 2000000 pixels" in finding.message
     assert report.dataset.splits["train"].records[0].annotations[0].segmentation is None
 
 

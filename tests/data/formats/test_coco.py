@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from whole_masks import decode_rle
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.formats.coco import read_coco, recognises_coco
 from boxwright.data.records import Split
-from boxwright.ops.masks import decode_rle, encode_rle
+from boxwright.ops.masks import encode_rle
 
 
 def save_image(path: Path) -> None:
@@ -217,7 +218,7 @@ def test_paths_of_another_machine(tmp_path: Path) -> None:
         ({"images": [], "annotations": []}, '"categories" is missing'),
         (content(images={"a": 1}), '"images" is not a list'),
         (content(categories=[]), '"categories" is empty'),
-        (content(categories=[{"id": None, "name": "dog"}]), "no whole number as its id"),
+        (content(categories=[{"id": None, "name": "dog"}]), "no integer as its id"),
         (content(categories=[{"id": 3, "name": "dog"}, {"id": 3, "name": "cat"}]), "stands for both 'dog' and 'cat'"),
     ],
 )
@@ -392,7 +393,7 @@ def test_a_name_that_is_none_is_refused_with_file_and_id(tmp_path: Path, name: A
 @pytest.mark.parametrize("key", [True, 1.5, "x", [1]])
 def test_a_category_id_that_is_none_is_refused(tmp_path: Path, key: Any) -> None:
     file = save_json(tmp_path / "a.json", content(categories=[{"id": key, "name": "dog"}]))
-    with pytest.raises(ValueError, match=r'a\.json: entry 0 of "categories" has no whole number as its id'):
+    with pytest.raises(ValueError, match=r'a\.json: entry 0 of "categories" has no integer as its id'):
         read_coco(file)
 
 

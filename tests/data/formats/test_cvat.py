@@ -65,7 +65,7 @@ def test_every_shape_with_an_area_is_an_object(tmp_path: Path) -> None:
     [
         ('<polyline label="dog" points="1,1;2,2"/>', "only boxes, polygons, masks and ellipses"),
         ('<points label="dog" points="1,1"/>', "only boxes"),
-        ('<box label="dog" xtl="1" ytl="2" xbr="x" ybr="4"/>', "xbr is 'x', which is no number"),
+        ('<box label="dog" xtl="1" ytl="2" xbr="x" ybr="4"/>', "xbr is 'x', which is not a number"),
         ('<box label="dog" xtl="1" ytl="2" xbr="3"/>', "it has no ybr"),
         ('<box label="" xtl="1" ytl="2" xbr="3" ybr="4"/>', "no label"),
         ('<polygon label="dog" points="1,1;2"/>', "points holds '2'"),

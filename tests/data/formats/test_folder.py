@@ -22,7 +22,7 @@ XML += "</object></annotation>"
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("the shared data sets do not lie beside this checkout")
+        pytest.skip("the shared datasets do not lie beside this checkout")
     return SHARED
 
 

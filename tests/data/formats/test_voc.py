@@ -304,8 +304,8 @@ def test_difficult_is_read_by_its_meaning(tmp_path: Path, field: str, ignored: b
     ("thing", "reason"),
     [
         (xml_object("dog", extra="<difficult>maybe</difficult>"), "<difficult> is 'maybe', expected 0 or 1"),
-        (xml_object("dog", ("1,5", 1, 2, 3)), "<xmin> is '1,5', which is no number"),
-        (xml_object("dog", (1, 1, "2_0", 3)), "<xmax> is '2_0', which is no number"),
+        (xml_object("dog", ("1,5", 1, 2, 3)), "<xmin> is '1,5', which is not a number"),
+        (xml_object("dog", (1, 1, "2_0", 3)), "<xmax> is '2_0', which is not a number"),
     ],
 )
 def test_a_field_that_means_nothing_is_named_with_its_line(tmp_path: Path, thing: str, reason: str) -> None:

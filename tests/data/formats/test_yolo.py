@@ -156,8 +156,8 @@ def test_keypoints_are_left_out_where_the_yaml_announces_them(tmp_path: Path) ->
         ("0", "1 number; expected 5"),
         ("0 nan 0.5 0.1 0.1", "not finite"),
         ("0 0.5 inf 0.1 0.1", "not finite"),
-        ("-1 0.5 0.5 0.1 0.1", "-1 is no class index"),
-        ("0.5 0.5 0.5 0.1 0.1", "0.5 is no class index"),
+        ("-1 0.5 0.5 0.1 0.1", "-1 is not a class index"),
+        ("0.5 0.5 0.5 0.1 0.1", "0.5 is not a class index"),
         ("0 -0.5 0.5 0.1 0.1", "-0.5 is negative"),
         ("0 0.5 0.5 -0.001 0.1", "-0.001 is negative"),
         ("0 320 240 100 50", "320 is above 1"),
@@ -203,7 +203,7 @@ def test_given_names(tmp_path: Path) -> None:
     data = read_yolo(tmp_path, ["dog", "cat"])
     assert (data.classes.names, data.classes.ids) == (("dog", "cat"), (1, 0))
     assert data.splits["train"].records[0].annotations[0].label == 1
-    with pytest.raises(ValueError, match="the classes here are cat, dog, but given: horse"):
+    with pytest.raises(ValueError, match="the classes are cat, dog, but these were given: horse"):
         read_yolo(tmp_path, ["horse"])
 
 
@@ -271,7 +271,7 @@ def test_a_list_of_another_machine_finds_its_images(tmp_path: Path, prefix: str)
         ("train: [[a]]\nnames: [dog]", '"train" is .* expected a folder'),
         ("train: images/train\nnames: {1_0: dog}", 'the keys of "names" must be class indices'),
         ("train: images/train\nnames: {-1: dog}", 'the keys of "names" must be class indices'),
-        ("train: images/train\nnames: [dog, dog]", "the class name 'dog' stands twice"),
+        ("train: images/train\nnames: [dog, dog]", "the class name 'dog' occurs twice"),
         ("train: images/train\nnames: [dog]\nkpt_shape: 17", '"kpt_shape" is .* expected'),
         ("train: images/train\nnames: [dog]\nkpt_shape: [x, 3]", '"kpt_shape" is .* expected'),
     ],
@@ -298,7 +298,7 @@ def test_a_class_name_that_stands_twice_is_refused_with_its_file(tmp_path: Path)
     save_image(tmp_path / "a.jpg")
     save_text(tmp_path / "a.txt", ROW)
     save_text(tmp_path / "classes.txt", "dog\ncat\ndog\n")
-    with pytest.raises(ValueError, match=r"classes\.txt: the class name 'dog' stands twice"):
+    with pytest.raises(ValueError, match=r"classes\.txt: the class name 'dog' occurs twice"):
         read_yolo(tmp_path)
 
 

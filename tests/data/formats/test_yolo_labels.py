@@ -1,4 +1,4 @@
-"""From image to label file and back: bent names are understood, and a label file that no image claims is named."""
+"""From image to label file and back: deviating names are recognised, and a label file without an image is reported."""
 
 import os
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_the_exact_name_goes_first_and_takes_its_file_from_no_other(tmp_path: Pa
     ("name", "beside", "reason"),
     [
         ("gone.txt", None, "there is no image of this name"),
-        ("photo.txt", "photo.HEIC", "photo.HEIC is of a kind that is not read"),
+        ("photo.txt", "photo.HEIC", "photo.HEIC has a format that is not supported"),
         ("good.png.txt", None, "good.png is labelled by good.txt already"),
         ("GOOD.TXT", None, "good.png is labelled by good.txt already"),
     ],
@@ -157,11 +157,11 @@ def test_a_set_whose_labels_fit_no_image_at_all_says_so(tmp_path: Path) -> None:
     make_image(tmp_path / "images/a.png")
     file = label(tmp_path / "labels/b.txt")
     assert recognises_yolo(tmp_path)
-    with pytest.raises(ValueError, match=r"the first problem is .*b\.txt: no image claims this label file"):
+    with pytest.raises(ValueError, match=r"the first problem is .*b\.txt: no image belongs to this label file"):
         open_folder(tmp_path)
     (tmp_path / "images/a.png").rename(tmp_path / "images/b.heic")
     label(tmp_path / "data.yaml", "train: images\nnames: [dog]\n")
-    with pytest.raises(ValueError, match=r"b\.txt: .*b\.heic is of a kind that is not read"):
+    with pytest.raises(ValueError, match=r"b\.txt: .*b\.heic has a format that is not supported"):
         open_folder(tmp_path)
     assert file.is_file()
 

@@ -25,7 +25,7 @@ def read(tmp_path: Path, *lines: str, pose: int | None = None) -> tuple[RowKind,
 def test_six_numbers_are_refused_with_the_reason(tmp_path: Path, score: str) -> None:
     _, (plain, told) = read(tmp_path, BOX, f"{BOX} {score}")
     assert plain == (0.5, 0.5, 0.2, 0.4)
-    assert "a score or a track id is no part of a label" in str(told)
+    assert "remove a score or a track id" in str(told)
 
 
 @pytest.mark.parametrize("extra", ["0.9 1", "0.9 0", "0.9 17", "1 0.8", "0.8 0.7", "3 0.9"])

@@ -93,7 +93,7 @@ def test_an_image_of_one_value_has_nothing_to_lose(saved: Callable[..., Path]) -
 def test_colours_of_16_bits_that_become_flat_are_said(tmp_path: Path) -> None:
     from boxwright.data.image_io.decode import _flat_colour
 
-    assert "colours of 16 bits become 16 of 256 levels" in str(_flat_colour(np.arange(16, dtype=np.uint8)))
+    assert "16-bit colours become 16 of 256 levels" in str(_flat_colour(np.arange(16, dtype=np.uint8)))
     assert _flat_colour(np.arange(200, dtype=np.uint8)) is None
 
 
@@ -123,7 +123,7 @@ def test_a_data_set_has_one_range_which_that_of_its_training_images_is(tmp_path:
     assert report.value_range == (3000, 4000)
     (note,) = [finding for finding in report.findings if finding.kind == "narrow-values"]
     assert (note.severity, note.where) == ("note", str(tmp_path / "train0.png"))
-    assert "3 images of more than 8 bits hold a narrow part of their range, here 3000 to 3900 of 0 to 65535" in (
+    assert "3 images of more than 8 bits use a narrow part of their range, such as 3000 to 3900 of 0 to 65535" in (
         note.message
     )
     assert json.loads(json.dumps(report.as_dict()))["counts"]["narrow-values"] == 1

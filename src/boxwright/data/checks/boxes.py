@@ -1,4 +1,4 @@
-"""What is wrong with boxes: one image's, box by box, and a whole split's, where all are wrong in one way."""
+"""Checks of boxes: of one image, box by box, and of a whole split, if all boxes are wrong in the same way."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from boxwright.data.ground_truth import Box, clip_box
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.structures import Classes
 
-_SLACK = 1.0  # pixels a box may end outside without a word: labelling tools round
+_SLACK = 1.0  # pixels that a box may end outside without a finding: labelling tools round
 _ENOUGH = 3  # boxes from which a whole split can be judged
 
 
 def checked_annotations(
     record: Record, hw: tuple[int, int], classes: Classes, *, masks: bool = False, need_masks: bool = False
 ) -> tuple[tuple[Annotation, ...], list[Problem]]:
-    """The usable objects of an image of size `hw`, clipped to it, and a problem for each box that is not as it should.
+    """The usable objects of an image of size `hw`, clipped to it, and a problem for each invalid box.
 
-    `masks` looks at every mask too, `need_masks` also says where one is missing. The second of two equal objects is
-    reported and kept, as evaluation tools keep it.
+    `masks` checks every mask too, `need_masks` also reports missing masks. The second of two equal objects is reported
+    and kept, as evaluation tools keep it.
     """
     kept: list[Annotation] = []
     problems: list[Problem] = []
@@ -36,7 +36,7 @@ def checked_annotations(
             continue
         first = seen.setdefault((item.box, item.label), item.where)
         if first is not item.where:
-            message = f"the {name} stands here a second time, first in {first}; it counts twice"
+            message = f"the {name} is a duplicate of {first}; it counts twice"
             problems.append(Problem("duplicate-object", item.where, message, item.box))
         clean = item if box == item.box else replace(item, box=box)
         if masks or need_masks:
@@ -69,14 +69,14 @@ def _box_problem(item: Annotation, name: str, hw: tuple[int, int], clipped: Box 
 
 
 def coordinate_problems(split: Split, sizes: Sequence[tuple[int, int] | None], data_format: str) -> list[Problem]:
-    """What is wrong with nearly all boxes of a split: fractions instead of pixels, or sizes taken for corners."""
+    """Problems of nearly all boxes of a split: fractions instead of pixels, or sizes taken for corners."""
     pairs = [
         (item.box, hw)
         for record, hw in zip(split.records, sizes, strict=True)
         for item in record.annotations
         if hw is not None and all(map(math.isfinite, item.box))
     ]
-    if len(pairs) < _ENOUGH or data_format == "yolo":  # its reader has already refused what is no fraction
+    if len(pairs) < _ENOUGH or data_format == "yolo":  # its reader has already refused values that are not fractions
         return []
     where = split.records[0].where.split(": ")[0] if data_format == "coco" else f"split {split.name}"
     kind, message = "", ""
@@ -87,7 +87,7 @@ def coordinate_problems(split: Split, sizes: Sequence[tuple[int, int] | None], d
         message = "many boxes are reversed, and all would fit as x, y, width, height: write x1, y1, x2, y2 instead"
     elif data_format == "coco" and _mostly_corners(pairs):
         kind = "boxes-look-like-xyxy"
-        message = "most boxes leave their images, and all would fit as x1, y1, x2, y2: COCO wants x, y, width, height"
+        message = "most boxes leave their images, and all would fit as x1, y1, x2, y2: COCO expects x, y, width, height"
     return [Problem(kind, where, message, severity="error")] if kind else []
 
 

@@ -1,7 +1,7 @@
-"""What is wrong with image files: missing, damaged, cut short, become flat, or the same content twice.
+"""Checks of image files: missing, damaged, truncated, nearly flat, or the same content twice.
 
-Headers are read and, where sizes in bytes agree, contents compared by hash; nothing is decoded unless asked for, or
-where a file does not end as its format must or has more than 8 bits a value.
+Headers are read, and contents of files of equal size are compared by hash. Pixels are decoded only if asked for, if a
+file does not end as its format requires, or if it has more than 8 bits per value.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from boxwright.data.image_io.decode import image_header, read_with_note
 from boxwright.data.image_io.value_range import UsedRange, ValueRange, common_range
 from boxwright.data.records import Problem, Split
 
-_TAIL = 64  # bytes; a good file with more than this behind its end mark is decoded to be sure
+_TAIL = 64  # bytes; a file with more than this after its end marker is decoded to be sure
 
 
 @dataclass(frozen=True, slots=True)
 class ImageState:
-    """What a look at one file gave: its upright size, whether EXIF swapped its sides, its bytes, or what is wrong.
+    """The result of checking one file: its upright size, whether EXIF swapped its sides, its bytes, or the error.
 
-    `note` is what is amiss with an image that is read all the same, `used` the values of one of more than 8 bits.
+    `note` describes a defect of a readable image, `used` the range of values of an image of more than 8 bits.
     """
 
     hw: tuple[int, int] | None
@@ -38,7 +38,7 @@ class ImageState:
 
 
 def look_at_images(paths: Iterable[Path], *, decode: bool = False) -> dict[Path, ImageState]:
-    """The state of every image file, each looked at once; `decode` reads all pixels."""
+    """The state of every image file, each checked once; `decode` reads all pixels."""
     unique = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         return dict(zip(unique, pool.map(lambda path: look_at_image(path, decode=decode), unique), strict=True))
@@ -76,12 +76,12 @@ def _ends_as_it_must(path: Path, num_bytes: int) -> bool:
 
 
 def range_of(split: Split, states: dict[Path, ImageState]) -> ValueRange:
-    """What `auto` means for a split that is trained on: one range of values for all its images."""
+    """The meaning of `auto` for a training split: one range of values for all its images."""
     return common_range([used for record in split.records if (used := states[record.path].used) is not None])
 
 
 def value_problems(states: dict[Path, ImageState], value_range: ValueRange, *, was_auto: bool) -> Iterator[Problem]:
-    """Images that are read although their end is missing, and those of more than 8 bits that become flat."""
+    """Findings on truncated images that are still used, and on images of more than 8 bits that become flat."""
     narrow = []
     for path, state in states.items():
         if state.note is not None:
@@ -96,9 +96,9 @@ def value_problems(states: dict[Path, ImageState], value_range: ValueRange, *, w
         used = states[narrow[0]].used
         assert used is not None
         message = (
-            f"{len(narrow)} images of more than 8 bits hold a narrow part of their range, here {used.low:g} to "
-            f"{used.high:g} of 0 to {used.highest:g}: training makes {value_range[0]:g} to {value_range[1]:g} of all "
-            "images 0 to 255, and keeps that with the model (data.value_range)"
+            f"{len(narrow)} images of more than 8 bits use a narrow part of their range, such as {used.low:g} to "
+            f"{used.high:g} of 0 to {used.highest:g}: training scales {value_range[0]:g} to {value_range[1]:g} of all "
+            "images to 0 to 255, and stores that with the model (data.value_range)"
         )
         yield Problem("narrow-values", str(narrow[0]), message, severity="note")
 

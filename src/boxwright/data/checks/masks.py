@@ -1,7 +1,7 @@
-"""What is wrong with masks, object by object: damaged, of another image's size, away from their box, or not there.
+"""Checks of masks, object by object: damaged, of another image's size, away from their box, or missing.
 
-Such an object keeps its box: one that is left out would be learnt as background. It loses its mask, but for an empty
-one of COCO or YOLO, which evaluation counts as missed.
+Such an object keeps its box, since without it the object would be learned as background. It loses its mask, except for
+an empty one of COCO or YOLO, which evaluation counts as missed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from boxwright.data.ground_truth import Box, clip_box, mask_of
 from boxwright.data.records import Annotation, Problem
 from boxwright.ops.masks import check_outline
 
-_SLACK = 2.0  # pixels a polygon may end outside without a word
+_SLACK = 2.0  # pixels that a polygon may end outside without a finding
 _HUGE = 1e12
 _LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
 
@@ -21,12 +21,12 @@ _LEAST_OVERLAP = 0.2  # IoU of a mask's extent and its box
 def checked_mask(
     item: Annotation, name: str, hw: tuple[int, int], box: Box, *, needed: bool
 ) -> tuple[Annotation, Problem | None]:
-    """The object of an image of size `hw`, without its mask where that is none, and what is wrong with it.
+    """The object of an image of size `hw`, without its mask if that is invalid, and the problems of the mask.
 
-    `needed`: say so where there is none (ignored regions need none).
+    `needed`: also report a missing mask (ignored regions need none).
     """
     if not item.segmentation:
-        missing = f"the {name} has no mask: its box is learnt and its mask is not"
+        missing = f"the {name} has no mask: only its box is used in training"
         return item, Problem("missing-mask", item.where, missing, item.box) if needed and not item.ignore else None
     bare = replace(item, segmentation=None)
     try:
@@ -35,11 +35,11 @@ def checked_mask(
         message = str(error).removeprefix(f"{item.where}: ")
         return bare, Problem("bad-mask", item.where, f"{message}; its box is kept", item.box, severity="error")
     if extent is None:
-        drawn = not isinstance(item.segmentation, ObjectPixels)  # VOC gives the pixels of difficult objects to nobody
+        drawn = not isinstance(item.segmentation, ObjectPixels)  # VOC leaves difficult objects without pixels
         left = item if drawn else bare
         if item.ignore:
             return left, None
-        rest = "its box is learnt, and it counts as missed in evaluation" if drawn else "its box is kept without it"
+        rest = "its box is used, and evaluation counts it as missed" if drawn else "its box is kept without it"
         message = f"the mask of the {name} covers no pixel of its image; {rest}"
         return left, Problem("empty-mask", item.where, message, item.box)
     if _overlap(extent, box) < _LEAST_OVERLAP and not item.ignore:
@@ -60,9 +60,9 @@ def checked_mask(
 
 
 def _extent(item: Annotation, hw: tuple[int, int]) -> Box | None:
-    """The box around the part of a mask that its image shows, None where there is none; ValueError if damaged.
+    """The box around the part of a mask inside its image, None if there is none; ValueError if it is damaged.
 
-    Polygons are not filled for it: a large data set has a million of them.
+    Polygons are not filled for this: a large dataset has a million of them.
     """
     polygons = item.segmentation
     if isinstance(polygons, list) and polygons and all(map(_is_polygon, polygons)):
@@ -100,7 +100,7 @@ def _is_line(polygon: list[float]) -> bool:
 
 
 def _overlap(first: Box, second: Box) -> float:
-    """IoU of two boxes."""
+    """IoU of two boxes; of plain numbers, as a data set has a million pairs, and tensors of one box are slow."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(width, 0.0) * max(height, 0.0)

@@ -1,8 +1,7 @@
-"""Before training: what is wrong with a data set, said with file, line and box, and the data without it.
+"""Checking a dataset before training: findings with file, line and box, and the data without what is invalid.
 
-Single boxes are left out, never the whole image, unless the image itself cannot be read or nothing of what is
-labelled on it is left: it would be learnt as background. Nothing is written into
-the data folder.
+Single boxes are left out, never the whole image, unless the image itself cannot be read or none of its labelled objects
+is usable: it would be learned as background. Nothing is written into the data folder.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
 @dataclass(frozen=True, slots=True)
 class SplitStatistics:
-    """What a split holds after cleaning.
+    """Statistics of a split after the check.
 
     per_level counts boxes by half their longer side in network pixels (what a location at their centre regresses), one
-    number for each range given; side_px holds the smallest, median and largest square root of a box's area.
+    number for each given range; side_px holds the smallest, median and largest square root of a box's area.
     """
 
     images: int
@@ -46,14 +45,14 @@ class SplitStatistics:
 
 @dataclass(frozen=True, slots=True)
 class PreflightReport:
-    """The findings, worst first, the data set without what they quarantined, and what is left in each split."""
+    """The findings, worst first, the dataset without what was quarantined, and statistics of each split."""
 
     findings: tuple[Problem, ...]
     dataset: LabelledFolder
     statistics: dict[str, SplitStatistics]
     level_ranges: tuple[tuple[float, float], ...] = ()
     value_range: ValueRange = "auto"
-    """What pixels of more than 8 bits are scaled by, where "auto" was asked for and the first split says it."""
+    """How pixels of more than 8 bits are scaled; for "auto" it is decided by the first split."""
 
     @property
     def serious(self) -> tuple[Problem, ...]:
@@ -65,7 +64,7 @@ class PreflightReport:
         return dict(Counter(finding.kind for finding in self.findings))
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain data for a JSON file; numbers that JSON has no word for become text."""
+        """The report as plain data for a JSON file; NaN and infinity become text."""
         classes = self.dataset.classes
         return {
             "root": str(self.dataset.root),
@@ -89,11 +88,11 @@ def preflight(
     need_masks: bool = False,
     value_range: ValueRange = "auto",
 ) -> PreflightReport:
-    """Look at every image and box of a data set; give what is wrong and the data without it.
+    """Check every image and box of a dataset; returns the findings and the data without what is invalid.
 
     level_ranges: the model's, in network pixels, with the resizing rule that leads there; check_pixels: decode every
-    image instead of reading headers; check_masks: decode every mask; need_masks: also say which objects have none;
-    value_range: how pixels of more than 8 bits are scaled, where "auto" is settled by the first split.
+    image instead of reading headers; check_masks: decode every mask; need_masks: also report objects without a mask;
+    value_range: how pixels of more than 8 bits are scaled; "auto" is decided by the first split.
     """
     states = look_at_images(
         (record.path for split in dataset.splits.values() for record in split.records), decode=check_pixels
@@ -121,7 +120,7 @@ def preflight(
     findings.extend(_class_problems(dataset, splits))
     ranges = tuple(level_ranges or ())
     statistics = {name: _statistics(split, states, ranges, resize) for name, split in splits.items()}
-    # trainval repeats what train and val say.
+    # trainval repeats the findings of train and val.
     unique = {(finding.kind, finding.where, finding.message): finding for finding in reversed(findings)}
     ordered = sorted(reversed(unique.values()), key=lambda finding: _SEVERITY[finding.severity])
     return PreflightReport(tuple(ordered), replace(dataset, splits=splits), statistics, ranges, settled)
@@ -143,17 +142,17 @@ def _check_record(
     problems.extend(found)
     lost = len(record.annotations) + record.rejected
     if not annotations and lost:
-        message = f"{counted(lost, 'object')} labelled and none usable, so what the image shows is not known: "
+        message = f"{counted(lost, 'object')} labelled and none usable, so the image must not count as background: "
         problems.append(Problem("no-usable-object", str(record.path), f"{message}it is left out", quarantined=True))
         return None, problems
     if not annotations:
-        message = "no object is labelled: it is all background"
+        message = "no object is labelled: it counts as background"
         problems.append(Problem("empty-image", str(record.path), message, severity="note"))
     return replace(record, annotations=annotations, stated_hw=state.hw), problems
 
 
 def _size_problem(record: Record, stated: tuple[int, int], real: tuple[int, int], turned: bool) -> Problem:
-    says = f"the annotation file says {stated[1]} x {stated[0]} pixels, {record.path} has {real[1]} x {real[0]}"
+    says = f"the annotation file gives {stated[1]} x {stated[0]} pixels, {record.path} has {real[1]} x {real[0]}"
     if turned and stated == real[::-1]:
         message = f"{says} after its EXIF rotation; boxes drawn on the unrotated image are wrong: label it again"
         return Problem("size-mismatch-exif", record.where, message, severity="error")
@@ -162,7 +161,7 @@ def _size_problem(record: Record, stated: tuple[int, int], real: tuple[int, int]
 
 
 def _duplicate_images(dataset: LabelledFolder, states: dict[Path, ImageState]) -> Iterable[Problem]:
-    """Images that stand twice: the same file, or files with the same content, within a split or across splits."""
+    """Duplicate images: the same file, or files with the same content, within a split or across splits."""
     members: dict[Path, list[str]] = defaultdict(list)
     for name, split in dataset.splits.items():
         for record in split.records:
@@ -176,10 +175,10 @@ def _duplicate_images(dataset: LabelledFolder, states: dict[Path, ImageState]) -
         first, others = group[0], group[1:]
         same = f"the same content as {listed(others, 3)}" if others else "the same image"
         if len(counted) > 1:
-            message = f"{same} stands in {' and '.join(counted)}: what is learnt there is measured here"
+            message = f"{same} is in {' and '.join(counted)}: training images must not be used for evaluation"
             yield Problem("image-in-two-splits", str(first), message)
         elif max(counted.values()) > 1:
-            yield Problem("duplicate-image", str(first), f"{same} stands {max(counted.values())} times in {names[0]}")
+            yield Problem("duplicate-image", str(first), f"{same} is in {names[0]} {max(counted.values())} times")
     yield from _same_names(dataset, states)
 
 
@@ -190,9 +189,7 @@ def _same_names(dataset: LabelledFolder, states: dict[Path, ImageState]) -> Iter
         for other in names[index + 1 :]:
             common = [file for file in files[name] if files[other].get(file, files[name][file]) != files[name][file]]
             if common:
-                message = (
-                    f"{counted(len(common), 'file name')} {'stands' if len(common) == 1 else 'stand'} in both {name} "
-                )
+                message = f"{counted(len(common), 'file name')} {'is' if len(common) == 1 else 'are'} in both {name} "
                 message += f"and {other}, such as {common[0]}"
                 yield Problem("same-name-in-two-splits", str(dataset.root), message, severity="note")
 
@@ -202,7 +199,7 @@ def _class_problems(dataset: LabelledFolder, splits: dict[str, Split]) -> Iterab
     lower = Counter(name.lower() for name in names)
     alike = [name for name in names if lower[name.lower()] > 1]
     if alike:
-        message = f"class names differ in nothing but case: {listed(alike)}; merge them with --classes"
+        message = f"class names differ only in case: {listed(alike)}; merge them with --classes"
         yield Problem("similar-class-names", str(dataset.root), message)
     used = {name: {item.label for record in split.records for item in record.annotations}
             for name, split in splits.items()}  # fmt: skip

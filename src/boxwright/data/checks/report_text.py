@@ -21,7 +21,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def print_report(report: PreflightReport, console: Console, shown: int | None = 10) -> None:
-    """Print a report: what the data set is, its classes and box sizes by split, and its findings by kind.
+    """Print a report: the dataset, its classes and box sizes by split, and its findings by kind.
 
     At most `shown` findings of a kind are printed (None: all).
     """
@@ -42,14 +42,14 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
 
 
 def finding_line(finding: Problem) -> str:
-    """Where a finding is, what it is, the corners of the box that it is about, and whether that is left out."""
+    """A finding's place, message, the corners of its box, and whether that is left out."""
     corners = f" box {', '.join(f'{value:g}' for value in finding.box)}" if finding.box else ""
     left_out = " (left out)" if finding.quarantined and finding.box else ""
     return printable(f"{finding.where}: {finding.message}{corners}{left_out}")
 
 
 def _as_it_is(name: str) -> Text:
-    """A name of the data for a table, in which nothing is markup."""
+    """A name from the data for a table, with markup escaped."""
     return Text(printable(name))
 
 

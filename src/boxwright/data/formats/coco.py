@@ -1,9 +1,9 @@
-"""COCO JSON: images, categories and annotations in one file a split, in the layouts that people really have.
+"""COCO JSON: images, categories and annotations in one file per split, in the layouts found in practice.
 
-Understood: `annotations/instances_{train,val}.json` (also `train2017`) with images in `images/`, `train/`,
+Supported: `annotations/instances_{train,val}.json` (also `train2017`) with images in `images/`, `train/`,
 `train2017/` or the root; `{train,valid,test}/_annotations.coco.json` beside the images; one JSON file. Category ids
-may start anywhere and have gaps. `iscrowd` objects become ignore regions, and `ignore` means nothing, as in
-pycocotools; masks are handed on undecoded.
+may start anywhere and have gaps. `iscrowd` objects become ignore regions; the field `ignore` is not used, as in
+pycocotools. Masks are passed on undecoded.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from boxwright.data.records import LabelledFolder
 from boxwright.structures import Classes
 
 COCO_LAYOUT = "COCO (annotations/instances_train.json with images/, or {train,valid,test}/_annotations.coco.json)"
-_PEEK = 65536  # bytes in which one of the keys of a COCO file must stand
+_PEEK = 65536  # bytes in which one of the keys of a COCO file must occur
 
 
 def recognises_coco(path: Path) -> bool:
-    """Whether a path is a JSON file, or a folder with JSON files in a layout that `read_coco` understands."""
+    """Whether a path is a JSON file, or a folder with JSON files in a layout that `read_coco` supports."""
     if path.is_file():
         return path.suffix.lower() == ".json"
     return bool(_annotation_files(path))
 
 
 def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
-    """A COCO folder or file; classes are ordered by category id unless `class_names` orders them."""
+    """Read a COCO folder or file; classes are ordered by category id unless `class_names` gives the order."""
     files = {_split_of(path): path} if path.is_file() else _annotation_files(path)
     if not files:
         raise ValueError(f"{path}: no COCO annotation file here")
@@ -63,7 +63,7 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledF
 
 
 def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, Any]]:
-    """The files by split; one that cannot be read is said and left out where it is neither train nor val."""
+    """The files by split; one that cannot be read is reported and left out if it is neither train nor val."""
     contents = {}
     for split, file in files.items():
         try:
@@ -78,13 +78,13 @@ def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, A
 
 
 def load_coco(file: Path) -> dict[str, Any]:
-    """The content of a COCO ground truth file, its outer shape checked.
+    """The content of a COCO ground truth file, with its top-level structure checked.
 
-    Raises ValueError with one sentence for JSON that cannot be read, or that is something else.
+    Raises ValueError with one sentence for a file that is not JSON or not COCO ground truth.
     """
     try:
         content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, or a number of 5,000 digits
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, or a number of 5,000 digits
         raise ValueError(f"{file}: this is not valid JSON ({error!s:.200})") from error
     if isinstance(content, list):
         rows = [row for row in content[:1] if isinstance(row, dict)]
@@ -131,7 +131,7 @@ def _coco_files(folder: Path) -> list[Path]:
 
 
 def _looks_coco(file: Path) -> bool:
-    if not file.is_file():  # a pipe, say
+    if not file.is_file():  # such as a pipe
         return False
     with file.open("rb") as handle:
         start = handle.read(_PEEK)
@@ -140,7 +140,7 @@ def _looks_coco(file: Path) -> bool:
             b'"categories"' in start and len(start) == _PEEK
         ):
             return True
-    # Someone's only JSON file called instances_*.json is meant as COCO; what is wrong with it is said on reading.
+    # A single JSON file called instances_*.json is meant as COCO; its errors are reported when it is read.
     return file.name.lower().startswith(("instances", "_annotations"))
 
 
@@ -156,13 +156,13 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
             )
         result[split] = file
     unnamed = [split for split in result if split_name(split) is None]
-    if "train" not in result and len(unnamed) == 1:  # CVAT calls what has no subset "default"
+    if "train" not in result and len(unnamed) == 1:  # CVAT's name for images without a subset
         result["train"] = result.pop(unnamed[0])
     return result
 
 
 def _split_of(file: Path) -> str:
-    """The split that a single file stands for: by its name, by its folder's, or train."""
+    """The split of a single file: by its name, by its folder's name, or train."""
     return _split_in_name(file) or split_name(file.parent.name) or "train"
 
 
@@ -181,14 +181,14 @@ def _names(files: list[Path]) -> str:
 
 
 def _named_in(base: Path, file: Path) -> Path | None:
-    """The sub-folder whose name a file's name ends with: `images/default/` for `instances_default.json`."""
+    """The sub-folder named by the end of a file's name: `images/default/` for `instances_default.json`."""
     stem = file.stem.lower()
     names = [name for name in folders_in(base) if f"_{stem}".endswith(f"_{name.lower()}")]
     return base / max(names, key=len) if names else None
 
 
 def _image_folders(root: Path, file: Path, split: str) -> Iterator[Path]:
-    """Where the images of a split may lie, the likeliest first."""
+    """Where the images of a split may be, the most likely place first."""
     for base in (root, subfolder(root, "images", "jpegimages", "imgs", "data", "pictures")):
         if base is not None:
             named = split_folders(base).get(split) or _named_in(base, file)

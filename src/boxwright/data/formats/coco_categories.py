@@ -1,4 +1,4 @@
-"""The categories of COCO files: names and ids as they came, dummy parents left out, several files joined."""
+"""The categories of COCO files: names and original ids, without dummy parents, merged over several files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
     """The categories of one file, without dummy parents.
 
     Exports of some tools begin with a category that no annotation uses and that the others name as their
-    supercategory: it is no class. Other unused categories stay, for they keep the order of classes between splits.
+    supercategory: it is not a class. Other unused categories stay, so that all splits have the same order of classes.
     """
     found: dict[int, Category] = {}
     children: dict[str, set[int]] = {}
@@ -27,7 +27,7 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
         key = row.get("id") if isinstance(row, dict) else None
         identity = whole_number(key)
         if identity is None:
-            raise ValueError(f'{file}: entry {index} of "categories" has no whole number as its id, got {key!s:.40}')
+            raise ValueError(f'{file}: entry {index} of "categories" has no integer as its id, got {key!s:.40}')
         name = _name(row.get("name"), identity, file)
         if identity in found and found[identity].name != name:
             raise ValueError(f"{file}: category id {identity} stands for both {found[identity].name!r} and {name!r}")
@@ -44,7 +44,7 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
         others = children.get(category.name, set()) - {category.identity}
         if others and category.identity not in used:
             notes.append(
-                f'category "{category.name}" (id {category.identity}) is an unused parent and is no class here'
+                f'category "{category.name}" (id {category.identity}) is an unused parent and is not used as a class'
             )
         else:
             kept.append(category)
@@ -52,7 +52,7 @@ def read_categories(content: dict[str, Any], file: Path, notes: list[str]) -> li
 
 
 def _name(value: Any, identity: int, file: Path) -> str:
-    """The name of a category, made of its id where it has none."""
+    """The name of a category, made from its id if it has none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return f"class{identity}"
     if isinstance(value, str):
@@ -67,7 +67,7 @@ def join_categories(
 ) -> tuple[dict[int, str], dict[Path, ById[int]]]:
     """Names by id over all files in the order of the ids, and for each file its own keys with their ids.
 
-    Raises ValueError where two files give one id to different names.
+    Raises ValueError if two files use one id for different names.
     """
     names: dict[int, str] = {}
     source: dict[int, Path] = {}
@@ -79,7 +79,7 @@ def join_categories(
             if known != category.name:
                 raise ValueError(
                     f"{file}: category id {category.identity} is {category.name!r}, but {known!r} in "
-                    f"{source[category.identity]}; the files of one data set must agree"
+                    f"{source[category.identity]}; the files of one dataset must agree"
                 )
         keys[file] = ById((category.identity, category.identity) for category in categories)
     joined: dict[int, str] = {}

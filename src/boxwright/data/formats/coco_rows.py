@@ -1,7 +1,7 @@
-"""The rows of one COCO file as records: every field through a checked conversion, what cannot be used as a problem.
+"""The rows of one COCO file as records: every field is converted with checks, unusable ones become problems.
 
-Ids of images and categories may be numbers here and text there; numbers may be text. A field that has no one meaning
-is named with file, id and field.
+Ids of images and categories may be numbers in one place and text in another; numbers may be text. An ambiguous field is
+reported with file, id and field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Corners = tuple[float, float, float, float]
 
 
 class CocoRows:
-    """Turns the content of one file into the records of a split."""
+    """Converts the content of one file into the records of a split."""
 
     def __init__(self, file: Path, finder: ImageFinder, classes: Classes, id_of: ById[int]) -> None:
         self.file, self.finder, self.classes, self.id_of = file, finder, classes, id_of
@@ -50,11 +50,11 @@ class CocoRows:
         for index, row in enumerate(rows):
             key = identity(row.get("id")) if isinstance(row, dict) else None
             if key is None or not isinstance(row.get("file_name"), str) or not row["file_name"]:
-                said = _said(row, "id", "file_name")
-                self._problem("bad-image", f"entry {index} of images", f'it has no "id" or no "file_name"{said}')
+                content = _content_of(row, "id", "file_name")
+                self._problem("bad-image", f"entry {index} of images", f'it has no "id" or no "file_name"{content}')
             elif key in seen:
                 self._problem(
-                    "repeated-image-id", f"image id {_shown(key)}", "the id stands twice; the first one counts"
+                    "repeated-image-id", f"image id {_shown(key)}", "the id occurs twice; the first one is used"
                 )
             else:
                 seen.add(key)
@@ -66,21 +66,21 @@ class CocoRows:
         return found or self.finder.folders[0] / Path(name.replace("\\", "/")).name
 
     def _size(self, image: dict[str, Any], where: str) -> tuple[int, int] | None:
-        """Height and width as the file states them; None where it does not, or writes zeros."""
+        """Height and width as given in the file; None if they are missing or zero."""
         sides = []
         for field in ("height", "width"):
             value = image.get(field)
             side = number(value)
             if side is None and value not in (None, ""):
-                message = f'"{field}" is {_shown(value)}, which is no number; the size of the image itself counts'
+                message = f'"{field}" is {_shown(value)}, which is not a number; the size of the image itself is used'
                 self.problems.append(Problem("bad-field", where, message))
             sides.append(int(side) if side is not None and 0 < side < 1e9 else 0)
         return (sides[0], sides[1]) if all(sides) else None
 
     def _annotation(self, index: int, row: Any, images: ById[dict[str, Any]]) -> None:
         if not isinstance(row, dict) or identity(row.get("image_id")) is None:
-            said = _said(row, "image_id")
-            self._problem("bad-annotation", f"entry {index} of annotations", f'it has no "image_id"{said}')
+            content = _content_of(row, "image_id")
+            self._problem("bad-annotation", f"entry {index} of annotations", f'it has no "image_id"{content}')
             return
         key = images.key(row["image_id"])
         place = f"annotation id {_shown(row['id'])}" if "id" in row else f"annotation id missing, entry {index}"
@@ -96,8 +96,8 @@ class CocoRows:
         if self.id_of.key(category) is None:
             self._problem("unknown-class", place, f"no category has the id {_shown(category)}", box)
         elif box is None:
-            said = _shown(row.get("bbox"))
-            self._problem("bad-box", place, f'"bbox" is not four numbers x, y, width, height: {said}')
+            content = _shown(row.get("bbox"))
+            self._problem("bad-box", place, f'"bbox" is not four numbers x, y, width, height: {content}')
         elif ignored is None:
             self._problem("bad-field", place, f'"iscrowd" is {_shown(row["iscrowd"])}, expected 0 or 1', box)
         else:
@@ -114,7 +114,7 @@ class CocoRows:
         if area is not None and math.isfinite(area):
             return area
         if value not in (None, ""):
-            message = f'"area" is {_shown(value)}, which is no number; that of the box counts'
+            message = f'"area" is {_shown(value)}, which is not a number; the area of the box is used'
             self.problems.append(Problem("bad-field", where, message))
         return None
 
@@ -124,14 +124,14 @@ class CocoRows:
 
 
 def _shown(value: Any) -> str:
-    """A value of a file as a sentence shows it, however long it is."""
+    """A value of a file for a message, shortened if it is long."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
     return f"{value!r:.60}" if not isinstance(value, str) or len(value) > 60 else repr(value)
 
 
-def _said(row: Any, *fields: str) -> str:
-    """What stands in the fields of a row, for a message."""
+def _content_of(row: Any, *fields: str) -> str:
+    """The content of some fields of a row, for a message."""
     if not isinstance(row, dict):
         return f": it is {_shown(row)}"
     present = [f'"{field}" is {_shown(row[field])}' for field in fields if field in row]
@@ -139,14 +139,14 @@ def _said(row: Any, *fields: str) -> str:
 
 
 def _mask(value: Any) -> Any:
-    """The mask of an object as COCO has it, numbers that were text as numbers; what is no mask stays for the check."""
+    """The mask of an object in COCO's form, with text numbers converted; an invalid mask is kept for preflight."""
     if not value:
         return None
     return (polygons(value) or value) if isinstance(value, list) else value
 
 
 def _corners(row: dict[str, Any]) -> Corners | None:
-    """Corners of an annotation's box, from its mask where it has none."""
+    """Corners of an annotation's box, or of its mask if it has no box."""
     box, mask = numbers(row.get("bbox")), row.get("segmentation")
     if box is not None and len(box) == 4:
         x, y, width, height = map(float, box)
@@ -162,7 +162,7 @@ def _corners(row: dict[str, Any]) -> Corners | None:
 
 
 def _corners_of_code(code: dict[str, Any]) -> Corners | None:
-    """Corners of the box around a run-length code, None where that is damaged or covers no pixel."""
+    """Corners of the box around a run-length code, None if that is damaged or covers no pixel."""
     sides = numbers(code.get("size"))
     if sides is None or len(sides) != 2:
         return None

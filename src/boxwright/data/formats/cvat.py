@@ -1,8 +1,8 @@
-"""CVAT's own XML ("CVAT for images 1.1"): one file of all images, each with its boxes, polygons and masks.
+"""CVAT's own XML ("CVAT for images 1.1"): one file for all images, each with its boxes, polygons and masks.
 
-Understood: `annotations.xml` with the images beside it or in `images/` (in sub-folders by subset too), and a folder
-`annotations/` of such files, a file a split. Rotated boxes and ellipses become upright boxes around them. Polylines,
-points, cuboids and skeletons have no box: they are named and left out, and tags of a whole image mean nothing here.
+Supported: `annotations.xml` with the images beside it or in `images/` (also in sub-folders by subset), and a folder
+`annotations/` of such files, one per split. Rotated boxes and ellipses become their upright bounding boxes. Polylines,
+points, cuboids and skeletons are reported and left out; tags of a whole image are not used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CVAT_LAYOUT = "CVAT for images (annotations.xml with images/)"
 
 
 def recognises_cvat(path: Path) -> bool:
-    """Whether a path is such a file, or a folder that holds one."""
+    """Whether a path is such a file, or a folder that contains one."""
     if path.is_file():
         return path.suffix.lower() == ".xml" and _is_cvat(path)
     return bool(_files(path))
 
 
 def read_cvat(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
-    """A CVAT folder or file; classes have the order of the task's labels, else of their names, and the ids 1 to K."""
+    """Read a CVAT folder or file; classes have the order of the task's labels, else of names, and the ids 1 to K."""
     files = [path] if path.is_file() else _files(path)
     root = path.parent if path.is_file() else path
     contents = [read_cvat_file(file) for file in files]
@@ -53,7 +53,7 @@ def _files(path: Path) -> list[Path]:
     """The CVAT files of a folder, or of `annotations/` in it."""
     for folder in (path, subfolder(path, "annotations")):
         names = [name for name in files_in(folder) if name.lower().endswith(".xml")] if folder else []
-        if folder and 0 < len(names) <= 100:  # a file of all images, or one a split: not one an image
+        if folder and 0 < len(names) <= 100:  # one file for all images, or one per split, but not one per image
             found = [folder / name for name in names if _is_cvat(folder / name)]
             if found:
                 return found
@@ -65,7 +65,7 @@ def _is_cvat(file: Path) -> bool:
 
 
 def _split_of(content: CvatFile, image: CvatImage) -> str:
-    """The split of an image: that of its file, else of its subset, else of the first folder in its name, else train."""
+    """The split of an image: by its file, else its subset, else the first folder in its name, else train."""
     first = image.name.replace("\\", "/").split("/")
     names = [content.path.stem.lower(), *content.path.stem.lower().split("_"), image.subset]
     names += first[:-1]
@@ -86,7 +86,7 @@ def _classes(path: Path, contents: list[CvatFile], given: Sequence[str] | None) 
                 f'{tracks.path}: this is "CVAT for video" (tracks of frames); export the task as "CVAT for images 1.1" '
                 "with its images"
             )
-        raise ValueError(f"{path}: no image of it has a labelled object (CVAT for images)")
+        raise ValueError(f"{path}: no image has a labelled object (CVAT for images)")
     return Classes.named(names, first_id=1)
 
 

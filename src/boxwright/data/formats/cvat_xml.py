@@ -24,7 +24,7 @@ _MOST_PIXELS = 200_000_000
 
 @dataclass(frozen=True, slots=True)
 class CvatShape:
-    """One shape: its line, kind and label, its box or else what is wrong with it, and its mask as COCO writes it."""
+    """One shape: its line, kind and label, its box or else the reason why it has none, and its mask in COCO's form."""
 
     line: int
     kind: str
@@ -36,7 +36,7 @@ class CvatShape:
 
 @dataclass(slots=True)
 class CvatImage:
-    """One `<image>`: its line, id, file name, subset and size, and its shapes; `fault` names a field that is odd."""
+    """One `<image>`: its line, id, file name, subset and size, and its shapes; `fault` names an invalid field."""
 
     line: int
     identity: int | None
@@ -49,7 +49,7 @@ class CvatImage:
 
 @dataclass(slots=True)
 class CvatFile:
-    """The content of one file: the labels of its task in their order, its images, and how many tracks of a video."""
+    """The content of one file: the labels of its task in order, its images, and its number of video tracks."""
 
     path: Path
     labels: dict[str, None] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class CvatFile:
 
 
 def read_cvat_file(path: Path) -> CvatFile | Problem:
-    """The content of a CVAT file, or the problem that keeps it from being read."""
+    """The content of a CVAT file, or the problem that prevents reading it."""
     collector = _Collector(CvatFile(path))
     fault = parse_xml(path, collector.start, collector.end, collector.text)
     return collector.file if fault is None else unreadable(path, fault)
@@ -97,36 +97,36 @@ class _Collector:
         self.stack.pop()
 
 
-def _image(said: dict[str, str], line: int) -> CvatImage:
-    height, width = (number(said.get(name)) for name in ("height", "width"))
-    odd = [f"{name} is {said[name]!r:.40}" for name in ("id", "width", "height")
-           if name in said and whole_number(said[name]) is None]  # fmt: skip
+def _image(attributes: dict[str, str], line: int) -> CvatImage:
+    height, width = (number(attributes.get(name)) for name in ("height", "width"))
+    odd = [f"{name} is {attributes[name]!r:.40}" for name in ("id", "width", "height")
+           if name in attributes and whole_number(attributes[name]) is None]  # fmt: skip
     usable = height and width and 0 < height < 1e9 and 0 < width < 1e9
     return CvatImage(
         line=line,
-        identity=whole_number(said.get("id")),
-        name=said.get("name", ""),
-        subset=said.get("subset", ""),
+        identity=whole_number(attributes.get("id")),
+        name=attributes.get("name", ""),
+        subset=attributes.get("subset", ""),
         stated_hw=(int(height), int(width)) if usable and height and width else None,
-        fault=f"{', '.join(odd)}, which is no whole number" if odd else "",
+        fault=f"{', '.join(odd)}, which is not a whole number" if odd else "",
     )
 
 
-def _shape(kind: str, said: dict[str, str], line: int, hw: tuple[int, int] | None) -> CvatShape:
-    label = said.get("label", "").strip()
+def _shape(kind: str, attributes: dict[str, str], line: int, hw: tuple[int, int] | None) -> CvatShape:
+    label = attributes.get("label", "").strip()
     try:
         if kind == "box":
-            x1, y1, x2, y2 = _fields(said, "xtl", "ytl", "xbr", "ybr")
-            box, mask = _turned((x1, y1, x2, y2), said), None
+            x1, y1, x2, y2 = _fields(attributes, "xtl", "ytl", "xbr", "ybr")
+            box, mask = _turned((x1, y1, x2, y2), attributes), None
         elif kind == "ellipse":
-            x, y, across, down = _fields(said, "cx", "cy", "rx", "ry")
-            box, mask = _turned((x - across, y - down, x + across, y + down), said, ellipse=True), None
+            x, y, across, down = _fields(attributes, "cx", "cy", "rx", "ry")
+            box, mask = _turned((x - across, y - down, x + across, y + down), attributes, ellipse=True), None
         elif kind == "polygon":
-            points = _points(said)
+            points = _points(attributes)
             box = (min(points[0::2]), min(points[1::2]), max(points[0::2]), max(points[1::2]))
             mask = [points]
         elif kind == "mask":
-            box, mask = _mask(said, hw)
+            box, mask = _mask(attributes, hw)
         else:
             raise ValueError("only boxes, polygons, masks and ellipses are objects here")
     except ValueError as error:
@@ -134,21 +134,23 @@ def _shape(kind: str, said: dict[str, str], line: int, hw: tuple[int, int] | Non
     return CvatShape(line, kind, label, box, mask)
 
 
-def _fields(said: dict[str, str], *names: str) -> list[float]:
+def _fields(attributes: dict[str, str], *names: str) -> list[float]:
     values = []
     for name in names:
-        value = number(said.get(name))
+        value = number(attributes.get(name))
         if value is None:
             raise ValueError(
-                f"{name} is {said[name]!r:.40}, which is no number" if name in said else f"it has no {name}"
+                f"{name} is {attributes[name]!r:.40}, which is not a number"
+                if name in attributes
+                else f"it has no {name}"
             )
         values.append(value)
     return values
 
 
-def _turned(box: Box, said: dict[str, str], *, ellipse: bool = False) -> Box:
-    """The upright box around a box (or the ellipse in it) that is turned about its centre, by degrees clockwise."""
-    degrees = _fields(said, "rotation")[0] if "rotation" in said else 0.0
+def _turned(box: Box, attributes: dict[str, str], *, ellipse: bool = False) -> Box:
+    """The upright box around a box (or the ellipse in it) that is rotated about its centre, in degrees clockwise."""
+    degrees = _fields(attributes, "rotation")[0] if "rotation" in attributes else 0.0
     if not degrees or not all(map(math.isfinite, (*box, degrees))):
         return box
     x, y, across, down = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
@@ -160,9 +162,9 @@ def _turned(box: Box, said: dict[str, str], *, ellipse: bool = False) -> Box:
     return x - reach_x, y - reach_y, x + reach_x, y + reach_y
 
 
-def _points(said: dict[str, str]) -> list[float]:
+def _points(attributes: dict[str, str]) -> list[float]:
     points = []
-    for pair in said.get("points", "").split(";"):
+    for pair in attributes.get("points", "").split(";"):
         values = [number(word) for word in pair.split(",")]
         if len(values) != 2 or values[0] is None or values[1] is None:
             raise ValueError(f'points holds {pair!r:.40}, expected "x,y;x,y;x,y"')
@@ -172,15 +174,15 @@ def _points(said: dict[str, str]) -> list[float]:
     return points
 
 
-def _mask(said: dict[str, str], hw: tuple[int, int] | None) -> tuple[Box, Any]:
-    """A mask: runs over the rows of its own frame, beginning with zeros, as COCO's code of the whole image."""
+def _mask(attributes: dict[str, str], hw: tuple[int, int] | None) -> tuple[Box, Any]:
+    """A mask as COCO's run-length code of the whole image, from runs over the rows of its own frame, zeros first."""
     if hw is None or hw[0] * hw[1] > _MOST_PIXELS:
         raise ValueError("a mask needs the size of its image (width, height), which is missing or too large")
     left, top, width, height = (round(value) if math.isfinite(value) else -1
-                                for value in _fields(said, "left", "top", "width", "height"))  # fmt: skip
+                                for value in _fields(attributes, "left", "top", "width", "height"))  # fmt: skip
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > hw[1] or top + height > hw[0]:
         raise ValueError(f"its frame of {width} x {height} at {left}, {top} leaves the image of {hw[1]} x {hw[0]}")
-    words = said.get("rle", "").split(",", 2 * width * height + 2)
+    words = attributes.get("rle", "").split(",", 2 * width * height + 2)
     runs = [whole_number(word) for word in words]
     known = [run for run in runs if run is not None and run >= 0]
     if len(known) < len(runs) or sum(known) != width * height:

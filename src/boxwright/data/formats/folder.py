@@ -1,4 +1,4 @@
-"""A folder of labelled images, whatever its format: sniff it, read it, and see that it has a validation split."""
+"""Opening a folder of labelled images: detect its format, read it, and make a validation split if there is none."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from boxwright.wording import counted
 
 
 class Reader(NamedTuple):
-    """One format: its name, its layout in words, whether a path has it, and how it is read."""
+    """One format: its name, its layout in words, a test whether a path has it, and its reader."""
 
     name: str
     layout: str
@@ -40,11 +40,11 @@ VALIDATION_SHARE = 0.1
 def open_folder(
     path: str | Path, classes: str | None = None, class_names: Sequence[str] | None = None
 ) -> LabelledFolder:
-    """The labelled images of a folder (or of a data YAML or COCO JSON file), with a train and a validation split.
+    """Read a folder of labelled images (or a data YAML, COCO JSON or CVAT XML), with a train and a validation split.
 
-    `classes` takes a subset or merges ("car,person", "car+truck=vehicle"); `class_names` gives the order of classes
-    where the format leaves it open. A missing validation split is made from the training images, the same one every
-    time, and said in the notes. Raises FileNotFoundError or ValueError with one sentence.
+    `classes` selects a subset or merges ("car,person", "car+truck=vehicle"); `class_names` gives the order of classes
+    if the format does not. A missing validation split is made from the training images, always the same one, and
+    mentioned in the notes. Raises FileNotFoundError or ValueError with one sentence.
     """
     path = Path(path)
     reader, notes = _reader_for(path)
@@ -58,7 +58,7 @@ def open_folder(
 
 
 def find_split(dataset: LabelledFolder, name: str) -> Split:
-    """The split called `name` ("valid", "validation" and "val2017" mean "val"); ValueError names those that exist."""
+    """The split called `name` ("valid", "validation" and "val2017" mean "val"); ValueError lists those that exist."""
     known = name if name in dataset.splits else split_name(name) or name
     if known not in dataset.splits:
         raise ValueError(f"{dataset.root}: no split {name!r}; it has {', '.join(dataset.splits)}: name one of these")
@@ -66,10 +66,10 @@ def find_split(dataset: LabelledFolder, name: str) -> Split:
 
 
 def with_validation(dataset: LabelledFolder) -> LabelledFolder:
-    """The same data with a validation split, made from the training images where there is none.
+    """The same data with a validation split, made from the training images if there is none.
 
-    An image belongs to it by a hash of its own name, so that it never changes sides when images are added;
-    augmented copies of one image ("name.rf.<hash>.jpg") and images of one name stay together.
+    A hash of an image's own name decides, so that an image never changes splits when others are added; augmented copies
+    of one image ("name.rf.<hash>.jpg") and images of the same name stay together.
     """
     source = "train" if "train" in dataset.splits else "trainval"
     if "val" in dataset.splits or source not in dataset.splits:
@@ -87,7 +87,9 @@ def with_validation(dataset: LabelledFolder) -> LabelledFolder:
         name: replace(whole, name=name, records=tuple(r for r in whole.records if (r.image_id in chosen) is held))
         for name, held in (("train", False), ("val", True))
     }
-    parts["val"] = replace(parts["val"], problems=())  # they stay with the training split, so that each is said once
+    parts["val"] = replace(
+        parts["val"], problems=()
+    )  # they stay with the training split, so that each is reported once
     count = len(parts["val"])
     note = f"no validation split: {count} of the {counted(len(whole), f'{source} image')} "
     note += f"{'was' if count == 1 else 'were'} set aside as val, by their names"
@@ -111,7 +113,7 @@ def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
     for reader in READERS:
         try:
             fitting += [reader] if reader.recognises(path) else []
-        except ValueError as error:  # a broken YAML, say, which matters only where no other format fits
+        except ValueError as error:  # such as a broken YAML, which matters only if no other format fits
             errors.append(error)
     if fitting:
         others = ", ".join(reader.name for reader in fitting[1:])

@@ -1,6 +1,6 @@
-"""What lies in a folder: its images, its sub-folders, the split that a name stands for.
+"""Listing folders: their images, their sub-folders, and the split that a name stands for.
 
-Nothing here opens a file; a folder is listed once, so that a hundred thousand images cost no hundred thousand calls.
+No file is opened here, and a folder is listed once, so that a hundred thousand images do not cost as many calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from boxwright.data.image_io.file_types import is_image_name
 
-_MOST_SEARCHED = 500_000  # images that are looked at for one that is not where it should be
+_MOST_SEARCHED = 500_000  # images that are searched for one that is not where it should be
 SPLIT_ORDER = ("train", "val", "trainval", "test")
 _SPLIT_NAMES = {
     "train": "train",
@@ -39,7 +39,7 @@ def split_name(text: str) -> str | None:
 
 
 def split_order(names: Iterable[str]) -> list[str]:
-    """Split names as people list them: train, val, trainval, test, then the rest by name."""
+    """Split names in the usual order: train, val, trainval, test, then the rest by name."""
     return sorted(names, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
 
 
@@ -49,9 +49,7 @@ def is_image(name: str) -> bool:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Names of whatever lies directly in a folder and is no folder itself, sorted: links to nothing and hidden files
-    too.
-    """
+    """Names of the entries of a folder that are not folders, sorted, including broken links and hidden files."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if not _is_folder(entry))
 
@@ -64,7 +62,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Names of the visible files directly in a folder, sorted; none where there is no such folder."""
+    """Names of the visible files directly in a folder, sorted; none if the folder does not exist."""
     return _entries(folder)[0]
 
 
@@ -86,13 +84,13 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
-    """The first sub-folder with one of the names, whatever their case."""
+    """The first sub-folder with one of the names, ignoring case."""
     present = {name.lower(): name for name in folders_in(folder)}
     return next((folder / present[name] for name in names if name in present), None)
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Sub-folders whose names stand for a split, by split; the plainest name wins where two stand for one."""
+    """Sub-folders whose names stand for a split, by split; of several for one split the shortest name wins."""
     found: dict[str, Path] = {}
     for name in sorted(folders_in(folder), key=lambda name: (len(name), name)):
         split = split_name(name)
@@ -117,7 +115,7 @@ def stands_for_another_split(name: str, split: str) -> bool:
 
 
 def _files_in_any(folder: Path) -> list[str]:
-    """The files of a folder whose name came out of an annotation file, so that it may be none that a system takes."""
+    """The files of a folder whose name came from an annotation file and may be invalid on this system."""
     try:
         return files_in(folder)
     except OSError as error:
@@ -139,12 +137,12 @@ def _images_of_split(folder: Path, split: str, depth: int = 4) -> Iterator[Path]
 
 
 class ImageFinder:
-    r"""Finds an image by the name that an annotation file gives it, in any of several folders.
+    r"""Finds an image by its name in an annotation file, in any of several folders.
 
     The exact name is preferred, then the same name in other case, then the same stem with another image suffix.
-    Paths of another machine ("C:\data\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
-    What is in none of the folders is looked for everywhere below `root`, but for folders that stand for another split
-    than `split`; there it must be the only one of its name, or of its last folders and name.
+    Paths from another machine ("C:\data\a.jpg", "/home/x/a.jpg", "../a.jpg") are reduced to their last part.
+    An image that is in none of the folders is searched everywhere below `root`, except in folders that stand for
+    another split than `split`; there its name, or its last folders and name, must be unique.
     """
 
     def __init__(self, folders: Sequence[Path | None], root: Path | None = None, split: str = "") -> None:
@@ -154,11 +152,11 @@ class ImageFinder:
         self._everywhere: dict[str, list[Path]] | None = None
 
     def find(self, name: str) -> Path | None:
-        """The path of an image named `name`, None where there is none."""
+        """The path of an image named `name`, None if there is none."""
         return self._search(name, 0) or self._search(name, 1) or self.find_stem(name) or self.find_below(name)
 
     def find_exact(self, name: str) -> Path | None:
-        """The path of an image named exactly `name` but for case."""
+        """The path of an image named `name`, ignoring case."""
         return self._search(name, 0) or self._search(name, 1)
 
     def find_stem(self, name: str) -> Path | None:
@@ -166,7 +164,7 @@ class ImageFinder:
         return self._search(name, 2)
 
     def find_below(self, name: str) -> Path | None:
-        """The one image anywhere below the root that `name`, or its stem, can mean; None where there are several."""
+        """The only image anywhere below the root that matches `name` or its stem; None if there are several."""
         parts = _parts(name.lower())
         if self.root is None or not parts:
             return None

@@ -1,11 +1,11 @@
-"""Pascal VOC: one XML file an image, split lists in ImageSets, in the layouts that people really have.
+"""Pascal VOC: one XML file per image, split lists in ImageSets, in the layouts found in practice.
 
-Understood: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below
-`VOCdevkit/VOC2007`, `train/ valid/ test/` folders that hold XML beside images, and everything in one folder. Folders
-of other names are found by what is in them: XML files whose outermost element is `<annotation>`, and images.
+Supported: `Annotations/` + `JPEGImages/` with or without `ImageSets/Main/<split>.txt`, the same below
+`VOCdevkit/VOC2007`, `train/ valid/ test/` folders with XML beside images, and everything in one folder. Folders of
+other names are recognised by their content: XML files whose root element is `<annotation>`, and images.
 `SegmentationObject/NAME.png` beside them holds masks.
-Coordinates are taken as they stand: the standard counts pixels from 1 and includes both ends, files in the wild hold
-0-based floats, and no file says which, so none is shifted. `difficult` objects become ignore regions.
+Coordinates are not shifted: the standard counts pixels from 1 and includes both ends, files in practice hold 0-based
+floats, and no file tells which. `difficult` objects become ignore regions.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from boxwright.wording import counted
 VOC_LAYOUT = "Pascal VOC (Annotations/*.xml with JPEGImages/ and perhaps ImageSets/Main/*.txt, or XML beside images)"
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml", "labels")
 _NO_IMAGES = ("segmentationclass", "segmentationobject", "masks")
-_LOOKED_AT = 20  # XML files of a folder whose outermost element is looked at
+_LOOKED_AT = 20  # XML files of a folder whose root element is checked
 _FLAGS = ("-1", "0", "1")  # not in the split, in it but difficult, in it
 
 
 @dataclass
 class _Place:
-    """One folder of XML files, where its images are, and its split lists or else the one split it stands for."""
+    """One folder of XML files, where its images are, and its split lists or else its only split."""
 
     root: Path
     annotations: Path
@@ -69,7 +69,7 @@ class _Place:
         return self.parsed[stem]
 
     def image(self, stem: str, filename: str) -> Path:
-        """The file of an image: the one named like the XML, as the standard has it, or else by `<filename>`."""
+        """The file of an image: the one named like the XML file, as in the standard, or else by `<filename>`."""
         same_name = filename and Path(filename.replace("\\", "/")).stem == stem
         found = self.finder.find_exact(filename) if same_name else None
         found = found or self.finder.find_stem(stem) or (self.finder.find(filename) if filename else None)
@@ -78,12 +78,12 @@ class _Place:
 
 
 def recognises_voc(path: Path) -> bool:
-    """Whether a folder holds Pascal VOC annotation files in a layout that `read_voc` understands."""
+    """Whether a folder holds Pascal VOC annotation files in a layout that `read_voc` supports."""
     return path.is_dir() and next(_places(path), None) is not None
 
 
 def read_voc(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
-    """A Pascal VOC folder; classes are ordered by name unless `class_names` gives them, and have the ids 1 to K."""
+    """Read a Pascal VOC folder; classes are ordered by name unless `class_names` gives them; their ids are 1 to K."""
     places = list(_places(path))
     notes = []
     if len({place.root for place in places if place.lists}) > 1:
@@ -107,7 +107,7 @@ def _is_xml(name: str) -> bool:
 
 
 def _holds_voc(folder: Path | None, named: bool = True) -> bool:
-    """Whether a folder holds annotation files; where it is `named` for them, files that cannot be read count too."""
+    """Whether a folder holds annotation files; if it is `named` for them, unreadable files count too."""
     if folder is None:
         return False
     files = [name for name in files_in(folder) if _is_xml(name)][:_LOOKED_AT]
@@ -116,7 +116,7 @@ def _holds_voc(folder: Path | None, named: bool = True) -> bool:
 
 
 def _with_images(root: Path, annotations: Path) -> Path | None:
-    """The first sub-folder that holds images, where neither the folder itself nor that of the annotations does."""
+    """The first sub-folder with images, if neither the folder itself nor that of the annotations has any."""
     if any(is_image(name) for folder in (root, annotations) for name in files_in(folder)):
         return None
     others = [root / name for name in folders_in(root) if not split_name(name) and name.lower() not in _NO_IMAGES]
@@ -124,7 +124,7 @@ def _with_images(root: Path, annotations: Path) -> Path | None:
 
 
 def _places(path: Path) -> Iterator[_Place]:
-    """Where XML files lie: the folder itself or VOC years below it, else folders named like splits."""
+    """Where the XML files are: the folder itself or VOC years below it, else folders named like splits."""
     kit = subfolder(path, "vocdevkit") or path
     years = [kit / name for name in folders_in(kit) if re.fullmatch(r"(?i)voc(19|20)\d\d", name)]
     plain = False
@@ -139,7 +139,7 @@ def _places(path: Path) -> Iterator[_Place]:
 
 
 def _annotation_folders(root: Path) -> list[tuple[str, Path]]:
-    """The folders of XML files of one root with their splits: that named for them or the root, else any sub-folder."""
+    """The folders of XML files of one root with their splits: one named for them or the root, else any sub-folder."""
     named = subfolder(root, *_ANNOTATIONS)
     for folder in (named, root):
         if folder is not None and _holds_voc(folder):
@@ -166,7 +166,7 @@ def _annotation_folders(root: Path) -> list[tuple[str, Path]]:
 
 
 def _lists(root: Path) -> dict[str, Path]:
-    """Split lists by split name; the per-class lists of VOC (aeroplane_train.txt) are no splits."""
+    """Split lists by split name; the per-class lists of VOC (aeroplane_train.txt) are not splits."""
     sets = subfolder(root, "imagesets")
     main = subfolder(sets, "main") if sets else None
     for folder in (main, sets):
@@ -180,7 +180,7 @@ def _lists(root: Path) -> dict[str, Path]:
 
 
 def _membership(place: _Place) -> Iterator[tuple[str, list[str], list[Problem]]]:
-    """Each split of a place with the stems of its images and what is wrong with its list."""
+    """Each split of a place with the stems of its images and the problems of its list."""
     for split, file in place.lists.items():
         yield split, *_listed(place, file)
     if not place.lists:
@@ -211,7 +211,7 @@ def _listed(place: _Place, file: Path) -> tuple[list[str], list[Problem]]:
         stem = name if name in place.files else _stem(name)
         where = f"{file}:{number}"
         if stem in stems:
-            message = f"{stem} already stands in line {stems[stem]}; it is kept once"
+            message = f"{stem} is already in line {stems[stem]}; it is kept once"
             problems.append(Problem("repeated-line", where, message))
         elif stem not in place.files:
             message = f"{stem} has no annotation file {place.annotations.name}/{stem}.xml; the image is left out"
@@ -254,7 +254,7 @@ def _records(members: list[tuple[_Place, str]], classes: Classes) -> tuple[tuple
         records.append(Record(image, image_id, content.stated_hw, annotations, str(content.path), rejected))
         problems.extend(found)
         if content.odd_size:
-            message = f"in <size> {content.odd_size}, which is no number; the size of the image itself counts"
+            message = f"in <size> {content.odd_size}, which is not a number; the size of the image itself is used"
             problems.append(Problem("bad-field", str(content.path), message))
     return tuple(records), problems
 

@@ -1,7 +1,7 @@
-"""Masks in Pascal VOC's way: `SegmentationObject/NAME.png`, an indexed image whose pixels say which object they show.
+"""Masks in Pascal VOC's format: `SegmentationObject/NAME.png`, an indexed image that holds the object of each pixel.
 
-The n-th `<object>` of the XML file has the index n, 0 is background, and 255 the border that belongs to nobody
-(VOC2012 development kit, section "segmentation ground truth"); files of other than 8 bits have no such border.
+The n-th `<object>` of the XML file has the index n, 0 is background, and 255 the unassigned border (VOC2012 development
+kit, section "segmentation ground truth"); files of other than 8 bits have no such border.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from boxwright.writing import writing
 FOLDER = "SegmentationObject"
 MOST_OBJECTS = 254
 GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""What Pillow multiplies grey values of so few bits by, so that the highest is white."""
+"""Pillow's factor for grey values of few bits, by mode, which makes the highest value white."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectPixels:
-    """The pixels of one object in such an image; the file is read when the mask is needed."""
+    """The pixels of one object in such a file, which is read when the mask is needed."""
 
     path: Path
     index: int
 
     def mask(self, hw: tuple[int, int]) -> CroppedMask:
-        """Tight around its pixels. Raises ValueError for a file that is damaged, or of another kind or size."""
+        """The mask, cropped to its pixels. Raises ValueError for a file that is damaged or has another type or size."""
         try:
             state = self.path.stat()
         except OSError as error:
@@ -44,7 +44,7 @@ class ObjectPixels:
         plane = _indices(self.path, state.st_mtime_ns, state.st_size)
         if plane.shape != tuple(hw):
             raise ValueError(f"{self.path} is {plane.shape[0]} x {plane.shape[1]}, the image {hw[0]} x {hw[1]}")
-        if plane.dtype == np.uint8 and self.index > MOST_OBJECTS:  # 255 is nobody's
+        if plane.dtype == np.uint8 and self.index > MOST_OBJECTS:  # 255 is unassigned
             return CroppedMask(0, 0, torch.zeros(0, 0, dtype=torch.bool))
         return CroppedMask(0, 0, torch.from_numpy(plane == self.index)).tight()
 
@@ -79,7 +79,7 @@ def write_object_pixels(path: Path, masks: Sequence[CroppedMask], hw: tuple[int,
 
 
 def _colour(index: int) -> tuple[int, int, int]:
-    """VOC's colour of an index: its bits, by threes, from the highest bit of each colour down."""
+    """VOC's colour of an index: its bits, in groups of three, from the highest bit of each colour down."""
     red = green = blue = 0
     for bit in range(7, -1, -1):
         red |= (index & 1) << bit

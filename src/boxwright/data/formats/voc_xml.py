@@ -14,9 +14,9 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True, slots=True)
 class VocObject:
-    """One `<object>`: the line it begins on, its class name and flags, and its box or None where that is no box.
+    """One `<object>`: its first line, its class name and flags, and its box, None if that is invalid.
 
-    `fault` names the field that cannot be understood, "" where all can.
+    `fault` names the invalid field, "" if there is none.
     """
 
     line: int
@@ -28,9 +28,9 @@ class VocObject:
 
 @dataclass(frozen=True, slots=True)
 class VocFile:
-    """What one annotation file says: the image's file name, its size, and its objects.
+    """The content of one annotation file: the image's file name, its size, and its objects.
 
-    `odd_size` is what stands in `<size>` where that is no size.
+    `odd_size` is the content of `<size>` if that is not a size.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class VocFile:
 
 
 def read_voc_file(path: Path) -> VocFile | Problem:
-    """The content of an annotation file, or the problem that keeps it from being read.
+    """The content of an annotation file, or the problem that prevents reading it.
 
     A file with a document type declaration is such a problem, see `xml_text`.
     """
@@ -55,16 +55,16 @@ def read_voc_file(path: Path) -> VocFile | Problem:
 
 
 def unreadable(path: Path, fault: Unreadable) -> Problem:
-    """The finding for an annotation file that cannot be read: its images are left out."""
-    message = f"{fault.reason}; what it annotates is left out"
+    """The problem of an annotation file that cannot be read: its images are left out."""
+    message = f"{fault.reason}; its images are left out"
     return Problem("unreadable-annotation", f"{path}:{fault.line}", message, quarantined=True, severity="error")
 
 
 def _size(fields: dict[str, str]) -> tuple[tuple[int, int] | None, str]:
-    """Height and width (None for a missing size, or the zeros that some tools write for one), and what is no number."""
-    said = {name: fields.get(f"size/{name}", "") for name in ("height", "width")}
-    odd = [f"<{name}> is {text!r:.40}" for name, text in said.items() if text and number(text) is None]
-    height, width = (number(text) for text in said.values())
+    """Height and width (None for a missing or zero size), and the fields that are not numbers."""
+    texts = {name: fields.get(f"size/{name}", "") for name in ("height", "width")}
+    odd = [f"<{name}> is {text!r:.40}" for name, text in texts.items() if text and number(text) is None]
+    height, width = (number(text) for text in texts.values())
     if not height or not width or not (0 < height < 1e9 and 0 < width < 1e9):
         return None, " and ".join(odd)
     return (int(height), int(width)), ""
@@ -79,7 +79,7 @@ def _object(raw: tuple[int, dict[str, str]]) -> VocObject:
     fault = ""
     if 0 < len(wrong) < 4 or any(f"bndbox/{name}" in fields for name in wrong):
         text = fields.get(f"bndbox/{wrong[0]}")
-        fault = f"<{wrong[0]}> is {'missing' if text is None else f'{text!r:.40}, which is no number'}"
+        fault = f"<{wrong[0]}> is {'missing' if text is None else f'{text!r:.40}, which is not a number'}"
     difficult = flag(fields.get("difficult"))
     if difficult is None and not fault:
         fault = f"<difficult> is {fields['difficult']!r:.40}, expected 0 or 1"
@@ -88,8 +88,8 @@ def _object(raw: tuple[int, dict[str, str]]) -> VocObject:
 
 @dataclass
 class _Collector:
-    """Texts by their path below the root or below the current object; what lies deeper (`part`, `attributes`) keeps
-    its own longer path, so that an attribute's `<name>` is not taken for the class.
+    """Texts by their path below the root or below the current object; nested elements (`part`, `attributes`) keep
+    their own longer path, so that an attribute's `<name>` is not taken for the class.
     """
 
     top: dict[str, str] = field(default_factory=dict)

@@ -1,9 +1,9 @@
-"""YOLO text labels: one row an object, `class cx cy w h` or `class x1 y1 x2 y2 ...`, as fractions of the image.
+"""YOLO text labels: one row per object, `class cx cy w h` or `class x1 y1 x2 y2 ...`, as fractions of the image.
 
-Understood: `images/{train,val}/` with `labels/{train,val}/`, `{train,valid,test}/{images,labels}/`, text files beside
-images, with a data YAML (names as a list or by index) or without one (then `classes.txt` or `obj.names`, or names are
-made up). The images' headers are read, because fractions are of the upright image. A polygon row gives its box and
-the polygon.
+Supported: `images/{train,val}/` with `labels/{train,val}/`, `{train,valid,test}/{images,labels}/`, text files beside
+images, with a data YAML (names as a list or by index) or without one (then names come from `classes.txt` or
+`obj.names`, or are generated). The headers of the images are read, because fractions are of the upright image. A
+polygon row gives its bounding box and the polygon.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ YOLO_LAYOUT = "YOLO (images/ and labels/ with train/ and val/, or the other way 
 
 
 def recognises_yolo(path: Path) -> bool:
-    """Whether a path is a data YAML, or a folder in a layout that `read_yolo` understands."""
+    """Whether a path is a data YAML, or a folder in a layout that `read_yolo` supports."""
     return find_layout(path) is not None
 
 
 def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
-    """A YOLO folder or data YAML; classes keep their indices as ids, names may be given where the folder has none."""
+    """Read a YOLO folder or data YAML; classes keep their indices as ids, names may be given if the folder has none."""
     layout = find_layout(path)
     if layout is None:
         raise ValueError(f"{path}: no YOLO labels here")
@@ -54,7 +54,7 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> LabelledF
 
 
 class _Labels(NamedTuple):
-    """The usable rows of a label file, each with its box or outline, and what is wrong with the others."""
+    """The usable rows of a label file, each with its box or outline, and the problems of the others."""
 
     rows: list[tuple[Row, tuple[float, ...]]]
     problems: list[Problem]
@@ -77,7 +77,9 @@ def _classes(
     names = layout.names
     if given:
         if names and sorted(names.values()) != sorted(given):
-            raise ValueError(f"{path}: the classes here are {', '.join(names.values())}, but given: {', '.join(given)}")
+            raise ValueError(
+                f"{path}: the classes are {', '.join(names.values())}, but these were given: {', '.join(given)}"
+            )
         if names:
             index_of = {name: index for index, name in names.items()}
             return Classes(tuple(given), tuple(index_of[name] for name in given)), ""
@@ -122,7 +124,7 @@ def _records(
                 rejected += 1
             elif size is not None:
                 annotations.append(_annotation(values, labels[row.index], size, where))
-        # An image that cannot be read has no size to scale by: it is named by preflight.
+        # An image that cannot be read has no size to scale by: preflight reports it.
         records.append(Record(image, ids[image], None, tuple(annotations), str(file), rejected))
     return tuple(records), problems
 

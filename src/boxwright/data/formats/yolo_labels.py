@@ -1,7 +1,7 @@
-"""Which label file belongs to which image of a YOLO data set, and which label files belong to none.
+"""Which label file belongs to which image of a YOLO dataset, and which label files belong to none.
 
-The rule is `labels/x/a.txt` for `images/x/a.jpg`, or a text beside the image. Files in the wild bend it: other case
-(`A.TXT`), the image's whole name (`a.jpg.txt`), an empty `labels/` while the texts lie beside the images.
+The rule is `labels/x/a.txt` for `images/x/a.jpg`, or a text file beside the image. Files in practice deviate: other
+case (`A.TXT`), the whole name of the image (`a.jpg.txt`), an empty `labels/` with the text files beside the images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DEPTH = 4
 
 
 def label_files(images: Iterable[Path]) -> dict[Path, Path]:
-    """The label file of each image, whether it is there or not."""
+    """The label file of each image, whether it exists or not."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for image in images:
         by_folder[image.parent].append(image)
@@ -35,7 +35,7 @@ def label_files(images: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _matched(folder: Path, images: list[Path]) -> dict[Path, Path]:
-    """The nearest name goes first, and a file that is one image's by its exact name is no other's by a bent one."""
+    """Exact names are matched first; a file that matches one image exactly is not used for another one."""
     names = set(label_names(folder))
     exact = {image: f"{image.stem}.txt" for image in images}
     free = names - set(exact.values())
@@ -44,20 +44,20 @@ def _matched(folder: Path, images: list[Path]) -> dict[Path, Path]:
     for image, name in exact.items():
         if name not in names:
             whole = f"{image.name}.txt"
-            bent = whole if whole in free else lower.get(name.lower()) or lower.get(whole.lower())
-            name = bent or name
+            variant = whole if whole in free else lower.get(name.lower()) or lower.get(whole.lower())
+            name = variant or name
         found[image] = folder / name
     return found
 
 
 def label_folder(folder: Path) -> Path:
-    """Where the labels of a folder of images lie: below `labels/` for one below `images/`, else there too."""
+    """Where the labels of a folder of images are: below `labels/` for one below `images/`, else beside the images."""
     beside = counterpart(folder)
     return beside if beside and (label_names(beside) or not label_names(folder)) else folder
 
 
 def counterpart(folder: Path) -> Path | None:
-    """`labels/x` for `images/x`, where there is such a folder."""
+    """`labels/x` for `images/x`, if that folder exists."""
     parts = folder.parts
     for index in range(len(parts) - 1, -1, -1):
         if parts[index].lower() == "images":
@@ -68,23 +68,23 @@ def counterpart(folder: Path) -> Path | None:
 
 
 def label_names(folder: Path) -> list[str]:
-    """Names of the text files of a folder that may hold labels."""
+    """Names of the text files of a folder that may contain labels."""
     return [name for name in files_in(folder) if name.lower().endswith(".txt") and name.lower() not in _NOT_LABELS]
 
 
 def unclaimed_labels(
     root: Path, images: Mapping[str, Iterable[Path]], files: Mapping[Path, Path]
 ) -> dict[str, list[Problem]]:
-    """A problem for each label file that no image of any split claims, by the split that it would belong to.
+    """A problem for each label file without an image in any split, by the split that it would belong to.
 
-    Files of images that are there, but that a list or YAML leaves out, are one note a folder.
+    Label files of existing images that a list or YAML leaves out give one note per folder.
     """
     claimed = set(files.values())
     split_of = {image.parent: split for split, members in images.items() for image in members}
     images_of: dict[Path, list[Path]] = defaultdict(list)
     for folder in split_of:
         images_of[label_folder(folder)].append(folder)
-    places = dict.fromkeys(split_of, False)  # beside images; True: a folder for nothing but labels
+    places = dict.fromkeys(split_of, False)  # False: beside images; True: a folder for labels only
     for labels in _label_roots(root, split_of):
         places |= dict.fromkeys(_folders_below(labels), True)
     problems: dict[str, list[Problem]] = {split: [] for split in images}
@@ -113,10 +113,10 @@ def _problem(file: Path, beside: list[Path], files: Mapping[Path, Path], images:
     if known:
         why = f"{known[0].name} is labelled by {files[known[0]].name} already"
     elif beside:
-        why = f"{beside[0]} is of a kind that is not read: convert it to JPEG or PNG"
+        why = f"{beside[0]} has a format that is not supported: convert it to JPEG or PNG"
     else:
         why = f"there is no image of this name in {images}"
-    message = f"no image claims this label file, so its objects are not used: {why}"
+    message = f"no image belongs to this label file, so its objects are not used: {why}"
     return Problem("label-without-image", str(file), message, quarantined=True)
 
 
@@ -140,7 +140,7 @@ def _folders_below(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def _image_folder(labels: Path) -> Path:
-    """Where the images of a folder of labels would lie."""
+    """Where the images of a folder of labels would be."""
     parts = labels.parts
     for index in range(len(parts) - 1, -1, -1):
         if parts[index].lower() == "labels":
@@ -150,7 +150,7 @@ def _image_folder(labels: Path) -> Path:
 
 
 def _by_stem(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files of folders that are no texts, by their names without suffix, in lower case."""
+    """The files of folders that are not text files, by their names without suffix, in lower case."""
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
         for name in files_in(folder):
@@ -168,14 +168,14 @@ def _stem(name: str) -> str:
 def _split(
     folders: list[Path], labels: Path, split_of: Mapping[Path, str], images: Mapping[str, Iterable[Path]]
 ) -> str:
-    """The split of a label file: that of its images' folder, else that its own folder stands for, else the first."""
+    """The split of a label file: that of its images' folder, else that named by its own folder, else the first."""
     named = [split_of[folder] for folder in folders if folder in split_of]
     named += [found for part in reversed(labels.parts) if (found := split_name(part)) in images and found]
     return named[0] if named else next(iter(images))
 
 
 def _looks_like_labels(file: Path, only_labels: bool) -> bool:
-    """Whether a text holds rows of numbers; in a folder for nothing but labels an empty one is a label file too."""
+    """Whether a text file holds rows of numbers; in a folder for labels only, an empty one is a label file too."""
     if not file.is_file():
         return only_labels
     with file.open("rb") as handle:

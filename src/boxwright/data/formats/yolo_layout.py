@@ -1,4 +1,4 @@
-"""Where the images, label files and class names of a YOLO data set lie, with or without its YAML."""
+"""Where the images, label files and class names of a YOLO dataset are, with or without its YAML."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from boxwright.data.formats.yolo_labels import label_files, label_names
 from boxwright.reading.values import whole_number
 from boxwright.reading.yaml_text import read_yaml
 
-_MOST_SKIPPED = 12  # leading folders of a path of another machine
+_MOST_SKIPPED = 12  # leading folders of a path from another machine
 _YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
 class YoloLayout:
-    """What a YOLO data set consists of: images of each split, class names by index (None: unknown), what was decided.
+    """What a YOLO dataset consists of: images of each split, class names by index (None: unknown), notes.
 
-    `pose_numbers`: how many numbers of keypoints follow each box (0: any), None where the set holds no poses.
+    `pose_numbers`: how many numbers of keypoints follow each box (0: any), None if the dataset has no poses.
     """
 
     root: Path
@@ -41,7 +41,7 @@ class YoloLayout:
 
 
 def find_layout(path: Path) -> YoloLayout | None:
-    """The layout of a folder or of a data YAML; None where it is no YOLO data set."""
+    """The layout of a folder or of a data YAML; None if it is not a YOLO dataset."""
     if path.is_file():
         return _from_yaml(path, _load(path)) if path.suffix.lower() in _YAML else None
     for name in sorted(files_in(path), key=lambda name: (not name.startswith("data."), name)):
@@ -112,14 +112,14 @@ def _names(file: Path, names: Any) -> dict[int, str] | None:
 def _told_apart(file: Path, names: dict[int, str]) -> dict[int, str]:
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
-        raise ValueError(f"{file}: the class name {twice[0]!r:.60} stands twice; give each class a name of its own")
+        raise ValueError(f"{file}: the class name {twice[0]!r:.60} occurs twice; give each class its own name")
     return names
 
 
 def _entry(file: Path, base: Path, split: str, entry: Any, notes: list[str]) -> list[Path]:
-    """Images of one split: a folder, a list of folders, or a text file with one path a line.
+    """Images of one split: a folder, a list of folders, or a text file with one path per line.
 
-    What is missing of another split than train is a note: exports name splits that they do not have.
+    A missing split other than train is only a note: exports name splits that they do not have.
     """
     images: list[Path] = []
     before = len(notes)
@@ -141,7 +141,7 @@ def _entry(file: Path, base: Path, split: str, entry: Any, notes: list[str]) -> 
 
 
 def _locate(file: Path, base: Path, item: str) -> Path | None:
-    # Exports are full of "../train/images" that means a folder beside the YAML.
+    # Many exports have "../train/images" for a folder beside the YAML.
     plain = item.replace("\\", "/")
     while plain.startswith(("../", "./")):
         plain = plain.split("/", 1)[1]
@@ -150,7 +150,7 @@ def _locate(file: Path, base: Path, item: str) -> Path | None:
 
 
 def _listed(file: Path, base: Path) -> list[Path]:
-    """The images of a list, one path a line: from the list's folder or the base, perhaps behind folders of elsewhere.
+    """The images of a list, one path per line, relative to the list's folder or the base, perhaps after extra folders.
 
     CVAT writes `data/images/train/a.jpg` for `images/train/a.jpg`.
     """
@@ -180,7 +180,7 @@ def _images_without_yaml(root: Path) -> dict[str, list[Path]]:
         folders = named.items() if named else (("train", images),)
         found = {split: list(images_below(folder)) for split, folder in folders}
         texts = any(label_names(folder) for folder in (labels, *split_folders(labels).values()))
-        return found if texts or _has_labels(found) else {}  # where no label fits an image, that is said
+        return found if texts or _has_labels(found) else {}  # an image without a matching label is reported
     for split, folder in split_folders(root).items():
         found[split] = list(images_below(subfolder(folder, "images") or folder))
     if not found:

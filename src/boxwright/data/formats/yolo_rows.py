@@ -1,13 +1,13 @@
-"""Rows of YOLO label files: boxes and polygons, told apart from what only looks like them.
+"""Rows of YOLO label files: boxes and polygons, distinguished from rows that only look like them.
 
 | numbers | what it is |
 |---|---|
 | 5 | `class cx cy w h` |
 | 6 | a box with a score or a track id: refused |
-| 7 | a triangle; but where all fit as boxes with a score and a track id, and no other row is a polygon: refused |
-| 9, 11, ... | `class x1 y1 x2 y2 ...`; but where all have one length and fit as a box with keypoints: refused |
+| 7 | a triangle; but refused if all fit as boxes with a score and a track id and no other row is a polygon |
+| 9, 11, ... | `class x1 y1 x2 y2 ...`; but refused if all have one length and fit as a box with keypoints |
 
-A pose is read (its box) where the data YAML has `kpt_shape`.
+The boxes of poses are read if the data YAML has `kpt_shape`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EXPECTED = "expected 5 (class cx cy w h) or a class and three or more points"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of finite numbers: the line, the class index, and the other numbers."""
+    """One row of finite numbers: its line, class index, and other numbers."""
 
     line: int
     index: int
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowKind:
-    """What the rows of a data set are: poses with so many numbers of keypoints, polygons, or what looks like poses."""
+    """What the rows of a dataset are: poses with a number of keypoint values, polygons, or what looks like poses."""
 
     pose_numbers: int | None = None
     polygons: bool = False
@@ -47,7 +47,7 @@ class RowKind:
 
 
 def read_label_file(file: Path) -> tuple[list[Row], list[Problem]]:
-    """The rows of a label file and one problem for each line that is none; no file means no objects."""
+    """The rows of a label file and one problem for each invalid line; a missing file means no objects."""
     rows: list[Row] = []
     problems: list[Problem] = []
     if not os.path.lexists(file):
@@ -70,7 +70,7 @@ def read_label_file(file: Path) -> tuple[list[Row], list[Problem]]:
 
 
 def text_of(data: bytes) -> str:
-    """The text of a label file: UTF-8, or UTF-16 where it says so, as Windows' PowerShell writes."""
+    """The text of a label file: UTF-8, or UTF-16 with a byte order mark, as Windows PowerShell writes."""
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
@@ -83,7 +83,7 @@ def bad_row(file: Path, line: int, message: str) -> Problem:
 def _parse(words: list[str], line: str, line_number: int) -> Row | str:
     try:
         values = [float(word) for word in words]
-        strange = "_" in line or not line.isascii()  # which float() takes, and no other reader
+        strange = "_" in line or not line.isascii()  # which float() accepts, and no other reader
     except ValueError:
         strange = True
     if strange:
@@ -94,12 +94,12 @@ def _parse(words: list[str], line: str, line_number: int) -> Row | str:
     if not all(map(math.isfinite, values)):
         return "a number is not finite"
     if values[0] != int(values[0]) or not 0 <= values[0] < 1e9:
-        return f"{words[0]:.40} is no class index (0, 1, 2, ...)"
+        return f"{words[0]:.40} is not a class index (0, 1, 2, ...)"
     return Row(line_number, int(values[0]), tuple(values[1:]))
 
 
 def kind_of(rows: Iterable[Row], pose_numbers: int | None) -> RowKind:
-    """What the rows of a whole data set are; `pose_numbers` is what the YAML says of keypoints."""
+    """What the rows of a whole dataset are; `pose_numbers` comes from the YAML's `kpt_shape`."""
     if pose_numbers is not None:
         return RowKind(pose_numbers)
     long = [row.values for row in rows if len(row.values) >= 6]
@@ -114,13 +114,13 @@ def kind_of(rows: Iterable[Row], pose_numbers: int | None) -> RowKind:
 
 
 def _are_poses(rows: Sequence[tuple[float, ...]], per_point: int) -> bool:
-    """Whether rows of one length all fit as a box with keypoints in it, and not rather as corners of outlines."""
+    """Whether rows of one length all fit as a box with keypoints in it, and not better as corners of outlines."""
     rest = len(rows[0]) - 4
     if rest < 3 or rest % per_point:
         return False
     if sum(_is_pose(values, per_point) for values in rows) < 0.9 * len(rows):
         return False
-    # An outline often goes along a row or column, where its first two corners share a coordinate.
+    # An outline often starts along a row or column, so that its first two corners share a coordinate.
     square = sum(values[0] == values[2] or values[1] == values[3] for values in rows)
     return per_point == 3 or square <= 0.1 * len(rows)
 
@@ -165,9 +165,9 @@ def box_or_outline(row: Row, kind: RowKind) -> tuple[float, ...] | str:
 
 
 def _no_outline(count: int, kind: RowKind) -> str:
-    """Why a row of more than five numbers is no polygon, "" where it is one."""
+    """Why a row of more than five numbers is not a polygon, "" if it is one."""
     if count == 6:
-        return "6 numbers; expected 5 (class cx cy w h): a score or a track id is no part of a label, leave it out"
+        return "6 numbers; expected 5 (class cx cy w h): remove a score or a track id, which is not part of a label"
     if kind.looks_like_poses:
         return (
             f"{count} numbers, which fit as a box with keypoints: give a data.yaml with {kind.looks_like_poses}, and "
@@ -177,7 +177,7 @@ def _no_outline(count: int, kind: RowKind) -> str:
         return f"{count} numbers; {_EXPECTED}"
     if count == 7 and not kind.polygons:
         return (
-            "7 numbers; expected 5 (class cx cy w h): leave a score and a track id out; where this is a triangle, "
+            "7 numbers; expected 5 (class cx cy w h): remove a score and a track id; if this is a triangle, "
             "write its last point twice"
         )
     return ""

@@ -1,8 +1,8 @@
-"""Image files of whatever kind as upright RGB pixels, or one clear sentence that names the file.
+"""Image files of any supported format as upright RGB pixels, or one clear sentence that names the file.
 
-Every file ends as 8-bit RGB: more bits are scaled (`value_range`), transparency is composited over white, of an
-animation the first frame counts, and the EXIF orientation is applied. This is done strip by strip, so that the largest
-image needs little more memory than its pixels.
+The result is always 8-bit RGB: more bits are scaled (`value_range`), transparency is composited over white, the first
+frame of an animation is used, and the EXIF orientation is applied. This is done strip by strip, so that even the
+largest image needs little more memory than its pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 
 from boxwright.data.image_io.file_types import is_video_name, open_image, video_sentence
@@ -27,12 +28,12 @@ STRIP = 2_000_000
 _ORIENTATION = 0x0112  # the EXIF tag
 _T = TypeVar("_T")
 Unreadable: TypeAlias = ValueError | OSError
-"""What is wrong with an image that cannot be read."""
+"""The error of an image that cannot be read."""
 
 
 class ReadImage(NamedTuple):
-    """Pixels (3, H, W) uint8, which lie in memory pixel by pixel; what is amiss with them, in words; and their values
-    in the file, where those are grey and of more than 8 bits.
+    """Pixels (3, H, W) uint8, stored pixel by pixel (channels last); a note on a defect of the file; and the range of
+    values in the file, for grey images of more than 8 bits.
     """
 
     pixels: Tensor
@@ -41,7 +42,7 @@ class ReadImage(NamedTuple):
 
 
 class ImageHeader(NamedTuple):
-    """Height and width after EXIF rotation, whether that rotation swapped them, and whether a value has more than 8
+    """Height and width after EXIF rotation, whether that rotation swapped them, and whether values have more than 8
     bits.
     """
 
@@ -51,66 +52,67 @@ class ImageHeader(NamedTuple):
 
 
 class StoredSize(NamedTuple):
-    """Height and width before EXIF rotation, and the bytes that Pillow needs a pixel."""
+    """Height and width before EXIF rotation, and the bytes that Pillow needs per pixel."""
 
     hw: tuple[int, int]
     stored_bytes: int
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = "auto") -> Tensor:
-    """An image file as an upright RGB tensor (3, H, W) uint8, which lies in memory pixel by pixel.
+    """An image file as an upright RGB tensor (3, H, W) uint8, stored pixel by pixel (channels last).
 
-    Raises FileNotFoundError where there is no file, ValueError where it is no image, damaged, or larger than
+    Raises FileNotFoundError if there is no file, ValueError if it is not an image, damaged, or larger than
     `max_pixels`; each with one sentence that names the file.
     """
     return read_with_note(path, max_pixels=max_pixels, value_range=value_range).pixels
 
 
 def read_with_note(path: str | Path, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = "auto") -> ReadImage:
-    """The same with what is amiss: an end that is missing, values that have become flat."""
+    """The same with a note on defects: a missing end, values that have become flat."""
     with _opened(path) as handle:
         return _read(handle, str(path), max_pixels, value_range)
 
 
 def image_of_bytes(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = "auto") -> Tensor:
-    """An image file whose bytes lie elsewhere, such as in an archive; `name` is what sentences call it."""
+    """An image file from its bytes, such as those in an archive; `name` is used in messages."""
     return bytes_with_note(data, name, max_pixels=max_pixels, value_range=value_range).pixels
 
 
 def bytes_with_note(
     data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, value_range: ValueRange = "auto"
 ) -> ReadImage:
-    """The same with what is amiss."""
+    """The same with a note on defects."""
     if not data:
         raise ValueError(f"{name}: the image is empty (0 bytes); copy it again or remove it")
     return _read(BytesIO(data), name, max_pixels, value_range)
 
 
 def image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of an image file as it is looked at (after EXIF rotation), from its header only."""
+    """Height and width of the upright image (after EXIF rotation), from the header of its file only."""
     return image_header(path, max_pixels=max_pixels).hw
 
 
 def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """What the header of an image file says."""
+    """The properties of an image file, from its header."""
 
     def measure(image: Image.Image) -> ImageHeader:
         width, height = image.size
-        # Pillow itself swaps the size of a rotated TIFF when it opens it; its tag then still says 5 to 8.
+        if isinstance(image, TiffImageFile):  # from 11.1 on Pillow itself swaps the size of a rotated one
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
         is_deep = _is_deep(image)  # before the EXIF block, for which Pillow may load the pixels
-        turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
+        turned = _orientation(image) in (5, 6, 7, 8)
         return ImageHeader((width, height) if turned else (height, width), turned, is_deep)
 
     return with_image(path, max_pixels, measure)
 
 
 def stored_size(path: str | Path) -> StoredSize:
-    """What an image file will need once it is decoded, without decoding it as the EXIF block of a PNG file would."""
+    """The size of an image file and its decoded bytes per pixel; EXIF is not read, which would decode a PNG file."""
     return with_image(path, MAX_PIXELS, _stored_size)
 
 
 def stored_size_of_bytes(data: bytes, name: str) -> StoredSize:
-    """The same of an image file whose bytes lie elsewhere."""
+    """The same from the bytes of an image file."""
     return _with_opened(BytesIO(data), name, MAX_PIXELS, _stored_size)
 
 
@@ -121,7 +123,7 @@ def _stored_size(image: Image.Image) -> StoredSize:
 
 
 def with_image(path: str | Path, max_pixels: int, use: Callable[[Image.Image], _T]) -> _T:
-    """What `use` makes of an opened image; whatever is wrong with it becomes one sentence that names the file."""
+    """The result of `use` on an opened image; any error becomes one sentence that names the file."""
     with _opened(path) as handle:
         return _with_opened(handle, str(path), max_pixels, use)
 
@@ -148,7 +150,7 @@ def pixels_of_image(image: Image.Image, value_range: ValueRange = "auto") -> Rea
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """An image in parts of whole rows, each with its place."""
+    """An image in strips of whole rows, each with its position."""
     rows = max(1, STRIP // max(1, image.width))
     if rows >= image.height:
         yield slice(0, image.height), image
@@ -174,7 +176,7 @@ def _is_grey(image: Image.Image) -> bool:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether the file holds more than 8 bits a value; of colours, Pillow gives the upper 8."""
+    """Whether the file holds more than 8 bits per value; of colours, Pillow reads the upper 8."""
     tiles: Any = getattr(image, "tile", None)
     return _is_grey(image) or (bool(tiles) and ";16" in str(tiles[0][3]))
 
@@ -184,20 +186,20 @@ def _flat_colour(pixels: np.ndarray[Any, Any]) -> str | None:
     if not 1 < levels <= NARROW * 256:
         return None
     return (
-        f"its colours of 16 bits become {levels} of 256 levels, since only their upper 8 bits are read: nearly nothing "
-        "can be seen; scale them to 8 bits"
+        f"its 16-bit colours become {levels} of 256 levels, since only their upper 8 bits are read: the image is "
+        "nearly flat; scale it to 8 bits"
     )
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing about the pixels, which are still good
+    except Exception:  # the pixels may be good although the EXIF block is broken
         return 1
 
 
 def _opened(path: str | Path) -> IO[bytes]:
-    """An image file, opened; FileNotFoundError, or ValueError for what is no file with content."""
+    """An opened image file. Raises FileNotFoundError, or ValueError for an empty file or something else than a file."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: this is a folder, not an image")

@@ -1,7 +1,7 @@
-"""The image formats that are read, and their suffixes: one list, for folders, readers of annotations and uploads.
+"""The supported image formats and their suffixes: one list for folders, annotation readers and uploads.
 
-Pillow opens dozens of formats more. Some of them are handed to other programs (PostScript to Ghostscript, which runs
-whatever stands in the file), so a file is opened as one of these formats or not at all, whatever it is called.
+Pillow opens dozens of other formats. It passes some of them to other programs (PostScript to Ghostscript, which
+executes the file), so a file is opened as one of these formats or not at all, whatever its name is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError, features
 
-_SUFFIXES_OF = {
+SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg", ".jfif"),
     "PNG": (".png",),
     "BMP": (".bmp",),
@@ -23,16 +23,16 @@ _SUFFIXES_OF = {
 }
 _OPTIONAL = tuple(name for name in ("WEBP", "AVIF") if name.lower() not in features.modules
                   or not features.check(name.lower()))  # fmt: skip
-FORMATS = tuple(name for name in _SUFFIXES_OF if name not in _OPTIONAL)
-"""What Pillow calls the formats that are read: those that this Pillow was built with."""
-SUFFIXES = tuple(suffix for name in FORMATS for suffix in _SUFFIXES_OF[name])
-"""The endings of image files, in lower case."""
+FORMATS = tuple(name for name in SUFFIXES_OF if name not in _OPTIONAL)
+"""Pillow's names of the supported formats, as far as this Pillow was built with them."""
+SUFFIXES = tuple(suffix for name in FORMATS for suffix in SUFFIXES_OF[name])
+"""The suffixes of image files, in lower case."""
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 _LOCK = threading.Lock()
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name ends like an image that is read.
+    """Whether a file name has the suffix of a supported image format.
 
     >>> is_image_name("A.JFIF"), is_image_name("a.jpg.txt"), is_image_name("a.eps")
     (True, False, False)
@@ -41,21 +41,21 @@ def is_image_name(name: str) -> bool:
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file name ends like a video."""
+    """Whether a file name has the suffix of a video."""
     return name.lower().endswith(VIDEO_SUFFIXES)
 
 
 def video_sentence(name: str) -> str:
-    """What to do with a video where images are expected."""
+    """An error message for a video in place of an image."""
     return (
-        f"{name}: this is a video, and images are expected: give its frames to Detector.stream in Python "
-        f"(docs/predict.md shows how), or write them as images first (ffmpeg -i {name} frames/%06d.jpg) and give "
-        "their folder"
+        f"{name}: this is a video, and images are expected: pass its frames to Detector.stream in Python "
+        f"(docs/predict.md shows how), or extract them as images first (ffmpeg -i {name} frames/%06d.jpg) and "
+        "give their folder"
     )
 
 
 def open_image(handle: IO[bytes]) -> Image.Image:
-    """An image file of a format that is read, by its content; without Pillow's own pixel limit, which is not ours.
+    """An image file of a supported format, by its content; our own pixel limit replaces Pillow's.
 
     Raises UnidentifiedImageError for other formats, and on a damaged header whatever Pillow raises.
     """

@@ -1,4 +1,4 @@
-"""How much memory an image will take, from its header: known before it is decoded."""
+"""How much memory an image will take, from its header, before it is decoded."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from boxwright.data.image_io.decode import stored_size
 from boxwright.ops.image import ResizeRule, resize_plan
 
 MEMORY = 3.0
-"""GiB that decoded images may take: enough for one at the pixel limit."""
+"""GiB that decoded images may take: enough for one image at the pixel limit."""
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 TOGETHER = min(max(2, _CORES // 2), 8)
-"""Images that are decoded at a time, each in its thread: half of the cores, but two at least and eight at most."""
+"""Images decoded at a time, each in its thread: half of the cores, but at least two and at most eight."""
 _RESIZING = {"antialias": 1, "plain": 7, "pillow": 7}
-"""Bytes a pixel, besides the image's own, while it is resized."""
+"""Bytes per pixel, in addition to the image's own, while it is resized."""
 _DRAWING = 8
-"""Bytes a pixel, besides the image's own, while objects are drawn on it and it is written."""
+"""Bytes per pixel, in addition to the image's own, while objects are drawn on it and it is written."""
 
 
 class Need(NamedTuple):
-    """Bytes of an image: what its results hold on to, and what is needed besides while they are made."""
+    """Bytes of an image: those kept with its results, and those needed in addition while they are computed."""
 
     held: int
     passing: int
 
 
 def need_of_image(image: Any, rule: ResizeRule, *, keep: bool) -> Need:
-    """What an image needs, `keep` with its own pixels to be drawn on; nothing where it cannot be read."""
+    """The memory that an image needs, with its original pixels if `keep`; zero if it cannot be read."""
     if isinstance(image, (str, Path)):
         try:
             hw, stored = stored_size(image)
@@ -53,7 +53,7 @@ def need_of_image(image: Any, rule: ResizeRule, *, keep: bool) -> Need:
 
 
 def too_large(num_bytes: int, memory: float) -> str:
-    """Why an image is left out that needs more than there may be."""
+    """An error message for an image that needs more memory than allowed."""
     return (
         f"needs {num_bytes / 2**30:.1f} GiB of memory, more than the {memory:g} GiB that images may take; make it "
         "smaller, or allow more with --memory"
@@ -61,7 +61,7 @@ def too_large(num_bytes: int, memory: float) -> str:
 
 
 def need_of_size(hw: tuple[int, int], rule: ResizeRule, *, keep: bool, stored: int = 4) -> Need:
-    """The same of a size; `stored` is what Pillow needs a pixel."""
+    """The same for a size; `stored` is what Pillow needs per pixel."""
     pixels = hw[0] * hw[1]
     at_network = 3 * (4 if rule.filter == "plain" else 1) * int(np.prod(resize_plan(hw, rule).size_hw))
     passing = max(stored, _RESIZING[rule.filter]) + (0 if keep else 3)

@@ -1,8 +1,8 @@
-"""JPEG files that end too early: read where little is missing, as other tools do, and said; refused where much is.
+"""Truncated JPEG files: read with a note if little is missing, as other tools do, and refused if much is.
 
-What is missing of a JPEG in one scan decodes to blocks of middle grey, from the place of the cut to the end of the
-image. A progressive JPEG holds the whole image several times, ever finer; where its last refinement has begun, nothing
-but a part of its finest detail can be missing, and how far it got says how many bytes are.
+The missing part of a JPEG with one scan decodes to blocks of middle grey, from the cut to the end of the image. A
+progressive JPEG holds the whole image several times, with increasing detail; if its last refinement has begun, only
+part of the finest detail can be missing, and how far that scan got tells how many bytes are missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 from boxwright.data.image_io.file_types import open_image
 
 MOST_MISSING = 0.1
-"""Share of an image (of its bytes, where it is progressive) that may be missing at its end."""
+"""Fraction of an image (of its bytes, if it is progressive) that may be missing at its end."""
 _END = b"\xff\xd9"
 _GREY = (127, 128)  # a block without coefficients; 127 where the file stores its colours inverted
 _BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -25,8 +25,8 @@ _SCAN = 0xDA
 
 
 class Scan(NamedTuple):
-    """One pass over the image: where it starts in the file, its components, its coefficients, whether it refines what
-    came before, and the last bit that it brings.
+    """One scan of the image: where it starts in the file, its components, its coefficients, whether it refines earlier
+    scans, and the last bit that it contains.
     """
 
     start: int
@@ -39,9 +39,9 @@ class Scan(NamedTuple):
 
 
 def completed(data: bytes) -> tuple[Image.Image, str]:
-    """The image of a JPEG file without its end, decoded, and what is missing in words.
+    """The decoded image of a truncated JPEG file, and a description of what is missing.
 
-    Raises ValueError where more than `MOST_MISSING` of it is missing, or where that cannot be known.
+    Raises ValueError if more than `MOST_MISSING` of it is missing, or if that cannot be known.
     """
     frame, components, scans = _structure(data)
     if frame in _BASELINE and len(scans) == 1 and len(scans[0].components) == components:
@@ -55,7 +55,7 @@ def completed(data: bytes) -> tuple[Image.Image, str]:
             raise ValueError(f"about {share:.0%} of the JPEG is missing at its end, more than {MOST_MISSING:.0%}")
         what = "a part of its finest detail"
     else:
-        raise ValueError("the JPEG is cut short, and whole passes over the image may be missing")
+        raise ValueError("the JPEG is cut short, and whole scans of the image may be missing")
     image = open_image(BytesIO(data + _END))
     image.load()
     return image, f"the JPEG is cut short: {what} is missing at its end; copy it again if you can"
@@ -68,7 +68,7 @@ def _structure(data: bytes) -> tuple[int, int, list[Scan]]:
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
-        if marker in (0x00, 0xFF) or marker in _BARE:  # a byte of the image, filling, or a mark between its parts
+        if marker in (0x00, 0xFF) or marker in _BARE:  # a byte of the image, padding, or a restart marker
             at += 1 if marker == 0xFF else 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
@@ -92,9 +92,9 @@ def _all_begun(scans: list[Scan], components: int) -> bool:
 
 
 def _grey_share(data: bytes) -> float:
-    """Share of the cells of 16 x 16 pixels, row by row from the end, that are middle grey and nothing else."""
+    """Fraction of the cells of 16 x 16 pixels, row by row from the end, that are uniformly middle grey."""
     image = open_image(BytesIO(data))
-    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))  # a pixel for each block of 8 x 8
+    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))  # one pixel per block of 8 x 8
     values = np.asarray(image)
     grey = np.isin(values, _GREY).reshape(*values.shape[:2], -1).all(axis=2)
     height, width = grey.shape
@@ -105,7 +105,7 @@ def _grey_share(data: bytes) -> float:
 
 
 def _unrefined_share(data: bytes, start: int) -> float:
-    """Share of a file's bytes that is missing, from how far over the image its last scan, from `start` on, came."""
+    """Fraction of a file's bytes that is missing, from how far its last scan, which starts at `start`, got."""
     for tail in (16, 128, 1024):
         if tail < len(data) - start and (place := _first_difference(data + _END, data[:-tail] + _END)) is not None:
             missing = (len(data) - start) * (1 - place) / max(place, 1e-6)
@@ -114,7 +114,7 @@ def _unrefined_share(data: bytes, start: int) -> float:
 
 
 def _first_difference(one: bytes, other: bytes) -> float | None:
-    """The first cell of 16 x 16 pixels in which two files differ, as a share of all, row by row; None where in none."""
+    """The first cell of 16 x 16 pixels in which two files differ, as a fraction of all, row by row; None if in none."""
     first, second = open_image(BytesIO(one)), open_image(BytesIO(other))
     width, height = first.size
     rows, columns = -(-height // 16), -(-width // 16)

@@ -1,7 +1,7 @@
-"""Grey values of more than 8 bits as 256 levels: by the range of their type, of the image, or of the data set.
+"""Grey values of more than 8 bits as 256 levels: by the range of their type, of the image, or of the dataset.
 
-Cameras write 12 or 14 bits into files of 16, and thermal ones a few hundred of 65536 values: scaled by the range of the
-type, such images become black or flat, and no detector finds anything in them.
+Cameras write 12 or 14 bits into 16-bit files, and thermal ones a few hundred of 65536 values: scaled by the range of
+the type, such images become black or flat, and no detector finds anything in them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 ValueRange: TypeAlias = Literal["auto", "type", "image"] | tuple[float, float]
-"""What becomes 0 and 255 of values of more than 8 bits.
+"""The values that become 0 and 255, for images of more than 8 bits.
 
-"type": the range of the type (0 to 65535). "image": what the image holds, but for a thousandth at each end. "auto": as
-"type", unless that leaves the image at most a quarter of the levels; then as "image". Or two numbers for all images.
+"type": the range of the type (0 to 65535). "image": the range of the image, without a thousandth at each end. "auto":
+as "type", unless that leaves the image at most a quarter of the levels; then as "image". Or two numbers for all images.
 """
 NARROW = 0.25
-"""Share of the type's range that is narrow: at most 64 of 256 levels."""
-_SAMPLE = 250_000  # values looked at for where nearly all of them lie
+"""Fraction of the type's range that counts as narrow: at most 64 of 256 levels."""
+_SAMPLE = 250_000  # values sampled to find where nearly all of them lie
 _OUTSIDE = 0.001
 Values: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class UsedRange:
-    """From where to where nearly all values of an image lie, and the highest value of their type."""
+    """The range in which nearly all values of an image lie, and the highest value of their type."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class UsedRange:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the range of the type leaves the image few levels although it has more."""
+        """Whether scaling by the range of the type leaves the image few of its levels."""
         return 0 < self.high - self.low <= NARROW * self.highest
 
     def bounds(self, setting: ValueRange) -> tuple[float, float]:
@@ -47,7 +47,7 @@ class UsedRange:
         return (self.low, self.high) if own else (0.0, self.highest)
 
     def lost(self, setting: ValueRange) -> str | None:
-        """A sentence where an image that has more becomes flat or nearly so under a setting."""
+        """A sentence if an image becomes flat, or nearly so, under a setting."""
         low, high = self.bounds(setting)
         first, last = (round(min(max((v - low) / (high - low), 0.0), 1.0) * 255) for v in (self.low, self.high))
         levels = last - first + 1
@@ -57,7 +57,7 @@ class UsedRange:
             return None
         return (
             f"its values, nearly all from {self.low:g} to {self.high:g}, become {levels} of 256 grey levels "
-            f"({low:g} to {high:g} is what is scaled): nearly nothing can be seen; set data.value_range to image, or "
+            f"({low:g} to {high:g} are scaled): the image is nearly flat; set data.value_range to image, or "
             f"to [{self.low:g},{self.high:g}]"
         )
 
@@ -89,7 +89,7 @@ def used_range(strips: Iterable[Values], num_values: int) -> UsedRange:
 
 
 def eight_bits(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Values as 0 to 255, where `low` and less is 0, and `high` and more is 255; what is no number is 0.
+    """Values scaled to 0 to 255: `low` and less is 0, `high` and more is 255, NaN is 0.
 
     >>> eight_bits(np.array([-5, 0, 257, 65535]), 0, 65535).tolist()
     [0, 0, 1, 255]
@@ -101,9 +101,9 @@ def eight_bits(values: Values, low: float, high: float) -> npt.NDArray[np.uint8]
 
 
 def common_range(used: Sequence[UsedRange]) -> ValueRange:
-    """One range for all images of a data set: of what they hold where most are narrow, else the range of the type.
+    """One range for all images of a dataset: that of their values if most are narrow, else the range of the type.
 
-    "auto" where there is none, for then nothing speaks for either.
+    "auto" if there are no images of more than 8 bits.
     """
     if not used:
         return "auto"

@@ -1,8 +1,7 @@
-"""The images of the synthetic shapes set: silhouettes, backgrounds, things that are no class, light and sensor noise.
+"""The images of the synthetic shapes dataset: silhouettes, backgrounds, distractors, lighting and sensor noise.
 
-Everything is drawn by numpy and Pillow from the generator that is handed in, so that the same seed gives the same
-image on every machine. Shape legend: H W = size of the image; N = corners of a polygon. A canvas is (H, W, 3)
-float32 in [0, 255].
+Everything is drawn by numpy and Pillow from the given generator, so that the same seed gives the same image on every
+machine. Shape legend: H W = size of the image; N = corners of a polygon. A canvas is (H, W, 3) float32 in [0, 255].
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ Points: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard the images are: each field says what it bounds.
+    """How hard the images are.
 
-    rotation in degrees, aspect as longer over shorter side, contrast as the least distance in RGB between an object
-    and what lies under it, texture, noise and lighting as amplitudes, distractors as least and greatest number, cover
-    as the greatest part of an object that others hide, hue_spread as the part of the colour circle on either side of
-    its class's own hue from which an object takes its colour: 0.5 means any colour, so that only the outline tells.
+    rotation: maximum in degrees; aspect: maximum ratio of longer to shorter side; contrast: minimum distance in RGB
+    between an object and what lies under it; texture, noise, lighting: amplitudes; distractors: minimum and maximum
+    number; cover: maximum fraction of an object that others hide; hue_spread: fraction of the colour circle on either
+    side of the class's hue from which the colour is drawn (0.5 means any colour, so that only the outline tells).
     """
 
     rotation: float
@@ -86,13 +85,13 @@ OUTLINES = _outlines()
 
 
 def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> Silhouette:
-    """The named class, turned and stretched (width over height), so that its longer side is as long as asked."""
+    """A class's outline, rotated and stretched (width over height), scaled to the given longer side."""
     cos, sin = round(math.cos(math.radians(degrees)), 6), round(math.sin(math.radians(degrees)), 6)
     turn = np.array([[cos, sin], [-sin, cos]])
     outlines = [(outline * [math.sqrt(aspect), 1 / math.sqrt(aspect)]) @ turn for outline in OUTLINES[name]]
     low, high = outlines[0].min(0), outlines[0].max(0)
     fine = 4 if longer_side < 80 else 2  # drawn larger and reduced: smooth edges
-    scale = (longer_side - 1 / fine) / float((high - low).max())  # Pillow fills the pixels of both ends
+    scale = (longer_side - 1 / fine) / float((high - low).max())  # Pillow includes the pixels of both ends
     width, height = (math.ceil(extent * scale + 1 / fine) + 2 for extent in high - low)
     image = Image.new("L", (width * fine, height * fine))
     draw = ImageDraw.Draw(image)
@@ -104,7 +103,7 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
 
 
 def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 0.5) -> Canvas:
-    """A random object colour (3,) of a hue in [0, 1) give or take `spread`; a narrow one stays away from grey."""
+    """A random object colour (3,) of a hue in [0, 1) plus or minus `spread`; a small spread avoids grey."""
     turn, saturation, value = random.random(3)
     own = (hue + spread * (2 * turn - 1)) % 1
     palest, darkest = (0.25, 0.15) if spread >= 0.5 else (0.5, 0.4)
@@ -115,7 +114,7 @@ def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 
 def contrasting_colour(
     random: np.random.Generator, under: Canvas, contrast: float, hue: float = 0.0, spread: float = 0.5
 ) -> Canvas:
-    """A random colour of a hue, at least `contrast` away from the colour `under` (3,), or the farthest of a dozen."""
+    """A random colour of a hue, at least `contrast` away from the colour `under` (3,), or the farthest of 12 tries."""
     best, distance = under, -1.0
     for _ in range(12):
         colour = vivid_colour(random, hue, spread)
@@ -177,7 +176,7 @@ def background(random: np.random.Generator, size: int, texture: float) -> Canvas
 
 
 def draw_distractors(random: np.random.Generator, canvas: Canvas, count: int) -> Canvas:
-    """The canvas with things that are no class: lines, writing, arcs, crescents."""
+    """The canvas with distractors, which belong to no class: lines, writing, arcs, crescents."""
     if not count:
         return canvas
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
@@ -211,7 +210,7 @@ def _draw_writing(
     height: int,
     fill: tuple[int, int, int],
 ) -> None:
-    """A few jagged strokes side by side, as writing looks from afar."""
+    """A few jagged strokes side by side, which look like writing."""
     for letter in range(int(random.integers(3, 8))):
         left = corner[0] + letter * height
         points = random.integers(0, height, (4, 2)) * [0.7, 1.0] + [left, corner[1]]
@@ -221,7 +220,7 @@ def _draw_writing(
 def _draw_crescent(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], radius: float, angle: float, fill: tuple[int, int, int]
 ) -> None:
-    """A thin moon: half a circle, and back along a flatter curve."""
+    """A crescent: half a circle, and back along a flatter curve."""
     cos, sin = round(math.cos(angle), 6), round(math.sin(angle), 6)
     half = _round_trip(1.0, 36)[:19]  # the right half, from top to bottom
     back = half[::-1] * [0.62, 1.0]
@@ -231,13 +230,13 @@ def _draw_crescent(
 
 @cache
 def _normal_table() -> npt.NDArray[np.float32]:
-    """256 equally likely values of the standard normal distribution: a random byte becomes noise by a look-up."""
+    """256 equally likely values of the standard normal distribution, to turn random bytes into noise by look-up."""
     normal = NormalDist()
     return np.array([round(normal.inv_cdf((index + 0.5) / 256), 6) for index in range(256)], np.float32)
 
 
 def expose(random: np.random.Generator, canvas: Canvas, lighting: float, noise: float) -> npt.NDArray[np.uint8]:
-    """The image (H, W, 3) uint8 that a camera makes of a canvas: uneven light, gamma, sensor noise."""
+    """The image (H, W, 3) uint8 of a canvas as a camera sees it: uneven lighting, gamma, sensor noise."""
     size = canvas.shape[0]
     light = 1 + _smooth_noise(random, size, 2, 1) * np.float32(lighting * random.random())
     light *= np.float32(1 + lighting * (random.random() - 0.5))

@@ -1,6 +1,6 @@
-"""The synthetic shapes set: images whose every box and mask is known, drawn from a seed, without any file.
+"""The synthetic shapes dataset: images with exact boxes and masks, drawn from a seed, without any file.
 
-An image is fixed by its configuration, its seed and its index. Shape legend: G = objects of the image, H W = its
+An image is determined by its configuration, its seed and its index. Shape legend: G = objects of the image, H W = its
 size. Boxes are tight around the visible part of each object, masks are that part.
 """
 
@@ -39,7 +39,7 @@ from boxwright.writing import writing
 Pixels = npt.NDArray[np.uint8]
 Layout = Literal["voc", "coco"]
 
-# Validation images are counted from here, so that they are the same however many images one trains on.
+# Validation images start at this index, so that they do not depend on the number of training images.
 VALIDATION_START = 1_000_000
 PLACEMENT_TRIES = 25
 
@@ -48,8 +48,8 @@ PLACEMENT_TRIES = 25
 class ShapesConfig:
     """What the images look like: side in pixels, number of classes, difficulty, number and size of the objects.
 
-    An object's size is the longer side of its whole box; at most 5/8 of the image, whatever `max_pixels` says. Where
-    objects would hide each other too much an image holds fewer than drawn for it, but always one.
+    An object's size is the longer side of its whole box, at most 5/8 of the image, even if `max_pixels` is larger. If
+    objects would hide each other too much, an image has fewer than the drawn number, but at least one.
     """
 
     size: int = 256
@@ -68,10 +68,12 @@ class ShapesConfig:
         if not 32 <= self.size <= 4096:
             raise ValueError(f"images of {self.size} pixels: expected 32 to 4096")
         if not 1 <= self.min_objects <= self.max_objects <= 100:
-            raise ValueError(f"{self.min_objects} to {self.max_objects} objects: expected 1 <= least <= most <= 100")
+            raise ValueError(
+                f"{self.min_objects} to {self.max_objects} objects: expected 1 <= minimum <= maximum <= 100"
+            )
         if not 6 <= self.min_pixels <= self.largest:
             raise ValueError(
-                f"objects of {self.min_pixels} to {self.largest} pixels: expected 6 <= least <= most, and most is at "
+                f"objects of {self.min_pixels} to {self.largest} pixels: expected 6 <= minimum <= maximum, and at "
                 f"most 5/8 of the image"
             )
 
@@ -122,7 +124,7 @@ def _add_object(
     placed: list[_Placed],
     visible: npt.NDArray[np.int64],
 ) -> None:
-    """Paint one more object where it hides no earlier one too much; none if there is no such place."""
+    """Paint one more object where it does not hide earlier ones too much, if there is such a place."""
     label = int(random.integers(config.num_classes))
     longer = config.min_pixels + (config.largest - config.min_pixels) * float(random.random())
     degrees = level.rotation * float(2 * random.random() - 1)
@@ -169,7 +171,7 @@ def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class ShapesSource:
-    """A shapes set in memory's place: sample `i` is drawn when asked for. `start` is the index of the first image."""
+    """A shapes dataset without files: sample `i` is drawn on access. `start` is the index of the first image."""
 
     config: ShapesConfig
     seed: int
@@ -181,7 +183,7 @@ class ShapesSource:
 
     @property
     def classes(self) -> Classes:
-        """The classes of the set."""
+        """The classes of the dataset."""
         return self.config.classes
 
     def sample(self, index: int) -> Sample:
@@ -212,17 +214,17 @@ def write_shapes(
     seed: int = 0,
     progress: Callable[[str, Iterator[int], int], Iterator[int]] | None = None,
 ) -> Path:
-    """Write a shapes set into a new or empty folder, in VOC or COCO layout, and return the folder.
+    """Write a shapes dataset into a new or empty folder, in VOC or COCO layout, and return the folder.
 
     `progress` wraps the loop over a split's images: it gets the split's name, the indices and their number. Raises
-    ValueError for a folder that holds anything.
+    ValueError for a folder that is not empty.
     """
     folder, config = Path(folder), config or ShapesConfig()
     if layout not in ("voc", "coco"):
         raise ValueError(f"layout {layout!r}: expected voc or coco")
     splits = shapes_splits(config, seed, train, val)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder}: is there already and not empty; name a new folder, nothing was written")
+        raise ValueError(f"{folder}: exists and is not empty; choose a new folder (nothing was written)")
     image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
     image_folder.mkdir(parents=True, exist_ok=True)
     for name, source in splits.items():

@@ -1,1 +1,1 @@
-"""Detections of any number of images on a Ray cluster."""
+"""Batch inference on any number of images with Ray."""

@@ -1,6 +1,6 @@
-"""The images of a batch job: of folders and patterns, of parquet, text and CSV listings, and of webdataset shards.
+"""The images of a batch job: from folders and patterns, parquet, text and CSV listings, and webdataset shards.
 
-Each is listed once, with where its bytes lie, so that any worker can go straight to them.
+Each is listed once with the place of its bytes, so that any worker can read it directly.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from boxwright.wording import counted
 
 LISTINGS = (".parquet", ".txt", ".csv", ".tar")
 MOST_BYTES = 2 << 30
-"""Of a parquet row group of images: each worker holds one in memory."""
+"""Maximum size of a row group of images in a parquet file: each worker holds one in memory."""
 _LOCK = threading.Lock()
 
 
 class Entry(NamedTuple):
-    """One image: its key in the tables, and the file that holds it.
+    """One image: its key in the tables, and where its bytes are.
 
-    kind "file" is an image file, "tar" are `length` bytes from position `at` on, "parquet" is row `length` of the row
-    group `at`.
+    `kind` "file" is an image file, "tar" are `length` bytes of an archive from position `at`, "parquet" is row `length`
+    of row group `at`.
     """
 
     key: str
@@ -52,25 +52,26 @@ class Entry(NamedTuple):
 
 
 def list_images(sources: Sequence[str | Path]) -> list[Entry]:
-    """The images of all sources in their order, each once. Raises FileNotFoundError, or ValueError for a listing
-    that does not give what is needed, or that gives two images the same key.
+    """The images of all sources in order, each once.
+
+    Raises FileNotFoundError, and ValueError for a listing without the needed columns or with one key for two images.
     """
     found: dict[str, Entry] = {}
     for source in sources:
         for file in _files(source):
             for entry in _entries(file.absolute()):
                 if found.setdefault(entry.key, entry) != entry:
-                    raise ValueError(f"{file}: the key {entry.key!r} stands for two images; give each its own")
+                    raise ValueError(f"{file}: two images have the key {entry.key!r}; give each its own")
     return list(found.values())
 
 
 def read_entry(entry: Entry, value_range: ValueRange = "auto") -> Tensor:
-    """The image as an upright RGB tensor (3, H, W) uint8; ValueError or OSError of one sentence where it is none."""
+    """The image as an upright RGB tensor (3, H, W) uint8. Raises ValueError or OSError where it cannot be read."""
     return read_with_note_of(entry, value_range).pixels
 
 
 def read_with_note_of(entry: Entry, value_range: ValueRange) -> ReadImage:
-    """The same with what is amiss."""
+    """The image with a note on a defect, if there is one. Raises ValueError or OSError where it cannot be read."""
     if entry.kind == "file":
         return read_with_note(entry.file, value_range=value_range)
     return bytes_with_note(_bytes(entry), entry.key, value_range=value_range)
@@ -86,12 +87,12 @@ def _bytes(entry: Entry) -> bytes:
 
 
 def stored_size_of(entry: Entry) -> StoredSize:
-    """What the image will need once it is decoded, from its header."""
+    """The memory that the decoded image needs, from its header."""
     return stored_size(entry.file) if entry.kind == "file" else stored_size_of_bytes(_bytes(entry), entry.key)
 
 
 def _files(source: str | Path) -> list[Path]:
-    """The images and listings that a source means; of a folder without images its parquet files or its shards."""
+    """The images and listings of a source; of a folder without images its parquet files or shards."""
     folder = Path(source)
     if folder.is_dir() and not any(map(is_image_name, files_of(folder))):
         for suffix in (".parquet", ".tar"):
@@ -113,15 +114,15 @@ def _entries(file: Path) -> Iterator[Entry]:
 
 
 def _image(path: str | Path, folder: Path) -> Entry:
-    """An image file; relative paths of a listing are below the listing's folder."""
+    """An image file; relative paths in a listing are relative to the folder of the listing."""
     if "://" in str(path):
-        raise ValueError(f"{path}: an address; images are read from files, so copy or mount them")
+        raise ValueError(f"{path}: a URL; images are read from files, so copy or mount them")
     file = os.path.abspath(folder / path)
     return Entry(_text(file), "file", file)
 
 
 def _text(path: str) -> str:
-    """A path as text; bytes of a file name that are no UTF-8 are written as escapes."""
+    """A path as text; bytes that are not UTF-8 are written as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -129,7 +130,7 @@ def _lines(file: Path) -> Iterator[str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: expected a text file with a path on each line, this is none") from error
+        raise ValueError(f"{file}: expected a text file with a path on each line") from error
     yield from (line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -147,7 +148,7 @@ def _column(file: Path) -> Iterator[str]:
 
 
 def _members(file: Path) -> Iterator[Entry]:
-    """Members of a webdataset shard of which all after the first dot says image: 17.jpg is one, 17.seg.png not."""
+    """Images of a webdataset shard: members with an image suffix after their first dot (17.jpg, not 17.seg.png)."""
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
@@ -159,7 +160,7 @@ def _members(file: Path) -> Iterator[Entry]:
 
 
 def _rows(file: Path) -> Iterator[Entry]:
-    """Rows of a parquet file: with a column `path`, or with `bytes` and `key` (or `path`, which then only names)."""
+    """Rows of a parquet file with a column `path`, or with `bytes` and `key` (or `path`, then used as the key)."""
     parquet = required("pyarrow.parquet", "ray")
     try:
         table = parquet.ParquetFile(file)
@@ -183,7 +184,7 @@ def _check_size(file: Path, group: Any) -> None:
     size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "bytes")
     if size > MOST_BYTES:
         raise ValueError(
-            f"{file}: {counted(group.num_rows, 'image')} of {size / 2**30:.1f} GiB lie in one row group, expected at "
+            f"{file}: {counted(group.num_rows, 'image')} of {size / 2**30:.1f} GiB in one row group, expected at "
             f"most {MOST_BYTES >> 30} GiB; write the file again with row_group_size=256"
         )
 

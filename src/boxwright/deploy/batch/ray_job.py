@@ -1,8 +1,8 @@
-"""Detections of any number of images as tables, on the workers of a Ray cluster: resumable, one row per image.
+"""Batch inference on a Ray cluster: detections of any number of images as tables, one row per image, resumable.
 
-The images are cut into chunks, of which Ray Data keeps every worker busy with one; a chunk ends as one parquet file
-of results, named after its keys. A chunk whose worker dies is done again by another and replaces the file. What has a
-row is skipped when the same job is started again.
+The images are divided into chunks, which Ray Data distributes to the workers; the results of a chunk are one parquet
+file, named after its keys. A chunk whose worker dies is processed again by another, which replaces the file. Images
+that have a row are skipped when the same job is started again.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from boxwright.data.inputs import refuse_among_images
 from boxwright.deploy.batch.listing import Entry, list_images
 from boxwright.deploy.batch.worker import Chunk, Job, Worker, write_whole
 from boxwright.inference.predictor import Detector
+from boxwright.runtime.devices import parse_device
 from boxwright.runtime.missing import required
 from boxwright.weights.download import fetched_file, is_remote
 from boxwright.wording import counted
 
 MOST_A_CHUNK = 128
 INIT_DEATHS = 3
-"""Workers in a row that may die while they start before the job is given up."""
+"""Workers in a row that may die during their start before the job fails."""
 
 QUIET = {"RAY_DATA_LOG_LEVEL": "ERROR", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Ray tells of its progress otherwise; the logs of a cluster are its own."""
+"""Environment variables that keep Ray from logging its progress."""
 
 
 class BatchReport(NamedTuple):
-    """What a job came to: images listed, how many had a row before, failures among all, objects found now."""
+    """The result of a job: images listed, those done before, failures among all, objects detected now."""
 
     folder: Path
     images: int
@@ -49,7 +50,7 @@ class BatchReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the rows of one folder have in common; a job with others is refused there."""
+    """The settings of all rows in a folder; a job with other settings is refused there."""
 
     checkpoint: str
     classes: tuple[str, ...]
@@ -75,31 +76,34 @@ def predict_batch(
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> BatchReport:
-    """Detect in all images of folders, patterns and listings; tables `results` and `failures` in the folder `out`.
+    """Detect in all images of folders, patterns and listings; writes tables `results` and `failures` into `out`.
 
     Args:
         checkpoint: a checkpoint or an exported file.
         sources: what `list_images` takes.
-        out: the folder; with the rows of an earlier run of the same job that run is resumed.
-        workers: processes; one a GPU if not given, or one a CPU core where the cluster has no GPU.
+        out: the folder; if it holds rows of an earlier run of the same job, that run is resumed.
+        workers: processes; if not given one per GPU, or one per CPU core if the cluster has no GPU.
         score, nms_iou, max_detections, batch: as for `Detector.predict`.
         resized: whether images are resized as the recipe says.
-        device: "auto", "cpu", "cuda" or "mps"; which GPU a worker has is for Ray to say.
+        device: "auto", "cpu", "cuda" or "mps"; Ray assigns the GPUs to the workers.
         precision: as for `Detector.load`.
-        progress: is called with the images done and those to do.
+        progress: is called with the number of images done and the number to do.
+
+    Raises ValueError or OSError with one sentence for errors of the user and of the cluster.
     """
     for name, number in (("workers", workers), ("batch", batch)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"device {device!r}: expected auto, cpu, cuda or mps; Ray gives each worker its GPU")
+    chosen = parse_device(device)
+    if chosen is not None and chosen.index is not None:
+        raise ValueError(f"device {device}: Ray gives each worker its GPU; use {chosen.type} or auto")
     for variable, level in QUIET.items():
         os.environ.setdefault(variable, level)
     required("ray.data", "ray")
     file = _detector_file(checkpoint)
     detector = Detector.load(file, "cpu", precision="auto" if precision == "fp16" else precision)
     if detector.needs_proposals:
-        raise ValueError(f"{checkpoint} needs a proposal file, which the Ray engine does not take; use --engine local")
+        raise ValueError(f"{checkpoint} needs a proposal file, which --engine ray does not support; use --engine local")
     least = detector.score_threshold if score is None else score
     settings = Settings(_digest(file), detector.classes.names, least, nms_iou, max_detections, resized, precision)
     folder = Path(out).absolute()
@@ -109,8 +113,18 @@ def predict_batch(
     with _alone(folder):
         done = _opened(folder, settings)
         todo = [entry for entry in entries if entry.key not in done]
-        job = Job(str(file), str(folder), device, precision, batch, least, nms_iou, max_detections, resized,
-                  detector.recipe.needs_masks)  # fmt: skip
+        job = Job(
+            str(file),
+            str(folder),
+            device,
+            precision,
+            batch,
+            least,
+            nms_iou,
+            max_detections,
+            resized,
+            detector.recipe.needs_masks,
+        )
         del detector
         objects = 0
         if todo:
@@ -125,7 +139,7 @@ def predict_batch(
 
 @contextmanager
 def ray_cluster(workers: int | None = None) -> Iterator[None]:
-    """A connection to Ray: the one that is open, the cluster of RAY_ADDRESS, or one on this machine until the end."""
+    """A connection to Ray: the open one, the cluster of RAY_ADDRESS, or a local one for this context."""
     ray = required("ray", "ray")
     if ray.is_initialized():
         yield
@@ -141,12 +155,10 @@ def ray_cluster(workers: int | None = None) -> Iterator[None]:
 
 
 def _connected(ray: Any, workers: int | None) -> str | None:
-    """Connect to a cluster, or start one; the folder of the latter."""
+    """Connect to a cluster, or start a local one; returns the temporary folder of the latter."""
     quiet = {"log_to_driver": False, "logging_level": "error"}
     address = os.environ.get("RAY_ADDRESS")
-    if (
-        not address and "RAY_AUTH_TOKEN_PATH" not in os.environ
-    ):  # else Ray makes a token, and keeps it in the home folder
+    if not address and "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray writes a token into the home folder
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     place = None if address else tempfile.mkdtemp(prefix="ray", dir=_short_folder())
     try:
@@ -163,13 +175,13 @@ def _connected(ray: Any, workers: int | None) -> str | None:
 
 
 def _short_folder() -> str:
-    """The folder for temporary files, or /tmp where that is so long that Ray's sockets have no place below it."""
+    """The folder for temporary files, or /tmp if its path is too long for Ray's sockets."""
     own = tempfile.gettempdir()
     return own if len(own) < 30 or not Path("/tmp").is_dir() else "/tmp"
 
 
 def _run(job: Job, todo: list[Entry], workers: int | None) -> Iterator[tuple[int, int]]:
-    """Images done so far, and objects in the last chunk of them, as the chunks get done."""
+    """Run the job; yields the images done so far and the objects of the last chunk, chunk by chunk."""
     ray, data = required("ray", "ray"), required("ray.data", "ray")
     there = ray.cluster_resources()
     on_gpu = job.device in ("auto", "cuda") and there.get("GPU", 0) >= 1
@@ -183,13 +195,16 @@ def _run(job: Job, todo: list[Entry], workers: int | None) -> Iterator[tuple[int
     context.execution_no_progress_timeout_s = -1  # a chunk may take long
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
     with data.DataContext.current(context):
-        # one block a chunk, so that what is done again after a death is one chunk
+        # one block per chunk, so that after the death of a worker only one chunk is repeated
         listed = data.from_items([chunk._asdict() for chunk in chunks], override_num_blocks=len(chunks))
-        # workers that die are started again, and their chunks done again, without end: Ray Data's default
+        # dead workers are restarted and their chunks repeated, without limit: Ray Data's default
         rows = listed.map(
-            Worker, fn_constructor_args=(job,), compute=data.ActorPoolStrategy(size=min(count, len(chunks))),
-            num_cpus=1, num_gpus=1 if on_gpu else 0,
-        )  # fmt: skip
+            Worker,
+            fn_constructor_args=(job,),
+            compute=data.ActorPoolStrategy(size=min(count, len(chunks))),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+        )
         finished = 0
         try:
             for row in rows.iter_rows():
@@ -203,14 +218,14 @@ def _run(job: Job, todo: list[Entry], workers: int | None) -> Iterator[tuple[int
 
 
 def _detector_file(checkpoint: str | Path) -> Path:
-    """The one file that every worker loads, fetched here where it has to be."""
+    """The file that every worker loads, downloaded first if it is remote."""
     file = (fetched_file(str(checkpoint)) if is_remote(str(checkpoint)) else Path(checkpoint)).absolute()
     best = file / "weights" / "best.pt"
     return best if best.is_file() else file
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a checkpoint or an exported file, with the weights beside it where they lie in a file of their own."""
+    """SHA-256 of a checkpoint or an exported file, including the .bin of an OpenVINO model."""
     digest = hashlib.sha256()
     for part in (file, file.with_suffix(".bin") if file.suffix == ".xml" else None):
         if part is not None:
@@ -221,7 +236,7 @@ def _digest(file: Path) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second job for as long as this one runs, however it ends."""
+    """Lock the folder against a second job while this one runs."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as handle:
         try:
@@ -231,16 +246,16 @@ def _alone(folder: Path) -> Iterator[None]:
         except ImportError:  # Windows
             pass
         except BlockingIOError as error:
-            raise ValueError(f"{folder}: another job writes here now; wait for it, or choose another --out") from error
+            raise ValueError(f"{folder}: another job is writing here; wait for it, or choose another --out") from error
         yield
 
 
 def _opened(folder: Path, settings: Settings) -> Counter[str]:
-    """The keys that have rows already; refuses a folder of another job, and clears away what a crash left."""
+    """The keys that have rows already; refuses a folder of another job, and removes partial files of a crash."""
     path, own = folder / "job.json", json.loads(json.dumps(asdict(settings)))
     for name in ("results", "failures"):
         if not path.exists() and (folder / name).exists():
-            raise ValueError(f"{folder}: holds {name} of something else (no job.json); choose another --out")
+            raise ValueError(f"{folder}: has {name} of something else (no job.json); choose another --out")
         (folder / name).mkdir(exist_ok=True)
         for left in (folder / name).glob(".*.partial"):
             left.unlink()
@@ -280,7 +295,7 @@ def rows_of(folder: Path) -> Counter[str]:
 
 
 def _verified(folder: Path, entries: list[Entry]) -> int:
-    """How many of the images failed, after checking that each has exactly one row in the one table or the other."""
+    """The number of failed images, after a check that each image has exactly one row in one of the tables."""
     shutil.rmtree(folder / "attempts", ignore_errors=True)
     failures = rows_of(folder / "failures")
     rows = rows_of(folder / "results") + failures

@@ -1,8 +1,8 @@
-"""One worker of a batch job: loads the detector once, and turns chunks of images into whole files of rows.
+"""A worker of a batch job: loads the detector once, and turns chunks of images into files of rows.
 
 A row of results is an image: key, size, boxes (D, 4) x1, y1, x2, y2 in its pixels, scores, labels, names and category
-ids (D), best first, and masks (D) as COCO's run-length codes where the detector gives them. A row of failures is an
-image and the sentence that says why it has no other.
+ids (D), best first, and masks (D) as COCO's run-length codes if the detector predicts them. A row of failures is an
+image and the reason, in one sentence.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from boxwright.runtime.missing import required
 from boxwright.structures import Detections
 
 AT_ONCE = 2
-"""Deaths of workers on a chunk before its images are done one by one, to find the one that kills."""
+"""Deaths of workers on a chunk after which its images are processed one by one, to find the one that kills them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker must know; paths are absolute, for workers have working folders of their own."""
+    """The settings of all workers; paths are absolute, as workers have other working folders."""
 
     checkpoint: str
     folder: str
@@ -48,14 +48,14 @@ class Job:
 
 
 class Chunk(NamedTuple):
-    """Images that are done together, as a row of a Ray data set: the name of their files, and their entries."""
+    """Images that are processed together, as a row of a Ray dataset: the name of their files, and their entries."""
 
     name: str
     entries: str
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Chunk:
-        """The same images have the same name, so that doing them again replaces their rows."""
+        """The same images give the same name, so that repeating a chunk replaces its rows."""
         keys = "\n".join(entry.key for entry in entries)
         return cls(hashlib.sha256(keys.encode()).hexdigest()[:24], json.dumps(entries))
 
@@ -67,7 +67,7 @@ class Failure(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found in an image, and what is amiss with it although it could be read."""
+    """The detections in an image, and a note on a defect of its file, if there is one."""
 
     detections: Detections
     note: str | None
@@ -85,9 +85,9 @@ class Worker:
             self.problem = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write the rows of a chunk; gives counts, or the problem that no other worker would be without.
+        """Write the rows of a chunk; returns counts, or the problem that every worker would have.
 
-        A problem is told and not raised: Ray wraps what is raised in texts of its own.
+        A problem is returned and not raised, as Ray wraps exceptions in texts of its own.
         """
         if not self.problem:
             try:
@@ -104,12 +104,20 @@ class Worker:
             found = [one for part in self._parts(entries) for one in self._detect(*part)]
         else:
             found = [one for index, entry in enumerate(entries) for one in self._alone(attempt, index, entry)]
-        results = [_result(entry, one, self.job.masks) for entry, one in zip(entries, found, strict=True)
-                   if isinstance(one, Found)]  # fmt: skip
-        failures = [{"image": entry.key, "why": one.why} for entry, one in zip(entries, found, strict=True)
-                    if isinstance(one, Failure)]  # fmt: skip
-        for name, rows, schema in (("failures", failures, failure_schema()),
-                                   ("results", results, result_schema(self.job.masks))):  # fmt: skip
+        results = [
+            _result(entry, one, self.job.masks)
+            for entry, one in zip(entries, found, strict=True)
+            if isinstance(one, Found)
+        ]
+        failures = [
+            {"image": entry.key, "why": one.why}
+            for entry, one in zip(entries, found, strict=True)
+            if isinstance(one, Failure)
+        ]
+        for name, rows, schema in (
+            ("failures", failures, failure_schema()),
+            ("results", results, result_schema(self.job.masks)),
+        ):
             if rows:
                 _write_rows(folder / name / f"{row['name']}.parquet", rows, schema)
         attempt.finished()
@@ -117,7 +125,7 @@ class Worker:
         return {"images": len(entries), "objects": objects}
 
     def _parts(self, entries: list[Entry]) -> Iterator[tuple[list[Entry], list[ReadImage | Failure]]]:
-        """A few batches at a time, read while those before are detected in: fewer images where they are large."""
+        """A few batches at a time, decoded while the detector works on the previous ones; fewer if images are large."""
         size = 2 * self.job.batch
         for part, images in ahead_of_use(iter(entries), size, MEMORY, self._need, self._read):
             if part.problem is not None:
@@ -127,7 +135,7 @@ class Worker:
             del part, images
 
     def _need(self, entry: Entry) -> Need:
-        """Bytes of an image, whose own pixels are kept until it is detected in."""
+        """The memory need of an image, whose own pixels are kept until its detection."""
         try:
             hw, stored = stored_size_of(entry)
         except (ValueError, OSError):
@@ -139,28 +147,32 @@ class Worker:
         try:
             return read_with_note_of(entry, self.detector.value_range)
         except (ValueError, OSError, MemoryError) as error:
-            return Failure(str(error) or f"{entry.key}: more memory than there is")
+            return Failure(str(error) or f"{entry.key}: not enough memory")
 
     def _alone(self, attempt: Attempt, index: int, entry: Entry) -> list[Found | Failure]:
-        """One image by itself, noted before, so that it is known should the process die."""
+        """Process one image by itself; it is recorded before, in case the process dies."""
         if index in attempt.killers:
-            return [
-                Failure(
-                    f"{entry.key}: the worker died on it, alone too (more memory than there is, or a broken decoder)"
-                )
-            ]
+            return [Failure(f"{entry.key}: the worker died on it, also alone (not enough memory, or a broken decoder)")]
         attempt.note(index)
         return self._detect([entry], [self._read(entry)])
 
     def _detect(self, entries: list[Entry], images: list[ReadImage | Failure]) -> list[Found | Failure]:
-        """Detections of the images that could be read; where memory does not suffice for all, one by one."""
+        """Detections of the images that could be decoded; one by one if there is not enough memory for all."""
         good = [image.pixels for image in images if isinstance(image, ReadImage)]
         job = self.job
         try:
-            found = iter(list(self.detector.stream(
-                good, score=job.score, resize="recipe" if job.resized else None, batch=job.batch,
-                nms_iou=job.nms_iou, max_detections=job.max_detections,
-            )))  # fmt: skip
+            found = iter(
+                list(
+                    self.detector.stream(
+                        good,
+                        score=job.score,
+                        resize="recipe" if job.resized else None,
+                        batch=job.batch,
+                        nms_iou=job.nms_iou,
+                        max_detections=job.max_detections,
+                    )
+                )
+            )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -172,7 +184,7 @@ class Worker:
 
 
 class Attempt:
-    """A note beside the tables on who works at a chunk, how many died on it, and which images alone killed them."""
+    """A file that records who works on a chunk, how many workers died on it, and which images alone killed them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,18 +196,23 @@ class Attempt:
         self.note(None)
 
     def note(self, alone: int | None) -> None:
-        """Write down which image is in hand alone, if one is."""
-        known = {"deaths": self.deaths, "killers": self.killers, "alone": alone, "host": socket.gethostname(),
-                 "process": os.getpid()}  # fmt: skip
+        """Record the image that is processed alone, if one is."""
+        known = {
+            "deaths": self.deaths,
+            "killers": self.killers,
+            "alone": alone,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+        }
         write_whole(self.path, lambda place: Path(place).write_text(json.dumps(known), encoding="utf-8"))
 
     def finished(self) -> None:
-        """Take the note away."""
+        """Remove the file."""
         self.path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """A file that is there whole or not at all, and replaces the one before, whoever else writes it too."""
+    """Write a file atomically, replacing an earlier one, even if other processes write it too."""
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         write(os.fspath(partial))

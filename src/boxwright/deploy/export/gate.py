@@ -1,7 +1,7 @@
-"""Proof that an exported file finds what the checkpoint finds: on images, alone and in batches of mixed sizes.
+"""The comparison of an exported file with its checkpoint, on images alone and in batches of mixed sizes.
 
-Where figures differ in the last digits, a detection at a threshold may come or go and two of nearly equal score may
-change places: detections are matched one to one, and those within a margin of where the list ends are not asked for.
+Through rounding, a detection near a threshold may appear or disappear, and two of nearly equal score may swap places.
+So detections are matched one to one, and those within a margin of the end of the list need no match.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.structures import CroppedMask, Detections
+from boxwright.structures import Detections
 from boxwright.wording import counted
 
 IMAGES = 6
@@ -31,10 +31,10 @@ BATCHES = (1, 4)
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far apart the same detection may lie, and which share of all must be found again."""
+    """How far apart two matching detections may be, and the share of all detections that must match."""
 
     overlap: float
-    """Intersection over union of the two boxes at least."""
+    """Least IoU of the two boxes."""
     score: float
     share: float
 
@@ -44,12 +44,12 @@ TOLERANCES = {
     "bf16": Tolerance(overlap=0.8, score=0.05, share=0.9),
     "int8": Tolerance(overlap=0.5, score=0.2, share=0.7),
 }
-"""By the precision of the exported file. What bf16 and int8 really cost is AP: give data to have it measured."""
+"""By the precision of the exported file. What bf16 and int8 really cost is AP, compared where there is data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well two detectors agree: detections asked for, found again, and the largest differences among those."""
+    """How well two detectors agree: detections that need a match, those that have one, their largest differences."""
 
     asked: int
     found: int
@@ -58,16 +58,14 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Of the detections asked for; 1 where there are none."""
+        """Share of the detections that need a match; 1 where there are none."""
         return self.found / self.asked if self.asked else 1.0
 
 
 def agreement(
     expected: Sequence[Detections], got: Sequence[Detections], tolerance: Tolerance, least: float, most: int
 ) -> Agreement:
-    """Match detections of the same images one to one, both ways; `least` and `most` are the score and the number
-    at which lists end.
-    """
+    """Match detections of the same images one to one; lists end at the score `least` and the number `most`."""
     asked = found = 0
     largest_box = largest_score = 0.0
     for one, other in zip(expected, got, strict=True):
@@ -85,12 +83,12 @@ def agreement(
 
 
 def _end(one: Detections, least: float, most: int) -> float:
-    """The score below which a list says nothing."""
+    """The score at which a list ends."""
     return max(least, float(one.scores[-1])) if len(one) >= most else least
 
 
 def _matched(one: Detections, other: Detections, tolerance: Tolerance) -> Tensor:
-    """Pairs (M, 2) of rows, each row once: same class, near in score, boxes (and masks) alike; best overlap first."""
+    """Pairs (M, 2) of rows, each row once: same class, similar score, box (and mask); largest overlap first."""
     if not len(one) or not len(other):
         return torch.empty(0, 2, dtype=torch.int64)
     overlap = pairwise_iou(one.boxes, other.boxes)
@@ -99,7 +97,7 @@ def _matched(one: Detections, other: Detections, tolerance: Tolerance) -> Tensor
     pairs: list[tuple[int, int]] = []
     used: tuple[set[int], set[int]] = (set(), set())
     rows = alike.nonzero()
-    # among repeated boxes the nearest score decides, so that a list matches itself row by row
+    # among equal boxes the nearest score decides, so that a list matches itself row by row
     gaps = (one.scores[rows[:, 0]] - other.scores[rows[:, 1]]).abs()
     for a, b in rows[(gaps - overlap[rows[:, 0], rows[:, 1]]).argsort(stable=True)].tolist():
         if a not in used[0] and b not in used[1] and _masks_alike(one, other, a, b, tolerance):
@@ -114,24 +112,21 @@ def _masks_alike(one: Detections, other: Detections, a: int, b: int, tolerance: 
         return one.masks is other.masks
     first, second = (_plane(side, row) for side, row in ((one, a), (other, b)))
     union = int((first | second).sum())
-    return union == 0 or int((first & second).sum()) / union >= tolerance.overlap - 0.05  # of few pixels, one is much
+    return (
+        union == 0 or int((first & second).sum()) / union >= tolerance.overlap - 0.05
+    )  # in small masks one pixel counts for much
 
 
 def _plane(found: Detections, row: int) -> Tensor:
-    assert found.masks is not None
-    mask = found.masks[row]
-    if not isinstance(mask, CroppedMask):
-        return mask
     plane = torch.zeros(found.size_hw, dtype=torch.bool)
-    height, width = mask.bitmap.shape
-    plane[mask.y : mask.y + height, mask.x : mask.x + width] = mask.bitmap
+    found.mask(row).draw(plane)
     return plane
 
 
 def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], precision: str) -> Agreement:
-    """Run both on images (3, H, W), alone and in batches of mixed sizes.
+    """Compare both on images (3, H, W), alone and in batches of mixed sizes.
 
-    Raises ValueError where they do not find the same.
+    Raises ValueError where their detections differ by more than the tolerance.
     """
     least = max(exported.settings.score_threshold, checkpoint.score_threshold if precision != "fp32" else 0.0)
     tolerance, most = TOLERANCES[precision], exported.settings.max_detections
@@ -142,14 +137,16 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
         for path, pixels in zip(paths, images, strict=True):
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
         if MODELS[checkpoint.recipe.model.name].needs_proposals:
-            settings["proposals"] = _drawn_proposals(paths, images)
+            settings["proposals"] = _random_proposals(paths, images)
         for batch in BATCHES:
             expected, got = (one.predict(paths, batch=batch, **settings) for one in (checkpoint, exported))
             results.append(agreement(expected, got, tolerance, least, most))
     total = Agreement(
-        sum(one.asked for one in results), sum(one.found for one in results),
-        max(one.box_pixels for one in results), max(one.score for one in results),
-    )  # fmt: skip
+        sum(one.asked for one in results),
+        sum(one.found for one in results),
+        max(one.box_pixels for one in results),
+        max(one.score for one in results),
+    )
     if total.share < tolerance.share:
         raise ValueError(
             f"the exported file does not find what the checkpoint finds: {total.found} of "
@@ -159,8 +156,8 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
     return total
 
 
-def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredProposals:
-    """Regions of all sizes for a detector that is given them."""
+def _random_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredProposals:
+    """Random regions of all sizes, for a detector that finds none itself."""
     generator = torch.Generator().manual_seed(0)
     boxes, sizes = [], [(int(image.shape[1]), int(image.shape[2])) for image in images]
     for height, width in sizes:
@@ -173,11 +170,11 @@ def _drawn_proposals(paths: Sequence[Path], images: Sequence[Tensor]) -> StoredP
         "boxes": torch.cat(boxes).numpy(),
         "scores": np.ones(sum(len(rows) for rows in boxes)),
     }
-    return StoredProposals(Path("drawn"), arrays)
+    return StoredProposals(Path("random"), arrays)
 
 
 def gate_images(whole: Sequence[Tensor]) -> list[Tensor]:
-    """Images (3, H, W), and each once more, cut to another shape."""
+    """Images (3, H, W), and a crop of each with another shape."""
     cut = []
     for index, pixels in enumerate(whole):
         height, width = pixels.shape[1:]
@@ -185,7 +182,7 @@ def gate_images(whole: Sequence[Tensor]) -> list[Tensor]:
     return [*whole, *(one.contiguous() for one in cut)]
 
 
-def drawn_images() -> list[Tensor]:
+def synthetic_images() -> list[Tensor]:
     """Images (3, H, W) of coloured shapes, all of one size."""
-    drawn = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(IMAGES)]
-    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in drawn]
+    images = [draw_shapes(ShapesConfig(), 0, index)[0] for index in range(IMAGES)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in images]

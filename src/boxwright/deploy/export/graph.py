@@ -1,4 +1,4 @@
-"""A detector as one graph of tensors: pixels and sizes in, detections at fixed ranks out; for any batch and any size.
+"""A detector as one graph of tensors: pixels and sizes in, detections at fixed ranks out; for any batch and image size.
 
 Shape legend: B = images, H W = pixels of the batch, N = detections at most, R = proposals, M = side of a mask's grid.
 """
@@ -14,19 +14,19 @@ from torch.export import ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 
 from boxwright.checkpoint import Checkpoint
-from boxwright.models import MODELS
+from boxwright.models import MODELS, DetectionModel
 from boxwright.runtime.description import Description
 from boxwright.runtime.folding import fold_norms
-from boxwright.runtime.winograd import FEWEST_CHANNELS, use_winograd
+from boxwright.runtime.winograd import require_winograd
 from boxwright.structures import DetectSettings, ImageBatch, Proposals
 
 OUTPUTS = ("boxes", "scores", "labels", "counts", "masks")
 SAMPLE_HW = (224, 288)
 """Size of the image that a graph is recorded with: every pyramid level has several rows and columns."""
 LEAST_SCORE = 0.05
-"""AP is measured down to this score; an export keeps what lies above it, or above the recipe's own if that is lower."""
+"""AP is computed from this score on; an export keeps what is above it, or above the recipe's own if that is lower."""
 CANDIDATES = 5000
-"""Without NMS in the graph: candidates of an image that come out."""
+"""Without NMS in the graph: number of candidates of an image in the output."""
 DYNAMIC = torch.export.Dim.DYNAMIC
 
 
@@ -37,7 +37,7 @@ class DetectorGraph(nn.Module):
     where the detector has them.
     """
 
-    def __init__(self, model: Any, settings: DetectSettings) -> None:
+    def __init__(self, model: DetectionModel, settings: DetectSettings) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
@@ -67,7 +67,7 @@ def detector_graph(
 ) -> tuple[DetectorGraph, Description]:
     """The graph of a checkpoint, norms folded, and its description (of precision fp32).
 
-    Raises ValueError for what this detector cannot be: candidates of masks, Winograd's algorithm in a narrow network.
+    Raises ValueError for masks without NMS, and for Winograd's algorithm in a network without wide convolutions.
     """
     recipe = checkpoint.recipe
     entry = MODELS[recipe.model.name]
@@ -79,22 +79,29 @@ def detector_graph(
         max_detections=max(100, own.max_detections) if max_detections is None else max_detections,
     )
     if not nms and entry.needs_masks:
-        raise ValueError("masks are made for what NMS keeps: a mask detector is exported with NMS in the graph")
+        raise ValueError("masks are predicted for what NMS keeps: a mask detector is exported with NMS in the graph")
     model = checkpoint.build()
+    assert isinstance(model, nn.Module)
     fold_norms(model)
-    if winograd and not use_winograd(model):
-        least = "at least {} channels in and {} out".format(*FEWEST_CHANNELS)
-        raise ValueError(f"winograd: no 3x3 convolution of this network has {least}: the file would be no faster")
+    if winograd:
+        require_winograd(model)
     mean, std = _normalisation(model)
     if not normalise:
         _skip_normalisation(model)
     inside = settings if nms else replace(settings, nms_iou=1.0, max_detections=CANDIDATES)
     description = Description(
-        recipe, checkpoint.classes, checkpoint.score_threshold, settings,
+        recipe,
+        checkpoint.classes,
+        checkpoint.score_threshold,
+        settings,
         pixels="float" if not normalise or recipe.data.resize.rule().filter == "plain" else "uint8",
-        normalise=normalise, nms=nms, precision="fp32", mean=mean, std=std,
+        normalise=normalise,
+        nms=nms,
+        precision="fp32",
+        mean=mean,
+        std=std,
         outputs=OUTPUTS if entry.needs_masks else OUTPUTS[:4],
-    )  # fmt: skip
+    )
     return DetectorGraph(model, inside).eval(), description
 
 
@@ -113,7 +120,7 @@ def _skip_normalisation(model: nn.Module) -> None:
 
 
 def sample_inputs(description: Description) -> tuple[Tensor, ...]:
-    """Two images of noise in one batch (and proposals), which a graph is recorded with."""
+    """A batch of two images of noise (and proposals), to record a graph with."""
     generator = torch.Generator().manual_seed(0)
     height, width = SAMPLE_HW
     pixels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)

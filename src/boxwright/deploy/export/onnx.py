@@ -1,4 +1,4 @@
-"""ONNX files, written by torch's dynamo exporter; NMS becomes ONNX's own operator.
+"""ONNX files, written by torch's dynamo exporter, with NMS as ONNX's own operator.
 
 Shape legend: B = images, N = candidates of an image, K = classes, M = boxes kept in the batch.
 """
@@ -23,20 +23,29 @@ from boxwright.runtime.winograd import FILTER, INPUT, OUTPUT
 from boxwright.writing import writing
 
 OPSET = 18
-DIMENSIONS = {"images": {0: "batch", 2: "height", 3: "width"}, "sizes": {0: "batch"},
-              "proposals": {0: "batch", 1: "proposals"}}  # fmt: skip
+DIMENSIONS = {
+    "images": {0: "batch", 2: "height", 3: "width"},
+    "sizes": {0: "batch"},
+    "proposals": {0: "batch", 1: "proposals"},
+}
 
 
 def write_onnx(program: ExportedProgram, path: Path, description: Description) -> None:
-    """Write a recorded detector as one ONNX file with its description, class names and sizes by name."""
+    """Write a recorded detector as one ONNX file with description, class names and named dimensions."""
     onnx = required("onnx", "export")
     required("onnxscript", "export")
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter talks
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # the exporter prints
         warnings.simplefilter("ignore")
         written: Any = torch.onnx.export(
-            program, input_names=list(description.inputs), output_names=list(description.outputs), opset_version=OPSET,
-            dynamo=True, custom_translation_table=_translations(), verbose=False, external_data=False,
-        )  # fmt: skip
+            program,
+            input_names=list(description.inputs),
+            output_names=list(description.outputs),
+            opset_version=OPSET,
+            dynamo=True,
+            custom_translation_table=_translations(),
+            verbose=False,
+            external_data=False,
+        )
         model = written.model_proto
     _name_sizes(model.graph)
     names = str(dict(enumerate(description.classes.names)))
@@ -48,7 +57,7 @@ def write_onnx(program: ExportedProgram, path: Path, description: Description) -
 
 
 def _name_sizes(graph: Any) -> None:
-    """Call the free sizes of inputs batch, height and width, and so everywhere in the graph."""
+    """Name the dynamic dimensions batch, height and width, everywhere in the graph."""
     names = {}
     for value in graph.input:
         for place, name in DIMENSIONS[value.name].items():
@@ -60,7 +69,7 @@ def _name_sizes(graph: Any) -> None:
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Torch operators that the exporter does not know, in ONNX's."""
+    """Torch operators that the exporter does not know, in terms of ONNX's."""
     import numpy as np
     from onnx import numpy_helper
     from onnxscript import opset18 as op
@@ -88,7 +97,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Cast(op.ScatterND(zeros, rows, ones), to=9)
 
     def winograd(x: Any, weight: Any, bias: Any) -> Any:
-        # `nn.winograd`: the filters' transform depends on weights only, so that a runtime does it once
+        # `runtime/winograd.py`: the filters' transform depends on weights only, so that a runtime does it once
         def size(of: Any, dimension: int) -> Any:
             return op.Gather(op.Shape(of), number([dimension], np.int64))
 
@@ -104,8 +113,9 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         one, three, four = (number([value], np.int64) for value in (1, 3, 4))
         rows, columns = (op.Div(op.Add(side, three), four) for side in (height, width))
         across = op.Mul(columns, four)
-        below, beside = (op.Sub(op.Add(op.Mul(count, four), one), side) for count, side in
-                         ((rows, height), (columns, width)))  # fmt: skip
+        below, beside = (
+            op.Sub(op.Add(op.Mul(count, four), one), side) for count, side in ((rows, height), (columns, width))
+        )
         padded = op.Pad(x, shape(0, 1, 1, 0, 0, below, beside, 0))
         down = op.Mul(op.Unsqueeze(steps(rows), number([1, 3], np.int64)), op.Add(across, number([2], np.int64)))
         places = op.Reshape(
@@ -129,5 +139,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     ops: Any = torch.ops
     return {
-        ops.boxwright.suppress.default: suppress, ops.boxwright.winograd.default: winograd, ops.aten.sort.stable: sort,
-    }  # fmt: skip
+        ops.boxwright.suppress.default: suppress,
+        ops.boxwright.winograd.default: winograd,
+        ops.aten.sort.stable: sort,
+    }

@@ -1,4 +1,4 @@
-"""OpenVINO models from an ONNX file: float32, bfloat16 where the processor computes it, or int8 by NNCF."""
+"""OpenVINO models from an ONNX file: float32, bfloat16 where the processor supports it, or int8 by NNCF."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from boxwright.writing import writing
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 NETWORK = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
-"""Operations that int8 is for; what lies between two of them goes with them, the rest stays float."""
+"""Operations to quantise, with everything between two of them; the rest stays float."""
 REGIONS = frozenset({"ROIAlign"})
 
 
 def write_openvino(
     onnx_file: Path, path: Path, description: Description, calibration: Iterable[Inputs] | None = None
 ) -> None:
-    """Convert an ONNX file to path (.xml) and .bin; with calibration inputs, its network computes in int8."""
+    """Convert an ONNX file to `path` (.xml) and .bin; with calibration inputs, its network computes in int8."""
     openvino = required("openvino", "export")
     model = openvino.Core().read_model(onnx_file)
     if calibration is not None:
@@ -34,7 +34,7 @@ def write_openvino(
     model.set_rt_info(description.to_json(), [KEY])
     with writing(path):
         openvino.save_model(model, path, compress_to_fp16=False)
-        model.set_rt_info(BLANK + _checksum(path), [CHECKSUM])  # of the .bin, which must lie there first
+        model.set_rt_info(BLANK + _checksum(path), [CHECKSUM])  # of the .bin, which must be written first
         openvino.save_model(model, path, compress_to_fp16=False)
         seal(path, 2 * len(BLANK))
 
@@ -55,7 +55,7 @@ def _quantised(model: Any, calibration: list[Inputs]) -> Any:
 
 
 def _outside_network(model: Any) -> list[str]:
-    """Names of what is not between two operations of the network: normalising pixels, decoding boxes, selection."""
+    """Names of all that is not between two operations of the network: normalisation, box decoding, selection."""
     ops = list(model.get_ordered_ops())
     after: set[str] = set()
     for op in ops:
@@ -71,7 +71,7 @@ def _outside_network(model: Any) -> list[str]:
 
 
 def _features(op: Any) -> list[Any]:
-    """The inputs through which maps flow: of RoIAlign the map and not the boxes."""
+    """The inputs that are feature maps: of RoIAlign the map and not the boxes."""
     values: list[Any] = op.input_values()
     return values[:1] if op.get_type_name() in REGIONS else values
 

@@ -1,4 +1,4 @@
-"""`torch.export` programs: a detector as torch's own graph, which any torch of this version or newer loads."""
+"""`torch.export` programs: a detector as a graph that torch of this version or newer loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from boxwright.writing import writing
 
 
 def write_program(program: ExportedProgram, path: Path, description: Description) -> None:
-    """Write a recorded detector with its description inside."""
+    """Write a recorded detector and its description."""
     whole = io.BytesIO()  # where the disk is full, torch's own writer would abort the process
     torch.export.save(program, whole, extra_files={KEY: description.to_json()})
     with writing(path):

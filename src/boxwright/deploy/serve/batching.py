@@ -1,7 +1,7 @@
-"""Requests that arrive together are detected together: one thread that owns a detector, and a queue before it.
+"""Dynamic batching: a queue of images, and one thread that owns the detector and takes them in batches.
 
-Only images of the same network size and the same settings share a forward pass, so that what is found in an image
-does not depend on the images that others send.
+Only images of the same network size and the same settings share a forward pass, so that the detections in an image do
+not depend on the images of other clients.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from boxwright.structures import Detections, DetectSettings
 
 
 class Waiting(NamedTuple):
-    """An image that waits for its detections, and when it came."""
+    """An image that waits for its detections, and when it arrived."""
 
     image: PreparedImage
     settings: DetectSettings
@@ -28,13 +28,13 @@ class Waiting(NamedTuple):
 
 
 class Batcher:
-    """Detects images of any number of callers in batches, in the order in which they came."""
+    """Runs a detector on the images of any number of callers, in batches, in the order of arrival."""
 
     def __init__(self, detector: Detector, *, batch: int, wait_seconds: float) -> None:
         """Args:
 
-        batch: images a forward pass at most.
-        wait_seconds: how long an image waits for others; not at all where it has already waited for the detector.
+        batch: maximum number of images per forward pass.
+        wait_seconds: how long an image waits for others; not at all if it already waited for the detector.
         """
         self.detector = detector
         self.batch = batch
@@ -43,16 +43,16 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="boxwright detector", daemon=True)
 
     def start(self) -> None:
-        """Begin to detect."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End after what was submitted before."""
+        """Stop after all submitted images are done."""
         self._queue.put(None)
         self._thread.join()
 
     def submit(self, image: PreparedImage, settings: DetectSettings) -> Future[Detections]:
-        """What will be found in an image; the future raises what the detector raised for this image."""
+        """A future of the detections in an image; it raises what the detector raises for this image."""
         found: Future[Detections] = Future()
         self._queue.put(Waiting(image, settings, found, time.monotonic()))
         return found
@@ -63,7 +63,7 @@ class Batcher:
                 self._detect(group)
 
     def _collect(self) -> list[Waiting]:
-        """The next images, at most a batch; none when it is time to end."""
+        """The next images, at most a batch; none at the end."""
         together: list[Waiting] = []
         one = self._queue.get()
         while one is not None:
@@ -80,7 +80,7 @@ class Batcher:
         return together
 
     def _detect(self, group: list[Waiting]) -> None:
-        """Settle the futures of a group; where it fails together, one by one, so that only the culprit's fails."""
+        """Detect in a group of images; if that fails, one by one, so that only the future of the culprit fails."""
         try:
             found = self.detector.detect_prepared([one.image for one in group], group[0].settings, self.batch)
         except Exception as error:
@@ -95,7 +95,7 @@ class Batcher:
 
 
 def alike(images: Iterable[Waiting]) -> list[list[Waiting]]:
-    """Groups of the same network size, pixel type and settings."""
+    """Groups of images of the same network size, pixel dtype and settings."""
     groups: dict[tuple[object, ...], list[Waiting]] = {}
     for one in images:
         pixels = one.image.pixels

@@ -1,6 +1,6 @@
 """A detector over HTTP: images in, detections as JSON out, and one page that draws them in a browser.
 
-FastAPI reads the annotations of the routes when they are made, inside of `build_app`: so annotations are no text here.
+FastAPI evaluates the annotations of routes when `build_app` defines them, so this file has no postponed annotations.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ SHUTDOWN_SECONDS = 10
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 )
-"""For the page: what it needs is in it, and the browser fetches nothing from elsewhere."""
+"""Content security policy of the page, which is self-contained: the browser loads nothing from elsewhere."""
 _BYTES = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": {"type": "array", "items": _BYTES}}, "required": ["file"]}
 _KINDS = ("image/jpeg", "image/png", "application/octet-stream")
@@ -35,7 +35,7 @@ BODY = {
     "required": True,
     "content": {**{kind: {"schema": _BYTES} for kind in _KINDS}, "multipart/form-data": {"schema": _FORM}},
 }
-"""What `/v1/detect` takes, as OpenAPI says it."""
+"""The request body of `/v1/detect` for OpenAPI."""
 
 
 def serve(
@@ -48,10 +48,10 @@ def serve(
     precision: str,
     ready: Callable[[str, dict[str, Any]], None],
 ) -> None:
-    """Answer requests until the process is told to end; open ones are answered before.
+    """Answer requests until SIGINT or SIGTERM; requests in progress are completed.
 
-    `ready` is called with the address and what `/v1/model` says once connections are taken. Raises ValueError where the
-    port cannot be had, or the detector cannot be served.
+    `ready` is called with the address and the description of `/v1/model` as soon as connections are accepted. Raises
+    ValueError where the port is not available or the detector cannot be served.
     """
     uvicorn = required("uvicorn", "serve")
     for package in ("fastapi", "python_multipart"):
@@ -60,18 +60,22 @@ def serve(
         detector = Detector.load(checkpoint, device, precision=precision)
         service = Service(detector, Path(checkpoint), options)
         blank = torch.zeros(3, 64, 64, dtype=torch.uint8)
-        detector.predict(blank, score=options.score)  # the first of all is slow, and says what cannot work
+        detector.predict(blank, score=options.score)  # warm-up, which also fails early
         server = uvicorn.Server(
             uvicorn.Config(
-                build_app(service), log_level="warning", access_log=False, ws="none", server_header=False,
+                build_app(service),
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                server_header=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
-        )  # fmt: skip
+        )
 
         def end(*_: object) -> None:
             server.should_exit = True
 
-        # uvicorn raises a signal again when it has ended, and the process would end as if killed
+        # uvicorn raises the signal again after shutdown, and the process would end as if it was killed
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             listener.listen(128)
@@ -84,7 +88,7 @@ def serve(
 
 
 def build_app(service: Service) -> "FastAPI":
-    """The FastAPI application; it starts and closes the service."""
+    """The FastAPI application, which starts and closes the service."""
     from fastapi import FastAPI, Query, Request
     from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -96,28 +100,31 @@ def build_app(service: Service) -> "FastAPI":
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="boxwright", lifespan=life, docs_url=None, redoc_url=None)  # their pages load from elsewhere
+    app = FastAPI(
+        title="boxwright", lifespan=life, docs_url=None, redoc_url=None
+    )  # those pages load scripts from elsewhere
     _answer_errors(app)
 
     @app.get("/", include_in_schema=False)
     async def _page() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
 
-    @app.get("/healthz", summary="Whether the server is there")
+    @app.get("/healthz", summary="Health check")
     async def _health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/v1/model", summary="What is served: classes with their ids, scores, runtime, limits")
+    @app.get("/v1/model", summary="The model: classes with their ids, scores, runtime, limits")
     async def _model() -> dict[str, Any]:
         return service.description
 
-    @app.post("/v1/detect", summary="Detections in an image, or in the images of a form",
-              openapi_extra={"requestBody": BODY})  # fmt: skip
+    @app.post(
+        "/v1/detect", summary="Detections in an image, or in the images of a form", openapi_extra={"requestBody": BODY}
+    )
     async def _detect(
         request: Request,
-        score: Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="least score")] = None,
+        score: Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="score threshold")] = None,
         max_detections: Annotated[int | None, Query(ge=1, le=MOST_DETECTIONS)] = None,
-        masks: Annotated[Masks | None, Query(description="rle if not given and the detector finds masks")] = None,
+        masks: Annotated[Masks | None, Query(description="rle if not given and the detector predicts masks")] = None,
     ) -> JSONResponse:
         return JSONResponse(await service.answers(request, score=score, max_detections=max_detections, masks=masks))
 
@@ -125,7 +132,7 @@ def build_app(service: Service) -> "FastAPI":
 
 
 def _answer_errors(app: "FastAPI") -> None:
-    """Whatever goes wrong is answered with a status and one sentence, as JSON."""
+    """Answer every error with a status and one sentence, as JSON."""
     from fastapi import Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
@@ -151,7 +158,7 @@ def _answer_errors(app: "FastAPI") -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_: Request, __: ClientDisconnect) -> JSONResponse:
-        return refusal(400, "the request was cut short")
+        return refusal(400, "the connection was closed during the request")
 
     @app.exception_handler(Exception)
     async def _failed(_: Request, __: Exception) -> JSONResponse:
@@ -159,7 +166,7 @@ def _answer_errors(app: "FastAPI") -> None:
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A socket that holds the port, before the detector is loaded; it does not take connections yet."""
+    """A socket bound to the port, before the detector is loaded; it does not accept connections yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -171,7 +178,7 @@ def _listener(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"port {port} of {host} cannot be had ({(error.strerror or 'no reason given').lower()}); choose another "
+            f"port {port} of {host} is not available ({(error.strerror or 'no reason given').lower()}); choose another "
             "with --port, or 0 for any"
         ) from error
     return listener

@@ -1,6 +1,6 @@
-"""What a server does with a detector: images of requests become answers, many at a time and each within its limits.
+"""The service behind the server: decodes the images of requests, detects in them in batches, and makes the answers.
 
-Nothing here knows a web framework but by the requests that it is handed.
+It is independent of the web framework, except for the requests that it is given.
 """
 
 from __future__ import annotations
@@ -20,30 +20,34 @@ from boxwright.runtime.exported import ExportedEngine
 from boxwright.structures import Detections, DetectSettings
 from boxwright.visualize.drawing import class_colour
 
-RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "torch.export"}
 Masks: TypeAlias = Literal["rle", "polygons", "none"]
 _LOG = logging.getLogger("boxwright.serve")
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How requests are answered; `score` is the checkpoint's own if None."""
+    """How requests are answered."""
 
     score: float | None = None
+    """Score threshold of requests that give none; the checkpoint's own if None."""
     batch: int = 8
+    """Maximum number of images per forward pass."""
     wait_seconds: float = 0.005
+    """How long an image waits for others to form a batch."""
     limits: Limits = field(default_factory=Limits)
 
 
 class Service:
-    """A detector that answers requests, from one event loop; decoding and detecting happen in threads."""
+    """Answers the requests of one event loop; decoding and detection run in threads."""
 
     def __init__(self, detector: Detector, path: Path, options: ServeOptions) -> None:
         """Args:
 
-        path: of the checkpoint or exported file; clients are told its last part only.
+        detector: what is served.
+        path: of its checkpoint or exported file; clients see the last part only.
+        options: score threshold, batching and limits.
 
-        Raises ValueError for a detector that finds no regions itself.
+        Raises ValueError for a detector that needs proposals.
         """
         if detector.needs_proposals:
             raise ValueError(
@@ -58,23 +62,23 @@ class Service:
         self._batcher = Batcher(detector, batch=options.batch, wait_seconds=options.wait_seconds)
 
     def start(self) -> None:
-        """Begin to detect."""
+        """Start the detector's thread."""
         self._batcher.start()
 
     def close(self) -> None:
-        """End after what is in hand."""
+        """Stop after the requests in progress."""
         self._batcher.close()
         self._pool.shutdown()
 
     async def answers(
         self, request: Any, *, score: float | None, max_detections: int | None, masks: Masks | None
     ) -> dict[str, Any]:
-        """Detections in the image that is a request's body, or of each file of its form. Raises Refused.
+        """The answer to a request: detections in the image in its body, or in each file of its form.
 
-        Files of a form that are refused have their reason in their place, unless none is left.
+        Files of a form that are refused have the reason in their place. Raises Refused where all are.
         """
         if masks in ("rle", "polygons") and not self.detector.recipe.needs_masks:
-            raise Refused(422, f"masks: {self.path.name} finds boxes and no masks; leave masks={masks} out")
+            raise Refused(422, f"masks: {self.path.name} predicts boxes and no masks; leave masks={masks} out")
         kind: Masks = masks or "rle"
         least = self.description["score"] if score is None else score
         settings = self.detector.settings_with(score=least, max_detections=max_detections)
@@ -106,7 +110,7 @@ class Service:
         )
         try:
             found = await asyncio.wrap_future(self._batcher.submit(image, settings))
-        except ValueError as error:  # settings that an exported file cannot carry out
+        except ValueError as error:  # settings that are fixed in an exported file
             raise Refused(422, str(error).replace(str(self.path), self.path.name)) from error
         except Exception as error:
             _LOG.exception("the detector failed on an image of %s x %s pixels", *image.original_hw)
@@ -118,7 +122,7 @@ class Service:
 
 
 def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str, Any]:
-    """What is served: classes with their ids and colours, scores, runtime and limits."""
+    """The description of what is served: classes with ids and colours, scores, runtime and limits."""
     engine: Any = detector.engine
     exported = isinstance(engine, ExportedEngine)
     limits = options.limits
@@ -133,7 +137,7 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
         ],
         "score": detector.score_threshold if options.score is None else options.score,
         "least_score": detector.settings.score_threshold if exported else 0.0,
-        "runtime": RUNTIMES[path.suffix] if exported else "torch",
+        "runtime": engine.runtime if exported else "torch",
         "precision": (engine.description if exported else engine).precision,
         "device": str(detector.device),
         "limits": {"bytes": limits.num_bytes, "pixels": limits.num_pixels, "images": limits.num_images},
@@ -141,7 +145,7 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
 
 
 def listed(found: Detections, masks: Masks) -> dict[str, Any]:
-    """An image's size and its detections, best first, as JSON knows them; boxes are x1, y1, x2, y2."""
+    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2."""
     height, width = found.size_hw
     rows = found.to_coco("", polygons=masks == "polygons")
     return {

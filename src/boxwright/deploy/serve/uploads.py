@@ -1,4 +1,4 @@
-"""The images of an HTTP request, within limits: as its body, or as the files of a form; or why they are refused."""
+"""The images of an HTTP request, in its body or as the files of a form, within limits; or why they are refused."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from boxwright.data.image_io.decode import bytes_with_note
 from boxwright.data.image_io.value_range import ValueRange
 from boxwright.data.inputs import PreparedImage, prepare
 from boxwright.ops.image import ResizeRule
+from boxwright.wording import counted
 
 BODY_SECONDS = 60
-"""A client that sends slower than this is let go, for it holds a place in the queue."""
+"""Time limit of an upload, during which it occupies a place in the queue."""
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-"""First bytes of JPEG, PNG, GIF, BMP and TIFF: of the formats that are read, those that a browser or a camera sends."""
+"""First bytes of JPEG, PNG, GIF, BMP and TIFF: the supported formats that browsers and cameras send."""
 
 
-class Refused(Exception):  # noqa: N818  # an answer rather than an error
+class Refused(Exception):  # noqa: N818  # an answer, not an error
     """A request that is answered with a status and one sentence."""
 
     def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
@@ -31,7 +32,7 @@ class Refused(Exception):  # noqa: N818  # an answer rather than an error
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may hold: bytes in all, pixels an image; and images that are in hand at a time, of everyone."""
+    """Limits of a request: total bytes, and pixels per image; and of all images in progress at a time."""
 
     num_bytes: int = 20_000_000
     num_pixels: int = 50_000_000
@@ -39,14 +40,14 @@ class Limits:
 
 
 class Upload(NamedTuple):
-    """An image file as it came, and what its client calls it."""
+    """The bytes of an image file, and its name at the client."""
 
     name: str
     data: bytes
 
 
 class Places:
-    """The places of images in hand, from their first byte to their answer; used from one event loop only."""
+    """Places for images in progress, from the first byte to the answer; for one event loop only."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -54,10 +55,13 @@ class Places:
 
     @contextmanager
     def taken(self, count: int) -> Iterator[None]:
-        """Hold so many places. Raises Refused (503) where they are not free."""
+        """Occupy `count` places. Raises Refused (503) where they are not free."""
         if self.num_taken + count > self.limit:
-            raise Refused(503, f"{self.num_taken} images are in hand, more wait elsewhere: try again in a second",
-                          {"Retry-After": "1"})  # fmt: skip
+            raise Refused(
+                503,
+                f"the queue is full ({counted(self.num_taken, 'image')}): try again in a second",
+                {"Retry-After": "1"},
+            )
         self.num_taken += count
         try:
             yield
@@ -66,14 +70,14 @@ class Places:
 
 
 async def uploads_in(request: Any, limits: Limits) -> tuple[list[Upload], bool]:
-    """The images of a request, and whether they came as files of a form. Raises Refused."""
+    """The images of a request, and whether they are the files of a form. Raises Refused."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not (form or kind.startswith("image/") or kind in ("application/octet-stream", "")):
         raise Refused(
             415,
             f"Content-Type: expected image/jpeg, image/png, application/octet-stream or multipart/form-data, got {kind}"
-            "; with curl say -F file=@image.jpg",
+            "; with curl use -F file=@image.jpg",
         )
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -86,7 +90,7 @@ async def uploads_in(request: Any, limits: Limits) -> tuple[list[Upload], bool]:
 
 
 def image_of(upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto") -> PreparedImage:
-    """The image at network size. Raises Refused where it is none, damaged or too large."""
+    """The image at network size. Raises Refused where it is not an image, damaged or too large."""
     data = upload.data
     webp, avif = data[:4] == b"RIFF" and data[8:12] == b"WEBP", data[4:12] in (b"ftypavif", b"ftypavis")
     if data and not (data.startswith(SIGNATURES) or webp or avif):
@@ -112,7 +116,7 @@ async def _body(request: Any, most: int) -> bytes:
 
 
 async def _files(request: Any, body: bytes, limits: Limits) -> list[Upload]:
-    """The files of a form whose bytes are `body`, all of which is in memory and within its limit."""
+    """The files of a form with the bytes `body`, which are within the limit."""
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
 
@@ -121,10 +125,13 @@ async def _files(request: Any, body: bytes, limits: Limits) -> list[Upload]:
 
     try:
         async with Request(request.scope, receive).form(max_files=limits.num_images, max_fields=0) as form:
-            files = [Upload(PurePosixPath(file.filename or "image").name, await file.read())
-                     for _, file in form.multi_items() if not isinstance(file, str)]  # fmt: skip
+            files = [
+                Upload(PurePosixPath(file.filename or "image").name, await file.read())
+                for _, file in form.multi_items()
+                if not isinstance(file, str)
+            ]
     except HTTPException as error:
         raise Refused(400, f"the form: expected files only, at most {limits.num_images} ({error.detail})") from error
     if not files:
-        raise Refused(400, "the form holds no file; with curl say -F file=@image.jpg")
+        raise Refused(400, "the form has no file; with curl use -F file=@image.jpg")
     return files

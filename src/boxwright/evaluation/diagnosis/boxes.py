@@ -1,29 +1,31 @@
-"""Mix-ups of boxes undone: another reading of the four numbers, of their scale, or of where the image begins.
+"""Remedies for mixed-up boxes: another format of the four numbers, another scale, or another origin.
 
-What undoes one side would often fit the other too, so that each needs its sign: boxes that leave their images, or whose
-corners are in the wrong order. Shape legend: D = detections, G = ground truth, N = images.
+A change that fixes the detections often fixes the ground truth too, so each remedy needs evidence of which side is
+wrong: boxes that leave their images, or corners in the wrong order. Shape legend: D = detections, G = ground truth,
+N = images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from boxwright.evaluation.matching import Floats, Gathered, Integers, match
 
-CANVASES = (320, 416, 448, 512, 576, 608, 640, 768, 800, 960, 1024, 1280)  # sides of square network inputs
-CERTAIN = 5.0  # standard errors by which a fitted factor or shift must differ from none
-_INSIDE = 1.05  # times the side of an image that its boxes may reach
-_FRACTION = 2.0  # a box of pixels seldom ends before this
+CANVASES = (320, 416, 448, 512, 576, 608, 640, 768, 800, 960, 1024, 1280)  # sizes of square network inputs
+CERTAIN = 5.0  # standard errors by which a fitted factor must differ from 1, or a shift from 0
+_INSIDE = 1.05  # times the side of its image that a box may extend
+_FRACTION = 2.0  # a box in pixels rarely ends before this
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """One mix-up undone: what the sentence says of it, and how a set is repaired.
+    """One possible cause of a low AP, in words, and the repair of detections and ground truth.
 
-    `moves` says that detections go to other images, `partial` that the repaired set holds only some of the images.
+    `moves`: detections go to other images; `partial`: the repaired set holds only some of the images.
     """
 
     cause: str
@@ -33,7 +35,7 @@ class Remedy:
 
 
 def box_remedies(gathered: Gathered) -> Iterator[Remedy]:
-    """Everything that may have happened to the boxes, the simplest first."""
+    """All remedies for boxes, the simplest first."""
     known = bool((gathered.sizes_hw > 0).all())
     yield from _readings(gathered, known)
     yield from _scales(gathered, known)
@@ -57,7 +59,7 @@ def _of_ground_truth(words: str, change: Callable[[Floats], Floats]) -> Remedy:
 
 
 def _readings(gathered: Gathered, known: bool) -> Iterator[Remedy]:
-    """Other orders and meanings of the four numbers."""
+    """Remedies for other orders and meanings of the four numbers."""
     boxes, ground_truth = gathered.boxes, gathered.ground_truth_boxes
     found_fits = known and _fits(boxes, gathered.sizes_hw[gathered.images])
     ground_truth_fits = known and _fits(ground_truth, gathered.sizes_hw[gathered.ground_truth_images])
@@ -79,23 +81,21 @@ def _readings(gathered: Gathered, known: bool) -> Iterator[Remedy]:
     ]
     if reversed_boxes or ground_truth_fits:
         readings.insert(0, (sizes, _from_size))
-    if found_fits and not ground_truth_fits:  # it is the ground truth that leaves its images
+    if found_fits and not ground_truth_fits:  # it is the ground truth whose boxes leave their images
         readings = [one for one in readings if one[0] != sizes]
     if found_fits and ground_truth_fits and not reversed_boxes:
         yield _of_ground_truth(sizes, _from_size)
     for words, change in readings:
         yield _of_detections(words, change)
-    if not ground_truth_fits:  # x, y, width, height read as corners would not have passed as ground truth
+    if not ground_truth_fits:  # x, y, width, height read as corners would not be valid ground truth
         yield _of_ground_truth(corners, _to_size)
         yield _of_ground_truth(exchanged, _exchanged)
     yield _of_ground_truth(f"{centred} x, y, width, height", lambda one: _from_centre(_to_size(one)))
     if known and np.abs(boxes).max(initial=0) <= _FRACTION:
         yield Remedy("Boxes of the detections are fractions of the image, not pixels", _fractions_to_pixels)
         for words, change in readings:
-            yield Remedy(
-                f"Boxes of the detections are fractions of the image, not pixels, and {words}",
-                lambda one, change=change: _fractions_to_pixels(replace(one, boxes=change(one.boxes))),  # type: ignore[misc]
-            )
+            both = f"Boxes of the detections are fractions of the image, not pixels, and {words}"
+            yield Remedy(both, partial(_reread_fractions, change))
     if known and np.abs(ground_truth).max(initial=0) <= _FRACTION:
         yield Remedy("Boxes of the ground truth are fractions of the image, not pixels", _ground_truth_to_pixels)
 
@@ -132,12 +132,16 @@ def _fractions_to_pixels(one: Gathered) -> Gathered:
     return replace(one, boxes=one.boxes * np.tile(_sides(one), 2)[one.images])
 
 
+def _reread_fractions(change: Callable[[Floats], Floats], one: Gathered) -> Gathered:
+    return _fractions_to_pixels(replace(one, boxes=change(one.boxes)))
+
+
 def _ground_truth_to_pixels(one: Gathered) -> Gathered:
     return replace(one, ground_truth_boxes=one.ground_truth_boxes * np.tile(_sides(one), 2)[one.ground_truth_images])
 
 
 def _scales(gathered: Gathered, known: bool) -> Iterator[Remedy]:
-    """One factor for all images; or the pixels of images that were resized, each by a factor of its own."""
+    """Remedies for boxes scaled by one factor, or in the pixels of resized images, each with its own factor."""
     factor = _factor(gathered)
     across, down = (1 / factor).tolist()
     words = f"{across:.3g}" if abs(across / down - 1) < 0.02 else f"{across:.3g} in x and {down:.3g} in y"
@@ -153,18 +157,18 @@ def _scales(gathered: Gathered, known: bool) -> Iterator[Remedy]:
         fitted = _factor(_scaled(gathered, rule(_sides(gathered))))
         fitted = fitted if number == 0 else np.full(2, float(np.sqrt(fitted.prod())))
         text = words.format(*(1 / fitted), 1 / float(np.sqrt(fitted.prod())))
-        yield Remedy(
-            f"Boxes of the detections {text}",
-            lambda one, rule=rule, fitted=fitted: _scaled(one, rule(_sides(one)) * fitted),  # type: ignore[misc]
-        )
+        yield Remedy(f"Boxes of the detections {text}", partial(_scaled_by_image, rule, fitted))
     reach = float(gathered.boxes.max(initial=0))
     for side in CANVASES:
         if 0.9 * side <= reach <= 1.1 * side or 0.5 * side <= reach <= side:
             yield Remedy(
-                f"Boxes of the detections are in the pixels of a canvas of {side} x {side}, in whose middle every "
-                "image was put",
-                lambda one, side=side: _from_canvas(one, float(side)),  # type: ignore[misc]
+                f"Boxes of the detections are in the pixels of a canvas of {side} x {side} with each image centred",
+                partial(_from_canvas, side=float(side)),
             )
+
+
+def _scaled_by_image(rule: Callable[[Floats], Floats], fitted: Floats, one: Gathered) -> Gathered:
+    return _scaled(one, rule(_sides(one)) * fitted)
 
 
 def _both(sides: Floats) -> Floats:
@@ -185,10 +189,10 @@ def _from_canvas(one: Gathered, side: float) -> Gathered:
 
 
 def _factor(gathered: Gathered) -> Floats:
-    """The factors (2,) for x and y that bring detections onto the ground truth.
+    """The factors (2,) for x and y that map detections onto the ground truth.
 
-    First guess: the ratio of the far ends of all boxes, taking of each image as many of the surest detections as it
-    has objects. Then refined three times on the pairs that overlap under the guess.
+    First guess: the ratio of the right and lower ends of all boxes, using as many of the best detections of each image
+    as it has objects. Then refined three times on the pairs that overlap under the guess.
     """
     sure = surest(gathered)
     ends, ground_truth_ends = gathered.boxes[sure][:, 2:], gathered.ground_truth_boxes[:, 2:]
@@ -200,7 +204,7 @@ def _factor(gathered: Gathered) -> Floats:
         matches = match(trial, 1, least, class_agnostic=True)
         if matches.hit.any():
             near, goal = trial.boxes[matches.hit], gathered.ground_truth_boxes[matches.ground_truth[matches.hit]]
-            ratio = np.maximum(goal[:, 2:], 1e-9) / np.maximum(near[:, 2:], 1e-9)  # far ends say most
+            ratio = np.maximum(goal[:, 2:], 1e-9) / np.maximum(near[:, 2:], 1e-9)  # far ends are most informative
             guess = guess * np.median(ratio, 0)
             if not _certain(np.log(ratio * guess / np.median(ratio, 0))):
                 return np.ones(2)
@@ -208,13 +212,13 @@ def _factor(gathered: Gathered) -> Floats:
 
 
 def _certain(errors: Floats) -> bool:
-    """Whether errors (P, 2) are more than scatter, in x or in y: a bad detector is off by something, too."""
+    """Whether the mean of errors (P, 2) is significant in x or in y: an inaccurate detector has errors, too."""
     scatter = errors.std(0) / np.sqrt(len(errors))
     return bool((np.abs(errors.mean(0)) > CERTAIN * scatter).any())
 
 
 def _shift(gathered: Gathered) -> Floats:
-    """How far (2,) detections lie from the ground truth: guessed from all centres, refined on pairs that overlap."""
+    """The shift (2,) of detections from the ground truth: guessed from all centres, refined on pairs that overlap."""
     sure = surest(gathered)
     if not len(sure) or not len(gathered.ground_truth_boxes):
         return np.zeros(2)
@@ -256,7 +260,7 @@ def surest(gathered: Gathered) -> Integers:
 
 
 def _turns() -> Iterator[Remedy]:
-    """Images that were mirrored or turned before they were looked at."""
+    """Remedies for images that were mirrored or rotated before detection."""
 
     def turned(words: str, change: Callable[[Floats, Floats, Floats], tuple[Floats, Floats, Floats, Floats]]) -> Remedy:
         def repair(one: Gathered) -> Gathered:

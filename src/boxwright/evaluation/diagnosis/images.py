@@ -1,4 +1,4 @@
-"""Mix-ups of images undone: detections that are filed under the image before, or in another order of the images."""
+"""Remedies for mixed-up images: detections stored under a neighbouring image, or in another order of the images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from boxwright.evaluation.matching import Gathered, Integers, overlaps
 
 LOOKED_AT = 200  # images whose detections are compared with the ground truth of every image
 _PAIRS = 6_000_000  # of boxes that are compared for it
-_BETTER = 0.2  # share of the objects that another order must find in addition, to be more than chance
-_ENOUGH = 0.5  # overlap of a detection and an object that agree
+_BETTER = 0.2  # fraction of the objects that another order must match in addition, to be more than chance
+_ENOUGH = 0.5  # IoU of a matching detection and object
 
 
 def image_remedies(gathered: Gathered) -> Iterator[Remedy]:
-    """Other images that the detections may belong to, those that need no look at the ground truth first."""
+    """Remedies for detections of other images, those that do not use the ground truth first."""
     count = len(gathered.sizes_hw)
     if count < 2:
         return
     for shift, words in ((1, "one image too early"), (-1, "one image too late")):
-        yield _moved(f"Image ids are off by one: the detections are filed {words}", (np.arange(count) + shift) % count)
-    yield _moved("Images stand in reverse order: the first detections belong to the last image",
+        yield _moved(f"Image ids are off by one: the detections are stored {words}", (np.arange(count) + shift) % count)
+    yield _moved("Images are in reverse order: the first detections belong to the last image",
                  np.arange(count)[::-1])  # fmt: skip
     for first in (0, 1):
         as_text = np.array(sorted(range(count), key=lambda number: str(number + first)), dtype=np.int64)
@@ -32,7 +32,7 @@ def image_remedies(gathered: Gathered) -> Iterator[Remedy]:
         words = "Images are in the order of their numbers as text (1, 10, 11, ..., 2)"
         yield _moved(f"{words} in the detections, not in the ground truth", as_text)
         yield _moved(f"{words} in the ground truth, not in the detections", np.argsort(as_text))
-    if _agreement(gathered, np.arange(count)) > 1 - _BETTER:  # nothing can be mixed up
+    if _agreement(gathered, np.arange(count)) > 1 - _BETTER:  # a single image cannot be mixed up
         return
     order = _likeliest_images(gathered)
     if not _by_chance(gathered, order):
@@ -53,9 +53,9 @@ def _moved(cause: str, order: Integers) -> Remedy:
 
 
 def _by_chance(gathered: Gathered, order: Integers) -> bool:
-    """Whether as good an order would be found for boxes that belong to none of the images, or the given one is as good.
+    """Whether an equally good order would be found for unrelated boxes, or the given order is equally good.
 
-    Whoever may choose among many images finds one that fits: so the same is tried with the detections mirrored.
+    Among many images, one fits by chance: so the same search is done with mirrored detections.
     """
     low, high = gathered.boxes.min(0, initial=np.inf), gathered.boxes.max(0, initial=-np.inf)
     ends = np.array([low[0] + high[2], low[1] + high[3]])
@@ -72,7 +72,7 @@ def _by_chance(gathered: Gathered, order: Integers) -> bool:
 
 
 def _agreement(gathered: Gathered, order: Integers) -> float:
-    """The share of objects that have a surest detection on them under an order of the images."""
+    """The fraction of objects matched by one of the best detections under an order of the images."""
     sure = surest(gathered)
     moved = order[gathered.images[sure]]
     sure, moved = sure[moved >= 0], moved[moved >= 0]
@@ -94,9 +94,9 @@ def _agreement(gathered: Gathered, order: Integers) -> float:
 
 
 def _likeliest_images(gathered: Gathered) -> Integers:
-    """For each of some images (N,) the one whose ground truth its surest detections fit best; -1 for the others.
+    """For each of some images (N,), the image whose ground truth fits its best detections; -1 for the others.
 
-    Each image is given away once, the best fit first; a fit is how well objects and detections agree.
+    Each image is assigned once, the best fit first.
     """
     count = len(gathered.sizes_hw)
     sure = surest(gathered)
@@ -124,13 +124,13 @@ def _likeliest_images(gathered: Gathered) -> Integers:
         if order[image] < 0 and not taken[home]:
             order[image] = home
             taken[home] = True
-    rest = looked_at[order[looked_at] < 0]  # what fits nothing stays where it is, or goes where room is left
+    rest = looked_at[order[looked_at] < 0]  # an image without a fit stays where it is, or takes a free place
     stays = ~taken[rest]
     order[rest[stays]] = rest[stays]
     taken[rest[stays]] = True
     left = rest[order[rest] < 0]
     order[left] = np.flatnonzero(~taken)[: len(left)]
-    if len(looked_at) == len(with_rows):  # images without detections go to the others
+    if len(looked_at) == len(with_rows):  # images without detections take the remaining places
         free = np.flatnonzero(order < 0)
         order[free] = np.setdiff1d(np.arange(count), order[order >= 0])
     return order

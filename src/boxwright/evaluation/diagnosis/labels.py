@@ -1,4 +1,4 @@
-"""Mix-ups of labels, scores and rows undone: ids that count otherwise, classes in another order, rows that repeat."""
+"""Remedies for labels, scores and duplicates: shifted ids, classes in another order, repeated rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from boxwright.evaluation.diagnosis.boxes import CERTAIN, Remedy
 from boxwright.evaluation.matching import Flags, Gathered, Integers, candidate_pairs, match
 from boxwright.structures import Classes
 
-_AGREED = 0.6  # share of the detections of exchanged classes that must agree on the new ones
-_SAME = 0.6  # overlap of two detections of one object, as NMS has it
+_AGREED = 0.6  # fraction of the detections of exchanged classes that must agree on the new ones
+_SAME = 0.6  # IoU of two detections of one object, as in NMS
 
 
 def label_remedies(gathered: Gathered, classes: Classes) -> Iterator[Remedy]:
-    """Other meanings of the labels of detections, those that need no look at the ground truth first."""
+    """Remedies for labels of detections, those that do not use the ground truth first."""
     count = len(classes)
     if count < 2:
         return
@@ -40,7 +40,7 @@ def label_remedies(gathered: Gathered, classes: Classes) -> Iterator[Remedy]:
         late = next(label for label in range(count) if same[label] != label)
         pair = f"{classes.names[same[late]]!r} and {classes.names[late]!r}"
         yield Remedy(
-            f"One class stands under several spellings: {pair}",
+            f"One class has several spellings: {pair}",
             lambda one: replace(one, labels=same[one.labels], ground_truth_labels=same[one.ground_truth_labels]),
         )
     mapping = _usual_class(gathered, count)
@@ -52,7 +52,7 @@ def label_remedies(gathered: Gathered, classes: Classes) -> Iterator[Remedy]:
 
 
 def _renamed(cause: str, mapping: Integers) -> Remedy:
-    """Detections of label k become `mapping[k]`; those that are no label then are left out."""
+    """Detections of label k become `mapping[k]`; those whose new label is invalid are left out."""
 
     def repair(one: Gathered) -> Gathered:
         labels = mapping[one.labels]
@@ -63,17 +63,17 @@ def _renamed(cause: str, mapping: Integers) -> Remedy:
 
 
 def _same_names(names: Sequence[str]) -> Integers:
-    """For each class the first that is called alike but for case, spaces, hyphens and underscores."""
+    """For each class the first of the same name, ignoring case, spaces, hyphens and underscores."""
     first: dict[str, int] = {}
     plain = [name.casefold().replace("_", " ").replace("-", " ").split() for name in names]
     return np.array([first.setdefault(" ".join(words), label) for label, words in enumerate(plain)], dtype=np.int64)
 
 
 def _usual_class(gathered: Gathered, num_classes: int) -> Integers | None:
-    """For each label the class of the objects that its detections lie on most often.
+    """For each label the class of the objects that its detections overlap most often.
 
-    None where that moves nothing, or too few detections agree on it, or where two labels would become one: that is no
-    other order, but a detector that cannot tell its classes.
+    None if that changes nothing, if too few detections agree on it, or if two labels would become one: that is not
+    another order, but a detector that cannot distinguish its classes.
     """
     matches = match(gathered, 1, class_agnostic=True)
     votes = np.zeros((num_classes, num_classes), np.int64)
@@ -89,27 +89,27 @@ def _usual_class(gathered: Gathered, num_classes: int) -> Integers | None:
 
 
 def row_remedies(gathered: Gathered) -> Iterator[Remedy]:
-    """Scores upside down, objects found or labelled more than once."""
+    """Remedies for inverted scores and for objects detected or labelled more than once."""
     if _upside_down(gathered):
         yield Remedy(
-            "Scores of the detections are upside down: the lowest are the surest",
+            "Scores of the detections are inverted: the lowest are the best",
             lambda one: replace(one, scores=-one.scores),
         )
     if bool((~_best_of_each(gathered)).any()):
         yield Remedy(
-            "Objects are found more than once: non-maximum suppression is missing (of detections that overlap by more "
-            f"than {_SAME:g} only the best may stay)",
+            "Objects are detected more than once: non-maximum suppression is missing (of detections that overlap by "
+            f"more than {_SAME:g} only the best may stay)",
             lambda one: one.keeping(_best_of_each(one)),
         )
     if bool((~_first_of_equals(gathered)).any()):
         yield Remedy(
-            "Objects stand more than once in the ground truth",
+            "Objects are in the ground truth more than once",
             lambda one: one.keeping(np.ones(len(one.scores), np.bool_), _first_of_equals(one)),
         )
 
 
 def _upside_down(gathered: Gathered) -> bool:
-    """Whether hits have lower scores than false alarms, by more than chance."""
+    """Whether true positives have significantly lower scores than false positives."""
     hit = match(gathered, 1, class_agnostic=True).hit
     right, wrong = gathered.scores[hit], gathered.scores[~hit]
     if min(len(right), len(wrong)) < 3:
@@ -119,7 +119,7 @@ def _upside_down(gathered: Gathered) -> bool:
 
 
 def _best_of_each(one: Gathered) -> Flags:
-    """Whether each detection (D,) is left by non-maximum suppression within its image and class."""
+    """Whether each detection (D,) is kept by non-maximum suppression within its image and class."""
     themselves = replace(
         one, ground_truth_boxes=one.boxes, ground_truth_labels=one.labels, ground_truth_images=one.images,
         ground_truth_ignore=np.zeros(len(one.scores), np.bool_),

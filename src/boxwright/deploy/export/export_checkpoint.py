@@ -1,7 +1,8 @@
-"""`export_checkpoint`: from a checkpoint to a file for another runtime, which is refused unless it finds the same."""
+"""From a checkpoint to a file for another runtime, which is kept only if it finds what the checkpoint finds."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import read_image
 from boxwright.data.inputs import image_paths, refuse_among_images
-from boxwright.deploy.export.gate import IMAGES, Agreement, drawn_images, gate_images, prove
+from boxwright.deploy.export.gate import IMAGES, Agreement, gate_images, prove, synthetic_images
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import Inputs, write_openvino
@@ -28,41 +29,46 @@ from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.runtime.description import Description
-from boxwright.runtime.exported import network_pixels
+from boxwright.runtime.exported import SUFFIX_OF, Format, network_pixels
 from boxwright.runtime.openvino import computes_bf16
+from boxwright.runtime.winograd import direct_convolutions
 from boxwright.structures import ImageBatch
 from boxwright.wording import counted
 
-Format = Literal["onnx", "openvino", "program"]
 Precision = Literal["fp32", "bf16", "int8"]
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "program": ".pt2"}
 LARGEST_AP_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
-"""By precision: AP of the checkpoint minus AP of the exported file, at most. In fp32, which is to be the same detector,
-a gain counts as a loss does; what the rounding of bf16 and int8 gains by chance is no fault."""
+"""By precision: AP of the checkpoint minus AP of the exported file, at most. In fp32, where both must be the same
+detector, a gain counts as a loss does; what bf16 and int8 gain by chance, through rounding, is no fault."""
 CALIBRATION_IMAGES = 128
+_LOG = logging.getLogger("boxwright.export")
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What an exported file is to be. The scores and numbers are the recipe's where they are None."""
+    """What kind of file `export_checkpoint` writes. What is None is the recipe's.
+
+    Raises ValueError for a combination that no runtime has, such as an ONNX file in int8.
+    """
 
     format: Format = "onnx"
     precision: Precision = "fp32"
     normalise: bool = True
-    """Whether pixels go in as they are, or normalised by the caller."""
+    """Whether the file normalises pixels itself; if not, the caller does, and feeds float32."""
     nms: bool = True
-    """Whether detections come out, or the candidates before NMS."""
+    """Whether NMS is in the file; if not, candidates come out, best first."""
     score: float | None = None
+    """Lowest score of what comes out; if not given the recipe's, and at most 0.05."""
     nms_iou: float | None = None
+    """IoU above which the weaker of two boxes of a class is dropped."""
     max_detections: int | None = None
-    calibration: Path | None = None
-    """Folder of images for int8."""
+    calibration: str | Path | None = None
+    """Folder of typical images, from which int8 learns its ranges."""
     winograd: bool = False
-    """Whether wide 3x3 convolutions are done by Winograd's algorithm: faster on a CPU in fp32, and nowhere else."""
+    """Whether wide 3x3 convolutions use Winograd's algorithm: faster on a CPU in fp32, and nowhere else."""
 
     def __post_init__(self) -> None:
-        if self.format not in SUFFIX:
-            raise ValueError(f"format {self.format!r}: expected {', '.join(SUFFIX)}")
+        if self.format not in SUFFIX_OF:
+            raise ValueError(f"format {self.format!r}: expected {', '.join(SUFFIX_OF)}")
         if self.precision not in LARGEST_AP_LOSS:
             raise ValueError(f"precision {self.precision!r}: expected {', '.join(LARGEST_AP_LOSS)}")
         if self.precision != "fp32" and self.format != "openvino":
@@ -76,53 +82,67 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A file that passed: where it is, its size with what belongs to it, and what was measured."""
+    """A file that passed the comparison with its checkpoint."""
 
     path: Path
     size: int
+    """Bytes, with those of the .bin file of an OpenVINO model."""
     agreement: Agreement
     ap: float | None = None
+    """COCO AP of the file, in [0, 1], where labelled data was given."""
     checkpoint_ap: float | None = None
 
 
 def export_checkpoint(
     checkpoint: str | Path,
-    out: Path,
-    options: ExportOptions,
+    out: str | Path | None = None,
+    options: ExportOptions | None = None,
     *,
-    images: Path | None = None,
-    data: Path | None = None,
+    images: str | Path | None = None,
+    data: str | Path | None = None,
     split: str = "val",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], object] = _LOG.info,
 ) -> Exported:
-    """Write an exported file; it appears at `out` only if it finds what the checkpoint finds.
+    """Write a detector for another runtime; the file appears at `out` only if it finds what the checkpoint finds.
 
     Args:
-        checkpoint: a checkpoint, a run folder, or a foreign checkpoint.
-        out: the file; its ending must be that of the format.
-        options: what it is to be.
-        images: a folder of images to compare on; if not given, images of `data`, or else drawn ones.
-        data: a labelled folder whose `split` AP is measured on too.
-        say: is told what happens.
+        checkpoint: a checkpoint, a run folder, a checkpoint of another library, or a name of the zoo.
+        out: the file, with the suffix of the format; if not given, beside the checkpoint by its name.
+        options: format, precision and what is fixed in the file; if not given, the format that the suffix of `out`
+            says (.onnx, .xml, .pt2), in fp32.
+        images: a folder of images to compare on; if not given, those of `data`, or else synthetic ones.
+        data: a labelled folder; AP of both is compared on its `split` too.
+        log: is called with a line of text for each step; the logger "boxwright.export" if not given.
 
-    Raises ValueError where the file does not pass.
+    Raises ValueError where the file does not pass the comparison, or where `out` and the options do not fit.
     """
-    if out.suffix != SUFFIX[options.format]:
-        raise ValueError(f"{out}: a file of the format {options.format} ends in {SUFFIX[options.format]}")
-    given = [folder for folder in (images, data, options.calibration) if folder is not None and folder.is_dir()]
+    if options is None:
+        suffix = ".onnx" if out is None else Path(out).suffix
+        options = ExportOptions(format=next((name for name, end in SUFFIX_OF.items() if end == suffix), "onnx"))
+    out = beside(Path(checkpoint), options) if out is None else Path(out)
+    images, data = (None if folder is None else Path(folder) for folder in (images, data))
+    if out.suffix != SUFFIX_OF[options.format]:
+        raise ValueError(f"{out}: a file of the format {options.format} ends in {SUFFIX_OF[options.format]}")
+    given = [Path(folder) for folder in (images, data, options.calibration) if folder is not None]
     refuse_among_images(out, given, [])
     source = open_checkpoint(checkpoint)
     _check_given(source.recipe.model.name, options, data)
     compared, called = compared_images(images, data, split)
     out.parent.mkdir(parents=True, exist_ok=True)
-    reference = Detector(source, "cpu", precision="fp32", winograd=False)
+    with direct_convolutions():  # what is compared with has no approximation of its own
+        reference = Detector(source, "cpu", precision="fp32")
     graph, description = detector_graph(
-        source, normalise=options.normalise, nms=options.nms, score=options.score, nms_iou=options.nms_iou,
-        max_detections=options.max_detections, winograd=options.winograd,
-    )  # fmt: skip
+        source,
+        normalise=options.normalise,
+        nms=options.nms,
+        score=options.score,
+        nms_iou=options.nms_iou,
+        max_detections=options.max_detections,
+        winograd=options.winograd,
+    )
     description = replace(description, precision=options.precision)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
-        say(f"recording {source.recipe.model.name} ...")
+        log(f"recording {source.recipe.model.name} ...")
         partial = Path(folder) / out.name
         program = record(graph, description)
         if options.format == "program":
@@ -136,21 +156,21 @@ def export_checkpoint(
                 write_openvino(onnx_file, partial, description, inputs)
                 onnx_file.unlink()
         if options.precision == "bf16" and not computes_bf16():
-            say("this processor has no bf16: the file runs in fp32 here, and that is what is compared")
+            log("this processor does not support bf16: the file runs in fp32 here, and is compared so")
         exported = Detector.load(partial, "cpu")
-        say(f"comparing on {called} ...")
+        log(f"comparing on {called} ...")
         found = prove(reference, exported, compared, options.precision)
-        say(
+        log(
             f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
             f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
             if found.asked
-            else f"nothing was found on {called}, so nothing was compared: give --images FOLDER with typical ones"
+            else f"nothing was found on {called}, so nothing was compared: give typical images with --images FOLDER"
         )
         ap = checkpoint_ap = None
         if data is not None:
-            reference.settings = exported.settings  # scores and numbers that were chosen for the file are no loss
+            reference.settings = exported.settings  # a higher score that was chosen for the file is no loss
             checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
-            say(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
+            log(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
             _check_ap(out, ap, checkpoint_ap, options.precision)
         files = sorted(Path(folder).iterdir())
         for file in files:
@@ -159,18 +179,31 @@ def export_checkpoint(
     return Exported(out, size, found, ap, checkpoint_ap)
 
 
+def beside(checkpoint: Path, options: ExportOptions) -> Path:
+    """Where an exported file lies by default: beside its checkpoint, which of a run folder is its best.pt.
+
+    Without a file, as with a name of the zoo, it lies in the working folder.
+    """
+    best = checkpoint / "weights" / "best.pt"
+    file = best if best.is_file() else checkpoint
+    stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
+    folder = file.parent if file.is_file() else Path()
+    precision = "" if options.precision == "fp32" else f"-{options.precision}"
+    return folder / f"{stem or 'detector'}{precision}{SUFFIX_OF[options.format]}"
+
+
 def _check_given(name: str, options: ExportOptions, data: Path | None) -> None:
-    """Refuse what would only be found after minutes of writing."""
+    """Raise ValueError for what would otherwise fail after minutes of work."""
     if MODELS[name].needs_proposals and data is not None:
-        raise ValueError(f"{name} needs proposals, which export has for drawn regions only: leave --data out")
+        raise ValueError(f"{name} needs proposals, which export does not read: leave --data out")
     if MODELS[name].needs_proposals and options.precision == "int8":
-        raise ValueError("int8 is not for detectors that are given their proposals")
+        raise ValueError("int8 is not available for detectors that need proposals")
     if options.calibration is not None:
         image_paths(options.calibration)
 
 
 def compared_images(images: Path | None, data: Path | None, split: str) -> tuple[list[Tensor], str]:
-    """What the gate compares on: a few images (3, H, W) of a folder, of a split of labelled ones, or drawn; in words.
+    """What both are compared on: a few images (3, H, W) of a folder, of a labelled split, or synthetic; and in words.
 
     Of a split, those that cannot be read are passed over, as in its evaluation.
     """
@@ -189,8 +222,8 @@ def compared_images(images: Path | None, data: Path | None, split: str) -> tuple
             raise ValueError(f"{data}: split {split} has no usable image")
         called = f"the first {counted(len(whole), 'image')} of {data} ({split})"
     else:
-        whole = drawn_images()
-        called = f"{len(whole)} drawn images"
+        whole = synthetic_images()
+        called = f"{len(whole)} synthetic images"
     return gate_images(whole), f"{called}, whole and cut"
 
 
@@ -209,7 +242,7 @@ def average_precision(detector: Detector, data: Path, split: str) -> float:
     return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes).ap or 0.0
 
 
-def calibration_inputs(detector: Detector, description: Description, folder: Path) -> Iterator[Inputs]:
+def calibration_inputs(detector: Detector, description: Description, folder: str | Path) -> Iterator[Inputs]:
     """Images of a folder, one by one, as the network sees them."""
     for path in islice(image_paths(folder), CALIBRATION_IMAGES):
         pixels = read_image(path, value_range=detector.value_range)

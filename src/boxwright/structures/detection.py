@@ -1,0 +1,22 @@
+"""One detected object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from boxwright.structures.masks import CroppedMask
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detection:
+    """One object that a detector found: what iterating over `Detections` gives.
+
+    `box` is x1, y1, x2, y2 in pixels of the original image, `score` in [0, 1], `label` the class index and `name` the
+    class name; `mask`, where the detector finds masks, is cropped to the object.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    label: int
+    name: str
+    mask: CroppedMask | None = None
