@@ -248,7 +248,7 @@ def test_a_damaged_image_to_measure_on_costs_nothing_that_was_learnt(tmp_path: P
     ended.refused(str(image), "damaged or cut short", f"boxwright train --resume {run}")
     state = load_checkpoint(run / "weights" / "last.pt").training
     assert state is not None
-    assert (state["progress"]["step"], state["progress"]["unmeasured"]) == (4, True)
+    assert (state["progress"]["step"], state["progress"]["validation_failed"]) == (4, True)
     image.write_bytes(whole)
     ended = boxwright("train", "--resume", run)
     assert ended.code == 0, ended.err
@@ -482,7 +482,7 @@ def test_curves_and_tables_of_a_run_name_themselves_where_the_disk_is_full(tmp_p
     results = Results(tmp_path)
     for name in ("results.csv.partial", "results.png"):
         (tmp_path / name).symlink_to("/dev/full")
-    with results, pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match="No space left") as caught:
         results.add(row)
     assert caught.value.filename == str(tmp_path / "results.csv")
     with pytest.raises(OSError, match=r"results\.png"):

@@ -103,7 +103,7 @@ def test_an_engine_takes_it_in_float32_on_a_cpu_only(config):
 
 def test_an_environment_variable_switches_it(config, monkeypatch):
     def taken():
-        return not wide_convolutions(TorchEngine(FCOS(config), torch.device("cpu"), precision="fp32").model)
+        return not wide_convolutions(TorchEngine(FCOS(config, 3), torch.device("cpu"), precision="fp32").model)
 
     for setting, expected in (("0", False), ("1", True), ("", True)):
         monkeypatch.setenv(winograd.SWITCH, setting)

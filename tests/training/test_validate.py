@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.records import Record, Split
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.evaluation.detect_split import SplitDetections, with_ground_truth
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.evaluation.summary import evaluate_detections
 from boxwright.inference.evaluate import evaluate_checkpoint
+from boxwright.ops.image import ResizeRule
+from boxwright.structures import Classes, Detections
+from boxwright.training import report
 from boxwright.training.run import train
 
 SMALL = (
@@ -85,3 +92,26 @@ def test_a_run_that_validates_on_some_images_reports_on_all(tmp_path: Path, data
     )  # fmt: skip
     result.metrics.pop("score_threshold")
     assert result.metrics == evaluated(result, data)
+
+
+def test_sheets_show_each_image_with_its_own_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is evaluated is ordered by image id, which need not be the order of the files."""
+    records, classes = [], Classes.named(["a"])
+    for number, image_id in enumerate((30, 10, 20)):
+        path = tmp_path / f"{number}.png"
+        Image.new("RGB", (20 + number, 20), (number, 0, 0)).save(path)
+        records.append(Record(path, image_id, None, (), str(path)))
+    images = DetectionDataset(Split("val", tuple(records), classes), ResizeRule("none"))
+    box = torch.tensor([[0.0, 0.0, 5.0, 5.0]])
+    found = SplitDetections({
+        number: Detections(box, torch.ones(1), torch.zeros(1).long(), (20, 20 + number)) for number in range(3)
+    })  # fmt: skip
+    inputs = with_ground_truth(found, images, classes)
+    assert inputs.image_ids == [10, 20, 30]
+    shown: list[Any] = []
+    monkeypatch.setattr(report, "save_batch", lambda pixels, found, *_, **__: shown.append((pixels, found)))
+    result = SimpleNamespace(inputs=inputs)
+    report.draw_validation(images, result, classes, 0.3, tmp_path)
+    (pixels, _), (_, detections) = shown
+    assert [int(one[0, 0, 0]) for one in pixels] == [1, 2, 0]
+    assert [one.size_hw for one in detections] == [tuple(one.shape[1:]) for one in pixels]

@@ -50,7 +50,7 @@ def test_the_range_of_the_training_images_is_said_kept_and_used(
 ) -> None:
     result = train("fcos-small", data, overrides=SMALL, runs=tmp_path / "runs", device="cpu")
     printed = capsys.readouterr()
-    assert "training makes 51000 to 51900 of all images 0 to 255" in printed.out + printed.err
+    assert "training scales 51000 to 51900 of all images to 0 to 255" in printed.out + printed.err
     assert load_checkpoint(result.last).recipe.data.value_range == (51_000, 51_900)
     arguments = yaml.safe_load((result.folder / "args.yaml").read_text())
     assert arguments["recipe"]["data"]["value_range"] == [51_000, 51_900]

@@ -68,12 +68,13 @@ def draw_validation(
     images: DetectionDataset, result: ValidationResult, classes: Classes, score: float, folder: Path
 ) -> None:
     """`val_batch*_labels.jpg` and `val_batch*_pred.jpg`: ground truth and detections of the same images."""
-    one = result.inputs
+    one = result.inputs  # in an order of its own
+    index_of = {record.path: index for index, record in enumerate(images.records)}
     for number in range(min(3, -(-len(one.detections) // SHOWN))):
         rows = range(number * SHOWN, min((number + 1) * SHOWN, len(one.detections)))
-        originals = [images.original(index) for index in rows]
-        ground_truths: list[Detections | GroundTruth] = [one.ground_truths[index] for index in rows]
-        found: list[Detections | GroundTruth] = [one.detections[index] for index in rows]
+        originals = [images.original(index_of[one.paths[row]]) for row in rows]
+        ground_truths: list[Detections | GroundTruth] = [one.ground_truths[row] for row in rows]
+        found: list[Detections | GroundTruth] = [one.detections[row] for row in rows]
         save_batch(originals, ground_truths, classes, folder / f"val_batch{number}_labels.jpg")
         save_batch(originals, found, classes, folder / f"val_batch{number}_pred.jpg", min_score=score)
 
