@@ -219,6 +219,9 @@ class Recipe(Section):
     """Where the numbers of a run go besides its folder; TensorBoard where it is installed."""
     compile: bool = False
     """Let torch.compile fuse backbone, pyramid and head; the first steps of each image size then take minutes."""
+    cuda_graphs: bool = False
+    """On a CUDA GPU, capture the training step once per batch shape and replay it without launching its kernels one by
+    one. Tested with a stand-in on a CPU, not yet on a GPU."""
 
     @property
     def needs_masks(self) -> bool:

@@ -22,6 +22,7 @@ from boxwright.runtime.precision import compile_parts
 from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.batches import training_batches
 from boxwright.training.fine_tune import load_weights
+from boxwright.training.graph_step import check_graphs, training_step
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
@@ -104,6 +105,7 @@ def estimate(
     settings = load_recipe(recipe, overrides)
     accelerator, precision = choose_accelerator(device, settings.precision)
     where = accelerator.device
+    check_graphs(settings.cuda_graphs, where)
     opened = open_checked(
         data, classes=classes, train_split=train_split, val_split=val_split, overfit=overfit, recipe=settings,
         log=lambda _: None,
@@ -127,7 +129,8 @@ def estimate(
     run = RunSettings(
         settings, numbers, seed, None, now(), [record.path for record in train_set.records], len(val_set)
     )  # fmt: skip
-    step = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
+    eager = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
+    step = training_step(eager, settings.cuda_graphs, lambda text: None)
     workers = worker_count(settings.data.workers, where, train_set.cached_bytes > 0)
     batches = training_batches(run, progress, train_set, aspects, workers, accelerator)
     step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator)

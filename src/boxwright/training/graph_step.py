@@ -23,7 +23,7 @@ from boxwright.structures import ImageBatch, Targets
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
 from boxwright.training.schedule import StepSettings
-from boxwright.training.step import EagerStep, StepLosses
+from boxwright.training.step import EagerStep, StepLosses, TrainStep
 from boxwright.wording import counted
 
 MOST_GRAPHS = 16
@@ -102,6 +102,8 @@ class GraphStep:
         kind = torch.float64 if device.type == "cpu" else torch.float32
         for group in eager.state.optimizer.param_groups:
             group["lr"] = torch.as_tensor(group["lr"], dtype=kind, device=device).clone()
+            if device.type == "cuda" and "capturable" in group:
+                group["capturable"] = True
         if eager.state.average is not None:
             eager.state.average.share = torch.zeros((), device=device)
 
@@ -177,6 +179,17 @@ class GraphStep:
         torch.manual_seed(settings.seed)
         if self.eager.state.average is not None:
             self.eager.state.average.advance()
+
+
+def check_graphs(wanted: bool, device: torch.device) -> None:
+    """Raise ValueError if `cuda_graphs` is set for a device that has none."""
+    if wanted and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=true needs a CUDA GPU, and this run is on {device.type}: leave it out")
+
+
+def training_step(eager: EagerStep, graphs: bool, log: Callable[[str], None]) -> TrainStep:
+    """The eager step itself, or with `graphs` one that captures it."""
+    return GraphStep(eager, CudaCapture(), log) if graphs else eager
 
 
 def padded(batch: Batch) -> Batch:

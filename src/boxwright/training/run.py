@@ -24,6 +24,7 @@ from boxwright.training.batches import training_batches
 from boxwright.training.display import Display
 from boxwright.training.failures import advised
 from boxwright.training.fine_tune import load_weights
+from boxwright.training.graph_step import check_graphs, training_step
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
@@ -146,6 +147,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     started = now()
     check_trackers(recipe.trackers)
     accelerator, precision = choose_accelerator(asked.device, resumed.precision if resumed else recipe.precision)
+    check_graphs(recipe.cuda_graphs, accelerator.device)
     main = accelerator.is_main_process
     display = Display(enabled=main)
     data = open_checked(
@@ -206,7 +208,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     )
     with advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
-            step = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
+            eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
+            step = training_step(eager, recipe.cuda_graphs, display.log)
             batches = training_batches(run, state.progress, train_set, aspects, workers, accelerator)
             fit(state, run, step, batches, validate, accelerator, listener)
         accelerator.wait_for_everyone()
