@@ -108,7 +108,10 @@ def test_every_renamed_key_was_tried_and_none_stands_for_two() -> None:
 @pytest.mark.parametrize(
     ("override", "note"),
     [
-        ("model.fpn_channels=16", "recipe fcos-small: model.fpn_channels is now model.fpn.channels"),
+        (
+            "model.fpn_channels=16",
+            "old names of settings were understood: model.fpn_channels is now model.fpn.channels",
+        ),
         ("validation.max_pictures=10", "validation.max_pictures is now validation.max_images"),
         ("model.backbone_variant={widths: [8, 8, 8, 1]}", "model.backbone_variant is now part of model.backbone"),
     ],

@@ -26,7 +26,7 @@ class TestScaling:
         found = plan("data.batch_size=4")
         assert found.lr == pytest.approx(0.0025)
         assert (found.steps, found.warmup_steps) == (360_000, 4000)
-        assert "linear scaling rule: 0.25 x the reference batch 16, lr 0.01" in found.sentence
+        assert "linear scaling rule: 0.25 x the reference batch 16, lr 0.01, 90000 steps)" in found.sentence
 
     @pytest.mark.parametrize(
         ("overrides", "world"),

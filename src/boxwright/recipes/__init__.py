@@ -58,7 +58,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     data["name"] = path.stem
     where = str(path.stem if path.parent == FOLDER else path)
     if notes:
-        _LOG.warning("recipe %s: %s", where, "; ".join(dict.fromkeys(notes)))
+        _LOG.warning("recipe %s: old names of settings were understood: %s", where, "; ".join(dict.fromkeys(notes)))
     return check_recipe(data, where)
 
 

@@ -50,9 +50,9 @@ def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = 
     length = "" if minutes is not None else f"{counted(steps, 'step')}, "
     sentence = f"batch {batch}, lr {lr:.4g}, {length}warm-up {warmup}"
     if factor != 1:
-        sentence += (
-            f" (linear scaling rule: {factor:.4g} x the reference batch {optim.reference_batch}, lr {optim.lr:.4g})"
-        )
+        meant = f", {counted(schedule.steps, 'step')}" if schedule.steps is not None and minutes is None else ""
+        reference = f"{factor:.4g} x the reference batch {optim.reference_batch}, lr {optim.lr:.4g}{meant}"
+        sentence += f" (linear scaling rule: {reference})"
     return ScaledSchedule(steps, warmup, lr, batch, sentence)
 
 
