@@ -21,7 +21,7 @@ def test_a_zoo_pickle_becomes_a_checkpoint_with_its_recipe_and_goes_back_exactly
     done = boxwright("convert", source, "--out", tmp_path / "faster.pt")
     assert (done.code, done.out) == (0, f"{tmp_path / 'faster.pt'}\n")
     assert "detectron2: faster_rcnn FPN, 80 classes" in done.err
-    assert "taken as usual: strides in the 1x1 convolutions" in done.err
+    assert "assumed: strides in the 1x1 convolutions" in done.err
     found = load_checkpoint(tmp_path / "faster.pt")
     assert found.origin is not None
     assert (found.origin["family"], found.score_threshold) == ("detectron2", 0.05)

@@ -75,7 +75,7 @@ def test_cartucho_folders_give_its_figures(call, cartucho):
     expected = json.loads((cartucho / "expected.json").read_text())
     assert {name: round(100 * ap, 2) for name, ap in figures["per_class"].items()} == expected["ap"]
     assert f"{figures['mAP']:.4f}" == "0.3105"
-    assert "44 of 494 detections name classes that the ground truth does not know" in err
+    assert "44 of 494 detections refer to classes that are not in the ground truth" in err
     other = json.loads(call(*where, "--metric", "voc", "--json", "--no-plus-one", "--iou", "0.75")[1])
     assert 0 < other["mAP"] < figures["mAP"]
 
