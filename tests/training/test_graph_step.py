@@ -1,195 +1,254 @@
 """Captured steps equal eager ones, bit for bit, whatever shapes come; a recording that misses something is noticed."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import tiny_detectors
 import torch
-from accelerate import Accelerator
-from recorded_graph import RecordedGraph
+from other_device import OTHER, OtherDevice
+from recorded_graph import NothingWaits, RecordedGraph
+from tiny_steps import batch, changing, run, same, settings, trained
+from torch.utils._python_dispatch import _disable_current_modes
 
-from boxwright.checkpoint import load_checkpoint
 from boxwright.data.loader import Batch
-from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.recipes.schema import Optim
-from boxwright.structures import GroundTruth, ImageBatch, Proposals, Targets
+from boxwright.models.box_branch import BoxBranch
+from boxwright.ops import roi
+from boxwright.ops.outside_graphs import splitting
 from boxwright.training import graph_step
-from boxwright.training import run as run_module
-from boxwright.training.estimate import estimate
-from boxwright.training.graph_step import FEWEST_BOXES, SEEN_BEFORE, GraphStep, padded
-from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.run import train
-from boxwright.training.schedule import Horizon, StepSettings
-from boxwright.training.state import Progress, TrainState
+from boxwright.training.graph_step import LAPS, SEEN_BEFORE, GraphStep
+from boxwright.training.static_batch import FEWEST_BOXES, padded
 from boxwright.training.step import EagerStep
-
-SIZES = [(64, 64), (64, 96), (50, 70)]
-
-
-def batch(seed: int, size: tuple[int, int], boxes: int, proposals: bool = False) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    images = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(2)]
-    ground_truths = []
-    for count in (boxes, boxes // 2):
-        corners = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] - 30.0, size[0] - 30.0])
-        sides = 8 + 20 * torch.rand(count, 2, generator=generator)
-        labels = torch.randint(0, 3, (count,), generator=generator)
-        ground_truths.append(GroundTruth.of(torch.cat([corners, corners + sides], 1), labels))
-    stored = Proposals.of([one.boxes + 2 for one in ground_truths]) if proposals else None
-    return Batch(ImageBatch.of(images), Targets.of(ground_truths), (0, 1), stored)
-
-
-def trained(name: str, kind: str = "adamw", norm: str = "bn") -> EagerStep:
-    torch.manual_seed(0)
-    model = tiny_detectors.build(name, {**tiny_detectors.QUICK, "backbone.norm": norm})
-    optimizer = build_optimizer(model, Optim(kind=kind, lr=1e-3))
-    for group in optimizer.param_groups:  # as on a GPU
-        group.update(fused=True, foreach=False)
-    state = TrainState(model, optimizer, WeightAverage(model, 0.9), None, Progress(Horizon(50, 5), True))
-    return EagerStep(state, Accelerator(cpu=True), "fp32", clip_norm=1.0)
-
-
-def settings(number: int) -> StepSettings:
-    return StepSettings(lr=1e-3 * (1 + number % 7), seed=number, hold_statistics=number > 40)
-
-
-def weights(step: EagerStep) -> list[torch.Tensor]:
-    state = step.state
-    assert state.average is not None
-    slots = [slot for slots in state.optimizer.state.values() for slot in slots.values() if torch.is_tensor(slot)]
-    return [*state.model.state_dict().values(), *state.average.model.state_dict().values(), *slots]
-
-
-def run(step: EagerStep, capture: Any, steps: int) -> list[Any]:
-    """Fifty steps of changing shapes; without `capture` each is eager, on the batch as `GraphStep` pads it."""
-    graphs = GraphStep(step, capture) if capture is not None else None
-    found = []
-    for number in range(steps):
-        one = batch(number, SIZES[number * number % 3], 1 + number % 12)
-        taken = graphs([one], settings(number)) if graphs else step([padded(one)], settings(number))
-        found.append([taken.total, *taken.losses.values(), *taken.floors.values()])
-    return found
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("improved", "adamw"), ("improved", "sgd"), ("course", "sgd"), ("retinanet", "adamw"), ("rpn", "sgd")],
+    ("name", "kind", "steps"),
+    [("improved", "adamw", 50), ("course", "sgd", 16), ("retinanet", "adamw", 16), ("rpn", "sgd", 16)],
 )
-def test_fifty_steps_of_changing_shapes_equal_eager_ones(name: str, kind: str) -> None:
-    steps = 50 if (name, kind) == ("improved", "adamw") else 20
+def test_fifty_steps_of_changing_shapes_equal_eager_ones(name: str, kind: str, steps: int) -> None:
     eager, other, capture = trained(name, kind), trained(name, kind), RecordedGraph()
-    losses = run(eager, None, steps)
-    assert run(other, capture, steps) == losses
-    assert capture.replayed > steps // 4
-    assert all(torch.equal(a, b) for a, b in zip(weights(eager), weights(other), strict=True))
+    batches = changing(steps)
+    losses = run(eager, [padded(one, 16) for one in batches])
+    assert run(GraphStep(other, capture, multiple=16), batches) == losses
+    assert capture.replayed >= steps // 6
+    assert same(eager, other)
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn"])
-def test_a_detector_that_reads_numbers_back_is_trained_eagerly_and_says_so_once(name: str) -> None:
-    # without BatchNorm, whose statistics the stand-in has moved when it refuses; a GPU has done nothing by then
-    eager, other, lines = trained(name, norm="none"), trained(name, norm="none"), []
-    graphs = GraphStep(other, RecordedGraph(), lines.append)
-    for number in range(12):
-        one = batch(number, SIZES[number % 2], 1 + number % 12, proposals=name == "fast_rcnn")
-        expected = eager([one if lines else padded(one)], settings(number))  # refused ones need no padding
-        assert graphs([one], settings(number)) == expected
-    assert all(torch.equal(a, b) for a, b in zip(weights(eager), weights(other), strict=True))
-    assert other.state.average is not None
-    assert other.state.average.updates == 12
-    assert [("cannot be captured" in line, "waits for the device" in line) for line in lines] == [
-        (True, True), (True, False)
-    ]  # fmt: skip
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes regions of padding too, and pools every level, as a GPU does, which it would make wait."""
+    monkeypatch.setattr(BoxBranch, "cuts_padding", lambda self, device: False)
+    monkeypatch.setattr(roi, "counts_regions", lambda device: False)
 
 
-def equal_to_eager(step: EagerStep, capture: Any) -> bool:
-    expected = trained("improved")
-    run(expected, None, 20)
-    run(step, capture, 20)
-    return all(torch.equal(a, b) for a, b in zip(weights(expected), weights(step), strict=True))
+@pytest.mark.parametrize("name", ["faster_rcnn", "fast_rcnn", "two_stage_course"])
+def test_a_two_stage_detector_is_captured_and_equals_its_eager_step(name: str, as_on_a_gpu: None) -> None:
+    eager, other, capture = trained(name), trained(name), RecordedGraph()
+    batches = [batch(n, (64, 64), 1 + n % 6, proposals=name == "fast_rcnn") for n in range(SEEN_BEFORE + 5)]
+    assert run(GraphStep(other, capture), batches) == run(eager, [padded(one) for one in batches])
+    assert (capture.recorded, capture.replayed) == (1, 4)
+    assert capture.splits == {"fast_rcnn": 0, "faster_rcnn": 1, "two_stage_course": 3}[name]  # NMS, here of each level
+    assert same(eager, other)
 
 
-def test_an_input_that_is_not_copied_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert equal_to_eager(trained("improved"), RecordedGraph())
+@pytest.mark.parametrize("name", [name for name in tiny_detectors.TINY if "mask" not in name])
+def test_a_step_on_a_device_never_waits(name: str) -> None:
+    """Forward, losses and gradients on a device that is not the CPU: nothing is read back or sent there meanwhile."""
+    with OtherDevice():
+        model = tiny_detectors.build(name, tiny_detectors.QUICK).train().to(OTHER)
+        one = batch(1, (64, 64), 4, proposals=name == "fast_rcnn").to(OTHER)
+        outside = splitting(lambda work, *inputs: _unwatched(work, inputs))
+        with outside, NothingWaits():
+            losses = model.loss(model(one.images, one.targets, one.proposals), one.targets)
+            torch.stack(list(losses.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _unwatched(work: Callable[..., torch.Tensor], inputs: Any) -> torch.Tensor:
+    with _disable_current_modes(), OtherDevice():
+        return work(*inputs)
+
+
+def test_what_waits_is_refused() -> None:
+    """The stand-in knows the ways in which a GPU waits: each of them raises, and only these do."""
+    numbers, chosen = torch.arange(4.0), torch.tensor([True, False, True, False])
+    rows = torch.tensor([0, 2])
+    for waits in (
+        lambda: numbers.sum().item(), lambda: float(numbers[0]), lambda: bool(chosen.all()), lambda: numbers.tolist(),
+        lambda: chosen.nonzero(), lambda: numbers[chosen], lambda: numbers.masked_select(chosen), numbers.unique,
+        lambda: torch.tensor([1.0, 2.0]), lambda: rows.repeat_interleave(rows), numbers.cpu, numbers.numpy,
+        lambda: torch.where(chosen), lambda: numbers.index_put((chosen,), numbers[0]), lambda: numbers.to(OTHER),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match=r"waits for the device|between the host"), NothingWaits():
+            waits()  # type: ignore[no-untyped-call]
+    with NothingWaits():
+        assert numbers[rows].shape == torch.where(chosen, numbers, 0.0)[:2].shape
+        torch.full((2,), 3.0), torch.rand(3), numbers.topk(2), rows.repeat_interleave(2)
+
+
+@pytest.fixture(scope="module")
+def few() -> tuple[list[Batch], EagerStep]:
+    """Batches of one shape, and a detector after eager steps on them."""
+    batches = [batch(n, (32, 32), 3) for n in range(SEEN_BEFORE + 3)]
+    eager = trained("improved")
+    run(eager, [padded(one) for one in batches])
+    return batches, eager
+
+
+def is_right(few: tuple[list[Batch], EagerStep], change: Callable[[GraphStep], None] = lambda step: None) -> bool:
+    step = trained("improved")
+    graphs = GraphStep(step, RecordedGraph())
+    change(graphs)
+    run(graphs, few[0])
+    return same(few[1], step)
+
+
+def test_an_input_that_is_not_copied_is_noticed(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_right(few)
     every = graph_step.tensors_of
-    for place in (0, 1, 5, 6, 8):  # pixels, sizes, boxes, labels, valid
-        with monkeypatch.context() as patch:
-            patch.setattr(graph_step.Graph, "take", lambda self, batch, place=place: [
-                own.copy_(other) for number, (own, other) in enumerate(
-                    zip(every(self.batch), every(batch), strict=True)) if number != place])  # fmt: skip
-            assert not equal_to_eager(trained("improved"), RecordedGraph()) or place == 1
+
+    def all_but(place: int) -> Callable[..., Any]:
+        def take(graph: Any, other: Batch) -> None:
+            for number, (own, new) in enumerate(zip(every(graph.batch), every(other), strict=True)):
+                if number != place:
+                    own.copy_(new)
+
+        return take
+
+    for place in (0, 5, 6):  # pixels, boxes, labels
+        monkeypatch.setattr(graph_step.Graph, "take", all_but(place))
+        assert not is_right(few), place
 
 
-def test_a_learning_rate_or_share_that_is_a_number_is_noticed() -> None:
-    for what in ("lr", "share"):
-        step, capture = trained("improved"), RecordedGraph()
-        graphs = GraphStep(step, capture)
-        if what == "lr":
-            for group in step.state.optimizer.param_groups:
-                group["lr"] = 1e-3
-        else:
-            assert step.state.average is not None
-            step.state.average.share = 0.0
-        expected = trained("improved")
-        for number in range(12):
-            one = batch(number, (64, 64), 3)
-            graphs([one], settings(number))
-            expected([padded(one)], settings(number))
-        assert capture.replayed > 0
-        assert not all(torch.equal(a, b) for a, b in zip(weights(expected), weights(step), strict=True)), what
+def test_a_learning_rate_or_share_that_is_a_number_is_noticed(few: Any) -> None:
+    def rate(graphs: GraphStep) -> None:
+        for group in graphs.eager.state.optimizer.param_groups:
+            group["lr"] = 1e-3
+
+    def share(graphs: GraphStep) -> None:
+        assert graphs.eager.state.average is not None
+        graphs.eager.state.average.share = 0.0
+
+    assert not is_right(few, rate)
+    assert not is_right(few, share)
+
+
+def test_losses_of_a_stale_buffer_and_a_seed_that_stays_are_noticed(few: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = GraphStep(trained("improved"), RecordedGraph())
+    kept = [graphs([one], settings(n)).total for n, one in enumerate(few[0])]
+    fresh = run(trained("improved"), [padded(one) for one in few[0]])
+    assert [float(total) for total in kept] == [losses[0] for losses in fresh]  # the next replay leaves them alone
+    monkeypatch.setattr(graph_step, "copied", lambda losses: losses)
+    graphs = GraphStep(trained("improved"), RecordedGraph())
+    kept = [graphs([one], settings(n)).total for n, one in enumerate(few[0])]
+    assert [float(total) for total in kept] != [losses[0] for losses in fresh]
+
+
+def test_chance_within_the_network_is_that_of_an_eager_step() -> None:
+    """The proposal network draws its sample anew in each replay, from the seed of the step."""
+    batches = [batch(1, (64, 64), 4)] * (SEEN_BEFORE + 3)  # nothing but the seed differs
+    eager, other, stuck = trained("rpn"), trained("rpn"), trained("rpn")
+    for step in (eager, other, stuck):
+        step.state.model.rpn.settings = step.state.model.rpn.settings.__class__(samples=8, anchor_sizes=((8,),) * 5)
+    assert run(GraphStep(other, RecordedGraph()), batches) == run(eager, [padded(one) for one in batches])
+    assert same(eager, other)
+    graphs = GraphStep(stuck, RecordedGraph())
+    graphs._set_numbers = lambda now: GraphStep._set_numbers(graphs, settings(0))  # type: ignore[method-assign]
+    run(graphs, batches)
+    assert not same(eager, stuck)
 
 
 def test_more_boxes_of_padding_change_no_loss() -> None:
     one = batch(3, (64, 64), 5)
     wider = padded(one)
     assert wider.targets.boxes.shape[1] == FEWEST_BOXES
-    for name in ("improved", "retinanet", "rpn"):
-        step = trained(name)
-        losses = [
-            step.state.model.loss(step.state.model(part.images, part.targets), part.targets) for part in (one, wider)
-        ]
+    for name in ("improved", "retinanet", "rpn", "faster_rcnn"):
+        model = trained(name).state.model
+        losses = []
+        for part in (one, wider):
+            torch.manual_seed(1)
+            losses.append(model.loss(model(part.images, part.targets), part.targets))
         for key, value in losses[0].items():
             torch.testing.assert_close(losses[1][key], value, rtol=1e-6, atol=0)
 
 
-def test_the_shape_that_was_not_used_longest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regions_of_padding_change_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU cuts padding off, a GPU does not ask how much of it there is."""
+    one, losses = padded(batch(3, (64, 64), 5)), []
+    for cuts in (True, False):
+        monkeypatch.setattr(BoxBranch, "cuts_padding", lambda self, device, cuts=cuts: cuts)
+        model = trained("faster_rcnn").state.model
+        torch.manual_seed(1)
+        outputs = model(one.images, one.targets)
+        losses.append(model.loss(outputs, one.targets))
+        assert outputs.sampled.real.all(1).any() == cuts  # rows of padding in every image
+    for key, value in losses[0].items():
+        torch.testing.assert_close(losses[1][key], value, rtol=1e-6, atol=0)
+
+
+def test_the_shape_whose_last_use_is_longest_ago_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_step, "MOST_GRAPHS", 2)
-    step, capture = trained("improved"), RecordedGraph()
-    graphs = GraphStep(step, capture)
-    for size in (
-        [(32, 32)] * (SEEN_BEFORE + 2) + [(32, 64)] * (SEEN_BEFORE + 1) + [(32, 32)] + [(64, 32)] * (SEEN_BEFORE + 1)
-    ):
+    capture = RecordedGraph()
+    graphs = GraphStep(trained("improved"), capture)
+    often = SEEN_BEFORE + 1
+    sizes = [(32, 32)] * (often + 1) + [(32, 64)] * often + [(32, 32)] + [(64, 32)] * often
+    for size in sizes:
         graphs([batch(1, size, 2)], settings(1))
-    assert [key[1][0][-2:] for key in graphs._graphs] == [(32, 32), (64, 32)]
+    assert [key[1][0][-2:] for key in graphs._graphs] == [(32, 32), (64, 32)]  # type: ignore[index]
     assert (capture.recorded, capture.replayed) == (3, 2)
 
 
-def test_masks_and_accumulation_are_eager_and_said() -> None:
-    step, lines = trained("improved"), []
-    graphs = GraphStep(step, RecordedGraph(), lines.append)
-    for _ in range(3):
-        graphs([batch(1, (32, 32), 2), batch(2, (32, 32), 2)], settings(1))
-    assert lines == ["CUDA graphs: gradients are accumulated: these steps are taken operation by operation"]
+def test_what_is_not_captured_is_eager_and_logged_once() -> None:
+    for name, group, reason in (
+        ("improved", [batch(1, (32, 32), 2)] * 2, "gradients are accumulated"),
+        ("fcos_mask", [batch(1, (64, 64), 2, masks=True)], "masks have another number of pixels in each batch"),
+    ):
+        capture, lines = RecordedGraph(), []  # type: RecordedGraph, list[str]
+        eager, other = trained(name), trained(name)
+        graphs = GraphStep(other, capture, lines.append)
+        for number in range(SEEN_BEFORE + 2):
+            assert graphs(group, settings(number)) == eager(group, settings(number))
+        assert lines == [f"CUDA graphs: {reason}: these steps are taken operation by operation"]
+        assert capture.recorded == 0
+        assert same(eager, other)
 
 
-@pytest.mark.parametrize("start", [train, estimate])
-def test_a_machine_without_a_gpu_refuses_them_before_anything_is_made(start: Any, tmp_path: Path) -> None:
-    data = write_shapes(tmp_path / "data", 2, 1, config=ShapesConfig(size=64))
-    with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA GPU, and this run is on cpu"):
-        start("fcos-shapes", data, overrides=["cuda_graphs=true"], device="cpu")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+def test_a_detector_that_waits_goes_on_eagerly_as_if_nothing_had_been_tried() -> None:
+    eager, other, lines = trained("improved"), trained("improved"), []  # type: Any, Any, list[str]
+    for step in (eager, other):
+        learn = step.learn
+
+        def waits(batches: Any, learn: Any = learn) -> Any:
+            losses = learn(batches)  # weights, statistics and average have moved by then
+            assert losses.total.item() > 0
+            return losses
+
+        step.learn = waits
+    batches = [batch(n, (32, 32), 3) for n in range(SEEN_BEFORE + 3)]
+    graphs = GraphStep(other, RecordedGraph(), lines.append)
+    assert run(graphs, batches) == run(
+        eager, [padded(one) if n <= SEEN_BEFORE else one for n, one in enumerate(batches)]
+    )
+    assert same(eager, other)
+    assert len(lines) == 1
+    assert "this detector cannot be captured (item waits for the device" in lines[0]
 
 
-def test_a_run_takes_its_steps_as_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the stand-in for the card: weights are those of the eager run on batches that need no padding."""
-    data = write_shapes(tmp_path / "data", 6, 2, config=ShapesConfig(size=64))
-    settings = ["schedule.steps=9", "validation.times=1", "data.workers=0", "precision=fp32", "data.train_scales=[]",
-                "data.batch_size=2", "model.fpn.channels=16", "model.head.stem_channels=[16]"]  # fmt: skip
-    capture, weights = RecordedGraph(), []
-    for graphs in (False, True):
-        if graphs:
-            monkeypatch.setattr(run_module, "training_step", lambda eager, _, log: GraphStep(eager, capture, log))
-        done = train("fcos-shapes", data, overrides=settings, device="cpu", runs=tmp_path / f"runs{graphs}")
-        weights.append(load_checkpoint(done.last).weights)
-    assert capture.replayed > 0
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+def test_replays_that_are_not_faster_and_a_lack_of_memory_keep_a_shape_eager() -> None:
+    slow, lines = RecordedGraph(), []  # type: RecordedGraph, list[str]
+    slow.replay_seconds = 3.0
+    graphs = GraphStep(trained("improved"), slow, lines.append)
+    run(graphs, [batch(1, (32, 32), 3)] * (SEEN_BEFORE + LAPS + 4))
+    assert (slow.recorded, slow.replayed) == (1, LAPS)
+    assert lines[1] == (
+        "CUDA graphs: a step of one shape takes 3e+03 ms, operation by operation 2e+03 ms: such shapes are taken so"
+    )
+    full = RecordedGraph(room=False)
+    graphs = GraphStep(trained("improved"), full, lines.append)
+    run(graphs, [batch(1, (32, 32), 3)] * (SEEN_BEFORE + 3))
+    assert full.recorded == 0
+    assert lines[2:] == [
+        "CUDA graphs: the memory of the device does not suffice for graphs beside other steps: new shapes are taken "
+        "operation by operation"
+    ]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.structures.detections import require
@@ -49,17 +48,6 @@ class Proposals:
         for index, (rows, own) in enumerate(zip(boxes, scores, strict=True)):
             padded[index, : len(rows)], values[index, : len(rows)], valid[index, : len(rows)] = rows, own, True
         return cls(padded, values, valid)
-
-    def padded(self, rows: int) -> Proposals:
-        """The same with so many rows of padding more."""
-        level = None if self.level is None else F.pad(self.level, (0, rows))
-        return Proposals(F.pad(self.boxes, (0, 0, 0, rows)), F.pad(self.scores, (0, rows)),
-                         F.pad(self.valid, (0, rows)), level)  # fmt: skip
-
-    def cloned(self) -> Proposals:
-        """The same in memory of its own."""
-        level = None if self.level is None else self.level.clone()
-        return Proposals(self.boxes.clone(), self.scores.clone(), self.valid.clone(), level)
 
     def scaled(self, across: float, down: float) -> Proposals:
         """The same proposals of a batch whose pixels were resized by these factors."""

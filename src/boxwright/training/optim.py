@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,12 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         return torch.optim.SGD(settings, lr=optim.lr, momentum=optim.momentum, foreach=not on_gpu, fused=on_gpu)
     return torch.optim.AdamW(settings, lr=optim.lr, fused=True)
+
+
+def plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's `state_dict`, whose learning rates are numbers also where a captured step reads tensors."""
+    state = optimizer.state_dict()
+    return {**state, "param_groups": [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]}
 
 
 def apply_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -76,13 +83,15 @@ class WeightAverage:
         pairs = list(zip(self._own, theirs, strict=True))
         floats = [(a, b) for a, b in pairs if a.is_floating_point()]
         own, goals = [a for a, _ in floats], [b for _, b in floats]
-        if isinstance(self.share, Tensor):
+        if isinstance(self.share, Tensor) and self.share.is_cuda:  # with a tensor, lerp is one kernel for each weight
+            torch._foreach_add_(own, torch._foreach_mul(torch._foreach_sub(goals, own), self.share))
+        elif isinstance(self.share, Tensor):
             torch._foreach_lerp_(own, goals, [self.share] * len(floats))
         else:
             torch._foreach_lerp_(own, goals, self.share)
-        for mine, other in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(other)
+        counts = [(a, b) for a, b in pairs if not a.is_floating_point()]
+        if counts:
+            torch._foreach_copy_([a for a, _ in counts], [b for _, b in counts])
 
     def update(self, model: nn.Module) -> None:
         """Both at once: one more step towards the model."""

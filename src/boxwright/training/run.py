@@ -24,7 +24,6 @@ from boxwright.training.batches import training_batches
 from boxwright.training.display import Display
 from boxwright.training.failures import advised
 from boxwright.training.fine_tune import load_weights
-from boxwright.training.graph_step import check_graphs, training_step
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
@@ -41,6 +40,7 @@ from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, r
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
 from boxwright.training.signals import StopSignal
+from boxwright.training.speed import check_speed, compiles_at_once, shapes_multiple, training_step
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
@@ -147,7 +147,7 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     started = now()
     check_trackers(recipe.trackers)
     accelerator, precision = choose_accelerator(asked.device, resumed.precision if resumed else recipe.precision)
-    check_graphs(recipe.cuda_graphs, accelerator.device)
+    check_speed(recipe, accelerator.device)
     main = accelerator.is_main_process
     display = Display(enabled=main)
     data = open_checked(
@@ -209,7 +209,10 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
     with advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
             eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
-            step = training_step(eager, recipe.cuda_graphs, display.log)
+            step = training_step(
+                eager, recipe, multiple=shapes_multiple(train_set, recipe), log=display.log,
+                steps_left=lambda: state.progress.steps - state.progress.step if state.progress.fixed else 0,
+            )  # fmt: skip
             batches = training_batches(run, state.progress, train_set, aspects, workers, accelerator)
             fit(state, run, step, batches, validate, accelerator, listener)
         accelerator.wait_for_everyone()
@@ -229,7 +232,7 @@ def _state(
     if asked.weights is not None and resumed is None:
         display.log(load_weights(model, classes, Path(asked.weights)))
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-    if recipe.compile:  # after the copy, which is only validated
+    if compiles_at_once(recipe):  # after the copy, which is only validated
         compile_parts(model)
     progress = Progress.at_start(numbers, fixed=asked.minutes is None)
     state = TrainState(model, build_optimizer(model, recipe.optim), average, accelerator.scaler, progress)
