@@ -187,16 +187,50 @@ def test_regions_of_padding_change_no_loss(monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(losses[1][key], value, rtol=1e-6, atol=0)
 
 
-def test_the_shape_whose_last_use_is_longest_ago_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_used_shape_gives_way_to_one_that_comes_more_than_twice_as_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(graph_step, "MOST_GRAPHS", 2)
     capture = RecordedGraph()
     graphs = GraphStep(trained("improved"), capture)
-    often = SEEN_BEFORE + 1
-    sizes = [(32, 32)] * (often + 1) + [(32, 64)] * often + [(32, 32)] + [(64, 32)] * often
-    for size in sizes:
-        graphs([batch(1, size, 2)], settings(1))
-    assert [key[1][0][-2:] for key in graphs._graphs] == [(32, 32), (64, 32)]  # type: ignore[index]
-    assert (capture.recorded, capture.replayed) == (3, 2)
+
+    def take(size: tuple[int, int], times: int) -> None:
+        for _ in range(times):
+            graphs([batch(1, size, 2)], settings(1))
+
+    def kept() -> list[Any]:
+        return [key[1][0][-2:] for key in graphs._graphs]  # type: ignore[index]
+
+    take((32, 32), SEEN_BEFORE + 2)  # five times
+    take((32, 64), SEEN_BEFORE + 1)  # four times
+    take((64, 32), 8)  # twice four
+    assert kept() == [(32, 32), (32, 64)]
+    take((64, 32), 1)
+    assert kept() == [(32, 32), (64, 32)]
+    assert (capture.recorded, capture.replayed) == (3, 1)
+    monkeypatch.setattr(graph_step, "FORGOTTEN_AFTER", 1)  # what came before counts nothing any more
+    take((32, 64), 3)
+    assert (32, 64) in kept()
+
+
+def test_graphs_give_way_to_a_step_that_needs_their_memory() -> None:
+    eager, other, capture = trained("improved"), trained("improved"), RecordedGraph()  # type: Any, Any, Any
+    lines: list[str] = []
+    graphs = GraphStep(other, capture, lines.append)
+    batches = [batch(n, (32, 32), 3) for n in range(SEEN_BEFORE + 2)] + [batch(9, (64, 64), 3)]
+    learn = other.learn
+
+    def short(given: Any) -> Any:
+        losses = learn(given)
+        if given[0].images.pixels.shape[-1] == 64 and graphs.num_shapes:
+            raise torch.OutOfMemoryError("not a byte is left")
+        return losses
+
+    other.learn = short
+    assert run(graphs, batches) == run(eager, [padded(one) for one in batches])
+    assert same(eager, other)
+    assert (graphs.num_shapes, capture.forgotten) == (0, 1)
+    assert lines[1:] == ["CUDA graphs: a step needed the memory of all graphs: they are captured anew"]
 
 
 def test_what_is_not_captured_is_eager_and_logged_once() -> None:

@@ -138,6 +138,7 @@ class CudaCapture:
     def forget(self) -> None:
         """Begin with a new pool; the old one is freed with the graphs that were dropped."""
         self._pool, self._held = torch.cuda.graph_pool_handle(), 0
+        torch.cuda.empty_cache()
 
 
 class _EventStopwatch:

@@ -8,7 +8,7 @@ loss. Chance is drawn by the device's generator, whose seed each step sets as an
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,9 @@ from boxwright.training.undo import Undo
 from boxwright.wording import counted
 
 MOST_GRAPHS = 32
-"""Graphs that are kept; of more shapes, the one whose last use is longest ago gives way."""
+"""Graphs that are kept; of more shapes, the least used gives way to one that comes more than twice as often."""
+FORGOTTEN_AFTER = 256
+"""Steps after which how often a shape came counts half."""
 SEEN_BEFORE = 3
 """Eager steps of a shape before it is captured: a shape that comes once is not worth it, and libraries choose their
 kernels in the first steps."""
@@ -78,8 +80,10 @@ class GraphStep:
         self, eager: EagerStep, capture: Capture, log: Callable[[str], None] = lambda text: None, multiple: int = 1
     ) -> None:
         self.eager, self.capture, self.log, self.multiple = eager, capture, log, multiple
-        self._graphs: OrderedDict[Key, Graph] = OrderedDict()
+        self._graphs: dict[Key, Graph] = {}
         self._seen: Counter[Key] = Counter()
+        self._uses: Counter[Key] = Counter()
+        self._steps = 0
         self._laps: dict[Key, Laps] = {}
         self._running: deque[tuple[deque[float], Stopwatch]] = deque(maxlen=64)
         self._kept_eager: set[Key] = set()
@@ -107,14 +111,13 @@ class GraphStep:
         key = (settings.hold_statistics, *((tensor.shape, tensor.dtype) for tensor in tensors_of(batch)))
         laps = self._laps.setdefault(key, Laps())
         self._read_laps(key)
+        self._count(key)
         graph = self._graphs.get(key)
         if graph is not None:
-            self._graphs.move_to_end(key)
             return self._timed(laps.replayed, lambda: self._replayed(graph, batch, settings))
-        self._seen[key] += 1
-        if self._seen[key] > SEEN_BEFORE and key not in self._kept_eager and self._has_room():
+        if self._seen[key] > SEEN_BEFORE and key not in self._kept_eager and self._has_room(key):
             return self._captured(key, batch, settings)
-        return self._timed(laps.eager, lambda: self.capture.aside(lambda: self.eager([batch], settings)))
+        return self._timed(laps.eager, lambda: self._uncaptured(batch, settings))
 
     @property
     def seconds(self) -> float | None:
@@ -132,6 +135,7 @@ class GraphStep:
         self._graphs.clear()
         self._laps.clear()
         self._seen.clear()
+        self._uses.clear()
         self._running.clear()
         self.capture.forget()
 
@@ -143,15 +147,42 @@ class GraphStep:
             return "gradients are accumulated"
         return "masks have another number of pixels in each batch" if batches[0].targets.masks is not None else None
 
-    def _has_room(self) -> bool:
-        """Whether another graph may be captured; where memory is short this is logged."""
-        if self.capture.has_room():
+    def _count(self, key: Key) -> None:
+        """Count a step of a shape: since the beginning, and lately."""
+        self._steps += 1
+        if self._steps % FORGOTTEN_AFTER == 0:
+            self._uses = Counter({other: uses // 2 for other, uses in self._uses.items()})
+        self._seen[key] += 1
+        self._uses[key] += 1
+
+    def _has_room(self, key: Key) -> bool:
+        """Whether a shape may be captured, if need be in the place of another; where memory is short this is logged."""
+        if not self.capture.has_room():
+            self._log_once(
+                "CUDA graphs: the memory of the device does not suffice for graphs beside other steps: new shapes are "
+                "taken operation by operation"
+            )
+            return False
+        if len(self._graphs) < MOST_GRAPHS:
             return True
-        self._log_once(
-            "CUDA graphs: the memory of the device does not suffice for graphs beside other steps: new shapes are "
-            "taken operation by operation"
-        )
-        return False
+        least = min(self._graphs, key=self._uses.__getitem__)
+        if self._uses[key] <= 2 * self._uses[least]:
+            return False
+        del self._graphs[least]
+        return True
+
+    def _uncaptured(self, batch: Batch, settings: StepSettings) -> StepLosses:
+        """An eager step; if the memory does not suffice for it beside the graphs, they give way."""
+        undo = Undo(self.eager.state) if self._graphs else None
+        try:
+            return self.capture.aside(lambda: self.eager([batch], settings))
+        except torch.OutOfMemoryError:
+            if undo is None:
+                raise
+        undo()  # not before the error, which holds what the step had made, is gone
+        self.forget()
+        self._log_once("CUDA graphs: a step needed the memory of all graphs: they are captured anew")
+        return self.capture.aside(lambda: self.eager([batch], settings))
 
     def _log_once(self, sentence: str) -> None:
         if sentence not in self._logged:
@@ -192,8 +223,6 @@ class GraphStep:
 
     def _captured(self, key: Key, batch: Batch, settings: StepSettings) -> StepLosses:
         """Take the step of a new shape, and record it."""
-        if len(self._graphs) == MOST_GRAPHS:
-            self._graphs.popitem(last=False)
         start = now()
         own = with_tensors(batch, torch.clone)
         undo = Undo(self.eager.state)

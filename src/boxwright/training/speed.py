@@ -122,7 +122,8 @@ class CompilingStep:
         self._steps += 1
         if not self._settled and self._steps % LOOK_EVERY == 0 and (seconds := self.graphs.seconds) is not None:
             self._decide(seconds)
-        if self._settled or self._plain is None:
+        # the compiler works in the first steps after it was asked; captured ones are beyond it
+        if self._settled or self._plain is None or self.graphs.num_shapes:
             return self.graphs(batches, settings)
         undo = Undo(self.graphs.eager.state)
         try:
