@@ -236,6 +236,7 @@ def test_graphs_give_way_to_a_step_that_needs_their_memory() -> None:
 def test_what_is_not_captured_is_eager_and_logged_once() -> None:
     for name, group, reason in (
         ("improved", [batch(1, (32, 32), 2)] * 2, "gradients are accumulated"),
+        ("faster_rcnn", [batch(1, (64, 64), 2)], "a norm of the box head needs to know how many regions there are"),
         ("fcos_mask", [batch(1, (64, 64), 2, masks=True)], "masks have another number of pixels in each batch"),
     ):
         capture, lines = RecordedGraph(), []  # type: RecordedGraph, list[str]

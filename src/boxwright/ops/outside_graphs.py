@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor
 
@@ -16,24 +15,20 @@ Split = Callable[..., Tensor]
 """Called with the work and its inputs: ends a graph, does the work (now, and in each replay again), begins the next
 graph, and gives the result in memory that stays."""
 
-_splits: list[Split] = []
-
-
-def outside_graphs(work: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """The result of `work(*inputs)`; where a graph is being captured, it is no part of it.
-
-    >>> import torch
-    >>> outside_graphs(lambda values, least: values[values > least], torch.tensor([1, 5]), 3).tolist()
-    [5]
-    """
-    return _splits[-1](work, *inputs) if _splits else work(*inputs)
+splits: list[Split] = []
+"""Of captures that are under way; the last one counts."""
 
 
 @contextmanager
 def splitting(split: Split) -> Iterator[None]:
-    """From here on `outside_graphs` leaves its work to `split`."""
-    _splits.append(split)
+    """From here on, work that waits is left to `split`.
+
+    >>> with splitting(lambda work, *inputs: ("between two graphs", work(*inputs))):
+    ...     splits[-1](max, 3, 5)
+    ('between two graphs', 5)
+    """
+    splits.append(split)
     try:
         yield
     finally:
-        _splits.pop()
+        splits.pop()

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from boxwright.data.loader import Batch
+from boxwright.models.box_branch import BoxBranch
 from boxwright.training.cuda_capture import Capture, Recording, Stopwatch
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
@@ -66,8 +67,8 @@ class GraphStep:
     """A `TrainStep` that replays captured steps, and takes others operation by operation.
 
     Eager are: a shape until it was seen `SEEN_BEFORE` times; batches with masks, whose number of pixels differs from
-    step to step; accumulated gradients; several processes; a shape whose replays are not faster. The first of each is
-    logged. Where BatchNorm begins to hold its statistics, every shape is captured anew.
+    step to step; box heads with BatchNorm; accumulated gradients; several processes; a shape whose replays are not
+    faster. The first of each is logged. Where BatchNorm begins to hold its statistics, every shape is captured anew.
 
     Args:
         eager: the step that is captured.
@@ -90,6 +91,10 @@ class GraphStep:
         self._logged: set[str] = set()
         self._refused = False
         device = eager.accelerator.device
+        model: nn.Module = eager.state.model
+        self._counts_regions = any(
+            isinstance(part, BoxBranch) and part.cuts_padding(device) for part in model.modules()
+        )
         # fused optimizers read a float32 on a GPU and the whole double on a CPU
         kind = torch.float64 if device.type == "cpu" else torch.float32
         for group in eager.state.optimizer.param_groups:
@@ -145,7 +150,9 @@ class GraphStep:
             return "several processes train together"
         if len(batches) > 1:
             return "gradients are accumulated"
-        return "masks have another number of pixels in each batch" if batches[0].targets.masks is not None else None
+        if batches[0].targets.masks is not None:
+            return "masks have another number of pixels in each batch"
+        return "a norm of the box head needs to know how many regions there are" if self._counts_regions else None
 
     def _count(self, key: Key) -> None:
         """Count a step of a shape: since the beginning, and lately."""
