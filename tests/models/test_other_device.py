@@ -5,6 +5,7 @@ import torch
 from other_device import OTHER, Away, OtherDevice, one_layout_for_group_norm
 from tiny_detectors import BOXES, QUICK, TINY, build, forward, image, total
 
+from boxwright.models.box_branch import BoxBranch
 from boxwright.structures import DetectSettings, ImageBatch, Targets
 
 EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
@@ -31,6 +32,8 @@ def learn_and_find(name, device):
 @pytest.mark.parametrize("name", TINY)
 def test_a_detector_on_another_device_is_the_same(name, monkeypatch):
     one_layout_for_group_norm(monkeypatch)
+    # regions of padding, which a CPU leaves out, change how sums are rounded
+    monkeypatch.setattr(BoxBranch, "cuts_padding", lambda self, device: False)
     expected, weights, found = learn_and_find(name, "cpu")
     with OtherDevice():
         figures, moved_weights, moved = learn_and_find(name, OTHER)

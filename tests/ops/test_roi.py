@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
+from boxwright.ops import roi
 from boxwright.ops.roi import pool_regions, region_levels
 
 
@@ -48,6 +49,23 @@ class TestPooling:
             rois = torch.cat([image[None].float(), box])[None]
             alone = roi_align(self.MAPS[level], rois, 7, 1 / self.STRIDES[level], sampling, aligned)
             torch.testing.assert_close(pooled[row], alone[0])
+
+    @pytest.mark.parametrize(("sampling", "aligned"), [(0, True), (2, False), (2, True), (0, False)])
+    def test_asking_every_level_gives_the_same_and_the_same_gradients(self, sampling, aligned, monkeypatch):
+        """A GPU does so, because it would have to be waited for to know how many regions each level has."""
+        found = []
+        for counted in (True, False):
+            monkeypatch.setattr(roi, "counts_regions", lambda device, counted=counted: counted)
+            maps = [map_.clone().requires_grad_() for map_ in self.MAPS]
+            # one larger than the image, one at its corner
+            boxes = torch.cat([self.BOXES[:5], torch.tensor([[-30.0, -30, 300, 300], [255, 255, 256, 256]])])
+            pooled = pool_regions(
+                maps, self.STRIDES, boxes, self.IMAGE, self.LEVEL, 7, sampling=sampling, aligned=aligned
+            )
+            (pooled * torch.arange(7)).sum().backward()
+            found.append([pooled.detach(), *(map_.grad for map_ in maps)])
+        assert all(map(torch.equal, *found))
+        assert found[0][0].abs().sum() > 0
 
     def test_it_is_torchvisions_pooling(self):
         peer = MultiScaleRoIAlign(["0", "1", "2"], 7, sampling_ratio=2)

@@ -30,8 +30,9 @@ RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-sma
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
     "norm": ("sync_bn",), "stem_norm": ("sync_bn",),
+    "speed": ("graphs", "compiled"),  # needs a GPU, and minutes; tests/training/test_speed.py
 }  # fmt: skip
-"""Values that a single process on a CPU refuses."""
+"""Values that a single process on a CPU refuses, or needs long for."""
 
 
 def literals(annotation: Any) -> list[Any]:

@@ -78,7 +78,8 @@ class _MadeFromNumbers(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in (torch.tensor, torch.as_tensor) and _is_other(kwargs.get("device")):
+        there = bool(args) and isinstance(args[0], Away) and function is torch.as_tensor  # a tensor that is not moved
+        if function in (torch.tensor, torch.as_tensor) and _is_other(kwargs.get("device")) and not there:
             return function(*args, **{**kwargs, "device": "cpu"}).to(OTHER)
         return function(*args, **kwargs)
 

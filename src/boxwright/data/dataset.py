@@ -105,12 +105,15 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             sizes = [hw for _, hw in self._kept]
             self._ground_truths = [self._resized_ground_truth(*row) for row in zip(self.records, sizes, strict=True)]
 
-    def _size_in_memory(self) -> int:
-        """Bytes of all images at network size; an image of unknown size counts as the first image."""
+    def network_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image at network size; an image of unknown size counts as the first image."""
         sizes = [record.stated_hw for record in self.records]
         first = sizes[0] or image_size(self.records[0].path)
-        plans = [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
-        return sum(3 * height * width for height, width in plans)
+        return [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
+
+    def _size_in_memory(self) -> int:
+        """Bytes of all images at network size."""
+        return sum(3 * height * width for height, width in self.network_sizes())
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path, value_range=self.value_range)

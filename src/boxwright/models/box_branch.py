@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.nn.box_head import BoxHead, StageHead
-from boxwright.nn.norm import Norm
+from boxwright.nn.norm import BATCH_NORMS, Norm
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.coding import decode_boxes, encode_boxes
@@ -154,6 +154,13 @@ class BoxBranch(nn.Module):
         )  # fmt: skip
         return level - lowest
 
+    def cuts_padding(self, device: torch.device) -> bool:
+        """Whether padding goes only as far as an image needs it, which a GPU has to be asked for.
+
+        On a CPU, where pooling and head are most of a step; and where a norm sees all regions of a batch.
+        """
+        return device.type == "cpu" or any(isinstance(part, BATCH_NORMS) for part in self.head.modules())
+
     @torch.no_grad()
     def sample(self, proposals: Proposals, targets: Targets) -> SampledRegions:
         """Regions to learn from: drawn from proposals and ground truth together; the proposals are left as they are."""
@@ -169,9 +176,9 @@ class BoxBranch(nn.Module):
         drawn = sample_balanced(
             positive, ~positive & ~assigned.ignored & usable, settings.samples, settings.positive_fraction
         )  # fmt: skip
-        # padding goes as far as no image needs it: pooling and head are most of a step
-        longest = max(1, int(drawn.real.sum(1).amax()))
-        drawn = Sampled(*(part[:, :longest] for part in drawn))
+        if self.cuts_padding(boxes.device):
+            longest = max(1, int(drawn.real.sum(1).amax()))
+            drawn = Sampled(*(part[:, :longest] for part in drawn))
         owner = torch.where(drawn.positive, assigned.owner.gather(1, drawn.rows), -1)
         return SampledRegions(
             boxes=gather_rows(boxes, drawn.rows),

@@ -15,6 +15,8 @@ from torchvision.ops import roi_align
 from boxwright.ops.boxes import box_area
 
 CANONICAL_SIZE = 224.0
+OUTSIDE = -1000.0
+"""Cells: where a box lies that no map has anything for."""
 
 
 def region_levels(boxes: Tensor, lowest: int, highest: int, *, canonical: int = 4, slack: float = 0.0) -> Tensor:
@@ -64,6 +66,8 @@ def pool_regions(
             features = roi_align(map_.float(), rows[own], size, 1 / stride, sampling, aligned)
             pooled = pooled.index_put((own,), features)
         return pooled
+    if not counts_regions(boxes.device):
+        return pool_every_level(levels, strides, rows, level, size, sampling=sampling, aligned=aligned)
     order = level.argsort(stable=True)  # by level; undone below, so that rows keep their order
     counts = torch.stack([(level == index).sum() for index in range(len(levels))]).tolist()
     parts = [
@@ -71,3 +75,27 @@ def pool_regions(
         for map_, stride, own in zip(levels, strides, rows[order].split(counts), strict=True)  # type: ignore[no-untyped-call]
     ]
     return torch.cat(parts)[order.argsort()]
+
+
+def counts_regions(device: torch.device) -> bool:
+    """Whether regions are sorted by level: on a CPU, which knows how many belong to each without waiting."""
+    return device.type == "cpu"
+
+
+def pool_every_level(
+    levels: Sequence[Tensor], strides: Sequence[int], rows: Tensor, level: Tensor, size: int, *,
+    sampling: int, aligned: bool,
+) -> Tensor:  # fmt: skip
+    """`pool_regions` of rows (R, 5), image and box, without asking how many belong to each level: no GPU is waited for.
+
+    Every map is asked for every region; a region of another level is an empty box far outside of the map, which
+    RoIAlign answers with zeros at once. So the sum over the maps is what the region's own map gives.
+    """
+    pooled: Tensor | None = None
+    for index, (map_, stride) in enumerate(zip(levels, strides, strict=True)):
+        nowhere = torch.where((level == index)[:, None], rows[:, 1:], OUTSIDE * stride)
+        own = torch.cat([rows[:, :1], nowhere], dim=1)
+        part: Tensor = roi_align(map_.float(), own, size, 1 / stride, sampling, aligned)
+        pooled = part if pooled is None else pooled + part
+    assert pooled is not None  # there is a map
+    return pooled

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
 from boxwright.ops.boxes import box_area, pairwise_intersection, pairwise_iou
+from boxwright.ops.outside_graphs import splits
 
 LARGEST_PAIRS = 1 << 27
 """Pairs of boxes in memory at once on a GPU, a byte each; images beyond that are processed in turn."""
@@ -214,7 +215,8 @@ def select_detections(
     order = torch.where(good, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (B, N)
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    keep = suppress(boxes, labels, nms_iou, max_detections)
+    found = (boxes, labels, nms_iou, max_detections)
+    keep = splits[-1](suppress, *found) if splits else suppress(*found)  # it waits: no part of a graph under capture
     kept = keep.cumsum(1)  # (B, N): how many are kept up to here, which is the place of each kept box, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
     # a table with one column more: boxes that are not wanted go to column 0, which is cut off

@@ -219,6 +219,11 @@ class Recipe(Section):
     """Where the numbers of a run go besides its folder; TensorBoard where it is installed."""
     compile: bool = False
     """Let torch.compile fuse backbone, pyramid and head; the first steps of each image size then take minutes."""
+    speed: Literal["auto", "eager", "graphs", "compiled"] = "auto"
+    """How steps are taken. auto: on a CUDA GPU a step is captured as a CUDA graph once its shape repeats, and parts of
+    the network are compiled once the rest of the run is long enough to pay for it; elsewhere as eager. eager: operation
+    by operation. graphs: captured, never compiled. compiled: parts are compiled from the first step on, and steps
+    captured on a GPU."""
 
     @property
     def needs_masks(self) -> bool:

@@ -56,6 +56,18 @@ def compile_parts(model: nn.Module, *, dynamic: bool | None = None, mode: str | 
 
     Not the mask heads, whose number of regions changes with every batch. `dynamic` and `mode` are torch.compile's.
     """
-    for name, part in model.named_modules():
-        if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead):
-            part.compile(dynamic=dynamic, mode=mode)
+    for part in _parts(model):
+        part.compile(dynamic=dynamic, mode=mode)
+
+
+def plain_parts(model: nn.Module) -> None:
+    """Undo `compile_parts`, in place."""
+    for part in _parts(model):
+        part._compiled_call_impl = None
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    return [
+        part for name, part in model.named_modules()
+        if name.rpartition(".")[2] in COMPILED_PARTS and not isinstance(part, MaskHead)
+    ]  # fmt: skip

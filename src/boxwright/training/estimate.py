@@ -24,11 +24,23 @@ from boxwright.runtime.precision import compile_parts
 from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.batches import training_batches
 from boxwright.training.fine_tune import load_weights
+from boxwright.training.graph_step import SEEN_BEFORE, GraphStep
 from boxwright.training.memory import check_fits
 from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
 from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
+from boxwright.training.speed import (
+    EXPECTED_GAIN,
+    CompilingStep,
+    check_speed,
+    compile_cost,
+    compiles_at_once,
+    may_compile,
+    pays,
+    shapes_multiple,
+    training_step,
+)
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep, TrainStep
 from boxwright.training.timing import now, typical
@@ -37,6 +49,8 @@ from boxwright.wording import counted
 
 LEAST_STEPS = 8
 """Steps that are counted at least."""
+CAPTURED_AFTER = 3 * (SEEN_BEFORE + 1)
+"""Steps of each scale after which most shapes of batches are captured: images upright or not, few objects or many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +67,30 @@ class Estimate:
     validation_seconds: float
     """Of one validation, on all the images of the split that it uses."""
     memory: int
-    """Bytes: the most that was allocated on a GPU, else the largest the process has been."""
+    """Bytes: the most that was held on a GPU, else the largest the process has been."""
+    compiling: float = 0.0
+    """Seconds that compiling parts of the network on the way is expected to take; 0 where the run would not."""
 
     @property
     def seconds(self) -> float:
         """The whole run."""
-        return self.steps * self.step_seconds + self.validations * self.validation_seconds
+        step = self.step_seconds * (1 - EXPECTED_GAIN) if self.compiling else self.step_seconds
+        return self.compiling + self.steps * step + self.validations * self.validation_seconds
 
     def sentence(self) -> str:
         """All of it in one line."""
         rate = self.batch / self.step_seconds
+        compiled = ""
+        if self.compiling:
+            compiled = (
+                f"; it would compile parts of the network, expected to take {duration(self.compiling)} and to save "
+                f"{EXPECTED_GAIN:.0%} of each step"
+            )
         return (
             f"{duration(self.seconds)}: {counted(self.steps, 'step')} of {counted(self.batch, 'image')} at "
             f"{self.step_seconds:.3g} s "
             f"({rate:.3g} images/s, {self.waiting:.0%} of it waiting for data), {self.validations} validations of "
-            f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB"
+            f"{duration(self.validation_seconds)} each; memory {self.memory / 2**30:.2g} GiB{compiled}"
         )
 
 
@@ -106,6 +129,7 @@ def estimate(
     settings = load_recipe(settled(recipe, this_machine(device_called(device)))[0], overrides)
     accelerator, precision = choose_accelerator(device, settings.precision)
     where = accelerator.device
+    check_speed(settings, where)
     opened = open_checked(
         data, classes=classes, train_split=train_split, val_split=val_split, overfit=overfit, recipe=settings,
         log=lambda _: None,
@@ -122,26 +146,34 @@ def estimate(
     train_set, val_set, aspects = image_sets(settings, opened, augment=overfit is None, proposals=stored)
     check_fits(model, train_set, settings, precision, where)
     average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-    if settings.compile:
+    if compiles_at_once(settings):
         compile_parts(model)
-    progress = Progress(Horizon(warm_steps(settings) + counted_steps(settings)), fixed=False)  # every scale in turn
+    progress = Progress(Horizon(0), fixed=False)  # every scale in turn
     state = TrainState(model, build_optimizer(model, settings.optim), average, accelerator.scaler, progress)
     run = RunSettings(
         settings, numbers, seed, None, now(), [record.path for record in train_set.records], len(val_set)
     )  # fmt: skip
-    step = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
+    eager = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
+    # how long the run is, is not told: nothing is compiled on the way
+    step = training_step(eager, settings, multiple=shapes_multiple(train_set, settings))
+    warm = warm_steps(settings, captured=step is not eager)
+    progress.horizon = Horizon(warm + counted_steps(settings))
     workers = worker_count(settings.data.workers, where, train_set.cached_bytes > 0)
     batches = training_batches(run, progress, train_set, aspects, workers, accelerator)
-    step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator)
+    step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator, warm)
     detector = Detector(Checkpoint(settings, opened.classes, model.state_dict()), where, precision=precision)
     validation = _time_validation(detector, val_set, settings.validation.max_images)
     steps = numbers.steps
     if minutes is not None:
         steps = max(1, int(settings.validation.steps_within(minutes * 60, step_seconds, validation)))
     memory = largest_process_size()
-    if where.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(where)
-    return Estimate(steps, numbers.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory)
+    if where.type == "cuda":  # reserved: what graphs hold is not allocated
+        memory = torch.cuda.max_memory_reserved(where)
+    shapes = step.num_shapes if isinstance(step, GraphStep | CompilingStep) else 0
+    compiling = compile_cost(shapes) if may_compile(settings, where) and pays(step_seconds, steps, shapes) else 0.0
+    return Estimate(
+        steps, numbers.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory, compiling
+    )
 
 
 def largest_process_size() -> int:
@@ -153,9 +185,12 @@ def largest_process_size() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def warm_steps(recipe: Recipe) -> int:
-    """Steps that are taken first and not counted: with multi-scale training one of each scale."""
-    return max(3, len(recipe.data.train_scales))
+def warm_steps(recipe: Recipe, *, captured: bool = False) -> int:
+    """Steps that are taken first and not counted: with multi-scale training one of each scale.
+
+    Where steps are captured, so many of each that most of its shapes are.
+    """
+    return CAPTURED_AFTER * max(1, len(recipe.data.train_scales)) if captured else max(3, len(recipe.data.train_scales))
 
 
 def counted_steps(recipe: Recipe) -> int:
@@ -164,10 +199,11 @@ def counted_steps(recipe: Recipe) -> int:
 
 
 def _time_steps(
-    run: RunSettings, progress: Progress, step: TrainStep, batches: Iterator[list[Batch]], accelerator: Accelerator
-) -> tuple[float, float]:
-    """Seconds of a step, the mean over the scales of the recipe, and the share spent waiting for images."""
-    scales, warm = len(run.recipe.data.train_scales) or 1, warm_steps(run.recipe)
+    run: RunSettings, progress: Progress, step: TrainStep, batches: Iterator[list[Batch]], accelerator: Accelerator,
+    warm: int,
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of a step after `warm` of them, the mean over the scales, and the share spent waiting for images."""
+    scales = len(run.recipe.data.train_scales) or 1
     waits: list[float] = []
     costs: list[float] = []
     while progress.step < progress.steps:

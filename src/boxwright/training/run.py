@@ -42,6 +42,7 @@ from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, r
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
 from boxwright.training.signals import StopSignal
+from boxwright.training.speed import check_speed, compiles_at_once, shapes_multiple, training_step
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
@@ -152,6 +153,7 @@ def _run(
     started = now()
     check_trackers(recipe.trackers)
     accelerator, precision = choose_accelerator(asked.device, resumed.precision if resumed else recipe.precision)
+    check_speed(recipe, accelerator.device)
     main = accelerator.is_main_process
     display = Display(enabled=main)
     if note is not None:
@@ -214,7 +216,11 @@ def _run(
     )
     with advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
-            step = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
+            eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
+            step = training_step(
+                eager, recipe, multiple=shapes_multiple(train_set, recipe), log=display.log,
+                steps_left=lambda: state.progress.steps - state.progress.step if state.progress.fixed else 0,
+            )  # fmt: skip
             batches = training_batches(run, state.progress, train_set, aspects, workers, accelerator)
             fit(state, run, step, batches, validate, accelerator, listener)
         accelerator.wait_for_everyone()
@@ -234,7 +240,7 @@ def _state(
     if asked.weights is not None and resumed is None:
         display.log(load_weights(model, classes, Path(asked.weights)))
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-    if recipe.compile:  # after the copy, which is only validated
+    if compiles_at_once(recipe):  # after the copy, which is only validated
         compile_parts(model)
     progress = Progress.at_start(numbers, fixed=asked.minutes is None)
     state = TrainState(model, build_optimizer(model, recipe.optim), average, accelerator.scaler, progress)

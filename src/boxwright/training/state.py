@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from boxwright.data.sampler import AHEAD, draw_seed
 from boxwright.recipes.schema import Recipe
-from boxwright.training.optim import WeightAverage
+from boxwright.training.optim import WeightAverage, plain_state
 from boxwright.training.pace import Pace, first_plan
 from boxwright.training.scales import batch_scale
 from boxwright.training.schedule import Horizon, ScaledSchedule, StepSettings, lr_factor
@@ -190,7 +190,7 @@ class TrainState:
             "model": trained,
             "average": {} if self.average is None else self.average.state_dict(),
             "average_updates": 0 if self.average is None else self.average.updates,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": plain_state(self.optimizer),
             "scaler": {} if self.scaler is None else self.scaler.state_dict(),
         }
 

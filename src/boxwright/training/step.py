@@ -61,16 +61,25 @@ class EagerStep:
 
     def __call__(self, batches: Sequence[Batch], settings: StepSettings) -> StepLosses:
         """Learn from the batches; see `TrainStep`."""
-        state, accelerator = self.state, self.accelerator
         apply_lr(self._optimizer, settings.lr)
         torch.manual_seed(settings.seed)
-        if settings.hold_statistics:
-            for module in state.model.modules():
+        self.hold_statistics(settings.hold_statistics)
+        if self.state.average is not None:
+            self.state.average.advance()
+        return self.learn([scale_batch(one, settings.scale) if settings.scale != 1.0 else one for one in batches])
+
+    def hold_statistics(self, held: bool) -> None:
+        """From now on BatchNorm normalises by its running statistics, if `held`."""
+        if held:
+            for module in self.state.model.modules():
                 if isinstance(module, BATCH_NORMS):
                     module.eval()
+
+    def learn(self, batches: Sequence[Batch]) -> StepLosses:
+        """Forward, loss, backward, clipping, optimizer, weight average: all that computes, and nothing that waits."""
+        state, accelerator = self.state, self.accelerator
         found: list[StepLosses] = []
-        for number, batch in enumerate(batches):
-            images, targets, _, proposals = scale_batch(batch, settings.scale) if settings.scale != 1.0 else batch
+        for number, (images, targets, _, proposals) in enumerate(batches):
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self._network):
                 with self._arithmetic:
@@ -85,7 +94,7 @@ class EagerStep:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if state.average is not None:
-            state.average.update(state.model)
+            state.average.follow(state.model)
         return _mean(found)
 
 
