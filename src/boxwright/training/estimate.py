@@ -23,8 +23,9 @@ from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.batches import training_batches
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.memory import check_fits
+from boxwright.training.on_device import batch_source
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
+from boxwright.training.prepare import image_sets, open_checked, open_proposals
 from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.state import Progress, RunSettings, TrainState
@@ -128,8 +129,8 @@ def estimate(
         settings, numbers, seed, None, now(), [record.path for record in train_set.records], len(val_set)
     )  # fmt: skip
     step = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
-    workers = worker_count(settings.data.workers, where, train_set.cached_bytes > 0)
-    batches = training_batches(run, progress, train_set, aspects, workers, accelerator)
+    source = batch_source(settings.data, train_set, where, lambda _: None)
+    batches = training_batches(run, progress, source, aspects, accelerator)
     step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator)
     detector = Detector(Checkpoint(settings, opened.classes, model.state_dict()), where, precision=precision)
     validation = _time_validation(detector, val_set, settings.validation.max_images)
