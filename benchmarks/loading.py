@@ -2,8 +2,9 @@
 
 One peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
 flips, resizes and converts, `DataLoader` with as many processes. The other, where OpenCV is installed, is what
-Ultralytics documents as its default: a mosaic of four for every image. All see the same files at the same size.
-`python -m benchmarks.loading`.
+Ultralytics documents as its default: a mosaic of four for every image. All see the same files at the same size. The
+last rows are those of `data.on_device`: what the host has to draw, and the batches that a device makes of it, of images
+that are stored there or sent. `python -m benchmarks.loading`.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
-from boxwright.data.loader import make_loader
+from boxwright.data.loader import load_collated, make_loader
 from boxwright.data.records import Split
 from boxwright.data.sampler import StepSampler, aspects_of
+from boxwright.data.stored import store_images
 from boxwright.recipes import load_recipe
 from boxwright.recipes.schema import Augment
+from boxwright.runtime.devices import device_called
+from boxwright.training.batches import DrawnBatches
 from boxwright.training.prepare import augmentation
 
 FLIP = Augment(horizontal_flip=0.5)
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="images a batch")
     parser.add_argument("--steps", type=int, default=8, help="batches a round")
     parser.add_argument("--workers", type=int, default=0, help="processes of each loader; 0: one core, in this process")
+    parser.add_argument("--device", default="auto", help="where batches are made in the last rows: auto, cpu, cuda")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns; medians count")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
@@ -95,13 +100,20 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader's process
 
+    def sampler() -> StepSampler:
+        return StepSampler(aspects, given.batch, seed=0, start=0, stop=given.steps, mosaic=lambda _: True)
+
     def ours(augment: Augment, cache: bool) -> Callable[[], None]:
         images = DetectionDataset(part, rule, augmentation=augmentation(augment), cache=cache)
-        return drain(
-            lambda: make_loader(
-                images, StepSampler(aspects, given.batch, seed=0, start=0, stop=given.steps), workers=given.workers
-            )
-        )
+        return drain(lambda: make_loader(images, sampler(), workers=given.workers))
+
+    device = device_called(given.device)
+    cached = DetectionDataset(part, rule, augmentation=augmentation(recipe.data.augment), cache=True)
+    stored = DrawnBatches(cached, given.workers, device, store_images(cached, device))
+    sent = DrawnBatches(cached, given.workers, device)
+
+    def drawn() -> Iterable[Any]:
+        return load_collated(stored.samples, stored.collate, sampler(), workers=given.workers)
 
     assert rule.size is not None
     assert rule.max_size is not None
@@ -121,6 +133,9 @@ def main() -> None:
         "boxwright, flips, cached": ours(FLIP, cache=True),
         f"boxwright, all of {given.recipe}, from files": ours(recipe.data.augment, cache=False),
         f"boxwright, all of {given.recipe}, cached": ours(recipe.data.augment, cache=True),
+        f"boxwright, all of {given.recipe}, drawn": drain(drawn),
+        f"boxwright, all of {given.recipe}, made on {device.type}, stored there": drain(lambda: stored(sampler())),
+        f"boxwright, all of {given.recipe}, made on {device.type}, sent there": drain(lambda: sent(sampler())),
     }
     if importlib.util.find_spec("cv2"):
         # the long side of an image of 4 to 3 whose short side is the recipe's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
 from boxwright.data.transforms import Compose, Sample, resize_ground_truth, resize_proposals, resize_sample
-from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.ops.image import ResizeRule, fit_image, resize_plan
 from boxwright.structures import GroundTruth
 
 CACHE_LIMIT = 4 << 30
@@ -96,7 +96,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return
         beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this run on the same machine
         limit = CACHE_LIMIT if forced else min(CACHE_LIMIT, _free_memory() // (4 * beside))
-        if not forced and self._size_in_memory() > limit:
+        if not forced and self.size_in_memory() > limit:
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             # Forked workers see it without share_memory_, which would hold one open file per image, of 1024 allowed.
@@ -111,14 +111,14 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         first = sizes[0] or image_size(self.records[0].path)
         return [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
 
-    def _size_in_memory(self) -> int:
+    def size_in_memory(self) -> int:
         """Bytes of all images at network size."""
         return sum(3 * height * width for height, width in self.network_sizes())
 
     def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
         image = read_image(record.path, value_range=self.value_range)
         hw = (int(image.shape[1]), int(image.shape[2]))
-        return resize_sample(Sample(image, GroundTruth.empty()), self.rule).image, hw
+        return fit_image(image, resize_plan(hw, self.rule)), hw
 
     def __len__(self) -> int:
         return len(self.records)
@@ -126,6 +126,10 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
     def base(self, index: int) -> Sample:
         """One resized image, not augmented."""
         return self._with_size(index)[0]
+
+    def pixels(self, index: int) -> Tensor:
+        """One resized image (3, h, w), not augmented."""
+        return self._decode(self.records[index])[0] if self._kept is None else self._kept[index][0]
 
     def _with_size(self, index: int) -> tuple[Sample, tuple[int, int]]:
         record = self.records[index]
@@ -136,7 +140,11 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return resize_sample(sample, self.rule), hw
         image, hw = self._kept[index]
         ground_truth = self._ground_truths[index] if self._ground_truths else self._resized_ground_truth(record, hw)
-        return Sample(image, ground_truth, resize_proposals(self._proposed(record, hw), hw, self.rule)), hw
+        return Sample(image, ground_truth, self.network_proposals(index, hw)), hw
+
+    def network_proposals(self, index: int, hw: tuple[int, int]) -> Tensor | None:
+        """The stored proposals (R, 5) of an image whose file has the size `hw`, in network pixels, if there are any."""
+        return resize_proposals(self._proposed(self.records[index], hw), hw, self.rule)
 
     def _proposed(self, record: Record, hw: tuple[int, int]) -> Tensor | None:
         return None if self.proposals is None else self.proposals.of(record.path, hw)
@@ -170,18 +178,25 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self._kept is None:
             return prepare(record.path, self.rule, self.proposals, self.value_range)
         image, hw = self._kept[index]
-        proposals = resize_proposals(self._proposed(record, hw), hw, self.rule)
-        return PreparedImage(image, hw, resize_plan(hw, self.rule), str(record.path), proposals)
+        return PreparedImage(image, hw, resize_plan(hw, self.rule), str(record.path), self.network_proposals(index, hw))
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Sample, tuple[int, int], int]:
+        return self.augmented(key, self._with_size)
+
+    def augmented(
+        self, key: SampleKey | int, fetch: Callable[[int], tuple[Sample, tuple[int, int]]]
+    ) -> tuple[Sample, tuple[int, int], int]:
+        """The sample of a key, the size of its file and its index; `fetch` gives the sample and size of any index."""
         if not isinstance(key, SampleKey) or self.augmentation is None:
             index = key.record if isinstance(key, SampleKey) else key
-            return *self._with_size(index), index
+            return *fetch(index), index
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key.seed)
-            sample, hw = self._with_size(key.record)
+            torch.default_generator.manual_seed(
+                key.seed
+            )  # torch.manual_seed seeds GPUs too, in a third of a millisecond
+            sample, hw = fetch(key.record)
             if key.mosaic and self.augmentation.mosaic is not None:
-                sample = self.augmentation.mosaic(self.base, len(self), sample)
+                sample = self.augmentation.mosaic(lambda other: fetch(other)[0], len(self), sample)
             return self.augmentation.steps(sample), hw, key.record
 
 

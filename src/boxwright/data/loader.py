@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from boxwright.data.dataset import DetectionDataset, SampleKey
 from boxwright.data.sampler import AHEAD
 from boxwright.data.transforms import Sample
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import ImageBatch, Proposals, Targets
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Batch(NamedTuple):
@@ -44,7 +47,7 @@ class Collate:
     def __call__(self, rows: Sequence[tuple[Sample, tuple[int, int], int]]) -> Batch:
         plans = [resize_plan(hw, self.rule) for _, hw, _ in rows]
         images = ImageBatch.of(
-            [sample.image for sample, _, _ in rows],
+            [sample.pixels for sample, _, _ in rows],
             [hw for _, hw, _ in rows],
             [plan.scale_xy for plan in plans],
             [plan.offset_xy for plan in plans],
@@ -63,10 +66,22 @@ def make_loader(
     pin: bool = False,
 ) -> Iterable[Batch]:
     """A loader of the given batches; workers run one torch thread each and hold no state."""
+    return load_collated(images, Collate(images.rule), batches, workers=workers, pin=pin)
+
+
+def load_collated(
+    samples: Dataset[_T],
+    collate: Callable[[Sequence[_T]], _R],
+    batches: Sampler[list[SampleKey]] | Sequence[Sequence[int]],
+    *,
+    workers: int,
+    pin: bool = False,
+) -> Iterable[_R]:
+    """The samples of the given batches, collated, in loader processes if there are any."""
     loader: DataLoader[Any] = DataLoader(
-        images,
+        samples,
         batch_sampler=batches,  # type: ignore[arg-type]
-        collate_fn=Collate(images.rule),
+        collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=max(1, min(4, (AHEAD - 1) // workers)) if workers else None,

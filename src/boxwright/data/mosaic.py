@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from boxwright.data.transforms import Placement, Sample, paste_window, place_ground_truth, place_proposals
-from boxwright.ops.image import padded_canvas
+from boxwright.data.transforms import Sample, on_canvas, place_ground_truth, place_proposals
+from boxwright.ops.image import Placement
 from boxwright.structures import GroundTruth
 
 
@@ -58,15 +58,15 @@ def mosaic(
         raise ValueError(f"a mosaic needs a canvas of at least 4 x 4 pixels, got {height} x {width}")
     across, down = (0.3 + 0.4 * torch.rand(2)).tolist()
     x, y = round(width * across), round(height * down)
-    canvas = padded_canvas(samples[0].image, size_hw)
-    ground_truths, proposals = [], []
+    parts, ground_truths, proposals = [], [], []
     quadrants = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
     for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
         placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
-        paste_window(canvas, sample.image, placement)
+        parts.append((sample.image, placement))
         ground_truths.append(place_ground_truth(sample.ground_truth, placement, min_visibility))
         placed = place_proposals(sample.proposals, placement)
         proposals += [] if placed is None else [placed]
+    canvas = on_canvas(size_hw, parts)
     return Sample(canvas, join_ground_truths(ground_truths), torch.cat(proposals) if proposals else None)
 
 

@@ -15,20 +15,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as vision
 from torchvision.tv_tensors import BoundingBoxes
 
-from boxwright.ops.image import ResizeRule, fit_image, padded_canvas, resize_plan
+from boxwright.data.view import ColourChange, Tile, View
+from boxwright.ops.image import Placement, ResizeRule, fit_image, padded_canvas, paste_window, resize_plan
 from boxwright.structures import CroppedMask, GroundTruth
 
 
 class Sample(NamedTuple):
-    """One image (3, H, W) uint8, its ground truth, and stored proposals with scores (R, 5) if there are any."""
+    """One image (3, H, W) uint8, its ground truth, and stored proposals with scores (R, 5) if there are any.
 
-    image: Tensor
+    In place of the image it may have the view that a device is to make pixels of (`data.view`): every step takes both,
+    and draws the same for both.
+    """
+
+    image: Tensor | View
     ground_truth: GroundTruth
     proposals: Tensor | None = None
 
@@ -37,22 +42,14 @@ class Sample(NamedTuple):
         """Height and width of the image."""
         return int(self.image.shape[1]), int(self.image.shape[2])
 
+    @property
+    def pixels(self) -> Tensor:
+        """The image of a sample that has one."""
+        assert isinstance(self.image, Tensor)
+        return self.image
+
 
 Step: TypeAlias = Callable[[Sample], Sample]
-
-
-class Placement(NamedTuple):
-    """A window (x1, y1, x2, y2) of an image, resized to `size_hw`, with its corner at `corner_xy` of a canvas."""
-
-    window: tuple[int, int, int, int]
-    size_hw: tuple[int, int]
-    corner_xy: tuple[int, int]
-
-    @property
-    def scale_xy(self) -> tuple[float, float]:
-        """Canvas pixels per image pixel."""
-        x1, y1, x2, y2 = self.window
-        return self.size_hw[1] / (x2 - x1), self.size_hw[0] / (y2 - y1)
 
 
 def _chance(probability: float) -> bool:
@@ -68,12 +65,17 @@ def _whole_number(limit: int) -> int:
     return int(torch.randint(limit + 1, ()))
 
 
-def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
-    """Draw the placed window of an image (3, H, W) onto a canvas, in place."""
-    x1, y1, x2, y2 = placement.window
-    (left, top), (height, width) = placement.corner_xy, placement.size_hw
-    seen = vision.resized_crop_image(image, y1, x1, y2 - y1, x2 - x1, [height, width], antialias=True)
-    canvas[:, top : top + height, left : left + width] = seen
+def on_canvas(size_hw: tuple[int, int], parts: Sequence[tuple[Tensor | View, Placement]]) -> Tensor | View:
+    """Placed windows of images, or of views, on one canvas in the padding colour."""
+    canvas: Tensor | None = None
+    tiles: list[Tile] = []
+    for image, placement in parts:
+        if isinstance(image, View):
+            tiles += image.placed(placement)
+        else:
+            canvas = padded_canvas(image, size_hw) if canvas is None else canvas
+            paste_window(canvas, image, placement)
+    return View(size_hw, tuple(tiles)) if canvas is None else canvas
 
 
 def place_ground_truth(
@@ -87,22 +89,21 @@ def place_ground_truth(
     """
     if not len(ground_truth):
         return ground_truth
-    scale = torch.tensor(placement.scale_xy * 2)
-    corner = torch.tensor(placement.corner_xy * 2, dtype=torch.float32)
-    x1, y1, x2, y2 = placement.window
-    origin, limits = torch.tensor([x1, y1] * 2), torch.tensor([x2, y2] * 2)
-    clipped = ground_truth.boxes.maximum(origin).minimum(limits)
-    boxes = (clipped - origin) * scale + corner
-    shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    before, after = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (ground_truth.boxes, clipped))
-    enough = after >= min_visibility * before
+    # in NumPy: for so few numbers torch takes longer to begin than to compute
+    origin, limits = (np.array(placement.window[i : i + 2] * 2, dtype=np.float32) for i in (0, 2))
+    scale, corner = (np.array(pair * 2, dtype=np.float32) for pair in (placement.scale_xy, placement.corner_xy))
+    own = ground_truth.boxes.numpy()
+    clipped = own.clip(origin, limits)
+    boxes = torch.from_numpy((clipped - origin) * scale + corner)
+    sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
+    enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
     if keep is not None:
-        enough &= keep
-    left = shown & (enough | ground_truth.ignore)
+        enough &= keep.numpy()
+    left = torch.from_numpy((sides >= 1).all(1) & (enough | ground_truth.ignore.numpy()))
     if ground_truth.masks is None:
         return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
 
-    cut = (clipped != ground_truth.boxes).any(1)
+    cut = (clipped != own).any(1)
     indices, masks = [], []
     for index in left.nonzero().flatten().tolist():
         mask = place_mask(ground_truth.masks[index], placement)
@@ -168,7 +169,7 @@ def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
     plan = resize_plan(sample.size_hw, rule)
     hw = sample.size_hw
     proposals = resize_proposals(sample.proposals, hw, rule)
-    return Sample(fit_image(sample.image, plan), resize_ground_truth(sample.ground_truth, hw, rule), proposals)
+    return Sample(fit_image(sample.pixels, plan), resize_ground_truth(sample.ground_truth, hw, rule), proposals)
 
 
 def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: ResizeRule) -> Tensor | None:
@@ -237,9 +238,9 @@ def _flipped(sample: Sample, axis: int) -> Sample:
         masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
     elif masks is not None:
         masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
-    pixels = vision.horizontal_flip_image(image) if axis == 0 else vision.vertical_flip_image(image)
+    flipped = image.flipped(axis) if isinstance(image, View) else image.flip(2 - axis)
     turned = None if proposals is None else _turned(proposals, axis, extent)
-    return Sample(pixels, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks), turned)
+    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks), turned)
 
 
 def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
@@ -279,8 +280,7 @@ class ScaleJitter:
             size_hw = (max(1, round(height * factor)), max(1, round(width * factor)))
             corner = (_whole_number(width - size_hw[1]), _whole_number(height - size_hw[0]))
             placement = Placement((0, 0, width, height), size_hw, corner)
-        canvas = padded_canvas(sample.image, (height, width))
-        paste_window(canvas, sample.image, placement)
+        canvas = on_canvas((height, width), [(sample.image, placement)])
         ground_truth = place_ground_truth(sample.ground_truth, placement, self.min_visibility)
         return Sample(canvas, ground_truth, place_proposals(sample.proposals, placement))
 
@@ -310,14 +310,13 @@ class RandomIoUCrop:
             return sample
         crop = v2.RandomIoUCrop(min_scale=self.min_scale, sampler_options=[*self.least_ious])
         objects = BoundingBoxes(ground_truth.boxes[~ground_truth.ignore], format="XYXY", canvas_size=size_hw)
-        chosen = crop.make_params([sample.image, objects])
+        chosen = crop.make_params([objects])
         if not chosen:
             return sample
         x, y = chosen["left"], chosen["top"]
         window = (x, y, x + chosen["width"], y + chosen["height"])
         placement = Placement(window, size_hw, (0, 0))
-        canvas = torch.empty_like(sample.image)
-        paste_window(canvas, sample.image, placement)
+        canvas = on_canvas(size_hw, [(sample.image, placement)])
         centres = (ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]) / 2
         inside = ((centres > torch.tensor(window[:2])) & (centres < torch.tensor(window[2:]))).all(1)
         shown = place_ground_truth(ground_truth, placement, min_visibility=0.0, keep=inside)
@@ -342,4 +341,9 @@ class ColourJitter:
         if not _chance(self.p):
             return sample
         jitter = v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
-        return sample._replace(image=jitter(sample.image))
+        if not isinstance(sample.image, View):
+            return sample._replace(image=jitter(sample.image))
+        drawn = jitter.make_params([])
+        factors = [drawn[f"{name}_factor"] for name in ("brightness", "contrast", "saturation", "hue")]
+        changes = [ColourChange(kind, factors[kind]) for kind in drawn["fn_idx"].tolist() if factors[kind] is not None]
+        return sample._replace(image=sample.image.coloured(changes))

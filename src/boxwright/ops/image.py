@@ -114,6 +114,20 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
     return ResizePlan(canvas, image, (image[1] / width, image[0] / height), (0.0, 0.0), rule.filter)
 
 
+class Placement(NamedTuple):
+    """A window (x1, y1, x2, y2) of an image, resized to `size_hw`, with its corner at `corner_xy` of a canvas."""
+
+    window: tuple[int, int, int, int]
+    size_hw: tuple[int, int]
+    corner_xy: tuple[int, int]
+
+    @property
+    def scale_xy(self) -> tuple[float, float]:
+        """Canvas pixels per image pixel."""
+        x1, y1, x2, y2 = self.window
+        return self.size_hw[1] / (x2 - x1), self.size_hw[0] / (y2 - y1)
+
+
 def resize_image(image: Tensor, size_hw: tuple[int, int], filter: Filter = "antialias") -> Tensor:
     """An image (3, H, W) at another size, of the same type; "plain" turns uint8 into float in [0, 1].
 
@@ -144,6 +158,14 @@ def padded_canvas(like: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if like.is_floating_point():
         colour = colour / 255
     return colour.to(like.dtype)[:, None, None].expand(3, *size_hw).contiguous()
+
+
+def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
+    """Draw the placed window of an image (3, H, W) onto a canvas, in place."""
+    x1, y1, x2, y2 = placement.window
+    (left, top), (height, width) = placement.corner_xy, placement.size_hw
+    seen = vision.resized_crop_image(image, y1, x1, y2 - y1, x2 - x1, [height, width], antialias=True)
+    canvas[:, top : top + height, left : left + width] = seen
 
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:

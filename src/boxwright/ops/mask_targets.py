@@ -33,16 +33,19 @@ class PackedMasks(NamedTuple):
         return self.size_hw[..., 0] > 0
 
 
-def pack_masks(bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[tuple[int, int]]]) -> PackedMasks:
+def pack_masks(
+    bitmaps: Sequence[Sequence[Tensor]], corners: Sequence[Sequence[tuple[int, int]]], *, at_least: int = 0
+) -> PackedMasks:
     """Bitmaps (h, w) bool of every image's objects, and the (x, y) of their corners, as one record.
 
-    A bitmap without a single pixel set means that the object's mask is unknown or empty: there is nothing to learn.
+    It has rows for the most objects of an image, and for `at_least` so many. A bitmap without a single pixel set means
+    that the object's mask is unknown or empty: there is nothing to learn.
 
     >>> packed = pack_masks([[torch.tensor([[True, False]])], []], [[(3, 4)], []])
     >>> packed.frame.tolist(), packed.size_hw.tolist()
     ([[[3.0, 4.0, 5.0, 5.0]], [[0.0, 0.0, 0.0, 0.0]]], [[[1, 2]], [[0, 0]]])
     """
-    batch, count = len(bitmaps), max((len(row) for row in bitmaps), default=0)
+    batch, count = len(bitmaps), max((at_least, *(len(row) for row in bitmaps)))
     start = torch.zeros(batch, count, dtype=torch.int64)
     size_hw = torch.zeros(batch, count, 2, dtype=torch.int64)
     frame = torch.zeros(batch, count, 4)

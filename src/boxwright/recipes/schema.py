@@ -101,6 +101,11 @@ class Data(Section):
     keeps the two numbers; a model trained on other images takes each image's own range where that is narrow."""
     cache: bool | None = None
     """Keep decoded, resized images in memory; null: when they fit."""
+    on_device: Literal["auto", "never", "images", "augmentation"] = "auto"
+    """What the device does besides training. images: all decoded, resized images are stored in its memory, and batches
+    are made there. augmentation: images are sent with each batch, and augmented there. never: batches are made on the
+    host. auto: on a CUDA GPU images, where they take a quarter of its free memory at most, else augmentation; on a CPU
+    never. What is drawn is the same everywhere."""
 
     @model_validator(mode="after")
     def _range_rises(self) -> Data:

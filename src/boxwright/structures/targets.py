@@ -44,10 +44,10 @@ class Targets:
         return len(self.boxes)
 
     @classmethod
-    def of(cls, ground_truths: Sequence[GroundTruth]) -> Targets:
-        """Pad the ground truth of several images to one batch."""
+    def of(cls, ground_truths: Sequence[GroundTruth], *, at_least: int = 0) -> Targets:
+        """Pad the ground truth of several images to one batch, of `at_least` so many rows."""
         require(len(ground_truths) > 0, "a batch needs at least one image")
-        count = max(len(ground_truth) for ground_truth in ground_truths)
+        count = max(at_least, *(len(ground_truth) for ground_truth in ground_truths))
 
         def pad(rows: list[Tensor]) -> Tensor:
             full = rows[0].new_zeros((len(rows), count, *rows[0].shape[1:]))
@@ -62,7 +62,7 @@ class Targets:
             labels=pad([ground_truth.labels for ground_truth in ground_truths]),
             ignore=pad([ground_truth.ignore for ground_truth in ground_truths]),
             valid=pad([torch.ones(len(ground_truth), dtype=torch.bool) for ground_truth in ground_truths]),
-            masks=_packed(ground_truths) if with_masks else None,
+            masks=_packed(ground_truths, count) if with_masks else None,
         )
 
     def image(self, index: int) -> GroundTruth:
@@ -93,14 +93,14 @@ class Targets:
         return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks)
 
 
-def _packed(ground_truths: Sequence[GroundTruth]) -> PackedMasks:
-    """The masks of several images; all of them have masks, or no objects."""
+def _packed(ground_truths: Sequence[GroundTruth], count: int) -> PackedMasks:
+    """The masks of several images, padded to `count` objects; all of them have masks, or no objects."""
     rows = [ground_truth.masks or () for ground_truth in ground_truths]
     bitmaps, corners = (
         [[mask.bitmap for mask in row] for row in rows],
         [[(mask.x, mask.y) for mask in row] for row in rows],
     )
-    return pack_masks(bitmaps, corners)
+    return pack_masks(bitmaps, corners, at_least=count)
 
 
 def _unpacked(packed: PackedMasks, image: int, keep: Tensor) -> tuple[CroppedMask, ...]:

@@ -1,27 +1,69 @@
-"""The batches that a run learns from, step after step, from where it stands."""
+"""The batches that a run learns from, step after step, from where it stands.
+
+They come from one of two sources: a loader that makes them on the host, or one that only draws them, so that the device
+makes them (`data.drawn`). Both draw the same for the same step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from accelerate import Accelerator
 
 from boxwright.data.dataset import DetectionDataset
-from boxwright.data.loader import Batch, make_loader
+from boxwright.data.drawn import DrawnCollate, DrawnDataset
+from boxwright.data.loader import Batch, load_collated, make_loader
 from boxwright.data.sampler import StepSampler
+from boxwright.data.stored import StoredImages
 from boxwright.training.state import Progress, RunSettings
 
 ENDLESS = 1 << 40
 """Steps: more than any run has."""
 
 
+class BatchSource(Protocol):
+    """What makes batches on the device of a run."""
+
+    def __call__(self, sampler: StepSampler) -> Iterable[Batch]:
+        """The batches whose keys a sampler gives, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBatches:
+    """Batches that are made on the host, by loader processes if there are `workers`, and copied to a device."""
+
+    images: DetectionDataset
+    workers: int
+    device: torch.device
+
+    def __call__(self, sampler: StepSampler) -> Iterator[Batch]:
+        """The batches whose keys a sampler gives."""
+        for batch in make_loader(self.images, sampler, workers=self.workers, pin=self.device.type == "cuda"):
+            yield batch.to(self.device)
+
+
+class DrawnBatches:
+    """Batches that are made on a device, of images that are stored there, or of those that each is sent with."""
+
+    def __init__(
+        self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None
+    ) -> None:
+        self.workers, self.device, self.stored = workers, device, stored
+        self.samples = DrawnDataset(images, send_images=stored is None)
+        self.collate = DrawnCollate(images, None if stored is None else stored.starts)
+
+    def __call__(self, sampler: StepSampler) -> Iterator[Batch]:
+        """The batches whose keys a sampler gives."""
+        pixels, pin = None if self.stored is None else self.stored.pixels, self.device.type == "cuda"
+        for drawn in load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=pin):
+            yield drawn.to(self.device, pixels)
+
+
 def training_batches(
-    run: RunSettings,
-    progress: Progress,
-    images: DetectionDataset,
-    aspects: Sequence[float],
-    workers: int,
-    accelerator: Accelerator,
+    run: RunSettings, progress: Progress, source: BatchSource, aspects: Sequence[float], accelerator: Accelerator
 ) -> Iterator[list[Batch]]:
     """The batches of each step on the device: one, or as many as are accumulated.
 
@@ -35,8 +77,8 @@ def training_batches(
         rank=accelerator.process_index, world=accelerator.num_processes,
     )  # fmt: skip
     group: list[Batch] = []
-    for batch in make_loader(images, sampler, workers=workers, pin=accelerator.device.type == "cuda"):
-        group.append(batch.to(accelerator.device))
+    for batch in source(sampler):
+        group.append(batch)
         if len(group) == accumulate:
             yield group
             group = []

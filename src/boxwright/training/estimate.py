@@ -26,8 +26,9 @@ from boxwright.training.batches import training_batches
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.graph_step import SEEN_BEFORE, GraphStep
 from boxwright.training.memory import check_fits
+from boxwright.training.on_device import batch_source
 from boxwright.training.optim import WeightAverage, build_optimizer
-from boxwright.training.prepare import image_sets, open_checked, open_proposals, worker_count
+from boxwright.training.prepare import image_sets, open_checked, open_proposals
 from boxwright.training.run import overfit_overrides
 from boxwright.training.schedule import Horizon, scaled
 from boxwright.training.speed import (
@@ -158,8 +159,8 @@ def estimate(
     step = training_step(eager, settings, multiple=shapes_multiple(train_set, settings))
     warm = warm_steps(settings, captured=step is not eager)
     progress.horizon = Horizon(warm + counted_steps(settings))
-    workers = worker_count(settings.data.workers, where, train_set.cached_bytes > 0)
-    batches = training_batches(run, progress, train_set, aspects, workers, accelerator)
+    source = batch_source(settings.data, train_set, where, lambda _: None)
+    batches = training_batches(run, progress, source, aspects, accelerator)
     step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator, warm)
     detector = Detector(Checkpoint(settings, opened.classes, model.state_dict()), where, precision=precision)
     validation = _time_validation(detector, val_set, settings.validation.max_images)

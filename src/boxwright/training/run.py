@@ -28,13 +28,13 @@ from boxwright.training.failures import advised
 from boxwright.training.fine_tune import load_weights
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
+from boxwright.training.on_device import batch_source
 from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.prepare import (
     image_sets,
     log_missing_proposals,
     open_checked,
     open_proposals,
-    worker_count,
     write_check,
 )
 from boxwright.training.recorder import Recorder
@@ -170,10 +170,9 @@ def _run(
                          f"{asked.data} now has {list(classes.names)}")  # fmt: skip
     numbers = scaled(recipe, len(data.train), accelerator.num_processes, asked.minutes)
     state = _state(recipe, asked, classes, numbers, accelerator, display, resumed)
-    reading = now()
     train_set, val_set, aspects = image_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
-    reading = now() - reading
     check_fits(state.model, train_set, recipe, precision, accelerator.device)
+    source = batch_source(recipe.data, train_set, accelerator.device, display.log)
     folder = Path() if resumed is None else resumed.folder
     if main and resumed is None:  # not before all images that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)
@@ -181,10 +180,6 @@ def _run(
         write_check(data.report, folder / "dataset_check.json")
     if main:
         display.log_to(folder / "log.txt")
-    workers = worker_count(recipe.data.workers, accelerator.device, train_set.cached_bytes > 0)
-    cached = f"{train_set.cached_bytes / 2**20:.0f} MiB of decoded images in memory"
-    cached = cached if train_set.cached_bytes else "images are decoded anew each time"
-    display.log(f"loader: {counted(workers, 'worker')}, {cached} ({reading:.1f} s)")
     world, device = accelerator.num_processes, accelerator.device
     where = f"{world} x {device.type}" if world > 1 else device
     display.log(f"training: {recipe.name} on {where}, {precision}, {numbers.sentence}; folder {folder}")
@@ -221,7 +216,7 @@ def _run(
                 eager, recipe, multiple=shapes_multiple(train_set, recipe), log=display.log,
                 steps_left=lambda: state.progress.steps - state.progress.step if state.progress.fixed else 0,
             )  # fmt: skip
-            batches = training_batches(run, state.progress, train_set, aspects, workers, accelerator)
+            batches = training_batches(run, state.progress, source, aspects, accelerator)
             fit(state, run, step, batches, validate, accelerator, listener)
         accelerator.wait_for_everyone()
         return _concluded(recorder, validate, val_set)

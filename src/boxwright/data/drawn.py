@@ -1,0 +1,192 @@
+"""Batches that are drawn on the host and made on the device: what each image shows is sent, not its pixels.
+
+A loader draws exactly what `DetectionDataset` draws (the same steps run on views instead of images), transforms and
+filters boxes, masks and proposals, and collates it all as a `DrawnBatch` of a few kilobytes. `DrawnBatch.to` copies it
+to the device without waiting and makes the pixels there, from images that are stored there or come with the batch.
+
+Shape legend: B = images, T = tiles (windows of stored images), N = stored pixels, S = changes of colours of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from boxwright.data.dataset import DetectionDataset, SampleKey
+from boxwright.data.loader import Batch
+from boxwright.data.transforms import Sample
+from boxwright.data.view import View, tiles_of
+from boxwright.ops.colours import BRIGHTNESS, HUE, change_colours
+from boxwright.ops.image import PAD_COLOUR, resize_plan
+from boxwright.ops.resample import Tiles, draw_tiles
+from boxwright.structures import ImageBatch, Proposals, Targets
+
+FEWEST_BOXES = 8
+"""Targets are padded to 8, 16, 32, ... boxes, so that few shapes repeat."""
+
+
+class DrawnSample(NamedTuple):
+    """One image as a view with its ground truth, the size of its file, its record; and the images that it shows.
+
+    `images` (3, h, w) are those of the view's tiles, by index, where the device has not stored them.
+    """
+
+    sample: Sample
+    original_hw: tuple[int, int]
+    record: int
+    images: dict[int, Tensor]
+
+
+class DrawnDataset(Dataset[DrawnSample]):
+    """What `images` would give for each key, drawn but not made."""
+
+    def __init__(self, images: DetectionDataset, *, send_images: bool) -> None:
+        self.images, self.send_images = images, send_images
+        self._views: dict[int, tuple[Sample, tuple[int, int]]] = {}
+
+    def __getitem__(self, key: SampleKey) -> DrawnSample:
+        sample, hw, index = self.images.augmented(key, self._view)
+        assert isinstance(sample.image, View)
+        sources = {tile.source for tile in sample.image.tiles} if self.send_images else ()
+        images = {source: self.images.pixels(source) for source in sources}
+        for tile in sample.image.tiles:
+            if tile.source in images and tuple(images[tile.source].shape[1:]) != tile.source_hw:
+                raise ValueError(
+                    f"{self.images.records[tile.source].path}: has another size than at the start of the run"
+                )
+        return DrawnSample(sample, hw, index, images)
+
+    def _view(self, index: int) -> tuple[Sample, tuple[int, int]]:
+        """The view of one whole image with its ground truth; made once."""
+        if index not in self._views:
+            hw = self.images.original_hw(index)
+            ground_truth = self.images.network_ground_truth(index, hw, masks=self.images.masks)
+            view = View.whole(index, resize_plan(hw, self.images.rule).size_hw)
+            self._views[index] = Sample(view, ground_truth, self.images.network_proposals(index, hw)), hw
+        return self._views[index]
+
+
+class Colours(NamedTuple):
+    """Changes of colours: kinds (B, S) int64 and factors (B, S), and whether one is of hue."""
+
+    kinds: Tensor
+    factors: Tensor
+    hue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """A batch before its pixels are made: tiles, changes of colours, and everything else that a `Batch` has.
+
+    numbers (B, 4) int64: height, width, and those of the file; mapping (B, 4) float32: scale and offset of x and y.
+    `images` (N, 3) uint8 are the pixels of the images that come with the batch, if they do.
+    """
+
+    tiles: Tiles
+    colours: Colours | None
+    size_hw: tuple[int, int]
+    numbers: Tensor
+    mapping: Tensor
+    targets: Targets
+    indices: tuple[int, ...]
+    proposals: Proposals | None
+    images: Tensor | None
+
+    def pin_memory(self) -> DrawnBatch:
+        """The same in pinned memory, for an asynchronous copy to a GPU."""
+        colours, proposals, images = self.colours, self.proposals, self.images
+        return DrawnBatch(
+            self.tiles.pin_memory(),
+            colours and colours._replace(kinds=colours.kinds.pin_memory(), factors=colours.factors.pin_memory()),
+            self.size_hw,
+            self.numbers.pin_memory(),
+            self.mapping.pin_memory(),
+            self.targets.pin_memory(),
+            self.indices,
+            None if proposals is None else proposals.pin_memory(),
+            None if images is None else images.pin_memory(),
+        )
+
+    def to(self, device: torch.device, stored: Tensor | None = None) -> Batch:
+        """The batch, made on a device that has the images `stored` (N, 3), or is sent them; nothing waits for it."""
+        if self.images is not None:
+            stored = self.images.to(device, non_blocking=True)
+        assert stored is not None
+        numbers, mapping = (tensor.to(device, non_blocking=True) for tensor in (self.numbers, self.mapping))
+        # filled on the device: a tensor made on the host would make a GPU wait
+        colour = torch.stack([torch.full((), float(level), device=device) for level in PAD_COLOUR])
+        pixels = draw_tiles(stored, self.tiles.to(device, non_blocking=True), len(numbers), self.size_hw, colour)
+        inside = _inside(numbers, self.size_hw)
+        if self.colours is not None:
+            kinds, factors = (tensor.to(device, non_blocking=True) for tensor in self.colours[:2])
+            pixels = change_colours(pixels, kinds, factors, inside, hue=self.colours.hue)
+        made = (pixels * inside).to(torch.uint8).contiguous()
+        images = ImageBatch(made, numbers[:, :2], numbers[:, 2:], mapping[:, :2], mapping[:, 2:])
+        proposals = None if self.proposals is None else self.proposals.to(device, non_blocking=True)
+        return Batch(images, self.targets.to(device, non_blocking=True), self.indices, proposals)
+
+
+def _inside(sizes_hw: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Which pixels (B, 1, H, W) of a batch belong to its images, whose heights and widths are the first columns."""
+    rows = torch.arange(size_hw[0], device=sizes_hw.device) < sizes_hw[:, :1]
+    columns = torch.arange(size_hw[1], device=sizes_hw.device) < sizes_hw[:, 1:2]
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+class DrawnCollate:
+    """Collate drawn samples of `images`; `starts` are the first pixels of each, where a device has stored them."""
+
+    def __init__(self, images: DetectionDataset, starts: Sequence[int] | None = None) -> None:
+        self.rule, self.starts = images.rule, starts
+
+    def __call__(self, rows: Sequence[DrawnSample]) -> DrawnBatch:
+        views = [row.sample.image for row in rows if isinstance(row.sample.image, View)]
+        sent = {source: image for row in rows for source, image in row.images.items()}
+        ends = accumulate(image[0].numel() for image in sent.values())
+        starts = self.starts or dict(zip(sent, (0, *ends), strict=False))
+        plans = [resize_plan(row.original_hw, self.rule) for row in rows]
+        ground_truths = [row.sample.ground_truth for row in rows]
+        given = [row.sample.proposals for row in rows if row.sample.proposals is not None]
+        return DrawnBatch(
+            tiles=tiles_of(views, starts),
+            colours=colours_of(views),
+            size_hw=(max(view.size_hw[0] for view in views), max(view.size_hw[1] for view in views)),
+            numbers=torch.tensor([(*view.size_hw, *row.original_hw) for view, row in zip(views, rows, strict=True)]),
+            mapping=torch.tensor([(*plan.scale_xy, *plan.offset_xy) for plan in plans]),
+            targets=Targets.of(ground_truths, at_least=padded_count(max(map(len, ground_truths)))),
+            indices=tuple(row.record for row in rows),
+            proposals=Proposals.of([part[:, :4] for part in given], [part[:, 4] for part in given]) if given else None,
+            images=torch.cat([as_pixels(image) for image in sent.values()]) if sent else None,
+        )
+
+
+def padded_count(count: int) -> int:
+    """The number of boxes that so many are padded to.
+
+    >>> [padded_count(count) for count in (0, 8, 9, 33)]
+    [8, 8, 16, 64]
+    """
+    return max(FEWEST_BOXES, 1 << (count - 1).bit_length()) if count else FEWEST_BOXES
+
+
+def as_pixels(image: Tensor) -> Tensor:
+    """An image (3, h, w) uint8 as pixels (h * w, 3), row after row, as a device stores it."""
+    if image.dtype != torch.uint8:
+        raise ValueError(f"images made on the device: expected uint8, got {image.dtype}")
+    return image.flatten(1).T.contiguous()
+
+
+def colours_of(views: Sequence[View]) -> Colours | None:
+    """The changes of colours of all views, padded with changes to the same; None where there are none."""
+    count = max(len(view.colours) for view in views)
+    if not count:
+        return None
+    rows = [[*view.colours, *[(BRIGHTNESS, 1.0)] * (count - len(view.colours))] for view in views]
+    kinds = torch.tensor([[kind for kind, _ in row] for row in rows])
+    return Colours(kinds, torch.tensor([[factor for _, factor in row] for row in rows]), bool((kinds == HUE).any()))

@@ -1,0 +1,47 @@
+"""The decoded, resized images of a split in the memory of a device, for batches that are made there (`data.drawn`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.drawn import as_pixels
+from boxwright.data.inputs import image_threads
+from boxwright.ops.image import resize_plan
+
+TOGETHER = 64
+"""Images that are decoded ahead of their upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImages:
+    """All images of a split, pixel after pixel (N, 3) uint8 on a device; `starts` are the first pixels of each."""
+
+    pixels: Tensor
+    starts: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that they take."""
+        return self.pixels.numel()
+
+
+def store_images(images: DetectionDataset, device: torch.device) -> StoredImages:
+    """Decode, resize and upload all images once. Raises ValueError or OSError for one that cannot be read."""
+    sizes = [resize_plan(images.original_hw(index), images.rule).size_hw for index in range(len(images))]
+    *starts, end = accumulate((height * width for height, width in sizes), initial=0)
+    pixels = torch.empty((end, 3), dtype=torch.uint8, device=device)
+
+    def decoded(index: int) -> Tensor:
+        return as_pixels(images.pixels(index))
+
+    with image_threads() as pool:
+        for first in range(0, len(images), TOGETHER):
+            some = range(first, min(first + TOGETHER, len(images)))
+            for index, image in zip(some, pool.map(decoded, some), strict=True):
+                pixels[starts[index] : starts[index] + len(image)] = image.to(device)
+    return StoredImages(pixels, tuple(starts))
