@@ -13,6 +13,7 @@ BENCHMARKS = {
     "nms": "our NMS in Python and torchvision's kernel: seconds",
     "detectors": "size and speed of the seven detectors beside each other: a minute",
     "inference": "FCOS against torchvision's, the course's network against its own loop: 4 minutes",
+    "depthwise": "a training step of a depthwise backbone against timm's own loop: a minute",
     "mixed": "images of many shapes: batches of one size against padded ones: a minute",
     "steps": "a training step of each detector against torchvision's: 10 minutes",
     "loading": "images a second out of the loader against torchvision's references: a minute",
