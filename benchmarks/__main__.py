@@ -18,6 +18,7 @@ BENCHMARKS = {
     "steps": "a training step of each detector against torchvision's: 10 minutes",
     "loading": "images a second out of the loader against torchvision's references: a minute",
     "export": "FCOS in every runtime of this machine against torchvision: 8 minutes",
+    "gpu": "the figures that one GPU is to reach, ours and torchvision's in one run: 8 minutes",
     "scaling": "how cost grows with image size, boxes, classes and batch: 15 minutes",
     "demo": "the demo's training, ours and torchvision's FCOS in the same time: 8 minutes",
     "fod": "the course variant and the improved variant of FCOS on fod: 12 minutes",
