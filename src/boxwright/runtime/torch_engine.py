@@ -6,6 +6,7 @@ selection are recorded as one CUDA graph (`cuda_graphs.py`) and launched at once
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ BUCKET = 64
 """With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
 MOST_GRAPHS = 8
 """Shapes that are kept as CUDA graphs; of more, the one that was not used for longest gives way."""
+SWITCH = "BOXWRIGHT_CUDA_GRAPHS"
+"""Environment variable: 0 runs every detection operation by operation."""
 SEEN_BEFORE = 2
 """Batches of a shape before it is recorded: one that comes once is not worth it, and libraries choose kernels first."""
 
@@ -111,7 +114,8 @@ class TorchEngine:
             compile_parts(self.model, dynamic=False)
         else:
             speed_up(self.model, device, self.precision)
-        self.capture = CudaCapture() if capture is None and device.type == "cuda" else capture
+        wanted = device.type == "cuda" and os.environ.get(SWITCH) != "0"
+        self.capture: Capture | None = CudaCapture() if capture is None and wanted else capture
         self.graphs: Kept[_Graph] = Kept(MOST_GRAPHS, SEEN_BEFORE)
         self.why_no_graphs: str | None = None
         """Why detections of this model cannot be recorded, once that was tried."""
