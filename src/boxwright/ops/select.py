@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.ops.suppress_pairs import first_look, suppress_by_pairs
+from boxwright.ops.suppress_pairs import first_look, looks, suppress_by_pairs
 
 ROWS_AT_ONCE = 4
 """NMS looks at so many times the wanted number of boxes first, and at more only while too few of them are kept."""
@@ -165,9 +165,11 @@ def select_detections(
     order = torch.where(good, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)  # (B, N)
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    keep = first_look(boxes, labels, nms_iou, max_detections)
-    if keep is None:
+    enough = looks.get()
+    if enough is None:
         keep = suppress(boxes, labels, nms_iou, max_detections)
+    else:  # of a CUDA graph, which cannot wait for an answer
+        keep = first_look(boxes, labels, nms_iou, max_detections, enough)
     kept = keep.cumsum(1)  # (B, N): how many are kept up to here, which is the place of each kept box, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
     # a table with one column more: boxes that are not wanted go to column 0, which is cut off

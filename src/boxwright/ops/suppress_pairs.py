@@ -34,7 +34,8 @@ SHARE_OF_CARD = 64
 BYTES_A_PAIR = 32
 """While overlaps are computed."""
 
-_looks: ContextVar[list[Tensor] | None] = ContextVar("looks", default=None)
+looks: ContextVar[list[Tensor] | None] = ContextVar("looks", default=None)
+"""Where `one_look` collects its answers; None outside it."""
 
 
 @contextmanager
@@ -45,18 +46,15 @@ def one_look() -> Iterator[list[Tensor]]:
     detections are wrong, and whoever asked for one look computes them again without.
     """
     enough: list[Tensor] = []
-    token = _looks.set(enough)
+    token = looks.set(enough)
     try:
         yield enough
     finally:
-        _looks.reset(token)
+        looks.reset(token)
 
 
-def first_look(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor | None:
-    """Which boxes (B, N, 4) are kept after one look, (B, N) bool; None outside `one_look`."""
-    enough = _looks.get()
-    if enough is None:
-        return None
+def first_look(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int, enough: list[Tensor]) -> Tensor:
+    """Which boxes (B, N, 4) are kept after one look, (B, N) bool; whether that is `enough` is added to the list."""
     keep, decided = look(boxes, labels, iou_threshold, limit, rows=_first_rows(limit), rounds=ROUNDS)
     enough.append(decided)
     return keep
