@@ -60,13 +60,13 @@ def build_ours(name: str) -> Any:
     return MODELS[name].build(check_model({**PAIRS[name][1], "name": name}), CLASSES)
 
 
-def build_peer(name: str, height: int, width: int) -> Any:
+def build_peer(name: str, height: int, width: int, classes: int = CLASSES) -> Any:
     """Torchvision's detector with frozen BatchNorm, its first two stages not trained."""
     builder, _ = PAIRS[name]
     short, long = sorted((height, width))
     settings: dict[str, Any] = {"weights": None, "weights_backbone": None}
     model = getattr(torchvision.models.detection, builder)(
-        num_classes=CLASSES if name in DENSE else CLASSES + 1, min_size=short, max_size=long, **settings
+        num_classes=classes if name in DENSE else classes + 1, min_size=short, max_size=long, **settings
     )
     for part, child in list(model.backbone.named_modules()):
         if isinstance(child, torch.nn.BatchNorm2d):
@@ -77,7 +77,7 @@ def build_peer(name: str, height: int, width: int) -> Any:
     return model
 
 
-def ground_truths(batch: int, height: int, width: int, objects: int) -> list[GroundTruth]:
+def ground_truths(batch: int, height: int, width: int, objects: int, classes: int = CLASSES) -> list[GroundTruth]:
     """Boxes of all sizes with masks that fill three quarters of each."""
     generator = torch.Generator().manual_seed(1)
     found = []
@@ -91,7 +91,7 @@ def ground_truths(batch: int, height: int, width: int, objects: int) -> list[Gro
             bitmap = torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)
             bitmap[: (y2 - y1) // 4] = False
             masks.append(CroppedMask(x1, y1, bitmap))
-        labels = torch.randint(0, CLASSES, (objects,), generator=generator)
+        labels = torch.randint(0, classes, (objects,), generator=generator)
         found.append(GroundTruth.of(boxes, labels, masks=masks))
     return found
 
@@ -152,17 +152,23 @@ def our_step(
 
 
 def peer_step(
-    name: str, pixels: Tensor, ground_truth: list[GroundTruth], device: torch.device, precision: str, _compiled: bool
+    name: str,
+    pixels: Tensor,
+    ground_truth: list[GroundTruth],
+    device: torch.device,
+    precision: str,
+    _compiled: bool = False,
+    classes: int = CLASSES,
 ) -> Callable[[], Any]:
     """The same step of torchvision's detector, never compiled."""
     height, width = pixels.shape[2:]
-    model = build_peer(name, height, width)
+    model = build_peer(name, height, width, classes)
     if name == "rpn":
         model = ProposalPart(model)
     elif name == "fast_rcnn":
         model = RegionPart(model, [boxes.to(device) for boxes in stored_proposals(ground_truth, height, width)])
     elif name == "fcos_mask":
-        model = FCOSWithMasks(model, CLASSES)
+        model = FCOSWithMasks(model, classes)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
     first = 0 if name in DENSE else 1

@@ -3,9 +3,11 @@
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from boxwright.recipes import check_model, load_recipe
 
@@ -58,3 +60,51 @@ def test_the_detectors_of_the_step_benchmark_can_be_built(module):
     steps = module("steps")
     for name, (_, settings) in steps.PAIRS.items():
         assert check_model({**settings, "name": name}).backbone.name == "resnet50"
+
+
+@pytest.fixture
+def tiny(module, tmp_path):
+    """Where a tiny run of the table for a GPU measures."""
+    return module("gpu_setting").Setting(torch.device("cpu"), True, tmp_path, tmp_path / "nowhere")
+
+
+def test_the_table_for_a_gpu_has_every_row_whatever_fails(module, tiny, tmp_path, monkeypatch, capsys):
+    """One part fails, one would end too late: the others are measured, and what there is stands in the file."""
+    gpu, figure = module("gpu"), module("gpu_setting").Figure
+    monkeypatch.setattr(sys, "argv", ["gpu", "--only", "b"])
+    parts = [
+        gpu.Part("a", 1, lambda setting: [figure("speed", "10", "5", "2.00", "1.0", ">= 3")]),
+        gpu.Part("b", 1, lambda setting: 1 / 0),
+        gpu.Part("c", 1000, lambda setting: [figure("never", "0")]),
+        gpu.Part("d", 1, lambda setting: [figure("x | y", str(setting.large(9, 1)))]),
+    ]
+    out = tmp_path / "runs" / "gpu.md"
+    found = gpu.run(replace(tiny, tiny=False), parts, 60, out)
+    assert [one.what for one in found] == ["speed", "b", "c", "x | y"]
+    lines = out.read_text().splitlines()
+    assert lines[0] == "## gpu: no GPU (cpu)"
+    assert lines[2] == "`python -m benchmarks.gpu --only b`"
+    rows = [line.split(" | ") for line in lines if line.startswith("| ")]
+    assert {len(row) for row in rows} == {len(gpu.COLUMNS)}
+    assert rows[1][:6] == ["| speed", "10", "5", "2.00", "1.0", ">= 3"]
+    assert rows[2][1] == "failed: ZeroDivisionError: division by zero"
+    assert rows[3][1].startswith("left out: ")
+    assert rows[4][:2] == ["| x / y", "9"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_some_rows_for_a_gpu_can_be_measured_on_a_cpu(module, tiny):
+    gpu = module("gpu")
+    parts = [part for part in gpu.PARTS if part.name in ("bccd", "latency")]
+    found = gpu.run(tiny, parts, 600, None)
+    assert len(found) == 2
+    assert not [one for one in found if "failed" in one.measured]
+
+
+@pytest.mark.slow
+def test_all_rows_for_a_gpu_can_be_measured_on_a_cpu(module, tiny):
+    pytest.importorskip("timm")
+    gpu = module("gpu")
+    found = gpu.run(tiny, gpu.PARTS, 3600, None)
+    assert not [one for one in found if "failed" in one.measured]
+    assert len(found) >= 17

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli.main import app
-from boxwright.deploy.benchmark import RUNTIMES, Runtime, available_runtimes, measure_speed
+from boxwright.deploy.benchmark import RUNTIMES, FolderSpeed, Runtime, available_runtimes, measure_speed
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
@@ -28,6 +28,10 @@ def test_torch_alone_needs_no_file(checkpoint_file):
     assert row["images_per_second"] > 0
     assert 40 < row["megabytes"] < 60  # the weights of a ResNet-18
     assert (printed["height"], printed["width"]) == (96, 96)
+    predicted = printed["predict"]
+    assert predicted["runtime"] == "torch"
+    assert predicted["images_per_second"] > 0
+    assert 0 <= predicted["waited"] < 1
 
 
 def test_what_cannot_run_is_said(checkpoint_file):
@@ -86,6 +90,7 @@ def test_ap_is_compared_to_the_checkpoint_in_torch_whatever_is_listed(checkpoint
         ("build_runtimes", runtimes), ("available_runtimes", lambda *_, **__: dict.fromkeys(RUNTIMES, "")),
         ("measure_speed", lambda made, *_, **__: [(1.0, 1.0)] * len(made)), ("average_precision", ap),
         ("network_images", lambda *_: [torch.zeros(3, 96, 96)]),
+        ("folder_speed", lambda *_: FolderSpeed(8, 12.5, 0.25)),
     ):  # fmt: skip
         monkeypatch.setattr(f"boxwright.deploy.benchmark.{name}", stub)
     for listed in ("openvino-int8,onnx", "torch-bf16,torch,onnx", "torch"):
@@ -97,6 +102,7 @@ def test_ap_is_compared_to_the_checkpoint_in_torch_whatever_is_listed(checkpoint
             assert row["ap_difference"] == pytest.approx(stated[row["runtime"]] - 0.5)
     table = run(checkpoint_file, "--runtimes", "openvino-int8,onnx", "--data", labelled).stdout
     assert "0.4000 | -0.1000 |" in table
+    assert "8 images in memory: 12.50 images/s; the device waited 25% of the time" in table
     assert table.endswith("AP of the checkpoint in torch fp32, which is not listed: 0.5000\n")
     assert "| - | - |" in run(checkpoint_file, "--runtimes", "onnx").stdout
 

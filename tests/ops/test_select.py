@@ -6,14 +6,8 @@ from torchvision.ops import batched_nms
 from torchvision.ops import nms as kernel
 
 from boxwright.ops import select
-from boxwright.ops.select import (
-    largest_below,
-    nms,
-    select_detections,
-    suppress,
-    suppress_by_pairs,
-    top_candidates,
-)
+from boxwright.ops.select import nms, select_detections, suppress, top_candidates
+from boxwright.ops.suppress_pairs import largest_below, suppress_by_pairs
 
 
 def nms_per_class(boxes, scores, labels, iou_threshold):
@@ -133,13 +127,6 @@ class TestBatchedSuppression:
             boxes, labels = self.batch(range(start, start + 6))
             by_pairs = suppress_by_pairs(boxes, labels, threshold, 999)
             assert torch.equal(by_pairs, suppress(boxes, labels, threshold, 999)), start
-
-    def test_a_batch_that_is_too_large_is_done_in_parts(self, monkeypatch):
-        boxes, labels = self.batch(range(7))
-        monkeypatch.setattr(select, "LARGEST_PAIRS", 2 * boxes.shape[1] ** 2)
-        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5, 999), suppress(boxes, labels, 0.5, 999))
-        monkeypatch.setattr(select, "PAIRS_COMPARED", 3 * 2 * boxes.shape[1])  # and overlaps three rows at a time
-        assert torch.equal(suppress_by_pairs(boxes, labels, 0.5, 999), suppress(boxes, labels, 0.5, 999))
 
     def test_rows_without_a_label_neither_stay_nor_suppress(self):
         boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]])

@@ -8,6 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from boxwright.cli.progress import log
+from boxwright.wording import counted
+
+FOLDER_IMAGES = 512
+"""Images of a folder that `predict` is timed with at most."""
 
 
 def benchmark(
@@ -31,7 +35,8 @@ def benchmark(
     """Compare the runtimes of this machine for a checkpoint: latency, throughput, file size, AP.
 
     Exported files are temporary; `boxwright export` writes and checks them. Latency is that of one image, throughput
-    that of batches; both from pixels at network size to detections.
+    that of batches; both from pixels at network size to detections. The last line is `predict` as a whole, from files
+    to detections, with the part of the time in which the device had nothing to do.
     """
     import json
     import tempfile
@@ -44,6 +49,7 @@ def benchmark(
         available_runtimes,
         build_runtimes,
         evaluate_runtimes,
+        folder_speed,
         measure_speed,
         network_images,
     )
@@ -74,12 +80,14 @@ def benchmark(
     part = split or "val"
     if data is not None:
         find_split(open_folder(data), part)  # errors are reported before minutes of work
-    given = synthetic_images() if images is None else [read_image(one) for one in image_paths(images)[:32]]
+    paths = [] if images is None else image_paths(images)
+    given = synthetic_images() if images is None else [read_image(one) for one in paths[:32]]
     with tempfile.TemporaryDirectory() as folder:
         size = sum(value.numel() * value.element_size() for value in source.weights.values())
         made = build_runtimes(source, names, Path(folder), device=where, weights_size=size, images=images, log=log)
         fed = network_images(made[0].detector, given)
         speeds = measure_speed(made, fed, batch=batch, repeats=repeats)
+        whole = folder_speed(made[0].detector, paths[:FOLDER_IMAGES] or given, batch)
         points: list[float | None] = [None] * len(made)
         torch_ap = None
         if data is not None:
@@ -99,11 +107,23 @@ def benchmark(
         for one, (latency, throughput), point in zip(made, speeds, points, strict=True)
     ]
     if json_output:
-        printed = {"height": height, "width": width, "batch": batch, "torch_ap": torch_ap, "runtimes": rows}
+        printed: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "batch": batch,
+            "torch_ap": torch_ap,
+            "runtimes": rows,
+        }
+        printed["predict"] = {"runtime": names[0], **whole._asdict()}
         typer.echo(json.dumps(printed))
         return
     typer.echo(f"{source.recipe.model.name}, images of {height} x {width}, batches of {batch}\n")
     _print_table(rows)
+    where_from = "in memory" if images is None else "from files"
+    typer.echo(
+        f"\npredict with {names[0]}, {counted(whole.images, 'image')} {where_from}: "
+        f"{whole.images_per_second:.2f} images/s; the device waited {whole.waited:.0%} of the time"
+    )
     if torch_ap is not None and "torch" not in names:
         typer.echo(f"\nAP of the checkpoint in torch fp32, which is not listed: {torch_ap:.4f}")
 

@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
+from boxwright.data.image_io.any_image import ImageLike
 from boxwright.deploy.export.export_checkpoint import average_precision, calibration_inputs
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import write_openvino
+from boxwright.inference.overlap import DeviceUse
 from boxwright.inference.predictor import Detector
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.runtime.openvino import computes_bf16
@@ -145,6 +148,26 @@ def measure_speed(
         (statistics.median(times[number, 1]), batch / statistics.median(times[number, batch]))
         for number in range(len(runtimes))
     ]
+
+
+class FolderSpeed(NamedTuple):
+    """`Detector.predict` from files to detections: images, images per second, the part of the time that was waited."""
+
+    images: int
+    images_per_second: float
+    waited: float
+
+
+def folder_speed(detector: Detector, images: Sequence[ImageLike], batch: int) -> FolderSpeed:
+    """The speed of `predict` with the images as they are, read, resized and all; one pass before warms up."""
+    for number in range(2):
+        use, start = DeviceUse(detector.device), time.perf_counter()
+        for one in detector.try_stream(images, batch=batch, use=use):
+            if isinstance(one, Exception):
+                raise one
+        if number == 1:
+            seconds = time.perf_counter() - start
+    return FolderSpeed(len(images), len(images) / seconds, use.waited)
 
 
 def evaluate_runtimes(

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from boxwright.data.inputs import WINDOW, PreparedImage, images_of, prepared_ahe
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
+from boxwright.inference.overlap import IN_FLIGHT, DeviceUse, made_ahead, under_way
 from boxwright.models import MODELS, DetectionModel
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
@@ -33,8 +34,7 @@ from boxwright.runtime.engine import Engine
 from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
 from boxwright.runtime.exported import open_engine
 from boxwright.runtime.folding import fold_norms
-from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
-from boxwright.runtime.winograd import speed_up
+from boxwright.runtime.torch_engine import Launched, TorchEngine
 from boxwright.structures import (
     Classes,
     Detections,
@@ -45,60 +45,6 @@ from boxwright.structures import (
     Proposals,
     Targets,
 )
-
-BUCKET = 64
-"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
-
-
-class TorchEngine:
-    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
-
-    A model that is not compiled may use the convolutions of `runtime/winograd.py`.
-    """
-
-    def __init__(
-        self, model: DetectionModel, device: torch.device, *, precision: str = "auto", compile: bool = False
-    ) -> None:
-        if precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
-        self.device = device
-        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
-        assert isinstance(self.model, nn.Module)
-        self.precision = choose_precision(precision, device)
-        self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
-        self.graphs = compile and device.type == "cuda"
-        if compile:
-            compile_parts(self.model, dynamic=False, mode="reduce-overhead" if self.graphs else None)
-        else:
-            speed_up(self.model, device, self.precision)
-
-    @torch.inference_mode()
-    def __call__(
-        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
-    ) -> PaddedDetections:
-        return self.detect(self.forward(images, None, proposals), settings)
-
-    @torch.inference_mode()
-    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
-        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
-        if self.graphs:  # one generation of CUDA graphs a batch: a part's output lives until the next part has read it
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with self._autocast():
-            return self.model(images, targets, proposals)
-
-    @torch.inference_mode()
-    def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
-        """Detections in network pixels from raw predictions."""
-        with self._autocast():
-            return self.model.detect_padded(outputs, settings)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
-
-    @torch.inference_mode()
-    def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """The losses of raw predictions that were made with these targets, by name."""
-        return self.model.loss(outputs, targets)
 
 
 class PredictOptions(TypedDict, total=False):
@@ -120,6 +66,13 @@ class PredictOptions(TypedDict, total=False):
     """Images that are decoded ahead and sorted into batches together."""
     memory: float
     """GiB that decoded images may take at most."""
+
+
+class _Assembled(NamedTuple):
+    """A batch on the CPU, and the rows of its images."""
+
+    rows: list[int]
+    images: ImageBatch
 
 
 class Detector:
@@ -261,12 +214,13 @@ class Detector:
         memory: float = MEMORY,
         keep: bool = False,
         listed: bool = False,
+        use: DeviceUse | None = None,
     ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
         """`stream` that continues after an image that cannot be read, and yields the error in its place.
 
         The other images yield the image as the network saw it, with `keep` also in its own pixels, and its detections.
         With `listed`, `images` are paths of files that were listed before: each yields one result, whatever is there
-        now. Wrong arguments are refused at the call, not with the first image.
+        now. `use` is told when the device has work. Wrong arguments are refused at the call, not with the first image.
         """
         if batch < 1:
             raise ValueError(f"batch: expected at least 1, got {batch}")
@@ -280,7 +234,7 @@ class Detector:
             source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
             for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
                 good = [one for one in held if isinstance(one, PreparedImage)]
-                pairs = zip(good, self.detect_prepared(good, settings, batch), strict=True)
+                pairs = zip(good, self.detect_prepared(good, settings, batch, use=use), strict=True)
                 for one in held:
                     yield next(pairs) if isinstance(one, PreparedImage) else one
                 del held, good, pairs, one  # before the next window is prepared, which may be one large image
@@ -305,53 +259,74 @@ class Detector:
         return settings
 
     def detect_prepared(
-        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
+        self,
+        held: Sequence[PreparedImage],
+        settings: DetectSettings,
+        batch: int,
+        losses: LossSums | None = None,
+        use: DeviceUse | None = None,
     ) -> list[Detections]:
         """Detections in resized images, in their order; `losses` collects the losses against its ground truths.
 
-        A GPU works on a batch while the detections of the previous one are mapped back to the original images.
+        A GPU has three batches at a time, while one is put together and the detections of others are mapped back to the
+        original images. `use` is told when the device has work.
         """
         found: dict[int, Detections] = {}
+        beside = self.device.type != "cpu"  # on a CPU other threads would only compete with the network's
 
-        def restore(rows: list[int], padded: PaddedDetections, images: ImageBatch) -> None:
-            for row, one in zip(rows, padded.restore(images, self._paste), strict=False):
-                found[row] = replace(one, classes=self.classes, path=held[row].path)
+        def assemble(rows: list[int]) -> _Assembled:
+            images = self._batch([held[row] for row in rows], batch)
+            return _Assembled(rows, images.pin_memory() if self.engine.device.type == "cuda" else images)
 
-        with ThreadPoolExecutor(1) as beside:
+        def launch(one: _Assembled) -> tuple[_Assembled, Launched]:
+            given = [regions for row in one.rows if (regions := held[row].proposals) is not None]
+            ground_truths = None if losses is None else [losses.ground_truths[row] for row in one.rows]
+            if use is not None:
+                use.begin()
+            launched = self._launch(self._on_device(one.images), given, settings, ground_truths, losses).on_the_way()
+            if use is not None:
+                use.end()
+            return one, launched
+
+        def restore(one: _Assembled, padded: PaddedDetections) -> None:
+            for row, detections in zip(one.rows, padded.restore(one.images, self._paste), strict=False):
+                found[row] = replace(detections, classes=self.classes, path=held[row].path)
+
+        parts = batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket)
+        if not beside:
+            for part in parts:
+                one, launched = launch(assemble(part))
+                restore(one, launched.result())
+            return [found[row] for row in range(len(held))]
+        with ThreadPoolExecutor(1) as assembling, ThreadPoolExecutor(1) as restoring:
             jobs = []
-            for rows in batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket):
-                images = self._batch([held[row] for row in rows], batch)
-                given = [one.proposals for one in (held[row] for row in rows) if one.proposals is not None]
-                ground_truths = None if losses is None else [losses.ground_truths[row] for row in rows]
-                padded = self._run(self._on_device(images), given, settings, ground_truths, losses)
-                if self.device.type == "cpu":  # a second thread would only compete with the network's
-                    restore(rows, padded, images)
-                    continue
-                padded = padded.cpu()  # waits for it
-                jobs.append(beside.submit(restore, rows, padded, images))
+            for one, launched in under_way(made_ahead(parts, assemble, assembling, 2), launch, IN_FLIGHT):
+                jobs.append(restoring.submit(restore, one, launched.result().cpu()))
             for job in jobs:
                 job.result()
         return [found[row] for row in range(len(held))]
 
-    def _run(
+    def _launch(
         self,
         images: ImageBatch,
         given: list[Tensor],
         settings: DetectSettings,
         ground_truths: list[GroundTruth] | None,
         losses: LossSums | None,
-    ) -> PaddedDetections:
+    ) -> Launched:
         proposals = None
         if given:
             proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
         if ground_truths is None or losses is None:
-            return self.engine(images, settings, proposals)
+            if isinstance(self.engine, TorchEngine):
+                return self.engine.launch(images, settings, proposals)
+            return Launched.done(self.engine(images, settings, proposals))
         if not isinstance(self.engine, TorchEngine):
             raise ValueError("losses are for a checkpoint: an exported file gives detections only")
         targets = Targets.of(ground_truths).to(self.device)
         outputs = self.engine.forward(images, targets, proposals)
         losses.add(self.engine.losses(outputs, targets), len(ground_truths))
-        return self.engine.detect(outputs, settings)
+        return Launched.done(self.engine.detect(outputs, settings))
 
     def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
@@ -367,7 +342,18 @@ class Detector:
     def _on_device(self, images: ImageBatch) -> ImageBatch:
         if self.device.type != "cuda":
             return images.to(self.device)
-        return images.pin_memory().to(self.device, non_blocking=True)
+        # beside what the device computes: the first that needs the pixels waits for them, nobody else
+        computing = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._uploads):
+            there = images.to(self.device, non_blocking=True)
+        computing.wait_stream(self._uploads)
+        for part in (there.pixels, there.sizes_hw, there.original_hw, there.scale_xy, there.offset_xy):
+            part.record_stream(computing)
+        return there
+
+    @cached_property
+    def _uploads(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
 
 def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:

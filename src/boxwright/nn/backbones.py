@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from boxwright.nn.depthwise import speed_up_depthwise
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
 
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
                 if isinstance(part, BATCH_NORMS):
                     part.eps = variant.norm_eps
         replace_batch_norm(self.body, norm)
+        speed_up_depthwise(self.body)
         for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
             _freeze(self.body, prefix)
         self.strides, self.channels, self._channels_last = self._probe(name, variant)

@@ -12,23 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
-from boxwright.ops.boxes import box_area, pairwise_intersection, pairwise_iou
+from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.outside_graphs import splits
+from boxwright.ops.suppress_pairs import first_look, looks, suppress_by_pairs
 
-LARGEST_PAIRS = 1 << 27
-"""Pairs of boxes in memory at once on a GPU, a byte each; images beyond that are processed in turn."""
-PAIRS_COMPARED = 1 << 21
-"""Pairs whose overlap is computed at once: some 40 bytes each."""
 ROWS_AT_ONCE = 4
-"""On a CPU, NMS looks at so many times the wanted number of boxes, and at as many more while too few are kept."""
+"""NMS looks at so many times the wanted number of boxes first, and at more only while too few of them are kept."""
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Indices (D,) of the boxes (N, 4) that no better one overlaps by more than `iou_threshold`, best first.
 
     The algorithm to be read: nothing in the library calls it. What runs is `suppress`, for a batch and class by class,
-    with torchvision's kernel on a CPU and `suppress_by_pairs` on a GPU; tests show that all of them keep the same
-    boxes, and benchmarks/nms.py what that saves. Boxes of zero area overlap nothing.
+    with torchvision's kernel on a CPU and by all pairs (`suppress_pairs.py`) on a GPU; tests show that all of them
+    keep the same boxes, and benchmarks/nms.py what that saves. Boxes of zero area overlap nothing.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.0], [20.0, 20.0, 29.0, 29.0]])
     >>> nms(boxes, torch.tensor([0.6, 0.9, 0.5]), 0.5).tolist()
@@ -84,53 +81,7 @@ def _(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor
     return torch.empty_like(labels, dtype=torch.bool)
 
 
-@suppress.register_kernel(("cuda", "mps"))
-def suppress_by_pairs(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int) -> Tensor:
-    """`suppress` from all pairs of boxes at once: whole batches, so that a GPU is not waited for image by image.
-
-    A box is kept where no kept better one overlaps it; repeated from "all are kept", the first box is settled after
-    one round, those that only it overlaps after two, so the end is the answer of the one-by-one algorithm.
-    """
-    longest = int((labels >= 0).sum(1).amax()) if labels.numel() else 0  # candidates come first
-    keep = torch.zeros_like(labels, dtype=torch.bool)
-    images = max(1, LARGEST_PAIRS // max(1, longest * longest))
-    for start in range(0, len(boxes), images):
-        rows = (slice(start, start + images), slice(0, longest))
-        keep[rows] = _settle(boxes[rows], labels[rows], iou_threshold)
-    return keep
-
-
-def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    batch, count = labels.shape
-    area = box_area(boxes)  # (B, N)
-    beaten = torch.empty((batch, count, count), dtype=torch.bool, device=boxes.device)
-    step = max(1, PAIRS_COMPARED // max(1, batch * count))
-    for start in range(0, count, step):
-        rows = slice(start, start + step)
-        shared = pairwise_intersection(boxes[:, rows], boxes)  # (B, n, N)
-        # not `pairwise_iou`: NaN, of two empty boxes, is above no threshold either, and a pass over all pairs is saved
-        overlap = shared / (area[:, rows, None] + area[:, None] - shared)
-        beaten[:, rows] = (overlap > largest_below(iou_threshold)) & (labels[:, rows, None] == labels[:, None])
-    beaten.triu_(diagonal=1)  # [b, i, j]: the better box i would suppress j
-    candidate = labels >= 0
-    keep = candidate
-    while True:
-        better = candidate & ~(beaten & keep[:, :, None]).any(1)
-        if bool((better == keep).all()):
-            return keep
-        keep = better
-
-
-def largest_below(threshold: float) -> float:
-    """The largest float32 number not above a threshold: float32 overlaps above it are those above the threshold.
-
-    >>> largest_below(0.5), largest_below(0.6) < 0.6
-    (0.5, True)
-    """
-    near = torch.tensor(threshold, dtype=torch.float32)
-    if float(near) > threshold:
-        near = near.nextafter(torch.tensor(-torch.inf))
-    return float(near)
+suppress.register_kernel(("cuda", "mps"))(suppress_by_pairs)
 
 
 def best_rows(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -216,7 +167,13 @@ def select_detections(
     labels = torch.where(good, labels, -1).gather(1, order)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
     found = (boxes, labels, nms_iou, max_detections)
-    keep = splits[-1](suppress, *found) if splits else suppress(*found)  # it waits: no part of a graph under capture
+    enough = looks.get()
+    if (
+        enough is not None
+    ):  # of a CUDA graph, which cannot wait for an answer: it looks once, and says whether it was enough
+        keep = first_look(*found, enough)
+    else:  # in a training step that is captured, NMS is done between two graphs
+        keep = splits[-1](suppress, *found) if splits else suppress(*found)
     kept = keep.cumsum(1)  # (B, N): how many are kept up to here, which is the place of each kept box, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
     # a table with one column more: boxes that are not wanted go to column 0, which is cut off

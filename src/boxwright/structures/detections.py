@@ -6,7 +6,7 @@ most, D = detections, M = side of a mask grid, H W = height and width in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -137,8 +137,12 @@ class PaddedDetections(NamedTuple):
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
-        boxes, scores, labels, counts = (part.cpu() for part in self[:4])
-        return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else self.masks.cpu())
+        return self.each(torch.Tensor.cpu)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
+        """The same detections with every tensor changed."""
+        boxes, scores, labels, counts = (change(part) for part in self[:4])
+        return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else change(self.masks))
 
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
         """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from boxwright.ops.select import largest_below
+from boxwright.ops.suppress_pairs import largest_below
 from boxwright.runtime.description import KEY, Description
 from boxwright.runtime.missing import required
 from boxwright.runtime.seal import BLANK, CHECKSUM, seal

@@ -1,0 +1,219 @@
+"""The engine that runs a model of the library in torch: its precision, its layout, and CUDA graphs of whole detections.
+
+A detection of a small network is bound by launching some hundreds of kernels. Where a shape comes again, network and
+selection are recorded as one CUDA graph (`cuda_graphs.py`) and launched at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from boxwright.models import DetectionModel
+from boxwright.ops.suppress_pairs import one_look
+from boxwright.runtime.cuda_graphs import Capture, CudaCapture, Kept, Recording
+from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
+from boxwright.runtime.winograd import speed_up
+from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals, Targets
+
+BUCKET = 64
+"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
+MOST_GRAPHS = 8
+"""Shapes that are kept as CUDA graphs; of more, the one that was not used for longest gives way."""
+SWITCH = "BOXWRIGHT_CUDA_GRAPHS"
+"""Environment variable: 0 runs every detection operation by operation."""
+SEEN_BEFORE = 2
+"""Batches of a shape before it is recorded: one that comes once is not worth it, and libraries choose kernels first."""
+
+
+class _Found(NamedTuple):
+    """Detections, and whether one look of NMS was enough for all of them (a bool on the device; None: it always is)."""
+
+    padded: PaddedDetections
+    enough: Tensor | None
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A batch that the device works on; `result` waits for it."""
+
+    found: _Found
+    again: Callable[[], PaddedDetections]
+    """The same detections, however many looks they take."""
+    ready: torch.cuda.Event | None = None
+
+    @classmethod
+    def done(cls, padded: PaddedDetections) -> Launched:
+        """Detections that need no other look."""
+        return cls(_Found(padded, None), lambda: padded)
+
+    def on_the_way(self) -> Launched:
+        """The same, on its way to the CPU; nothing waits."""
+        if (device := self.found.padded.boxes.device).type != "cuda":
+            return self
+        padded, enough = self.found
+        here = padded.each(lambda part: part.to("cpu", non_blocking=True))
+        decided = None if enough is None else enough.to("cpu", non_blocking=True)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record(torch.cuda.current_stream(device))
+        return Launched(_Found(here, decided), self.again, ready)
+
+    def result(self) -> PaddedDetections:
+        """The detections of the batch."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        padded, enough = self.found
+        return padded if enough is None or bool(enough) else self.again()
+
+
+class _Graph(NamedTuple):
+    """A recorded detection, and the buffers that it reads."""
+
+    images: ImageBatch
+    proposals: Proposals | None
+    recording: Recording[_Found]
+
+
+class TorchEngine:
+    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
+
+    On a GPU a shape that repeats is run as a CUDA graph. A model that is not compiled may use the convolutions of
+    `runtime/winograd.py`.
+    """
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        device: torch.device,
+        *,
+        precision: str = "auto",
+        compile: bool = False,
+        capture: Capture | None = None,
+    ) -> None:
+        """Args:
+
+        model: what is run; it is moved to the device.
+        device: where.
+        precision: fp32, bf16, fp16 or auto.
+        compile: compile backbone, pyramid and head.
+        capture: how detections are recorded, if not as CUDA graphs on a GPU and not at all elsewhere.
+        """
+        if precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
+        self.device = device
+        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
+        assert isinstance(self.model, nn.Module)
+        self.precision = choose_precision(precision, device)
+        self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
+        if compile:
+            compile_parts(self.model, dynamic=False)
+        else:
+            speed_up(self.model, device, self.precision)
+        wanted = device.type == "cuda" and os.environ.get(SWITCH) != "0"
+        self.capture: Capture | None = CudaCapture() if capture is None and wanted else capture
+        self.graphs: Kept[_Graph] = Kept(MOST_GRAPHS, SEEN_BEFORE)
+        self.why_no_graphs: str | None = None
+        """Why detections of this model cannot be recorded, once that was tried."""
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        return self.launch(images, settings, proposals).result()
+
+    @torch.inference_mode()
+    def launch(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None) -> Launched:
+        """Start with a batch; on a GPU nothing waits for it here. Its buffers may be given back at once."""
+
+        @torch.inference_mode()
+        def again() -> PaddedDetections:
+            return self.detect(self.forward(images, None, proposals), settings)
+
+        if self.capture is None and self.device.type != "cuda":
+            return Launched.done(again())
+        found = self._replayed(images, settings, proposals) if self._records else None
+        return Launched(self._one_look(images, settings, proposals) if found is None else found, again)
+
+    @property
+    def _records(self) -> bool:
+        return self.capture is not None and self.why_no_graphs is None
+
+    def _one_look(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> _Found:
+        """Detections for which nothing waits."""
+        with one_look() as enough:
+            padded = self.detect(self.forward(images, None, proposals), settings)
+        return _Found(padded, torch.stack([one.all() for one in enough]).all() if enough else None)
+
+    def _replayed(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> _Found | None:
+        """The detections by a graph of this shape; None where there is none yet."""
+        given = (*_tensors_of(images), *_tensors_of(proposals))
+        # what Python decides is part of the key: it is fixed in the recording
+        key: Hashable = (settings, *((tuple(one.shape), one.dtype) for one in given))
+        graph = self.graphs.find(key)
+        if graph is None:
+            if not self.graphs.due(key):
+                return None
+            graph = self._recorded(images, settings, proposals)
+            if graph is None:
+                return None
+            self.graphs.add(key, graph)
+            assert self.capture is not None
+            if self.capture.does_the_work:
+                return _copied(graph.recording.result)
+        else:
+            for own, other in zip((*_tensors_of(graph.images), *_tensors_of(graph.proposals)), given, strict=True):
+                own.copy_(other, non_blocking=True)
+        graph.recording.replay()
+        return _copied(graph.recording.result)
+
+    def _recorded(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> _Graph | None:
+        """The detection as a graph with buffers of its own; None where this model cannot be recorded."""
+        own = ImageBatch(*(one.clone() for one in _tensors_of(images)))
+        regions = None if proposals is None else Proposals(*(one.clone() for one in _tensors_of(proposals)))
+        assert self.capture is not None
+        try:
+            recording = self.capture(lambda: self._one_look(own, settings, regions))
+        except RuntimeError as error:  # it waits for the device, its shapes depend on values, or memory is short
+            self.why_no_graphs = str(error).splitlines()[0][:160]
+            return None
+        return _Graph(own, regions, recording)
+
+    @torch.inference_mode()
+    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
+        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
+        with self._autocast():
+            return self.model(images, targets, proposals)
+
+    @torch.inference_mode()
+    def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
+        """Detections in network pixels from raw predictions."""
+        with self._autocast():
+            return self.model.detect_padded(outputs, settings)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
+
+    @torch.inference_mode()
+    def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """The losses of raw predictions that were made with these targets, by name."""
+        return self.model.loss(outputs, targets)
+
+
+def _tensors_of(given: ImageBatch | Proposals | None) -> list[Tensor]:
+    """The tensors of a batch of images or of proposals, in a fixed order."""
+    if given is None:
+        return []
+    if isinstance(given, ImageBatch):
+        return [given.pixels, given.sizes_hw, given.original_hw, given.scale_xy, given.offset_xy]
+    found = [given.boxes, given.scores, given.valid]
+    return found if given.level is None else [*found, given.level]
+
+
+def _copied(found: _Found) -> _Found:
+    """Detections that the next replay does not overwrite."""
+    return _Found(found.padded.each(torch.clone), None if found.enough is None else found.enough.clone())
