@@ -19,7 +19,7 @@ from benchmarks.depthwise import steps as depthwise_steps
 from benchmarks.gpu_setting import Figure, Setting
 from benchmarks.steps import ground_truths, peer_step
 from benchmarks.turns import in_turn
-from boxwright import evaluate, load_recipe, train
+from boxwright import evaluate, train
 from boxwright.runtime.precision import choose_precision
 
 CLASSES = 6
@@ -141,12 +141,9 @@ def kinds(setting: Setting) -> Sequence[Figure]:
     """`fcos-small` with each of the switches of the training step that this version's recipes have."""
     data = setting.shapes(setting.large(320, 64), setting.large(512, 8))
     size, batch = ((64, 64), 2) if setting.tiny else ((240, 320), 8)
-    recipe = load_recipe("fcos-small")
-    switches = {"as the recipe has it": []}
-    if hasattr(recipe, "cuda_graphs"):
-        switches |= {"eager": ["cuda_graphs=false"], "graphed": ["cuda_graphs=true"]}
-    if not setting.tiny:  # a compiler needs minutes on a CPU
-        switches["compiled"] = ["compile=true"]
+    switches = {"as the recipe has it": [], "eager": ["speed=eager"]}
+    if not setting.tiny:  # a CPU has no graphs, and needs minutes to compile
+        switches |= {"graphs": ["speed=graphs"], "compiled": ["speed=compiled"]}
     found = []
     for kind, own in switches.items():
         overrides = [f"data.batch_size={batch}", f"schedule.steps={setting.large(200, 20)}", *_fixed(*size), *own]
