@@ -16,7 +16,7 @@ def convert(
         str, typer.Argument(help="A checkpoint file, a zoo name, detectron2://... or https://...; see `boxwright zoo`.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead.")
+        str | None, typer.Option(help="torchvision, detectron2 or mmdetection: write a file for that library instead.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; in the working folder if not given.")] = None,
     variant: Annotated[
@@ -31,7 +31,7 @@ def convert(
         Path | None, typer.Option(help="Text file with one class name per line, for a checkpoint without class names.")
     ] = None,
 ) -> None:
-    """Convert a checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course, or back.
+    """Convert a checkpoint of torchvision, Detectron2, AdelaiDet, MMDetection, the original FCOS or the course.
 
     A recipe for fine-tuning, OUT.yaml, is written next to OUT.pt: boxwright train OUT.yaml --weights OUT.pt.
     """
