@@ -10,7 +10,8 @@ from boxwright.checkpoint import Checkpoint, NotOursError, load_checkpoint
 from boxwright.convert.files import convert_file
 from boxwright.runtime.exported import SUFFIXES
 from boxwright.structures import Classes
-from boxwright.weights.download import fetched_file, is_remote
+from boxwright.weights.download import address_of, fetched_file, is_remote
+from boxwright.weights.licences import licence_of
 from boxwright.writing import printable
 
 _LOG = logging.getLogger("boxwright.convert")
@@ -59,5 +60,6 @@ def open_checkpoint(
         _LOG.warning(
             "%s: ignored, because no part of the network needs it: %s", path, printable("; ".join(found.skipped))
         )
-    origin = {**found.origin, "notes": list(found.notes)}
+    licence = licence_of(found.origin["family"], address_of(name) if is_remote(name) else path.name)
+    origin = {**found.origin, "notes": list(found.notes), "licence": licence}
     return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)
