@@ -44,7 +44,7 @@ RETINANET = {
     "loss": {"normaliser": "one_each"},
     "compat": {
         "anchor_grid": "corner", "extra_relu": False, "best_anchors": "claimed", "padding": "ignored",
-        "pad_multiple": 32,
+        "shrink_limited": True, "pad_multiple": 32,
     },
 }  # fmt: skip
 """In what its RetinaNet differs from our defaults."""

@@ -28,8 +28,9 @@ FASTER_RCNN = {
     "rpn": {
         "anchor_grid": "corner", "low_quality_iou": 0.3, "best_anchors": "claimed", "padding": "ignored",
         "train_candidates": 2000, "test_candidates": 1000, "train_proposals": 1000, "test_proposals": 1000,
+        "shrink_limited": True,
     },
-    "box": {"level_slack": LEVEL_SLACK},
+    "box": {"level_slack": LEVEL_SLACK, "shrink_limited": True},
     "compat": {"pad_multiple": 32},
 }  # fmt: skip
 """In what `faster-rcnn_r50_fpn` differs from our defaults."""
@@ -61,6 +62,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
             "fc_channels": tuple(int(state[f"{_ROI}bbox_head.shared_fcs.{k}.weight"].shape[0])
                                  for k in indices(state, r"roi_head\.bbox_head\.shared_fcs\.(\d)\.weight")),
             "conv_channels": _convolutions(state, "bbox_head.shared_convs"),
+            "claimed": bool(at(config, "model", "train_cfg", "rcnn", "assigner", "match_low_quality", default=masked)),
             "regression": "agnostic" if sides == 4 and count > 1 else "class",
             "offset_weights": tuple(1 / std for std in stds),
             **_pooling(at(config, "model", "roi_head", "bbox_roi_extractor", "roi_layer", default={}), 7),

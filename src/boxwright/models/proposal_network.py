@@ -51,6 +51,8 @@ class ProposalSettings:
     """Where a cell's anchors stand: "corner" for Detectron2's checkpoints, "torchvision" for torchvision's."""
     anchors_rounded: bool = False
     """Corners at whole pixels, as torchvision's checkpoints have them."""
+    shrink_limited: bool = False
+    """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     low_quality: bool = True
@@ -204,10 +206,13 @@ class ProposalNetwork(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum")
         anchors, weights = outputs.anchors[rows], positive.to(offsets.dtype) * self.settings.box_weight
         if self.settings.box_loss == "giou":
-            box = giou_loss(decode_boxes(anchors, offsets), boxes, weights)
+            box = giou_loss(self._decoded(anchors, offsets), boxes, weights)
         else:
             box = smooth_l1(offsets, encode_boxes(anchors, boxes), weights, self.settings.beta)
         return {"objectness": objectness / total, "proposal_box": box / total}
+
+    def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        return decode_boxes(anchors, offsets, shrink_limited=self.settings.shrink_limited)
 
     @torch.no_grad()
     def propose(
@@ -223,7 +228,7 @@ class ProposalNetwork(nn.Module):
             level = slice(start, start := start + count)
             scores, place = best_rows(outputs.objectness[:, level], candidates)
             offsets = outputs.offsets[:, level].gather(1, place[..., None].expand(-1, -1, 4))
-            boxes = clip_boxes(decode_boxes(outputs.anchors[level][place], offsets), outputs.sizes_hw)
+            boxes = clip_boxes(self._decoded(outputs.anchors[level][place], offsets), outputs.sizes_hw)
             sides = boxes[..., 2:] - boxes[..., :2]
             good = torch.isfinite(boxes).all(-1) & torch.isfinite(scores) & (sides >= self.settings.min_side).all(-1)
             if self.settings.score_threshold > 0:

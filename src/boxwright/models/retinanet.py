@@ -121,6 +121,8 @@ class RetinaNetCompat:
     """When boxes are cut to the image; Detectron2 does so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
+    shrink_limited: bool = False
+    """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
     extra_relu: bool = True
     """Whether P7 is made from ReLU of P6; MMDetection makes it from P6 itself."""
     best_anchors: Literal["own", "claimed"] = "own"
@@ -271,10 +273,13 @@ class RetinaNet(nn.Module):
         boxes = gather_rows(targets.boxes, owner)  # (B, N, 4)
         share = 1 / self._normaliser(positive)  # (B, 1)
         if config.loss.box == "giou":
-            box = giou_loss(decode_boxes(anchors, outputs.offsets), boxes, positive * share)
+            box = giou_loss(self._decoded(anchors, outputs.offsets), boxes, positive * share)
         else:
             box = smooth_l1(outputs.offsets, encode_boxes(anchors, boxes), positive * share, config.loss.beta)
         return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=share), "box": box}
+
+    def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        return decode_boxes(anchors, offsets, shrink_limited=self.config.compat.shrink_limited)
 
     @torch.no_grad()
     def _normaliser(self, positive: Tensor) -> Tensor:
@@ -303,7 +308,7 @@ class RetinaNet(nn.Module):
             scores = logits.sigmoid()
             good = scores > settings.score_threshold
             offsets = outputs.offsets[:, level].gather(1, rows[..., None].expand(-1, -1, 4))
-            boxes = decode_boxes(outputs.anchors[level][rows], offsets)
+            boxes = self._decoded(outputs.anchors[level][rows], offsets)
             columns.append((boxes, scores * good, torch.where(good, labels, -1)))
         boxes, scores, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
         compat = self.config.compat
