@@ -1,6 +1,7 @@
 """What a run starts from: the recipe that weights bring along, and what a recipe must take from them."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,7 @@ def test_names_and_addresses_stay_as_they_are_and_paths_become_absolute(monkeypa
     monkeypatch.chdir(tmp_path)
     for name in ("torchvision/fcos_resnet50_fpn", "mmdetection/x", "detectron2://a/b.pkl", "https://example.org/a.pth"):
         assert source_of(name) == name
+    assert source_of(Path("https://example.org/a.pth")) == "https://example.org/a.pth"
     assert source_of("runs/mine") == str(tmp_path / "runs" / "mine")
 
 

@@ -12,7 +12,7 @@ from boxwright.inference.loading import open_checkpoint
 from boxwright.recipes import load_recipe
 from boxwright.recipes.fine_tuning import fine_tuning_recipe
 from boxwright.recipes.schema import Recipe
-from boxwright.weights.download import is_remote
+from boxwright.weights.download import is_remote, source_name
 from boxwright.writing import printable
 
 DEFAULT_RECIPE = "fcos"
@@ -64,7 +64,8 @@ def open_start(recipe: str | None, weights: str | Path | None, overrides: Sequen
 
 def source_of(weights: str | Path) -> str:
     """A path as an absolute one, since a run may be resumed from another folder; names and URLs as they are."""
-    return str(weights) if is_remote(str(weights)) else str(Path(weights).resolve())
+    name = source_name(weights)
+    return name if is_remote(name) else str(Path(weights).resolve())
 
 
 def with_backbone_of(recipe: Recipe, trained: Recipe, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:

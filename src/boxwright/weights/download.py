@@ -30,6 +30,15 @@ def is_remote(source: str) -> bool:
     return source.startswith(REMOTE) and not Path(source).exists()
 
 
+def source_name(source: str | Path) -> str:
+    """A source as text; a URL that was made a path has its two slashes again.
+
+    >>> source_name(Path("https://example.org/a.pth"))
+    'https://example.org/a.pth'
+    """
+    return re.sub(r"^(https|detectron2):/+", r"\1://", str(source))
+
+
 def address_of(source: str) -> str:
     """The https address that a zoo name or a shorthand stands for."""
     if source.startswith("detectron2://"):
