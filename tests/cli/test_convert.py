@@ -8,7 +8,10 @@ import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.recipes import load_recipe
+from boxwright.training import report
+from boxwright.training.start import open_start
 from boxwright.weights.backbone_files import read_tensors, state_of
+from boxwright.weights.licences import NON_COMMERCIAL
 
 
 @pytest.fixture
@@ -48,7 +51,8 @@ def test_class_names_come_from_a_file(boxwright, fixtures, tmp_path):
     assert load_checkpoint(tmp_path / "a.pt").classes.names[79] == "thing 79"
 
 
-def test_a_foreign_file_predicts_and_is_trained_on(boxwright, fixtures, tmp_path, voc):
+def test_a_foreign_file_predicts_and_is_trained_on(boxwright, fixtures, tmp_path, voc, monkeypatch):
+    monkeypatch.setattr(report, "write_metrics", lambda *_: None)
     data = voc(tmp_path / "data", names=("person", "dot"))
     source = fixtures / "detectron2" / "fcos" / "model.pkl"
     done = boxwright("predict", source, data / "JPEGImages", "--out", tmp_path / "found", "--json", "--score", "0.9")
@@ -61,7 +65,37 @@ def test_a_foreign_file_predicts_and_is_trained_on(boxwright, fixtures, tmp_path
         "--runs", tmp_path / "runs", "--name", "tuned", "--device", "cpu",
     )  # fmt: skip
     assert done.code == 0, done
-    assert "classes kept by name: person" in done.err + done.out
+    assert "rows of classes kept by name: person; new: dot" in done.err
+
+
+def test_a_foreign_file_is_trained_on_in_one_command(boxwright, fixtures, tmp_path, voc, monkeypatch):
+    monkeypatch.setattr(report, "write_metrics", lambda *_: None)  # curves, which take most of the time
+    data, source = voc(tmp_path / "data", names=("person", "dot")), fixtures / "adelaidet" / "fcos" / "model.pth"
+    settings = ("data.resize.size=64", "data.resize.max_size=64", "schedule.steps=2", "data.batch_size=2",
+                "schedule.warmup_steps=0", "validation.times=1")  # fmt: skip
+    done = boxwright("train", *settings, "--data", data, "--weights", source, "--device", "cpu")
+    assert done.code == 0, done
+    assert f"recipe: the network of {source}, the settings for fine-tuning" in done.err
+    assert "weights: licence non-commercial use only (AdelaiDet's own" in done.err
+    assert "(adelaidet: FCOS): kept backbone, pyramid and head (" in done.err
+    assert "rows of classes kept by name: person; new: dot" in done.err
+    last = load_checkpoint(f"{done.out.strip()}/weights/last.pt")
+    assert last.recipe.name == "FCOS-tuned"
+    assert last.origin == {"started_from": str(source), "licence": NON_COMMERCIAL["adelaidet"]}
+    assert open_start(None, done.out.strip()).notes[1] == f"weights: licence {NON_COMMERCIAL['adelaidet']}"  # it stays
+
+
+def test_weights_that_cannot_start_a_run_are_one_sentence(boxwright, fixtures, tmp_path, voc):
+    data = voc(tmp_path / "data")
+    words = ("--data", data, "--device", "cpu", "--weights")
+    boxwright("train", "fcos", *words, fixtures / "detectron2" / "fcos" / "model.pkl").refused(
+        "(detectron2: FCOS): nothing would be kept: its backbone is resnet50 with widths", "leave out the recipe"
+    )
+    boxwright("train", *words, "torchvision/fcos").refused("no detector 'torchvision/fcos' in the zoo", "did you mean")
+    boxwright("train", *words, tmp_path / "gone.pth").refused("gone.pth: no such file")
+    (tmp_path / "best.onnx").write_bytes(b"x")
+    boxwright("train", *words, tmp_path / "best.onnx").refused("best.onnx: an exported file contains no torch network")
+    assert not os.path.exists("runs")
 
 
 @pytest.mark.parametrize("verb", ["convert", "predict"])
@@ -82,7 +116,9 @@ def test_a_malicious_file_is_refused_by_name_before_it_runs(boxwright, tmp_path,
 def test_what_cannot_be_is_one_sentence(boxwright, fixtures, tmp_path):
     source = fixtures / "adelaidet" / "fcos" / "model.pth"
     boxwright("convert", tmp_path / "none.pth").refused("none.pth: no such file")
-    boxwright("convert", source, "--to", "keras").refused("--to: expected torchvision or detectron2, got keras")
+    boxwright("convert", source, "--to", "keras").refused(
+        "--to: expected torchvision or detectron2 or mmdetection, got keras"
+    )
     boxwright("convert", source, "--to", "torchvision").refused(
         "torchvision has no fcos like this one", "scale_per_level True"
     )

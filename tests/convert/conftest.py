@@ -45,7 +45,7 @@ class Case:
 
     def _ground_truth(self, k):
         masks = None
-        if self.arrays[f"gt_masks{k}"].numel():
+        if f"gt_masks{k}" in self.arrays and self.arrays[f"gt_masks{k}"].numel():
             planes = self.masks("gt_", k)
             masks = [CroppedMask(0, 0, plane) for plane in planes]
         return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"], None, masks

@@ -43,7 +43,7 @@ def test_settings_that_the_other_library_has_not_are_refused_by_name(case_of):
         ValueError, match=r"detectron2 has no fcos like this one: .*scale_per_level True \(there False\)"
     ):
         export_state(model, 80, case.converted.weights, "detectron2")
-    with pytest.raises(ValueError, match="expected torchvision or detectron2, got 'keras'"):
+    with pytest.raises(ValueError, match="expected torchvision or detectron2 or mmdetection, got 'keras'"):
         export_state(model, 80, case.converted.weights, "keras")
 
 

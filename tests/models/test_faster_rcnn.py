@@ -16,7 +16,7 @@ from boxwright.convert.torchvision_rcnn import FASTER_RCNN as TORCHVISION
 from boxwright.models.box_branch import BoxSettings
 from boxwright.models.proposal_network import ProposalSettings
 from boxwright.nn.pretrained import load_pretrained
-from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
+from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Proposals, Targets
 
 SIZES = [(64, 96), (96, 64)]
 GROUND_TRUTHS = [
@@ -215,6 +215,23 @@ class TestCourse:
             drawn = outputs.sampled.boxes[image][outputs.sampled.positive[image]]
             assert all((drawn == box).all(1).any() for box in one.boxes)
             assert not any((outputs.proposals.boxes[image] == box).all(1).any() for box in one.boxes)
+
+    def test_where_objects_claim_their_best_proposal_learns_them(self, images):
+        """MMDetection's Mask R-CNN: from positive_iou on, whatever else it overlaps more; ground truth is its own."""
+        large, inner = [0.0, 0, 20, 20], [0.0, 0, 20, 12]
+        targets = Targets.of([GroundTruth.of([large, inner], [0, 1]), GroundTruth.of([large], [2])])
+        boxes = torch.tensor(
+            [[[0.0, 0, 20, 18], [40, 40, 60, 60]]] * 2
+        )  # overlaps the large one by 0.9, 0.67 the other
+        given = Proposals(boxes, torch.ones(2, 2), torch.ones(2, 2).bool(), torch.zeros(2, 2, dtype=torch.int64))
+        for claimed, label in ((True, 1), (False, 0)):
+            model = small(box=replace(CLASSIFY, claimed=claimed))
+            drawn = model.box.sample(given, targets)
+            rows = {tuple(box): (int(own), bool(real)) for box, own, real in zip(
+                drawn.boxes[0].tolist(), drawn.labels[0], drawn.real[0], strict=True)}  # fmt: skip
+            assert rows[0, 0, 20, 18] == (label, True)
+            assert (rows[tuple(large)], rows[tuple(inner)], rows[40, 40, 60, 60]) == ((0, True), (1, True), (-1, True))
+            assert sorted(drawn.labels[1][drawn.real[1]].tolist()) == [-1, 2, 2]
 
     def test_losses_are_divided_by_what_was_drawn(self, images):
         model = small(box=replace(CLASSIFY, samples=10_000))

@@ -298,6 +298,23 @@ class TestDetections:
             found = build({"compat.multi_label": several}).detect_padded(sure, DetectSettings())
             assert found.labels[0, : found.counts[0]].tolist() == labels
 
+    def test_ranked_by_class_first_the_score_is_the_product_and_the_least_class_counts(self, outputs):
+        """MMDetection: a location of much class and little centerness is a candidate before one of a better product."""
+        for logit, central, class_first in ((3.0, -3.0, True), (1.0, 3.0, False)):
+            place = int((outputs.class_logits[0, :, 0] != logit).nonzero()[0 if class_first else 20])
+            outputs.class_logits[0, place, 1], outputs.centerness_logits[0, place] = logit, central
+        only = DetectSettings(score_threshold=0.0, candidates_per_level=1)
+        settings = {"compat.scoring": "class_first", "compat.class_threshold": 0.05}
+        found = build(settings).detect_padded(outputs, only)
+        product = torch.tensor(3.0).sigmoid() * torch.tensor(-3.0).sigmoid()
+        torch.testing.assert_close(found.scores[0, :1], product[None])
+        joint = build().detect_padded(outputs, only)
+        torch.testing.assert_close(
+            joint.scores[0, 0], (torch.tensor(1.0).sigmoid() * torch.tensor(3.0).sigmoid()).sqrt()
+        )  # fmt: skip
+        above = DetectSettings(score_threshold=float(product) + 1e-4, candidates_per_level=1)
+        assert build(settings).detect_padded(outputs, above).counts.tolist() == [0]
+
     def test_candidates_of_a_level_and_detections_of_an_image_are_limited(self, model, outputs):
         """Without top-k and without a limit, an image may have any number of boxes."""
         settings = DetectSettings(score_threshold=0.0, nms_iou=1.0, candidates_per_level=7, max_detections=1000)

@@ -171,12 +171,27 @@ class TestLoss:
         offsets[0, 1, 0] = 1.0 - 1 / 20  # its box lies a twentieth of a width to the left
         outputs = hand_made(twice, None, offsets, batch=2)
         sums = {}
-        for kind in ("positives", "image", "ema"):
+        for kind in ("positives", "image", "ema", "one_each"):
             model = build({**UNIT, "loss.normaliser": kind, "loss.normaliser_start": 13.0}).train()
             sums[kind] = float(model.loss(outputs, targets)["box"])
         assert sums["positives"] == pytest.approx(12 / 3)
         assert sums["image"] == pytest.approx((8 / 2 + 4 / 1) / 2)
         assert sums["ema"] == pytest.approx(12 / (0.9 * 13 + 0.1 * 3))
+        assert sums["one_each"] == sums["positives"]
+
+    def test_with_one_each_an_image_without_positives_counts_for_one(self):
+        """Sum over images of at least one (MMDetection), where others take at least one of the sum."""
+        offsets = torch.full((2, len(ANCHORS), 4), 1.0)
+        targets = Targets.of([BOX, GroundTruth.empty()])
+        each, plain = (
+            float(
+                build({**UNIT, "loss.normaliser": kind}).loss(hand_made(ANCHORS, None, offsets, batch=2), targets)[
+                    "box"
+                ]
+            )
+            for kind in ("one_each", "positives")
+        )
+        assert each == pytest.approx(plain / 2)
 
     def test_the_running_mean_moves_in_training_only_and_never_below_one(self):
         model = build({**UNIT, "loss.normaliser": "ema", "loss.normaliser_start": 1.0})

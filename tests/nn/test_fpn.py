@@ -66,6 +66,8 @@ def test_second_extra_level_follows_relu_of_the_first():
     levels = pyramid(maps_of(128, 128))
     torch.testing.assert_close(levels[4], pyramid.extras[1](F.relu(levels[3])))
     assert (levels[3] < 0).any()
+    pyramid.extra_relu = False  # MMDetection's RetinaNet
+    torch.testing.assert_close(pyramid(maps_of(128, 128))[4], pyramid.extras[1](levels[3]))
 
 
 def test_three_extra_levels_are_refused():

@@ -5,6 +5,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from boxwright.nn import pretrained
 from boxwright.nn.backbones import Backbone
@@ -34,6 +35,37 @@ class TestWeights:
         path, state = self.file(tmp_path)
         own = loaded("resnet18", str(path)).body.state_dict()
         assert all(torch.equal(own[key], state[key]) for key in own)
+
+    @pytest.mark.parametrize("shape", ["module", "nested", "half", "beside", "lightning", "safetensors", "ema"])
+    def test_in_whatever_shape_a_trainer_wrote_them(self, tmp_path, shape):
+        _, state = self.file(tmp_path)
+        file = tmp_path / "own.ckpt"
+        content = {
+            "module": {f"module.{key}": value for key, value in state.items()},
+            "nested": {"epoch": 3, "checkpoint": {"state_dict": {"module": state}}},
+            "half": {"model": {key: value.half() if value.is_floating_point() else value
+                               for key, value in state.items()}},
+            "beside": {"net": state, "optimizer": {"state": {0: {"exp_avg": torch.ones(7)}}}, "scaler": {"scale": 2.0}},
+            "lightning": {"state_dict": {f"model.encoder.net.{key}": value for key, value in state.items()}},
+            "ema": {"model": {key: value + 1 for key, value in state.items()}, "ema": {"module": state}},
+            "safetensors": None,
+        }[shape]  # fmt: skip
+        if content is None:
+            file = file.with_suffix(".safetensors")
+            save_file({key: value.contiguous() for key, value in state.items()}, file)
+        else:
+            torch.save(content, file)
+        own = loaded("resnet18", str(file)).body.state_dict()
+        tolerance = 1e-3 if shape == "half" else 0
+        for key, value in own.items():
+            torch.testing.assert_close(value, state[key], rtol=tolerance, atol=tolerance)
+
+    def test_of_a_detector_are_refused_with_the_way_to_start_from_it(self, tmp_path):
+        path, state = self.file(tmp_path)
+        detector = {f"backbone.{key}": value for key, value in state.items()}
+        torch.save({"state_dict": {**detector, "neck.lateral_convs.0.conv.weight": torch.ones(1)}}, path)
+        with pytest.raises(ValueError, match=r"own\.pth: it holds a detector; start from it with --weights"):
+            loaded("resnet18", str(path))
 
     def test_from_a_file_with_another_classifier(self, tmp_path):
         path, state = self.file(tmp_path, **{"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)})

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
@@ -51,6 +53,15 @@ def test_decoding_leaves_its_arguments_as_they_are():
     decode_boxes(reference, offsets)
     assert torch.equal(reference, kept[0])
     assert torch.equal(offsets, kept[1])
+
+
+def test_where_shrinking_is_limited_sides_shrink_as_far_as_they_may_grow():
+    """MMDetection; elsewhere they shrink as far as they are told."""
+    reference, offsets = torch.tensor([0.0, 0.0, 1000.0, 1000.0]), torch.tensor([0.0, 0.0, -50.0, -1.0])
+    for limited, width in ((True, 16.0), (False, 0.0)):
+        x1, y1, x2, y2 = decode_boxes(reference, offsets, shrink_limited=limited).tolist()
+        assert x2 - x1 == pytest.approx(width, abs=1e-3)
+        assert y2 - y1 == pytest.approx(1000 * math.exp(-1), rel=1e-5)
 
 
 def test_sides_grow_by_the_largest_ratio_at_most():

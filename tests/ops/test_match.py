@@ -4,7 +4,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.ops import box_iou
 
 from boxwright.ops import match
-from boxwright.ops.match import match_boxes, sample_balanced
+from boxwright.ops.match import centred_outside, match_boxes, sample_balanced
 from boxwright.structures import GroundTruth, Targets
 
 RULES = {"positive_iou": 0.5, "negative_iou": 0.4, "low_quality": True}
@@ -75,6 +75,31 @@ class TestThresholds:
         anchors = torch.tensor([[0.0, 0, 10, 10], [200, 200, 210, 210]])
         rows = [[0.0, 0, 10, 9], [0.0, 0, 10, 2]]  # the second's best anchor fits the first better
         assert matched(anchors, [ground_truth(rows)]).owner[0].tolist() == [0, -1]
+
+    def test_where_boxes_claim_their_best_anchors_the_last_one_wins(self):
+        """MMDetection's rule: the claim overrides what the anchor overlaps most."""
+        anchors = torch.tensor([[0.0, 0, 10, 10], [200, 200, 210, 210]])
+        rows = [[0.0, 0, 10, 9], [0.0, 0, 10, 2], [0.0, 0, 10, 1], [0.0, 0, 100, 100]]
+        assert matched(anchors, [ground_truth(rows)], claimed=True).owner[0].tolist() == [3, -1]
+        assert matched(anchors, [ground_truth(rows[:3])], claimed=True).owner[0].tolist() == [2, -1]
+
+    def test_a_best_anchor_below_the_least_overlap_learns_nothing(self):
+        anchors = torch.tensor([[0.0, 0, 10, 10]])
+        for overlap, owner in ((0.31, 0), (0.29, -1)):
+            rows = [[0.0, 0, 10, 10 * overlap]]
+            assert matched(anchors, [ground_truth(rows)], low_quality_iou=0.3).owner[0].tolist() == [owner]
+
+    def test_what_is_left_out_matches_nothing_is_ignored_and_takes_no_place_of_others(self):
+        anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [50, 50, 60, 60]])
+        left_out = torch.tensor([[True, False, False]])
+        owner, ignored = matched(anchors, [ground_truth([[0.0, 0, 10, 10]])], positive_iou=0.9, left_out=left_out)
+        assert owner[0].tolist() == [-1, 0, -1]
+        assert ignored[0].tolist() == [True, False, False]
+
+    def test_an_anchor_is_outside_from_the_padded_end_of_its_image_on(self):
+        anchors = torch.tensor([[-8.0, -8, 8, 8], [56, 0, 72, 16], [48, 0, 64, 16], [0, 88, 16, 104]])
+        found = centred_outside(anchors, torch.tensor([[96, 40], [97, 65]]), 32)
+        assert found.tolist() == [[False, True, False, True], [False, False, False, False]]
 
     def test_a_box_far_from_everything_owns_nothing(self):
         """Where Detectron2 and torchvision would give it every anchor."""

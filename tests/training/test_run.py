@@ -80,7 +80,7 @@ def test_beside_resume_the_default_is_refused_too_where_it_is_given(tmp_path, gi
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name.endswith("-shapes")])
 def test_the_sanity_check_shows_images_at_one_size(tmp_path, monkeypatch, recipe):
     seen = []
-    monkeypatch.setattr(run_module, "_run", lambda recipe, *_: seen.append(recipe.data.train_scales))
+    monkeypatch.setattr(run_module, "_run", lambda start, *_: seen.append(start.recipe.data.train_scales))
     train(recipe, tmp_path, overfit=8, runs=tmp_path.parent / "runs")
     train(recipe, tmp_path, overfit=8, runs=tmp_path.parent / "runs", overrides=["data.train_scales=[0.5]"])
     assert seen == [(), (0.5,)]

@@ -10,7 +10,7 @@ import torch
 
 from boxwright.inference.predictor import Detector
 from boxwright.weights import download as fetch
-from boxwright.weights.zoo import DETECTRON2_ROWS, TORCHVISION, zoo, zoo_entry
+from boxwright.weights.zoo import DETECTRON2_ROWS, MMDETECTION_ROWS, TORCHVISION, zoo, zoo_entry
 
 CONTENT = b"weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -137,9 +137,13 @@ def test_progress_goes_to_a_terminal_and_never_to_standard_output(net, monkeypat
 
 def test_the_zoo_says_of_each_what_was_published():
     entries = {entry.name: entry for entry in zoo()}
-    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) == 35
+    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) + len(MMDETECTION_ROWS) == 58
     assert entries["torchvision/fcos_resnet50_fpn"].ap == 39.2
     assert entries["detectron2/mask_rcnn_R_50_FPN_3x"].mask_ap == 37.2
+    assert entries["mmdetection/faster_rcnn_r50_fpn_1x_coco"].url.endswith(
+        "/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth"
+    )
+    assert fetch.is_remote("mmdetection/faster_rcnn_r50_fpn_1x_coco")
     assert all(entry.url.startswith("https://") and entry.licence and entry.parameters for entry in entries.values())
     with pytest.raises(
         ValueError, match=r"no detector 'torchvision/fcos_resnet5' in the zoo; did you mean torchvision/fcos"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from boxwright.weights.pickles import foreign_class
-from boxwright.weights.state_dicts import check_finite, foreign_parts, foreign_weight, state_of
+from boxwright.weights.state_dicts import average_of, check_finite, foreign_parts, foreign_weight, state_of
 
 WEIGHTS = {"body.conv.weight": torch.ones(2, 3), "body.bn.num_batches_tracked": torch.tensor(3)}
 NAMESPACE = foreign_class("argparse", "Namespace")()
@@ -27,6 +27,11 @@ def named(prefix):
         {"state": {"model": WEIGHTS}, "epoch": 3},
         {"model": {"state_dict": {"module": WEIGHTS}}},
         {"model": WEIGHTS, "model_ema": named("module.")},
+        {"ema": {"module": WEIGHTS, "updates": 7}, "epoch": 3},
+        {"model_ema": {**named("module."), "n_averaged": torch.tensor(7)}, "optimizer": {"state": {}}},
+        {"state_dict": named("module."), "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}}},
+        {name: value.half() if value.is_floating_point() else value for name, value in WEIGHTS.items()},
+        {"model": {name: value.bfloat16() if value.is_floating_point() else value for name, value in WEIGHTS.items()}},
         named("module."),
         named("_orig_mod."),
         named("module._orig_mod."),
@@ -43,6 +48,40 @@ def test_the_weights_are_found(content):
     assert found.keys() == WEIGHTS.keys()
     assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
     assert foreign_weight(content) is None
+
+
+OTHER = {name: value + 1 for name, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": OTHER, "ema": WEIGHTS},
+        {"state_dict": OTHER, "state_dict_ema": WEIGHTS},
+        {"model": {f"module.{name}": value for name, value in OTHER.items()}, "ema": {"module": WEIGHTS, "updates": 9}},
+        {"model": OTHER, "model_ema": {"body.conv.weight": WEIGHTS["body.conv.weight"], "n_averaged": torch.tensor(3)}},
+    ],
+)
+def test_a_whole_running_mean_is_taken_for_the_weights_beside_it(content):
+    """It is what trainers validate with."""
+    assert torch.equal(state_of(content)["body.conv.weight"], WEIGHTS["body.conv.weight"])
+    plain, average = content.keys()
+    assert foreign_parts(content) == [f"{plain} (its running mean {average} is taken)"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": WEIGHTS, "ema": {"body.bias": torch.ones(2)}},
+        {"model": WEIGHTS, "ema": NAMESPACE},
+        {"model": WEIGHTS, "ema": 0.999},
+        {"state_dict": WEIGHTS, "ema_state_dict": {f"module.{name}": value for name, value in OTHER.items()}},
+    ],
+)
+def test_what_is_no_whole_mean_is_left(content):
+    """mmengine swaps: its `state_dict` is the mean and its `ema_state_dict` what was averaged."""
+    assert average_of(content) is None
+    assert torch.equal(state_of(content)["body.conv.weight"], WEIGHTS["body.conv.weight"])
 
 
 def test_what_is_not_built_is_named():

@@ -16,7 +16,7 @@ def convert(
         str, typer.Argument(help="A checkpoint file, a zoo name, detectron2://... or https://...; see `boxwright zoo`.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="torchvision or detectron2: write a file for that library instead.")
+        str | None, typer.Option(help="torchvision, detectron2 or mmdetection: write a file for that library instead.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; in the working folder if not given.")] = None,
     variant: Annotated[
@@ -31,9 +31,10 @@ def convert(
         Path | None, typer.Option(help="Text file with one class name per line, for a checkpoint without class names.")
     ] = None,
 ) -> None:
-    """Convert a checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course, or back.
+    """Convert a checkpoint of torchvision, Detectron2, AdelaiDet, MMDetection, the original FCOS or the course.
 
-    A recipe for fine-tuning, OUT.yaml, is written next to OUT.pt: boxwright train OUT.yaml --weights OUT.pt.
+    A recipe for fine-tuning, OUT.yaml, is written next to OUT.pt: boxwright train OUT.yaml --weights OUT.pt; to change
+    nothing in it, boxwright train --weights FILE needs neither.
     """
     import yaml
 
@@ -41,6 +42,7 @@ def convert(
     from boxwright.convert.export import LIBRARIES, export_state, write_state
     from boxwright.inference.loading import open_checkpoint
     from boxwright.recipes import dump_recipe
+    from boxwright.recipes.fine_tuning import fine_tuning_recipe
     from boxwright.structures import Classes
     from boxwright.writing import writing
 
@@ -53,7 +55,7 @@ def convert(
         source, variant=variant, stride_in_1x1=stride_in_1x1, norm_eps=norm_eps, classes=names
     )  # fmt: skip
     origin = found.origin or {}
-    recipe = dump_recipe(found.recipe)
+    model = dump_recipe(found.recipe)["model"]
     stem = Path(source).name if "/" in source else source
     if to is not None:
         path = out or Path(f"{Path(stem).stem}-{to}.pth")
@@ -61,7 +63,7 @@ def convert(
         _refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = origin.get("kept") if origin.get("family") == to else None
-        write_state(export_state(recipe["model"], len(found.classes), found.weights, to, kept), path, to)
+        write_state(export_state(model, len(found.classes), found.weights, to, kept), path, to)
         typer.echo(f"{found.recipe.model.name} with {counted(len(found.classes), 'class')}, as {to} has it", err=True)
         typer.echo(str(path))
         return
@@ -71,17 +73,15 @@ def convert(
     _refuse_existing(path.with_suffix(".yaml"))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(found, path)
-    recipe["model"].pop("class_channels", None)  # a new head has a channel for each class
-    recipe.pop("name", None)
-    recipe |= {
-        "description": f"Fine-tuning of {source}.", "optim": {"kind": "sgd", "lr": 0.002},
-        "schedule": {"steps": 3000, "warmup_steps": 300, "kind": "cosine"},
-    }  # fmt: skip
+    recipe = dump_recipe(fine_tuning_recipe(found.recipe)) | {"description": f"Fine-tuning of {source}."}
+    recipe.pop("name")
     with writing(path.with_suffix(".yaml")) as beside:
         beside.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     size = sum(tensor.numel() for tensor in found.weights.values()) / 1e6
     kind = f"{origin.get('family', 'boxwright')}: {origin.get('architecture', found.recipe.model.name)}"
     typer.echo(printable(f"{kind}, {counted(len(found.classes), 'class')}, {size:.1f} million parameters"), err=True)
+    if origin.get("licence"):
+        typer.echo(f"licence: {origin['licence']}", err=True)
     for note in origin.get("notes", []):
         typer.echo(printable(f"assumed: {note}"), err=True)
     typer.echo(str(path))

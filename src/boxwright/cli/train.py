@@ -18,12 +18,13 @@ OF_A_FOLDER = ("name", "runs")
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="A recipe's name (see `boxwright recipes`), its short alias, a YAML path, or an alias with @auto: the "
-            "recipe that fits this machine."
+            "recipe that fits this machine. If not given, fcos; with --weights, their own network and the settings for "
+            "fine-tuning it."
         ),
-    ] = "fcos",
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Settings of the recipe: optim.lr=0.01 model.head.norm=gn ...")
     ] = None,
@@ -34,7 +35,13 @@ def train(
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
     val_split: Annotated[str, typer.Option(help="Split to validate on while training.")] = "val",
-    weights: Annotated[Path | None, typer.Option(help="Start from this boxwright checkpoint (fine-tuning).")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from this detector (fine-tuning): a checkpoint or run folder, a file of another library, a "
+            "name of `boxwright zoo`, a URL."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; the recipe's name if not given.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder that run folders are made in.")] = Path("runs"),
     resume: Annotated[
@@ -71,6 +78,8 @@ def train(
     Prints the run folder to standard output, everything else to standard error. Several GPUs or machines:
     `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
     """
+    if weights is not None and recipe is not None and "=" in recipe and not Path(recipe).exists():
+        overrides, recipe = [recipe, *(overrides or ())], None  # settings of the fine-tuning recipe
     if estimate:
         from boxwright.training.estimate import estimate as estimated
 

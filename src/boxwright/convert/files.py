@@ -13,6 +13,8 @@ from boxwright.convert import (
     course,
     course_two_stage,
     detectron2,
+    mmdetection,
+    mmdetection_rcnn,
     original_fcos,
     torchvision,
     torchvision_rcnn,
@@ -64,7 +66,9 @@ class Family(Protocol):
         """Whether the names of the entries are those of this kind."""
 
     def plan(self, state: State, options: dict[str, Any]) -> Plan:
-        """What a file holds; the options say what it does not (`variant`, `stride_in_1x1`, `norm_eps`, `file`)."""
+        """What a file holds; the options say what it does not (`variant`, `stride_in_1x1`, `norm_eps`), its name
+        (`file`) and what stands beside its weights (`meta`).
+        """
 
 
 class _Known(NamedTuple):
@@ -79,6 +83,8 @@ FAMILIES: tuple[_Known, ...] = (
     _Known("detectron2", two_stage),
     _Known("adelaidet", adelaidet),
     _Known("fcos", original_fcos),
+    _Known("mmdetection", mmdetection),
+    _Known("mmdetection", mmdetection_rcnn),
     _Known("course", course),
     _Known("course", course_two_stage),
 )
@@ -93,7 +99,7 @@ def convert_file(
     norm_eps: float | None = None,
     classes: Classes | None = None,
 ) -> Converted:
-    """A checkpoint of torchvision, Detectron2, AdelaiDet, the original FCOS or the course, as ours.
+    """A checkpoint of torchvision, Detectron2, AdelaiDet, MMDetection, the original FCOS or the course, as ours.
 
     Args:
         path: `.pth`, `.pt`, `.pkl` or `.safetensors`.
@@ -109,6 +115,7 @@ def convert_file(
         "variant": variant, "stride_in_1x1": stride_in_1x1, "norm_eps": norm_eps, "file": path.name
     }  # fmt: skip
     data = read_tensors(path)
+    options["meta"] = data.get("meta")
     try:
         state = state_of(data)
     except ValueError as error:
@@ -131,7 +138,7 @@ def convert_state(
         reason = f"no entry {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise ValueError(f"{where}: taken for {library}, but {reason}") from error
     for name, value in given.items():
-        if value is not None and name not in given.read | {"file"}:
+        if value is not None and name not in given.read | {"file", "meta"}:
             option = "--" + name.replace("_", "-")
             raise ValueError(f"{where}: {option} says nothing of {library}'s {found.architecture}: leave it out")
     names = classes or found.classes
@@ -189,6 +196,6 @@ def _what_instead(state: State) -> str:
     if is_caffe2(state) or "stem.conv1.weight" in state or ("conv1.weight" in state and "fc.weight" in state):
         return "a classification network, no detector: give it as model.backbone.weights=FILE"
     return (
-        f"no detector of torchvision, Detectron2, AdelaiDet, the original FCOS or the course: its entries are called "
-        f"{', '.join(list(state)[:3])}"
+        "no detector of torchvision, Detectron2, AdelaiDet, MMDetection, the original FCOS or the course: its entries "
+        f"are called {', '.join(list(state)[:3])}"
     )

@@ -152,12 +152,13 @@ def without_first(ours: str, theirs: str, count: int) -> Change:
     return Change(ours, (theirs,), lambda found: found[0][count:], lambda value: [value], count)
 
 
-def joined(ours: str, theirs: Iterable[str]) -> Change:
-    """One tensor from several of one number each."""
+def joined(ours: str, theirs: Iterable[str], shape: tuple[int, ...] = (1,)) -> Change:
+    """One tensor from several of one number each, which have this shape."""
     names = tuple(theirs)
     return Change(
-        ours, names, lambda found: torch.cat([t.reshape(1) for t in found]), lambda value: list(value.reshape(-1, 1))
-    )
+        ours, names, lambda found: torch.cat([t.reshape(1) for t in found]),
+        lambda value: [number.reshape(shape) for number in value],
+    )  # fmt: skip
 
 
 def _matches(patterns: Iterable[str], key: str) -> bool:

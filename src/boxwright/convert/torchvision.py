@@ -14,7 +14,7 @@ from torch import Tensor
 
 from boxwright.convert.architecture import State, merged, norms, resnet_of, tower_of
 from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS
-from boxwright.convert.keymap import Layout, Plan, reordered
+from boxwright.convert.keymap import Change, Layout, Plan, reordered
 from boxwright.structures import Classes
 
 FAMILY = "torchvision"
@@ -162,13 +162,23 @@ def retinanet_layout(num_channels: int, num_layers: int, second: bool) -> Layout
             rows.append((rf"head\.{ours}\.{step * k}\.", f"head.{theirs}.conv.{k}.0."))
             if second:
                 rows.append((rf"head\.{ours}\.{step * k + 1}\.", f"head.{theirs}.conv.{k}.1."))
-    by_size = torch.arange(9).reshape(3, 3).T.flatten()  # of each of our anchors, its place among theirs
+    changes = anchor_changes("head.classification_head.cls_logits", "head.regression_head.bbox_reg", num_channels, 3, 3)
+    return Layout(family=FAMILY, rows=rows, changes=changes, dropped=DROPPED)
+
+
+def anchor_changes(
+    logits: str, offsets: str, num_channels: int, num_sizes: int, num_ratios: int
+) -> tuple[Change, ...]:  # fmt: skip
+    """The predictors of a RetinaNet whose anchors go by ratio, then by size, and whose logits by anchor, then class.
+
+    `logits` and `offsets` are what these are called there.
+    """
+    # of each of our anchors (by size, then by ratio), its place among theirs
+    by_size = torch.arange(num_sizes * num_ratios).reshape(num_ratios, num_sizes).T.flatten()
     sides = (4 * by_size[:, None] + torch.arange(4)).flatten()
-    logits = (by_size * num_channels + torch.arange(num_channels)[:, None]).flatten()  # ours: class, then anchor
+    classes = (by_size * num_channels + torch.arange(num_channels)[:, None]).flatten()  # ours: class, then anchor
     changes = []
     for end in ("weight", "bias"):
-        changes.append(
-            reordered(f"head.class_logits.{end}", f"head.classification_head.cls_logits.{end}", logits)
-        )  # fmt: skip
-        changes.append(reordered(f"head.box_offsets.{end}", f"head.regression_head.bbox_reg.{end}", sides))
-    return Layout(family=FAMILY, rows=rows, changes=tuple(changes), dropped=DROPPED)
+        changes.append(reordered(f"head.class_logits.{end}", f"{logits}.{end}", classes))
+        changes.append(reordered(f"head.box_offsets.{end}", f"{offsets}.{end}", sides))
+    return tuple(changes)

@@ -138,7 +138,9 @@ def explain(
     units = outputs.strides[:, None] if model.config.head.normalise_targets else 1.0
     distances = outputs.distances[0].clamp(min=0) * units
     boxes = clip_boxes(decode_ltrb(outputs.locations, distances)[None], outputs.sizes_hw)[0]
-    scores = (class_scores * central[:, None]).sqrt()
+    scores = class_scores * central[:, None]
+    if model.config.compat.scoring == "joint":
+        scores = scores.sqrt()
     least = detector.score_threshold if score is None else score
     padded = engine.detect(raw, replace(detector.settings, score_threshold=least)).cpu()
     kept_boxes, kept_scores, kept_labels, counts = padded[:4]
@@ -356,9 +358,10 @@ def score_sum(explanation: Explanation, index: int) -> str:
     """The score of a detection with what it is made of."""
     location, label = int(explanation.source[index]), int(explanation.found.labels[index])
     parts = (float(explanation.class_scores[location, label]), float(explanation.centerness[location]))
-    return (
-        f"score {float(explanation.found.scores[index]):.2f} = sqrt(class {parts[0]:.2f} x centerness {parts[1]:.2f})"
-    )
+    product = f"class {parts[0]:.2f} x centerness {parts[1]:.2f}"
+    if explanation.config.compat.scoring == "joint":
+        product = f"sqrt({product})"
+    return f"score {float(explanation.found.scores[index]):.2f} = {product}"
 
 
 def place(explanation: Explanation, location: int) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 
 from boxwright.checkpoint import Checkpoint, NotOursError, load_checkpoint
 from boxwright.convert.files import convert_file
 from boxwright.runtime.exported import SUFFIXES
 from boxwright.structures import Classes
-from boxwright.weights.download import fetched_file, is_remote
+from boxwright.weights.download import address_of, fetched_file, is_remote, source_name
+from boxwright.weights.licences import licence_of
 from boxwright.writing import printable
 
 _LOG = logging.getLogger("boxwright.convert")
@@ -30,7 +30,7 @@ def open_checkpoint(
     FileNotFoundError, or ValueError where the file is not a checkpoint.
     """
     given = any(option is not None for option in (variant, stride_in_1x1, norm_eps, classes))
-    name = re.sub(r"^(https|detectron2):/+", r"\1://", str(source))  # a Path has lost one of the slashes
+    name = source_name(source)
     path = fetched_file(name) if is_remote(name) else Path(source)
     problem = None
     if path.suffix in SUFFIXES and path.is_file():
@@ -59,5 +59,6 @@ def open_checkpoint(
         _LOG.warning(
             "%s: ignored, because no part of the network needs it: %s", path, printable("; ".join(found.skipped))
         )
-    origin = {**found.origin, "notes": list(found.notes)}
+    licence = licence_of(found.origin["family"], address_of(name) if is_remote(name) else path.name)
+    origin = {**found.origin, "notes": list(found.notes), "licence": licence}
     return Checkpoint(found.recipe, found.classes, found.weights, found.score_threshold, origin=origin)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from boxwright.nn.box_head import BoxHead, StageHead
 from boxwright.nn.norm import BATCH_NORMS, Norm
 from boxwright.nn.trunk import Trunk
-from boxwright.ops.assign import gather_rows
+from boxwright.ops.assign import Assignment, gather_rows
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, smooth_l1
 from boxwright.ops.match import Sampled, match_boxes, sample_balanced
@@ -56,6 +56,9 @@ class BoxSettings:
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     positive_iou: float = 0.5
     negative_iou: float = 0.5
+    claimed: bool = False
+    """Whether an object's best proposal, from positive_iou on, learns it even where it overlaps another one more:
+    MMDetection's Mask R-CNN."""
     samples: int = 512
     """Regions per image that are learnt from."""
     positive_fraction: float = 0.25
@@ -66,6 +69,8 @@ class BoxSettings:
     """Of the smooth-L1 loss: 0 is L1 (Detectron2), torchvision has 1/9."""
     offset_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     """Offsets are learnt times these."""
+    shrink_limited: bool = False
+    """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
     multi_label: bool = True
     """Whether a region may report several classes at test; the course keeps the best only."""
     min_side: float = 0.0
@@ -168,10 +173,16 @@ class BoxBranch(nn.Module):
         boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)  # (B, R + G, 4)
         level = torch.cat([self.level_of(proposals), self.level_by_size(targets.boxes)], dim=1)
         usable = torch.cat([proposals.valid, targets.valid & ~targets.ignore], dim=1)
+        claimed, apart = settings.claimed, torch.zeros_like(usable)
+        apart[:, proposals.boxes.shape[1] :] = claimed  # else ground truth would be the best region of itself
         assigned = match_boxes(
             boxes, targets.boxes, targets.valid, targets.ignore,
-            positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=False,
+            positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=claimed,
+            low_quality_iou=settings.positive_iou, claimed=claimed, left_out=apart if claimed else None,
         )  # fmt: skip
+        if claimed:
+            rows = torch.arange(-proposals.boxes.shape[1], targets.boxes.shape[1], device=boxes.device)
+            assigned = Assignment(torch.where(apart & usable, rows, assigned.owner), assigned.ignored & ~apart)
         positive = (assigned.owner >= 0) & usable
         drawn = sample_balanced(
             positive, ~positive & ~assigned.ignored & usable, settings.samples, settings.positive_fraction
@@ -203,11 +214,15 @@ class BoxBranch(nn.Module):
         offsets = logits.offsets.gather(2, own[..., None, None].expand(-1, -1, 1, 4))[:, :, 0]  # (B, S, 4)
         weights, scale = sampled.positive.to(offsets.dtype), self.settings.offset_weights
         if self.settings.box_loss == "giou":
-            box = giou_loss(decode_boxes(sampled.boxes, offsets, scale), sampled.ground_truth_boxes, weights)
+            box = giou_loss(self._decoded(sampled.boxes, offsets), sampled.ground_truth_boxes, weights)
         else:
             wanted = encode_boxes(sampled.boxes, sampled.ground_truth_boxes, scale)
             box = smooth_l1(offsets, wanted, weights, self.settings.beta)
         return {**losses, "box": box / total}
+
+    def _decoded(self, regions: Tensor, offsets: Tensor) -> Tensor:
+        settings = self.settings
+        return decode_boxes(regions, offsets, settings.offset_weights, shrink_limited=settings.shrink_limited)
 
     @torch.no_grad()
     def select(
@@ -225,7 +240,7 @@ class BoxBranch(nn.Module):
         if self.offsets is not None:
             row = place if self.settings.regression == "agnostic" else picked.clamp(min=0)
             offsets = gather_rows(logits.offsets.flatten(1, 2), row)
-            boxes = decode_boxes(boxes, offsets, self.settings.offset_weights)
+            boxes = self._decoded(boxes, offsets)
         boxes = clip_boxes(boxes, sizes_hw)
         good = (picked >= 0) & ((boxes[..., 2:] - boxes[..., :2]) >= self.settings.min_side).all(-1)
         return PaddedDetections(

@@ -19,7 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.models.fcos_compat import FCOSCompat, limit_candidates, select
+from boxwright.models.fcos_compat import FCOSCompat, limit_candidates, reported, select
 from boxwright.models.sections import BackboneSection
 from boxwright.nn.backbones import FeaturePyramid
 from boxwright.nn.norm import Norm
@@ -54,6 +54,8 @@ class FCOSHeadSection:
     """3x3 convolutions of each tower."""
     norm: Norm | Literal["level_bn"] = "gn"
     """Row 5: group norm in the head."""
+    bias: bool = True
+    """Whether the towers' convolutions have a bias beside a norm; MMDetection's baseline has none."""
     centerness_on: Literal["box", "class"] = "box"
     """Row 6: centerness beside the box regression; the baseline has it beside the classification."""
     normalise_targets: bool = True
@@ -141,8 +143,8 @@ class FCOSHead(nn.Module):
         super().__init__()
         width = config.stem_channels[-1] if config.stem_channels else in_channels
         stem = (in_channels, config.stem_channels, config.norm)
-        self.class_tower = conv_tower(*stem, num_levels=num_levels)
-        self.box_tower = conv_tower(*stem, num_levels=num_levels)
+        self.class_tower = conv_tower(*stem, bias=config.bias, num_levels=num_levels)
+        self.box_tower = conv_tower(*stem, bias=config.bias, num_levels=num_levels)
         self.class_logits = nn.Conv2d(width, num_channels, 3, padding=1)
         self.box_distances = nn.Conv2d(width, 4, 3, padding=1)
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
@@ -305,6 +307,9 @@ class FCOS(nn.Module):
                 scores[:, level].flatten(1), settings.candidates_per_level, settings.score_threshold
             )
             place, labels = picked.clamp(min=0) // num_classes, picked.clamp(min=0) % num_classes  # (B, N)
+            if self.foreign:
+                central = outputs.centerness_logits[:, level].gather(1, place).sigmoid()
+                values, picked = reported(self.config.compat, values, picked, central, settings.score_threshold)
             distances = outputs.distances[:, level].gather(1, place[..., None].expand(-1, -1, 4))
             units = outputs.strides[level][place] if self.config.head.normalise_targets else 1.0
             boxes = decode_ltrb(outputs.locations[level][place], distances, units)

@@ -28,7 +28,7 @@ class FCOSCompat:
 
     level_range_ends: RangeEnds = "half_open"
     """Which ends belong to a range: neither in Detectron2's, torchvision's and the course's checkpoints (which compare
-    areas roughly, too), both in AdelaiDet's and the authors'."""
+    areas roughly, too), both in AdelaiDet's, MMDetection's and the authors'."""
     locations: Grid = "centre"
     """Where a cell looks; "torchvision" and, for the course's transposed variant, "swapped" are for their
     checkpoints."""
@@ -37,8 +37,11 @@ class FCOSCompat:
     multi_label: bool = True
     """Whether one location may report several classes at test; the course keeps the best only."""
     class_threshold: float = 0.0
-    """Least class probability of a candidate, whatever its centerness: 0.05 in AdelaiDet and the authors' code, where
-    no threshold holds for the final score."""
+    """Least class probability of a candidate, whatever its centerness: 0.05 in AdelaiDet, MMDetection and the authors'
+    code, where no threshold holds for the final score."""
+    scoring: Literal["joint", "class_first"] = "joint"
+    """What ranks the candidates of a level, and what is reported: the root of class times centerness for both, or the
+    class alone and then the product without the root (MMDetection)."""
     clip: Literal["before_nms", "after_nms"] = "before_nms"
     """When boxes are cut to the image; Detectron2 and AdelaiDet do so at the end."""
     keep_empty: bool = False
@@ -56,12 +59,27 @@ class FCOSCompat:
 
 def limit_candidates(compat: FCOSCompat, scores: Tensor, probabilities: Tensor) -> Tensor:
     """Scores (B, P, K) with -1 for what may be no candidate, given the class probabilities (B, P, K)."""
+    if compat.scoring == "class_first":
+        scores = probabilities
     if compat.class_threshold > 0:
         scores = torch.where(probabilities > compat.class_threshold, scores, -1.0)
     if not compat.multi_label:
         best = scores.argmax(-1, keepdim=True)
         scores = torch.where(torch.arange(scores.shape[-1], device=scores.device) == best, scores, -1.0)
     return scores
+
+
+def reported(
+    compat: FCOSCompat, values: Tensor, picked: Tensor, central: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Final scores (B, N) of candidates, and their indices, -1 where the score is not above the threshold.
+
+    `values` are what they were ranked by, `central` (B, N) their centerness.
+    """
+    if compat.scoring == "joint":
+        return values, picked
+    values = values * central
+    return values, torch.where(values > threshold, picked, -1)
 
 
 def select(

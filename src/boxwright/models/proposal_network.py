@@ -27,7 +27,7 @@ from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, smooth_l1
-from boxwright.ops.match import match_boxes, sample_balanced
+from boxwright.ops.match import centred_outside, match_boxes, sample_balanced
 from boxwright.ops.points import Grid, grid_locations
 from boxwright.ops.select import best_rows, clip_boxes, select_detections
 from boxwright.structures import ImageBatch, Proposals, Targets
@@ -51,10 +51,19 @@ class ProposalSettings:
     """Where a cell's anchors stand: "corner" for Detectron2's checkpoints, "torchvision" for torchvision's."""
     anchors_rounded: bool = False
     """Corners at whole pixels, as torchvision's checkpoints have them."""
+    shrink_limited: bool = False
+    """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
     low_quality: bool = True
     """Each object's best anchor learns it even below positive_iou; off in the course."""
+    low_quality_iou: float = 0.0
+    """But not below this overlap: 0.3 in MMDetection."""
+    best_anchors: Literal["own", "claimed"] = "own"
+    """What an object's best anchors learn: the one that they overlap most, or the one whose best they are
+    (MMDetection)."""
+    padding: Literal["background", "ignored"] = "background"
+    """Whether anchors over the padding of a batch are background, or cost nothing (MMDetection)."""
     samples: int = 256
     """Anchors per image that are learnt from."""
     positive_fraction: float = 0.5
@@ -153,7 +162,7 @@ class ProposalNetwork(nn.Module):
             offsets = offsets.permute(0, 2, 3, 1).reshape(map_.shape[0], -1, 4)
             rows.append((objectness.float(), offsets.float()))
         anchors = self._anchors(levels, images)
-        sampled = None if targets is None else self._sample(anchors, targets)
+        sampled = None if targets is None else self._sample(anchors, images.sizes_hw, targets)
         objectness, offsets = (torch.cat(column, dim=1) for column in zip(*rows, strict=True))
         counts = tuple(row.shape[1] for row, _ in rows)
         return AnchorOutputs(objectness, offsets, anchors, images.sizes_hw, counts, sampled)
@@ -170,11 +179,13 @@ class ProposalNetwork(nn.Module):
         return pyramid_anchors(grids, list(self.cells))
 
     @torch.no_grad()
-    def _sample(self, anchors: Tensor, targets: Targets) -> SampledAnchors:
+    def _sample(self, anchors: Tensor, sizes_hw: Tensor, targets: Targets) -> SampledAnchors:
         settings = self.settings
+        outside = centred_outside(anchors, sizes_hw, self.pad_multiple) if settings.padding == "ignored" else None
         assigned = match_boxes(
             anchors, targets.boxes, targets.valid, targets.ignore,
             positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=settings.low_quality,
+            low_quality_iou=settings.low_quality_iou, claimed=settings.best_anchors == "claimed", left_out=outside,
         )  # fmt: skip
         positive = assigned.owner >= 0  # (B, N)
         drawn = sample_balanced(
@@ -195,10 +206,13 @@ class ProposalNetwork(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum")
         anchors, weights = outputs.anchors[rows], positive.to(offsets.dtype) * self.settings.box_weight
         if self.settings.box_loss == "giou":
-            box = giou_loss(decode_boxes(anchors, offsets), boxes, weights)
+            box = giou_loss(self._decoded(anchors, offsets), boxes, weights)
         else:
             box = smooth_l1(offsets, encode_boxes(anchors, boxes), weights, self.settings.beta)
         return {"objectness": objectness / total, "proposal_box": box / total}
+
+    def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        return decode_boxes(anchors, offsets, shrink_limited=self.settings.shrink_limited)
 
     @torch.no_grad()
     def propose(
@@ -214,7 +228,7 @@ class ProposalNetwork(nn.Module):
             level = slice(start, start := start + count)
             scores, place = best_rows(outputs.objectness[:, level], candidates)
             offsets = outputs.offsets[:, level].gather(1, place[..., None].expand(-1, -1, 4))
-            boxes = clip_boxes(decode_boxes(outputs.anchors[level][place], offsets), outputs.sizes_hw)
+            boxes = clip_boxes(self._decoded(outputs.anchors[level][place], offsets), outputs.sizes_hw)
             sides = boxes[..., 2:] - boxes[..., :2]
             good = torch.isfinite(boxes).all(-1) & torch.isfinite(scores) & (sides >= self.settings.min_side).all(-1)
             if self.settings.score_threshold > 0:

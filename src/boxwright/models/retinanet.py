@@ -27,7 +27,7 @@ from boxwright.ops.assign import gather_rows
 from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.coding import decode_boxes, encode_boxes
 from boxwright.ops.losses import focal_loss, giou_loss, smooth_l1
-from boxwright.ops.match import match_boxes
+from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import Grid, grid_locations
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
 from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
@@ -100,9 +100,9 @@ class RetinaNetLossSection:
     beta: float = 0.0
     """Of the smooth-L1 loss, where the error turns from square to straight; 0 is L1 (Detectron2's and torchvision's
     checkpoints)."""
-    normaliser: Literal["positives", "ema", "image"] = "positives"
-    """Divide by the positive anchors of all ranks, by the running mean of a batch's (Detectron2), or each image by
-    its own (torchvision)."""
+    normaliser: Literal["positives", "ema", "image", "one_each"] = "positives"
+    """Divide by the positive anchors of all ranks, by the running mean of a batch's (Detectron2), each image by its own
+    (torchvision), or by those of all ranks where an image without any counts for one (MMDetection)."""
     normaliser_start: float = 100.0
     """First value of the running mean, in positives of a rank's batch."""
     normaliser_momentum: float = 0.9
@@ -121,6 +121,15 @@ class RetinaNetCompat:
     """When boxes are cut to the image; Detectron2 does so at the end."""
     keep_empty: bool = False
     """Whether boxes that clipping left without area are reported, as torchvision does."""
+    shrink_limited: bool = False
+    """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
+    extra_relu: bool = True
+    """Whether P7 is made from ReLU of P6; MMDetection makes it from P6 itself."""
+    best_anchors: Literal["own", "claimed"] = "own"
+    """What the best anchors of a box learn: the box that they overlap most, or the one whose best they are
+    (MMDetection)."""
+    padding: Literal["background", "ignored"] = "background"
+    """Whether anchors over the padding of a batch are background, or cost nothing (MMDetection)."""
     class_channels: tuple[int, ...] | None = None
     """The output channel of each class, where a checkpoint has more of them than classes (torchvision's 91)."""
     pad_multiple: int = 1
@@ -206,8 +215,9 @@ class RetinaNet(nn.Module):
         fpn, anchors = config.fpn, config.anchors
         self.backbone = config.backbone.build(("c3", "c4", "c5"))
         self.fpn = FeaturePyramid(
-            self.backbone.channels, fpn.channels, extra_levels=fpn.extra_levels, extra_from=fpn.extra_from
-        )
+            self.backbone.channels, fpn.channels, extra_levels=fpn.extra_levels, extra_from=fpn.extra_from,
+            extra_relu=config.compat.extra_relu,
+        )  # fmt: skip
         self.strides = [8 * 2**level for level in range(3 + fpn.extra_levels)]
         num_anchors = len(anchors.scales) * len(anchors.ratios)
         self.head = RetinaNetHead(config.head, fpn.channels, len(table), num_anchors)
@@ -249,19 +259,27 @@ class RetinaNet(nn.Module):
     def loss(self, outputs: RetinaNetOutputs, targets: Targets) -> dict[str, Tensor]:
         """Losses "classification" and "box". Both stay in the graph when nothing is positive."""
         config, anchors = self.config, outputs.anchors
+        compat = config.compat
+        outside = None
+        if compat.padding == "ignored":
+            outside = centred_outside(anchors, outputs.sizes_hw, compat.pad_multiple)
         owner, ignored = match_boxes(
             anchors, targets.boxes, targets.valid, targets.ignore,
             positive_iou=config.assignment.positive_iou, negative_iou=config.assignment.negative_iou, low_quality=True,
+            claimed=compat.best_anchors == "claimed", left_out=outside,
         )  # fmt: skip
         positive = owner >= 0  # (B, N)
         labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
         boxes = gather_rows(targets.boxes, owner)  # (B, N, 4)
         share = 1 / self._normaliser(positive)  # (B, 1)
         if config.loss.box == "giou":
-            box = giou_loss(decode_boxes(anchors, outputs.offsets), boxes, positive * share)
+            box = giou_loss(self._decoded(anchors, outputs.offsets), boxes, positive * share)
         else:
             box = smooth_l1(outputs.offsets, encode_boxes(anchors, boxes), positive * share, config.loss.beta)
         return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=share), "box": box}
+
+    def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
+        return decode_boxes(anchors, offsets, shrink_limited=self.config.compat.shrink_limited)
 
     @torch.no_grad()
     def _normaliser(self, positive: Tensor) -> Tensor:
@@ -269,7 +287,7 @@ class RetinaNet(nn.Module):
         each = positive.sum(1, keepdim=True).float()  # (B, 1)
         if self.config.loss.normaliser == "image":
             return each.clamp(min=1.0) * len(each)
-        total = each.sum()
+        total = (each.clamp(min=1.0) if self.config.loss.normaliser == "one_each" else each).sum()
         if dist.is_available() and dist.is_initialized() and self.training:
             dist.all_reduce(total)  # every rank takes part, also one without a single box
             total /= dist.get_world_size()
@@ -290,7 +308,7 @@ class RetinaNet(nn.Module):
             scores = logits.sigmoid()
             good = scores > settings.score_threshold
             offsets = outputs.offsets[:, level].gather(1, rows[..., None].expand(-1, -1, 4))
-            boxes = decode_boxes(outputs.anchors[level][rows], offsets)
+            boxes = self._decoded(outputs.anchors[level][rows], offsets)
             columns.append((boxes, scores * good, torch.where(good, labels, -1)))
         boxes, scores, labels = (torch.cat(column, dim=1) for column in zip(*columns, strict=True))
         compat = self.config.compat

@@ -115,6 +115,7 @@ class FeaturePyramid(nn.Module):
         extra_from: make the first extra level from the coarsest output ("p5", as the FCOS paper found better), from
             the coarsest backbone map ("c5", RetinaNet), or take every other cell of the coarsest output ("pool", one
             level at most: P6 of the FPN paper, for proposals).
+        extra_relu: whether the second extra level follows ReLU of the first; it does not in MMDetection's RetinaNet.
         norm: a norm after each lateral and output, whose convolutions then have no bias (torchvision's v2 detectors).
 
     Upsampling goes to the exact size of the finer map, so any image size works, odd ones too.
@@ -127,6 +128,7 @@ class FeaturePyramid(nn.Module):
         *,
         extra_levels: int = 0,
         extra_from: ExtraFrom = "p5",
+        extra_relu: bool = True,
         norm: Norm = "none",
     ) -> None:
         super().__init__()
@@ -134,6 +136,7 @@ class FeaturePyramid(nn.Module):
         if not 0 <= extra_levels <= most:
             raise ValueError(f"extra_levels: expected 0 to {most} from {extra_from}, got {extra_levels}")
         self.extra_from, self.pooled = extra_from, extra_levels if extra_from == "pool" else 0
+        self.extra_relu = extra_relu
         bias = norm == "none"
         self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1, bias=bias) for width in in_channels)
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in in_channels)
@@ -160,7 +163,7 @@ class FeaturePyramid(nn.Module):
             return [*levels, levels[-1][..., ::2, ::2]]
         coarse = maps[-1] if self.extra_from == "c5" else levels[-1]
         for index, extra in enumerate(self.extras):
-            coarse = _halved(extra, F.relu(coarse) if index else coarse)
+            coarse = _halved(extra, F.relu(coarse) if index and self.extra_relu else coarse)
             levels.append(coarse)
         return levels
 

@@ -38,8 +38,12 @@ def decode_boxes(
     offsets: Tensor,
     weights: Weights = (1.0, 1.0, 1.0, 1.0),
     largest_log_ratio: float = LARGEST_LOG_RATIO,
+    *,
+    shrink_limited: bool = False,
 ) -> Tensor:
     """Boxes (..., 4) from reference (..., 4) and offsets (..., 4), which are not changed in place.
+
+    With `shrink_limited` sides shrink at most as much as they may grow (MMDetection).
 
     >>> decode_boxes(torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.tensor([0.5, 0.0, 0.0, 0.0])).tolist()
     [5.0, 0.0, 15.0, 10.0]
@@ -48,7 +52,8 @@ def decode_boxes(
     # one by one: a tensor of the weights, made on the host, would make a GPU wait
     offsets = torch.stack([column / weight for column, weight in zip(offsets.unbind(-1), weights, strict=True)], dim=-1)
     new_centre = centre + offsets[..., :2] * sides
-    half = sides * offsets[..., 2:].clamp(max=largest_log_ratio).exp() / 2
+    growth = offsets[..., 2:].clamp(max=largest_log_ratio)
+    half = sides * (growth.clamp(min=-largest_log_ratio) if shrink_limited else growth).exp() / 2
     return torch.cat([new_centre - half, new_centre + half], dim=-1)
 
 

@@ -35,6 +35,9 @@ def match_boxes(
     positive_iou: float,
     negative_iou: float,
     low_quality: bool,
+    low_quality_iou: float = 0.0,
+    claimed: bool = False,
+    left_out: Tensor | None = None,
 ) -> Assignment:
     """Give each candidate the ground-truth box that it overlaps most, if by `positive_iou` or more.
 
@@ -48,14 +51,20 @@ def match_boxes(
         low_quality: for every box, its best candidates (all of equal overlap) are positive too, however low that is;
             each learns the box that it overlaps most itself (Faster R-CNN, section 3.1.2; Detectron2, torchvision).
             A box that nothing overlaps gets none; the references then give it every candidate, at overlap 0.
+        low_quality_iou: the least overlap at which they are so (0.3 in MMDetection's proposal network).
+        claimed: they learn the box whose best they are, the last where there are several (MMDetection).
+        left_out: (B, N) candidates that match nothing and are ignored.
 
     Equal overlaps go to the earlier box.
     """
     candidates = candidates.expand(len(boxes), -1, 4)
+    if left_out is not None:  # without area they overlap nothing
+        candidates = torch.where(left_out[..., None], 0.0, candidates)
     batch, count = candidates.shape[:2]
     best = candidates.new_zeros((batch, count))
     owner = torch.full((batch, count), BACKGROUND, dtype=torch.int64, device=boxes.device)
     forced = torch.zeros((batch, count), dtype=torch.bool, device=boxes.device)
+    claimant = torch.full_like(owner, BACKGROUND)
     in_region = torch.zeros_like(forced)
     area = box_area(candidates)  # (B, N)
     chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * count))
@@ -69,12 +78,28 @@ def match_boxes(
         best = torch.maximum(best, value)
         if low_quality and count:
             highest = overlap.amax(1, keepdim=True)  # (B, 1, g)
-            forced |= ((overlap == highest) & (highest > 0)).any(-1)
+            lifted = (overlap == highest) & (highest > 0) & (highest >= low_quality_iou)  # (B, N, g)
+            forced |= lifted.any(-1)
+            if claimed:
+                rows = torch.arange(start, start + lifted.shape[-1], device=boxes.device)
+                claimant = torch.maximum(claimant, torch.where(lifted, rows, BACKGROUND).amax(-1))
         inside = (shared >= INSIDE * area[..., None]) & (shared > 0)
         in_region |= (inside & (valid & ignore)[:, None, part]).any(-1)
+    owner = torch.where(claimant >= 0, claimant, owner)
     positive = (best >= positive_iou) & (owner >= 0) | forced
     between = (best >= negative_iou) & ~positive
-    return Assignment(torch.where(positive, owner, BACKGROUND), (between | in_region) & ~positive)
+    ignored = (between | in_region) & ~positive
+    return Assignment(torch.where(positive, owner, BACKGROUND), ignored if left_out is None else ignored | left_out)
+
+
+def centred_outside(anchors: Tensor, sizes_hw: Tensor, multiple: int) -> Tensor:
+    """Which anchors (N, 4) stand beyond each image of sizes_hw (B, 2), padded to a multiple by itself: (B, N) bool.
+
+    MMDetection leaves them out of its losses; elsewhere the padding of a batch is background.
+    """
+    sizes = (-(-sizes_hw // multiple) * multiple).to(anchors.dtype)  # (B, 2)
+    centre = (anchors[:, :2] + anchors[:, 2:]) / 2
+    return (centre[:, 0] >= sizes[:, 1:]) | (centre[:, 1] >= sizes[:, :1])
 
 
 def sample_balanced(positive: Tensor, negative: Tensor, count: int, positive_fraction: float) -> Sampled:

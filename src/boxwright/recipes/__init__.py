@@ -42,14 +42,24 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(str(name))
     notes: list[str] = []
-    data = _with_base(path, (), notes)
+    data = _with_base(path, (), notes) | {"name": path.stem}
+    return overridden(data, overrides, str(path.stem if path.parent == FOLDER else path), notes)
+
+
+def overridden(
+    data: dict[str, Any], overrides: Sequence[str], where: str, notes: Sequence[str] = ()
+) -> Recipe:  # fmt: skip
+    """A recipe from plain data with overrides such as `optim.lr=0.01`; `where` names it in messages.
+
+    `notes` are what was translated from version 1 so far.
+    """
+    name, notes = data["name"], list(notes)
     settings = [setting for override in overrides for setting in _parsed(override, notes)]
     if any(_names_backbone(key, value) for key, value in settings):
         _forget_widths(data)
     for key, value in settings:
         _apply(data, key, value)
-    data["name"] = path.stem
-    where = str(path.stem if path.parent == FOLDER else path)
+    data["name"] = name
     if notes:
         _LOG.warning("recipe %s: old names of settings were understood: %s", where, "; ".join(dict.fromkeys(notes)))
     return check_recipe(data, where)
@@ -146,7 +156,7 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
         del whole["model"]
     elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
         _forget_widths(whole)
-    return _overlay(whole, data)
+    return overlaid(whole, data)
 
 
 def _base_file(path: Path, base: Any) -> Path:
@@ -182,11 +192,12 @@ def _forget_widths(data: dict[str, Any]) -> None:
         data["model"] = {**model, "backbone": backbone}
 
 
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Settings laid over others, section by section."""
     merged = dict(below)
     for key, value in above.items():
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _overlay(merged[key], value) if nested else value
+        merged[key] = overlaid(merged[key], value) if nested else value
     return merged
 
 

@@ -16,10 +16,7 @@ from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
 from boxwright.inference.predictor import Detector
-from boxwright.recipes import load_recipe
-from boxwright.recipes.choice import settled, this_machine
 from boxwright.recipes.schema import Recipe
-from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import compile_parts
 from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.batches import training_batches
@@ -42,6 +39,7 @@ from boxwright.training.speed import (
     shapes_multiple,
     training_step,
 )
+from boxwright.training.start import open_start
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep, TrainStep
 from boxwright.training.timing import now, typical
@@ -107,7 +105,7 @@ def duration(seconds: float) -> str:
 
 
 def estimate(
-    recipe: str,
+    recipe: str | None,
     data: str | Path,
     *,
     overrides: Sequence[str] = (),
@@ -127,7 +125,8 @@ def estimate(
     """
     if overfit is not None:
         overrides = [*overfit_overrides(overfit), *overrides]
-    settings = load_recipe(settled(recipe, this_machine(device_called(device)))[0], overrides)
+    start = open_start(recipe, weights, overrides, device)
+    settings = start.recipe
     accelerator, precision = choose_accelerator(device, settings.precision)
     where = accelerator.device
     check_speed(settings, where)
@@ -141,8 +140,8 @@ def estimate(
     # how fast a network is does not depend on its weights
     model = settings.build_model(len(opened.classes)).to(where, memory_format=torch.channels_last)
     assert isinstance(model, torch.nn.Module)
-    if weights is not None:  # they change nothing but what would be refused
-        load_weights(model, opened.classes, Path(weights))
+    if start.checkpoint is not None:  # its weights change nothing but what would be refused
+        load_weights(model, opened.classes, start.checkpoint, str(start.source))
     numbers = scaled(settings, len(opened.train), accelerator.num_processes)
     train_set, val_set, aspects = image_sets(settings, opened, augment=overfit is None, proposals=stored)
     check_fits(model, train_set, settings, precision, where)

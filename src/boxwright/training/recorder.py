@@ -40,6 +40,8 @@ class Recorder:
     """The score threshold with the best F1 in the last validation."""
     figures: dict[str, Any] | None = None
     """Of the last validation, also of one before this run was resumed."""
+    origin: dict[str, Any] | None = None
+    """Where the weights that the run began with come from; None for a run from the start."""
     last: ValidationResult | None = field(default=None, init=False)
     """The last validation since the start or the resume."""
 
@@ -78,5 +80,5 @@ class Recorder:
                 "helps"
             ) from error
         weights = self.state.model_in_use.state_dict()
-        checkpoint = Checkpoint(self.recipe, self.classes, weights, self.score, self.figures, training)
+        checkpoint = Checkpoint(self.recipe, self.classes, weights, self.score, self.figures, training, self.origin)
         save_checkpoint(checkpoint, self.folder / "weights" / name)

@@ -14,10 +14,7 @@ from accelerate import Accelerator
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.nn.pretrained import load_pretrained
-from boxwright.recipes import dump_recipe, load_recipe
-from boxwright.recipes.choice import settled, this_machine
-from boxwright.recipes.schema import Recipe
-from boxwright.runtime.devices import device_called
+from boxwright.recipes import dump_recipe
 from boxwright.runtime.precision import compile_parts
 from boxwright.structures import Classes
 from boxwright.training import report
@@ -43,6 +40,7 @@ from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
 from boxwright.training.signals import StopSignal
 from boxwright.training.speed import check_speed, compiles_at_once, shapes_multiple, training_step
+from boxwright.training.start import Start, open_start, source_of
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
@@ -50,7 +48,6 @@ from boxwright.training.trackers import Trackers, check_trackers
 from boxwright.training.validate import Validator
 from boxwright.wording import counted
 
-DEFAULT_RECIPE = "fcos"
 OVERFIT_STEPS = 500
 REPORT_COST = 2.5
 """Of the seconds that the charts at the start of a run take: the estimated cost of the report at its end."""
@@ -88,13 +85,14 @@ def train(
     """Train a detector and write a run folder.
 
     Args:
-        recipe: a recipe's name, its short alias, or a YAML path; "fcos" if not given. "fcos@auto" is the one that fits
-            the machine.
+        recipe: a recipe's name, its short alias, or a YAML path; "fcos@auto" is the one that fits the machine. If not
+            given, "fcos"; with `weights`, their own network and the settings for fine-tuning it.
         data: a folder of labelled images (VOC, COCO, CVAT or YOLO layout).
         overrides: recipe settings such as `optim.lr=0.01`.
         classes: a subset or merge of classes, such as "car+truck=vehicle,person".
         train_split, val_split: names of the splits to train and validate on; "train" and "val" if not given.
-        weights: a boxwright checkpoint to start from (fine-tuning).
+        weights: a trained detector to start from, whatever `Detector.load` takes: a checkpoint or run folder of ours, a
+            file of another library, a name of the zoo, a URL.
         name: of the run folder below `runs`; the recipe's name if not given.
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
             settings come from there; only `data` (it may have moved) and `device` may be given beside it.
@@ -115,7 +113,7 @@ def train(
         }  # fmt: skip
         refuse_beside_resume([word for word, value in given.items() if value is not None])
         run = open_run(Path(resume), Path(runs), name, data, device)
-        return _run(run.checkpoint.recipe, run.arguments, Path(runs), name, run)
+        return _run(Start(run.checkpoint.recipe), run.arguments, Path(runs), name, run)
     if data is None:
         raise ValueError("no data: give a folder of labelled images (--data FOLDER)")
     if overfit is not None:
@@ -129,11 +127,10 @@ def train(
     asked = Arguments(
         str(Path(data).resolve()), classes, train_split or "train", val_split or "val", overfit, minutes,
         device or "auto", seed or 0,
-        None if weights is None else str(Path(weights).resolve()),
+        None if weights is None else source_of(weights),
         None if proposals is None else str(Path(proposals).resolve()),
     )  # fmt: skip
-    chosen, note = settled(recipe or DEFAULT_RECIPE, this_machine(device_called(asked.device)))
-    return _run(load_recipe(chosen, overrides), asked, Path(runs), name, None, note)
+    return _run(open_start(recipe, weights, overrides, asked.device), asked, Path(runs), name, None)
 
 
 def overfit_overrides(count: int) -> list[str]:
@@ -146,17 +143,15 @@ def overfit_overrides(count: int) -> list[str]:
     return [*settings, "data.train_scales=[]", f"schedule.steps={OVERFIT_STEPS}"]
 
 
-def _run(
-    recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None, note: str | None = None
-) -> TrainResult:
+def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None) -> TrainResult:
     """Open the data, build what is trained, train it, and report."""
-    started = now()
+    started, recipe = now(), start.recipe
     check_trackers(recipe.trackers)
     accelerator, precision = choose_accelerator(asked.device, resumed.precision if resumed else recipe.precision)
     check_speed(recipe, accelerator.device)
     main = accelerator.is_main_process
     display = Display(enabled=main)
-    if note is not None:
+    for note in start.notes:
         display.log(note)
     data = open_checked(
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
@@ -169,7 +164,7 @@ def _run(
         raise ValueError(f"{resumed.path} was trained on classes {list(resumed.checkpoint.classes.names)}, "
                          f"{asked.data} now has {list(classes.names)}")  # fmt: skip
     numbers = scaled(recipe, len(data.train), accelerator.num_processes, asked.minutes)
-    state = _state(recipe, asked, classes, numbers, accelerator, display, resumed)
+    state = _state(start._replace(recipe=recipe), asked, classes, numbers, accelerator, display, resumed)
     train_set, val_set, aspects = image_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
     check_fits(state.model, train_set, recipe, precision, accelerator.device)
     source = batch_source(recipe.data, train_set, accelerator.device, display.log)
@@ -194,6 +189,7 @@ def _run(
         trackers=Trackers(recipe.trackers, accelerator, folder, after=done) if main else None,
         score=None if resumed is None else resumed.checkpoint.score_threshold,
         figures=None if resumed is None else resumed.checkpoint.metrics,
+        origin=start.origin if resumed is None else resumed.checkpoint.origin,
     )  # fmt: skip
     if main and resumed is None:
         drawing = now()
@@ -223,17 +219,18 @@ def _run(
 
 
 def _state(
-    recipe: Recipe, asked: Arguments, classes: Classes, numbers: ScaledSchedule, accelerator: Accelerator,
+    start: Start, asked: Arguments, classes: Classes, numbers: ScaledSchedule, accelerator: Accelerator,
     display: Display, resumed: ResumedRun | None,
 ) -> TrainState:  # fmt: skip
     """What is trained: new, from the weights of another detector, or as a run was left."""
     torch.manual_seed(asked.seed)
+    recipe = start.recipe
     model = recipe.build_model(len(classes)).to(accelerator.device, memory_format=torch.channels_last)
     assert isinstance(model, torch.nn.Module)
-    if resumed is None and asked.weights is None:  # else other weights replace them: nothing to fetch
+    if start.checkpoint is not None:
+        display.log(load_weights(model, classes, start.checkpoint, str(start.source)))
+    elif resumed is None:  # else other weights replace them: nothing to fetch
         load_pretrained(model, recipe.model.backbone.weights)
-    if asked.weights is not None and resumed is None:
-        display.log(load_weights(model, classes, Path(asked.weights)))
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
     if compiles_at_once(recipe):  # after the copy, which is only validated
         compile_parts(model)

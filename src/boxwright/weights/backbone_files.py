@@ -117,11 +117,22 @@ def complete_norms(state: dict[str, Tensor], eps: float = 1e-5) -> dict[str, Ten
 
 
 def _network_of(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The entries of a classification network, which may begin with a word of their trainer ("model.")."""
+    """The entries of a classification network, which may begin with words of their trainer ("model.")."""
     own = model.state_dict().keys() - {"fc.weight", "fc.bias"}
     if own & state.keys() or is_caffe2(state) or "stem.conv1.weight" in state:
         return state
-    return next((part for _, part in parts_of(state) if own & part.keys()), state)
+    parts = [state]
+    for _ in range(4):
+        parts = [below for part in parts for _, below in parts_of(part)]
+        best = max(parts, key=lambda part: len(own & part.keys()), default=state)
+        if own & best.keys():
+            return best
+    return state
+
+
+_OF_DETECTORS = re.compile(
+    r"(^|\.)(fpn|neck|rpn|rpn_head|roi_heads?|bbox_head|proposal_generator|fpn_lateral\d|classification_head|pred_net)\."
+)
 
 
 def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1: bool | None = None) -> None:
@@ -136,7 +147,13 @@ def load_backbone_file(model: nn.Module, file: Path, name: str, *, stride_in_1x1
         data = read_tensors(file)
     except ValueError as error:
         raise ValueError(f"backbone weights {error}") from error
-    state = _network_of(state_of(data), model)
+    whole = state_of(data)
+    if any(_OF_DETECTORS.search(name) for name in whole):
+        raise ValueError(
+            f"backbone weights {file}: it holds a detector; start from it with --weights, which keeps what fits and "
+            "knows its colours"
+        )
+    state = _network_of(whole, model)
     check_finite(state, f"backbone weights {file}")
     if is_caffe2(state):
         wide, grouped = state["res2_0_branch2a_w"], state["res2_0_branch2b_w"]

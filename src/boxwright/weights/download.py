@@ -21,11 +21,22 @@ import torch
 from boxwright.weights.zoo import DETECTRON2, zoo_entry
 
 _BLOCK = 1 << 20
+REMOTE = ("torchvision/", "detectron2/", "mmdetection/", "detectron2://", "https://")
+"""What names of weights to fetch begin with."""
 
 
 def is_remote(source: str) -> bool:
     """Whether this names weights to fetch rather than a file."""
-    return source.startswith(("torchvision/", "detectron2/", "detectron2://", "https://")) and not Path(source).exists()
+    return source.startswith(REMOTE) and not Path(source).exists()
+
+
+def source_name(source: str | Path) -> str:
+    """A source as text; a URL that was made a path has its two slashes again.
+
+    >>> source_name(Path("https://example.org/a.pth"))
+    'https://example.org/a.pth'
+    """
+    return re.sub(r"^(https|detectron2):/+", r"\1://", str(source))
 
 
 def address_of(source: str) -> str:
@@ -45,9 +56,9 @@ def cache_folder() -> Path:
 def fetched_file(source: str) -> Path:
     """The file of a zoo name, `detectron2://` shorthand or https address, from the cache or fetched into it.
 
-    Its checksum must be the one in its name (sha256 in torchvision's, md5 in Detectron2's), in the address where that
-    ends in `#sha256=...`, and the one noted when it was fetched. Raises OSError with the address and the place to put
-    the file where there is no network, ValueError where a checksum differs.
+    Its checksum must be the one in its name (sha256 in torchvision's and MMDetection's, md5 in Detectron2's), in the
+    address where that ends in `#sha256=...`, and the one noted when it was fetched. Raises OSError with the address and
+    the place to put the file where there is no network, ValueError where a checksum differs.
     """
     address = address_of(source)
     url, _, fragment = address.partition("#")

@@ -28,6 +28,8 @@ SECTIONS = (
     "weights",
 )
 """What trainers call the weights of a network in their files; the first that is there is taken."""
+AVERAGES = ("ema", "model_ema", "ema_model", "state_dict_ema", "ema_weights")
+"""What trainers call the running mean of the same weights, with which they validate: it is taken where it is whole."""
 _AROUND = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile, FSDP and activation checkpoints add to names."""
 _COUNTERS = ("n_averaged",)
@@ -36,7 +38,37 @@ _MOST_LEVELS = 5
 
 
 def section_of(data: Any) -> Any:
-    """The part of a file's content that holds the weights: all of it, or what it holds under a name for weights."""
+    """The part of a file's content that holds the weights: all of it, or what it holds under a name for weights.
+
+    Where a running mean lies beside them, with the same entries, that is the part.
+    """
+    plain = _plain_section(data)
+    key = average_of(data)
+    return plain if key is None else _plain_section(data[key])
+
+
+def average_of(data: Any) -> str | None:
+    """The name of the running mean that a file holds beside its weights, or instead of them; None if none is whole."""
+    if not _mapping(data):
+        return None
+    plain = _plain_section(data)
+    wanted = set() if plain is data else _names(plain)
+    for key in AVERAGES:
+        found = _names(_plain_section(data[key])) if _leads_to_weights(data.get(key)) else set()
+        if found and found >= wanted:
+            return key
+    return None
+
+
+def _names(section: Any) -> set[str]:
+    """What the entries of a section will be called; counters apart, of which a mean has others."""
+    if not _mapping(section):
+        return set()
+    names = {_plain_name(str(name)) for name, value in section.items() if _is_weight(value)}
+    return {name for name in names if not name.endswith("num_batches_tracked") and name not in _COUNTERS}
+
+
+def _plain_section(data: Any) -> Any:
     for _ in range(_MOST_LEVELS):
         inner = next((data[key] for key in SECTIONS if _is_section(data.get(key))), None) if _mapping(data) else None
         if inner is None and _mapping(data) and not any(_is_weight(value) for value in data.values()):
@@ -86,6 +118,9 @@ def foreign_parts(data: Mapping[str, Any]) -> list[str]:
     """Parts beside the weights that were not built: the name of each, and of the classes it holds."""
     section = section_of(data)
     found = []
+    average, plain = average_of(data), next((name for name in SECTIONS if _is_section(data.get(name))), None)
+    if average is not None and plain is not None:
+        found.append(f"{plain} (its running mean {average} is taken)")
     for key, value in data.items():
         if value is not section and (names := foreign_names([value])) and not _within(section, value):
             found.append(f"{str(key)[:60]} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
@@ -137,12 +172,13 @@ def _is_section(value: Any) -> bool:
     return _mapping(value) and any(_is_weight(entry) or _mapping(entry) for entry in value.values())
 
 
-def _leads_to_weights(value: Any) -> bool:
-    """Whether this is a state dict under a name of its own, or holds one."""
+def _leads_to_weights(value: Any, levels: int = 3) -> bool:
+    """Whether this is a state dict under a name of its own, or holds one under names for weights."""
     if not _mapping(value):
         return False
-    inner = [value[key] for key in SECTIONS if _mapping(value.get(key))]
-    return any(_is_weight(entry) for part in (value, *inner) for name, entry in part.items() if "." in str(name))
+    if any(_is_weight(entry) for name, entry in value.items() if "." in str(name)):
+        return True
+    return levels > 0 and any(_leads_to_weights(value.get(key), levels - 1) for key in SECTIONS)
 
 
 def _within(section: Any, value: Any) -> bool:

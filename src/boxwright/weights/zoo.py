@@ -66,6 +66,39 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "mask_rcnn_X_101_32x8d_FPN_3x": (44.3, 39.5, "139653917/model_final_2d9806.pkl"),
 }
 
+MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0/"
+_FCOS, _TRICKS = "r50_caffe_fpn_gn-head_1x_coco", "fcos_center-normbbox-centeronreg-giou_"
+# name: (box AP, mask AP, million parameters, what the file's name ends in); from the READMEs of MMDetection's configs,
+# where each file lies in a folder of its name below one of its detector's
+MMDETECTION_ROWS: dict[str, tuple[float, float | None, float, str]] = {
+    f"fcos_{_FCOS}": (36.6, None, 32.3, "-821213aa"),
+    f"{_TRICKS}{_FCOS}": (38.7, None, 32.3, "-0a0d75a8"),
+    "fcos_r101_caffe_fpn_gn-head_1x_coco": (39.1, None, 51.3, "-0e37b982"),
+    "fcos_r50_caffe_fpn_gn-head_mstrain_640-800_2x_coco": (38.5, None, 32.3, "-d92ceeea"),
+    "fcos_r101_caffe_fpn_gn-head_mstrain_640-800_2x_coco": (40.8, None, 51.3, "-511424d6"),
+    "retinanet_r50_caffe_fpn_1x_coco": (36.3, None, 38.0, "_20200531-f11027c5"),
+    "retinanet_r50_fpn_1x_coco": (36.5, None, 38.0, "_20200130-c2398f9e"),
+    "retinanet_r50_fpn_2x_coco": (37.4, None, 38.0, "_20200131-fdb43119"),
+    "retinanet_r101_fpn_1x_coco": (38.5, None, 57.0, "_20200130-7a93545f"),
+    "retinanet_r101_fpn_2x_coco": (38.9, None, 57.0, "_20200131-5560aee8"),
+    "retinanet_x101_32x4d_fpn_1x_coco": (39.9, None, 56.6, "_20200130-5c8b7ec4"),
+    "faster_rcnn_r50_caffe_fpn_1x_coco": (37.8, None, 41.8, "_bbox_mAP-0.378_20200504_180032-c5925ee5"),
+    "faster_rcnn_r50_fpn_1x_coco": (37.4, None, 41.8, "_20200130-047c8118"),
+    "faster_rcnn_r50_fpn_2x_coco": (38.4, None, 41.8, "_bbox_mAP-0.384_20200504_210434-a5d8aa15"),
+    "faster_rcnn_r101_fpn_1x_coco": (39.4, None, 60.7, "_20200130-f513f705"),
+    "faster_rcnn_r101_fpn_2x_coco": (39.8, None, 60.7, "_bbox_mAP-0.398_20200504_210455-1d2dac9c"),
+    "faster_rcnn_x101_32x4d_fpn_1x_coco": (41.2, None, 60.4, "_20200203-cff10310"),
+    "mask_rcnn_r50_caffe_fpn_1x_coco": (
+        38.0, 34.4, 44.4, "_bbox_mAP-0.38__segm_mAP-0.344_20200504_231812-0ebd1859",
+    ),
+    "mask_rcnn_r50_fpn_1x_coco": (38.2, 34.7, 44.4, "_20200205-d4b0c5d6"),
+    "mask_rcnn_r50_fpn_2x_coco": (39.2, 35.4, 44.4, "_bbox_mAP-0.392__segm_mAP-0.354_20200505_003907-3e542a40"),
+    "mask_rcnn_r101_fpn_1x_coco": (40.0, 36.1, 63.4, "_20200204-1efe0ed5"),
+    "mask_rcnn_r101_fpn_2x_coco": (40.8, 36.6, 63.4, "_bbox_mAP-0.408__segm_mAP-0.366_20200505_071027-14b391c7"),
+    "mask_rcnn_x101_32x4d_fpn_1x_coco": (41.9, 37.5, 63.0, "_20200205-478d0b67"),
+}  # fmt: skip
+"""Parameters are counted in ours."""
+
 
 MILLIONS = {
     "retinanet_R_50_FPN": 38.0,
@@ -93,7 +126,11 @@ MILLIONS = {
 
 def zoo() -> list[ZooEntry]:
     """Everything that can be loaded by name."""
-    return [*(_torchvision_entry(name) for name in TORCHVISION), *(_detectron2_entry(name) for name in DETECTRON2_ROWS)]
+    return [
+        *(_torchvision_entry(name) for name in TORCHVISION),
+        *(_detectron2_entry(name) for name in DETECTRON2_ROWS),
+        *(_mmdetection_entry(name) for name in MMDETECTION_ROWS),
+    ]
 
 
 def zoo_entry(name: str) -> ZooEntry:
@@ -103,7 +140,10 @@ def zoo_entry(name: str) -> ZooEntry:
         return _torchvision_entry(model)
     if library == "detectron2" and model in DETECTRON2_ROWS:
         return _detectron2_entry(model)
-    known = [*(f"torchvision/{n}" for n in TORCHVISION), *(f"detectron2/{n}" for n in DETECTRON2_ROWS)]
+    if library == "mmdetection" and model in MMDETECTION_ROWS:
+        return _mmdetection_entry(model)
+    names = {"torchvision": TORCHVISION, "detectron2": DETECTRON2_ROWS, "mmdetection": MMDETECTION_ROWS}
+    known = [f"{library}/{n}" for library, rows in names.items() for n in rows]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"no detector {name!r} in the zoo{hint} (`boxwright zoo` lists them)")
@@ -132,3 +172,10 @@ def _detectron2_entry(name: str) -> ZooEntry:
     folder = _MASKS if name.startswith("mask") else _BOXES
     url = f"{DETECTRON2}{folder}{name}/{end}"
     return ZooEntry(f"detectron2/{name}", ap, mask_ap, MILLIONS[name.rsplit("_", 1)[0]], None, "CC-BY-SA-3.0", url)
+
+
+def _mmdetection_entry(name: str) -> ZooEntry:
+    ap, mask_ap, millions, end = MMDETECTION_ROWS[name]
+    folder = next(word for word in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos") if name.startswith(word))
+    url = f"{MMDETECTION}{folder}/{name}/{name}{end}.pth"
+    return ZooEntry(f"mmdetection/{name}", ap, mask_ap, millions, None, "Apache-2.0", url)
