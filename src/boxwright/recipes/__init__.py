@@ -20,10 +20,13 @@ from boxwright.reading.yaml_text import parse_yaml, read_yaml
 from boxwright.recipes import version1
 from boxwright.recipes.mistakes import sentences, short
 from boxwright.recipes.schema import Recipe
+from boxwright.weights.bundled import BUNDLED, fits_bundled
 
 _LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
+BASE = "base-"
+"""How files begin that recipes lie over and that are none themselves: they name no detector."""
 _DEFAULT = {"name": next(iter(MODELS))}
 ALIASES = {
     "fcos": "fcos-small",
@@ -39,7 +42,7 @@ ALIASES = {
 
 def recipe_names() -> list[str]:
     """Names of the recipes in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(BASE))
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,8 +54,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     notes: list[str] = []
     data = _with_base(path, (), notes)
     settings = [setting for override in overrides for setting in _parsed(override, notes)]
-    if any(_names_backbone(key, value) for key, value in settings):
-        _forget_widths(data)
+    for key, value in settings:
+        if _names_backbone(key, value):
+            _forget_network(data, value)
     for key, value in settings:
         _apply(data, key, value)
     data["name"] = path.stem
@@ -152,14 +156,16 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
     if not _keeps_model(model, whole.get("model")):
         del whole["model"]
     elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
-        _forget_widths(whole)
+        _forget_network(whole, model["backbone"]["name"])
     return _overlay(whole, data)
 
 
 def _base_file(path: Path, base: Any) -> Path:
-    """The file that a recipe lies over: one beside it, or a recipe by its name."""
+    """The file that a recipe lies over: one beside it, a recipe by its name, or a base of the package."""
     if not isinstance(base, str) or not base or len(base) > LONGEST_NAME or "\0" in base:
         raise ValueError(f"expected a recipe's name or a file beside this one, got {short(base)}")
+    if base.startswith(BASE) and (FOLDER / f"{base}.yaml").is_file():
+        return FOLDER / f"{base}.yaml"
     beside = path.parent / base
     return beside if beside.is_file() else _find(base)
 
@@ -181,11 +187,17 @@ def _names_backbone(key: str, value: Any) -> bool:
     return key == "model.backbone.name" or (key == "model.backbone" and isinstance(value, str))
 
 
-def _forget_widths(data: dict[str, Any]) -> None:
-    """Who names a backbone means that one as it is, and not with the widths of the one before."""
+def _forget_network(data: dict[str, Any], name: Any) -> None:
+    """Who names a backbone means that one as it is: not with the widths of the one before, nor with weights of its own.
+
+    Weights that only one network has (and the pixels that they expect) go when another is named.
+    """
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
-        backbone = {key: value for key, value in model["backbone"].items() if key != "widths"}
+        left_out = {"widths"}
+        if model["backbone"].get("weights") == BUNDLED and not fits_bundled(str(name)):
+            left_out |= {"weights", "pixel_mean", "pixel_std"}
+        backbone = {key: value for key, value in model["backbone"].items() if key not in left_out}
         data["model"] = {**model, "backbone": backbone}
 
 
@@ -225,7 +237,7 @@ def _apply(data: dict[str, Any], key: str, value: Any) -> None:
     if key == "schedule.epochs" and value is not None:  # the one length replaces the other
         place["steps"] = None
     if key == "schedule.steps" and value is not None:
-        place["epochs"] = None
+        place["epochs"] = place["step_bounds"] = None
 
 
 def _number(text: str) -> Any:
