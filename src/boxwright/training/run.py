@@ -40,6 +40,7 @@ from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, r
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
 from boxwright.training.schedule import ScaledSchedule, scaled
 from boxwright.training.signals import StopSignal
+from boxwright.training.starting_weights import starting_sentences
 from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
@@ -159,6 +160,8 @@ def _run(recipe: Recipe, asked: Arguments, runs: Path, name: str | None, resumed
         raise ValueError(f"{resumed.path} was trained on classes {list(resumed.checkpoint.classes.names)}, "
                          f"{asked.data} now has {list(classes.names)}")  # fmt: skip
     numbers = scaled(recipe, len(data.train), accelerator.num_processes, asked.minutes)
+    for sentence in starting_sentences(recipe, other_weights=asked.weights is not None) if resumed is None else ():
+        display.log(sentence)
     state = _state(recipe, asked, classes, numbers, accelerator, display, resumed)
     reading = now()
     train_set, val_set, aspects = image_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
