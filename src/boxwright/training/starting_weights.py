@@ -1,4 +1,4 @@
-"""What a run starts from, as its log tells it: that pretrained weights are to be had, or that random ones are frozen."""
+"""What a run starts from, as its log tells it: pretrained weights that are to be had, random ones that are frozen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Gain(NamedTuple):
 
 
 BROUGHT: tuple[Gain, ...] = ()
-"""The table of docs/choosing.md for FCOS, which `python -m benchmarks.pretrained` prints; empty until it was recorded."""
+"""What `python -m benchmarks.pretrained` printed for FCOS, as docs/choosing.md tells it; empty until it is recorded."""
 MINUTES = 10
 """Of each of its runs, on two cores."""
 
