@@ -36,20 +36,21 @@ def measure_ours(
     test_split: str,
     runs: Path,
     overrides: Sequence[str] = (),
+    classes: str | None = None,
     minutes: float | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Train by a recipe, then measure the last weights on the test split."""
     result = train(
-        recipe, data, overrides=overrides, train_split=train_split, val_split=val_split, name=f"{data.name}-{name}",
-        runs=runs, minutes=minutes, device="cpu", seed=seed,
+        recipe, data, overrides=overrides, classes=classes, train_split=train_split, val_split=val_split,
+        name=f"{data.name}-{name}", runs=runs, minutes=minutes, device="cpu", seed=seed,
     )  # fmt: skip
     if not result.finished:
         raise SystemExit(f"stopped; go on with boxwright train --resume {result.folder}")
     training = load_checkpoint(result.last).training
     assert training is not None
     progress = training["progress"]
-    evaluated = evaluate_checkpoint(result.last, data, test_split, device="cpu")
+    evaluated = evaluate_checkpoint(result.last, data, test_split, classes=classes, device="cpu")
     found, ground_truths, classes = evaluated.detections, evaluated.ground_truths, evaluated.classes
     masks = coco_ap(found, ground_truths, classes, kind="masks") if ground_truths[0].masks is not None else None
     figures = coco_ap(found, ground_truths, classes)

@@ -37,14 +37,19 @@ class Measurement(NamedTuple):
         return cls(name, result.ap or 0.0, result.ap50 or 0.0, steps, seconds, *of_masks)
 
 
+def print_command() -> None:
+    """The command of this process, and the machine."""
+    arguments = " ".join(sys.argv[1:])
+    print(f"\n`{' '.join(['python -m', f'benchmarks.{Path(sys.argv[0]).stem}', arguments]).strip()}`")
+    print(f"{machine()}, {datetime.date.today().isoformat()}\n")
+
+
 def print_measurements(rows: Sequence[Measurement]) -> None:
     """The command, the machine, and the rows as a Markdown table; the ratio is AP over that of the last row.
 
     Where all rows have masks it is that of the masks.
     """
-    arguments = " ".join(sys.argv[1:])
-    print(f"\n`{' '.join(['python -m', f'benchmarks.{Path(sys.argv[0]).stem}', arguments]).strip()}`")
-    print(f"{machine()}, {datetime.date.today().isoformat()}\n")
+    print_command()
     masked = all(row.mask_ap is not None for row in rows)
     titles = ["detector", "AP", "AP50", *(["mask AP", "mask AP50"] if masked else []), "steps", "seconds"]
     titles.append("mask AP ratio" if masked else "AP ratio")

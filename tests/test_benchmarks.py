@@ -108,3 +108,38 @@ def test_all_rows_for_a_gpu_can_be_measured_on_a_cpu(module, tiny):
     found = gpu.run(tiny, gpu.PARTS, 3600, None)
     assert not [one for one in found if "failed" in one.measured]
     assert len(found) >= 17
+
+
+def test_what_is_held_out_to_choose_settings_by_is_no_image_that_is_reported(module, tmp_path):
+    benchmark = module("pretrained")
+    lists = tmp_path / "shared" / "fod" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    annotations = tmp_path / "shared" / "fod" / "Annotations"
+    annotations.mkdir()
+    names = {"train": [f"a{number:03}" for number in range(400)], "test": [f"b{number}" for number in range(9)]}
+    for split, listed in names.items():
+        (lists / f"{split}.txt").write_text("\n".join([*listed, "a000"]))  # as in fod, one stands in both
+        for number, name in enumerate(listed):
+            kind = ("Bolt", "Pliers", "Wire")[number % 3]
+            (annotations / f"{name}.xml").write_text(f"<object><name>{kind}</name></object>")
+    fod = benchmark.DATASETS["fod-two"]
+    shared, found = tmp_path / "shared", {}
+    for holdout in (False, True):
+        folder, train, test = benchmark.prepared(fod, "fod-two", shared, tmp_path / "runs", holdout)
+        parts = [set((folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()) for split in (train, test)]
+        assert not parts[0] & parts[1]
+        found[holdout] = parts
+    assert [len(part) for part in found[False]] == [160, 7]
+    assert [len(part) for part in found[True]] == [160, 40]
+    assert not found[True][1] & found[False][1]
+    assert not any("Wire" in (annotations / f"{name}.xml").read_text() for parts in found.values() for name in parts[0])
+
+
+def test_the_table_of_starts_has_a_row_for_each_dataset(module):
+    measurement = module("table").Measurement
+    one, other = measurement("small", 0.25, 0.5, 100, 60.0), measurement("lite", 0.375, 0.75, 50, 60.0)
+    rows = {"bccd": {"random": one, "pretrained": other}, "fod": {"pretrained": other}}
+    assert module("pretrained").table(rows).splitlines()[2:] == [
+        "| bccd | 0.2500 | 0.5000 | 100 | 0.3750 | 0.7500 | 50 | +0.1250 |",
+        "| fod | - | - | - | 0.3750 | 0.7500 | 50 | - |",
+    ]

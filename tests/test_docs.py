@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import boxwright
-from boxwright.recipes import load_recipe
+from boxwright.recipes import load_recipe, recipe_names
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import DetectSettings, GroundTruth, ImageBatch, Targets
 
@@ -124,7 +124,7 @@ def test_conventions_name_the_settings_that_fcos_has() -> None:
 def test_choosing_lists_every_recipe_with_what_was_published() -> None:
     text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"(?m)^\| `([\w-]+)` \| (.*?) \| .* \|$", text))
-    names = [path.stem for path in (PACKAGE / "recipes").glob("*.yaml")]
+    names = recipe_names()
     assert {name: rows.get(name) for name in names} == {name: load_recipe(name).reference or "-" for name in names}
 
 

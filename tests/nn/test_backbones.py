@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.nn.backbones import Backbone, FeaturePyramid
+from boxwright.nn.backbones import Backbone, FeaturePyramid, _timm_body
 
 CHANNELS = {
     "resnet18": [128, 256, 512],
@@ -91,6 +93,7 @@ def test_maps_are_those_of_the_classification_network():
         ("convnext_tiny", 2),
         ("timm/resnet18", 0),
         ("timm/resnet18", 2),
+        ("timm/tf_efficientnet_lite0", 2),
     ],
 )
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(name, frozen):
@@ -104,6 +107,7 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics_in_training(nam
     trained = [name for name, parameter in body.named_parameters() if parameter.grad is not None]
     moved = [key for key, value in body.state_dict().items() if not torch.equal(value, before[key])]
     first = ("body.conv1", "body.bn1", "body.layer1", "body.stem", "body.trunk_output.block1.", "body.features.0.")
+    first += ("body.conv_stem", "body.blocks.0.", "body.blocks.1.")
     early = [key for key in [*trained, *moved] if key.startswith(first)]
     assert bool(early) == (frozen == 0)
     assert bool(trained) == (frozen < 5)
@@ -133,7 +137,53 @@ def test_frozen_stages_are_counted_from_the_stem():
         backbone("resnet18", frozen_stages=6)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+def test_the_stages_of_a_timm_network_are_found_within_its_containers():
+    pytest.importorskip("timm")
+    _, stages = _timm_body("tf_efficientnet_lite0", ("c3", "c4", "c5"))
+    assert stages == [
+        ("conv_stem", "bn1", "blocks.0"),
+        ("blocks.1",),
+        ("blocks.2",),
+        ("blocks.3", "blocks.4"),
+        ("blocks.5", "blocks.6"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen", "expected"),
+    [
+        ("timm/xception41", 2, "expected frozen_stages 0 or at least 5, got 2"),
+        ("timm/convnext_atto", 1, "0 or at least 2, got 1"),
+    ],
+)
+def test_stages_that_are_not_known_are_not_frozen_in_silence(name, frozen, expected):
+    with pytest.raises(ValueError, match=expected):
+        backbone(name, frozen_stages=frozen)
+
+
+@pytest.mark.parametrize("norm", ["frozen_bn", "sync_bn"])
+def test_an_activation_within_a_norm_survives_the_change_of_the_norm(norm):
+    """timm's EfficientNets have no other: `BatchNormAct2d` is norm and ReLU6."""
+    images = torch.randn(1, 3, 64, 64)
+    plain, other = (backbone("timm/tf_efficientnet_lite0", norm=kind).eval() for kind in ("bn", norm))
+    with torch.no_grad():
+        for one, same in zip(plain(images), other(images), strict=True):
+            torch.testing.assert_close(same, one, rtol=1e-4, atol=1e-4)
+    names = {key for key in plain.state_dict() if not key.endswith("num_batches_tracked")}
+    assert names <= set(other.state_dict())
+    assert torch.equal(copy.deepcopy(other)(images)[0], other(images)[0])
+
+
+@pytest.mark.parametrize("norm", ["gn", "none"])
+def test_an_activation_within_a_norm_stays_where_the_norm_is_another(norm):
+    body = backbone("timm/tf_efficientnet_lite0", norm=norm).eval()
+    found = []
+    body.body.blocks[1][0].bn2.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    body(torch.randn(1, 3, 64, 64))
+    assert (float(found[0].detach().min()), float(found[0].detach().max()) <= 6) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "timm/tf_efficientnet_lite0"])
 def test_frozen_batch_norm_equals_batch_norm_in_evaluation(name):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

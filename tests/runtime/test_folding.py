@@ -30,8 +30,13 @@ def norms_left(module):
 
 
 @pytest.mark.parametrize("norm", ["bn", "frozen_bn"])
-@pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "regnet_x_400mf", "mobilenet_v3_small", "timm/tf_efficientnet_lite0", "timm/mobilenetv3_small_050"],
+)
 def test_a_backbone_gives_the_same_maps(name, norm):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
     backbone = lively(Backbone(name, norm=norm, frozen_stages=2))
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -15,6 +15,7 @@ from boxwright.nn.norm import Norm
 from boxwright.nn.resnet import ResNetVariant
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.channels import channel_table
+from boxwright.weights.bundled import BUNDLED, BUNDLED_BACKBONE, PIXEL_MEAN, PIXEL_STD, fits_bundled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,8 @@ class BackboneSection:
     """A classification network of torchvision, or `timm/NAME`."""
     weights: str | None = None
     """What a new training run starts from: the name of torchvision's weights (IMAGENET1K_V2, DEFAULT), "pretrained" for
-    timm's own, or a file; null for random weights."""
+    timm's own, "bundled" for those of timm/tf_efficientnet_lite0 that come with the extra `pretrained` (pixel_mean and
+    pixel_std are 0.5 with them), or a file; null for random weights."""
     norm: Norm = "frozen_bn"
     """What its BatchNorm layers become; "bn" leaves them as they are."""
     frozen_stages: int = 2
@@ -50,6 +52,13 @@ class BackboneSection:
         if not 0 <= self.frozen_stages <= 5:
             raise ValueError(f"frozen_stages: expected 0 to 5, got {self.frozen_stages}")
         _ = self.variant  # which checks its own values
+        if self.weights == BUNDLED and not fits_bundled(self.name):
+            raise ValueError(f"weights: {BUNDLED} are those of {BUNDLED_BACKBONE}, not of {self.name}")
+        if self.weights == BUNDLED and (self.pixel_mean, self.pixel_std) != (PIXEL_MEAN, PIXEL_STD):
+            raise ValueError(
+                f"weights: {BUNDLED} need pixel_mean and pixel_std {list(PIXEL_MEAN)}, got {list(self.pixel_mean)} "
+                f"and {list(self.pixel_std)}"
+            )
 
     @property
     def variant(self) -> ResNetVariant:

@@ -18,6 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from boxwright.nn.depthwise import speed_up_depthwise
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
+from boxwright.weights.bundled import fits_bundled
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 TORCHVISION_RESNET = ResNetVariant()
@@ -66,6 +67,12 @@ class Backbone(nn.Module):
                     part.eps = variant.norm_eps
         replace_batch_norm(self.body, norm)
         speed_up_depthwise(self.body)
+        if frozen_stages and not any(stages[:frozen_stages]):
+            known = [str(count) for count in range(1, 6) if any(stages[:count])][:1]
+            raise ValueError(
+                f"backbone {name}: its first {frozen_stages} of 5 stages are not known apart from the rest; expected "
+                f"frozen_stages {' or at least '.join(['0', *known])}, got {frozen_stages}"
+            )
         for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
             _freeze(self.body, prefix)
         self.strides, self.channels, self._channels_last = self._probe(name, variant)
@@ -241,7 +248,8 @@ def _timm_body(name: str, levels: Sequence[str]) -> tuple[nn.Module, list[tuple[
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[timm]'") from error
+        extra = "pretrained" if fits_bundled(f"timm/{name}") else "timm"
+        raise ImportError(f"backbone timm/{name} needs timm: pip install 'boxwright[{extra}]'") from error
     if not timm.is_model(name):
         raise ValueError(f"backbone: timm has no model {name!r}")
     try:
@@ -251,13 +259,28 @@ def _timm_body(name: str, levels: Sequence[str]) -> tuple[nn.Module, list[tuple[
         body: Any = timm.create_model(name, features_only=True, out_indices=indices)
     except ValueError as error:
         raise ValueError(f"backbone timm/{name}: it has no maps of the strides 8, 16 and 32 ({error})") from error
-    names = [child for child, _ in body.named_children()]
-    outputs = [str(node).replace(".", "_") for node in probe.feature_info.module_name()]
+    outputs = list(probe.feature_info.module_name())
+    names = _part_names(body, outputs)
+    ends = [_name_in(names, output) for output in outputs]
     stages: list[tuple[str, ...]] = [() for _ in range(5)]
     position = 0
-    for output, stride in zip(outputs, reductions, strict=True):
-        end = names.index(output) + 1 if output in names else position
+    for output, stride in zip(ends, reductions, strict=True):
+        end = names.index(output) + 1 if output is not None else position
         stage = _STAGE_OF[stride]
         stages[stage] = (*stages[stage], *names[position:end])
         position = max(position, end)
     return body, stages
+
+
+def _part_names(body: nn.Module, outputs: Sequence[str]) -> list[str]:
+    """The parts of a timm network in order; those of a container stand for it where it holds several outputs."""
+    names: list[str] = []
+    for child, part in body.named_children():
+        inner = [f"{child}.{name}" for name, _ in part.named_children()]
+        names += inner if set(inner) & set(outputs) else [child]
+    return names
+
+
+def _name_in(names: Sequence[str], output: str) -> str | None:
+    """The part that gives an output, which timm may have renamed (`stages.0` to `stages_0`)."""
+    return next((name for name in (output, output.replace(".", "_")) if name in names), None)

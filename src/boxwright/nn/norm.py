@@ -67,7 +67,7 @@ def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
     """Turn every BatchNorm below `module` into another norm, in place, keeping weights and statistics.
 
     "bn" leaves them as they are; "gn" keeps scale and shift only, since group norm has no running statistics; "none"
-    removes them.
+    removes them. An activation that is part of the norm (timm's `BatchNormAct2d`) stays part of what it becomes.
     """
     if kind == "bn":
         return
@@ -80,4 +80,19 @@ def replace_batch_norm(module: nn.Module, kind: Norm) -> None:
         if kind in ("gn", "none"):
             state = {key: value for key, value in state.items() if kind == "gn" and not key.startswith("running")}
         new.load_state_dict(state, strict=kind != "sync_bn")
+        if (activation := activation_in(child)) is not None:
+            new.act = activation
+            new.register_forward_hook(_activate)
         module.set_submodule(name, new)
+
+
+def activation_in(norm: nn.Module) -> nn.Module | None:
+    """The activation that a norm applies itself, as timm's `BatchNormAct2d` and what became of one do; else None."""
+    activation = getattr(norm, "act", None)
+    return None if isinstance(activation, nn.Identity) else activation
+
+
+def _activate(norm: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook, so that the weights keep the names that they have in a pretrained network."""
+    activated: Tensor = norm.get_submodule("act")(output)
+    return activated

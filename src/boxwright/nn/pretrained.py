@@ -21,6 +21,7 @@ from boxwright.nn.backbones import Backbone
 from boxwright.nn.box_head import StageHead
 from boxwright.nn.resnet import ResNet
 from boxwright.weights.backbone_files import SUFFIXES, load_backbone_file
+from boxwright.weights.bundled import BUNDLED, bundled_state
 
 
 def load_pretrained(model: Any, weights: str | None) -> None:
@@ -28,17 +29,21 @@ def load_pretrained(model: Any, weights: str | None) -> None:
 
     Args:
         model: a detector, or a `Backbone`; its weights change in place, wherever they lie.
-        weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, or the path of a
-            file with the classification network's state dict (also Detectron2's `.pkl`). None leaves all as it is.
+        weights: torchvision's weight name ("IMAGENET1K_V2", "DEFAULT"), "pretrained" for timm's own, "bundled" for
+            those of the extra `pretrained`, or the path of a file with the classification network's state dict (also
+            Detectron2's `.pkl`). None leaves all as it is.
 
-    Random numbers are drawn apart, so that what is drawn after it does not depend on it. Raises ValueError or OSError
-    with one sentence where there are no such weights, or where they do not fit.
+    Random numbers are drawn apart, so that what is drawn after it does not depend on it. Raises ValueError, OSError or
+    ImportError with one sentence where there are no such weights, or where they do not fit.
     """
     if weights is None:
         return
     backbone = next(module for module in model.modules() if isinstance(module, Backbone))
     with torch.random.fork_rng(devices=[]):
-        state = _timm_state(backbone, weights) if backbone.name.startswith("timm/") else _state(backbone, weights)
+        if weights == BUNDLED:
+            state = bundled_state()
+        else:
+            state = _timm_state(backbone, weights) if backbone.name.startswith("timm/") else _state(backbone, weights)
     _copy(backbone, backbone.body, state, "")
     for head in model.modules():
         if isinstance(head, StageHead):

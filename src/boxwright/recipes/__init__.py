@@ -21,16 +21,19 @@ from boxwright.recipes import version1
 from boxwright.recipes.choice import ALIASES, AUTO, choose, this_machine
 from boxwright.recipes.mistakes import sentences, short
 from boxwright.recipes.schema import Recipe
+from boxwright.weights.bundled import BUNDLED, fits_bundled
 
 _LOG = logging.getLogger("boxwright.recipes")
 FOLDER = Path(__file__).parent
 LONGEST_NAME = 1000
+BASE = "base-"
+"""How files begin that recipes lie over and that are none themselves: they name no detector."""
 _DEFAULT = {"name": next(iter(MODELS))}
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes in the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(BASE))
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -46,6 +49,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return overridden(data, overrides, str(path.stem if path.parent == FOLDER else path), notes)
 
 
+def base_settings(name: str) -> dict[str, Any]:
+    """The settings of a base of the package (`base-finetune`), which names no detector, laid over its own base."""
+    return _with_base(FOLDER / f"{name}.yaml", (), [])
+
+
 def overridden(
     data: dict[str, Any], overrides: Sequence[str], where: str, notes: Sequence[str] = ()
 ) -> Recipe:  # fmt: skip
@@ -55,8 +63,9 @@ def overridden(
     """
     name, notes = data["name"], list(notes)
     settings = [setting for override in overrides for setting in _parsed(override, notes)]
-    if any(_names_backbone(key, value) for key, value in settings):
-        _forget_widths(data)
+    for key, value in settings:
+        if _names_backbone(key, value):
+            _forget_network(data, value)
     for key, value in settings:
         _apply(data, key, value)
     data["name"] = name
@@ -155,14 +164,16 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
     if not _keeps_model(model, whole.get("model")):
         del whole["model"]
     elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
-        _forget_widths(whole)
+        _forget_network(whole, model["backbone"]["name"])
     return overlaid(whole, data)
 
 
 def _base_file(path: Path, base: Any) -> Path:
-    """The file that a recipe lies over: one beside it, or a recipe by its name."""
+    """The file that a recipe lies over: one beside it, a recipe by its name, or a base of the package."""
     if not isinstance(base, str) or not base or len(base) > LONGEST_NAME or "\0" in base:
         raise ValueError(f"expected a recipe's name or a file beside this one, got {short(base)}")
+    if base.startswith(BASE) and (FOLDER / f"{base}.yaml").is_file():
+        return FOLDER / f"{base}.yaml"
     beside = path.parent / base
     return beside if beside.is_file() else _find(base)
 
@@ -184,11 +195,17 @@ def _names_backbone(key: str, value: Any) -> bool:
     return key == "model.backbone.name" or (key == "model.backbone" and isinstance(value, str))
 
 
-def _forget_widths(data: dict[str, Any]) -> None:
-    """Who names a backbone means that one as it is, and not with the widths of the one before."""
+def _forget_network(data: dict[str, Any], name: Any) -> None:
+    """Who names a backbone means that one as it is: not with the widths of the one before, nor with weights of its own.
+
+    Weights that only one network has (and the pixels that they expect) go when another is named.
+    """
     model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("backbone"), dict):
-        backbone = {key: value for key, value in model["backbone"].items() if key != "widths"}
+        left_out = {"widths"}
+        if model["backbone"].get("weights") == BUNDLED and not fits_bundled(str(name)):
+            left_out |= {"weights", "pixel_mean", "pixel_std"}
+        backbone = {key: value for key, value in model["backbone"].items() if key not in left_out}
         data["model"] = {**model, "backbone": backbone}
 
 
@@ -229,7 +246,7 @@ def _apply(data: dict[str, Any], key: str, value: Any) -> None:
     if key == "schedule.epochs" and value is not None:  # the one length replaces the other
         place["steps"] = None
     if key == "schedule.steps" and value is not None:
-        place["epochs"] = None
+        place["epochs"] = place["step_bounds"] = None
 
 
 def _number(text: str) -> Any:

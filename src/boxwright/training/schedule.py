@@ -33,7 +33,8 @@ class ScaledSchedule:
 def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = None) -> ScaledSchedule:
     """The recipe's learning rate, steps and warm-up for the batch that this run really has.
 
-    k times the reference batch: k times the learning rate, 1/k of the steps. Epochs are counted, not scaled.
+    k times the reference batch: k times the learning rate, 1/k of the steps. Epochs are counted, not scaled; the bounds
+    of their steps are scaled as steps are.
 
     Milestones are parts of the run, so they move along. With a budget of `minutes` the recipe's steps say nothing.
     """
@@ -42,6 +43,9 @@ def scaled(recipe: Recipe, num_images: int, world: int, minutes: float | None = 
     factor = batch / optim.reference_batch
     if schedule.epochs is not None:
         steps = max(1, math.ceil(schedule.epochs * num_images / batch))
+        if schedule.step_bounds is not None:
+            least, most = (max(1, round(bound / factor)) for bound in schedule.step_bounds)
+            steps = min(max(steps, least), most)
     else:
         assert schedule.steps is not None
         steps = max(1, round(schedule.steps / factor))

@@ -14,6 +14,7 @@ from boxwright.recipes.choice import settled, this_machine
 from boxwright.recipes.fine_tuning import fine_tuning_recipe
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.devices import device_called
+from boxwright.training.starting_weights import starting_sentences
 from boxwright.weights.download import is_remote, source_name
 from boxwright.writing import printable
 
@@ -51,7 +52,8 @@ def open_start(
     machine = this_machine(device_called(device))
     if weights is None:
         name, note = settled(recipe or DEFAULT_RECIPE, machine)
-        return Start(load_recipe(name, overrides), notes=() if note is None else (note,))
+        chosen = load_recipe(name, overrides)
+        return Start(chosen, notes=(*([] if note is None else [note]), *starting_sentences(chosen)))
     source = source_of(weights)
     checkpoint = open_checkpoint(source)
     origin = checkpoint.origin or {}
