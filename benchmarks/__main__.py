@@ -20,6 +20,7 @@ BENCHMARKS = {
     "scaling": "how cost grows with image size, boxes, classes and batch: 15 minutes",
     "demo": "the demo's training, ours and torchvision's FCOS in the same time: 8 minutes",
     "fod": "the course variant and the improved variant of FCOS on fod: 12 minutes",
+    "imbalance": "rare classes of fod: repeated images, class weights, both, class by class: 20 minutes",
     "nuclei": "masks of nuclei from random weights, ours and torchvision's Mask R-CNN in the same time: 42 minutes",
     "bccd": "blood cells from random weights, three of ours and torchvision's FCOS twice, 13 minutes each: 70 minutes",
 }

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator
 
+from boxwright.data.class_balance import repeat_factors
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch, make_loader
 from boxwright.data.sampler import StepSampler
+from boxwright.recipes.schema import Recipe
 from boxwright.training.state import Progress, RunSettings
 
 ENDLESS = 1 << 40
@@ -32,7 +34,7 @@ def training_batches(
     sampler = StepSampler(
         aspects, run.recipe.data.batch_size, seed=run.seed, start=progress.step * accumulate, stop=stop * accumulate,
         mosaic=lambda batch: progress.mosaics(batch // accumulate, until),
-        rank=accelerator.process_index, world=accelerator.num_processes,
+        rank=accelerator.process_index, world=accelerator.num_processes, repeats=repeats_of(run.recipe, images),
     )  # fmt: skip
     group: list[Batch] = []
     for batch in make_loader(images, sampler, workers=workers, pin=accelerator.device.type == "cuda"):
@@ -40,3 +42,9 @@ def training_batches(
         if len(group) == accumulate:
             yield group
             group = []
+
+
+def repeats_of(recipe: Recipe, images: DetectionDataset) -> list[float] | None:
+    """How often each training image is drawn in an epoch; None where each is drawn once."""
+    threshold = recipe.data.repeat_threshold
+    return None if threshold is None else repeat_factors(images.records, threshold)
