@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import io
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,19 +38,21 @@ from boxwright.writing import free_folder
 
 
 class Case(NamedTuple):
-    """A dataset's splits: trained on, looked at while training, measured on; and settings of ours for its images."""
+    """A dataset's splits: trained on, looked at while training, measured on; and how often its images are upside down.
+
+    The last is for both, what a user would add for a microscope, which knows no up.
+    """
 
     train: str
     val: str
     test: str
-    overrides: tuple[str, ...] = ()
+    vertical_flip: float = 0.0
 
 
-MICROSCOPE = ("data.augment.vertical_flip=0.5",)  # which knows no up
 CASES = {
-    "bccd": Case("trainval", "val", "test", MICROSCOPE),
+    "bccd": Case("trainval", "val", "test", 0.5),
     "fod": Case("train", "val", "test"),
-    "nuclei": Case("train", "val", "val", MICROSCOPE),
+    "nuclei": Case("train", "val", "val", 0.5),
 }
 MISSING = (
     "there is no command {!r}: install Ultralytics (AGPL-3.0) in an environment of its own, as in `python -m venv "
@@ -60,7 +63,7 @@ GRAIN = 32
 
 
 class PeerRun(NamedTuple):
-    """The peer's last weights, its optimiser steps, and the seconds of its command."""
+    """The peer's last weights, its optimiser steps, and the seconds of training that it counts."""
 
     weights: Path
     steps: int
@@ -71,15 +74,16 @@ class Yolo:
     """The peer's command line, without the network: no settings are shared, no fonts or weights fetched."""
 
     def __init__(self, command: str, folder: Path) -> None:
-        import matplotlib  # which writes a folder of its own when it is imported
-
         found = shutil.which(command)
         if found is None:
             raise SystemExit(f"against_yolo: {MISSING.format(command)}")
         self.command, self.folder = found, folder.resolve()
         home = self.folder / "settings" / "Ultralytics"
         home.mkdir(parents=True)
-        font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+        drawing = find_spec("matplotlib")  # not imported: it would make a folder in the user's home
+        assert drawing is not None
+        assert drawing.origin is not None
+        font = Path(drawing.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
         for name in ("Arial.ttf", "Arial.Unicode.ttf"):  # what it would fetch for its drawings
             shutil.copy(font, home / name)
         self.environment = {
@@ -99,29 +103,32 @@ class Yolo:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise SystemExit(f"against_yolo: `{' '.join([self.command, *words])}` failed ({log}):\n{last}")
 
-    def train(
-        self, network: str, data: Path, *, side: int, batch: int, minutes: float, seed: int, device: str
-    ) -> PeerRun:
-        """Train from random weights for so many minutes."""
-        start = time.monotonic()
+    def train(self, data: Path, side: int, flip: float, given: argparse.Namespace) -> PeerRun:
+        """Train from random weights for the given minutes."""
         self(
-            "train", f"model={network}", f"data={data}", f"imgsz={side}", f"batch={batch}", f"time={minutes / 60:.6f}",
-            f"seed={seed}", f"device={device}", "pretrained=False", "amp=False", "val=False", "plots=False",
-            "workers=0", "cache=ram", f"project={self.folder}", "name=run", "exist_ok=True",
+            "train", f"model={given.network}", f"data={data}", f"imgsz={side}", f"batch={given.peer_batch}",
+            f"time={given.minutes / 60:.6f}", f"flipud={flip}", f"seed={given.seed}", f"device={_device(given)}",
+            "pretrained=False", "amp=False", "val=False", "plots=False", "workers=0", "cache=ram",
+            f"project={self.folder}", "name=run", "exist_ok=True",
         )  # fmt: skip
-        seconds = time.monotonic() - start
-        rows = (self.folder / "run" / "results.csv").read_text().strip().splitlines()
+        epochs = list(csv.DictReader((self.folder / "run" / "results.csv").open(), skipinitialspace=True))
         images = len(list((data.parent / "images" / "train").iterdir()))
-        return PeerRun(self.folder / "run" / "weights" / "last.pt", (len(rows) - 1) * -(-images // batch), seconds)
+        steps = len(epochs) * -(-images // given.peer_batch)
+        return PeerRun(self.folder / "run" / "weights" / "last.pt", steps, float(epochs[-1]["time"]))
 
-    def predict(self, weights: Path, images: Path, *, side: int, device: str) -> Path:
+    def predict(self, weights: Path, images: Path, side: int, given: argparse.Namespace) -> Path:
         """Detect in a folder of images, at most COCO's 100 each; gives the folder of text files."""
         self(
-            "predict", f"model={weights}", f"source={images}", f"imgsz={side}", f"device={device}", "conf=0.001",
-            "max_det=100", "save=False", "save_txt=True", "save_conf=True", f"project={self.folder}", "name=found",
-            "exist_ok=True",
+            "predict", f"model={weights}", f"source={images}", f"imgsz={side}", f"device={_device(given)}",
+            "conf=0.001", "max_det=100", "save=False", "save_txt=True", "save_conf=True",
+            f"project={self.folder}", "name=found", "exist_ok=True",
         )  # fmt: skip
         return self.folder / "found" / "labels"
+
+
+def _device(given: argparse.Namespace) -> str:
+    """The device as the peer names it."""
+    return str(given.device).removeprefix("cuda:") if given.device != "cuda" else "0"
 
 
 def coco_figures(
@@ -166,7 +173,7 @@ def compare(name: str, given: argparse.Namespace) -> list[Measurement]:
     dataset = open_folder(data)
     wanted = {part: find_split(dataset, part) for part in (case.train, case.val, case.test)}
     splits = preflight(replace(dataset, splits=wanted)).dataset.splits
-    overrides = [*case.overrides, "validation.times=1", *given.overrides]
+    overrides = [f"data.augment.vertical_flip={case.vertical_flip}", "validation.times=1", *given.overrides]
     rule = load_recipe(given.recipe, overrides).data.resize.rule()
     sizes = [record.stated_hw for record in splits[case.train].records if record.stated_hw]
     side = max(max(resize_plan(size, rule).size_hw) for size in sizes)
@@ -186,11 +193,8 @@ def compare(name: str, given: argparse.Namespace) -> list[Measurement]:
         folder / "data", {"train": splits[case.train], "val": splits[case.val], "test": splits[case.test]},
         dataset.classes,
     )  # fmt: skip
-    device = given.device.removeprefix("cuda:") if given.device != "cuda" else "0"
-    peer = yolo.train(
-        given.network, yaml, side=side, batch=given.peer_batch, minutes=given.minutes, seed=given.seed, device=device
-    )
-    labels = yolo.predict(peer.weights, folder / "data" / "images" / "test", side=side, device=device)
+    peer = yolo.train(yaml, side, case.vertical_flip, given)
+    labels = yolo.predict(peer.weights, folder / "data" / "images" / "test", side, given)
     found = read_yolo_results(labels, [one.size_hw for one in evaluated.detections], classes)
     figures = coco_figures(found, ground_truths, classes)
     rows.append(Measurement(f"{name}: Ultralytics {Path(given.network).stem}, {side}", *figures, *peer[1:]))
