@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,8 @@ class Rules(NamedTuple):
     overlap_power: float = 6.0
     box_weight: float = 2.0
     """Of the box loss, beside the classification's 1 (TOOD, section 4)."""
-    warm_steps: int = 0
-    """Steps at the start that learn by FCOS's own assignment (TOOD: the first third of a short schedule)."""
+    warm_part: float = 0.3
+    """Part of the run, at its start, that learns by FCOS's own assignment (TOOD: 4 epochs of 12)."""
 
 
 def assigned(model: FCOS, outputs: FCOSOutputs, targets: Targets, rules: Rules) -> AlignedAssignment:
@@ -75,18 +76,19 @@ def aligned_loss(model: FCOS, outputs: FCOSOutputs, targets: Targets, rules: Rul
 
 
 @contextmanager
-def aligned(rules: Rules) -> Iterator[None]:
-    """Within it every FCOS learns and scores so; on the way out it is as it was."""
-    own_predict, own_loss, steps = FCOS.predict, FCOS.loss, 0
+def aligned(rules: Rules, *, steps: int | None = None, minutes: float = 0.0) -> Iterator[None]:
+    """Within it every FCOS learns and scores so, for a run of so many steps or minutes; afterwards as it did."""
+    own_predict, own_loss, taken, start = FCOS.predict, FCOS.loss, 0, time.monotonic()
 
     def predict(model: FCOS, levels: list[Tensor], images: ImageBatch) -> FCOSOutputs:
         outputs = own_predict(model, levels, images)
         return outputs._replace(centerness_logits=CERTAIN + 0 * outputs.centerness_logits)
 
     def loss(model: FCOS, outputs: FCOSOutputs, targets: Targets) -> Losses:
-        nonlocal steps
-        steps += model.training
-        if steps > rules.warm_steps:
+        nonlocal taken
+        done = taken / steps if steps else (time.monotonic() - start) / (60 * minutes)
+        taken += model.training
+        if done >= rules.warm_part:
             return aligned_loss(model, outputs, targets, rules)
         losses = own_loss(model, outputs, targets)
         return Losses(losses | {"centerness": 0 * outputs.centerness_logits.sum()})
@@ -138,7 +140,7 @@ def compare(name: str, given: argparse.Namespace, rules: Rules) -> list[Measurem
         print(row, flush=True)
         return row._replace(name=f"{name}: {title}")
 
-    with aligned(rules):
+    with aligned(rules, steps=given.steps, minutes=given.minutes):
         rows = [measured("aligned")]
     return [*rows, measured("improved")]
 

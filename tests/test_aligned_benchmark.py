@@ -177,7 +177,7 @@ class TestDetector:
     @pytest.mark.parametrize("contents", [("one", "none"), ("none", "none"), ("region", "one"), ("two", "two")])
     def test_every_parameter_gets_a_finite_gradient_even_without_boxes(self, contents):
         model, targets = build("improved").train(), Targets.of([BOXES[name] for name in contents])
-        with benchmark.aligned(benchmark.Rules()):
+        with benchmark.aligned(benchmark.Rules(warm_part=0.0), steps=1):
             losses = model.loss(forward(model, self.IMAGES), targets)
             total(losses).backward()
         assert all(torch.isfinite(value) for value in losses.values())
@@ -188,7 +188,7 @@ class TestDetector:
         model, targets = build("improved").train(), Targets.of([BOXES["one"], BOXES["two"]])
         outputs = forward(model, self.IMAGES)
         before = {name: value.item() for name, value in model.loss(outputs, targets).items()}
-        with benchmark.aligned(benchmark.Rules(warm_steps=1)):
+        with benchmark.aligned(benchmark.Rules(warm_part=0.5), steps=2):
             first, second = (model.loss(outputs, targets) for _ in range(2))
         assert first["classification"].item() == before["classification"] != second["classification"].item()
         assert first["box"].item() == before["box"]
@@ -197,7 +197,7 @@ class TestDetector:
     def test_detections_are_ranked_by_class_scores_alone(self):
         model = build("improved", {"head.box_output": "exp"}).eval()  # no box is empty
         settings = DetectSettings(score_threshold=0.0, max_detections=1)
-        with torch.no_grad(), benchmark.aligned(benchmark.Rules()):
+        with torch.no_grad(), benchmark.aligned(benchmark.Rules(), steps=1):
             outputs = forward(model, self.IMAGES)
             best = model.detect_padded(outputs, settings).scores[:, 0]
         torch.testing.assert_close(best, outputs.class_logits.sigmoid().flatten(1).amax(1).sqrt())
