@@ -45,6 +45,8 @@ class Rules(NamedTuple):
     overlap_power: float = 6.0
     box_weight: float = 2.0
     """Of the box loss, beside the classification's 1 (TOOD, section 4)."""
+    focus: float = 1.0
+    """The power (beta) of the quality focal loss; 2 in its paper, which learns more slowly from random weights."""
     warm_part: float = 0.3
     """Part of the run, at its start, that learns by FCOS's own assignment (TOOD: 4 epochs of 12)."""
 
@@ -68,8 +70,9 @@ def aligned_loss(model: FCOS, outputs: FCOSOutputs, targets: Targets, rules: Rul
     distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, owner), units)  # (B, P, 4)
     total: Tensor = quality.sum().clamp(min=1.0)
     box = box_loss(outputs.distances, distances, quality, model.config.loss.box)
+    focal = quality_focal_loss(outputs.class_logits, labels, quality, ~ignored, beta=rules.focus)
     return Losses(
-        classification=quality_focal_loss(outputs.class_logits, labels, quality, ~ignored) / total,
+        classification=focal / total,
         box=rules.box_weight * box / total,
         centerness=0 * outputs.centerness_logits.sum(),  # its layer stays, and learns nothing
     )

@@ -151,12 +151,13 @@ class TestQualityFocalLoss:
         each = sigmoid_focal_loss(logits, one_hot, alpha=-1, gamma=2.0).sum(-1)
         torch.testing.assert_close(found, each[keep].sum())
 
-    def test_it_is_the_definition_entry_by_entry(self):
+    @pytest.mark.parametrize("beta", [1.0, 2.0])
+    def test_it_is_the_definition_entry_by_entry(self, beta):
         logits, labels, quality = torch.randn(2, 7, 3), torch.randint(-1, 3, (2, 7)), torch.rand(2, 7)
         target = torch.nn.functional.one_hot(labels + 1, 4)[..., 1:] * quality[..., None]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        each = ((target - logits.sigmoid()).abs() ** 2 * entropy).sum(-1)
-        found = quality_focal_loss(logits, labels, quality, torch.ones(2, 7, dtype=torch.bool))
+        each = ((target - logits.sigmoid()).abs() ** beta * entropy).sum(-1)
+        found = quality_focal_loss(logits, labels, quality, torch.ones(2, 7, dtype=torch.bool), beta=beta)
         torch.testing.assert_close(found, each.sum())
 
     def test_the_least_of_it_is_at_the_quality_and_the_gradient_is_finite_everywhere(self):
@@ -167,7 +168,8 @@ class TestQualityFocalLoss:
         labels, quality = torch.tensor([[0, 0, -1]]), torch.tensor([[0.5, 0.5, 0.0]])
         keep = torch.tensor([[True, True, False]])
         extreme.requires_grad_(True)
-        quality_focal_loss(extreme, labels, quality, keep).backward()
+        for beta in (1.0, 2.0):
+            quality_focal_loss(extreme, labels, quality, keep, beta=beta).backward()
         assert torch.isfinite(extreme.grad).all()
 
 
