@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.table import Measurement
 from benchmarks.torchvision_fcos import build_peer, detect_peer, train_peer
@@ -26,6 +27,41 @@ from boxwright.recipes.schema import Augment
 from boxwright.training.prepare import augmentation
 
 
+class TrainedRun(NamedTuple):
+    """A finished run of ours: its last weights, optimiser steps, and seconds of training."""
+
+    last: Path
+    steps: int
+    seconds: float
+
+
+def train_ours(
+    name: str,
+    recipe: str,
+    data: Path,
+    *,
+    train_split: str,
+    val_split: str,
+    runs: Path,
+    overrides: Sequence[str] = (),
+    minutes: float | None = None,
+    classes: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TrainedRun:
+    """Train by a recipe."""
+    result = train(
+        recipe, data, overrides=overrides, classes=classes, train_split=train_split, val_split=val_split,
+        name=f"{data.name}-{name}", runs=runs, minutes=minutes, device=device, seed=seed,
+    )  # fmt: skip
+    if not result.finished:
+        raise SystemExit(f"stopped; go on with boxwright train --resume {result.folder}")
+    training = load_checkpoint(result.last).training
+    assert training is not None
+    progress = training["progress"]
+    return TrainedRun(result.last, progress["step"], progress["seconds"])
+
+
 def measure_ours(
     name: str,
     recipe: str,
@@ -41,20 +77,14 @@ def measure_ours(
     seed: int = 0,
 ) -> Measurement:
     """Train by a recipe, then measure the last weights on the test split."""
-    result = train(
-        recipe, data, overrides=overrides, classes=classes, train_split=train_split, val_split=val_split,
-        name=f"{data.name}-{name}", runs=runs, minutes=minutes, device="cpu", seed=seed,
+    run = train_ours(
+        name, recipe, data, train_split=train_split, val_split=val_split, runs=runs, overrides=overrides,
+        minutes=minutes, classes=classes, seed=seed,
     )  # fmt: skip
-    if not result.finished:
-        raise SystemExit(f"stopped; go on with boxwright train --resume {result.folder}")
-    training = load_checkpoint(result.last).training
-    assert training is not None
-    progress = training["progress"]
-    evaluated = evaluate_checkpoint(result.last, data, test_split, classes=classes, device="cpu")
+    evaluated = evaluate_checkpoint(run.last, data, test_split, classes=classes, device="cpu")
     found, ground_truths, classes = evaluated.detections, evaluated.ground_truths, evaluated.classes
     masks = coco_ap(found, ground_truths, classes, kind="masks") if ground_truths[0].masks is not None else None
-    figures = coco_ap(found, ground_truths, classes)
-    return Measurement.of(f"boxwright {name}", figures, progress["step"], progress["seconds"], masks)
+    return Measurement.of(f"boxwright {name}", coco_ap(found, ground_truths, classes), run.steps, run.seconds, masks)
 
 
 def measure_peer(

@@ -6,9 +6,11 @@ workers.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from boxwright.data.dataset import SampleKey
@@ -24,16 +26,22 @@ class StepSampler(Sampler[list[SampleKey]]):
     Each epoch is a permutation of the records; a batch may cross the end of an epoch. Images of similar shape are
     grouped in blocks that are drawn at random, so that padding is small. `mosaic` tells whether the images of a step
     may be mosaics; it is called when the keys are drawn, up to `AHEAD` steps before they are used.
+
+    With `repeats` (`class_balance.repeat_factors`) an epoch holds each record as often as its factor says: 1.3 is once
+    or, in three epochs of ten, drawn anew for each, twice.
     """
 
     def __init__(
         self, aspects: Sequence[float], batch: int, *, seed: int, start: int, stop: int,
         mosaic: Callable[[int], bool] | None = None, rank: int = 0, world: int = 1,
+        repeats: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         self.aspects = torch.tensor(aspects)
+        self.repeats = None if repeats is None else torch.tensor(repeats, dtype=torch.float64)
         self.batch, self.seed, self.start, self.stop = batch, seed, start, stop
         self.mosaic, self.rank, self.world = mosaic, rank, world
         self._epoch: tuple[int, list[int]] = (-1, [])
+        self._ends = [0]  # draws before each epoch; longer as far as it was needed
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -47,14 +55,35 @@ class StepSampler(Sampler[list[SampleKey]]):
             ]
 
     def _record(self, draw: int) -> int:
-        epoch, place = divmod(draw, len(self.aspects))
+        epoch, place = self._place(draw)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
         return self._epoch[1][place]
 
+    def _place(self, draw: int) -> tuple[int, int]:
+        """The epoch of a draw, and its place there."""
+        if self.repeats is None:
+            return divmod(draw, len(self.aspects))
+        while self._ends[-1] <= draw:  # epochs differ in length: a resumed run counts them again from the first
+            self._ends.append(self._ends[-1] + len(self._drawn(self._generator(len(self._ends) - 1))))
+        epoch = bisect_right(self._ends, draw) - 1
+        return epoch, draw - self._ends[epoch]
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return torch.Generator().manual_seed(draw_seed(self.seed, -1 - epoch))
+
+    def _drawn(self, generator: torch.Generator) -> Tensor:
+        """The records of an epoch, each as often as it is drawn, in order."""
+        records = torch.arange(len(self.aspects))
+        if self.repeats is None:
+            return records
+        chance = torch.rand(len(records), generator=generator, dtype=torch.float64)
+        return records.repeat_interleave((self.repeats + chance).floor().long())
+
     def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(draw_seed(self.seed, -1 - epoch))
-        order = torch.randperm(len(self.aspects), generator=generator)
+        generator = self._generator(epoch)
+        drawn = self._drawn(generator)
+        order = drawn[torch.randperm(len(drawn), generator=generator)]
         block = self.batch * self.world
         if self.aspects.amax() < 1.02 * self.aspects.amin() or len(order) <= block:
             return order.tolist()

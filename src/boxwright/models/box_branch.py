@@ -24,7 +24,7 @@ from boxwright.nn.norm import BATCH_NORMS, Norm
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.assign import Assignment, gather_rows
 from boxwright.ops.coding import decode_boxes, encode_boxes
-from boxwright.ops.losses import giou_loss, smooth_l1
+from boxwright.ops.losses import giou_loss, label_weights, smooth_l1
 from boxwright.ops.match import Sampled, match_boxes, sample_balanced
 from boxwright.ops.roi import pool_regions, region_levels
 from boxwright.ops.select import clip_boxes, select_detections, top_candidates
@@ -119,6 +119,8 @@ class BoxBranch(nn.Module):
         self.class_logits = nn.Linear(head.channels, num_classes + 1)
         boxes = {"class": num_classes, "agnostic": 1, "none": 0}[settings.regression]
         self.offsets = nn.Linear(head.channels, 4 * boxes) if boxes else None
+        self.register_buffer("class_weights", None, persistent=False)  # see `models.class_weights`
+        self.class_weights: Tensor | None
         for layer, std in ((self.class_logits, 0.01), (self.offsets, 0.001)):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=std)
@@ -207,6 +209,8 @@ class BoxBranch(nn.Module):
         background = torch.full_like(sampled.labels, self.num_classes)
         labels = torch.where(sampled.positive, sampled.labels, background)
         entropy = F.cross_entropy(logits.class_logits.flatten(0, 1), labels.flatten(), reduction="none")
+        if self.class_weights is not None:
+            entropy = entropy * label_weights(sampled.labels, self.class_weights).flatten()
         losses = {"classification": (entropy * sampled.real.flatten()).sum() / total}
         if self.settings.regression == "none":
             return losses

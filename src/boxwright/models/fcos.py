@@ -26,7 +26,7 @@ from boxwright.nn.norm import Norm
 from boxwright.nn.towers import conv_tower, init_dense, through_tower
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.channels import channel_table
-from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss
+from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss, label_weights
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges, pyramid_locations
 from boxwright.ops.select import clip_boxes, select_detections, top_candidates
 from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
@@ -200,6 +200,8 @@ class FCOS(nn.Module):
         self.head = FCOSHead(config.head, fpn.channels, len(table), len(self.strides))
         self.foreign = config.compat != FCOSCompat()
         """Whether detections are chosen as in another code base."""
+        self.register_buffer("class_weights", None, persistent=False)  # see `models.class_weights`
+        self.class_weights: Tensor | None
         # saved with the weights, moved by training steps only, the same on every rank
         self.register_buffer("mean_positives", torch.tensor(float(config.loss.normaliser_start)))
         self.mean_positives: Tensor
@@ -259,7 +261,8 @@ class FCOS(nn.Module):
             center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
         )  # fmt: skip
         positive = owner >= 0  # (B, P)
-        labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
+        classes = torch.where(positive, gather_rows(targets.labels, owner), -1)
+        labels = torch.where(positive, self.channel_of_class[classes.clamp(min=0)], -1)
         units = outputs.strides if config.head.normalise_targets else 1.0
         distances = encode_ltrb(outputs.locations, gather_rows(targets.boxes, owner), units)  # (B, P, 4)
         central = centerness(torch.where(positive[..., None], distances, 1.0))
@@ -267,8 +270,9 @@ class FCOS(nn.Module):
 
         weights = positive * (central if config.loss.box_weighting == "centerness" else 1.0)  # (B, P)
         num_positive, weight_sum = self._normalisers(positive, weights)
+        of_class = None if self.class_weights is None else label_weights(classes, self.class_weights)
         losses = Losses(
-            classification=focal_loss(outputs.class_logits, labels, ~ignored) / num_positive,
+            classification=focal_loss(outputs.class_logits, labels, ~ignored, weights=of_class) / num_positive,
             box=box_loss(predicted, distances, weights, config.loss.box, config.compat.smoothing) / weight_sum,
             centerness=centerness_loss(outputs.centerness_logits, central, positive) / num_positive,
         )

@@ -26,7 +26,7 @@ from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.coding import decode_boxes, encode_boxes
-from boxwright.ops.losses import focal_loss, giou_loss, smooth_l1
+from boxwright.ops.losses import focal_loss, giou_loss, label_weights, smooth_l1
 from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import Grid, grid_locations
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
@@ -221,6 +221,8 @@ class RetinaNet(nn.Module):
         self.strides = [8 * 2**level for level in range(3 + fpn.extra_levels)]
         num_anchors = len(anchors.scales) * len(anchors.ratios)
         self.head = RetinaNetHead(config.head, fpn.channels, len(table), num_anchors)
+        self.register_buffer("class_weights", None, persistent=False)  # see `models.class_weights`
+        self.class_weights: Tensor | None
         # saved with the weights, moved by training steps only, the same on every rank
         self.register_buffer("mean_positives", torch.tensor(float(config.loss.normaliser_start)))
         self.mean_positives: Tensor
@@ -269,14 +271,16 @@ class RetinaNet(nn.Module):
             claimed=compat.best_anchors == "claimed", left_out=outside,
         )  # fmt: skip
         positive = owner >= 0  # (B, N)
-        labels = torch.where(positive, self.channel_of_class[gather_rows(targets.labels, owner)], -1)
+        classes = torch.where(positive, gather_rows(targets.labels, owner), -1)
+        labels = torch.where(positive, self.channel_of_class[classes.clamp(min=0)], -1)
         boxes = gather_rows(targets.boxes, owner)  # (B, N, 4)
         share = 1 / self._normaliser(positive)  # (B, 1)
         if config.loss.box == "giou":
             box = giou_loss(self._decoded(anchors, outputs.offsets), boxes, positive * share)
         else:
             box = smooth_l1(outputs.offsets, encode_boxes(anchors, boxes), positive * share, config.loss.beta)
-        return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=share), "box": box}
+        weights = share if self.class_weights is None else share * label_weights(classes, self.class_weights)
+        return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=weights), "box": box}
 
     def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
         return decode_boxes(anchors, offsets, shrink_limited=self.config.compat.shrink_limited)

@@ -45,6 +45,15 @@ def focal_loss(
     return ((negative.sum(-1) + difference) * weights).sum()
 
 
+def label_weights(labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The weight of each row from its label (...,), given those of the classes (K,); background (-1) weighs 1.
+
+    >>> label_weights(torch.tensor([1, -1, 0]), torch.tensor([0.5, 4.0])).tolist()
+    [4.0, 1.0, 0.5]
+    """
+    return torch.where(labels >= 0, class_weights[labels.clamp(min=0)], 1.0)
+
+
 def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, smoothing: float = 0.0) -> Tensor:
     """Weighted sum of a box loss over matched distances (..., 4) as left, top, right, bottom of one location.
 

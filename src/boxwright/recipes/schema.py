@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Positiv
 from pydantic_core import CoreSchema
 
 from boxwright.models import MODELS, DetectionModel, ModelConfig
+from boxwright.models.class_weights import weigh_classes
 from boxwright.ops.image import Filter, ResizeRule, Rounding
 from boxwright.structures import DetectSettings
 
@@ -93,6 +94,9 @@ class Data(Section):
     augment: Augment = Augment()
     batch_size: int = Field(16, ge=1)
     """Images per process and step."""
+    repeat_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Draw images of rare classes more often: of a class that a part f of the training images shows, sqrt(this / f)
+    times, but never less than once (Gupta et al. 2019, LVIS; 0.001 there); null: each image once an epoch."""
     workers: int | None = Field(None, ge=0, le=63)
     """Loader processes; null: as many as the machine has cores to spare."""
     value_range: Literal["auto", "type", "image"] | tuple[float, float] = "auto"
@@ -221,6 +225,10 @@ class Recipe(Section):
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule
+    class_weights: Literal["balanced"] | tuple[Positive, ...] | dict[str, Positive] | None = None
+    """What a location, anchor or region that learns an object of a class weighs in the classification loss, by class
+    name ({rare: 3}, the others 1) or in the order of classes; "balanced": one over the square root of the number of its
+    objects, 1 in the mean; null: all the same. Training replaces names and "balanced" by numbers."""
     ema_decay: Fraction = 0.0
     """Decay of the running mean of the weights, 0 for none; it ramps up over the first steps."""
     validation: Validation = Validation()
@@ -243,5 +251,11 @@ class Recipe(Section):
         return MODELS[self.model.name].needs_masks
 
     def build_model(self, num_classes: int) -> DetectionModel:
-        """The recipe's detector for so many classes, with random weights."""
-        return MODELS[self.model.name].build(self.model, num_classes)
+        """The recipe's detector for so many classes, with random weights.
+
+        Raises ValueError where `class_weights` are not numbers yet, not one for each class, or of no use.
+        """
+        model = MODELS[self.model.name].build(self.model, num_classes)
+        if self.class_weights is not None:
+            weigh_classes(model, self.class_weights)
+        return model

@@ -13,11 +13,13 @@ from typing import Protocol
 import torch
 from accelerate import Accelerator
 
+from boxwright.data.class_balance import repeat_factors
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.drawn import DrawnCollate, DrawnDataset
 from boxwright.data.loader import Batch, load_collated, make_loader
 from boxwright.data.sampler import StepSampler
 from boxwright.data.stored import StoredImages
+from boxwright.recipes.schema import Recipe
 from boxwright.training.state import Progress, RunSettings
 
 ENDLESS = 1 << 40
@@ -26,6 +28,10 @@ ENDLESS = 1 << 40
 
 class BatchSource(Protocol):
     """What makes batches on the device of a run."""
+
+    @property
+    def images(self) -> DetectionDataset:
+        """The images that they are made of."""
 
     def __call__(self, sampler: StepSampler) -> Iterable[Batch]:
         """The batches whose keys a sampler gives, one after the other."""
@@ -51,7 +57,7 @@ class DrawnBatches:
     def __init__(
         self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None
     ) -> None:
-        self.workers, self.device, self.stored = workers, device, stored
+        self.images, self.workers, self.device, self.stored = images, workers, device, stored
         self.samples = DrawnDataset(images, send_images=stored is None)
         self.collate = DrawnCollate(images, None if stored is None else stored.starts)
 
@@ -74,7 +80,7 @@ def training_batches(
     sampler = StepSampler(
         aspects, run.recipe.data.batch_size, seed=run.seed, start=progress.step * accumulate, stop=stop * accumulate,
         mosaic=lambda batch: progress.mosaics(batch // accumulate, until),
-        rank=accelerator.process_index, world=accelerator.num_processes,
+        rank=accelerator.process_index, world=accelerator.num_processes, repeats=repeats_of(run.recipe, source.images),
     )  # fmt: skip
     group: list[Batch] = []
     for batch in source(sampler):
@@ -82,3 +88,9 @@ def training_batches(
         if len(group) == accumulate:
             yield group
             group = []
+
+
+def repeats_of(recipe: Recipe, images: DetectionDataset) -> list[float] | None:
+    """How often each training image is drawn in an epoch; None where each is drawn once."""
+    threshold = recipe.data.repeat_threshold
+    return None if threshold is None else repeat_factors(images.records, threshold)

@@ -13,6 +13,7 @@ import torch
 
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import finding_line
+from boxwright.data.class_balance import balanced_weights, images_by_class, repeat_factors
 from boxwright.data.class_selection import as_one_class
 from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
@@ -31,6 +32,7 @@ from boxwright.data.transforms import (
 )
 from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
+from boxwright.models.class_weights import weights_by_name
 from boxwright.models.fast_rcnn import FastRCNNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
@@ -51,9 +53,17 @@ class CheckedData:
     report: PreflightReport
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe with the range of values that its data decided (`data.value_range=auto`)."""
+        """The recipe with what its data decided: the range of values, and class weights as numbers.
+
+        (`data.value_range=auto`; `class_weights` by name or "balanced".)
+        """
         section = recipe.data.model_copy(update={"value_range": self.report.value_range})
-        return recipe.model_copy(update={"data": section})
+        weights, names = recipe.class_weights, self.classes.names
+        if weights == "balanced":
+            weights = balanced_weights(self.train.records, len(names))
+        elif isinstance(weights, dict):
+            weights = weights_by_name(weights, names)
+        return recipe.model_copy(update={"data": section, "class_weights": weights})
 
 
 def open_checked(
@@ -106,8 +116,21 @@ def open_checked(
     val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
+    _log_repeats(train, recipe.data.repeat_threshold, log)
     log(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to validate on ({val.name})")
     return CheckedData(train, val, dataset.classes, report)
+
+
+def _log_repeats(train: Split, threshold: float | None, log: Callable[[str], None]) -> None:
+    """Log what the repetition of images of rare classes comes to."""
+    if threshold is None:
+        return
+    factors = repeat_factors(train.records, threshold)
+    rare = sum(count < threshold * len(train) for count in images_by_class(train.records).values())
+    log(
+        f"data: {counted(sum(factor > 1 for factor in factors), 'image')} of {counted(rare, 'class')} are repeated, up "
+        f"to {max(factors):.1f} times: {sum(factors):.0f} images an epoch in place of {len(train)}"
+    )
 
 
 def _require_masks(path: str | Path, train: Split, recipe: str, report: PreflightReport) -> None:

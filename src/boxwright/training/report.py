@@ -18,6 +18,7 @@ from boxwright.ops.image import resize_plan
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.training.batches import repeats_of
 from boxwright.training.plots import plot_labels, plot_results, save_batch
 from boxwright.training.run_folder import Results
 from boxwright.training.validate import ValidationResult
@@ -58,7 +59,9 @@ def draw_first_batches(
     draw_labels(images, classes, recipe, folder / "labels.jpg")
     size = min(recipe.data.batch_size, SHOWN)
     collate = Collate(images.rule)
-    sampler = StepSampler(aspects, size, seed=seed, start=0, stop=3, mosaic=lambda _: True)
+    sampler = StepSampler(
+        aspects, size, seed=seed, start=0, stop=3, mosaic=lambda _: True, repeats=repeats_of(recipe, images)
+    )  # fmt: skip
     for number, keys in enumerate(sampler):
         batch = collate([images[key] for key in keys])
         draw_training_batch(batch, classes, folder / f"train_batch{number}.jpg")

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from boxwright.data.checks.balance import balance_problems
 from boxwright.data.checks.boxes import checked_annotations, coordinate_problems
 from boxwright.data.checks.images import ImageState, look_at_images, range_of, same_content, value_problems
 from boxwright.data.image_io.value_range import ValueRange
@@ -208,6 +209,9 @@ def _class_problems(dataset: LabelledFolder, splits: dict[str, Split]) -> Iterab
     if never:
         message = f"no split has an object of {listed(never)}"
         yield Problem("class-without-objects", str(dataset.root), message, severity="note")
+    trained_on = next((splits[name] for name in ("train", "trainval") if name in splits), None)
+    if trained_on is not None:
+        yield from balance_problems(trained_on, dataset.root)
     for split, labels in used.items():
         absent = [names[label] for label in sorted(everywhere - labels)]
         if absent and splits[split].records:
