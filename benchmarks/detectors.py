@@ -21,7 +21,7 @@ if not __package__:  # as a file: python benchmarks/detectors.py
 
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.data.inputs import image_paths, prepare
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models import MODELS
 from boxwright.models.fcos import FCOS
 from boxwright.models.retinanet import RetinaNet
@@ -29,7 +29,6 @@ from boxwright.models.rpn import RPN
 from boxwright.recipes import load_recipe
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.precision import DTYPES
-from boxwright.runtime.torch_engine import TorchEngine
 from boxwright.structures import ImageBatch, Proposals
 
 RECIPES = {

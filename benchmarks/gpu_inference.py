@@ -14,12 +14,12 @@ from benchmarks.turns import in_turn
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.inputs import image_paths
 from boxwright.deploy.benchmark import folder_speed
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.runtime.folding import fold_norms
+from boxwright.runtime.graphed_detect import SEEN_BEFORE
 from boxwright.runtime.precision import autocast, choose_precision
-from boxwright.runtime.torch_engine import SEEN_BEFORE, TorchEngine
 from boxwright.structures import Classes, DetectSettings, ImageBatch
 
 SETTINGS = DetectSettings(score_threshold=SCORE)
@@ -31,8 +31,8 @@ def _engine(setting: Setting, *, compile: bool = False, graphs: bool = True) -> 
     model = fcos_r50()
     fold_norms(model)
     engine = TorchEngine(model, setting.device, compile=compile)
-    if not graphs:
-        engine.capture = None
+    if not graphs and engine.graphed is not None:
+        engine.graphed.capture = None
     return engine
 
 
@@ -74,6 +74,14 @@ def _parts(engine: TorchEngine, images: ImageBatch, rounds: int) -> tuple[float,
     return times["network"], times["selection"]
 
 
+def _graphs_of(engine: TorchEngine) -> str:
+    """How many graphs an engine has, or why it has none."""
+    graphed = engine.graphed
+    if graphed is None:
+        return "no graph: not a GPU"
+    return f"no graph: {graphed.why_no_graphs}" if graphed.why_no_graphs else f"{len(graphed.graphs)} graph"
+
+
 def batches(setting: Setting) -> Sequence[Figure]:
     """Images per second in batches of 16, and the share of selection."""
     count, rounds = setting.large(16, 2), setting.large(7, 1)
@@ -86,7 +94,7 @@ def batches(setting: Setting) -> Sequence[Figure]:
     ours, peer, cast = (times[name] for name in ("ours", "torchvision", "torchvision, autocast"))
     height, width = setting.size_hw
     title = f"FCOS R50-FPN {height}x{width} batch {count}, {engine.precision}"
-    graphs = f"no graph: {engine.why_no_graphs}" if engine.why_no_graphs else f"{len(engine.graphs)} graph"
+    graphs = _graphs_of(engine)
     return [
         Figure(f"{title}, images/s, torchvision's default = 1 ({graphs})", f"{count / ours:.1f}", f"{count / peer:.1f}",
                f"{peer / ours:.2f}", "1.7", ">= 6"),

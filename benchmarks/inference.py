@@ -25,13 +25,12 @@ from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.image_io.decode import read_image
 from boxwright.data.inputs import image_paths
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS
 from boxwright.ops.image import fit_image, resize_plan
 from boxwright.recipes import load_recipe
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.folding import fold_norms
-from boxwright.runtime.torch_engine import TorchEngine
 from boxwright.structures import Classes, DetectSettings, ImageBatch
 
 SCORE = 0.05

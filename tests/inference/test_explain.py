@@ -20,10 +20,9 @@ from boxwright.inference.explain import (
 )
 from boxwright.inference.explain_drawing import write_explanation
 from boxwright.inference.labelled import labelled_image
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSOutputs
 from boxwright.ops.image import ResizeRule
-from boxwright.runtime.torch_engine import TorchEngine
 from boxwright.structures import GroundTruth, Targets
 
 # a disc, a large box around it, a box too thin to hold a location, an ignored region

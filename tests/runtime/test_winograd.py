@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from boxwright.inference.predictor import TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSPyramid
 from boxwright.models.sections import BackboneSection
 from boxwright.runtime import winograd
-from boxwright.runtime.torch_engine import TorchEngine
 from boxwright.runtime.winograd import WinogradConv2d, transform_filters, use_winograd, wide_convolutions
 
 

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from boxwright.data.transforms import resize_ground_truth
-from boxwright.inference.predictor import Detector
+from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizePlan, fit_image, resize_plan
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges
 from boxwright.ops.select import clip_boxes
-from boxwright.runtime.torch_engine import TorchEngine
 from boxwright.structures import Classes, Detections, GroundTruth, ImageBatch
 from boxwright.wording import counted
 

@@ -1,7 +1,7 @@
-"""Batches on their way through a device: assembled ahead, a few on the device at a time, results in order.
+"""Batches on their way through a GPU: assembled ahead, a few on the device at a time, results in order.
 
-On a GPU three batches are under way: one is uploaded, one is computed, of one the results come back. How long the
-device had nothing to do is known to whoever passes a `DeviceUse`.
+Three batches are under way: one is uploaded, one is computed, of one the results come back. How long the device had
+nothing to do is known to whoever passes a `DeviceUse`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
+
+from boxwright.runtime.graphed_detect import Launched
+from boxwright.structures import ImageBatch, PaddedDetections
 
 IN_FLIGHT = 3
 """Batches that a GPU has at a time."""
@@ -41,6 +45,13 @@ class DeviceUse:
     def end(self) -> None:
         """All of its work was launched."""
         self._marks.append(self._mark())
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """The device works from here to the end of what is launched within."""
+        self.begin()
+        yield
+        self.end()
 
     @property
     def waited(self) -> float:
@@ -82,3 +93,53 @@ def under_way(items: Iterable[_Item], launch: Callable[[_Item], _Made], most: in
         if len(launched) >= most:
             yield launched.popleft()
     yield from launched
+
+
+def overlapped(
+    parts: Iterable[list[int]],
+    assemble: Callable[[list[int]], tuple[list[int], ImageBatch]],
+    launch: Callable[[list[int], ImageBatch], Launched],
+    restore: Callable[[list[int], ImageBatch, PaddedDetections], None],
+    device: torch.device,
+    use: DeviceUse | None,
+) -> None:
+    """Take the batches of some images through a device.
+
+    Args:
+        parts: the numbers of the images of each batch.
+        assemble: makes a batch; called in a thread.
+        launch: starts the detection of a batch on the device, with the numbers of its images.
+        restore: takes the detections of a batch on the CPU; called in a thread.
+        device: where.
+        use: is told when the device has work.
+    """
+    uploads = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def pinned(rows: list[int]) -> tuple[list[int], ImageBatch]:
+        rows, images = assemble(rows)
+        return rows, images.pin_memory() if uploads is not None else images
+
+    def launched(one: tuple[list[int], ImageBatch]) -> tuple[list[int], ImageBatch, Launched]:
+        rows, images = one
+        with nullcontext() if use is None else use.busy():
+            return rows, images, launch(rows, _on_device(images, device, uploads)).on_the_way()
+
+    with ThreadPoolExecutor(1) as assembling, ThreadPoolExecutor(1) as restoring:
+        jobs = []
+        for rows, images, one in under_way(made_ahead(parts, pinned, assembling, 2), launched, IN_FLIGHT):
+            jobs.append(restoring.submit(restore, rows, images, one.result().cpu()))
+        for job in jobs:
+            job.result()
+
+
+def _on_device(images: ImageBatch, device: torch.device, uploads: torch.cuda.Stream | None) -> ImageBatch:
+    """A batch on its device, uploaded beside what is computed: who needs its pixels first waits, nobody else."""
+    if uploads is None:
+        return images.to(device)
+    computing = torch.cuda.current_stream(device)
+    with torch.cuda.stream(uploads):
+        there = images.to(device, non_blocking=True)
+    computing.wait_stream(uploads)
+    for part in (there.pixels, there.sizes_hw, there.original_hw, there.scale_xy, there.offset_xy):
+        part.record_stream(computing)
+    return there

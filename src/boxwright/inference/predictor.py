@@ -7,11 +7,11 @@ detections.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,54 +25,89 @@ from boxwright.data.inputs import WINDOW, PreparedImage, images_of, prepared_ahe
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
-from boxwright.inference.overlap import IN_FLIGHT, DeviceUse, made_ahead, under_way
+from boxwright.inference.options import PredictOptions
+from boxwright.inference.overlap import DeviceUse, overlapped
 from boxwright.models import MODELS, DetectionModel
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
+from boxwright.runtime.cuda_graphs import Capture
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.engine import Engine
 from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
 from boxwright.runtime.exported import open_engine
 from boxwright.runtime.folding import fold_norms
-from boxwright.runtime.torch_engine import Launched, TorchEngine
+from boxwright.runtime.graphed_detect import GraphedDetect, Launched
+from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
+from boxwright.runtime.winograd import speed_up
 from boxwright.structures import (
     Classes,
     Detections,
     DetectSettings,
-    GroundTruth,
     ImageBatch,
     PaddedDetections,
     Proposals,
     Targets,
 )
 
-
-class PredictOptions(TypedDict, total=False):
-    """Keyword arguments of `Detector.predict` and `Detector.stream`; `try_stream` has their defaults."""
-
-    score: float | None
-    """Lowest score; the checkpoint's own threshold if not given."""
-    nms_iou: float | None
-    """IoU above which the weaker of two boxes of a class is dropped, instead of the recipe's."""
-    max_detections: int | None
-    """Detections an image at most, instead of the recipe's."""
-    resize: ResizeRule | Literal["recipe"] | None
-    """The recipe's resizing, another rule, or None for images as they are."""
-    batch: int
-    """Images a forward pass. Sizes may be mixed: images of one network size are put together."""
-    proposals: StoredProposals | None
-    """Regions of the images (which are then paths), for a detector that finds none itself."""
-    window: int
-    """Images that are decoded ahead and sorted into batches together."""
-    memory: float
-    """GiB that decoded images may take at most."""
+BUCKET = 64
+"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
 
 
-class _Assembled(NamedTuple):
-    """A batch on the CPU, and the rows of its images."""
+class TorchEngine:
+    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
 
-    rows: list[int]
-    images: ImageBatch
+    On a GPU whole detections are CUDA graphs where shapes repeat (`graphed`); a `capture` in place of the GPU's is for
+    tests. A model that is not compiled may use the convolutions of `runtime/winograd.py`.
+    """
+
+    def __init__(
+        self, model: DetectionModel, device: torch.device, *, precision: str = "auto", compile: bool = False,
+        capture: Capture | None = None,
+    ) -> None:  # fmt: skip
+        if precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
+        self.device = device
+        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
+        assert isinstance(self.model, nn.Module)
+        self.precision = choose_precision(precision, device)
+        self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
+        if compile:
+            compile_parts(self.model, dynamic=False)
+        else:
+            speed_up(self.model, device, self.precision)
+        graphed = capture is not None or device.type == "cuda"
+        self.graphed = GraphedDetect(self._detected, device, capture) if graphed else None
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
+    ) -> PaddedDetections:
+        if self.graphed is not None:
+            return self.graphed.launch(images, settings, proposals).result()
+        return self._detected(images, settings, proposals)
+
+    def _detected(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> PaddedDetections:
+        return self.detect(self.forward(images, None, proposals), settings)
+
+    @torch.inference_mode()
+    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
+        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
+        with self._autocast():
+            return self.model(images, targets, proposals)
+
+    @torch.inference_mode()
+    def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
+        """Detections in network pixels from raw predictions."""
+        with self._autocast():
+            return self.model.detect_padded(outputs, settings)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
+
+    @torch.inference_mode()
+    def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
+        """The losses of raw predictions that were made with these targets, by name."""
+        return self.model.loss(outputs, targets)
 
 
 class Detector:
@@ -272,61 +307,51 @@ class Detector:
         original images. `use` is told when the device has work.
         """
         found: dict[int, Detections] = {}
-        beside = self.device.type != "cpu"  # on a CPU other threads would only compete with the network's
 
-        def assemble(rows: list[int]) -> _Assembled:
-            images = self._batch([held[row] for row in rows], batch)
-            return _Assembled(rows, images.pin_memory() if self.engine.device.type == "cuda" else images)
+        def assemble(rows: list[int]) -> tuple[list[int], ImageBatch]:
+            return rows, self._batch([held[row] for row in rows], batch)
 
-        def launch(one: _Assembled) -> tuple[_Assembled, Launched]:
-            given = [regions for row in one.rows if (regions := held[row].proposals) is not None]
-            ground_truths = None if losses is None else [losses.ground_truths[row] for row in one.rows]
-            if use is not None:
-                use.begin()
-            launched = self._launch(self._on_device(one.images), given, settings, ground_truths, losses).on_the_way()
-            if use is not None:
-                use.end()
-            return one, launched
-
-        def restore(one: _Assembled, padded: PaddedDetections) -> None:
-            for row, detections in zip(one.rows, padded.restore(one.images, self._paste), strict=False):
+        def restore(rows: list[int], images: ImageBatch, padded: PaddedDetections) -> None:
+            for row, detections in zip(rows, padded.restore(images, self._paste), strict=False):
                 found[row] = replace(detections, classes=self.classes, path=held[row].path)
 
         parts = batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket)
-        if not beside:
+        if self.device.type == "cpu":  # other threads would only compete with the network's
             for part in parts:
-                one, launched = launch(assemble(part))
-                restore(one, launched.result())
-            return [found[row] for row in range(len(held))]
-        with ThreadPoolExecutor(1) as assembling, ThreadPoolExecutor(1) as restoring:
-            jobs = []
-            for one, launched in under_way(made_ahead(parts, assemble, assembling, 2), launch, IN_FLIGHT):
-                jobs.append(restoring.submit(restore, one, launched.result().cpu()))
-            for job in jobs:
-                job.result()
+                rows, images = assemble(part)
+                with nullcontext() if use is None else use.busy():
+                    padded = self._run(images, [held[row] for row in rows], settings, rows, losses)
+                restore(rows, images, padded)
+        else:
+
+            def launch(rows: list[int], images: ImageBatch) -> Launched:
+                return self._launch(images, [held[row] for row in rows], settings, rows, losses)
+
+            overlapped(parts, assemble, launch, restore, self.device, use)
         return [found[row] for row in range(len(held))]
 
-    def _launch(
-        self,
-        images: ImageBatch,
-        given: list[Tensor],
-        settings: DetectSettings,
-        ground_truths: list[GroundTruth] | None,
+    def _run(
+        self, images: ImageBatch, held: list[PreparedImage], settings: DetectSettings, rows: list[int],
         losses: LossSums | None,
-    ) -> Launched:
-        proposals = None
-        if given:
-            proposals = Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(self.device)
-        if ground_truths is None or losses is None:
-            if isinstance(self.engine, TorchEngine):
-                return self.engine.launch(images, settings, proposals)
-            return Launched.done(self.engine(images, settings, proposals))
+    ) -> PaddedDetections:  # fmt: skip
+        proposals = _regions_of(held, self.device)
+        if losses is None:
+            return self.engine(images, settings, proposals)
         if not isinstance(self.engine, TorchEngine):
             raise ValueError("losses are for a checkpoint: an exported file gives detections only")
-        targets = Targets.of(ground_truths).to(self.device)
+        targets = Targets.of([losses.ground_truths[row] for row in rows]).to(self.device)
         outputs = self.engine.forward(images, targets, proposals)
-        losses.add(self.engine.losses(outputs, targets), len(ground_truths))
-        return Launched.done(self.engine.detect(outputs, settings))
+        losses.add(self.engine.losses(outputs, targets), len(rows))
+        return self.engine.detect(outputs, settings)
+
+    def _launch(
+        self, images: ImageBatch, held: list[PreparedImage], settings: DetectSettings, rows: list[int],
+        losses: LossSums | None,
+    ) -> Launched:  # fmt: skip
+        """The same, without waiting for it where the engine can."""
+        if losses is None and isinstance(self.engine, TorchEngine) and self.engine.graphed is not None:
+            return self.engine.graphed.launch(images, settings, _regions_of(held, self.device))
+        return Launched.done(self._run(images, held, settings, rows, losses))
 
     def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
         missing = batch - len(images) if self.engine.fixed_batch else 0
@@ -339,21 +364,13 @@ class Detector:
             multiple_of=self.engine.bucket,
         )
 
-    def _on_device(self, images: ImageBatch) -> ImageBatch:
-        if self.device.type != "cuda":
-            return images.to(self.device)
-        # beside what the device computes: the first that needs the pixels waits for them, nobody else
-        computing = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self._uploads):
-            there = images.to(self.device, non_blocking=True)
-        computing.wait_stream(self._uploads)
-        for part in (there.pixels, there.sizes_hw, there.original_hw, there.scale_xy, there.offset_xy):
-            part.record_stream(computing)
-        return there
 
-    @cached_property
-    def _uploads(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+def _regions_of(held: Sequence[PreparedImage], device: torch.device) -> Proposals | None:
+    """The stored proposals of images as a batch on a device, if they have any."""
+    given = [one.proposals for one in held if one.proposals is not None]
+    if not given:
+        return None
+    return Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(device)
 
 
 def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:

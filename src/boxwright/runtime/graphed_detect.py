@@ -1,7 +1,8 @@
-"""The engine that runs a model of the library in torch: its precision, its layout, and CUDA graphs of whole detections.
+"""Whole detections as CUDA graphs, and batches that are launched without waiting for the one before.
 
 A detection of a small network is bound by launching some hundreds of kernels. Where a shape comes again, network and
-selection are recorded as one CUDA graph (`cuda_graphs.py`) and launched at once.
+selection are recorded as one CUDA graph (`cuda_graphs.py`) and launched at once. NMS then looks once, without waiting;
+whether that was enough is known with the detections, and where it was not (a crowd) they are computed again.
 """
 
 from __future__ import annotations
@@ -9,26 +10,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from boxwright.models import DetectionModel
 from boxwright.ops.suppress_pairs import one_look
 from boxwright.runtime.cuda_graphs import Capture, CudaCapture, Kept, Recording
-from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
-from boxwright.runtime.winograd import speed_up
-from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals, Targets
+from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals
 
-BUCKET = 64
-"""With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
 MOST_GRAPHS = 8
 """Shapes that are kept as CUDA graphs; of more, the one that was not used for longest gives way."""
 SWITCH = "BOXWRIGHT_CUDA_GRAPHS"
 """Environment variable: 0 runs every detection operation by operation."""
 SEEN_BEFORE = 2
 """Batches of a shape before it is recorded: one that comes once is not worth it, and libraries choose kernels first."""
+
+
+Detect: TypeAlias = Callable[[ImageBatch, DetectSettings, Proposals | None], PaddedDetections]
 
 
 class _Found(NamedTuple):
@@ -79,41 +78,17 @@ class _Graph(NamedTuple):
     recording: Recording[_Found]
 
 
-class TorchEngine:
-    """A model of the library run by torch: channels last, in inference mode, in bf16 where the device supports it.
+class GraphedDetect:
+    """Launches a detector's batches; a shape that repeats is run as a CUDA graph."""
 
-    On a GPU a shape that repeats is run as a CUDA graph. A model that is not compiled may use the convolutions of
-    `runtime/winograd.py`.
-    """
-
-    def __init__(
-        self,
-        model: DetectionModel,
-        device: torch.device,
-        *,
-        precision: str = "auto",
-        compile: bool = False,
-        capture: Capture | None = None,
-    ) -> None:
+    def __init__(self, detect: Detect, device: torch.device, capture: Capture | None = None) -> None:
         """Args:
 
-        model: what is run; it is moved to the device.
+        detect: what is done with a batch.
         device: where.
-        precision: fp32, bf16, fp16 or auto.
-        compile: compile backbone, pyramid and head.
-        capture: how detections are recorded, if not as CUDA graphs on a GPU and not at all elsewhere.
+        capture: how it is recorded, if not as CUDA graphs on a GPU.
         """
-        if precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise ValueError(f"precision: expected auto, fp32, bf16 or fp16, got {precision!r}")
-        self.device = device
-        self.model: DetectionModel = model.to(device, memory_format=torch.channels_last)
-        assert isinstance(self.model, nn.Module)
-        self.precision = choose_precision(precision, device)
-        self.bucket, self.fixed_batch = (BUCKET, True) if compile else (1, False)
-        if compile:
-            compile_parts(self.model, dynamic=False)
-        else:
-            speed_up(self.model, device, self.precision)
+        self._detect = detect
         wanted = device.type == "cuda" and os.environ.get(SWITCH) != "0"
         self.capture: Capture | None = CudaCapture() if capture is None and wanted else capture
         self.graphs: Kept[_Graph] = Kept(MOST_GRAPHS, SEEN_BEFORE)
@@ -121,21 +96,13 @@ class TorchEngine:
         """Why detections of this model cannot be recorded, once that was tried."""
 
     @torch.inference_mode()
-    def __call__(
-        self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None
-    ) -> PaddedDetections:
-        return self.launch(images, settings, proposals).result()
-
-    @torch.inference_mode()
     def launch(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None = None) -> Launched:
-        """Start with a batch; on a GPU nothing waits for it here. Its buffers may be given back at once."""
+        """Start with a batch; nothing waits for it here. Its buffers may be given back at once."""
 
         @torch.inference_mode()
         def again() -> PaddedDetections:
-            return self.detect(self.forward(images, None, proposals), settings)
+            return self._detect(images, settings, proposals)
 
-        if self.capture is None and self.device.type != "cuda":
-            return Launched.done(again())
         found = self._replayed(images, settings, proposals) if self._records else None
         return Launched(self._one_look(images, settings, proposals) if found is None else found, again)
 
@@ -146,7 +113,7 @@ class TorchEngine:
     def _one_look(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> _Found:
         """Detections for which nothing waits."""
         with one_look() as enough:
-            padded = self.detect(self.forward(images, None, proposals), settings)
+            padded = self._detect(images, settings, proposals)
         return _Found(padded, torch.stack([one.all() for one in enough]).all() if enough else None)
 
     def _replayed(self, images: ImageBatch, settings: DetectSettings, proposals: Proposals | None) -> _Found | None:
@@ -182,26 +149,6 @@ class TorchEngine:
             self.why_no_graphs = str(error).splitlines()[0][:160]
             return None
         return _Graph(own, regions, recording)
-
-    @torch.inference_mode()
-    def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
-        """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
-        with self._autocast():
-            return self.model(images, targets, proposals)
-
-    @torch.inference_mode()
-    def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
-        """Detections in network pixels from raw predictions."""
-        with self._autocast():
-            return self.model.detect_padded(outputs, settings)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
-
-    @torch.inference_mode()
-    def losses(self, outputs: Any, targets: Targets) -> dict[str, Tensor]:
-        """The losses of raw predictions that were made with these targets, by name."""
-        return self.model.loss(outputs, targets)
 
 
 def _tensors_of(given: ImageBatch | Proposals | None) -> list[Tensor]:

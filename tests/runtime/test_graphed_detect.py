@@ -5,9 +5,10 @@ import torch
 from recorded_work import RecordedWork
 from tiny_detectors import TINY, build, image, needs_proposals
 
+from boxwright.inference.predictor import TorchEngine
 from boxwright.ops import suppress_pairs
 from boxwright.runtime.cuda_graphs import Kept
-from boxwright.runtime.torch_engine import MOST_GRAPHS, SEEN_BEFORE, TorchEngine
+from boxwright.runtime.graphed_detect import MOST_GRAPHS, SEEN_BEFORE
 from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def test_a_replayed_detection_is_that_of_the_network_bit_for_bit(name):
     for seed in range(SEEN_BEFORE + 4):
         given = (batch(seed), EVERYTHING, regions(seed) if wants else None)
         results.append((recording(*given), plain(*given)))
-    assert (recording.why_no_graphs, capture.recorded, capture.replayed) == (None, 1, 3)
+    assert (recording.graphed.why_no_graphs, capture.recorded, capture.replayed) == (None, 1, 3)
     for found, expected in results:  # compared at the end: a later replay must not overwrite what was given
         assert_same(found, expected)
     assert len({float(found.scores.sum()) for found, _ in results}) == len(results)  # of different images
@@ -60,11 +61,11 @@ def test_each_shape_and_each_setting_has_a_graph_of_its_own_and_the_longest_unus
         for size, settings in kinds:
             images = batch(seed, *size)
             assert_same(recording(images, settings), plain(images, settings))
-    assert (capture.recorded, len(recording.graphs)) == (3, 3)
-    monkeypatch.setattr(recording.graphs, "most", 3)
+    assert (capture.recorded, len(recording.graphed.graphs)) == (3, 3)
+    monkeypatch.setattr(recording.graphed.graphs, "most", 3)
     for _ in range(SEEN_BEFORE + 1):
         recording(batch(0, 96, 64), EVERYTHING)
-    assert (capture.recorded, len(recording.graphs)) == (4, 3)
+    assert (capture.recorded, len(recording.graphed.graphs)) == (4, 3)
     recording(batch(0), strict)  # kept
     assert capture.recorded == 4
     recording(batch(0), EVERYTHING)  # dropped: its count starts again
@@ -80,7 +81,7 @@ def test_where_one_look_of_nms_is_not_enough_the_whole_is_computed(monkeypatch):
     for name in ("retinanet", "faster_rcnn"):
         recording, plain, capture = engines(name)
         for seed in range(SEEN_BEFORE + 3):
-            launched = recording.launch(batch(seed), apart)
+            launched = recording.graphed.launch(batch(seed), apart)
             assert not bool(launched.found.enough)
             assert_same(launched.result(), plain(batch(seed), apart))
         assert capture.replayed == 2
@@ -97,7 +98,7 @@ def test_a_network_that_waits_for_the_device_is_run_without_a_graph(monkeypatch)
     monkeypatch.setattr(recording.model, "detect_padded", waiting, raising=True)
     for seed in range(SEEN_BEFORE + 3):
         assert_same(recording(batch(seed), EVERYTHING), plain(batch(seed), EVERYTHING))
-    assert "waits for the device" in recording.why_no_graphs
+    assert "waits for the device" in recording.graphed.why_no_graphs
     assert capture.recorded == 0
 
 
@@ -106,7 +107,7 @@ def test_a_batch_may_be_overwritten_as_soon_as_it_was_launched():
     for seed in range(SEEN_BEFORE + 3):
         images = batch(seed)
         expected = plain(batch(seed), EVERYTHING)
-        launched = recording.launch(images, EVERYTHING)
+        launched = recording.graphed.launch(images, EVERYTHING)
         if seed > SEEN_BEFORE:
             images.pixels.zero_()
         assert_same(launched.on_the_way().result(), expected)
