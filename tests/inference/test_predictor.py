@@ -184,7 +184,6 @@ def test_norms_are_folded_and_nothing_changes(checkpoint_file, images, expected)
 def test_what_a_gpu_does_beside_its_next_batch_changes_nothing(checkpoint_file, images, expected, monkeypatch):
     """The thread that brings detections back to their images, on a CPU that calls itself a GPU."""
     detector = Detector.load(checkpoint_file, "cpu")
-    monkeypatch.setattr(detector, "_on_device", lambda images: images)
     detector.device = torch.device("cuda")
     for batch in (1, 2):  # three batches are under way at a time, or all
         for one, other in zip(detector.predict([*images, images[0]], batch=batch), expected, strict=False):

@@ -327,7 +327,7 @@ class Detector:
             def launch(rows: list[int], images: ImageBatch) -> Launched:
                 return self._launch(images, [held[row] for row in rows], settings, rows, losses)
 
-            overlapped(parts, assemble, launch, restore, self.device, use)
+            overlapped(parts, assemble, launch, restore, self.engine.device, use)
         return [found[row] for row in range(len(held))]
 
     def _run(
