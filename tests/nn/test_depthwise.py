@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from boxwright.nn.backbones import Backbone
-from boxwright.nn.depthwise import DepthwiseConv2d, speed_up_depthwise
+from boxwright.nn.depthwise import DepthwiseConv2d, SameConv2d, speed_up_depthwise
 
 
 def conv(channels=6, groups=6, **options):
@@ -71,6 +71,28 @@ def test_networks_that_pad_like_tensorflow_give_the_maps_that_timm_gives():
     theirs.load_state_dict(ours.body.state_dict())
     assert sum(isinstance(part, DepthwiseConv2d) for part in ours.modules()) == 16
     with torch.no_grad():
-        for size in ((64, 96), (61, 75)):
-            for one, other in zip(ours(torch.ones(1, 3, *size)), theirs(torch.ones(1, 3, *size)), strict=True):
-                assert torch.equal(one, other)
+        pixels = torch.rand(1, 3, 64, 96)
+        for one, other in zip(ours(pixels), theirs(pixels), strict=True):
+            assert torch.equal(one, other)
+        for size in ((61, 75), (33, 64)):  # rows and columns are as many; where they lie is no longer left to parity
+            for one, other in zip(ours(torch.rand(1, 3, *size)), theirs(torch.rand(1, 3, *size)), strict=True):
+                assert one.shape == other.shape
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("side", [10, 11, 12])
+def test_same_padding_gives_the_rows_of_tensorflow_on_one_grid(kernel, stride, side):
+    """Output i lies around the pixels that it covers in a side which the stride divides, whatever this side is."""
+    plain = nn.Conv2d(1, 1, kernel, stride=stride, bias=False)
+    nn.init.ones_(plain.weight)
+    maps = torch.rand(1, 1, side, side)
+    found = SameConv2d(plain)(maps)
+    assert found.shape[-2:] == (-(-side // stride),) * 2
+    before = max(kernel - stride, 0) // 2
+    for row in range(found.shape[-2]):
+        start = row * stride - before
+        window = maps[..., max(start, 0) : start + kernel, :].sum((0, 1, 2))  # (W,)
+        columns = [window[max(start, 0) : start + kernel].sum() for start in
+                   (column * stride - before for column in range(found.shape[-1]))]  # fmt: skip
+        torch.testing.assert_close(found[0, 0, row], torch.stack(columns))

@@ -1,9 +1,14 @@
-"""Depthwise convolutions, one filter a channel, by the kernels that are fast at them.
+"""Convolutions of mobile networks (EfficientNet, MobileNet): fast kernels, and padding that a graph can hold.
 
-On a CPU the gradients of a depthwise convolution take up to 150 times as long in bf16 as in float32, so they are
-computed in float32 (`python -m benchmarks.depthwise --layers` prints the times of both). On a GPU torch hands every
-convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0 in bf16 took seconds; contiguous
-maps in float32 and bf16 go to torch's own depthwise kernels.
+**Depthwise**, one filter a channel. On a CPU their gradients take up to 150 times as long in bf16 as in float32, so
+they are computed in float32 (`python -m benchmarks.depthwise --layers` prints the times of both). On a GPU torch hands
+every convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0 in bf16 took seconds;
+contiguous maps in float32 and bf16 go to torch's own depthwise kernels.
+
+**"Same" padding**, TensorFlow's, of timm's `tf_` networks: outputs of ceil(H / stride) rows. There the rows above
+depend on whether the stride divides H, which is slow to export for free sizes, and which moves the grid of locations
+against the image by a pixel. Here the padding is that of sides that the stride divides, for all sides: equal to timm's
+where sides are multiples of 32, and the same grid everywhere.
 """
 
 from __future__ import annotations
@@ -12,25 +17,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Padding = tuple[int, int, int, int]
+"""Zeros at the left, right, top and bottom."""
+
+
+def same_padding(convolution: nn.Conv2d) -> Padding:
+    """The padding of a convolution that pads like TensorFlow, for sides of any length.
+
+    An extent of k pixels (the kernel with its dilation) at stride s needs k - s in all where s divides the side, the
+    smaller half before it; up to s - 1 more behind give ceil(H / s) rows elsewhere and change nothing there.
+
+    >>> same_padding(nn.Conv2d(3, 3, 3, stride=2)), same_padding(nn.Conv2d(3, 3, 5))
+    ((0, 2, 0, 2), (2, 2, 2, 2))
+    """
+    sides = []
+    for kernel, stride, dilation in zip(
+        reversed(convolution.kernel_size), reversed(convolution.stride), reversed(convolution.dilation), strict=True
+    ):  # the width first
+        extent = (kernel - 1) * dilation + 1
+        before = max(extent - stride, 0) // 2
+        sides += [before, max(extent - 1 - before, 0)]
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution (B, C, H, W) to ceil(H / stride) rows, with the weights of the one that it replaces."""
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        _take_over(self, plain)
+        self.same = same_padding(plain)
+
+    def forward(self, input: Tensor) -> Tensor:
+        found: Tensor = self._conv_forward(F.pad(input, self.same), self.weight, self.bias)
+        return found
+
 
 class DepthwiseConv2d(nn.Conv2d):
     """A convolution (B, C, H, W) of one filter a channel, with the weights of the one that it replaces.
 
-    `same` pads like TensorFlow, as timm's `tf_` networks do: an output of ceil(H / stride) rows, and where the padding
-    is odd the larger half of it below.
+    `same` pads as `same_padding` says.
     """
 
     def __init__(self, plain: nn.Conv2d, *, same: bool) -> None:
-        nn.Module.__init__(self)  # weights are taken over, not drawn
-        for name in plain.__constants__:
-            setattr(self, name, getattr(plain, name))
-        self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
-        self.weight, self.bias = plain.weight, plain.bias
-        self.same = same
-        self.train(plain.training)
+        _take_over(self, plain)
+        self.same = same_padding(plain) if same else None
 
     def forward(self, input: Tensor) -> Tensor:
-        maps = self._padded(input) if self.same else input
+        maps = input if self.same is None else F.pad(input, self.same)
         device = maps.device.type
         if device == "cuda":
             # the filters' strides decide too: flat and back makes them those of contiguous filters
@@ -44,20 +77,19 @@ class DepthwiseConv2d(nn.Conv2d):
         found = self._conv_forward(maps, self.weight, self.bias)
         return found
 
-    def _padded(self, maps: Tensor) -> Tensor:
-        """Maps with zeros around them; where the padding is odd, one more at the right and bottom."""
-        sides = zip(maps.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        down, across = (
-            max((-(-side // stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
-            for side, kernel, stride, dilation in sides
-        )
-        if down == across == 0:
-            return maps
-        return F.pad(maps, (across // 2, across - across // 2, down // 2, down - down // 2))
+
+def _take_over(new: nn.Conv2d, plain: nn.Conv2d) -> None:
+    """Make a new module of a convolution's settings and weights, which are not drawn anew."""
+    nn.Module.__init__(new)
+    for name in plain.__constants__:
+        setattr(new, name, getattr(plain, name))
+    new._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
+    new.weight, new.bias = plain.weight, plain.bias
+    new.train(plain.training)
 
 
 def speed_up_depthwise(body: nn.Module) -> int:
-    """Replace the depthwise convolutions of a network in place, names and weights unchanged; returns how many."""
+    """Replace such convolutions of a network in place, names and weights unchanged; returns how many are depthwise."""
     count = 0
     for name, part in list(body.named_modules()):
         same = type(part).__name__ == "Conv2dSame"  # timm's
@@ -66,4 +98,6 @@ def speed_up_depthwise(body: nn.Module) -> int:
         if part.groups == part.in_channels == part.out_channels > 1 and part.padding_mode == "zeros":
             body.set_submodule(name, DepthwiseConv2d(part, same=same))
             count += 1
+        elif same:
+            body.set_submodule(name, SameConv2d(part))
     return count
