@@ -405,7 +405,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path, boxwright: Call, voc: Voc, 
     boxwright("train", "--resume", checkpoint).refused(str(checkpoint), "weights only", "--weights")
     wide = ("model.fpn.channels=32", "model.head.stem_channels=[32]", "model.backbone=resnet18")
     boxwright("train", "fcos", *TINY, *wide, "--data", data, "--device", "cpu", "--weights", checkpoint).refused(
-        str(checkpoint), "another detector"
+        str(checkpoint), "nothing would be kept", "leave out the recipe to train the network of the file"
     )
     boxwright("predict", checkpoint.parent, data / "JPEGImages").refused(str(checkpoint.parent), "folder")
     assert not list(Path.cwd().iterdir())

@@ -149,6 +149,7 @@ def test_what_has_a_row_is_not_done_again(finished, checkpoint, images, tmp_path
     assert predict_batch(checkpoint, [images, extra], out, **SAME)[1:5] == (14, 14, 1, 0)
 
 
+@pytest.mark.slow
 def test_images_inside_a_table_from_the_command_line(cluster, checkpoint, images, tmp_path, monkeypatch, capsys):
     import pyarrow
 
@@ -167,6 +168,7 @@ def test_images_inside_a_table_from_the_command_line(cluster, checkpoint, images
     assert list(rows(tmp_path / "out" / "failures")) == ["z"]
 
 
+@pytest.mark.slow
 def test_what_only_a_worker_sees_ends_the_job_with_its_sentence(cluster, checkpoint, images, tmp_path):
     if torch.backends.mps.is_available():
         pytest.skip("this machine has the GPU that is to be missing")

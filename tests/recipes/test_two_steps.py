@@ -1,6 +1,7 @@
 """Every recipe is built and trained for two steps on tiny images, from files to a measured checkpoint."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,14 @@ def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], r
         file.unlink()
 
 
-@pytest.mark.parametrize("name", recipe_names())
+LIKE_ANOTHER = re.compile(r"-(r101|x101|3x)\b")
+"""Deeper and longer versions of other recipes; slimmed they are the same."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if LIKE_ANOTHER.search(name) else name for name in recipe_names()],
+)
 def test_a_recipe_trains_two_steps(name: str, shapes: dict[str, Path], tmp_path: Path) -> None:
     two_steps(name, (*TINY, *slim(name)) if name in PUBLISHED else TINY, shapes, tmp_path)
 

@@ -58,7 +58,7 @@ class Resize(Section):
         sides: dict[str, int] = {}
         if self.mode == "short_side":
             sides = {"size": self.size, "max_size": self.max_size}
-        elif self.height:
+        elif self.mode != "none":
             sides = {"height": self.height, "width": self.width}
         return ResizeRule(self.mode, **sides, filter=self.filter, rounding=self.rounding)
 

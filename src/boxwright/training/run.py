@@ -151,12 +151,12 @@ def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: 
     check_speed(recipe, accelerator.device)
     main = accelerator.is_main_process
     display = Display(enabled=main)
-    for note in start.notes:
-        display.log(note)
     data = open_checked(
         asked.data, classes=asked.classes, train_split=asked.train_split, val_split=asked.val_split,
         overfit=asked.overfit, recipe=recipe, log=display.log,
     )  # fmt: skip
+    for note in start.notes:
+        display.log(note)
     recipe, classes = data.settled(recipe), data.classes
     proposals = open_proposals(asked.proposals, recipe, data)
     log_missing_proposals(proposals, recipe, data, display.log)
