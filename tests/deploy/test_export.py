@@ -281,7 +281,7 @@ def _assert_finds_the_same(run, graph, description):
             torch.testing.assert_close(torch.as_tensor(one)[rows], other[rows], rtol=1e-4, atol=5e-3)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "fcos_mask"])
+@pytest.mark.parametrize("name", ["mask_rcnn", pytest.param("fcos_mask", marks=pytest.mark.slow)])
 def test_two_stages_and_masks_are_the_same_as_a_program(name):
     """What the FCOS of the other tests has not; every detector in every runtime takes minutes."""
     graph, description, program = _recorded(name)
@@ -289,6 +289,7 @@ def test_two_stages_and_masks_are_the_same_as_a_program(name):
     _assert_finds_the_same(lambda inputs: module(*inputs.values()), graph, description)
 
 
+@pytest.mark.slow
 def test_winograd_in_the_heads_of_regions_is_the_same_as_a_program():
     """Where the number of maps is that of regions, which no sample fixes."""
     settings = {**tiny_detectors.TINY["mask_rcnn"][1], "mask.conv_channels": (128, 128), "mask.upsampled_channels": 8}

@@ -103,6 +103,7 @@ def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) 
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_two_machines_equal_one_process_with_twice_the_batch(one: Path, tmp_path: Path) -> None:
     """Two launchers that meet at an address, each with a folder of its own: the second writes no run."""
     folders = [tmp_path / "first", tmp_path / "second"]

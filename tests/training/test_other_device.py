@@ -56,7 +56,7 @@ def other(monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("recipe", ["fcos-small", "mask-rcnn-small"])
+@pytest.mark.parametrize("recipe", ["fcos-small", pytest.param("mask-rcnn-small", marks=pytest.mark.slow)])
 def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path):
     expected = train(recipe, data, overrides=SMALL, runs=tmp_path / "here", device="cpu")
     AcceleratorState._reset_state(reset_partial_state=True)

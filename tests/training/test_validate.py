@@ -67,8 +67,14 @@ def evaluated(result: Any, data: Path) -> dict[str, Any]:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("recipe", ["fcos-shapes", "mask-rcnn-small"])
+@pytest.mark.parametrize(
+    ("recipe", "precision"),
+    [
+        ("fcos-shapes", "bf16"),
+        ("mask-rcnn-small", "fp32"),
+        pytest.param("mask-rcnn-small", "bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_runs_figures_are_those_of_its_checkpoint(tmp_path: Path, data: Path, recipe: str, precision: str) -> None:
     """Digit for digit: metrics.json, the returned figures and what `evaluate` finds with the last checkpoint."""
     small = FCOS if recipe == "fcos-shapes" else ("model.fpn.channels=32", "data.resize={mode: none}")

@@ -86,7 +86,7 @@ def test_a_detectors_backbone_gives_timms_features_bit_for_bit(network):
     features.load_state_dict(network.state_dict(), strict=False)
     backbone = Backbone(BUNDLED_BACKBONE).eval()
     load_pretrained(backbone, BUNDLED)
-    pixels = (photograph("coffee")[..., :200] - 0.5) / 0.5
+    pixels = (photograph("coffee")[..., :192, :192] - 0.5) / 0.5  # sides that all strides divide
     with torch.no_grad():
         for one, other in zip(backbone(pixels), features(pixels), strict=True):
             assert torch.equal(one, other)
