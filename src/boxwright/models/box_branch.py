@@ -175,16 +175,16 @@ class BoxBranch(nn.Module):
         boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)  # (B, R + G, 4)
         level = torch.cat([self.level_of(proposals), self.level_by_size(targets.boxes)], dim=1)
         usable = torch.cat([proposals.valid, targets.valid & ~targets.ignore], dim=1)
-        claimed, apart = settings.claimed, torch.zeros_like(usable)
-        apart[:, proposals.boxes.shape[1] :] = claimed  # else ground truth would be the best region of itself
+        claimed = settings.claimed
+        rows = torch.arange(-proposals.boxes.shape[1], targets.boxes.shape[1], device=boxes.device)  # (R + G,)
+        own = (rows >= 0).expand_as(usable)  # ground truth, which would be the best region of itself
         assigned = match_boxes(
             boxes, targets.boxes, targets.valid, targets.ignore,
             positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=claimed,
-            low_quality_iou=settings.positive_iou, claimed=claimed, left_out=apart if claimed else None,
+            low_quality_iou=settings.positive_iou, claimed=claimed, left_out=own if claimed else None,
         )  # fmt: skip
         if claimed:
-            rows = torch.arange(-proposals.boxes.shape[1], targets.boxes.shape[1], device=boxes.device)
-            assigned = Assignment(torch.where(apart & usable, rows, assigned.owner), assigned.ignored & ~apart)
+            assigned = Assignment(torch.where(own & usable, rows, assigned.owner), assigned.ignored & ~own)
         positive = (assigned.owner >= 0) & usable
         drawn = sample_balanced(
             positive, ~positive & ~assigned.ignored & usable, settings.samples, settings.positive_fraction
