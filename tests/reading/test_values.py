@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from boxwright.reading.values import ById, flag, identity, number, numbers, whole_number
@@ -56,6 +56,7 @@ def test_an_id_of_another_kind_is_found_where_it_means_one_thing() -> None:
 
 
 @given(st.lists(st.one_of(st.integers(), st.text(min_size=1)), unique=True))
+@example(["0\x1f"])
 def test_every_id_finds_itself(keys: list[int | str]) -> None:
     keys = [key for key in keys if identity(key) == key]
     known = ById((key, key) for key in keys)

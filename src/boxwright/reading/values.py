@@ -32,7 +32,7 @@ def number(value: Any) -> float | None:
     if type(value) is int:
         return float(value) if abs(value) < _MOST else None
     if isinstance(value, str) and len(value) <= _LONGEST and _NUMBER.fullmatch(value.strip()):
-        return float(value)
+        return float(value.strip())  # which removes more kinds of space than float() does
     return None
 
 
