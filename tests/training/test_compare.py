@@ -54,6 +54,12 @@ def test_a_folder_that_exists_is_not_written_into(tmp_path):
         compare(["fcos", "retinanet"], tmp_path, steps=2, out=tmp_path)
 
 
+def test_data_that_is_not_there_leaves_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+        compare(["fcos", "retinanet"], tmp_path / "nowhere", steps=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def random_images(seed: int, quality: float, images: int = 60):
     """Ground truth of one object an image; detections find it in the share `quality` of the images."""
     truth, generator = np.random.default_rng(0), np.random.default_rng(seed)
@@ -96,8 +102,9 @@ def test_the_table_says_what_is_known_and_leaves_the_rest_open():
     )
     lines = markdown(Comparison(rows, None, 10)).splitlines()
     assert lines[2] == "| `a` | 50.0 (40.0 to 60.0) | - | 75.0 | 10.0 (1.00x) | 2.00 M | 8.0 | 100 | 1.1 |"
+    assert lines[3].startswith("| `b\\|c` |")
     assert lines[3].endswith("| 25.0 (20.0 to 30.0) | -25.0 (-30.0 to -20.0) | 50.0 | 20.0 (2.00x) | - | 4.0 | - | - |")
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == lines[3].replace("\\|", "").count("|")
 
 
 @pytest.fixture

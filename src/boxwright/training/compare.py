@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import read_image
 from boxwright.evaluation.bootstrap import interval, redrawn_coco_ap
 from boxwright.evaluation.detect_split import EvaluationInputs
 from boxwright.evaluation.matching import Floats, gather, match_at
-from boxwright.evaluation.summary import evaluate_detections
-from boxwright.inference.evaluate import evaluate
+from boxwright.inference.evaluate import EvaluationResult, evaluate
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe, recipe_names
 from boxwright.recipes.choice import ALIASES, AUTO
@@ -136,7 +136,9 @@ def compare(
     """
     folder, chosen = Path(out), [candidate_of(words) for words in candidates]
     _check(chosen, folder, minutes, steps)
-    given = {one.name: Detector.load(one.name, device) for one in chosen if one.recipe is None}  # errors come first
+    # errors come first, and leave no folder behind
+    find_split(open_folder(Path(data), classes=classes), split or val_split)
+    given = {one.name: Detector.load(one.name, device) for one in chosen if one.recipe is None}
     folder.mkdir(parents=True)
     entries: list[_Entry] = []
     for number, one in enumerate(chosen):
@@ -154,13 +156,14 @@ def compare(
             raise ValueError(f"{run.folder}: stopped before its end; go on with boxwright train --resume {run.folder}")
         seconds = time.monotonic() - started
         entries.append(_Entry(one.name, str(run.last), Detector.load(run.last, device), seconds, _steps(run.folder)))
-    inputs = []
+    results = []
     for number, entry in enumerate(entries):
         log(f"{number + 1} of {len(chosen)}: evaluating {printable(entry.name)}")
-        inputs.append(evaluate(entry.detector, data, split or val_split, classes=classes).inputs)
+        results.append(evaluate(entry.detector, data, split or val_split, classes=classes))
+    inputs = [one.inputs for one in results]
     if any(one.paths != inputs[0].paths for one in inputs):  # each left out what it could not read
         raise ValueError(f"{data}: an image could be read for one candidate and not for another; compare again")
-    rows = _rows(entries, inputs)
+    rows = _rows(entries, results)
     result = Comparison(rows, folder, len(inputs[0].paths))
     _write(result, inputs, [entry.detector.score_threshold for entry in entries], images)
     return result
@@ -204,13 +207,13 @@ def _steps(run: Path) -> int:
         return max(int(row["step"]) for row in csv.DictReader(file))
 
 
-def _rows(entries: Sequence[_Entry], inputs: Sequence[EvaluationInputs]) -> tuple[Row, ...]:
+def _rows(entries: Sequence[_Entry], results: Sequence[EvaluationResult]) -> tuple[Row, ...]:
     """The results of all, on the same images in the same order."""
-    seconds = _seconds_per_image([entry.detector for entry in entries], inputs[0].paths)
+    seconds = _seconds_per_image([entry.detector for entry in entries], results[0].inputs.paths)
     rows: list[Row] = []
     first: tuple[float | None, Floats] = (None, np.zeros(0))
-    for entry, one, each in zip(entries, inputs, seconds, strict=True):
-        figures = evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+    for entry, result, each in zip(entries, results, seconds, strict=True):
+        one, figures = result.inputs, result.evaluation.figures
         matches = match_at(gather(one.detections, one.ground_truths), len(one.classes), IOUS)
         redrawn = redrawn_coco_ap(matches, len(one.paths)) if figures["AP"] is not None else np.zeros(0)
         ap, sure = figures["AP"], len(redrawn) > 0 and len(one.paths) > 1
@@ -262,7 +265,8 @@ def markdown(comparison: Comparison) -> str:
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + "---|" * len(heads)]
     for row in rows:
         ratio = row.seconds_per_image / rows[0].seconds_per_image
-        cells = [f"`{printable(row.name)}`", _with_interval(row.ap, row.ap_interval),
+        name = printable(row.name).replace("|", "\\|")  # which would begin a column
+        cells = [f"`{name}`", _with_interval(row.ap, row.ap_interval),
                  _with_interval(row.difference, row.difference_interval, signed=True), _points(row.ap50)]  # fmt: skip
         cells += [_points(row.segm_ap)] if masks else []
         cells += [
