@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from boxwright.cli.main import app
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.evaluation.bootstrap import bootstrap_ap, interval, redrawn_ap, redrawn_coco_ap
 from boxwright.evaluation.matching import gather, match, match_at
@@ -128,3 +130,16 @@ def test_two_recipes_and_a_checkpoint_of_them(tmp_path, shapes_folder):
     again = compare([row.checkpoint for row in first.rows], shapes_folder, out=tmp_path / "two", device="cpu")
     assert [row.ap for row in again.rows] == [row.ap for row in first.rows]
     assert again.rows[0].train_seconds is None
+
+
+@pytest.mark.e2e
+def test_the_command_makes_a_folder_only_for_what_it_compares(tmp_path, shapes_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = "data.resize.size=48 data.workers=0 data.batch_size=2 validation.times=1 schedule.warmup_steps=1"
+    words = ["compare", f"fcos {tiny}", f"fcos {tiny} optim.lr=0.01", "--data", str(shapes_folder), "--device", "cpu"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, ValueError)
+    assert not (tmp_path / "comparison").exists()
+    done = CliRunner().invoke(app, [*words, "--steps", "1", "--images", "1"])
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == (tmp_path / "comparison/comparison.md").read_text()

@@ -41,12 +41,10 @@ def compare(
     """
     from boxwright.training.compare import compare as compared
     from boxwright.training.compare import markdown
-    from boxwright.writing import free_folder
 
-    folder = out or free_folder(Path("comparison"))
     result = compared(
         candidates, data, minutes=minutes, steps=steps, classes=classes, train_split=train_split, val_split=val_split,
-        split=split, out=folder, images=images, device=device, seed=seed, log=log,
+        split=split, out=out, images=images, device=device, seed=seed, log=log,
     )  # fmt: skip
     typer.echo(markdown(result), nl=False)
     log(f"{result.images} images; runs, comparison.json, comparison.md and side_by_side.jpg are in {result.folder}")

@@ -31,7 +31,7 @@ from boxwright.runtime.exported import SUFFIXES as EXPORTED_SUFFIXES
 from boxwright.structures import Detections, GroundTruth
 from boxwright.training.run import train
 from boxwright.visualize import contact_sheet, draw, save, side_by_side
-from boxwright.writing import printable, writing
+from boxwright.writing import free_folder, printable, writing
 
 IOUS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
 """The overlaps of COCO's AP."""
@@ -110,7 +110,7 @@ def compare(
     train_split: str = "train",
     val_split: str = "val",
     split: str | None = None,
-    out: str | Path = "comparison",
+    out: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
     images: int = 8,
@@ -126,7 +126,8 @@ def compare(
         classes: a subset or merge of classes.
         train_split, val_split: for training.
         split: what all are evaluated on; `val_split` if not given. Another one than that by which you chose settings.
-        out: the folder for runs, `comparison.json`, `comparison.md`, `side_by_side.jpg`; it must not exist.
+        out: the folder for runs, `comparison.json`, `comparison.md`, `side_by_side.jpg`, which must not exist; a new
+            comparison, comparison-2, ... if not given.
         device, seed: of all.
         images: how many images are drawn side by side, with the ground truth first.
         log: is called with a sentence for each thing that is done.
@@ -134,12 +135,13 @@ def compare(
     Raises ValueError or OSError with one sentence for whatever the user can put right, before anything is trained where
     that can be known.
     """
-    folder, chosen = Path(out), [candidate_of(words) for words in candidates]
-    _check(chosen, folder, minutes, steps)
+    chosen = [candidate_of(words) for words in candidates]
+    _check(chosen, out, minutes, steps)
     # errors come first, and leave no folder behind
     find_split(open_folder(Path(data), classes=classes), split or val_split)
     given = {one.name: Detector.load(one.name, device) for one in chosen if one.recipe is None}
-    folder.mkdir(parents=True)
+    folder = free_folder(Path("comparison")) if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=out is None)
     entries: list[_Entry] = []
     for number, one in enumerate(chosen):
         if one.recipe is None:
@@ -180,7 +182,7 @@ class _Entry:
     steps: int | None
 
 
-def _check(candidates: Sequence[Candidate], folder: Path, minutes: float | None, steps: int | None) -> None:
+def _check(candidates: Sequence[Candidate], out: str | Path | None, minutes: float | None, steps: int | None) -> None:
     """Refuse what cannot be compared, with one sentence."""
     if len(candidates) < 2:
         raise ValueError(f"a comparison needs at least two candidates, got {len(candidates)}")
@@ -197,8 +199,8 @@ def _check(candidates: Sequence[Candidate], folder: Path, minutes: float | None,
     for one in candidates:
         if one.recipe is not None:
             load_recipe(one.recipe, one.overrides)  # mistakes are told before an hour of the others' training
-    if folder.exists():
-        raise ValueError(f"{folder} exists; give another folder for this comparison (--out)")
+    if out is not None and Path(out).exists():
+        raise ValueError(f"{out} exists; give another folder for this comparison (--out)")
 
 
 def _steps(run: Path) -> int:
