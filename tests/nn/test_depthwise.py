@@ -44,7 +44,7 @@ def test_other_convolutions_stay_what_they_are():
 
 
 def test_gradients_under_bf16_on_a_cpu_are_those_of_float32_arithmetic():
-    """torch's own are rounded to eight bits after every product, and take up to 150 times as long."""
+    """torch's own are rounded to eight bits after every product, and take longer."""
     holder = nn.Sequential(conv(padding=1))
     speed_up_depthwise(holder)
     maps = torch.randn(2, 6, 9, 9).bfloat16().requires_grad_()
