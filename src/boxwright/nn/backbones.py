@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from boxwright.nn.depthwise import speed_up_depthwise
+from boxwright.nn.fixed_norms import absorb_fixed_norms
 from boxwright.nn.norm import BATCH_NORMS, Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNet, ResNetVariant
 from boxwright.weights.bundled import fits_bundled
@@ -75,6 +76,7 @@ class Backbone(nn.Module):
             )
         for prefix in (prefix for stage in stages[:frozen_stages] for prefix in stage):
             _freeze(self.body, prefix)
+        absorb_fixed_norms(self.body)
         self.strides, self.channels, self._channels_last = self._probe(name, variant)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -157,6 +159,7 @@ class FeaturePyramid(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)  # as Detectron2 and torchvision: U(+-sqrt(3 / fan in))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        absorb_fixed_norms(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         laterals = zip(self.laterals, self.lateral_norms, maps, strict=True)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.nn.fixed_norms import Norms, normed_weights, take_over
+
 Padding = tuple[int, int, int, int]
 """Zeros at the left, right, top and bottom."""
 
@@ -44,11 +46,12 @@ class SameConv2d(nn.Conv2d):
     """A convolution (B, C, H, W) to ceil(H / stride) rows, with the weights of the one that it replaces."""
 
     def __init__(self, plain: nn.Conv2d) -> None:
-        _take_over(self, plain)
+        take_over(self, plain)
+        self.norms: Norms = ()
         self.same = same_padding(plain)
 
     def forward(self, input: Tensor) -> Tensor:
-        found: Tensor = self._conv_forward(F.pad(input, self.same), self.weight, self.bias)
+        found: Tensor = self._conv_forward(F.pad(input, self.same), *normed_weights(self, self.norms))
         return found
 
 
@@ -59,33 +62,25 @@ class DepthwiseConv2d(nn.Conv2d):
     """
 
     def __init__(self, plain: nn.Conv2d, *, same: bool) -> None:
-        _take_over(self, plain)
+        take_over(self, plain)
+        self.norms: Norms = ()
         self.same = same_padding(plain) if same else None
 
     def forward(self, input: Tensor) -> Tensor:
         maps = input if self.same is None else F.pad(input, self.same)
+        weight, bias = normed_weights(self, self.norms)
         device = maps.device.type
         if device == "cuda":
             # the filters' strides decide too: flat and back makes them those of contiguous filters
-            weight = self.weight.flatten().view(self.weight.shape)
-            found: Tensor = self._conv_forward(maps.contiguous(), weight, self.bias)
+            weight = weight.flatten().view(weight.shape)
+            found: Tensor = self._conv_forward(maps.contiguous(), weight, bias)
             return found.contiguous(memory_format=torch.channels_last)
         if device == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
-                found = self._conv_forward(maps.float(), self.weight, self.bias)
+                found = self._conv_forward(maps.float(), weight, bias)
             return found.to(torch.get_autocast_dtype("cpu"))
-        found = self._conv_forward(maps, self.weight, self.bias)
+        found = self._conv_forward(maps, weight, bias)
         return found
-
-
-def _take_over(new: nn.Conv2d, plain: nn.Conv2d) -> None:
-    """Make a new module of a convolution's settings and weights, which are not drawn anew."""
-    nn.Module.__init__(new)
-    for name in plain.__constants__:
-        setattr(new, name, getattr(plain, name))
-    new._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
-    new.weight, new.bias = plain.weight, plain.bias
-    new.train(plain.training)
 
 
 def speed_up_depthwise(body: nn.Module) -> int:

@@ -19,13 +19,19 @@ class FrozenBatchNorm2d(TorchvisionFrozen):  # type: ignore[misc]
     torchvision's own multiplies by float32 tensors, and every activation after it is float32.
     """
 
+    absorbed = False
+    """Whether the convolution before it computes it (`nn.fixed_norms`): its input is its output."""
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What channels (C,) are multiplied by, and what is added then."""
+        scale: Tensor = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
     def forward(self, maps: Tensor) -> Tensor:
-        weight, bias, mean, variance = (
-            part.reshape(1, -1, 1, 1) for part in (self.weight, self.bias, self.running_mean, self.running_var)
-        )
-        scale = weight * (variance + self.eps).rsqrt()
-        normal: Tensor = maps * scale.to(maps.dtype) + (bias - mean * scale).to(maps.dtype)
-        return normal
+        if self.absorbed:
+            return maps
+        scale, shift = (part.to(maps.dtype).reshape(1, -1, 1, 1) for part in self.scale_and_shift())
+        return maps * scale + shift
 
 
 def group_count(channels: int, groups: int = 32) -> int:
