@@ -1,9 +1,9 @@
 """Convolutions of mobile networks (EfficientNet, MobileNet): fast kernels, and padding that a graph can hold.
 
 **Depthwise**, one filter a channel. On a CPU their gradients take up to eight times as long in bf16 as in float32, so
-they are computed in float32 (`python -m benchmarks.depthwise --layers` prints the times of both). On a GPU torch hands
-every convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0 in bf16 took seconds;
-contiguous maps in float32 and bf16 go to torch's own depthwise kernels.
+where a gradient is asked for they are computed in float32 (`python -m benchmarks.depthwise --layers` prints the times of
+both). On a GPU torch hands every convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0 in
+bf16 took seconds; contiguous maps in float32 and bf16 go to torch's own depthwise kernels.
 
 **"Same" padding**, TensorFlow's, of timm's `tf_` networks: outputs of ceil(H / stride) rows. There the rows above
 depend on whether the stride divides H, which is slow to export for free sizes, and which moves the grid of locations
@@ -75,7 +75,8 @@ class DepthwiseConv2d(nn.Conv2d):
             weight = weight.flatten().view(weight.shape)
             found: Tensor = self._conv_forward(maps.contiguous(), weight, bias)
             return found.contiguous(memory_format=torch.channels_last)
-        if device == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        learns = torch.is_grad_enabled() and (maps.requires_grad or weight.requires_grad)
+        if device == "cpu" and learns and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 found = self._conv_forward(maps.float(), weight, bias)
             return found.to(torch.get_autocast_dtype("cpu"))
