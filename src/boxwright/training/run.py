@@ -23,6 +23,7 @@ from boxwright.training.batches import training_batches
 from boxwright.training.display import Display
 from boxwright.training.failures import advised
 from boxwright.training.fine_tune import load_weights
+from boxwright.training.hooks import Hook, Hooks, TrainingRun, check_hooks
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.on_device import batch_source
@@ -45,7 +46,7 @@ from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
 from boxwright.training.trackers import Trackers, check_trackers
-from boxwright.training.validate import Validator
+from boxwright.training.validate import ValidationResult, Validator
 from boxwright.wording import counted
 
 OVERFIT_STEPS = 500
@@ -81,6 +82,7 @@ def train(
     device: str | None = None,
     seed: int | None = None,
     proposals: str | Path | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> TrainResult:
     """Train a detector and write a run folder.
 
@@ -95,16 +97,18 @@ def train(
             file of another library, a name of the zoo, a URL.
         name: of the run folder below `runs`; the recipe's name if not given.
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
-            settings come from there; only `data` (it may have moved) and `device` may be given beside it.
+            settings come from there; only `data` (it may have moved), `device` and `hooks` may be given beside it.
         overfit: train and validate on this many training images, not augmented: the loss must collapse.
         minutes: a time budget for the whole call, from opening the data to the report: validations count, and how many
             steps fit is planned anew while the run goes on (`training.budget`).
         device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random; 0 if not given.
         proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
+        hooks: code of your own that the run calls before and after itself, its steps and its validations.
 
     Raises ValueError or OSError with one sentence for whatever the user can put right.
     """
+    check_hooks(hooks)
     if resume is not None:
         given = {
             "recipe": recipe, "overrides": overrides or None, "classes": classes, "train_split": train_split,
@@ -113,7 +117,7 @@ def train(
         }  # fmt: skip
         refuse_beside_resume([word for word, value in given.items() if value is not None])
         run = open_run(Path(resume), Path(runs), name, data, device)
-        return _run(Start(run.checkpoint.recipe), run.arguments, Path(runs), name, run)
+        return _run(Start(run.checkpoint.recipe), run.arguments, Path(runs), name, run, hooks)
     if data is None:
         raise ValueError("no data: give a folder of labelled images (--data FOLDER)")
     if overfit is not None:
@@ -130,7 +134,7 @@ def train(
         None if weights is None else source_of(weights),
         None if proposals is None else str(Path(proposals).resolve()),
     )  # fmt: skip
-    return _run(open_start(recipe, weights, overrides, asked.device), asked, Path(runs), name, None)
+    return _run(open_start(recipe, weights, overrides, asked.device), asked, Path(runs), name, None, hooks)
 
 
 def overfit_overrides(count: int) -> list[str]:
@@ -143,7 +147,9 @@ def overfit_overrides(count: int) -> list[str]:
     return [*settings, "data.train_scales=[]", f"schedule.steps={OVERFIT_STEPS}"]
 
 
-def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None) -> TrainResult:
+def _run(
+    start: Start, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None, hooks: Sequence[Hook]
+) -> TrainResult:
     """Open the data, build what is trained, train it, and report."""
     started, recipe = now(), start.recipe
     check_trackers(recipe.trackers)
@@ -202,10 +208,21 @@ def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: 
     limit = None if some is None or some >= len(val_set) else some
     validate = Validator(recipe, classes, val_set, accelerator, precision, limit)
     stop = StopSignal(accelerator, display.log)
+    calls = Hooks(hooks, TrainingRun(
+        recipe=recipe, classes=classes, folder=folder, state=state, device=accelerator.device, is_main=main,
+        log=display.log, stop=stop.stop,
+    ))  # fmt: skip
+
+    def validated(result: ValidationResult, best: bool) -> None:
+        recorder.on_validated(result, best)
+        calls.after_validation(result, best)
+
     listener = Listener(
-        on_row=recorder.on_row, on_validated=recorder.on_validated, on_save=recorder.on_save, stop_wanted=stop.wanted
-    )
-    with advised(recipe, folder, recorder.on_save):
+        before_step=calls.before_step, after_step=calls.after_step, on_row=recorder.on_row,
+        before_validation=calls.before_validation, on_validated=validated, on_save=recorder.on_save,
+        stop_wanted=stop.wanted,
+    )  # fmt: skip
+    with calls, advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
             eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
             step = training_step(
