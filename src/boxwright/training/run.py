@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from boxwright.training.prepare import (
     open_proposals,
     write_check,
 )
+from boxwright.training.processes import processes_to_start, run_in_processes
 from boxwright.training.recorder import Recorder
 from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, refuse_beside_resume
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
@@ -82,6 +84,7 @@ def train(
     device: str | None = None,
     seed: int | None = None,
     proposals: str | Path | None = None,
+    num_gpus: int | None = None,
     hooks: Sequence[Hook] = (),
 ) -> TrainResult:
     """Train a detector and write a run folder.
@@ -97,13 +100,17 @@ def train(
             file of another library, a name of the zoo, a URL.
         name: of the run folder below `runs`; the recipe's name if not given.
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
-            settings come from there; only `data` (it may have moved), `device` and `hooks` may be given beside it.
+            settings come from there; only `data` (it may have moved), `device`, `num_gpus` and `hooks` may be given
+            beside it.
         overfit: train and validate on this many training images, not augmented: the loss must collapse.
         minutes: a time budget for the whole call, from opening the data to the report: validations count, and how many
             steps fit is planned anew while the run goes on (`training.budget`).
         device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random; 0 if not given.
         proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
+        num_gpus: start so many processes, one on each GPU (on the CPU with `device="cpu"`). This process waits for
+            them, and gets what the first one returns; Ctrl-C ends all. If not given, the run is that of this process,
+            or one of those that torchrun or accelerate started; a resumed run has as many as it began with.
         hooks: code of your own that the run calls before and after itself, its steps and its validations.
 
     Raises ValueError or OSError with one sentence for whatever the user can put right.
@@ -116,12 +123,15 @@ def train(
             "proposals": proposals,
         }  # fmt: skip
         refuse_beside_resume([word for word, value in given.items() if value is not None])
-        run = open_run(Path(resume), Path(runs), name, data, device)
-        return _run(Start(run.checkpoint.recipe), run.arguments, Path(runs), name, run, hooks)
+        run = open_run(Path(resume), Path(runs), name, data, device, num_gpus)
+        asked = run.arguments
+        if count := processes_to_start(num_gpus, asked.device, saved=asked.num_gpus):
+            again = partial(train, data=data, runs=runs, resume=run.path, device=device, num_gpus=count, hooks=hooks)
+            return run_in_processes(again, count)
+        return _run(Start(run.checkpoint.recipe), asked, Path(runs), name, run, hooks)
     if data is None:
         raise ValueError("no data: give a folder of labelled images (--data FOLDER)")
-    if overfit is not None:
-        overrides = [*overfit_overrides(overfit), *overrides]
+    settings = overrides if overfit is None else [*overfit_overrides(overfit), *overrides]
     if minutes is not None and not 0 < minutes < math.inf:
         raise ValueError(f"minutes: expected a number above 0, got {minutes}")
     if not 0 <= (seed or 0) < 2**63:
@@ -133,8 +143,20 @@ def train(
         device or "auto", seed or 0,
         None if weights is None else source_of(weights),
         None if proposals is None else str(Path(proposals).resolve()),
+        num_gpus,
     )  # fmt: skip
-    return _run(open_start(recipe, weights, overrides, asked.device), asked, Path(runs), name, None, hooks)
+    count = processes_to_start(num_gpus, asked.device)
+    start = open_start(recipe, weights, settings, asked.device)
+    if count:
+        return run_in_processes(
+            partial(
+                train, recipe, data, overrides=overrides, classes=classes, train_split=train_split, val_split=val_split,
+                weights=weights, name=name, runs=runs, overfit=overfit, minutes=minutes, device=device, seed=seed,
+                proposals=proposals, num_gpus=num_gpus, hooks=hooks,
+            ),
+            count,
+        )  # fmt: skip
+    return _run(start, asked, Path(runs), name, None, hooks)
 
 
 def overfit_overrides(count: int) -> list[str]:
