@@ -89,13 +89,32 @@ def test_a_hook_that_cannot_be_sent_is_refused_in_a_sentence(tmp_path):
 
 
 def ended(*members: Any, signals: tuple[int, ...] = ()) -> Any:
-    """The outcome of a group of processes: (exit code, result or Failure or None) of each."""
+    """The outcome of a group of processes: (exit code, result or Failure or None) of each; None: it has to be ended."""
     group = _Group(signals=list(signals))
     for code, sent in members:
         failure = sent if isinstance(sent, Failure) else None
-        process = SimpleNamespace(exitcode=code)
-        group.members.append(_Member(process, None, [sent] if failure is None else [], failure))  # type: ignore[arg-type]
+        group.members.append(_Member(Process(code), None, [sent] if failure is None else [], failure))  # type: ignore[arg-type]
+    group.end()
     return group.outcome()
+
+
+class Process:
+    """A process that has ended with a code, or, where that is None, does so when it is killed: it is slow to leave."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        self.exitcode = exitcode
+
+    def is_alive(self) -> bool:
+        return self.exitcode is None
+
+    def join(self, timeout: float) -> None:
+        pass
+
+    def terminate(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.exitcode = -9
 
 
 def test_the_result_is_that_of_the_first_process():
@@ -106,15 +125,15 @@ def test_the_result_is_that_of_the_first_process():
 def test_the_error_is_the_first_in_time_whichever_process_it_is_of():
     failures = [Failure(9.0, RuntimeError("peer closed")), Failure(8.0, ValueError("v.png: damaged"))]
     with pytest.raises(ValueError, match=r"v\.png: damaged"):
-        ended((1, failures[0]), (1, failures[1]), (-15, None))
+        ended((1, failures[0]), (1, failures[1]), (None, None))
 
 
 @pytest.mark.parametrize(
     ("codes", "message", "exit_code"),
     [
-        ((143, -9), "process 1 of the 2 of this run was killed by SIGKILL, for want of memory most often", 137),
-        ((-11, 143), "process 0 of the 2 of this run was killed by SIGSEGV", 139),
-        ((-15, 3), "process 1 of the 2 of this run ended with exit code 3: its own message is above", 3),
+        ((None, -9), "process 1 of the 2 of this run was killed by SIGKILL, for want of memory most often", 137),
+        ((-11, None), "process 0 of the 2 of this run was killed by SIGSEGV", 139),
+        ((None, 3), "process 1 of the 2 of this run ended with exit code 3: its own message is above", 3),
         ((0, -15), "process 1 of the 2 of this run was killed by SIGTERM", 143),
     ],
 )

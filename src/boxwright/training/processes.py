@@ -117,6 +117,8 @@ class _Member:
     receiver: Connection
     results: list[Any] = field(default_factory=list)
     failure: Failure | None = None
+    asked: bool = False
+    """Whether it was told to end, because another one had ended."""
 
     def receive(self) -> None:
         """Take what it has sent, if anything."""
@@ -167,8 +169,10 @@ class _Group:
         """End those that still run: what they wait for does not come any more."""
         until = time.monotonic() + GRACE
         for member in self.members:
-            if not self.signals and member.failure is None and member.process.is_alive():
-                member.process.terminate()
+            if member.process.is_alive():
+                member.asked = True
+                if not self.signals and member.failure is None:
+                    member.process.terminate()
         for member in self.members:
             member.process.join(max(0.0, until - time.monotonic()))
             if member.process.is_alive():
@@ -185,9 +189,8 @@ class _Group:
                 raise KeyboardInterrupt
             sys.exit(128 + self.signals[0])
         if ended:
-            asked = (-signal.SIGTERM, 128 + signal.SIGTERM)  # these were ended because of the first one
-            ours = [one for one in ended if one[1] not in asked]
-            raise _ended(*(ours or ended)[0], len(self.members))
+            first = [one for one in ended if not self.members[one[0]].asked]
+            raise _ended(*(first or ended)[0], len(self.members))
         return self.members[0].results[0]
 
 
@@ -236,14 +239,18 @@ def _work(rank: int, count: int, port: int, call: Callable[[], Any], sender: Con
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        result = call()
-        sender.send(("result", result if rank == 0 else None))
-    except Exception as error:
-        sender.send(("failure", _sendable(error, rank, count)))
-        sys.exit(1)
-    finally:
+        try:
+            result = call()
+            sent = ("result", result if rank == 0 else None)
+        except Exception as error:
+            sent = ("failure", _sendable(error, rank, count))
+        with suppress(BrokenPipeError):  # the process that started this one is gone
+            sender.send(sent)
+    finally:  # not before the error is told: the others have errors of their own from here on
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+    if sent[0] == "failure":
+        sys.exit(1)
 
 
 def _leave(number: int, _frame: object) -> None:
