@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,12 +39,12 @@ def rows_of(index: int | Rows, count: int, what: str) -> int | Tensor:
     return range(count)[int(rows)] if rows.dim() == 0 else rows.long()
 
 
-def has_field(record: object, name: object) -> bool:
+def has_field(record: Any, name: object) -> bool:
     """Whether a record has a field, and it is filled: what `"masks" in found` asks.
 
     Raises TypeError for anything but the name of a field, so that `"dog" in found` is not taken for an answer.
     """
-    fields: tuple[str, ...] = type(record).__slots__  # type: ignore[attr-defined]
-    if name not in fields:
-        raise TypeError(f"`in` asks for a field ({', '.join(fields)}), got {name!r}")
+    names = [field.name for field in fields(record)]
+    if name not in names:
+        raise TypeError(f"`in` asks for a field ({', '.join(names)}), got {name!r}")
     return getattr(record, str(name)) is not None

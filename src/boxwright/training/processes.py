@@ -210,7 +210,8 @@ def _signals_passed_on() -> Iterator[_Group]:
 
     A terminal sends Ctrl-C to all of them; that this process ignores it while it starts them makes them begin so.
     """
-    group, before = _Group(), {}
+    group = _Group()
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         signal.signal(signal.SIGINT, signal.SIG_IGN)
