@@ -31,7 +31,7 @@ def benchmark(
     train: Annotated[
         bool,
         typer.Option(
-            "--train", help="Measure a recipe's training step: seconds an iteration, images a second, peak memory."
+            "--train", help="Time the training step of a recipe: seconds an iteration, images a second, peak memory."
         ),
     ] = False,
     steps: Annotated[

@@ -94,16 +94,16 @@ def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) 
     generator = torch.Generator().manual_seed(0)
     count = recipe.data.batch_size
     pixels = torch.randint(0, 256, (count, 3, *size_hw), generator=generator, dtype=torch.uint8)
-    truths = []
+    ground_truths = []
     for _ in range(count):
         boxes = _boxes(OBJECTS, size_hw, generator)
         labels = torch.randint(0, num_classes, (OBJECTS,), generator=generator)
         masks = [_filled(box) for box in boxes.tolist()] if recipe.needs_masks else None
-        truths.append(GroundTruth.of(boxes, labels, masks=masks))
+        ground_truths.append(GroundTruth.of(boxes, labels, masks=masks))
     stored = None
     if MODELS[recipe.model.name].needs_proposals:
         stored = Proposals.of([_boxes(PROPOSALS, size_hw, generator) for _ in range(count)])
-    return Batch(ImageBatch.of(list(pixels)), Targets.of(truths), tuple(range(count)), stored)
+    return Batch(ImageBatch.of(list(pixels)), Targets.of(ground_truths), tuple(range(count)), stored)
 
 
 def _boxes(count: int, size_hw: tuple[int, int], generator: torch.Generator) -> Tensor:
