@@ -29,7 +29,10 @@ truth = boxwright.GroundTruth.of([[1, 2, 30, 40]], [0])
 losses: dict[str, torch.Tensor] = model.loss(model(images), boxwright.Targets.of([truth]))
 proposals = boxwright.Proposals.of([torch.zeros(1, 4)])
 
-result = boxwright.train("fcos", "data", minutes=10)
+class Mine(boxwright.Hook):
+    pass
+
+result = boxwright.train("fcos", "data", minutes=10, hooks=[Mine()])
 detector: boxwright.Detector = boxwright.load(result.best)
 (found,) = detector.predict("street.jpg", score=0.5, batch=2, resize=None)
 for one in found:

@@ -101,6 +101,41 @@ class TestGroundTruth:
         with pytest.raises(ValueError, match=message):
             GroundTruth(**{**good, field: value})
 
+    @pytest.mark.parametrize(
+        ("index", "rows"),
+        [
+            (slice(1, None), [1, 2]),
+            (slice(None, None, -2), [2, 0]),
+            ([False, True, True], [1, 2]),
+            (torch.tensor([2, 0, 2], dtype=torch.int32), [2, 0, 2]),
+            (np.array([-1]), [2]),
+            ([], []),
+        ],
+    )
+    def test_of_several_objects_is_taken_as_of_a_tensor(self, index, rows):
+        masks = [CroppedMask(n, 0, torch.ones(3, 2, dtype=torch.bool)) for n in range(3)]
+        truth = GroundTruth.of([[n, 0, n + 2, 3] for n in range(3)], [4, 5, 6], [False, True, False], masks)
+        taken = truth[index]
+        assert taken.boxes.tolist() == truth.boxes[rows].tolist()
+        assert (taken.labels.tolist(), taken.ignore.tolist()) == ([4 + n for n in rows], [n == 1 for n in rows])
+        assert [mask.x for mask in taken.masks] == rows
+
+    def test_gives_its_objects_one_by_one(self):
+        truth = GroundTruth.of([[0, 1, 2, 3], [4, 5, 6, 7]], [8, 9], [False, True])
+        first, second = truth
+        assert (first.box, first.label, first.ignore, first.mask) == ((0.0, 1.0, 2.0, 3.0), 8, False, None)
+        assert truth[-1] == truth[torch.tensor(1)] == second
+        assert ground_truth(2, masks=True)[1].mask.x == 1
+        assert list(GroundTruth.empty()) == []
+        assert len(GroundTruth.empty()[:5]) == 0
+
+    @pytest.mark.parametrize(
+        "index", [2, -3, [0, 2], torch.tensor([-3]), [True], 0.5, torch.tensor([0.5]), [[0]], torch.ones(2).byte()]
+    )
+    def test_refuses_an_index_of_what_is_not_there(self, index):
+        with pytest.raises(IndexError, match=r"ground truth: (no number|expected a number, a slice, 2 flags)"):
+            ground_truth(2)[index]
+
 
 class TestTargets:
     def test_pad_to_the_fullest_image_and_give_each_back(self):
@@ -193,6 +228,31 @@ class TestImageBatch:
     def test_refuses_what_is_no_batch(self, images, message):
         with pytest.raises(ValueError, match=message):
             ImageBatch.of(images)
+
+    def batch(self):
+        images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]
+        return images, ImageBatch.of(images, [(8, 12), (50, 20)], [(0.5, 0.5), (0.1, 0.1)], [(0.0, 1.0), (2.0, 0.0)])
+
+    def test_gives_each_image_back_without_padding(self):
+        images, batch = self.batch()
+        assert [torch.equal(own, image) for own, image in zip(batch, images, strict=True)] == [True, True]
+        assert torch.equal(batch[-1], images[1])
+        assert torch.equal(batch[np.int64(0)], batch[torch.tensor(0)])
+        with pytest.raises(IndexError, match="images: no number 2, there are 2"):
+            batch[2]
+        with pytest.raises(TypeError):  # which would compare pixels
+            images[0] in batch  # noqa: B015
+
+    @pytest.mark.parametrize("index", [slice(1, None), [1], [False, True], torch.tensor([-1]), np.array([False, True])])
+    def test_of_some_images_is_a_batch_with_their_way_back(self, index):
+        images, batch = self.batch()
+        some = batch[index]
+        assert (len(some), some.pixels.shape) == (1, (1, 3, 5, 6))
+        assert torch.equal(some[0], images[1])
+        assert (some.original_hw.tolist(), some.sizes_hw.tolist()) == ([[50, 20]], [[5, 2]])
+        torch.testing.assert_close(some.scale_xy, torch.tensor([[0.1, 0.1]]))
+        assert some.offset_xy.tolist() == [[2.0, 0.0]]
+        assert len(batch[:0]) == 0
 
     def test_normalises_and_then_pads_with_zero(self):
         images = [torch.rand(3, 4, 6), torch.rand(3, 5, 2)]
@@ -319,8 +379,17 @@ class TestDetections:
         assert taken.whole_masks().tolist() == planes[rows].tolist()
         assert (taken.size_hw, taken.path) == ((10, 20), "a.jpg")
 
+    def test_in_asks_whether_a_field_is_filled(self):
+        found = self.detections(masks=torch.ones(2, 10, 20, dtype=torch.bool))
+        assert ("masks" in found, "masks" in self.detections()) == (True, False)
+        assert ("scores" in found, "masks" in ground_truth(1), "masks" in ground_truth(1, masks=True)) == (True, 0, 1)
+        for other in ("dog", 3, found[0]):  # "no" would be taken for an answer
+            with pytest.raises(TypeError, match="`in` asks for a field"):
+                other in found  # noqa: B015
+
     def test_one_is_taken_by_its_number(self):
         found = self.detections()
+        assert found[found.scores.argmin()].label == 0
         assert (found[0].label, found[1].label, found[-1].label) == (1, 0, 0)
         for index in (2, -3, [2], torch.tensor([0.5, 0.1]), [True], torch.tensor([[True, False]])):
             with pytest.raises(IndexError):

@@ -19,6 +19,7 @@ __all__ = [
     "Detector",
     "ExportOptions",
     "GroundTruth",
+    "Hook",
     "ImageBatch",
     "Proposals",
     "Targets",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; `_HOMES` says the same 
     from boxwright.recipes import recipe_names as list_recipes
     from boxwright.recipes.building import build
     from boxwright.structures import Classes, Detection, Detections, GroundTruth, ImageBatch, Proposals, Targets
+    from boxwright.training.hooks import Hook
     from boxwright.training.run import train
     from boxwright.visualize import draw
 
@@ -54,6 +56,7 @@ _HOMES = {
     "Detector": "inference.predictor:Detector",
     "ExportOptions": "deploy.export.export_checkpoint:ExportOptions",
     "GroundTruth": "structures:GroundTruth",
+    "Hook": "training.hooks:Hook",
     "ImageBatch": "structures:ImageBatch",
     "Proposals": "structures:Proposals",
     "Targets": "structures:Targets",

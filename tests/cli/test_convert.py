@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +138,27 @@ def test_the_zoo_is_listed_with_figures_licence_and_addresses(boxwright):
     assert lines[2].strip() == "https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"
     assert "without network" in done.err
     boxwright("zoo", "nothing").refused("no name in the zoo contains 'nothing'")
+
+
+def test_the_published_tables_are_printed_as_the_docs_have_them(boxwright):
+    done = boxwright("zoo", "detectron2/", "--published")
+    assert done.code == 0
+    page = (Path(__file__).resolve().parents[2] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert done.out.strip() == page[page.index("| published by Detectron2") :].strip()
+    assert "Measured by Detectron2 (8 NVIDIA V100, 16 images an iteration;" in done.err
+    (row,) = [line for line in done.out.splitlines() if "| faster_rcnn_R_50_DC5_3x |" in line]
+    assert row.split(" | ")[1:] == [
+        "3x",
+        "0.378",
+        "0.070",
+        "5.0",
+        "39.0",
+        "-",
+        "-",
+        "137849425",
+        "faster-rcnn-r50-dc5-3x |",
+    ]
+    boxwright("zoo", "torchvision", "--published").refused("only Detectron2 publishes them")
 
 
 def test_the_recipe_beside_it_and_files_of_other_kinds_are_never_the_checkpoint(boxwright, fixtures, tmp_path):

@@ -12,6 +12,7 @@ from boxwright.cli.main import app
 from boxwright.deploy.benchmark import RUNTIMES, FolderSpeed, Runtime, available_runtimes, measure_speed
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
+from boxwright.training.measured_steps import synthetic_batch
 
 
 def run(*words):
@@ -40,6 +41,51 @@ def test_what_cannot_run_is_said(checkpoint_file):
     done = run(checkpoint_file, "--runtimes", "openvino-int8")
     assert isinstance(done.exception, ValueError)
     assert "openvino-int8 left out" in done.output
+
+
+TINY = ("model.backbone.widths=[8,8,8,1]", "data.resize.size=64", "data.resize.max_size=96", "data.batch_size=2")
+
+
+@pytest.mark.parametrize("recipe", ["fcos-small", "mask-rcnn-small", "fast-rcnn-small"])
+def test_a_training_step_of_a_recipe_is_measured(recipe):
+    done = run(recipe, *TINY, "precision=fp32", "--train", "--steps", "2", "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert (printed["recipe"], printed["batch"], printed["device"], printed["precision"]) == (recipe, 2, "cpu", "fp32")
+    assert (printed["height"], printed["width"]) == (64, 85)  # of a photograph of 480 x 640
+    assert printed["images_per_second"] == pytest.approx(2 / printed["seconds_per_iteration"])
+    assert 0 < printed["seconds_per_iteration"] < 60
+    assert 0.1 < printed["memory_gb"] < 64
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train", "--runtimes", "torch"], "--runtimes is for the runtimes of a checkpoint"),
+        (["--train", "--batch", "8"], "--batch is for the runtimes of a checkpoint"),  # also where it is the default
+        (["--steps", "3"], "--steps is for --train"),
+        (["data.batch_size=2"], "data.batch_size=2 is for --train"),
+        (["--train", "data.batch_sise=2"], "data.batch_sise: unknown key"),
+    ],
+)
+def test_what_would_have_no_effect_on_a_training_step_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        raise run("fcos-small", *words).exception
+
+
+def test_a_synthetic_batch_has_what_its_recipe_needs():
+    batch = synthetic_batch(load_recipe("mask-rcnn-small", ["data.batch_size=3"]), 5, (48, 64))
+    assert batch.images.pixels.shape == (3, 3, 48, 64)
+    for index in range(3):
+        truth = batch.targets.image(index)
+        assert len(truth) == 7
+        assert truth.labels.max() < 5
+        assert truth.boxes.amin() >= 0
+        assert (truth.boxes.amax(0) <= torch.tensor([64.0, 48, 64, 48])).all()
+        assert all(bool(mask.bitmap.all()) for mask in truth.masks)
+    assert batch.proposals is None
+    fast = synthetic_batch(load_recipe("fast-rcnn-small", ["data.batch_size=2"]), 5, (48, 64))
+    assert fast.proposals.boxes.shape == (2, 1000, 4)
 
 
 def test_every_runtime_has_a_reason_or_none():

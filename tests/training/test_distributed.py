@@ -37,6 +37,7 @@ SETTINGS = [
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
 LAUNCHERS = {
+    "num_gpus": [],  # `train --num-gpus 2` starts them itself
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     # without --multi_gpu, or with --cpu, accelerate starts one process, whatever --num_processes says
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -67,7 +68,8 @@ def training(folder: Path, name: str, batch: int) -> list[str | Path]:
 
 
 def run(folder: Path, name: str, launcher: list[str], batch: int) -> Path:
-    said = launched(*launcher, *training(folder, name, batch))
+    ours = ["--num-gpus", "2"] if name == "num_gpus" else []
+    said = launched(*launcher, *training(folder, name, batch), *ours)
     assert said.count("folder:") == 1  # only the main process talks
     return folder / "runs" / name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,28 @@ FOLDER_IMAGES = 512
 """Images of a folder that `predict` is timed with at most."""
 
 
+OF_RUNTIMES = ("images", "data", "split", "runtimes", "batch", "repeats")
+"""Parameters that do nothing with --train."""
+
+
 def benchmark(
-    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    context: typer.Context,
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt; with --train a recipe's name."),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="With --train: settings of the recipe, as for train.")
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Time the training step of a recipe: seconds an iteration, images a second, peak memory."
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="With --train: steps that are timed; three of each scale if not given.")
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of images to run on (and to calibrate int8); synthetic ones if not given."),
@@ -38,6 +59,46 @@ def benchmark(
     that of batches; both from pixels at network size to detections. The last line is `predict` as a whole, from files
     to detections, with the part of the time in which the device had nothing to do.
     """
+    if train:
+        sources = {name: context.get_parameter_source(name) for name in OF_RUNTIMES}
+        given = [f"--{name}" for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+        if given:
+            raise ValueError(f"{given[0]} is for the runtimes of a checkpoint, and would have no effect with --train")
+        _train(str(checkpoint), overrides or (), steps or 0, device, json_output)
+        return
+    if overrides or steps is not None:
+        word = "--steps" if steps is not None else str(overrides[0]) if overrides else ""
+        raise ValueError(f"{word} is for --train, which measures the training of a recipe")
+    _runtimes(checkpoint, images, data, split, runtimes, batch, repeats, device, json_output)
+
+
+def _train(recipe: str, overrides: Sequence[str], steps: int, device: str, json_output: bool) -> None:
+    """Print what a training step of a recipe takes."""
+    import json
+
+    from boxwright.recipes import load_recipe
+    from boxwright.recipes.choice import settled, this_machine
+    from boxwright.runtime.devices import device_called
+    from boxwright.training.measured_steps import training_speed
+
+    name, _ = settled(recipe, this_machine(device_called(device)))
+    speed = training_speed(load_recipe(name, overrides), device=device, steps=steps)
+    if json_output:
+        typer.echo(json.dumps({"recipe": name, **speed._asdict()}))
+        return
+    typer.echo("| measured here | device | precision | images/iteration | s/iteration | images/s | peak GiB |")
+    typer.echo("|---|---|---|---|---|---|---|")
+    typer.echo(
+        f"| {name} | {speed.device} | {speed.precision} | {speed.batch} of {speed.height} x {speed.width} | "
+        f"{speed.seconds_per_iteration:.3f} | {speed.images_per_second:.2f} | {speed.memory_gb:.2f} |"
+    )
+
+
+def _runtimes(
+    checkpoint: Path, images: Path | None, data: Path | None, split: str | None, runtimes: str | None, batch: int,
+    repeats: int, device: str, json_output: bool,
+) -> None:  # fmt: skip
+    """Print what each runtime makes of a checkpoint."""
     import json
     import tempfile
 

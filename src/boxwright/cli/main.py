@@ -67,7 +67,7 @@ def run() -> None:
             text += f"; the locale knows {error.encoding} only: set PYTHONUTF8=1 or a locale of UTF-8"
         text = "\n".join(map(printable, text.split("\n")))
         print(f"boxwright: {text}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))  # that of a process of the run which was killed
     except (MemoryError, RuntimeError) as error:
         if os.environ.get("BOXWRIGHT_TRACEBACK") or not _out_of_memory(error):
             raise

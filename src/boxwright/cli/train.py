@@ -49,7 +49,7 @@ def train(
         typer.Option(
             metavar="[RUN]",
             help="Resume a run folder; without a value, the newest unfinished one (of this --name). "
-            "Recipe and settings come from the run; only --data and --device may be given too.",
+            "Recipe and settings come from the run; only --data, --device and --num-gpus may be given too.",
         ),
     ] = None,
     overfit: Annotated[
@@ -66,6 +66,13 @@ def train(
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
+    num_gpus: Annotated[
+        int | None,
+        typer.Option(
+            help="Start so many processes, one on each GPU (with --device cpu, on the CPU); a resumed run has as many "
+            "as it began with."
+        ),
+    ] = None,
     estimate: Annotated[
         bool,
         typer.Option(
@@ -75,8 +82,8 @@ def train(
 ) -> None:
     """Train a detector on a folder of labelled images.
 
-    Prints the run folder to standard output, everything else to standard error. Several GPUs or machines:
-    `torchrun --nproc-per-node 4 -m boxwright train ...` or `accelerate launch -m boxwright train ...`.
+    Prints the run folder to standard output, everything else to standard error. Several GPUs: --num-gpus 4; several
+    machines: `torchrun ... -m boxwright train ...` or `accelerate launch ... -m boxwright train ...`.
     """
     if weights is not None and recipe is not None and "=" in recipe and not Path(recipe).exists():
         overrides, recipe = [recipe, *(overrides or ())], None  # settings of the fine-tuning recipe
@@ -85,6 +92,8 @@ def train(
 
         if data is None or _given(context, ("resume",)):
             raise ValueError("--estimate needs --data, and is for a run that begins: leave out --resume")
+        if num_gpus is not None:
+            raise ValueError("--estimate times the steps of one process: leave out --num-gpus")
         found = estimated(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
             weights=weights, overfit=overfit, minutes=minutes, device=device or "auto", seed=seed, proposals=proposals,
@@ -96,12 +105,12 @@ def train(
 
     if resume is not None:
         refuse_beside_resume(_given(context, FROM_THE_RUN if resume == "latest" else FROM_THE_RUN + OF_A_FOLDER))
-        result = run(data=data, name=name, runs=runs, resume=resume, device=device)
+        result = run(data=data, name=name, runs=runs, resume=resume, device=device, num_gpus=num_gpus)
     else:
         result = run(
             recipe, data, overrides=overrides or (), classes=classes, train_split=train_split, val_split=val_split,
             weights=weights, name=name, runs=runs, overfit=overfit, minutes=minutes, device=device, seed=seed,
-            proposals=proposals,
+            proposals=proposals, num_gpus=num_gpus,
         )  # fmt: skip
     typer.echo(str(result.folder))
 

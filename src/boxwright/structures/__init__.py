@@ -12,7 +12,7 @@ from boxwright.structures.classes import Classes
 from boxwright.structures.detect_settings import DetectSettings
 from boxwright.structures.detection import Detection
 from boxwright.structures.detections import Detections, ImageBatch, PaddedDetections
-from boxwright.structures.ground_truth import GroundTruth
+from boxwright.structures.ground_truth import GroundTruth, GroundTruthObject
 from boxwright.structures.losses import Losses
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.proposals import Proposals
@@ -25,6 +25,7 @@ __all__ = [
     "Detection",
     "Detections",
     "GroundTruth",
+    "GroundTruthObject",
     "ImageBatch",
     "Losses",
     "PaddedDetections",

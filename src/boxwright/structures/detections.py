@@ -21,6 +21,7 @@ from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
@@ -37,6 +38,11 @@ class ImageBatch:
 
     pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) without the
     padding; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes the padding.
+    A number or iterating gives single images without their padding, a slice, flags or numbers a smaller batch.
+
+    >>> batch = ImageBatch.of([torch.zeros(3, 4, 6), torch.zeros(3, 5, 2)])
+    >>> batch[0].shape, [tuple(image.shape) for image in batch], len(batch[1:])
+    (torch.Size([3, 4, 6]), [(3, 4, 6), (3, 5, 2)], 1)
     """
 
     pixels: Tensor
@@ -59,6 +65,27 @@ class ImageBatch:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    __contains__ = None  # `in` would compare pixels, image by image
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The images one by one, without padding: (3, h, w) each."""
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: Rows) -> ImageBatch: ...
+
+    def __getitem__(self, index: int | Rows) -> Tensor | ImageBatch:
+        """One image (3, h, w) by its number, without padding, a view; a batch, padded as this one, by `Rows`."""
+        rows = rows_of(index, len(self), "images")
+        if isinstance(rows, int):
+            height, width = self.sizes_hw[rows].tolist()
+            return self.pixels[rows, :, :height, :width]
+        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return ImageBatch(*(tensor[rows.to(tensor.device)] for tensor in tensors))
 
     @classmethod
     def of(
@@ -209,30 +236,24 @@ class Detections:
         """The detections one by one, best first."""
         return (self[index] for index in range(len(self)))
 
+    def __contains__(self, field: object) -> bool:
+        """Whether a field is filled: `"masks" in found`. A class is asked for by `"dog" in found.names`."""
+        return has_field(self, field)
+
     @overload
     def __getitem__(self, index: int) -> Detection: ...
 
     @overload
-    def __getitem__(self, index: slice | Tensor | Sequence[int] | Sequence[bool]) -> Detections: ...
+    def __getitem__(self, index: Rows) -> Detections: ...
 
-    def __getitem__(self, index: int | slice | Tensor | Sequence[int] | Sequence[bool]) -> Detection | Detections:
+    def __getitem__(self, index: int | Rows) -> Detection | Detections:
         """One detection by its number; several by a slice, by flags (D,) or by numbers (N,).
 
         Raises IndexError for a number that there is not, and for flags or numbers of another kind.
         """
-        count = len(self)
-        if isinstance(index, slice):
-            return self.select(torch.tensor(range(count)[index], dtype=torch.int64))
-        if not isinstance(index, int):
-            rows = torch.as_tensor(index)
-            rows = rows.long() if not rows.numel() and rows.dtype != torch.bool else rows
-            if rows.dim() != 1 or rows.is_floating_point() or (rows.dtype == torch.bool and len(rows) != count):
-                raise IndexError(
-                    f"detections: expected a number, a slice, {count} flags or some numbers, got {rows.dtype} of shape "
-                    f"{tuple(rows.shape)}"
-                )
-            return self.select(rows)
-        row = range(count)[index]  # raises IndexError
+        row = rows_of(index, len(self), "detections")
+        if not isinstance(row, int):
+            return self.select(row)
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)

@@ -5,9 +5,9 @@ Shape legend: G = ground-truth boxes of the image, K = classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import torch
 from PIL import Image
@@ -17,14 +17,32 @@ from boxwright.data.image_io.any_image import ImageLike
 from boxwright.structures.classes import Classes
 from boxwright.structures.detections import require
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw
+
+
+class GroundTruthObject(NamedTuple):
+    """One object of the ground truth: what iterating over `GroundTruth` gives.
+
+    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore` and `mask` as in `GroundTruth`.
+    """
+
+    box: tuple[float, float, float, float]
+    label: int
+    ignore: bool = False
+    mask: CroppedMask | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
     """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks if any.
 
-    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult).
+    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). A number or iterating
+    gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
+
+    >>> ground_truth = GroundTruth.of([[0, 0, 8, 8], [2, 2, 6, 6]], [1, 0])
+    >>> ground_truth[-1].box, [one.label for one in ground_truth], len(ground_truth[ground_truth.labels == 1])
+    ((2.0, 2.0, 6.0, 6.0), [1, 0], 1)
     """
 
     boxes: Tensor
@@ -51,6 +69,36 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __iter__(self) -> Iterator[GroundTruthObject]:
+        """The objects one by one."""
+        return (self[index] for index in range(len(self)))
+
+    def __contains__(self, field: object) -> bool:
+        """Whether a field is filled: `"masks" in ground_truth`."""
+        return has_field(self, field)
+
+    @overload
+    def __getitem__(self, index: int) -> GroundTruthObject: ...
+
+    @overload
+    def __getitem__(self, index: Rows) -> GroundTruth: ...
+
+    def __getitem__(self, index: int | Rows) -> GroundTruthObject | GroundTruth:
+        """One object by its number; the ground truth of several by a slice, by flags (G,) or by numbers (N,).
+
+        Raises IndexError for a number that there is not, and for flags or numbers of another kind.
+        """
+        rows = rows_of(index, len(self), "ground truth")
+        if isinstance(rows, int):
+            x1, y1, x2, y2 = self.boxes[rows].tolist()
+            mask = None if self.masks is None else self.masks[rows]
+            return GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask)
+        rows = rows.to(self.boxes.device)
+        masks = self.masks
+        if masks is not None:
+            masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""

@@ -7,7 +7,7 @@ bit on a CPU with the same number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -36,8 +36,14 @@ SAVE_SECONDS = 120.0
 class Listener:
     """What is told of a run while it goes on. By default nobody listens: nothing is logged, saved or stopped."""
 
+    before_step: Callable[[], None] = lambda: None
+    """The batches of the next step are there."""
+    after_step: Callable[[Mapping[str, Tensor]], None] = lambda losses: None
+    """A step is done; its losses, those of all processes together."""
     on_row: Callable[[Row], None] = lambda row: None
     """A row of numbers: of a step, or of a validation."""
+    before_validation: Callable[[], None] = lambda: None
+    """A validation begins."""
     on_validated: Callable[[ValidationResult, bool], None] = lambda result, best: None
     """The result of a validation, and whether it is the best so far."""
     on_save: Callable[[], None] = lambda: None
@@ -79,13 +85,15 @@ def fit(
         listener.on_save()
     timer, saved_at = Timer(), now()
     for group in () if progress.over else timer.fetched(batches):
+        listener.before_step()
         losses = step(group, run.step(progress, accelerator.process_index)).columns()
         _check_finite(losses, group, run, progress.step, device)
         progress.step += 1
-        lap = timer.lap()
-        progress.waited += timer.waits[-1]
         losses = _of_all_processes(losses, accelerator)
         progress.add(losses)
+        listener.after_step(losses)
+        lap = timer.lap()
+        progress.waited += timer.waits[-1]
         if progress.step % LOG_EVERY == 0:
             rate, waiting = run.scaled.batch / mean(timer.laps), sum(timer.waits) / sum(timer.laps)
             row: Row = {"step": progress.step, "lr": run.lr(progress.step - 1, progress)}
@@ -119,6 +127,7 @@ def _validate(
 ) -> None:
     """Evaluate the weights in use and log it; the last step is this one where patience is over."""
     progress = state.progress
+    listener.before_validation()
     try:
         result = validate(state.model_in_use)
     except (ValueError, OSError):  # a damaged image

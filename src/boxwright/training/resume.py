@@ -29,6 +29,7 @@ class Arguments:
     seed: int = 0
     weights: str | None = None
     proposals: str | None = None
+    num_gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,18 @@ def refuse_beside_resume(given: Sequence[str]) -> None:
 
 
 def open_run(
-    path: Path, runs: Path, name: str | None = None, data: str | Path | None = None, device: str | None = None
+    path: Path,
+    runs: Path,
+    name: str | None = None,
+    data: str | Path | None = None,
+    device: str | None = None,
+    num_gpus: int | None = None,
 ) -> ResumedRun:
     """Open a run folder, one of its checkpoints, or the "latest" run below `runs` (of this `name`).
 
-    `data` and `device` take the place of what the run began with. Raises FileNotFoundError, or ValueError where the run
-    is finished or its checkpoint holds nothing to go on with.
+    `data` and `device` take the place of what the run began with, `num_gpus` only where that is not known. Raises
+    FileNotFoundError, or ValueError where the run is finished, its checkpoint holds nothing to go on with, or it began
+    with another number of processes.
     """
     if str(path) == "latest":
         path = newest_run(runs, name)
@@ -92,6 +99,12 @@ def open_run(
         asked = replace(asked, data=str(Path(data).resolve()))
     if device is not None:  # the arithmetic stays that of the run
         asked = replace(asked, device=device)
+    if None not in (num_gpus, asked.num_gpus) and num_gpus != asked.num_gpus:
+        raise ValueError(
+            f"{run.folder} was begun with num_gpus {asked.num_gpus}, and its learning rate is made for them: expected "
+            f"that number or none, got {num_gpus}"
+        )
+    asked = replace(asked, num_gpus=asked.num_gpus or num_gpus)
     if not Path(asked.data).exists():
         raise FileNotFoundError(
             f"{asked.data}: the data of {run.folder} is not there; say where it is with --data FOLDER"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from boxwright.training.batches import training_batches
 from boxwright.training.display import Display
 from boxwright.training.failures import advised
 from boxwright.training.fine_tune import load_weights
+from boxwright.training.hooks import Hook, Hooks, TrainingRun, check_hooks
 from boxwright.training.loop import Listener, fit
 from boxwright.training.memory import check_fits
 from boxwright.training.on_device import batch_source
@@ -34,6 +36,7 @@ from boxwright.training.prepare import (
     open_proposals,
     write_check,
 )
+from boxwright.training.processes import processes_to_start, run_in_processes
 from boxwright.training.recorder import Recorder
 from boxwright.training.resume import Arguments, ResumedRun, broken, open_run, refuse_beside_resume
 from boxwright.training.run_folder import Results, new_run_folder, write_yaml
@@ -45,7 +48,7 @@ from boxwright.training.state import Progress, RunSettings, TrainState
 from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
 from boxwright.training.trackers import Trackers, check_trackers
-from boxwright.training.validate import Validator
+from boxwright.training.validate import ValidationResult, Validator
 from boxwright.wording import counted
 
 OVERFIT_STEPS = 500
@@ -81,6 +84,8 @@ def train(
     device: str | None = None,
     seed: int | None = None,
     proposals: str | Path | None = None,
+    num_gpus: int | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> TrainResult:
     """Train a detector and write a run folder.
 
@@ -95,16 +100,22 @@ def train(
             file of another library, a name of the zoo, a URL.
         name: of the run folder below `runs`; the recipe's name if not given.
         resume: a run folder, one of its checkpoints, or "latest" (below `runs`, of this `name`), to go on with. All
-            settings come from there; only `data` (it may have moved) and `device` may be given beside it.
+            settings come from there; only `data` (it may have moved), `device`, `num_gpus` and `hooks` may be given
+            beside it.
         overfit: train and validate on this many training images, not augmented: the loss must collapse.
         minutes: a time budget for the whole call, from opening the data to the report: validations count, and how many
             steps fit is planned anew while the run goes on (`training.budget`).
         device: "auto" (if not given, and not resumed), "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random; 0 if not given.
         proposals: a file that `boxwright proposals` wrote, for recipes that find no regions themselves (Fast R-CNN).
+        num_gpus: start so many processes, one on each GPU (on the CPU with `device="cpu"`). This process waits for
+            them, and gets what the first one returns; Ctrl-C ends all. If not given, the run is that of this process,
+            or one of those that torchrun or accelerate started; a resumed run has as many as it began with.
+        hooks: code of your own that the run calls before and after itself, its steps and its validations.
 
     Raises ValueError or OSError with one sentence for whatever the user can put right.
     """
+    check_hooks(hooks)
     if resume is not None:
         given = {
             "recipe": recipe, "overrides": overrides or None, "classes": classes, "train_split": train_split,
@@ -112,12 +123,15 @@ def train(
             "proposals": proposals,
         }  # fmt: skip
         refuse_beside_resume([word for word, value in given.items() if value is not None])
-        run = open_run(Path(resume), Path(runs), name, data, device)
-        return _run(Start(run.checkpoint.recipe), run.arguments, Path(runs), name, run)
+        run = open_run(Path(resume), Path(runs), name, data, device, num_gpus)
+        asked = run.arguments
+        if count := processes_to_start(num_gpus, asked.device, saved=asked.num_gpus):
+            again = partial(train, data=data, runs=runs, resume=run.path, device=device, num_gpus=count, hooks=hooks)
+            return run_in_processes(again, count)
+        return _run(Start(run.checkpoint.recipe), asked, Path(runs), name, run, hooks)
     if data is None:
         raise ValueError("no data: give a folder of labelled images (--data FOLDER)")
-    if overfit is not None:
-        overrides = [*overfit_overrides(overfit), *overrides]
+    settings = overrides if overfit is None else [*overfit_overrides(overfit), *overrides]
     if minutes is not None and not 0 < minutes < math.inf:
         raise ValueError(f"minutes: expected a number above 0, got {minutes}")
     if not 0 <= (seed or 0) < 2**63:
@@ -129,8 +143,20 @@ def train(
         device or "auto", seed or 0,
         None if weights is None else source_of(weights),
         None if proposals is None else str(Path(proposals).resolve()),
+        num_gpus,
     )  # fmt: skip
-    return _run(open_start(recipe, weights, overrides, asked.device), asked, Path(runs), name, None)
+    count = processes_to_start(num_gpus, asked.device)
+    start = open_start(recipe, weights, settings, asked.device)
+    if count:
+        return run_in_processes(
+            partial(
+                train, recipe, data, overrides=overrides, classes=classes, train_split=train_split, val_split=val_split,
+                weights=weights, name=name, runs=runs, overfit=overfit, minutes=minutes, device=device, seed=seed,
+                proposals=proposals, num_gpus=num_gpus, hooks=hooks,
+            ),
+            count,
+        )  # fmt: skip
+    return _run(start, asked, Path(runs), name, None, hooks)
 
 
 def overfit_overrides(count: int) -> list[str]:
@@ -143,7 +169,9 @@ def overfit_overrides(count: int) -> list[str]:
     return [*settings, "data.train_scales=[]", f"schedule.steps={OVERFIT_STEPS}"]
 
 
-def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None) -> TrainResult:
+def _run(
+    start: Start, asked: Arguments, runs: Path, name: str | None, resumed: ResumedRun | None, hooks: Sequence[Hook]
+) -> TrainResult:
     """Open the data, build what is trained, train it, and report."""
     started, recipe = now(), start.recipe
     check_trackers(recipe.trackers)
@@ -202,10 +230,21 @@ def _run(start: Start, asked: Arguments, runs: Path, name: str | None, resumed: 
     limit = None if some is None or some >= len(val_set) else some
     validate = Validator(recipe, classes, val_set, accelerator, precision, limit)
     stop = StopSignal(accelerator, display.log)
+    calls = Hooks(hooks, TrainingRun(
+        recipe=recipe, classes=classes, folder=folder, state=state, device=accelerator.device, is_main=main,
+        log=display.log, stop=stop.stop,
+    ))  # fmt: skip
+
+    def validated(result: ValidationResult, best: bool) -> None:
+        recorder.on_validated(result, best)
+        calls.after_validation(result, best)
+
     listener = Listener(
-        on_row=recorder.on_row, on_validated=recorder.on_validated, on_save=recorder.on_save, stop_wanted=stop.wanted
-    )
-    with advised(recipe, folder, recorder.on_save):
+        before_step=calls.before_step, after_step=calls.after_step, on_row=recorder.on_row,
+        before_validation=calls.before_validation, on_validated=validated, on_save=recorder.on_save,
+        stop_wanted=stop.wanted,
+    )  # fmt: skip
+    with calls, advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
             eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
             step = training_step(

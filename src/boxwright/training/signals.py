@@ -26,6 +26,12 @@ class StopSignal:
         flag = torch.tensor(int(self._received), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag).item())
 
+    def stop(self) -> None:
+        """Ask for a stop, as a signal does."""
+        if not self._received:
+            self._received = True
+            self.log("stopping after this step ...")
+
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # a notebook or server may train in a thread
             self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -34,8 +40,7 @@ class StopSignal:
     def _note(self, number: int, _frame: Any) -> None:
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = True
-        self.log("stopping after this step ...")
+        self.stop()
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

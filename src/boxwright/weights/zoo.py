@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 """What `detectron2://` stands for."""
+
+
+class Published(NamedTuple):
+    """What a library says of its own training and speed; none of it was measured here."""
+
+    seconds_per_iteration: float
+    seconds_per_image: float
+    memory_gb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,13 @@ class ZooEntry:
     gflops: float | None
     licence: str
     url: str
+    proposal_ar: float | None = None
+    """Average recall of 1000 proposals, of a proposal network."""
+    schedule: str | None = None
+    """"1x" is 90,000 iterations of 16 images, "3x" three times as many."""
+    model_id: str | None = None
+    """Detectron2's number for a training run."""
+    published: Published | None = None
 
 
 TORCHVISION = (
@@ -35,7 +50,7 @@ TORCHVISION = (
     "maskrcnn_resnet50_fpn_v2",
 )
 # name: (box AP, mask AP, the end of the address); from Detectron2's MODEL_ZOO.md and model_zoo.py.
-# An RPN has no AP: its average recall of 1000 proposals is 51.6 on C4 and 58.0 on a pyramid.
+# An RPN has no AP, but an average recall.
 _BOXES, _MASKS = "COCO-Detection/", "COCO-InstanceSegmentation/"
 DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "retinanet_R_50_FPN_1x": (37.4, None, "190397773/model_final_bfca0b.pkl"),
@@ -64,6 +79,39 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "mask_rcnn_R_101_DC5_3x": (41.9, 37.3, "138363294/model_final_0464b7.pkl"),
     "mask_rcnn_R_101_FPN_3x": (42.9, 38.6, "138205316/model_final_a3ec72.pkl"),
     "mask_rcnn_X_101_32x8d_FPN_3x": (44.3, 39.5, "139653917/model_final_2d9806.pkl"),
+}
+
+PROPOSAL_AR = {"rpn_R_50_C4_1x": 51.6, "rpn_R_50_FPN_1x": 58.0}
+"""Average recall of 1000 proposals; from Detectron2's MODEL_ZOO.md, as all that follows."""
+HARDWARE = "8 NVIDIA V100, 16 images an iteration; inference of single images on one of them"
+"""What Detectron2 measured its times and its memory (of one GPU) with."""
+PUBLISHED = {
+    "retinanet_R_50_FPN_1x": Published(0.205, 0.056, 4.1),
+    "retinanet_R_50_FPN_3x": Published(0.205, 0.056, 4.1),
+    "retinanet_R_101_FPN_3x": Published(0.291, 0.069, 5.2),
+    "rpn_R_50_C4_1x": Published(0.130, 0.034, 1.5),
+    "rpn_R_50_FPN_1x": Published(0.186, 0.032, 2.7),
+    "fast_rcnn_R_50_FPN_1x": Published(0.140, 0.029, 2.6),
+    "faster_rcnn_R_50_C4_1x": Published(0.551, 0.102, 4.8),
+    "faster_rcnn_R_50_DC5_1x": Published(0.380, 0.068, 5.0),
+    "faster_rcnn_R_50_FPN_1x": Published(0.210, 0.038, 3.0),
+    "faster_rcnn_R_50_C4_3x": Published(0.543, 0.104, 4.8),
+    "faster_rcnn_R_50_DC5_3x": Published(0.378, 0.070, 5.0),
+    "faster_rcnn_R_50_FPN_3x": Published(0.209, 0.038, 3.0),
+    "faster_rcnn_R_101_C4_3x": Published(0.619, 0.139, 5.9),
+    "faster_rcnn_R_101_DC5_3x": Published(0.452, 0.086, 6.1),
+    "faster_rcnn_R_101_FPN_3x": Published(0.286, 0.051, 4.1),
+    "faster_rcnn_X_101_32x8d_FPN_3x": Published(0.638, 0.098, 6.7),
+    "mask_rcnn_R_50_C4_1x": Published(0.584, 0.110, 5.2),
+    "mask_rcnn_R_50_DC5_1x": Published(0.471, 0.076, 6.5),
+    "mask_rcnn_R_50_FPN_1x": Published(0.261, 0.043, 3.4),
+    "mask_rcnn_R_50_C4_3x": Published(0.575, 0.111, 5.2),
+    "mask_rcnn_R_50_DC5_3x": Published(0.470, 0.076, 6.5),
+    "mask_rcnn_R_50_FPN_3x": Published(0.261, 0.043, 3.4),
+    "mask_rcnn_R_101_C4_3x": Published(0.652, 0.145, 6.3),
+    "mask_rcnn_R_101_DC5_3x": Published(0.545, 0.092, 7.6),
+    "mask_rcnn_R_101_FPN_3x": Published(0.340, 0.056, 4.6),
+    "mask_rcnn_X_101_32x8d_FPN_3x": Published(0.690, 0.103, 7.2),
 }
 
 MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0/"
@@ -171,7 +219,23 @@ def _detectron2_entry(name: str) -> ZooEntry:
     ap, mask_ap, end = DETECTRON2_ROWS[name]
     folder = _MASKS if name.startswith("mask") else _BOXES
     url = f"{DETECTRON2}{folder}{name}/{end}"
-    return ZooEntry(f"detectron2/{name}", ap, mask_ap, MILLIONS[name.rsplit("_", 1)[0]], None, "CC-BY-SA-3.0", url)
+    return ZooEntry(
+        f"detectron2/{name}", ap, mask_ap, MILLIONS[name.rsplit("_", 1)[0]], None, "CC-BY-SA-3.0", url,
+        proposal_ar=PROPOSAL_AR.get(name), schedule=name.rpartition("_")[2], model_id=end.partition("/")[0],
+        published=PUBLISHED[name],
+    )  # fmt: skip
+
+
+def recipe_of(name: str) -> str | None:
+    """The recipe that trains a detector of Detectron2's zoo; None for other libraries, whose settings are others.
+
+    >>> recipe_of("detectron2/faster_rcnn_X_101_32x8d_FPN_3x")
+    'faster-rcnn-x101-fpn-3x'
+    """
+    library, _, row = name.partition("/")
+    if library != "detectron2":
+        return None
+    return row.replace("X_101_32x8d", "X101").replace("R_", "R").replace("_", "-").lower()
 
 
 def _mmdetection_entry(name: str) -> ZooEntry:
