@@ -16,9 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 SMALL: dict[str, dict[str, Any]] = {
     "fcos_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "OVERFIT_STEPS": 4, "TRAIN_STEPS": 2},
-}
+    "own_data": {
+        "MINUTES": None, "OVERRIDES": ["schedule.steps=2", "validation.times=1"], "TRAIN_IMAGES": 8, "VAL_IMAGES": 4,
+    },
+}  # fmt: skip
 """Values of each notebook's parameters that make it take seconds."""
-FIGURES = {"fcos_exercise": 9}
+FIGURES = {"fcos_exercise": 9, "own_data": 7}
 FAST = ("fcos_exercise", "own_data")
 
 
