@@ -29,7 +29,7 @@ DATA = None  # a folder of VOC layout, such as "VOCdevkit/VOC2007"; None draws s
 RECIPE = "fcos-shapes"  # for drawn images; "fcos-regnetx400mf-224" is the exercise's, from ImageNet weights
 SIDE = 224  # pixels of a drawn image
 TRAIN_IMAGES, VAL_IMAGES = 400, 100  # how many are drawn
-OVERFIT_STEPS, TRAIN_STEPS = 150, 600  # the exercise: 500 and 9000
+OVERFIT_STEPS, TRAIN_STEPS = 100, 600  # the exercise: 500 and 9000
 
 # %%
 import tempfile
@@ -384,7 +384,8 @@ with torch.no_grad():
     seen = model.eval()(batch.images)
     learnt = model.detect(seen, batch.images, DetectSettings(score_threshold=0.3, nms_iou=0.6))
 drawings = [
-    found.draw(train_set.original(index), scale=1.5) for index, found in zip(batch.indices[:6], learnt, strict=False)
+    boxwright.draw(train_set.original(index), one, classes=classes, scale=1.5)
+    for index, one in zip(batch.indices[:6], learnt[:6], strict=True)
 ]
 contact_sheet(drawings, 3)
 
