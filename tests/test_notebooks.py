@@ -15,6 +15,7 @@ from boxwright.evaluation.report import plain_figure
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 SMALL: dict[str, dict[str, Any]] = {
+    "coming_from": {"SHORT_SIDE": 96, "LONG_SIDE": 160},
     "fcos_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "OVERFIT_STEPS": 4, "TRAIN_STEPS": 2},
     "own_data": {
         "MINUTES": None, "OVERRIDES": ["schedule.steps=2", "validation.times=1"], "TRAIN_IMAGES": 8, "VAL_IMAGES": 4,
@@ -22,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "two_stage_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "TRAIN_STEPS": 2},
 }  # fmt: skip
 """Values of each notebook's parameters that make it take seconds."""
-FIGURES = {"fcos_exercise": 9, "own_data": 7, "two_stage_exercise": 8}
+FIGURES = {"coming_from": 2, "fcos_exercise": 9, "own_data": 7, "two_stage_exercise": 8}
 FAST = ("fcos_exercise", "own_data")
 
 
