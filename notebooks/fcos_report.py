@@ -147,10 +147,31 @@ print(markdown(rows))
 # %% [markdown]
 # ## Detections, side by side
 #
-# The ground truth, then each row above its own best score.
+# The ground truth, then what each detector finds above its own best score. (`side_by_side.jpg` in the folder of the
+# comparison has the same, below the whole words of each candidate, which are long here.)
 
 # %%
-Image.open(rows.folder / "side_by_side.jpg")
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.ground_truth import ground_truth_of
+from boxwright.visualize import contact_sheet, side_by_side
+
+split = open_folder(Path(DATA)).splits["val"]
+
+
+def beside(names, checkpoints, count=3):
+    """The ground truth of the first images beside the detections of some checkpoints."""
+    detectors = [boxwright.load(checkpoint) for checkpoint in checkpoints]
+    strips = []
+    for record in split.records[:count]:
+        image = Image.open(record.path).convert("RGB")
+        objects = ground_truth_of(record, (image.height, image.width), masks=detectors[0].recipe.model.name != "fcos")
+        drawn = [objects.draw(image, classes=split.classes, scale=2)]
+        drawn += [one.predict(image)[0].draw(image, scale=2) for one in detectors]
+        strips.append(side_by_side(drawn, ["ground truth", *names]))
+    return contact_sheet(strips, 1)
+
+
+beside([f"row {row}" for row in ROWS], [result.checkpoint for result in rows.rows])
 
 # %% [markdown]
 # ## FCOS with masks against Mask R-CNN
@@ -167,7 +188,7 @@ for result in masks.rows:
     )
 
 # %%
-Image.open(masks.folder / "side_by_side.jpg")
+beside(MASKS, [result.checkpoint for result in masks.rows])
 
 # %% [markdown]
 # ## For the report
