@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long test-oldest check lint tests bench format clean
+.PHONY: demo test test-long test-oldest check lint tests bench notebooks format clean
 
 # uv when it is there (seconds), else the interpreter's own pip.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -44,6 +44,19 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# runs every notebook (minutes) and writes it, with what it printed and drew, as .ipynb and .html into build/notebooks
+notebooks: $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e '.[notebooks]'; \
+	else \
+	  $(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[notebooks]'; \
+	fi
+	mkdir -p build/notebooks
+	for file in notebooks/*.py; do \
+	  $(BIN)/python -m jupytext --to ipynb --execute --output build/$${file%.py}.ipynb $$file && \
+	  $(BIN)/python -m nbconvert --to html build/$${file%.py}.ipynb || exit 1; \
+	done
 
 format: $(STAMP)
 	$(BIN)/ruff format .

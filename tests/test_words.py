@@ -15,7 +15,15 @@ from boxwright.cli.main import VERBS, app
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = sorted(
     path
-    for pattern in ("src/**/*.py", "src/**/*.yaml", "src/**/*.html", "docs/*.md", "README.md", "CONTRIBUTING.md")
+    for pattern in (
+        "src/**/*.py",
+        "src/**/*.yaml",
+        "src/**/*.html",
+        "docs/*.md",
+        "notebooks/*.py",
+        "README.md",
+        "CONTRIBUTING.md",
+    )
     for path in ROOT.glob(pattern)
 )
 OLD = {

@@ -13,7 +13,6 @@ from boxwright.wording import counted
 
 if TYPE_CHECKING:
     from boxwright.evaluation.summary import Evaluation
-    from boxwright.structures import Classes, Detections, GroundTruth
 
 
 OF_MODEL = ("proposals", "nms_iou", "batch", "device", "precision", "compile")
@@ -170,7 +169,10 @@ def evaluate(
         log(f"decoding and detecting took {inputs.seconds:.1f} s, {each:.3f} s an image")
     _print(evaluation, len(found), iou, json_output)
     if save is not None:
-        _save(save, evaluation, found, wanted, known, image_ids, paths, iou)
+        from boxwright.evaluation.saving import save_evaluation
+
+        save_evaluation(save, evaluation, found, wanted, known, image_ids=image_ids, paths=paths)
+        log(f"result files, table and charts are in {save}")
     if unreadable:
         raise typer.Exit(2)
 
@@ -224,36 +226,3 @@ def _print(evaluation: Evaluation, images: int, iou: float, json_output: bool) -
     console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
     for line in (f"\n{counted(images, 'image')}", *headline(evaluation)):
         typer.echo(line)
-
-
-def _save(
-    folder: Path,
-    evaluation: Evaluation,
-    detections: list[Detections],
-    ground_truths: list[GroundTruth],
-    classes: Classes,
-    image_ids: list[int | str],
-    paths: list[str],
-    iou: float,
-) -> None:
-    """Write metrics, result files, the table and the charts, and print where."""
-    import json
-
-    from boxwright.evaluation import result_files
-    from boxwright.evaluation.report import write_report
-    from boxwright.evaluation.voc_report import write_voc_report
-    from boxwright.writing import writing
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with writing(folder / "metrics.json") as path:
-        path.write_text(json.dumps(evaluation.figures, indent=1) + "\n", encoding="utf-8")
-    stems = result_files.unique_stems(paths)
-    result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
-    result_files.write_text_results(folder / "detection-results", detections, stems)
-    result_files.write_text_ground_truth(folder / "ground-truth", ground_truths, stems, classes)
-    result_files.write_voc_results(folder / "voc", detections, stems, classes)
-    plus_one = bool(evaluation.figures.get("plus_one"))
-    write_report(folder, detections, ground_truths, classes, evaluation.per_class, iou=iou, plus_one=plus_one)
-    if evaluation.voc is not None:
-        write_voc_report(folder, evaluation.voc, detections)
-    typer.echo(f"boxwright: result files, table and charts are in {folder}", err=True)

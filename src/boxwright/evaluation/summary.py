@@ -24,7 +24,7 @@ class Evaluation:
     """The result of an evaluation: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
 
     `notes` explain undefined or empty results, `diagnosis` an AP near zero; `per_class` is AP by class name; `voc` has
-    precision and recall of every detection where the metric is VOC's.
+    precision and recall of every detection where the metric is VOC's; `iou` is the threshold of the table.
     """
 
     figures: dict[str, Any]
@@ -33,6 +33,7 @@ class Evaluation:
     notes: tuple[str, ...]
     diagnosis: tuple[str, ...]
     voc: VocResult | None = None
+    iou: float = 0.5
 
 
 def check_metric(metric: str, iou: float) -> None:
@@ -87,7 +88,7 @@ def evaluate_detections(
     diagnosis = diagnose(detections, ground_truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     rows = class_rows(ground_truths, classes, curves, best, per_class)
-    return Evaluation(figures, per_class, rows, notes, diagnosis, voc)
+    return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou)
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:

@@ -136,7 +136,8 @@ def _bars(path: Path, title: str, across: str, values: dict[str, float], more: d
     axes.set_yticks(range(len(names)), [printable(name).replace("$", r"\$")[:40] for name in names], fontsize=8)
     axes.set_xlabel(across)
     axes.set_title(title, loc="left", fontsize=11, color=INK)
-    axes.margins(x=0.12)
+    longest = max((values[name] + more.get(name, 0.0) for name in names), default=0.0)
+    axes.set_xlim(0, 1.12 * longest or 1.0)  # also where all are 0
     axes.set_ylim(-0.6, max(len(names), 1) - 0.4)
     axes.spines[["top", "right"]].set_visible(False)
     with writing(path):

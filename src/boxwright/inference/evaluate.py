@@ -22,6 +22,7 @@ from boxwright.evaluation.detect_split import (
     with_ground_truth,
 )
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
+from boxwright.evaluation.saving import save_evaluation
 from boxwright.evaluation.summary import Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
@@ -58,6 +59,14 @@ class EvaluationResult:
     def ground_truths(self) -> list[GroundTruth]:
         """Ground truth of each image."""
         return self.inputs.ground_truths
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what `boxwright evaluate --save` writes (result files, tables, charts), and return the folder."""
+        one = self.inputs
+        return save_evaluation(
+            folder, self.evaluation, one.detections, one.ground_truths, one.classes,
+            image_ids=one.image_ids, paths=one.paths,
+        )  # fmt: skip
 
 
 def evaluate(
