@@ -31,13 +31,15 @@ class Section(BaseModel):
 
 
 class Resize(Section):
-    """How an image gets to network size: the same in training and at test."""
+    """How an image gets to network size: the same in training and at test, but for centre_crop."""
 
-    mode: Literal["short_side", "letterbox", "fixed", "none"] = "short_side"
+    mode: Literal["short_side", "letterbox", "fixed", "none", "centre_crop"] = "short_side"
+    """centre_crop: training images are cut to a centred square after their short side has become `size`, as in the
+    course; validation and detection see the whole image, as with short_side."""
     size: int = Field(800, ge=16)
-    """Short side (short_side)."""
+    """Short side (short_side, centre_crop)."""
     max_size: int = Field(1333, ge=16)
-    """Long side at most (short_side)."""
+    """Long side at most (short_side; centre_crop outside of training)."""
     height: int = Field(0, ge=0)
     """Network height (letterbox, fixed)."""
     width: int = Field(0, ge=0)
@@ -54,13 +56,20 @@ class Resize(Section):
         return self
 
     def rule(self) -> ResizeRule:
-        """The same for `ops.image.resize_plan`."""
+        """What validation and detection do, for `ops.image.resize_plan`."""
         sides: dict[str, int] = {}
-        if self.mode == "short_side":
+        mode = "short_side" if self.mode == "centre_crop" else self.mode
+        if mode == "short_side":
             sides = {"size": self.size, "max_size": self.max_size}
-        elif self.mode != "none":
+        elif mode != "none":
             sides = {"height": self.height, "width": self.width}
-        return ResizeRule(self.mode, **sides, filter=self.filter, rounding=self.rounding)
+        return ResizeRule(mode, **sides, filter=self.filter, rounding=self.rounding)
+
+    def training_rule(self) -> ResizeRule:
+        """What training does: the same, but for centre_crop."""
+        if self.mode != "centre_crop":
+            return self.rule()
+        return ResizeRule("centre_crop", size=self.size, filter=self.filter, rounding=self.rounding)
 
 
 class Augment(Section):
