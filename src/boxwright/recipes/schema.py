@@ -6,6 +6,7 @@ linear scaling rule), and steps are optimiser steps.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from pydantic_core import CoreSchema
 from boxwright.models import MODELS, DetectionModel, ModelConfig
 from boxwright.models.class_weights import weigh_classes
 from boxwright.ops.image import Filter, ResizeRule, Rounding
+from boxwright.recipes.compat import Switch, differing, reason
 from boxwright.structures import DetectSettings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -231,6 +233,9 @@ class Recipe(Section):
     reference: str = ""
     """The AP published for this recipe and where; empty where there is none."""
     model: Annotated[ModelConfig, AnyDetector()]
+    compat: Switch | None = None
+    """Build a detector that this library's own code can run: sets what differs there (a factor per level, the grid of
+    anchors, padding, resizing, when boxes are clipped), so that `convert --to` can write it; null: ours."""
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule
@@ -253,6 +258,15 @@ class Recipe(Section):
     the network are compiled once the rest of the run is long enough to pay for it; elsewhere as eager. eager: operation
     by operation. graphs: captured, never compiled. compiled: parts are compiled from the first step on, and steps
     captured on a GPU."""
+
+    @model_validator(mode="after")
+    def _runs_there(self) -> Recipe:
+        if self.compat is not None:
+            model = asdict(self.model)
+            found = differing(self.compat, model)
+            if found:
+                raise ValueError(f"compat: {reason(self.compat, model, found)}: leave these as they are")
+        return self
 
     @property
     def needs_masks(self) -> bool:
