@@ -144,8 +144,8 @@ def _shown(wanted: Any) -> str:
     return " or ".join(map(repr, wanted.values)) if isinstance(wanted, OneOf) else repr(wanted)
 
 
-def _decoding(*sections: str, **other: Any) -> Settings:
-    return {f"{section}.{key}": value for section in sections for key, value in (PLAIN_DECODING | other).items()}
+def _decoding(*sections: str) -> Settings:
+    return {f"{section}.{key}": value for section in sections for key, value in PLAIN_DECODING.items()}
 
 
 def _detectron2(model: Mapping[str, Any]) -> Rules:

@@ -6,7 +6,6 @@ linear scaling rule), and steps are optimiser steps.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
@@ -262,7 +261,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _runs_there(self) -> Recipe:
         if self.compat is not None:
-            model = asdict(self.model)
+            model = self.model_dump(include={"model"})["model"]
             found = differing(self.compat, model)
             if found:
                 raise ValueError(f"compat: {reason(self.compat, model, found)}: leave these as they are")
