@@ -233,7 +233,7 @@ def _mmdetection(model: Mapping[str, Any]) -> Rules:
     resize: Settings = {"data.resize.filter": "plain"}
     always: Settings = {**RESNET, "compat.class_channels": None, "backbone.dilated_c5": False}
     if model["name"] == "fcos":
-        chosen = {
+        chosen: Settings = {
             "head.scale_per_level": True, "head.box_output": "relu" if model["head"]["normalise_targets"] else "exp",
             "compat.locations": "centre", "compat.scoring": "class_first", "compat.clip": "before_nms",
             "compat.pad_multiple": 32,
