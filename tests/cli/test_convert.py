@@ -118,7 +118,7 @@ def test_what_cannot_be_is_one_sentence(boxwright, fixtures, tmp_path):
     source = fixtures / "adelaidet" / "fcos" / "model.pth"
     boxwright("convert", tmp_path / "none.pth").refused("none.pth: no such file")
     boxwright("convert", source, "--to", "keras").refused(
-        "--to: expected torchvision or detectron2 or mmdetection, got keras"
+        "--to: expected torchvision or detectron2 or adelaidet or mmdetection or course, got keras"
     )
     boxwright("convert", source, "--to", "torchvision").refused(
         "torchvision has no fcos like this one", "scale_per_level True"

@@ -237,3 +237,45 @@ class TestSampling:
             torch.manual_seed(3)
             draws.append(sample_balanced(positive, ~positive, 20, 0.5).rows)
         assert torch.equal(*draws)
+
+
+class TestAtTheThresholds:
+    """Anchors that overlap a box of 100 x 10 by exactly 0.25, 0.5 and 0.75, which float32 holds exactly."""
+
+    ANCHORS = torch.tensor([[0.0, 0, 25, 10], [0, 0, 50, 10], [0, 0, 75, 10], [0, 0, 60, 10]])
+
+    def of(self, low, high, **rules):
+        rules = {"positive_iou": high, "negative_iou": low, "low_quality": False, **rules}
+        owner, ignored = matched(self.ANCHORS, [ground_truth([[0, 0, 100, 10]])], **rules)
+        return [
+            "ignored" if i else "positive" if o >= 0 else "background"
+            for o, i in zip(owner[0], ignored[0], strict=True)
+        ]
+
+    def test_the_lower_belongs_to_what_is_ignored_unless_it_is_inclusive(self):
+        assert self.of(0.25, 0.75)[0] == "ignored"
+        assert self.of(0.25, 0.75, low_inclusive=True)[0] == "background"
+
+    def test_the_upper_is_positive_unless_it_is_exclusive(self):
+        assert self.of(0.25, 0.75)[2] == "positive"
+        assert self.of(0.25, 0.75, high_inclusive=False)[2] == "ignored"
+
+    @pytest.mark.parametrize(
+        ("low", "high", "at"),
+        [(False, True, "positive"), (True, True, "positive"), (True, False, "background"), (False, False, "ignored")],
+    )
+    def test_one_threshold_for_both_belongs_to_one_side(self, low, high, at):
+        found = self.of(0.5, 0.5, low_inclusive=low, high_inclusive=high)
+        assert found == ["background", at, "positive", "positive"]
+
+    def test_the_course_has_background_up_to_the_lower_and_positive_from_the_upper(self):
+        """Its rule in its own words: at most the lower is background, above it and below the upper is neutral."""
+        candidates, rows = boxes(400), boxes(7, 9)
+        iou = box_iou(candidates, rows).amax(1)
+        low, high = float(iou.sort().values[200]), float(iou.sort().values[350])  # so that both are met exactly
+        owner, ignored = matched(
+            candidates, [ground_truth(rows.tolist())],
+            positive_iou=high, negative_iou=low, low_quality=False, low_inclusive=True,
+        )  # fmt: skip
+        assert torch.equal((owner[0] < 0) & ~ignored[0], iou <= low)
+        assert torch.equal(ignored[0], (iou > low) & (iou < high))

@@ -8,6 +8,7 @@ from boxwright.ops.points import (
     centerness,
     decode_ltrb,
     encode_ltrb,
+    encode_ltrb_rows,
     grid_locations,
     level_ranges,
     pyramid_locations,
@@ -108,3 +109,31 @@ class TestCenterness:
 
     def test_of_a_box_without_width_is_zero_and_not_nan(self):
         assert centerness(torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]])).tolist() == [0.0, 0.0]
+
+
+class TestMatchedRows:
+    """Boxes with their class, as the course's matching gives them."""
+
+    def test_background_is_told_by_the_class_and_not_by_the_coordinates(self):
+        rows = torch.tensor(
+            [[10.0, 15, 100, 115, 0], [10, 15, 100, 115, -1], [-1, -1, -1, -1, 3], [-1, -1, -1, -1, -1]]
+        )
+        found = encode_ltrb_rows(torch.tensor([[30.0, 40.0]] * 4), rows, 8.0)
+        assert found[0].tolist() == [2.5, 3.125, 8.75, 9.375]
+        assert (found[[1, 3]] == -1).all()
+        assert found[2].tolist() == [31 / 8, 41 / 8, -31 / 8, -41 / 8]  # four numbers that add up to -4, and an object
+
+    def test_rows_without_a_class_are_background_where_all_four_are_minus_one(self):
+        """The course adds the four up: a box of [-3, 1, -1, -1] would be background too."""
+        rows = torch.tensor([[-1.0, -1, -1, -1], [-3, 1, -1, -1], [10, 15, 100, 115]])
+        found = encode_ltrb_rows(torch.tensor([[30.0, 40.0]] * 3), rows)
+        assert (found == -1).all(1).tolist() == [True, False, False]
+
+    def test_a_batch_with_a_stride_each_equals_the_plain_distances(self):
+        locations, boxes, strides = case()
+        rows = torch.cat([boxes, torch.zeros(2, len(locations), 1)], -1)
+        assert torch.equal(encode_ltrb_rows(locations, rows, strides), encode_ltrb(locations, boxes, strides))
+
+    def test_other_columns_are_refused(self):
+        with pytest.raises(ValueError, match=r"expected 4 or 5 columns .* got 6"):
+            encode_ltrb_rows(torch.zeros(1, 2), torch.zeros(1, 6))

@@ -23,6 +23,7 @@ TINY = (
     "optim.reference_batch=2", "schedule.steps=2", "validation.times=1", "optim.lr=0.0001",
 )  # fmt: skip
 SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none": (),
+         "centre_crop": ("data.resize.size=48",),
          "letterbox": ("data.resize.height=48", "data.resize.width=64"),
          "fixed": ("data.resize.height=48", "data.resize.width=64")}  # fmt: skip
 RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-small", "faster_rcnn": "faster-rcnn-small",
@@ -30,6 +31,7 @@ RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-sma
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
     "norm": ("sync_bn",), "stem_norm": ("sync_bn",),
+    "compat": ("torchvision", "detectron2", "adelaidet", "mmdetection"),  # not of small ones; test_compat.py
     "speed": ("graphs", "compiled"),  # needs a GPU, and minutes; tests/training/test_speed.py
 }  # fmt: skip
 """Values that a single process on a CPU refuses, or needs long for."""

@@ -16,8 +16,12 @@ def convert(
         str, typer.Argument(help="A checkpoint file, a zoo name, detectron2://... or https://...; see `boxwright zoo`.")
     ],
     to: Annotated[
-        str | None, typer.Option(help="torchvision, detectron2 or mmdetection: write a file for that library instead.")
+        str | None,
+        typer.Option(help="torchvision, detectron2, adelaidet, mmdetection or course: write a file for that code."),
     ] = None,
+    adapt: Annotated[
+        bool, typer.Option(help="With --to: take that library's rules of detection where no weight depends on them.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The file to write; in the working folder if not given.")] = None,
     variant: Annotated[
         str | None,
@@ -39,7 +43,8 @@ def convert(
     import yaml
 
     from boxwright.checkpoint import save_checkpoint
-    from boxwright.convert.export import LIBRARIES, export_state, write_state
+    from boxwright.convert.export import LIBRARIES, export, write_state
+    from boxwright.convert.mmdetection_text import meta_of
     from boxwright.inference.loading import open_checkpoint
     from boxwright.recipes import dump_recipe
     from boxwright.recipes.fine_tuning import fine_tuning_recipe
@@ -48,6 +53,8 @@ def convert(
 
     if to is not None and to not in LIBRARIES:
         raise ValueError(f"--to: expected {' or '.join(LIBRARIES)}, got {to}")
+    if adapt and to is None:
+        raise ValueError("--adapt: expected --to with the library whose rules are to be taken")
     names = None
     if classes is not None:
         names = Classes.named(line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip())
@@ -63,7 +70,12 @@ def convert(
         _refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = origin.get("kept") if origin.get("family") == to else None
-        write_state(export_state(model, len(found.classes), found.weights, to, kept), path, to)
+        written = export(model, len(found.classes), found.weights, to, kept, adapt=adapt)
+        write_state(
+            written.state, path, to, meta_of(dump_recipe(found.recipe), found.classes) if to == "mmdetection" else None
+        )
+        for note in written.notes:
+            typer.echo(note, err=True)
         typer.echo(f"{found.recipe.model.name} with {counted(len(found.classes), 'class')}, as {to} has it", err=True)
         typer.echo(str(path))
         return

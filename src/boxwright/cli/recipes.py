@@ -71,6 +71,7 @@ def _training_sentence(recipe: Recipe) -> str:
     sizes = {
         "short_side": f"short side {resize.size}, long side at most {resize.max_size}",
         "none": "images in their original size",
+        "centre_crop": f"short side {resize.size}, trained on centred squares of it",
     }
     size = sizes.get(resize.mode, f"{resize.mode} {resize.height} x {resize.width}")
     return f"{length} of {recipe.optim.reference_batch}, {recipe.optim.kind}, {size}"

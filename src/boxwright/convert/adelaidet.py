@@ -42,6 +42,15 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         "assignment": {"level_bounds": (64, 128, 256, 512)[: 2 + extra]},
         "compat": merged(COMPAT, {"clip": "after_nms"}),
     }
+    return Plan(
+        architecture="FCOS", model=model, resize=RESIZE, detect=DETECT, notes=tuple(notes),
+        layout=layout(3 + extra, scales=scales > 0),
+        classes=numbered_classes(int(state[f"{_HEAD}cls_logits.weight"].shape[0])),
+    )  # fmt: skip
+
+
+def layout(num_levels: int, *, scales: bool) -> Layout:
+    """Names of `FCOS`, with or without a factor for each level (`USE_SCALE`)."""
     rows = [
         *backbone_rows("backbone.body.", "backbone.bottom_up."),
         *pyramid_rows("fpn.", 3, 5),
@@ -53,9 +62,5 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     ]
     changes = [first_convolution("backbone.body.")]
     if scales:
-        changes.append(joined("head.scales", (f"{_HEAD}scales.{k}.scale" for k in range(3 + extra))))
-    return Plan(
-        architecture="FCOS", model=model, resize=RESIZE, detect=DETECT, notes=tuple(notes),
-        layout=Layout(family=FAMILY, rows=rows, changes=tuple(changes), dropped=DROPPED),
-        classes=numbered_classes(int(state[f"{_HEAD}cls_logits.weight"].shape[0])),
-    )  # fmt: skip
+        changes.append(joined("head.scales", (f"{_HEAD}scales.{k}.scale" for k in range(num_levels))))
+    return Layout(family=FAMILY, rows=rows, changes=tuple(changes), dropped=DROPPED)

@@ -29,6 +29,7 @@ PYRAMIDS = {
 assignment shows as the expected output."""
 FLAGS_003 = {"head": {"centerness_on": "class"}, "loss": {"box": "l1"}, "compat": {"locations": "swapped"}}
 FPN = "backbone.fpn_params."
+DROPPED = (r"backbone\.backbone\.fc\..*",)
 
 
 def recognises(state: State) -> bool:
@@ -54,6 +55,14 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         "compat": {"level_range_ends": "open"},
     }
     model = merged(model_of("fcos-regnetx400mf-224"), own, FLAGS_003 if rules == "003" else {})
+    return Plan(
+        architecture=f"FCOS, variant {'003' if rules == '003' else '001'}", model=model, layout=layout(style),
+        classes=classes_of(int(state["pred_net.pred_cls.weight"].shape[0])), resize=RESIZE, detect=DETECT,
+    )  # fmt: skip
+
+
+def layout(style: str) -> Layout:
+    """Names of the one-stage detector, whose pyramid has those of `style`, a key of `PYRAMIDS`."""
     rows = [
         *trunk_rows("", style),
         (r"head\.class_tower\.", "pred_net.stem_cls."),
@@ -62,11 +71,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         (r"head\.box_distances\.", "pred_net.pred_box."),
         (r"head\.centerness\.", "pred_net.pred_ctr."),
     ]
-    return Plan(
-        architecture=f"FCOS, variant {'003' if rules == '003' else '001'}", model=model,
-        layout=Layout(family=FAMILY, rows=rows, dropped=(r"backbone\.backbone\.fc\..*",)),
-        classes=classes_of(int(state["pred_net.pred_cls.weight"].shape[0])), resize=RESIZE, detect=DETECT,
-    )  # fmt: skip
+    return Layout(family=FAMILY, rows=rows, dropped=DROPPED)
 
 
 def pyramid_style(state: State) -> str:

@@ -79,7 +79,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFolder:
-    """A folder of labelled images as read: format ("voc", "cvat", "coco", "yolo", "shapes"), classes, splits by name.
+    """A folder of labelled images as read: its format, classes, and splits by name.
+
+    `format`: "voc", "cvat", "coco", "yolo", "lists" or "shapes".
 
     `notes` are sentences on automatic decisions, such as a validation split that was made.
     """

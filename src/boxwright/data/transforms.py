@@ -49,6 +49,9 @@ class Sample(NamedTuple):
         return self.image
 
 
+SLIVER = 1e-3
+"""Pixels: what a centre crop leaves of a box at least, or there is nothing left of it."""
+
 Step: TypeAlias = Callable[[Sample], Sample]
 
 
@@ -79,13 +82,14 @@ def on_canvas(size_hw: tuple[int, int], parts: Sequence[tuple[Tensor | View, Pla
 
 
 def place_ground_truth(
-    ground_truth: GroundTruth, placement: Placement, min_visibility: float, keep: Tensor | None = None
-) -> GroundTruth:
+    ground_truth: GroundTruth, placement: Placement, min_visibility: float, keep: Tensor | None = None,
+    min_side: float = 1.0,
+) -> GroundTruth:  # fmt: skip
     """The ground truth visible in a placed window, in canvas coordinates.
 
-    An object is dropped if less than 1 pixel or less than `min_visibility` of its box is left, or if `keep` (G,) is
-    False. An ignored region stays as long as any of it is visible, since it must not become background. A box that the
-    window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or if `keep`
+    (G,) is False. An ignored region stays as long as any of it is visible, since it must not become background. A box
+    that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
     """
     if not len(ground_truth):
         return ground_truth
@@ -99,7 +103,7 @@ def place_ground_truth(
     enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
     if keep is not None:
         enough &= keep.numpy()
-    left = torch.from_numpy((sides >= 1).all(1) & (enough | ground_truth.ignore.numpy()))
+    left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
     if ground_truth.masks is None:
         return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
 
@@ -165,7 +169,7 @@ def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
 
 
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
-    """The sample resized to network size by a rule; every object is kept, however small it gets."""
+    """The sample resized to network size by a rule; every object that is not cut off is kept, however small it gets."""
     plan = resize_plan(sample.size_hw, rule)
     hw = sample.size_hw
     proposals = resize_proposals(sample.proposals, hw, rule)
@@ -177,20 +181,28 @@ def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: Resize
     if proposals is None:
         return None
     plan = resize_plan(hw, rule)
-    boxes = proposals[:, :4] * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
+    scale = torch.tensor(plan.scale_xy * 2)
+    if plan.crop is not None:
+        return place_proposals(torch.cat([proposals[:, :4] * scale, proposals[:, 4:]], dim=1), plan.crop)
+    boxes = proposals[:, :4] * scale + torch.tensor(plan.offset_xy * 2)
     return torch.cat([boxes, proposals[:, 4:]], dim=1)
 
 
 def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: ResizeRule) -> GroundTruth:
-    """The ground truth of an image of size `hw` in network coordinates, with its masks; every object is kept."""
+    """The ground truth of an image of size `hw` in network coordinates, with its masks; every object is kept.
+
+    But for a centre crop: boxes are cut at its border, and those of which nothing is left are dropped.
+    """
     plan = resize_plan(hw, rule)
     if plan.size_hw == plan.image_hw == hw:
         return ground_truth
-    boxes = ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2)
-    corner = (int(plan.offset_xy[0]), int(plan.offset_xy[1]))
-    placement = Placement((0, 0, hw[1], hw[0]), plan.image_hw, corner)
+    crop = plan.crop
+    offset = plan.offset_xy if crop is None else (0.0, 0.0)
+    boxes = ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(offset * 2)
+    placement = Placement((0, 0, hw[1], hw[0]), plan.image_hw, (int(offset[0]), int(offset[1])))
     masks = None if ground_truth.masks is None else tuple(place_mask(mask, placement) for mask in ground_truth.masks)
-    return GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks)
+    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks)
+    return resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
 
 
 @dataclass(frozen=True, slots=True)

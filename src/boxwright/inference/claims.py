@@ -16,9 +16,11 @@ from torch import Tensor
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import LabelledFolder, Problem, Split
+from boxwright.data.transforms import SLIVER, resize_ground_truth
 from boxwright.models.claims import claimed, held_detector, others, places, unit_of
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.ops.select import clip_boxes
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, GroundTruth, Targets
 
@@ -65,6 +67,8 @@ class Unclaimed:
 def unclaimed_findings(dataset: LabelledFolder, recipe: Recipe) -> tuple[Problem, ...]:
     """A finding for each split that has objects which no location or anchor can claim with this recipe.
 
+    And one for objects of a training split that a centre crop cuts off.
+
     The sizes of the images must be known (`stated_hw`), as they are after preflight.
     """
     findings = []
@@ -74,6 +78,8 @@ def unclaimed_findings(dataset: LabelledFolder, recipe: Recipe) -> tuple[Problem
             severity = "warning" if found.serious else "note"
             message = f"{name}: {found.sentence()}"
             findings.append(Problem("unclaimable-objects", str(dataset.root), message, severity=severity))
+        lost = _cut_off(split, recipe.data.resize.training_rule()) if name.startswith("train") else None
+        findings += [lost] if lost is not None else []
     return tuple(findings)
 
 
@@ -83,6 +89,21 @@ def _ground_truths(split: Split) -> list[Image]:
         for row in split.records
         if row.stated_hw and row.annotations
     ]
+
+
+def _cut_off(split: Split, rule: ResizeRule) -> Problem | None:
+    """How many objects of the training images lie outside of the centre crop, where the rule is one."""
+    objects = kept = 0
+    for ground_truth, hw in _ground_truths(split) if rule.mode == "centre_crop" else ():
+        objects += len(ground_truth)
+        kept += len(resize_ground_truth(replace(ground_truth, masks=None), hw, rule))
+    if kept == objects:
+        return None
+    message = (
+        f"{split.name}: {objects - kept} of {objects} objects lie outside of the centred square that "
+        "data.resize.mode=centre_crop trains on, and are not learnt; short_side keeps them"
+    )
+    return Problem("objects-cut-off", split.name, message, severity="note")
 
 
 def unclaimed(
@@ -97,7 +118,7 @@ def unclaimed(
     images = [row for row in ground_truths if len(row[0])]
     if config is None or not images:
         return None
-    rule = recipe.data.resize.rule()
+    rule = recipe.data.resize.training_rule()
     scales = recipe.data.train_scales or (1.0,)
     chosen = _some(config, images, rule, max(scales), PAIRS)
     objects: Counter[int] = Counter()
@@ -166,19 +187,25 @@ def _times(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Sequence[float]) -> list[Tensor]:
-    """Whether each object (G,) of each image owns something at one of the scales."""
+    """Whether each object (G,) of each image owns something at one of the scales.
+
+    One that a centre crop leaves nothing of is not learnt as background, and counts as if it did.
+    """
     by_size: dict[tuple[int, int], list[int]] = {}
     boxes = []
     for index, (ground_truth, hw) in enumerate(images):
         plan = resize_plan(hw, rule)
         by_size.setdefault(plan.size_hw, []).append(index)
         boxes.append(ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2))
+        if plan.crop is not None:
+            boxes[-1] = clip_boxes(boxes[-1][None], torch.tensor([plan.size_hw]))[0]
+    cut_off = [(rows[:, 2:] - rows[:, :2] < SLIVER).any(1) for rows in boxes]
     owns = [torch.zeros(len(ground_truth), dtype=torch.bool) for ground_truth, _ in images]
     for size, members in by_size.items():
         members.sort(key=lambda index: len(boxes[index]))  # so that little is padding
         for start in range(0, len(members), AT_ONCE):
             rows = members[start : start + AT_ONCE]
-            targets = Targets.of([replace(images[row][0], boxes=boxes[row], masks=None) for row in rows])
+            targets = Targets.of([_shown(images[row][0], boxes[row], cut_off[row]) for row in rows])
             found = torch.zeros_like(targets.valid)
             for scale in scales:
                 scaled = _times(size, scale)
@@ -187,15 +214,22 @@ def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Seq
                 if bool((found | targets.ignore | ~targets.valid).all()):
                     break
             for row, own in zip(rows, found, strict=True):
-                owns[row] = own[: len(boxes[row])]
+                owns[row] = own[: len(boxes[row])] | cut_off[row]
     return owns
+
+
+def _shown(ground_truth: GroundTruth, boxes: Tensor, cut_off: Tensor) -> GroundTruth:
+    """The ground truth with other boxes (G, 4); what is cut off is an ignored region in the corner."""
+    corner = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    boxes = torch.where(cut_off[:, None], corner, boxes)
+    return replace(ground_truth, boxes=boxes, ignore=ground_truth.ignore | cut_off, masks=None)
 
 
 def _helps(
     config: Any, hurt: Sequence[Image], whole: Sequence[Image], recipe: Recipe, scales: Sequence[float]
 ) -> Iterator[str]:  # fmt: skip
     """Settings that leave fewer objects unclaimed, with how many they leave, of images that lose some and of others."""
-    rule = recipe.data.resize.rule()
+    rule = recipe.data.resize.training_rule()
     tried = [_some(config, part, rule, max(scales), PAIRS_TRIED) for part in (hurt, whole)]
     times = [len(part) / max(1, len(some)) for part, some in zip((hurt, whole), tried, strict=True)]
     about = "about " if max(times) > 1 else ""
@@ -237,11 +271,11 @@ def _larger(
         size = max(min(hw) for _, hw in hurt)
         longest = max(max(hw) * size / min(hw) for _, hw in hurt)
         resize = resize.model_copy(update={"mode": "short_side", "size": size, "max_size": round(longest)})
-    names = ("size", "max_size") if resize.mode == "short_side" else ("height", "width")
+    names = ("size", "max_size") if resize.mode in ("short_side", "centre_crop") else ("height", "width")
     values = {name: round(factor * getattr(resize, name)) for name in names}
     larger = resize.model_copy(update=values)
     shown = {"mode": "short_side", **values} if recipe.data.resize.mode == "none" else values
-    return larger.rule(), _settings(shown)
+    return larger.training_rule(), _settings(shown)
 
 
 def _settings(values: Mapping[str, object]) -> str:

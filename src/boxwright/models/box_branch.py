@@ -23,7 +23,7 @@ from boxwright.nn.box_head import BoxHead, StageHead
 from boxwright.nn.norm import BATCH_NORMS, Norm
 from boxwright.nn.trunk import Trunk
 from boxwright.ops.assign import Assignment, gather_rows
-from boxwright.ops.coding import decode_boxes, encode_boxes
+from boxwright.ops.coding import LARGEST_LOG_RATIO, check_log_ratio, decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, label_weights, smooth_l1
 from boxwright.ops.match import Sampled, match_boxes, sample_balanced
 from boxwright.ops.roi import pool_regions, region_levels
@@ -56,6 +56,10 @@ class BoxSettings:
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     positive_iou: float = 0.5
     negative_iou: float = 0.5
+    low_inclusive: bool = False
+    """Whether a region of exactly negative_iou is background, as in the course, or costs nothing."""
+    high_inclusive: bool = True
+    """Whether a region of exactly positive_iou is positive; false in the course."""
     claimed: bool = False
     """Whether an object's best proposal, from positive_iou on, learns it even where it overlaps another one more:
     MMDetection's Mask R-CNN."""
@@ -69,6 +73,8 @@ class BoxSettings:
     """Of the smooth-L1 loss: 0 is L1 (Detectron2), torchvision has 1/9."""
     offset_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     """Offsets are learnt times these."""
+    largest_log_ratio: float = LARGEST_LOG_RATIO
+    """Decoding lets a side grow at most by e to this: the default is ln(1000 / 16), 62.5-fold; ln(28) in the course."""
     shrink_limited: bool = False
     """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
     multi_label: bool = True
@@ -81,6 +87,7 @@ class BoxSettings:
             raise ValueError(
                 f"negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), got {self.negative_iou}"
             )
+        check_log_ratio(self.largest_log_ratio)
         if self.samples < 1 or self.pool_size < 1:
             raise ValueError(f"samples and pool_size: expected at least 1, got {self.samples} and {self.pool_size}")
 
@@ -182,6 +189,7 @@ class BoxBranch(nn.Module):
             boxes, targets.boxes, targets.valid, targets.ignore,
             positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=claimed,
             low_quality_iou=settings.positive_iou, claimed=claimed, left_out=own if claimed else None,
+            low_inclusive=settings.low_inclusive, high_inclusive=settings.high_inclusive,
         )  # fmt: skip
         if claimed:
             assigned = Assignment(torch.where(own & usable, rows, assigned.owner), assigned.ignored & ~own)
@@ -226,7 +234,10 @@ class BoxBranch(nn.Module):
 
     def _decoded(self, regions: Tensor, offsets: Tensor) -> Tensor:
         settings = self.settings
-        return decode_boxes(regions, offsets, settings.offset_weights, shrink_limited=settings.shrink_limited)
+        return decode_boxes(
+            regions, offsets, settings.offset_weights, settings.largest_log_ratio,
+            shrink_limited=settings.shrink_limited,
+        )  # fmt: skip
 
     @torch.no_grad()
     def select(

@@ -69,6 +69,7 @@ def claimed(config: Any, size_hw: Size, targets: Targets) -> Tensor:
             positive_iou=rule.positive_iou, negative_iou=rule.negative_iou,
             low_quality=isinstance(config, RetinaNetConfig) or rule.low_quality,
             low_quality_iou=getattr(rule, "low_quality_iou", 0.0),
+            low_inclusive=rule.low_inclusive, high_inclusive=rule.high_inclusive,
         ).owner  # fmt: skip
     owns = torch.zeros(boxes.shape[0], boxes.shape[1] + 1, dtype=torch.bool)
     owns.scatter_(1, owner + 1, True)  # column 0 is background

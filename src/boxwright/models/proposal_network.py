@@ -25,7 +25,7 @@ from boxwright.nn.norm import Norm
 from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
-from boxwright.ops.coding import decode_boxes, encode_boxes
+from boxwright.ops.coding import LARGEST_LOG_RATIO, check_log_ratio, decode_boxes, encode_boxes
 from boxwright.ops.losses import giou_loss, smooth_l1
 from boxwright.ops.match import centred_outside, match_boxes, sample_balanced
 from boxwright.ops.points import Grid, grid_locations
@@ -53,8 +53,14 @@ class ProposalSettings:
     """Corners at whole pixels, as torchvision's checkpoints have them."""
     shrink_limited: bool = False
     """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
+    largest_log_ratio: float = LARGEST_LOG_RATIO
+    """Decoding lets a side grow at most by e to this: the default is ln(1000 / 16), 62.5-fold; ln(28) in the course."""
     positive_iou: float = 0.7
     negative_iou: float = 0.3
+    low_inclusive: bool = False
+    """Whether an anchor of exactly negative_iou is background, as in the course, or costs nothing."""
+    high_inclusive: bool = True
+    """Whether an anchor of exactly positive_iou is positive."""
     low_quality: bool = True
     """Each object's best anchor learns it even below positive_iou; off in the course."""
     low_quality_iou: float = 0.0
@@ -94,6 +100,7 @@ class ProposalSettings:
             raise ValueError(
                 f"negative_iou: expected above 0 and up to positive_iou ({self.positive_iou}), got {self.negative_iou}"
             )
+        check_log_ratio(self.largest_log_ratio)
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
             raise ValueError(f"anchor_sizes: expected as many on each level, got {self.anchor_sizes}")
         if not 0 <= self.box_weight < math.inf:
@@ -186,6 +193,7 @@ class ProposalNetwork(nn.Module):
             anchors, targets.boxes, targets.valid, targets.ignore,
             positive_iou=settings.positive_iou, negative_iou=settings.negative_iou, low_quality=settings.low_quality,
             low_quality_iou=settings.low_quality_iou, claimed=settings.best_anchors == "claimed", left_out=outside,
+            low_inclusive=settings.low_inclusive, high_inclusive=settings.high_inclusive,
         )  # fmt: skip
         positive = assigned.owner >= 0  # (B, N)
         drawn = sample_balanced(
@@ -212,7 +220,10 @@ class ProposalNetwork(nn.Module):
         return {"objectness": objectness / total, "proposal_box": box / total}
 
     def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
-        return decode_boxes(anchors, offsets, shrink_limited=self.settings.shrink_limited)
+        settings = self.settings
+        return decode_boxes(
+            anchors, offsets, largest_log_ratio=settings.largest_log_ratio, shrink_limited=settings.shrink_limited
+        )
 
     @torch.no_grad()
     def propose(

@@ -25,7 +25,7 @@ from boxwright.nn.towers import conv_tower, init_dense
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.channels import channel_table, report_classes
-from boxwright.ops.coding import decode_boxes, encode_boxes
+from boxwright.ops.coding import LARGEST_LOG_RATIO, check_log_ratio, decode_boxes, encode_boxes
 from boxwright.ops.losses import focal_loss, giou_loss, label_weights, smooth_l1
 from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import Grid, grid_locations
@@ -85,6 +85,10 @@ class RetinaNetAssignment:
     """An anchor learns the box that it overlaps by this much or more; and each box its best anchors, however poor."""
     negative_iou: float = 0.4
     """Below it an anchor is background; between the two it costs nothing."""
+    low_inclusive: bool = False
+    """Whether an anchor of exactly negative_iou is background, as in the course, or costs nothing."""
+    high_inclusive: bool = True
+    """Whether an anchor of exactly positive_iou is positive."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
@@ -123,6 +127,8 @@ class RetinaNetCompat:
     """Whether boxes that clipping left without area are reported, as torchvision does."""
     shrink_limited: bool = False
     """Whether decoding limits how far a side may shrink, as it does how far it may grow; true in MMDetection."""
+    largest_log_ratio: float = LARGEST_LOG_RATIO
+    """Decoding lets a side grow at most by e to this: the default is ln(1000 / 16), 62.5-fold; ln(28) in the course."""
     extra_relu: bool = True
     """Whether P7 is made from ReLU of P6; MMDetection makes it from P6 itself."""
     best_anchors: Literal["own", "claimed"] = "own"
@@ -137,6 +143,7 @@ class RetinaNetCompat:
 
     def __post_init__(self) -> None:
         check_channels(self.class_channels)
+        check_log_ratio(self.largest_log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,6 +276,7 @@ class RetinaNet(nn.Module):
             anchors, targets.boxes, targets.valid, targets.ignore,
             positive_iou=config.assignment.positive_iou, negative_iou=config.assignment.negative_iou, low_quality=True,
             claimed=compat.best_anchors == "claimed", left_out=outside,
+            low_inclusive=config.assignment.low_inclusive, high_inclusive=config.assignment.high_inclusive,
         )  # fmt: skip
         positive = owner >= 0  # (B, N)
         classes = torch.where(positive, gather_rows(targets.labels, owner), -1)
@@ -283,7 +291,10 @@ class RetinaNet(nn.Module):
         return {"classification": focal_loss(outputs.class_logits, labels, ~ignored, weights=weights), "box": box}
 
     def _decoded(self, anchors: Tensor, offsets: Tensor) -> Tensor:
-        return decode_boxes(anchors, offsets, shrink_limited=self.config.compat.shrink_limited)
+        compat = self.config.compat
+        return decode_boxes(
+            anchors, offsets, largest_log_ratio=compat.largest_log_ratio, shrink_limited=compat.shrink_limited
+        )
 
     @torch.no_grad()
     def _normaliser(self, positive: Tensor) -> Tensor:

@@ -17,6 +17,12 @@ LARGEST_LOG_RATIO = math.log(1000 / 16)
 Weights = tuple[float, float, float, float]
 
 
+def check_log_ratio(largest: float) -> None:
+    """ValueError for a limit of growth that lets no side grow, or overflow float32."""
+    if not 0 < largest < 80:
+        raise ValueError(f"largest_log_ratio: expected above 0 and below 80, got {largest}")
+
+
 def encode_boxes(reference: Tensor, boxes: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """Offsets (..., 4) that lead from reference (..., 4) to boxes (..., 4), each times its weight.
 

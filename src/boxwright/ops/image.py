@@ -37,10 +37,11 @@ class ResizeRule:
 
     mode "short_side": the shorter side becomes `size`, unless the longer one would pass `max_size`; aspect kept.
     mode "letterbox": as large as fits into `height` x `width`, aspect kept, in the top left corner; the rest is padded.
-    mode "fixed": exactly `height` x `width`, aspect not kept. mode "none": as it is.
+    mode "fixed": exactly `height` x `width`, aspect not kept. mode "none": as it is. mode "centre_crop": the shorter
+    side becomes `size`, and what lies beyond a centred square of that size is cut off (the course, in training).
     """
 
-    mode: Literal["short_side", "letterbox", "fixed", "none"] = "none"
+    mode: Literal["short_side", "letterbox", "fixed", "none", "centre_crop"] = "none"
     size: int | None = None
     max_size: int | None = None
     height: int | None = None
@@ -49,7 +50,10 @@ class ResizeRule:
     rounding: Rounding = "nearest"
 
     def __post_init__(self) -> None:
-        needs = {"short_side": ("size",), "letterbox": ("height", "width"), "fixed": ("height", "width"), "none": ()}
+        needs = {
+            "short_side": ("size",), "letterbox": ("height", "width"), "fixed": ("height", "width"), "none": (),
+            "centre_crop": ("size",),
+        }  # fmt: skip
         if self.mode not in needs:
             raise ValueError(f"resize mode {self.mode!r}: expected one of {', '.join(needs)}")
         takes = (*needs[self.mode], "max_size") if self.mode == "short_side" else needs[self.mode]
@@ -64,13 +68,24 @@ class ResizeRule:
 
 
 class ResizePlan(NamedTuple):
-    """A rule applied to one image: resize it to `image_hw`, and place it at `offset_xy` on a canvas of `size_hw`."""
+    """A rule applied to one image: resize it to `image_hw`, and place it at `offset_xy` on a canvas of `size_hw`.
+
+    A canvas smaller than the image shows a part of it; the offsets are 0 or negative then.
+    """
 
     size_hw: tuple[int, int]
     image_hw: tuple[int, int]
     scale_xy: tuple[float, float]
     offset_xy: tuple[float, float]
     filter: Filter = "antialias"
+
+    @property
+    def crop(self) -> Placement | None:
+        """The window of the resized image that is kept, where that is not all of it."""
+        (height, width), x, y = self.size_hw, -int(self.offset_xy[0]), -int(self.offset_xy[1])
+        if self.image_hw[0] <= height and self.image_hw[1] <= width:
+            return None
+        return Placement((x, y, x + width, y + height), self.size_hw, (0, 0))
 
 
 def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
@@ -81,10 +96,19 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
     ((225, 300), (0.46875, 0.46875), (0.0, 0.0))
     >>> resize_plan((480, 640), ResizeRule("letterbox", height=320, width=320)).image_hw
     (240, 320)
+
+    The centre crop follows the course to the last digit: its boxes are scaled by `size` over the shorter side along
+    both axes, although the longer side becomes a whole number, and the window begins at a whole pixel, rounded down.
+
+    >>> plan = resize_plan((333, 500), ResizeRule("centre_crop", size=224))
+    >>> plan.image_hw, plan.size_hw, round(plan.scale_xy[0], 6), plan.offset_xy
+    ((224, 336), (224, 224), 0.672673, (-56.0, 0.0))
     """
     height, width = hw
     if height < 1 or width < 1:
         raise ValueError(f"an image of {height} x {width} pixels cannot be resized")
+    if rule.mode == "centre_crop":
+        return _centre_crop(hw, rule)
     if rule.mode == "fixed":
         assert rule.height is not None
         assert rule.width is not None
@@ -112,6 +136,15 @@ def resize_plan(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
     if rule.mode == "letterbox" and rule.height is not None and rule.width is not None:
         canvas = (rule.height, rule.width)
     return ResizePlan(canvas, image, (image[1] / width, image[0] / height), (0.0, 0.0), rule.filter)
+
+
+def _centre_crop(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
+    assert rule.size is not None
+    size, short = rule.size, min(hw)
+    up = 0.5 if rule.rounding == "nearest" else 0.0
+    image = (math.floor(hw[0] * size / short + up), math.floor(hw[1] * size / short + up))
+    offset = (-float((image[1] - size) // 2), -float((image[0] - size) // 2))
+    return ResizePlan((size, size), image, (size / short, size / short), offset, rule.filter)
 
 
 class Placement(NamedTuple):
@@ -169,8 +202,11 @@ def paste_window(canvas: Tensor, image: Tensor, placement: Placement) -> None:
 
 
 def fit_image(image: Tensor, plan: ResizePlan) -> Tensor:
-    """An image (3, H, W) resized by a plan, and padded where its canvas is larger."""
+    """An image (3, H, W) resized by a plan, padded where its canvas is larger, and cut where that is smaller."""
     resized = resize_image(image, plan.image_hw, plan.filter).contiguous()
+    if plan.crop is not None:
+        x1, y1, x2, y2 = plan.crop.window
+        return resized[:, y1:y2, x1:x2].contiguous()
     if plan.image_hw == plan.size_hw:
         return resized
     canvas = padded_canvas(resized, plan.size_hw)

@@ -37,6 +37,8 @@ def match_boxes(
     low_quality: bool,
     low_quality_iou: float = 0.0,
     claimed: bool = False,
+    low_inclusive: bool = False,
+    high_inclusive: bool = True,
     left_out: Tensor | None = None,
 ) -> Assignment:
     """Give each candidate the ground-truth box that it overlaps most, if by `positive_iou` or more.
@@ -52,6 +54,9 @@ def match_boxes(
             each learns the box that it overlaps most itself (Faster R-CNN, section 3.1.2; Detectron2, torchvision).
             A box that nothing overlaps gets none; the references then give it every candidate, at overlap 0.
         low_quality_iou: the least overlap at which they are so (0.3 in MMDetection's proposal network).
+        low_inclusive: a candidate of exactly `negative_iou` is background (the course) instead of ignored.
+        high_inclusive: one of exactly `positive_iou` is positive; false in the course's second stage. Where both
+            thresholds are equal and both are inclusive it is positive; where neither is, it is ignored.
         claimed: they learn the box whose best they are, the last where there are several (MMDetection).
         left_out: (B, N) candidates that match nothing and are ignored.
 
@@ -86,8 +91,9 @@ def match_boxes(
         inside = (shared >= INSIDE * area[..., None]) & (shared > 0)
         in_region |= (inside & (valid & ignore)[:, None, part]).any(-1)
     owner = torch.where(claimant >= 0, claimant, owner)
-    positive = (best >= positive_iou) & (owner >= 0) | forced
-    between = (best >= negative_iou) & ~positive
+    high = best >= positive_iou if high_inclusive else best > positive_iou
+    positive = high & (owner >= 0) | forced
+    between = best > negative_iou if low_inclusive else best >= negative_iou
     ignored = (between | in_region) & ~positive
     return Assignment(torch.where(positive, owner, BACKGROUND), ignored if left_out is None else ignored | left_out)
 

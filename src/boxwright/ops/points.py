@@ -104,6 +104,22 @@ def encode_ltrb(locations: Tensor, boxes: Tensor, strides: Tensor | float = 1.0)
     return distances / _per_location(strides)
 
 
+def encode_ltrb_rows(locations: Tensor, rows: Tensor, strides: Tensor | float = 1.0) -> Tensor:
+    """Distances (..., P, 4) from locations (P, 2) to matched rows (..., P, 5), with -1 for those of background.
+
+    A row is a box and its class, as the course's loader and matching give them; it is background where its class is -1,
+    whatever its coordinates. Rows (..., P, 4), which have no class, are background where all four numbers are -1.
+
+    >>> rows = torch.tensor([[10.0, 15.0, 100.0, 115.0, 7.0], [10.0, 15.0, 100.0, 115.0, -1.0], [-1.0] * 5])
+    >>> encode_ltrb_rows(torch.tensor([[30.0, 40.0]] * 3), rows, 8.0).tolist()
+    [[2.5, 3.125, 8.75, 9.375], [-1.0, -1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]]
+    """
+    if rows.shape[-1] not in (4, 5):
+        raise ValueError(f"matched rows: expected 4 or 5 columns (x1, y1, x2, y2, class), got {rows.shape[-1]}")
+    background = rows[..., 4:] == -1 if rows.shape[-1] == 5 else (rows == -1).all(-1, keepdim=True)
+    return torch.where(background, -1.0, encode_ltrb(locations, rows[..., :4], strides))
+
+
 def decode_ltrb(locations: Tensor, distances: Tensor, strides: Tensor | float = 1.0) -> Tensor:
     """Boxes (..., P, 4) from distances (..., P, 4) in strides; negative distances count as zero.
 

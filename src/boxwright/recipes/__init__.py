@@ -19,6 +19,7 @@ from boxwright.models import MODELS, ModelConfig
 from boxwright.reading.yaml_text import parse_yaml, read_yaml
 from boxwright.recipes import version1
 from boxwright.recipes.choice import ALIASES, AUTO, choose, this_machine
+from boxwright.recipes.compat import SWITCHES, switch_settings
 from boxwright.recipes.mistakes import sentences, short
 from boxwright.recipes.schema import Recipe
 from boxwright.weights.bundled import BUNDLED, fits_bundled
@@ -66,6 +67,8 @@ def overridden(
     for key, value in settings:
         if _names_backbone(key, value):
             _forget_network(data, value)
+        if key == "compat":
+            data = overlaid(data, _of_switch(value, data, where))
     for key, value in settings:
         _apply(data, key, value)
     data["name"] = name
@@ -154,7 +157,7 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
     except ValueError as error:
         raise ValueError(f"recipe {path}: {error}") from error
     if base is None:
-        return data
+        return overlaid(_of_switch(data.get("compat"), data, str(path)), data)
     try:
         below = _base_file(path, base)
     except (ValueError, FileNotFoundError) as error:
@@ -165,7 +168,19 @@ def _with_base(path: Path, seen: tuple[Path, ...], notes: list[str]) -> dict[str
         del whole["model"]
     elif isinstance(model, dict) and isinstance(model.get("backbone"), dict) and "name" in model["backbone"]:
         _forget_network(whole, model["backbone"]["name"])
-    return overlaid(whole, data)
+    switched = _of_switch(data.get("compat"), overlaid(whole, data), str(path))
+    return overlaid(overlaid(whole, switched), data)
+
+
+def _of_switch(library: Any, data: dict[str, Any], where: str) -> dict[str, Any]:
+    """What `compat` stands for with the detector of these settings; what is written beside it lies over that."""
+    if library not in SWITCHES:  # the schema refuses what is neither one nor null
+        return {}
+    plain = check_recipe({key: value for key, value in data.items() if key != "compat"}, where)
+    try:
+        return switch_settings(library, dump_recipe(plain)["model"], plain.data.resize.mode)
+    except ValueError as error:
+        raise ValueError(f"recipe {where}: compat: {error}") from error
 
 
 def _base_file(path: Path, base: Any) -> Path:

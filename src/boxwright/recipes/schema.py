@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema
 from boxwright.models import MODELS, DetectionModel, ModelConfig
 from boxwright.models.class_weights import weigh_classes
 from boxwright.ops.image import Filter, ResizeRule, Rounding
+from boxwright.recipes.compat import Switch, differing, reason
 from boxwright.structures import DetectSettings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -31,13 +32,15 @@ class Section(BaseModel):
 
 
 class Resize(Section):
-    """How an image gets to network size: the same in training and at test."""
+    """How an image gets to network size: the same in training and at test, but for centre_crop."""
 
-    mode: Literal["short_side", "letterbox", "fixed", "none"] = "short_side"
+    mode: Literal["short_side", "letterbox", "fixed", "none", "centre_crop"] = "short_side"
+    """centre_crop: training images are cut to a centred square after their short side has become `size`, as in the
+    course; validation and detection see the whole image, as with short_side."""
     size: int = Field(800, ge=16)
-    """Short side (short_side)."""
+    """Short side (short_side, centre_crop)."""
     max_size: int = Field(1333, ge=16)
-    """Long side at most (short_side)."""
+    """Long side at most (short_side; centre_crop outside of training)."""
     height: int = Field(0, ge=0)
     """Network height (letterbox, fixed)."""
     width: int = Field(0, ge=0)
@@ -54,13 +57,20 @@ class Resize(Section):
         return self
 
     def rule(self) -> ResizeRule:
-        """The same for `ops.image.resize_plan`."""
+        """What validation and detection do, for `ops.image.resize_plan`."""
         sides: dict[str, int] = {}
-        if self.mode == "short_side":
+        mode = "short_side" if self.mode == "centre_crop" else self.mode
+        if mode == "short_side":
             sides = {"size": self.size, "max_size": self.max_size}
-        elif self.mode != "none":
+        elif mode != "none":
             sides = {"height": self.height, "width": self.width}
-        return ResizeRule(self.mode, **sides, filter=self.filter, rounding=self.rounding)
+        return ResizeRule(mode, **sides, filter=self.filter, rounding=self.rounding)
+
+    def training_rule(self) -> ResizeRule:
+        """What training does: the same, but for centre_crop."""
+        if self.mode != "centre_crop":
+            return self.rule()
+        return ResizeRule("centre_crop", size=self.size, filter=self.filter, rounding=self.rounding)
 
 
 class Augment(Section):
@@ -222,6 +232,9 @@ class Recipe(Section):
     reference: str = ""
     """The AP published for this recipe and where; empty where there is none."""
     model: Annotated[ModelConfig, AnyDetector()]
+    compat: Switch | None = None
+    """Build a detector that this library's own code can run: sets what differs there (a factor per level, the grid of
+    anchors, padding, resizing, when boxes are clipped), so that `convert --to` can write it; null: ours."""
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule
@@ -244,6 +257,15 @@ class Recipe(Section):
     the network are compiled once the rest of the run is long enough to pay for it; elsewhere as eager. eager: operation
     by operation. graphs: captured, never compiled. compiled: parts are compiled from the first step on, and steps
     captured on a GPU."""
+
+    @model_validator(mode="after")
+    def _runs_there(self) -> Recipe:
+        if self.compat is not None:
+            model = self.model_dump(include={"model"})["model"]
+            found = differing(self.compat, model)
+            if found:
+                raise ValueError(f"compat: {reason(self.compat, model, found)}: leave these as they are")
+        return self
 
     @property
     def needs_masks(self) -> bool:

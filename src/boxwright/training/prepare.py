@@ -204,14 +204,15 @@ def image_sets(
     recipe: Recipe, data: CheckedData, *, augment: bool, proposals: StoredProposals | None = None
 ) -> tuple[DetectionDataset, DetectionDataset, list[float]]:
     """Training and validation images, and the aspect of each training image."""
-    rule = recipe.data.resize.rule()
+    resize = recipe.data.resize
     pipeline = augmentation(recipe.data.augment) if augment else None
     masks = recipe.needs_masks
     cache, values = recipe.data.cache, recipe.data.value_range
     train = DetectionDataset(
-        data.train, rule, augmentation=pipeline, masks=masks, cache=cache, proposals=proposals, value_range=values
-    )
-    val = DetectionDataset(data.val, rule, masks=masks, cache=cache, proposals=proposals, value_range=values)
+        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, cache=cache, proposals=proposals,
+        value_range=values,
+    )  # fmt: skip
+    val = DetectionDataset(data.val, resize.rule(), masks=masks, cache=cache, proposals=proposals, value_range=values)
     return train, val, aspects_of(data.train)
 
 

@@ -66,7 +66,7 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         "coco": "coco",
         "yolo": "yolo",
     }
-    assert [reader.name for reader in READERS] == ["voc", "cvat", "coco", "yolo"]
+    assert [reader.name for reader in READERS] == ["lists", "voc", "cvat", "coco", "yolo"]
 
 
 def test_a_file_may_be_given(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def one_sentence(path: Path, part: str) -> None:
 
 def test_what_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     one_sentence(tmp_path / "nowhere", "there is no such folder or file")
-    one_sentence(tmp_path, "the folder is empty; understood layouts: Pascal VOC")
+    one_sentence(tmp_path, "the folder is empty; understood layouts: JSON lists of a course .*; Pascal VOC")
     (tmp_path / "notes.txt").write_text("hello")
     one_sentence(tmp_path, "neither images nor labels were found; understood layouts")
     one_sentence(

@@ -15,11 +15,13 @@ from typing import Any
 
 from boxwright.data.formats.coco_categories import join_categories, read_categories
 from boxwright.data.formats.coco_rows import CocoRows
+from boxwright.data.formats.json_lists import recognises_lists
 from boxwright.data.formats.listing import (
     ImageFinder,
     files_in,
     folders_in,
     split_folders,
+    split_in_name,
     split_name,
     split_order,
     subfolder,
@@ -34,7 +36,7 @@ _PEEK = 65536  # bytes in which one of the keys of a COCO file must occur
 def recognises_coco(path: Path) -> bool:
     """Whether a path is a JSON file, or a folder with JSON files in a layout that `read_coco` supports."""
     if path.is_file():
-        return path.suffix.lower() == ".json"
+        return path.suffix.lower() == ".json" and not recognises_lists(path)
     return bool(_annotation_files(path))
 
 
@@ -149,7 +151,7 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
         return {_split_of(files[0]): files[0]}
     result: dict[str, Path] = {}
     for file in files:
-        split = _split_in_name(file) or file.stem
+        split = _named_split(file) or file.stem
         if split in result:
             raise ValueError(
                 f"{file.parent}: {result[split].name} and {file.name} both stand for {split}; name one file"
@@ -163,13 +165,11 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
 
 def _split_of(file: Path) -> str:
     """The split of a single file: by its name, by its folder's name, or train."""
-    return _split_in_name(file) or split_name(file.parent.name) or "train"
+    return _named_split(file) or split_name(file.parent.name) or "train"
 
 
-def _split_in_name(file: Path) -> str | None:
-    stem = file.stem.lower().removesuffix(".coco")
-    parts = [stem, *stem.replace("-", "_").replace(".", "_").split("_")]
-    return next((found for found in map(split_name, parts) if found), None)
+def _named_split(file: Path) -> str | None:
+    return split_in_name(file.stem.lower().removesuffix(".coco"))
 
 
 def _root_of(file: Path) -> Path:

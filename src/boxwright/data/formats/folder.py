@@ -12,6 +12,7 @@ from typing import NamedTuple
 from boxwright.data.class_selection import select_classes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
+from boxwright.data.formats.json_lists import LISTS_LAYOUT, read_lists, recognises_lists
 from boxwright.data.formats.listing import images_below, split_name, split_order
 from boxwright.data.formats.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.formats.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
@@ -28,7 +29,9 @@ class Reader(NamedTuple):
     read: Callable[[Path, Sequence[str] | None], LabelledFolder]
 
 
+# the first that fits: lists name the images to use, so they come before the folder of XML files that lies beside them
 READERS = (
+    Reader("lists", LISTS_LAYOUT, recognises_lists, read_lists),
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
     Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
@@ -40,7 +43,7 @@ VALIDATION_SHARE = 0.1
 def open_folder(
     path: str | Path, classes: str | None = None, class_names: Sequence[str] | None = None
 ) -> LabelledFolder:
-    """Read a folder of labelled images (or a data YAML, COCO JSON or CVAT XML), with a train and a validation split.
+    """Read a folder of labelled images (or a YAML, COCO JSON, CVAT XML or list), with a train and a validation split.
 
     `classes` selects a subset or merges ("car,person", "car+truck=vehicle"); `class_names` gives the order of classes
     if the format does not. A missing validation split is made from the training images, always the same one, and

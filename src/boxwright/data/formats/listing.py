@@ -38,6 +38,16 @@ def split_name(text: str) -> str | None:
     return _SPLIT_NAMES.get(re.sub(r"[_-]?(19|20)\d\d$", "", text.lower()))
 
 
+def split_in_name(stem: str) -> str | None:
+    """The split that a file's name has as its whole or as a part.
+
+    >>> split_in_name("instances_val2017"), split_in_name("voc07_train"), split_in_name("all")
+    ('val', 'train', None)
+    """
+    parts = [stem, *re.split(r"[-._]", stem)]
+    return next((found for found in map(split_name, parts) if found), None)
+
+
 def split_order(names: Iterable[str]) -> list[str]:
     """Split names in the usual order: train, val, trainval, test, then the rest by name."""
     return sorted(names, key=lambda name: (SPLIT_ORDER.index(name) if name in SPLIT_ORDER else 9, name))
