@@ -23,6 +23,7 @@ IN_FLIGHT = 3
 AHEAD = 2
 """Batches that are put together while the device computes."""
 _Result = TypeVar("_Result")
+_Result_co = TypeVar("_Result_co", covariant=True)
 
 
 class DeviceUse:
@@ -75,7 +76,7 @@ class DeviceUse:
         return float(start.elapsed_time(end)) / 1000
 
 
-class Window(Protocol[_Result]):
+class Window(Protocol[_Result_co]):
     """Images whose batches go through a device."""
 
     @property
@@ -91,7 +92,7 @@ class Window(Protocol[_Result]):
     def restore(self, rows: list[int], images: ImageBatch, padded: PaddedDetections) -> None:
         """Take its detections, on the CPU; called in a thread."""
 
-    def results(self) -> Iterator[_Result]:
+    def results(self) -> Iterator[_Result_co]:
         """What there is for each image, in their order, once all batches are restored."""
 
     def close(self) -> None:

@@ -92,16 +92,17 @@ class TorchEngine:
     @torch.inference_mode()
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
         """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
-        with self._autocast():
+        with self.autocast():
             return self.model(images, targets, proposals)
 
     @torch.inference_mode()
     def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections in network pixels from raw predictions."""
-        with self._autocast():
+        with self.autocast():
             return self.model.detect_padded(outputs, settings)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision of the network, for what is computed with its parts."""
         return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     @torch.inference_mode()
@@ -158,6 +159,11 @@ class Detector:
             engine = TorchEngine(network, where, precision=precision, compile=compile)
         self.engine: Engine = engine
         self.device = engine.device
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a torch network runs it, whose parts can be looked at; not in an exported file."""
+        return isinstance(self.engine, TorchEngine)
 
     @property
     def evaluation_batch(self) -> int:
@@ -384,8 +390,9 @@ class _Window:
 
     def close(self) -> None:
         """Let go of the images, before others are prepared, of which one may be large."""
-        for part in (self._held, self._good, self._found):
-            part.clear()
+        self._held.clear()
+        self._good.clear()
+        self._found.clear()
         if self._release is not None:
             self._release()
 

@@ -65,7 +65,7 @@ class Launched:
     @property
     def is_here(self) -> bool:
         """Whether the device is known to be done with it, so that `result` does not wait."""
-        return self.ready is not None and bool(self.ready.query())
+        return self.ready is not None and bool(self.ready.query())  # type: ignore[no-untyped-call]
 
     def result(self) -> PaddedDetections:
         """The detections of the batch."""
