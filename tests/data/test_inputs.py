@@ -196,7 +196,7 @@ def test_images_are_prepared_on_one_core_each(monkeypatch: pytest.MonkeyPatch) -
     try:
         torch.set_num_threads(3)
         source = iter([torch.zeros(3, 8, 8, dtype=torch.uint8)] * 5)
-        assert [len(part) for part in prepared_ahead(source, 2, ResizeRule(), None, keep=False)] == [2, 2, 1]
+        assert [len(part) for _, part in prepared_ahead(source, 2, ResizeRule(), None, keep=False)] == [2, 2, 1]
     finally:
         torch.set_num_threads(usual)
     assert seen == [1] * 5

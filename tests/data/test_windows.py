@@ -94,7 +94,7 @@ def test_large_images_are_decoded_one_by_one_and_only_when_the_one_before_is_don
 
     monkeypatch.setattr(inputs, "read_any_image", told)
     source = iter([tmp_path / f"{name}.png" for name in names])
-    for part in prepared_ahead(source, 8, RULE, None, keep=True, memory=0.015):
+    for _, part in prepared_ahead(source, 8, RULE, None, keep=True, memory=0.015):
         for one in part:
             assert isinstance(one, inputs.PreparedImage)
             events.append(f"used {Path(str(one.path)).stem}")
@@ -122,7 +122,7 @@ def test_arrays_are_taken_one_by_one_where_they_are_large() -> None:
             most = max(most, taken - used)
             yield np.zeros((400, 500, 3), np.uint8)  # 600 kB
 
-    for part in prepared_ahead(frames(), 64, RULE, None, keep=False, memory=0.01):
+    for _, part in prepared_ahead(frames(), 64, RULE, None, keep=False, memory=0.01):
         used += len(part)
     assert used == 20
     assert most <= 0.01 * 2**30 / 600_000

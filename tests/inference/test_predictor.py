@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
-from boxwright.data.inputs import image_paths
-from boxwright.inference.predictor import Detector, PredictOptions, batches_of_one_shape
+from boxwright.data.inputs import batches_of_one_shape, image_paths
+from boxwright.inference.predictor import Detector, PredictOptions
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule
 from boxwright.structures import PaddedDetections

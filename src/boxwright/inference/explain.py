@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from boxwright.data.transforms import resize_ground_truth
+from boxwright.inference.explain_panels import SIDES
 from boxwright.inference.predictor import Detector, TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSOutputs
+from boxwright.models.fcos_mask import FCOSMask
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizePlan, fit_image, resize_plan
@@ -25,7 +27,6 @@ from boxwright.ops.select import clip_boxes
 from boxwright.structures import Classes, Detections, GroundTruth, ImageBatch
 from boxwright.wording import counted
 
-SIDES = ("l", "t", "r", "b")
 FOUND_IOU = 0.5
 
 
@@ -82,6 +83,8 @@ class Explanation:
     distances: Tensor
     boxes: Tensor
     found: Detections
+    restored: Detections
+    """The detections in the image's own pixels, with their masks if there are any."""
     source: Tensor
     score_threshold: float
     lesson: Lesson | None
@@ -122,15 +125,17 @@ def explain(
     engine = detector.engine
     if not isinstance(engine, TorchEngine):
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
-    model = engine.model  # what predicts: norms folded, in its precision
+    whole = engine.model  # what predicts: norms folded, in its precision
+    model = whole.detector if isinstance(whole, FCOSMask) else whole
     if not isinstance(model, FCOS):
-        raise ValueError(f"explain draws the locations of FCOS; this checkpoint is a {type(model).__name__}")
+        raise ValueError(f"this draws the locations of FCOS; this checkpoint is a {type(model).__name__}")
     hw = (int(image.shape[1]), int(image.shape[2]))
     plan = resize_plan(hw, detector.resize)
     images = ImageBatch.of([fit_image(image, plan)], [hw], [plan.scale_xy], [plan.offset_xy])
-    raw: FCOSOutputs = engine.forward(images.to(detector.device))
-    moved: dict[str, Any] = {name: part.cpu() for name, part in raw._asdict().items() if isinstance(part, Tensor)}
-    outputs = raw._replace(**moved)
+    raw = engine.forward(images.to(detector.device))
+    there: FCOSOutputs = raw.detector if isinstance(whole, FCOSMask) else raw
+    moved: dict[str, Any] = {name: part.cpu() for name, part in there._asdict().items() if isinstance(part, Tensor)}
+    outputs = there._replace(**moved)
     class_scores, central = outputs.class_logits[0].sigmoid(), outputs.centerness_logits[0].sigmoid()
     if model.config.compat.class_channels is not None:  # a reference's network has more channels than classes
         class_scores = class_scores[:, list(model.config.compat.class_channels)]
@@ -163,6 +168,7 @@ def explain(
         distances=distances,
         boxes=boxes,
         found=found,
+        restored=replace(padded.restore(images, detector.paste)[0], classes=detector.classes),
         source=_sources(found, boxes, scores),
         score_threshold=least,
         lesson=lesson,

@@ -19,27 +19,28 @@ from boxwright.inference.explain import (
     place,
     score_sum,
 )
+from boxwright.inference.explain_masks import draw_masks
 from boxwright.inference.explain_panels import (
+    FOUND_COLOUR,
+    GROUND_TRUTH_COLOUR,
     POINT_COLOUR,
     arrows,
     box_colour,
     dots,
+    draw_overview,
     heat_map,
     heat_scale,
     legend_line,
     number_tag,
     open_panels,
     rectangle,
+    save_figures,
     show_image,
     thin_box,
     zoom_to,
 )
-from boxwright.structures import Detections, GroundTruth
+from boxwright.structures import GroundTruth
 from boxwright.wording import counted
-from boxwright.writing import writing
-
-DPI = 110
-FOUND_COLOUR, GROUND_TRUTH_COLOUR = "#ffe100", "#2bff88"
 
 
 def write_explanation(
@@ -49,14 +50,19 @@ def write_explanation(
     box: int | None = None,
     detection: int | None = None,
     label: int | None = None,
+    masks: GroundTruth | None = None,
 ) -> list[Path]:
     """Write the images of an explanation as PNG files; their paths in reading order.
 
     `label` chooses the class of the class maps (the best class of each location if not given); a ground truth box and a
-    detection are drawn where their numbers are given.
+    detection are drawn where their numbers are given; `masks` is ground truth with masks, in the image's own pixels.
     """
     lesson = explanation.lesson
-    drawn = [("1_overview", _overview(explanation)), ("2_locations", _locations(explanation))]
+    known = None if lesson is None else lesson.ground_truth
+    overview = draw_overview(
+        explanation, explanation.found, known, explanation.classes, explanation.score_threshold
+    )  # fmt: skip
+    drawn = [("1_overview", overview), ("2_locations", _locations(explanation))]
     if lesson is not None:
         drawn.append(("3_owners", _owners(explanation, lesson)))
     drawn += [("4_centerness", _centerness(explanation)), ("5_classes", _classes(explanation, label))]
@@ -64,37 +70,9 @@ def write_explanation(
         drawn.append((f"6_box_{box}", _box(explanation, explanation.ground_truth_box(box), box)))
     if detection is not None:
         drawn.append((f"7_detection_{detection}", _detection(explanation, detection)))
-    paths = []
-    for name, figure in drawn:
-        with writing(folder / f"{name}.png") as path:
-            figure.savefig(path, dpi=DPI)
-        paths.append(path)
-    return paths
-
-
-def _overview(explanation: Explanation) -> Any:
-    found, lesson = explanation.found, explanation.lesson
-    titles = [f"{counted(len(found), 'detection')} from score {explanation.score_threshold:.2f}, best first"]
-    if lesson is not None:
-        titles.insert(0, f"{len(lesson.ground_truth)} ground truth boxes")
-    heading = "The numbers are those that --detection takes" + (
-        ", and --box on the left." if lesson is not None else "."
-    )
-    figure, panels = open_panels(explanation, titles, f"{heading} Colours are classes.", foot=0.3)
-    sides: list[GroundTruth | Detections] = [found] if lesson is None else [lesson.ground_truth, found]
-    for axes, shown in zip(panels, sides, strict=True):
-        show_image(axes, explanation)
-        for index, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
-            colour = box_colour(label)
-            rectangle(axes, box, colour, width=1.5)
-            number_tag(axes, explanation, box, index, colour)
-        present = sorted(set(shown.labels.tolist()))
-        handles = [legend_line(axes, explanation.classes.names[k], box_colour(k)) for k in present[:12]]
-        if handles:
-            axes.legend(
-                handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False
-            )
-    return figure
+    if explanation.restored.masks is not None:
+        drawn.append(("9_masks", draw_masks(explanation.image, explanation.restored, masks, detection)))
+    return save_figures(drawn, folder)
 
 
 def _locations(explanation: Explanation) -> Any:
@@ -216,7 +194,7 @@ def _box(explanation: Explanation, lesson: Lesson, index: int) -> Any:
         dots(axes, points[~mine], level.stride, "#8c8c8c", 0.16)
         dots(axes, points[mine], level.stride, GROUND_TRUTH_COLOUR, 0.4, edge="black")
         if central is not None and explanation.level_of(central) is level:
-            arrows(axes, explanation, central, lesson.distances[central])
+            arrows(axes, explanation, explanation.locations[central], lesson.distances[central])
     return figure
 
 
@@ -242,7 +220,7 @@ def _detection(explanation: Explanation, index: int) -> Any:
         rectangle(axes, box, FOUND_COLOUR)
         dots(axes, explanation.locations[level.rows], level.stride, "#8c8c8c", 0.14)
         dots(axes, explanation.locations[location][None], level.stride, POINT_COLOUR, 0.5)
-    arrows(panels[1], explanation, location, explanation.distances[location])
+    arrows(panels[1], explanation, explanation.locations[location], explanation.distances[location])
     handles = [legend_line(panels[0], "detection", FOUND_COLOUR)]
     if nearest:
         handles.append(legend_line(panels[0], "ground truth", GROUND_TRUTH_COLOUR, style="--"))

@@ -4,26 +4,52 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from boxwright.evaluation.report import plain_figure
-from boxwright.inference.explain import SIDES, Explanation, Level
-from boxwright.ops.image import resize_image
+from boxwright.ops.image import ResizePlan, resize_image
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.visualize import class_colour
-from boxwright.writing import printable
+from boxwright.wording import counted
+from boxwright.writing import printable, writing
 
+SIDES = ("l", "t", "r", "b")
 PANEL_INCHES = 4.6
 MOST_PIXELS = 1200  # of the longer side of the image under a panel
 SIDE_COLOURS = ("#1f77ff", "#ff7f0e", "#19b34a", "#e8308c")
 POINT_COLOUR = "#ff2d2d"
+FOUND_COLOUR, GROUND_TRUTH_COLOUR = "#ffe100", "#2bff88"
+DPI = 110
+
+
+class Scene(Protocol):
+    """An image (3, H, W) uint8 as it is in its file, and how the network sees it."""
+
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def plan(self) -> ResizePlan: ...
+
+
+class Grid(Protocol):
+    """One feature map."""
+
+    @property
+    def stride(self) -> int: ...
+
+    @property
+    def size_hw(self) -> tuple[int, int]: ...
 
 
 def open_panels(
-    explanation: Explanation, titles: Sequence[str], heading: str, rows: int = 1, *, foot: float = 0.0
+    scene: Scene, titles: Sequence[str], heading: str, rows: int = 1, *, foot: float = 0.0
 ) -> tuple[Any, list[Any]]:
     """A figure with one panel for each title, in so many rows (or more, where three in a row do not suffice).
 
@@ -31,7 +57,7 @@ def open_panels(
     """
     columns = len(titles) // rows if rows > 1 else min(len(titles), 3)
     rows = -(-len(titles) // columns)
-    height, width = explanation.plan.size_hw
+    height, width = scene.plan.size_hw
     panel_width = PANEL_INCHES * min(1.5, max(0.7, (width / height) ** 0.5))
     figure = plain_figure(panel_width * columns, 1)
     lines = textwrap.wrap(heading, max(40, int(panel_width * columns * 12.5)))
@@ -51,9 +77,45 @@ def open_panels(
     return figure, panels
 
 
-def show_image(axes: Any, explanation: Explanation, *, faded: bool = False) -> None:
+def save_figures(drawn: Sequence[tuple[str, Any]], folder: Path) -> list[Path]:
+    """Write named figures as PNG files; their paths."""
+    paths = []
+    for name, figure in drawn:
+        with writing(folder / f"{name}.png") as path:
+            figure.savefig(path, dpi=DPI)
+        paths.append(path)
+    return paths
+
+
+def draw_overview(
+    scene: Scene, found: Detections, ground_truth: GroundTruth | None, classes: Classes, threshold: float
+) -> Any:
+    """Ground truth, if it is known, beside the detections, with the numbers of both."""
+    titles = [f"{counted(len(found), 'detection')} from score {threshold:.2f}, best first"]
+    sides: list[GroundTruth | Detections] = [found]
+    heading = "The numbers are those that --detection takes"
+    if ground_truth is not None:
+        titles.insert(0, counted(len(ground_truth), "ground truth box"))
+        sides.insert(0, ground_truth)
+        heading += ", and --box on the left."
+    figure, panels = open_panels(scene, titles, f"{heading.removesuffix('.')}. Colours are classes.", foot=0.3)
+    for axes, shown in zip(panels, sides, strict=True):
+        show_image(axes, scene)
+        for index, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
+            rectangle(axes, box, box_colour(label), width=1.5)
+            number_tag(axes, scene, box, index, box_colour(label))
+        present = sorted(set(shown.labels.tolist()))
+        handles = [legend_line(axes, classes.names[k], box_colour(k)) for k in present[:12]]
+        if handles:
+            axes.legend(
+                handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False
+            )
+    return figure
+
+
+def show_image(axes: Any, scene: Scene, *, faded: bool = False) -> None:
     """Draw the image itself; faded to light grey where colours on it are to speak."""
-    image = explanation.image
+    image = scene.image
     longer = max(image.shape[1:])
     if longer > MOST_PIXELS:
         shrunk = [max(1, round(side * MOST_PIXELS / longer)) for side in image.shape[1:]]
@@ -62,16 +124,16 @@ def show_image(axes: Any, explanation: Explanation, *, faded: bool = False) -> N
     if faded:
         grey = pixels.mean(2, keepdims=True) * 0.6 + 255 * 0.35
         pixels = grey.repeat(3, axis=2).astype(np.uint8)
-    (left, top), (height, width) = explanation.plan.offset_xy, explanation.plan.image_hw
+    (left, top), (height, width) = scene.plan.offset_xy, scene.plan.image_hw
     axes.imshow(pixels, extent=(left, left + width, top + height, top), interpolation="antialiased", zorder=0)
-    axes.set_xlim(0, explanation.plan.size_hw[1])
-    axes.set_ylim(explanation.plan.size_hw[0], 0)
+    axes.set_xlim(0, scene.plan.size_hw[1])
+    axes.set_ylim(scene.plan.size_hw[0], 0)
 
 
-def zoom_to(axes: Any, explanation: Explanation, box: Tensor) -> None:
+def zoom_to(axes: Any, scene: Scene, box: Tensor) -> None:
     """Show only the surroundings of a box."""
     x1, y1, x2, y2 = box.tolist()
-    height, width = explanation.plan.size_hw
+    height, width = scene.plan.size_hw
     aspect = width / height
     tall = max(y2 - y1, (x2 - x1) / aspect) * 1.7 + 12
     wide = min(tall * aspect, width)
@@ -109,9 +171,9 @@ def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 
     )
 
 
-def number_tag(axes: Any, explanation: Explanation, box: Tensor, index: int, colour: Any) -> None:
+def number_tag(axes: Any, scene: Scene, box: Tensor, index: int, colour: Any) -> None:
     """The number of a box at its corner, wholly inside the image."""
-    height, width = explanation.plan.size_hw
+    height, width = scene.plan.size_hw
     x, y = min(max(float(box[0]), 0.008 * width), 0.95 * width), max(float(box[1]), 0.025 * height)
     tag(axes, x, y, str(index), colour, size=7)
 
@@ -143,7 +205,7 @@ def dots(axes: Any, points: Tensor, stride: int, colour: Any, share: float, *, e
     axes.scatter(points[:, 0], points[:, 1], s=diameter**2, color=colour, edgecolors=edge, linewidths=0.4, zorder=4)
 
 
-def heat_map(axes: Any, level: Level, values: npt.NDArray[Any]) -> None:
+def heat_map(axes: Any, level: Grid, values: npt.NDArray[Any]) -> None:
     """A heat map (h, w) of a level: every cell is as large as its stride, with its location in its middle."""
     rows, columns = level.size_hw
     cells = values.reshape(rows, columns)
@@ -177,14 +239,25 @@ def thin_box(box: Tensor, *, ignored: bool) -> Any:
     )
 
 
-def arrows(axes: Any, explanation: Explanation, location: int, distances: Tensor) -> None:
-    """The distances l, t, r, b of a location as arrows to the sides of its box, each with its length.
+def thin_boxes(axes: Any, boxes: Tensor, colour: Any, width: float) -> None:
+    """Many boxes (N, 4) as thin lines, of which hundreds may lie over each other."""
+    from matplotlib.collections import LineCollection
+
+    x1, y1, x2, y2 = boxes.double().unbind(1)
+    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
+    outlines = torch.stack([torch.stack(corner, dim=1) for corner in corners], dim=1).numpy()  # (N, 5, 2)
+    faint = max(0.25, min(1.0, 12 / max(1, len(boxes))))
+    axes.add_collection(LineCollection(list(outlines), colors=[colour], linewidths=width, alpha=faint, zorder=3))
+
+
+def arrows(axes: Any, scene: Scene, point: Tensor, distances: Tensor) -> None:
+    """The distances l, t, r, b of a location (2,) as arrows to the sides of its box, each with its length.
 
     What reaches out of the image is drawn to its border.
     """
-    x, y = explanation.locations[location].tolist()
+    x, y = point.tolist()
     left, top, right, bottom = distances.tolist()
-    height, width = explanation.plan.size_hw
+    height, width = scene.plan.size_hw
     ends = ((max(x - left, 0), y), (x, max(y - top, 0)), (min(x + right, width), y), (x, min(y + bottom, height)))
     for side, end, distance, colour in zip(SIDES, ends, distances.tolist(), SIDE_COLOURS, strict=True):
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}

@@ -14,11 +14,18 @@ from boxwright.wording import counted
 
 
 def labelled_image(
-    image: str | Path, data: Path, model_classes: Classes, *, split: str | None = None, classes: str | None = None
+    image: str | Path,
+    data: Path,
+    model_classes: Classes,
+    *,
+    split: str | None = None,
+    classes: str | None = None,
+    masks: bool = False,
 ) -> tuple[Path, GroundTruth]:
     """The file of an image of a data folder, and its ground truth in original pixels with the labels of a model.
 
-    `image` is a path, a file name or a stem; all splits are searched unless one is given. Raises FileNotFoundError
+    `image` is a path, a file name or a stem; all splits are searched unless one is given; with `masks` the
+    ground truth has its masks. Raises FileNotFoundError
     where the data has no such image, ValueError where it has several or where its classes are not those of the model.
     """
     dataset = open_folder(data, classes=classes)
@@ -36,7 +43,7 @@ def labelled_image(
             "give the whole path"
         )
     record = found[0]
-    return record.path, ground_truth_of(record, image_size(record.path))
+    return record.path, ground_truth_of(record, image_size(record.path), masks=masks)
 
 
 def _matching(records: dict[Path, Record], image: Path) -> list[Record]:

@@ -6,7 +6,7 @@ detections.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -21,7 +21,7 @@ from boxwright.data.image_io.any_image import ImageLike
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, PreparedImage, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, PreparedImage, batches_of_one_shape, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
@@ -92,16 +92,17 @@ class TorchEngine:
     @torch.inference_mode()
     def forward(self, images: ImageBatch, targets: Targets | None = None, proposals: Proposals | None = None) -> Any:
         """Raw predictions of a batch; with targets also what the loss needs. The detections are the same."""
-        with self._autocast():
+        with self.autocast():
             return self.model(images, targets, proposals)
 
     @torch.inference_mode()
     def detect(self, outputs: Any, settings: DetectSettings) -> PaddedDetections:
         """Detections in network pixels from raw predictions."""
-        with self._autocast():
+        with self.autocast():
             return self.model.detect_padded(outputs, settings)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision of the network, for what is computed with its parts."""
         return torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     @torch.inference_mode()
@@ -145,7 +146,7 @@ class Detector:
         self.resize: ResizeRule = self.recipe.data.resize.rule()
         self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
-        self._paste: Paste = getattr(getattr(self.recipe.model, "mask", None), "paste", "exact")
+        self.paste: Paste = getattr(getattr(self.recipe.model, "mask", None), "paste", "exact")
         self._checkpoint = checkpoint
         self.needs_proposals = MODELS[self.recipe.model.name].needs_proposals
         """Whether `predict` needs a proposal file (Fast R-CNN)."""
@@ -158,6 +159,11 @@ class Detector:
             engine = TorchEngine(network, where, precision=precision, compile=compile)
         self.engine: Engine = engine
         self.device = engine.device
+
+    @property
+    def has_network(self) -> bool:
+        """Whether a torch network runs it, whose parts can be looked at; not in an exported file."""
+        return isinstance(self.engine, TorchEngine)
 
     @property
     def evaluation_batch(self) -> int:
@@ -267,12 +273,13 @@ class Detector:
 
         def detected() -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
             source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
-            for held in prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory):
-                good = [one for one in held if isinstance(one, PreparedImage)]
-                pairs = zip(good, self.detect_prepared(good, settings, batch, use=use), strict=True)
-                for one in held:
-                    yield next(pairs) if isinstance(one, PreparedImage) else one
-                del held, good, pairs, one  # before the next window is prepared, which may be one large image
+            with prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory) as ahead:
+
+                def taken() -> _Window | None:
+                    given = ahead.take()
+                    return None if given is None else _Window(self, given[1], settings, batch, release=ahead.release)
+
+                yield from self._through(iter(taken, None), lambda: ahead.ready, use)
 
         return detected()
 
@@ -299,88 +306,100 @@ class Detector:
         settings: DetectSettings,
         batch: int,
         losses: LossSums | None = None,
-        use: DeviceUse | None = None,
     ) -> list[Detections]:
-        """Detections in resized images, in their order; `losses` collects the losses against its ground truths.
+        """Detections in resized images, in their order; `losses` collects the losses against its ground truths."""
+        window = _Window(self, list(held), settings, batch, losses)
+        return [one[1] for one in self._through(iter([window]), lambda: True, None) if not isinstance(one, Exception)]
 
-        A GPU has three batches at a time, while one is put together and the detections of others are mapped back to the
-        original images. `use` is told when the device has work.
-        """
-        found: dict[int, Detections] = {}
+    def _through(
+        self, windows: Iterator[_Window], ready: Callable[[], bool], use: DeviceUse | None
+    ) -> Iterator[tuple[PreparedImage, Detections] | Unreadable]:
+        """The results of windows, in order. A GPU has several batches at a time, of two windows where one ends."""
+        if self.device.type != "cpu":
+            yield from overlapped(windows, ready, self.engine.device, use)
+            return
+        for window in windows:  # one batch after the other: threads would only compete with the network's
+            window.detect(use)
+            yield from window.results()
+            window.close()
 
-        def assemble(rows: list[int]) -> tuple[list[int], ImageBatch]:
-            return rows, self._batch([held[row] for row in rows], batch)
 
-        def restore(rows: list[int], images: ImageBatch, padded: PaddedDetections) -> None:
-            for row, detections in zip(rows, padded.restore(images, self._paste), strict=False):
-                found[row] = replace(detections, classes=self.classes, path=held[row].path)
+class _Window:
+    """Images that are detected together, in batches of one shape (`parts`), and the detections that there are."""
 
-        parts = batches_of_one_shape([one.pixels for one in held], batch, self.engine.bucket)
-        if self.device.type == "cpu":  # other threads would only compete with the network's
-            for part in parts:
-                rows, images = assemble(part)
-                with nullcontext() if use is None else use.busy():
-                    padded = self._run(images, [held[row] for row in rows], settings, rows, losses)
-                restore(rows, images, padded)
-        else:
+    def __init__(
+        self, detector: Detector, held: list[Any], settings: DetectSettings, batch: int,
+        losses: LossSums | None = None, *, release: Callable[[], object] | None = None,
+    ) -> None:  # fmt: skip
+        """Of prepared images, or errors in their place; `release` is called when they are let go."""
+        self._detector, self._settings, self._batch, self._losses = detector, settings, batch, losses
+        self._held, self._release = held, release
+        self._good: list[PreparedImage] = [one for one in held if isinstance(one, PreparedImage)]
+        self._found: dict[int, Detections] = {}
+        self.parts = batches_of_one_shape([one.pixels for one in self._good], batch, detector.engine.bucket)
 
-            def launch(rows: list[int], images: ImageBatch) -> Launched:
-                return self._launch(images, [held[row] for row in rows], settings, rows, losses)
-
-            overlapped(parts, assemble, launch, restore, self.engine.device, use)
-        return [found[row] for row in range(len(held))]
-
-    def _run(
-        self, images: ImageBatch, held: list[PreparedImage], settings: DetectSettings, rows: list[int],
-        losses: LossSums | None,
-    ) -> PaddedDetections:  # fmt: skip
-        proposals = _regions_of(held, self.device)
-        if losses is None:
-            return self.engine(images, settings, proposals)
-        if not isinstance(self.engine, TorchEngine):
-            raise ValueError("losses are for a checkpoint: an exported file gives detections only")
-        targets = Targets.of([losses.ground_truths[row] for row in rows]).to(self.device)
-        outputs = self.engine.forward(images, targets, proposals)
-        losses.add(self.engine.losses(outputs, targets), len(rows))
-        return self.engine.detect(outputs, settings)
-
-    def _launch(
-        self, images: ImageBatch, held: list[PreparedImage], settings: DetectSettings, rows: list[int],
-        losses: LossSums | None,
-    ) -> Launched:  # fmt: skip
-        """The same, without waiting for it where the engine can."""
-        if losses is None and isinstance(self.engine, TorchEngine) and self.engine.graphed is not None:
-            return self.engine.graphed.launch(images, settings, _regions_of(held, self.device))
-        return Launched.done(self._run(images, held, settings, rows, losses))
-
-    def _batch(self, images: list[PreparedImage], batch: int) -> ImageBatch:
-        missing = batch - len(images) if self.engine.fixed_batch else 0
-        rows = [*images, *[images[0]] * missing]  # detections in the repeated images are dropped
+    def assemble(self, rows: list[int]) -> ImageBatch:
+        """A batch of images."""
+        good, engine = [self._good[row] for row in rows], self._detector.engine
+        if engine.fixed_batch:
+            good += [good[0]] * (self._batch - len(good))  # detections in the repeated images are dropped
         return ImageBatch.of(
-            [one.pixels for one in rows],
-            [one.original_hw for one in rows],
-            [one.plan.scale_xy for one in rows],
-            [one.plan.offset_xy for one in rows],
-            multiple_of=self.engine.bucket,
+            [one.pixels for one in good],
+            [one.original_hw for one in good],
+            [one.plan.scale_xy for one in good],
+            [one.plan.offset_xy for one in good],
+            multiple_of=engine.bucket,
         )
 
+    def run(self, rows: list[int], images: ImageBatch) -> PaddedDetections:
+        """The detections of a batch on the device."""
+        engine, regions = self._detector.engine, self._regions(rows)
+        if self._losses is None:
+            return engine(images, self._settings, regions)
+        if not isinstance(engine, TorchEngine):
+            raise ValueError("losses are for a checkpoint: an exported file gives detections only")
+        targets = Targets.of([self._losses.ground_truths[row] for row in rows]).to(engine.device)
+        outputs = engine.forward(images, targets, regions)
+        self._losses.add(engine.losses(outputs, targets), len(rows))
+        return engine.detect(outputs, self._settings)
 
-def _regions_of(held: Sequence[PreparedImage], device: torch.device) -> Proposals | None:
-    """The stored proposals of images as a batch on a device, if they have any."""
-    given = [one.proposals for one in held if one.proposals is not None]
-    if not given:
-        return None
-    return Proposals.of([rows[:, :4] for rows in given], [rows[:, 4] for rows in given]).to(device)
+    def launch(self, rows: list[int], images: ImageBatch) -> Launched:
+        """The same, without waiting for it where the engine can."""
+        engine = self._detector.engine
+        if self._losses is None and isinstance(engine, TorchEngine) and engine.graphed is not None:
+            return engine.graphed.launch(images, self._settings, self._regions(rows))
+        return Launched.done(self.run(rows, images))
 
+    def restore(self, rows: list[int], images: ImageBatch, padded: PaddedDetections) -> None:
+        """Take the detections of a batch, mapped back to the original images."""
+        for row, found in zip(rows, padded.restore(images, self._detector.paste), strict=False):
+            self._found[row] = replace(found, classes=self._detector.classes, path=self._good[row].path)
 
-def batches_of_one_shape(images: Sequence[Tensor], batch: int, bucket: int = 1) -> list[list[int]]:
-    """Batches of at most `batch` indices of images (3, h, w), of one dtype and one size, rounded up to `bucket`.
+    def detect(self, use: DeviceUse | None) -> None:
+        """All of it, batch by batch; `use` is told when the device has work."""
+        for rows in self.parts:
+            images = self.assemble(rows)
+            with nullcontext() if use is None else use.busy():
+                padded = self.run(rows, images)
+            self.restore(rows, images, padded)
 
-    So the padding of an image, and with it the detections, does not depend on other images. Padding to the largest of
-    a batch instead changes the statistics of group norm and, layer by layer, everything near the border.
-    """
-    groups: dict[tuple[str, int, int], list[int]] = {}
-    for index, image in enumerate(images):
-        height, width = (-(-side // bucket) for side in image.shape[1:])
-        groups.setdefault((str(image.dtype), height, width), []).append(index)
-    return [rows[start : start + batch] for _, rows in sorted(groups.items()) for start in range(0, len(rows), batch)]
+    def results(self) -> Iterator[tuple[PreparedImage, Detections] | Unreadable]:
+        """Images with their detections, and errors, in the order of the images, once all batches are restored."""
+        found = iter(self._found[row] for row in range(len(self._good)))
+        return ((one, next(found)) if isinstance(one, PreparedImage) else one for one in self._held)
+
+    def close(self) -> None:
+        """Let go of the images, before others are prepared, of which one may be large."""
+        self._held.clear()
+        self._good.clear()
+        self._found.clear()
+        if self._release is not None:
+            self._release()
+
+    def _regions(self, rows: list[int]) -> Proposals | None:
+        """The stored proposals of images as a batch on the device, if they have any."""
+        given = [found for row in rows if (found := self._good[row].proposals) is not None]
+        if not given:
+            return None
+        boxes, scores = [found[:, :4] for found in given], [found[:, 4] for found in given]
+        return Proposals.of(boxes, scores).to(self._detector.device)

@@ -22,8 +22,8 @@ from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.retinanet import RetinaNetConfig, level_anchors
 from boxwright.models.rpn import RPNConfig
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
-from boxwright.ops.assign import assign_locations
-from boxwright.ops.match import match_boxes
+from boxwright.ops.assign import Assignment, assign_locations
+from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import grid_locations, level_ranges, pyramid_locations
 from boxwright.structures import Targets
 
@@ -48,6 +48,11 @@ def held_detector(config: Any) -> Any:
     return config if isinstance(config, FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig) else None
 
 
+def holds_locations(config: Any) -> bool:
+    """Whether the detector of a config predicts at locations: FCOS, with masks or without."""
+    return isinstance(held_detector(config), FCOSConfig)
+
+
 def unit_of(config: Any) -> str:
     """What an object must own to be learnt."""
     return "location" if isinstance(config, FCOSConfig) else "anchor"
@@ -56,24 +61,83 @@ def unit_of(config: Any) -> str:
 def claimed(config: Any, size_hw: Size, targets: Targets) -> Tensor:
     """Whether each object (B, G) of images of this network size owns something; ignored and padding rows do not."""
     boxes, valid, ignore = targets.boxes, targets.valid, targets.ignore
-    if isinstance(config, FCOSConfig):
-        locations, strides, ranges = _locations(config, size_hw)
-        owner = assign_locations(
-            locations, strides, ranges, boxes, valid, ignore,
-            center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
-        ).owner  # fmt: skip
-    else:
-        rule: Any = config.assignment if isinstance(config, RetinaNetConfig) else config.rpn
-        owner = match_boxes(
-            _anchors(config, size_hw), boxes, valid, ignore,
-            positive_iou=rule.positive_iou, negative_iou=rule.negative_iou,
-            low_quality=isinstance(config, RetinaNetConfig) or rule.low_quality,
-            low_quality_iou=getattr(rule, "low_quality_iou", 0.0),
-            low_inclusive=rule.low_inclusive, high_inclusive=rule.high_inclusive,
-        ).owner  # fmt: skip
+    owner = assigned(config, size_hw, targets).owner
     owns = torch.zeros(boxes.shape[0], boxes.shape[1] + 1, dtype=torch.bool)
     owns.scatter_(1, owner + 1, True)  # column 0 is background
     return owns[:, 1:] & valid & ~ignore
+
+
+def assigned(config: Any, size_hw: Size, targets: Targets, sizes_hw: Tensor | None = None) -> Assignment:
+    """The object (B, N) that each location or anchor of images of this network size must learn, as the loss has it.
+
+    `sizes_hw` (B, 2) are the sizes within a padded batch, where they differ: some code bases leave its padding out.
+    """
+    boxes, valid, ignore = targets.boxes, targets.valid, targets.ignore
+    if isinstance(config, FCOSConfig):
+        locations, strides, ranges = _locations(config, size_hw)
+        return assign_locations(
+            locations, strides, ranges, boxes, valid, ignore,
+            center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
+        )  # fmt: skip
+    anchors, outside = _anchors(config, size_hw), None
+    if isinstance(config, RetinaNetConfig):
+        rule: Any = config.assignment
+        best_anchors, padding = config.compat.best_anchors, config.compat.padding
+    else:
+        rule, best_anchors, padding = config.rpn, config.rpn.best_anchors, config.rpn.padding
+    if padding == "ignored" and sizes_hw is not None:
+        outside = centred_outside(anchors, sizes_hw, config.compat.pad_multiple)
+    return match_boxes(
+        anchors, boxes, valid, ignore, positive_iou=rule.positive_iou, negative_iou=rule.negative_iou,
+        low_quality=isinstance(config, RetinaNetConfig) or rule.low_quality,
+        low_quality_iou=getattr(rule, "low_quality_iou", 0.0), claimed=best_anchors == "claimed", left_out=outside,
+        low_inclusive=rule.low_inclusive, high_inclusive=rule.high_inclusive,
+    )  # fmt: skip
+
+
+class PlaceLevel(NamedTuple):
+    """One feature map: its name, stride and size, its rows among all N places, and how many places each cell has."""
+
+    name: str
+    stride: int
+    size_hw: Size
+    rows: slice
+    each: int
+
+
+def place_levels(config: Any, size_hw: Size) -> tuple[PlaceLevel, ...]:
+    """The maps whose cells have the locations or anchors of an image of this network size, finest first."""
+    names: list[str] | None = None
+    if isinstance(config, FCOSConfig | RetinaNetConfig):
+        strides = [8 * 2**level for level in range(3 + config.fpn.extra_levels)]
+    else:
+        strides = _trunk_strides(config)
+        if config.fpn.channels is None:  # the backbone's own map
+            names = [level.upper() for level in config.fpn.levels]
+    each = 1 if isinstance(config, FCOSConfig) else len(cell_shapes(config)[0])
+    padded, start = _padded(size_hw, config.compat.pad_multiple), 0
+    levels: list[PlaceLevel] = []
+    for index, stride in enumerate(strides):
+        cells = _cells(padded, stride)
+        rows = slice(start, start := start + cells[0] * cells[1] * each)
+        name = f"P{stride.bit_length() - 1}" if names is None else names[index]
+        levels.append(PlaceLevel(name, stride, cells, rows, each))
+    return tuple(levels)
+
+
+def place_boxes(config: Any, size_hw: Size) -> Tensor:
+    """The anchors (N, 4) of an image; locations are boxes without area."""
+    if isinstance(config, FCOSConfig):
+        return _locations(config, size_hw)[0].repeat(1, 2)
+    return _anchors(config, size_hw)
+
+
+def cell_shapes(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig) -> list[Tensor]:
+    """The anchors (A, 4) at one cell of each level, around the origin."""
+    if isinstance(config, RetinaNetConfig):
+        return [level_anchors(config, size) for size in config.anchors.sizes]
+    rpn: ProposalSettings = config.rpn
+    return [cell_anchors(sizes, rpn.anchor_ratios, rounded=rpn.anchors_rounded) for sizes in rpn.anchor_sizes]
 
 
 @lru_cache(maxsize=64)  # most images of a data set are of few sizes
@@ -91,16 +155,13 @@ def _locations(config: FCOSConfig, size_hw: Size) -> tuple[Tensor, Tensor, Tenso
 @lru_cache(maxsize=64)
 def _anchors(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig, size_hw: Size) -> Tensor:
     """Anchors (N, 4)."""
-    if isinstance(config, RetinaNetConfig):
-        cells = [level_anchors(config, size) for size in config.anchors.sizes]
-        strides, grid = [8 * 2**level for level in range(3 + config.fpn.extra_levels)], config.compat.anchor_grid
-    else:
-        rpn: ProposalSettings = config.rpn
-        cells = [cell_anchors(sizes, rpn.anchor_ratios, rounded=rpn.anchors_rounded) for sizes in rpn.anchor_sizes]
-        strides, grid = _trunk_strides(config), rpn.anchor_grid
+    grid = config.compat.anchor_grid if isinstance(config, RetinaNetConfig) else config.rpn.anchor_grid
     padded = _padded(size_hw, config.compat.pad_multiple)
-    grids = [grid_locations(_cells(padded, stride), stride, grid=grid, padded_hw=padded) for stride in strides]
-    return pyramid_anchors(grids, cells)
+    grids = [
+        grid_locations(level.size_hw, level.stride, grid=grid, padded_hw=padded)
+        for level in place_levels(config, size_hw)
+    ]
+    return pyramid_anchors(grids, cell_shapes(config))
 
 
 def places(config: Any, size_hw: Size) -> int:

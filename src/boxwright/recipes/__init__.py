@@ -37,6 +37,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.startswith(BASE))
 
 
+def is_recipe(name: str) -> bool:
+    """Whether this names a recipe, and not a checkpoint: a recipe of the package, a short name, or a YAML file."""
+    return name.endswith((".yaml", ".yml", AUTO)) or name in ALIASES or name in recipe_names()
+
+
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by its name, short alias or YAML path, with overrides such as `optim.lr=0.01`.
 

@@ -84,22 +84,22 @@ def choose(name: str, machine: Machine) -> Choice:
 
 
 def settled(name: str, machine: Machine) -> tuple[str, str | None]:
-    """The recipe that a name means for a run on this machine, and a line for the log: nothing where there is no choice.
+    """The recipe that a name means for a run on this machine, and a line for the log; none where a recipe was named.
 
-    >>> settled("fcos", Machine(None))
-    ('fcos', None)
+    >>> settled("fcos", Machine(None, pretrained=True))[1]
+    'recipe: fcos is fcos-small; fcos@auto would be fcos-lite here (no GPU; its ImageNet weights are installed)'
     >>> settled("fcos", Machine("NVIDIA H100", 79.1))[1]
-    'recipe: fcos is fcos-small, for small machines; fcos@auto would be fcos-medium here (NVIDIA H100 with 79 GiB)'
+    'recipe: fcos is fcos-small; fcos@auto would be fcos-medium here (NVIDIA H100 with 79 GiB)'
+    >>> settled("rpn", Machine(None))[1], settled("fcos-small", Machine(None))[1]
+    ('recipe: rpn is rpn-small (the one recipe of rpn for own data)', None)
     """
     if name.endswith(AUTO):
         recipe, reason = choose(name, machine)
         return recipe, f"recipe: {name} is {recipe} here ({reason})"
-    if name not in ALIASES or machine.gpu is None:  # of pretrained weights another line tells
+    if name not in ALIASES:
         return name, None
     recipe, reason = choose(name, machine)
-    if recipe == ALIASES[name]:
-        return name, None
-    return (
-        name,
-        f"recipe: {name} is {ALIASES[name]}, for small machines; {name}{AUTO} would be {recipe} here ({reason})",
-    )
+    line = f"recipe: {name} is {ALIASES[name]}"
+    if name in MEDIUM:
+        line += f"; {name}{AUTO} would be {'the same' if recipe == ALIASES[name] else recipe} here"
+    return name, f"{line} ({reason})"

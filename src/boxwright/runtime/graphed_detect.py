@@ -62,6 +62,11 @@ class Launched:
         ready.record(torch.cuda.current_stream(device))
         return Launched(_Found(here, decided), self.again, ready)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the device is known to be done with it, so that `result` does not wait."""
+        return self.ready is not None and bool(self.ready.query())  # type: ignore[no-untyped-call]
+
     def result(self) -> PaddedDetections:
         """The detections of the batch."""
         if self.ready is not None:

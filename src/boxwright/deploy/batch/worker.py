@@ -20,7 +20,7 @@ import torch
 
 from boxwright.data.image_io.decode import ReadImage
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_size
-from boxwright.data.inputs import ahead_of_use
+from boxwright.data.inputs import Ahead
 from boxwright.deploy.batch.listing import Entry, read_with_note_of, stored_size_of
 from boxwright.inference.predictor import Detector
 from boxwright.ops.image import ResizeRule
@@ -127,12 +127,11 @@ class Worker:
     def _parts(self, entries: list[Entry]) -> Iterator[tuple[list[Entry], list[ReadImage | Failure]]]:
         """A few batches at a time, decoded while the detector works on the previous ones; fewer if images are large."""
         size = 2 * self.job.batch
-        for part, images in ahead_of_use(iter(entries), size, MEMORY, self._need, self._read):
-            if part.problem is not None:
-                yield part.images, [Failure(f"{part.images[0].key}: {part.problem}")]
-            else:
-                yield part.images, images
-            del part, images
+
+        def refused(entry: Entry, problem: str) -> ReadImage | Failure:
+            return Failure(f"{entry.key}: {problem}")
+
+        yield from Ahead(iter(entries), size, MEMORY, self._need, self._read, refused)
 
     def _need(self, entry: Entry) -> Need:
         """The memory need of an image, whose own pixels are kept until its detection."""
