@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from boxwright.data.placing import place_ground_truth
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -18,7 +19,6 @@ from boxwright.data.transforms import (
     ScaleJitter,
     Step,
     VerticalFlip,
-    place_ground_truth,
     resize_sample,
 )
 from boxwright.ops.image import PAD_COLOUR, ResizeRule, fit_image, resize_image, resize_plan
