@@ -11,7 +11,6 @@ import torch
 from boxwright.data import transforms
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.moved_objects import DrawnObjects, MovedObjects, Part, StoredObjects, padded_count
-from boxwright.data.placing import place_ground_truth
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -20,6 +19,7 @@ from boxwright.data.transforms import (
     Sample,
     ScaleJitter,
     VerticalFlip,
+    place_ground_truth,
 )
 from boxwright.data.view import View
 from boxwright.ops.image import Placement

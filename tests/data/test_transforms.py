@@ -8,7 +8,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from boxwright.data.placing import place_ground_truth
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -19,6 +18,7 @@ from boxwright.data.transforms import (
     ScaleJitter,
     Step,
     VerticalFlip,
+    place_ground_truth,
     resize_sample,
 )
 from boxwright.ops.image import PAD_COLOUR, ResizeRule, fit_image, resize_image, resize_plan

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from boxwright.data.moved_objects import MovedObjects
-from boxwright.data.placing import place_proposals
-from boxwright.data.transforms import Sample, on_canvas, on_window
+from boxwright.data.transforms import Sample, on_canvas, on_window, place_proposals
 from boxwright.ops.image import Placement
 from boxwright.structures import GroundTruth
 

@@ -84,7 +84,7 @@ class MovedObjects:
     moves: tuple[Move, ...] = ()
 
     def placed(self, placement: Placement, min_visibility: float, *, centred: bool = False) -> MovedObjects:
-        """What is left of them in a placed window, as `data.placing.place_ground_truth` has it."""
+        """What is left of them in a placed window, as `data.transforms.place_ground_truth` has it."""
         x1, y1, x2, y2 = placement.window
         return self._moved(
             Move(

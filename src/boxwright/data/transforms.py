@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes
 
 from boxwright.data.moved_objects import MovedObjects
-from boxwright.data.placing import place_ground_truth, place_mask, place_proposals
+from boxwright.data.placed_masks import place_mask, tight_box
 from boxwright.data.view import ColourChange, Tile, View
 from boxwright.ops.image import Placement, ResizeRule, fit_image, padded_canvas, paste_window, resize_plan
 from boxwright.structures import CroppedMask, GroundTruth
@@ -83,6 +84,60 @@ def on_canvas(size_hw: tuple[int, int], parts: Sequence[tuple[Tensor | View, Pla
             canvas = padded_canvas(image, size_hw) if canvas is None else canvas
             paste_window(canvas, image, placement)
     return View(size_hw, tuple(tiles)) if canvas is None else canvas
+
+
+def place_ground_truth(
+    ground_truth: GroundTruth, placement: Placement, min_visibility: float, *, centred: bool = False
+) -> GroundTruth:
+    """The ground truth visible in a placed window, in canvas coordinates.
+
+    An object is dropped if less than 1 pixel or less than `min_visibility` of its box is left, or, if `centred`, if its
+    centre lies outside. An ignored region stays as long as any of it is visible, since it must not become background. A
+    box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel). `ops.move_boxes` does
+    the same for a batch without masks, with the same numbers.
+    """
+    if not len(ground_truth):
+        return ground_truth
+    # in NumPy: for so few numbers torch takes longer to begin than to compute
+    origin, limits = (np.array(placement.window[i : i + 2] * 2, dtype=np.float32) for i in (0, 2))
+    scale, corner = (np.array(pair * 2, dtype=np.float32) for pair in (placement.scale_xy, placement.corner_xy))
+    own = ground_truth.boxes.numpy()
+    clipped = own.clip(origin, limits)
+    boxes = torch.from_numpy((clipped - origin) * scale + corner)
+    sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
+    enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
+    if centred:
+        centres = (own[:, :2] + own[:, 2:]) / 2
+        enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
+    left = torch.from_numpy((sides >= 1).all(1) & (enough | ground_truth.ignore.numpy()))
+    if ground_truth.masks is None:
+        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
+
+    cut = (clipped != own).any(1)
+    indices, masks = [], []
+    for index in left.nonzero().flatten().tolist():
+        mask = place_mask(ground_truth.masks[index], placement)
+        if cut[index] and bool(ground_truth.masks[index].bitmap.any()):
+            tight = tight_box(mask)
+            if tight is None:
+                continue
+            boxes[index] = torch.tensor(tight, dtype=torch.float32)
+        indices.append(index)
+        masks.append(mask)
+    chosen = torch.tensor(indices, dtype=torch.int64)
+    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks))
+
+
+def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | None:
+    """The proposals (R, 5) visible in a placed window, in canvas coordinates; those under 1 pixel are dropped."""
+    if proposals is None:
+        return None
+    x1, y1, x2, y2 = placement.window
+    origin, limits = torch.tensor([x1, y1] * 2), torch.tensor([x2, y2] * 2)
+    boxes = (proposals[:, :4].maximum(origin).minimum(limits) - origin) * torch.tensor(placement.scale_xy * 2)
+    shown = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    boxes = boxes + torch.tensor(placement.corner_xy * 2, dtype=torch.float32)
+    return torch.cat([boxes, proposals[:, 4:]], dim=1)[shown]
 
 
 def on_window(

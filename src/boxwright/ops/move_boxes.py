@@ -1,8 +1,8 @@
 """Boxes brought from their images onto the canvases of a batch: shifted, scaled, mirrored, clipped and filtered.
 
-Every operation is the one of `data.placing`, on numbers of the same type and in the same order, so that the result is
-the same to the last digit, on a GPU too, and a box at a threshold is treated alike. Nothing here waits for the device.
-Lengths are pixels. Shape legend: B = canvases, G = boxes of each.
+Every operation is that of `data.transforms.place_ground_truth`, in float32 and in the same order, each rounded by
+itself. So the result is the same to the last digit, and a box at a threshold is treated alike. Nothing here waits for
+the device. Lengths are pixels. Shape legend: B = canvases, G = boxes of each.
 """
 
 from __future__ import annotations
