@@ -3,8 +3,9 @@
 One peer is the pipeline of torchvision's detection references (their `presets.py`, on tensors): PIL decodes, `v2`
 flips, resizes and converts, `DataLoader` with as many processes. The other, where OpenCV is installed, is what
 Ultralytics documents as its default: a mosaic of four for every image. All see the same files at the same size. The
-last rows are those of `data.on_device`: what the host has to draw, and the batches that a device makes of it, of images
-that are stored there or sent. `python -m benchmarks.loading`.
+last rows are those of `data.on_device`: what the host has to draw, what it would take if it transformed the boxes too,
+and the batches that a device makes of what is drawn, of images that are stored there or sent. `python -m
+benchmarks.loading`; `--only drawn` takes the rows in whose names that word stands, and the references' as 1.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.turns import in_turn, print_command, print_table
 from benchmarks.yolo_images import YoloImages
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
+from boxwright.data.drawn import DrawnDataset
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.loader import load_collated, make_loader
@@ -90,6 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="batches a round")
     parser.add_argument("--workers", type=int, default=0, help="processes of each loader; 0: one core, in this process")
     parser.add_argument("--device", default="auto", help="where batches are made in the last rows: auto, cpu, cuda")
+    parser.add_argument("--only", default="", help="take only the rows in whose names this stands")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which all take turns; medians count")
     given = parser.parse_args()
     recipe = load_recipe(given.recipe)
@@ -112,8 +115,8 @@ def main() -> None:
     stored = DrawnBatches(cached, given.workers, device, store_images(cached, device))
     sent = DrawnBatches(cached, given.workers, device)
 
-    def drawn() -> Iterable[Any]:
-        return load_collated(stored.samples, stored.collate, sampler(), workers=given.workers)
+    def drawn(samples: DrawnDataset) -> Callable[[], None]:
+        return drain(lambda: load_collated(samples, stored.collate, sampler(), workers=given.workers))
 
     assert rule.size is not None
     assert rule.max_size is not None
@@ -133,7 +136,10 @@ def main() -> None:
         "boxwright, flips, cached": ours(FLIP, cache=True),
         f"boxwright, all of {given.recipe}, from files": ours(recipe.data.augment, cache=False),
         f"boxwright, all of {given.recipe}, cached": ours(recipe.data.augment, cache=True),
-        f"boxwright, all of {given.recipe}, drawn": drain(drawn),
+        f"boxwright, all of {given.recipe}, drawn": drawn(stored.samples),
+        f"boxwright, all of {given.recipe}, drawn, boxes by the host": drawn(
+            DrawnDataset(cached, None, send_images=False)
+        ),
         f"boxwright, all of {given.recipe}, made on {device.type}, stored there": drain(lambda: stored(sampler())),
         f"boxwright, all of {given.recipe}, made on {device.type}, sent there": drain(lambda: sent(sampler())),
     }
@@ -146,13 +152,15 @@ def main() -> None:
         }
     else:
         print("left out: the way that Ultralytics documents, which needs OpenCV (pip install opencv-python-headless)")
+    base = "torchvision's references"
+    functions = {name: function for name, function in functions.items() if given.only in name or name == base}
     print_command()
     times = in_turn(functions, given.rounds, warm=1)
     torch.set_num_threads(threads)
-    count, base = given.batch * given.steps, times["torchvision's references"]
+    count = given.batch * given.steps
     cores = max(1, given.workers)
     rows = [
-        [name, f"{count / seconds:.1f}", f"{count / seconds / cores:.1f}", f"{base / seconds:.2f}"]
+        [name, f"{count / seconds:.1f}", f"{count / seconds / cores:.1f}", f"{times[base] / seconds:.2f}"]
         for name, seconds in times.items()
     ]
     columns = ("loader", "images/s", "a core", "times the references'")

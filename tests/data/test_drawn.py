@@ -15,7 +15,7 @@ from boxwright.data.loader import Collate, load_collated
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.records import Annotation, Record, Split
 from boxwright.data.sampler import StepSampler, aspects_of
-from boxwright.data.stored import store_images
+from boxwright.data.stored import store_images, store_objects
 from boxwright.data.transforms import ColourJitter, Compose, HorizontalFlip, RandomIoUCrop, ScaleJitter, VerticalFlip
 from boxwright.data.view import View
 from boxwright.ops.image import Placement, ResizeRule
@@ -73,11 +73,15 @@ def keys_of(seed, mosaic=True):
     return [SampleKey(index, 100 * seed + index, mosaic) for index in range(len(SIZES))]
 
 
+def drawn_of(images, *, send_images=False):
+    """What the host draws; with masks it transforms the ground truth too."""
+    return DrawnDataset(images, None if images.masks else store_objects(images), send_images=send_images)
+
+
 def both(images, keys, device=CPU, stored=None):
     """A batch as the loader makes it, and as a device does."""
-    stored = stored or store_images(images, device)
-    drawn = DrawnDataset(images, send_images=False)
-    made = DrawnCollate(images, stored.starts)([drawn[key] for key in keys]).to(device, stored.pixels)
+    stored, drawn = stored or store_images(images, device), drawn_of(images)
+    made = DrawnCollate(images, stored.starts)([drawn[key] for key in keys]).to(device, stored.pixels, drawn.objects)
     return Collate(images.rule)([images[key] for key in keys]), made
 
 
@@ -141,7 +145,7 @@ def test_all_steps_together_show_the_same_places_but_at_the_seams(ramps):
     steps = Compose([*EVERYTHING, ColourJitter(0.1, 0.0, 0.0)])
     images = DetectionDataset(ramps, RULE, augmentation=Augmentation(steps, Mosaic(0.5)), cache=True)
     stored = store_images(images, CPU)
-    drawn = DrawnDataset(images, send_images=False)
+    drawn = drawn_of(images)
     compared = 0.0
     for seed in range(8):
         keys = keys_of(seed)
@@ -170,14 +174,14 @@ def test_of_all_steps_together_noise_is_alike(noisy):
 
 def test_images_that_are_sent_give_what_stored_ones_do_with_any_number_of_workers(noisy):
     images = DetectionDataset(noisy, RULE, augmentation=Augmentation(Compose(EVERYTHING), Mosaic(0.5)), cache=True)
-    stored = store_images(images, CPU)
+    stored, objects = store_images(images, CPU), store_objects(images)
     assert stored.num_bytes == images.cached_bytes
     runs = []
     for sent, workers in ((False, 0), (True, 0), (False, 2)):
         sampler = StepSampler(aspects_of(noisy), 4, seed=1, start=2, stop=5, mosaic=lambda _: True)
         collate = DrawnCollate(images, None if sent else stored.starts)
-        drawn = load_collated(DrawnDataset(images, send_images=sent), collate, sampler, workers=workers)
-        runs.append([batch.to(CPU, None if sent else stored.pixels) for batch in drawn])
+        drawn = load_collated(drawn_of(images, send_images=sent), collate, sampler, workers=workers)
+        runs.append([batch.to(CPU, None if sent else stored.pixels, objects) for batch in drawn])
     for others in runs[1:]:
         for one, other in zip(runs[0], others, strict=True):
             assert torch.equal(one.images.pixels, other.images.pixels)
@@ -220,18 +224,20 @@ class NoReadBack(TorchDispatchMode):
 def test_nothing_is_read_back_from_the_device_nor_left_on_the_host(noisy):
     steps = Compose([*EVERYTHING, ColourJitter(0.3, 0.3, 0.3, 0.1)])
     images = DetectionDataset(noisy, RULE, augmentation=Augmentation(steps, Mosaic(0.5)), cache=True)
-    stored, drawn = store_images(images, CPU), DrawnDataset(images, send_images=False)
+    stored, drawn = store_images(images, CPU), drawn_of(images)
     batch = DrawnCollate(images, stored.starts)([drawn[key] for key in keys_of(0)])
-    here = batch.to(CPU, stored.pixels)
+    here = batch.to(CPU, stored.pixels, drawn.objects)
     with OtherDevice():
-        away = store_images(images, OTHER)
+        away, objects = store_images(images, OTHER), drawn.objects.to(OTHER)
         assert away.starts == stored.starts
         with NoReadBack():
-            there = batch.to(OTHER, away.pixels)
+            there = batch.to(OTHER, away.pixels, objects)
             with pytest.raises(AssertionError, match="_local_scalar_dense"):
                 bool(there.targets.valid.any())
         assert there.images.pixels.device == there.targets.boxes.device == OTHER
         assert torch.equal(there.images.pixels.cpu(), here.images.pixels)
+        assert torch.equal(there.targets.boxes.cpu(), here.targets.boxes)
+        assert torch.equal(there.targets.valid.cpu(), here.targets.valid)
 
 
 def test_colours_come_last():
@@ -244,7 +250,7 @@ def test_a_file_that_has_changed_its_size_is_named(noisy, tmp_path):
     path = tmp_path / "0.png"
     Image.new("RGB", (80, 60)).save(path)
     split = noisy.with_records((Record(path, 0, (60, 80), (), "0.png"),))
-    drawn = DrawnDataset(DetectionDataset(split, RULE, cache=False), send_images=True)
+    drawn = drawn_of(DetectionDataset(split, RULE, cache=False), send_images=True)
     assert drawn[SampleKey(0, 0)].images[0].shape == (3, 64, 85)
     Image.new("RGB", (60, 80)).save(path)
     with pytest.raises(ValueError, match=r"0\.png: has another size than at the start"):

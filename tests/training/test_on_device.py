@@ -6,19 +6,26 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import tiny_steps
 import torch
 
 from boxwright.checkpoint import load_checkpoint
 from boxwright.cli.main import run as command
-from boxwright.data.dataset import DetectionDataset
+from boxwright.data.class_selection import as_one_class
+from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import open_folder
+from boxwright.data.mosaic import Mosaic
+from boxwright.data.sampler import StepSampler, aspects_of
+from boxwright.data.stored import store_images
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.data.transforms import Compose, HorizontalFlip, ScaleJitter
 from boxwright.ops.image import ResizeRule
 from boxwright.recipes import load_recipe
 from boxwright.training import on_device, report
 from boxwright.training.batches import DrawnBatches, LoadedBatches
 from boxwright.training.on_device import batch_source
 from boxwright.training.run import train
+from boxwright.training.schedule import StepSettings
 from boxwright.training.signals import StopSignal
 
 SETTINGS = [
@@ -88,6 +95,23 @@ def test_from_the_command_line_a_run_learns_as_one_whose_loader_makes_the_batche
 def images_of(data, filter_="antialias"):
     rule = ResizeRule("short_side", size=48, filter=filter_)
     return DetectionDataset(open_folder(data).splits["train"], rule, cache=True)
+
+
+@pytest.mark.parametrize("name", ["improved", "faster_rcnn"])
+def test_a_step_has_the_losses_that_it_has_with_boxes_of_the_loader_at_every_scale(data, name):
+    split, cpu = as_one_class(open_folder(data).splits["train"]), torch.device("cpu")
+    augmentation = Augmentation(Compose([ScaleJitter(0.6, 1.6), HorizontalFlip()]), Mosaic(0.5))
+    images = DetectionDataset(split, ResizeRule("short_side", size=64), augmentation=augmentation, cache=True)
+    batches = StepSampler(aspects_of(split), 2, seed=0, start=0, stop=2, mosaic=lambda _: True)
+    loaded = [*LoadedBatches(images, 0, cpu)(batches)]
+    made = [*DrawnBatches(images, 0, cpu, store_images(images, cpu))(batches)]
+    one, other = tiny_steps.trained(name), tiny_steps.trained(name)
+    for ours, theirs, scale in zip(made, loaded, (1.0, 0.75), strict=True):
+        now = StepSettings(lr=1e-3, seed=1, scale=scale)
+        expected, found = one([theirs], now), other([ours._replace(images=theirs.images)], now)
+        assert len(expected.losses) > 1
+        for part, value in expected.losses.items():
+            torch.testing.assert_close(found.losses[part], value, rtol=1e-5, atol=0)
 
 
 def settings(*overrides):

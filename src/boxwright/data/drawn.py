@@ -1,8 +1,9 @@
-"""Batches that are drawn on the host and made on the device: what each image shows is sent, not its pixels.
+"""Batches that are drawn on the host and made on the device: what each image shows is sent, not its pixels nor boxes.
 
-A loader draws exactly what `DetectionDataset` draws (the same steps run on views instead of images), transforms and
-filters boxes, masks and proposals, and collates it all as a `DrawnBatch` of a few kilobytes. `DrawnBatch.to` copies it
-to the device without waiting and makes the pixels there, from images that are stored there or come with the batch.
+A loader draws exactly what `DetectionDataset` draws: the same steps run on views instead of images and on moved objects
+instead of ground truth. All is collated as a `DrawnBatch` of a few kilobytes. `DrawnBatch.to` copies it to the device
+without waiting and makes pixels and boxes there, from images that are stored there or come with the batch, and from the
+ground truth of all images, which is stored there. Ground truth with masks, and proposals, are transformed by the host.
 
 Shape legend: B = images, T = tiles (windows of stored images), N = stored pixels, S = changes of colours of an image.
 """
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset
 
 from boxwright.data.dataset import DetectionDataset, SampleKey
 from boxwright.data.loader import Batch
+from boxwright.data.moved_objects import DrawnObjects, MovedObjects, Part, StoredObjects, padded_count
 from boxwright.data.transforms import Sample
 from boxwright.data.view import View, tiles_of
 from boxwright.ops.colours import BRIGHTNESS, HUE, change_colours
@@ -27,12 +29,9 @@ from boxwright.ops.image import PAD_COLOUR, resize_plan
 from boxwright.ops.resample import Tiles, draw_tiles
 from boxwright.structures import ImageBatch, Proposals, Targets
 
-FEWEST_BOXES = 8
-"""Targets are padded to 8, 16, 32, ... boxes, so that few shapes repeat."""
-
 
 class DrawnSample(NamedTuple):
-    """One image as a view with its ground truth, the size of its file, its record; and the images that it shows.
+    """One image as a view with its objects, the size of its file, its record; and the images that it shows.
 
     `images` (3, h, w) are those of the view's tiles, by index, where the device has not stored them.
     """
@@ -44,10 +43,10 @@ class DrawnSample(NamedTuple):
 
 
 class DrawnDataset(Dataset[DrawnSample]):
-    """What `images` would give for each key, drawn but not made."""
+    """What `images` would give for each key, drawn but not made; with `objects`, boxes are not made either."""
 
-    def __init__(self, images: DetectionDataset, *, send_images: bool) -> None:
-        self.images, self.send_images = images, send_images
+    def __init__(self, images: DetectionDataset, objects: StoredObjects | None, *, send_images: bool) -> None:
+        self.images, self.objects, self.send_images = images, objects, send_images
         self._views: dict[int, tuple[Sample, tuple[int, int]]] = {}
 
     def __getitem__(self, key: SampleKey) -> DrawnSample:
@@ -63,12 +62,16 @@ class DrawnDataset(Dataset[DrawnSample]):
         return DrawnSample(sample, hw, index, images)
 
     def _view(self, index: int) -> tuple[Sample, tuple[int, int]]:
-        """The view of one whole image with its ground truth; made once."""
+        """The view of one whole image with its objects; made once."""
         if index not in self._views:
             hw = self.images.original_hw(index)
-            ground_truth = self.images.network_ground_truth(index, hw, masks=self.images.masks)
             view = View.whole(index, resize_plan(hw, self.images.rule).size_hw)
-            self._views[index] = Sample(view, ground_truth, self.images.network_proposals(index, hw)), hw
+            if self.objects is None:
+                objects = self.images.network_ground_truth(index, hw, masks=self.images.masks)
+                self._views[index] = Sample(view, objects, self.images.network_proposals(index, hw)), hw
+            else:
+                moved = MovedObjects(self.objects, (Part(index),))
+                self._views[index] = Sample(view, moved, self.images.network_proposals(index, hw)), hw
         return self._views[index]
 
 
@@ -85,7 +88,8 @@ class DrawnBatch:
     """A batch before its pixels are made: tiles, changes of colours, and everything else that a `Batch` has.
 
     numbers (B, 4) int64: height, width, and those of the file; mapping (B, 4) float32: scale and offset of x and y.
-    `images` (N, 3) uint8 are the pixels of the images that come with the batch, if they do.
+    `images` (N, 3) uint8 are the pixels of the images that come with the batch, if they do. `targets` are made by the
+    device too, if they are `DrawnObjects`.
     """
 
     tiles: Tiles
@@ -93,7 +97,7 @@ class DrawnBatch:
     size_hw: tuple[int, int]
     numbers: Tensor
     mapping: Tensor
-    targets: Targets
+    targets: Targets | DrawnObjects
     indices: tuple[int, ...]
     proposals: Proposals | None
     images: Tensor | None
@@ -113,8 +117,11 @@ class DrawnBatch:
             None if images is None else images.pin_memory(),
         )
 
-    def to(self, device: torch.device, stored: Tensor | None = None) -> Batch:
-        """The batch, made on a device that has the images `stored` (N, 3), or is sent them; nothing waits for it."""
+    def to(self, device: torch.device, stored: Tensor | None = None, objects: StoredObjects | None = None) -> Batch:
+        """The batch, made on a device that has the images `stored` (N, 3), or is sent them; nothing waits for it.
+
+        `objects` are those of all images there, of which drawn ones are made.
+        """
         if self.images is not None:
             stored = self.images.to(device, non_blocking=True)
         assert stored is not None
@@ -129,7 +136,11 @@ class DrawnBatch:
         made = (pixels * inside).to(torch.uint8).contiguous()
         images = ImageBatch(made, numbers[:, :2], numbers[:, 2:], mapping[:, :2], mapping[:, 2:])
         proposals = None if self.proposals is None else self.proposals.to(device, non_blocking=True)
-        return Batch(images, self.targets.to(device, non_blocking=True), self.indices, proposals)
+        targets = self.targets.to(device, non_blocking=True)
+        if isinstance(targets, DrawnObjects):
+            assert objects is not None
+            targets = targets.targets(objects)
+        return Batch(images, targets, self.indices, proposals)
 
 
 def _inside(sizes_hw: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -151,7 +162,6 @@ class DrawnCollate:
         ends = accumulate(image[0].numel() for image in sent.values())
         starts = self.starts or dict(zip(sent, (0, *ends), strict=False))
         plans = [resize_plan(row.original_hw, self.rule) for row in rows]
-        ground_truths = [row.sample.ground_truth for row in rows]
         given = [row.sample.proposals for row in rows if row.sample.proposals is not None]
         return DrawnBatch(
             tiles=tiles_of(views, starts),
@@ -159,20 +169,20 @@ class DrawnCollate:
             size_hw=(max(view.size_hw[0] for view in views), max(view.size_hw[1] for view in views)),
             numbers=torch.tensor([(*view.size_hw, *row.original_hw) for view, row in zip(views, rows, strict=True)]),
             mapping=torch.tensor([(*plan.scale_xy, *plan.offset_xy) for plan in plans]),
-            targets=Targets.of(ground_truths, at_least=padded_count(max(map(len, ground_truths)))),
+            targets=targets_of([row.sample for row in rows]),
             indices=tuple(row.record for row in rows),
             proposals=Proposals.of([part[:, :4] for part in given], [part[:, 4] for part in given]) if given else None,
             images=torch.cat([as_pixels(image) for image in sent.values()]) if sent else None,
         )
 
 
-def padded_count(count: int) -> int:
-    """The number of boxes that so many are padded to.
-
-    >>> [padded_count(count) for count in (0, 8, 9, 33)]
-    [8, 8, 16, 64]
-    """
-    return max(FEWEST_BOXES, 1 << (count - 1).bit_length()) if count else FEWEST_BOXES
+def targets_of(samples: Sequence[Sample]) -> Targets | DrawnObjects:
+    """The objects of a batch, made or not, padded to one of few counts."""
+    moved = [sample.ground_truth for sample in samples if isinstance(sample.ground_truth, MovedObjects)]
+    if moved:
+        return DrawnObjects.of(moved)
+    ground_truths = [sample.objects for sample in samples]
+    return Targets.of(ground_truths, at_least=padded_count(max(map(len, ground_truths))))
 
 
 def as_pixels(image: Tensor) -> Tensor:

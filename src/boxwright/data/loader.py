@@ -52,7 +52,7 @@ class Collate:
             [plan.scale_xy for plan in plans],
             [plan.offset_xy for plan in plans],
         )
-        targets = Targets.of([sample.ground_truth for sample, _, _ in rows])
+        targets = Targets.of([sample.objects for sample, _, _ in rows])
         given = [sample.proposals for sample, _, _ in rows if sample.proposals is not None]
         proposals = Proposals.of([part[:, :4] for part in given], [part[:, 4] for part in given]) if given else None
         return Batch(images, targets, tuple(index for *_, index in rows), proposals)

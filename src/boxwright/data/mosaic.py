@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from boxwright.data.transforms import Sample, on_canvas, place_ground_truth, place_proposals
+from boxwright.data.moved_objects import MovedObjects
+from boxwright.data.transforms import Sample, on_canvas, on_window, place_proposals
 from boxwright.ops.image import Placement
 from boxwright.structures import GroundTruth
 
@@ -63,7 +64,7 @@ def mosaic(
     for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
         placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
         parts.append((sample.image, placement))
-        ground_truths.append(place_ground_truth(sample.ground_truth, placement, min_visibility))
+        ground_truths.append(on_window(sample.ground_truth, placement, min_visibility))
         placed = place_proposals(sample.proposals, placement)
         proposals += [] if placed is None else [placed]
     canvas = on_canvas(size_hw, parts)
@@ -89,8 +90,12 @@ def _fill(
     return Placement((left, top, left + width, top + height), size_hw, (x1, y1))
 
 
-def join_ground_truths(ground_truths: Sequence[GroundTruth]) -> GroundTruth:
+def join_ground_truths(several: Sequence[GroundTruth | MovedObjects]) -> GroundTruth | MovedObjects:
     """The objects of several images as one ground truth; masks are kept if every image with objects has them."""
+    moved = [one for one in several if isinstance(one, MovedObjects)]
+    if moved:
+        return MovedObjects.joined(moved)
+    ground_truths = [one for one in several if isinstance(one, GroundTruth)]
     some = any(ground_truth.masks is not None for ground_truth in ground_truths)
     every = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
     masks = (

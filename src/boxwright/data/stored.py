@@ -1,4 +1,4 @@
-"""The decoded, resized images of a split in the memory of a device, for batches that are made there (`data.drawn`)."""
+"""What a device makes batches of (`data.drawn`): the decoded, resized images of a split, and their ground truth."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.drawn import as_pixels
 from boxwright.data.inputs import image_threads
+from boxwright.data.moved_objects import StoredObjects
 from boxwright.ops.image import resize_plan
 
 TOGETHER = 64
@@ -45,3 +46,13 @@ def store_images(images: DetectionDataset, device: torch.device) -> StoredImages
             for index, image in zip(some, pool.map(decoded, some), strict=True):
                 pixels[starts[index] : starts[index] + len(image)] = image.to(device)
     return StoredImages(pixels, tuple(starts))
+
+
+def store_objects(images: DetectionDataset) -> StoredObjects:
+    """The ground truth of all images at network size, on the host, without masks.
+
+    Raises ValueError or OSError for an image whose size cannot be read.
+    """
+    with image_threads() as pool:
+        sizes = pool.map(images.original_hw, range(len(images)))
+        return StoredObjects.of(images.network_ground_truth(index, hw) for index, hw in enumerate(sizes))

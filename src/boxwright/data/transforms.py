@@ -10,7 +10,6 @@ and masks are kept consistent in a single place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -21,6 +20,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes
 
+from boxwright.data.moved_objects import MovedObjects
+from boxwright.data.placed_masks import place_mask, tight_box
 from boxwright.data.view import ColourChange, Tile, View
 from boxwright.ops.image import Placement, ResizeRule, fit_image, padded_canvas, paste_window, resize_plan
 from boxwright.structures import CroppedMask, GroundTruth
@@ -29,12 +30,13 @@ from boxwright.structures import CroppedMask, GroundTruth
 class Sample(NamedTuple):
     """One image (3, H, W) uint8, its ground truth, and stored proposals with scores (R, 5) if there are any.
 
-    In place of the image it may have the view that a device is to make pixels of (`data.view`): every step takes both,
-    and draws the same for both.
+    In place of the image it may have the view that a device is to make pixels of (`data.view`), and in place of ground
+    truth without masks the moved objects that it is to make boxes of (`data.moved_objects`): every step takes all of
+    them, and draws the same for them.
     """
 
     image: Tensor | View
-    ground_truth: GroundTruth
+    ground_truth: GroundTruth | MovedObjects
     proposals: Tensor | None = None
 
     @property
@@ -47,6 +49,12 @@ class Sample(NamedTuple):
         """The image of a sample that has one."""
         assert isinstance(self.image, Tensor)
         return self.image
+
+    @property
+    def objects(self) -> GroundTruth:
+        """The ground truth of a sample that has it."""
+        assert isinstance(self.ground_truth, GroundTruth)
+        return self.ground_truth
 
 
 SLIVER = 1e-3
@@ -82,14 +90,19 @@ def on_canvas(size_hw: tuple[int, int], parts: Sequence[tuple[Tensor | View, Pla
 
 
 def place_ground_truth(
-    ground_truth: GroundTruth, placement: Placement, min_visibility: float, keep: Tensor | None = None,
+    ground_truth: GroundTruth,
+    placement: Placement,
+    min_visibility: float,
+    *,
+    centred: bool = False,
     min_side: float = 1.0,
-) -> GroundTruth:  # fmt: skip
+) -> GroundTruth:
     """The ground truth visible in a placed window, in canvas coordinates.
 
-    An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or if `keep`
-    (G,) is False. An ignored region stays as long as any of it is visible, since it must not become background. A box
-    that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if `centred`,
+    if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not become
+    background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    `ops.move_boxes` does the same for a batch without masks, with the same numbers.
     """
     if not len(ground_truth):
         return ground_truth
@@ -101,8 +114,9 @@ def place_ground_truth(
     boxes = torch.from_numpy((clipped - origin) * scale + corner)
     sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
     enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
-    if keep is not None:
-        enough &= keep.numpy()
+    if centred:
+        centres = (own[:, :2] + own[:, 2:]) / 2
+        enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
     left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
     if ground_truth.masks is None:
         return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
@@ -112,7 +126,7 @@ def place_ground_truth(
     for index in left.nonzero().flatten().tolist():
         mask = place_mask(ground_truth.masks[index], placement)
         if cut[index] and bool(ground_truth.masks[index].bitmap.any()):
-            tight = _tight_box(mask)
+            tight = tight_box(mask)
             if tight is None:
                 continue
             boxes[index] = torch.tensor(tight, dtype=torch.float32)
@@ -134,38 +148,13 @@ def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | 
     return torch.cat([boxes, proposals[:, 4:]], dim=1)[shown]
 
 
-def place_mask(mask: CroppedMask, placement: Placement) -> CroppedMask:
-    """The part of a mask visible in a placed window: each canvas pixel takes the mask's value at its centre."""
-    if not mask.known:
-        return mask
-    height, width = mask.bitmap.shape
-    x1, y1, x2, y2 = placement.window
-    scale_x, scale_y = placement.scale_xy
-    columns, left = _sampled(mask.x, width, (x1, x2), scale_x)
-    rows, top = _sampled(mask.y, height, (y1, y2), scale_y)
-    corner_x, corner_y = placement.corner_xy
-    return CroppedMask(left + corner_x, top + corner_y, mask.bitmap[rows][:, columns])
-
-
-def _sampled(start: int, length: int, window: tuple[int, int], scale: float) -> tuple[Tensor, int]:
-    """Which bitmap rows (or columns) the canvas pixels show, and the first of those pixels, counted in the window."""
-    first = max(start, window[0]) - window[0]
-    last = min(start + length, window[1]) - window[0]
-    begin, end = math.ceil(first * scale - 0.5), math.ceil(last * scale - 0.5)
-    if end <= begin:  # thinner than a pixel: drawn in the pixel that contains it
-        limit = math.floor((window[1] - window[0]) * scale + 0.5)
-        begin = min(max(math.floor(first * scale), 0), max(limit - 1, 0))
-        end = begin + 1 if last > first else begin
-    centres = (torch.arange(begin, end, dtype=torch.float64) + 0.5) / scale
-    return (centres.floor().long() + (window[0] - start)).clamp(0, length - 1), begin
-
-
-def _tight_box(mask: CroppedMask) -> tuple[int, int, int, int] | None:
-    rows = mask.bitmap.any(1).nonzero().flatten().tolist()
-    columns = mask.bitmap.any(0).nonzero().flatten().tolist()
-    if not rows or not columns:
-        return None
-    return mask.x + columns[0], mask.y + rows[0], mask.x + columns[-1] + 1, mask.y + rows[-1] + 1
+def on_window(
+    ground_truth: GroundTruth | MovedObjects, placement: Placement, min_visibility: float, *, centred: bool = False
+) -> GroundTruth | MovedObjects:
+    """What a placed window shows of ground truth, or of moved objects; see `place_ground_truth`."""
+    if isinstance(ground_truth, MovedObjects):
+        return ground_truth.placed(placement, min_visibility, centred=centred)
+    return place_ground_truth(ground_truth, placement, min_visibility, centred=centred)
 
 
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
@@ -173,7 +162,7 @@ def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
     plan = resize_plan(sample.size_hw, rule)
     hw = sample.size_hw
     proposals = resize_proposals(sample.proposals, hw, rule)
-    return Sample(fit_image(sample.pixels, plan), resize_ground_truth(sample.ground_truth, hw, rule), proposals)
+    return Sample(fit_image(sample.pixels, plan), resize_ground_truth(sample.objects, hw, rule), proposals)
 
 
 def resize_proposals(proposals: Tensor | None, hw: tuple[int, int], rule: ResizeRule) -> Tensor | None:
@@ -244,14 +233,16 @@ def _flipped(sample: Sample, axis: int) -> Sample:
     """The flipped sample: axis 0 flips x, axis 1 flips y."""
     image, ground_truth, proposals = sample
     extent = sample.size_hw[1 - axis]
+    flipped = image.flipped(axis) if isinstance(image, View) else image.flip(2 - axis)
+    turned = None if proposals is None else _turned(proposals, axis, extent)
+    if isinstance(ground_truth, MovedObjects):
+        return Sample(flipped, ground_truth.flipped(axis, extent), turned)
     boxes = _turned(ground_truth.boxes, axis, extent)
     masks = ground_truth.masks
     if masks is not None and axis == 0:
         masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
     elif masks is not None:
         masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
-    flipped = image.flipped(axis) if isinstance(image, View) else image.flip(2 - axis)
-    turned = None if proposals is None else _turned(proposals, axis, extent)
     return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks), turned)
 
 
@@ -293,7 +284,7 @@ class ScaleJitter:
             corner = (_whole_number(width - size_hw[1]), _whole_number(height - size_hw[0]))
             placement = Placement((0, 0, width, height), size_hw, corner)
         canvas = on_canvas((height, width), [(sample.image, placement)])
-        ground_truth = place_ground_truth(sample.ground_truth, placement, self.min_visibility)
+        ground_truth = on_window(sample.ground_truth, placement, self.min_visibility)
         return Sample(canvas, ground_truth, place_proposals(sample.proposals, placement))
 
 
@@ -317,21 +308,22 @@ class RandomIoUCrop:
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample cropped and enlarged, or unchanged if a minimum IoU of 1 was drawn."""
-        ground_truth, size_hw = sample.ground_truth, sample.size_hw
-        if not _chance(self.p) or bool(ground_truth.ignore.all()) or min(size_hw) * self.min_scale < 1:
+        size_hw = sample.size_hw
+        if not _chance(self.p) or min(size_hw) * self.min_scale < 1:
+            return sample
+        given = sample.ground_truth
+        known = given.made() if isinstance(given, MovedObjects) else given  # what is drawn depends on the boxes
+        if bool(known.ignore.all()):
             return sample
         crop = v2.RandomIoUCrop(min_scale=self.min_scale, sampler_options=[*self.least_ious])
-        objects = BoundingBoxes(ground_truth.boxes[~ground_truth.ignore], format="XYXY", canvas_size=size_hw)
+        objects = BoundingBoxes(known.boxes[~known.ignore], format="XYXY", canvas_size=size_hw)
         chosen = crop.make_params([objects])
         if not chosen:
             return sample
         x, y = chosen["left"], chosen["top"]
-        window = (x, y, x + chosen["width"], y + chosen["height"])
-        placement = Placement(window, size_hw, (0, 0))
+        placement = Placement((x, y, x + chosen["width"], y + chosen["height"]), size_hw, (0, 0))
         canvas = on_canvas(size_hw, [(sample.image, placement)])
-        centres = (ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]) / 2
-        inside = ((centres > torch.tensor(window[:2])) & (centres < torch.tensor(window[2:]))).all(1)
-        shown = place_ground_truth(ground_truth, placement, min_visibility=0.0, keep=inside)
+        shown = on_window(given, placement, min_visibility=0.0, centred=True)
         return Sample(canvas, shown, place_proposals(sample.proposals, placement))
 
 

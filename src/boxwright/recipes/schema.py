@@ -119,7 +119,7 @@ class Data(Section):
     """What the device does besides training. images: all decoded, resized images are stored in its memory, and batches
     are made there. augmentation: images are sent with each batch, and augmented there. never: batches are made on the
     host. auto: on a CUDA GPU images, where they take a quarter of its free memory at most, else augmentation; on a CPU
-    never. What is drawn is the same everywhere."""
+    never. Boxes are made there too, but not masks. What is drawn is the same everywhere."""
 
     @model_validator(mode="after")
     def _range_rises(self) -> Data:

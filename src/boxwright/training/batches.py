@@ -18,7 +18,7 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.drawn import DrawnCollate, DrawnDataset
 from boxwright.data.loader import Batch, load_collated, make_loader
 from boxwright.data.sampler import StepSampler
-from boxwright.data.stored import StoredImages
+from boxwright.data.stored import StoredImages, store_objects
 from boxwright.recipes.schema import Recipe
 from boxwright.training.state import Progress, RunSettings
 
@@ -52,20 +52,25 @@ class LoadedBatches:
 
 
 class DrawnBatches:
-    """Batches that are made on a device, of images that are stored there, or of those that each is sent with."""
+    """Batches that are made on a device, of images that are stored there, or of those that each is sent with.
+
+    The ground truth of all images is stored there too, unless it has masks: then the host transforms it.
+    """
 
     def __init__(
         self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None
     ) -> None:
         self.images, self.workers, self.device, self.stored = images, workers, device, stored
-        self.samples = DrawnDataset(images, send_images=stored is None)
+        self.objects = None if images.masks else store_objects(images)
+        self.samples = DrawnDataset(images, self.objects, send_images=stored is None)
         self.collate = DrawnCollate(images, None if stored is None else stored.starts)
 
     def __call__(self, sampler: StepSampler) -> Iterator[Batch]:
         """The batches whose keys a sampler gives."""
         pixels, pin = None if self.stored is None else self.stored.pixels, self.device.type == "cuda"
+        objects = None if self.objects is None else self.objects.to(self.device)
         for drawn in load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=pin):
-            yield drawn.to(self.device, pixels)
+            yield drawn.to(self.device, pixels, objects)
 
 
 def training_batches(

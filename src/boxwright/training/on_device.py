@@ -39,9 +39,10 @@ def batch_source(
     workers = worker_count(settings.workers, device, stored is not None or images.cached_bytes > 0)
     loader = f"loader: {counted(workers, 'worker')}"
     if stored is not None:
+        source = DrawnBatches(images, workers, device, stored)
         log(f"{loader}, {counted(len(images), 'image')} ({stored.num_bytes / MIB:.0f} MiB) stored on {device}{why}, "
             f"where batches are made ({now() - started:.1f} s)")  # fmt: skip
-        return DrawnBatches(images, workers, device, stored)
+        return source
     kept = f"{images.cached_bytes / MIB:.0f} MiB of decoded images in memory"
     kept = kept if images.cached_bytes else "images are decoded anew each time"
     if where == "augmentation":
