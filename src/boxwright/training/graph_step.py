@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from boxwright.data.loader import Batch
 from boxwright.models.box_branch import BoxBranch
-from boxwright.training.cuda_capture import Capture, Recording, Stopwatch
+from boxwright.runtime.cuda_graphs import Capture, Recording, Stopwatch
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
 from boxwright.training.schedule import StepSettings
@@ -55,7 +55,7 @@ class Graph:
     """One captured shape: the batch whose buffers it reads, and its recording."""
 
     batch: Batch
-    recording: Recording
+    recording: Recording[StepLosses]
 
     def take(self, batch: Batch) -> None:
         """Copy another batch of the same shape into the buffers."""
@@ -226,7 +226,7 @@ class GraphStep:
         graph.take(batch)
         self._set_numbers(settings)
         graph.recording.replay()
-        return copied(graph.recording.losses)
+        return copied(graph.recording.result)
 
     def _captured(self, key: Key, batch: Batch, settings: StepSettings) -> StepLosses:
         """Take the step of a new shape, and record it."""
@@ -255,7 +255,7 @@ class GraphStep:
             f"{counted(batch.targets.boxes.shape[1], 'box')} captured in {now() - start:.1f} s ({len(self._graphs)} of "
             f"{MOST_GRAPHS}, {self.capture.memory() / 2**20:.0f} MiB)"
         )
-        return copied(recording.losses)
+        return copied(recording.result)
 
     def _set_numbers(self, settings: StepSettings) -> None:
         """Write what differs from step to step into the tensors that a recording reads."""

@@ -14,8 +14,8 @@ from torch import nn
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.cuda_graphs import Capture, CudaCapture
 from boxwright.runtime.precision import compile_parts, plain_parts
-from boxwright.training.cuda_capture import Capture, CudaCapture
 from boxwright.training.graph_step import MOST_GRAPHS, GraphStep
 from boxwright.training.schedule import StepSettings
 from boxwright.training.static_batch import side_multiple
