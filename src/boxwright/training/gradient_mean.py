@@ -29,7 +29,9 @@ class GradientMean:
 
     def __init__(self, model: nn.Module) -> None:
         for value in model.state_dict().values():
-            dist.broadcast(value, 0)
+            first = value.contiguous()  # channels last or not
+            dist.broadcast(first, 0)
+            value.copy_(first)
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._norms = [part for part in model.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
         averaged = [*self._weights, *_statistics(self._norms)]
