@@ -1,4 +1,4 @@
-"""Two gloo processes, one of which has no box: every detector keeps in step, and nothing hangs."""
+"""Two gloo processes, one of which has no box: every detector keeps in step, with graphs too, and nothing hangs."""
 
 import json
 import math
@@ -43,3 +43,41 @@ def test_a_rank_without_boxes_keeps_in_step(ranks, name):
     assert empty["finite"]
     assert full["gradients"] == empty["gradients"]  # averaged: the same on both
     assert full["buffers"] == empty["buffers"]
+
+
+BAD_LUCK = (
+    "CUDA graphs: 2 images of 32 x 32 with up to 8 boxes captured in ",
+    "CUDA graphs: this shape cannot be captured (something waits for the device)",
+    "CUDA graphs: a step needed the memory of all graphs",
+)
+
+
+def test_captured_steps_equal_eager_ones_and_those_of_ddp(ranks):
+    """The processes meet at different shapes, one in a graph and one not; `steps_together.py` says what happens."""
+    first, second = (rank["steps"] for rank in ranks)
+    for steps in (first, second):
+        assert steps["as DDP"]
+        assert steps["same losses"]
+        assert steps["same weights"]
+        assert steps["resumed"]
+    assert first["weights"] == second["weights"]  # which they would not be if gradients were not averaged
+    assert (first["recorded"], first["replayed"], first["replayed after that"]) == (1, 9, 3)
+    assert first["splits"] == 2  # the number of positives, and the gradients
+    assert (second["recorded"], second["replayed"]) == (1, 2)
+    assert all(line.startswith(start) for line, start in zip(second["lines"], BAD_LUCK, strict=True))
+
+
+def test_statistics_are_the_mean_of_all_processes(ranks):
+    """Those of DDP are of each process's own images."""
+    first, second = (rank["steps"] for rank in ranks)
+    assert first["statistics of DDP"] != second["statistics of DDP"]
+    assert first["statistics of ours"] == second["statistics of ours"]
+    means = [(one + other) / 2 for one, other in zip(*(x["statistics of DDP"] for x in (first, second)), strict=True)]
+    assert first["statistics of ours"] == pytest.approx(means, rel=1e-4, abs=1e-5)
+
+
+def test_a_gradient_that_overflows_in_one_process_is_left_out_in_all(ranks):
+    first, second = (rank["steps"] for rank in ranks)
+    assert first["moved"] == second["moved"] == [True, False, True]
+    assert first["scale"] == second["scale"] == 512
+    assert first["after overflow"] == second["after overflow"]

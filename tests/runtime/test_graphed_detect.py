@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from recorded_work import RecordedWork
+from recorded_graph import RecordedGraph
 from tiny_detectors import TINY, build, image, needs_proposals
 
 from boxwright.inference.predictor import TorchEngine
-from boxwright.ops import suppress_pairs
+from boxwright.ops import roi, suppress_pairs
 from boxwright.runtime.cuda_graphs import Kept
 from boxwright.runtime.graphed_detect import MOST_GRAPHS, SEEN_BEFORE
 from boxwright.structures import DetectSettings, ImageBatch, PaddedDetections, Proposals
@@ -15,9 +15,15 @@ CPU = torch.device("cpu")
 EVERYTHING = DetectSettings(score_threshold=0.0, nms_iou=0.5, max_detections=20)
 
 
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """The CPU pools every level, as a GPU does, which it would make wait for the number of regions."""
+    monkeypatch.setattr(roi, "counts_regions", lambda device: False)
+
+
 def engines(name, **options):
     """One that records, and one that does not."""
-    capture = RecordedWork()
+    capture = RecordedGraph()
     made = [TorchEngine(build(name).eval(), CPU, precision="fp32", capture=use, **options) for use in (capture, None)]
     return (*made, capture)
 

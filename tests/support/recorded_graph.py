@@ -8,7 +8,7 @@ Python's numbers on the host.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten
 
 from boxwright.ops.outside_graphs import splitting
-from boxwright.training.cuda_capture import Recording
-from boxwright.training.step import StepLosses
+from boxwright.runtime.cuda_graphs import Recording
 
+T = TypeVar("T")
 WAITS = (
-    "_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "unique_consecutive", "unique_dim",
+    "_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "_unique2", "unique_consecutive", "unique_dim",
     "is_nonzero", "equal", "bincount", "repeat_interleave.Tensor", "lift_fresh", "suppress",
 )  # fmt: skip
 """Operators that read values on the host, or copy some from there (`lift_fresh`: of `torch.tensor`)."""
@@ -83,14 +83,14 @@ def _moves(device: Any, devices: set[str]) -> bool:
 
 
 class RecordedGraph:
-    """Captures work for `GraphStep` on a CPU; `seconds` are those that its stopwatch says."""
+    """A `Capture` on a CPU, of training steps and of detections; `seconds` are those that its stopwatch says."""
 
     def __init__(self, room: bool = True) -> None:
         self.recorded = self.replayed = self.splits = self.forgotten = 0
         self.room, self.eager_seconds, self.replay_seconds = room, 2.0, 1.0
         self._last = self.eager_seconds
 
-    def __call__(self, work: Callable[[], StepLosses]) -> Recording:
+    def __call__(self, work: Callable[[], T]) -> Recording[T]:
         parts: list[Callable[[], object]] = []
 
         def split(waiting: Any, *inputs: Any) -> torch.Tensor:
@@ -101,7 +101,7 @@ class RecordedGraph:
             return result
 
         with splitting(split), NothingWaits(lambda *call: parts.append(lambda: _again(*call))):
-            losses = work()
+            result = work()
         self.recorded += 1
         self._last = self.replay_seconds
 
@@ -112,9 +112,9 @@ class RecordedGraph:
             for part in parts:
                 part()
 
-        return Recording(replay, losses)
+        return Recording(replay, result)
 
-    def aside(self, work: Callable[[], Any]) -> Any:
+    def aside(self, work: Callable[[], T]) -> T:
         self._last = self.eager_seconds
         return work()
 
@@ -140,11 +140,18 @@ class RecordedGraph:
 def _again(func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Run an operator once more, into the memory of its result."""
     aliases = [one.alias_info for one in func._schema.returns]
-    if any(alias is not None and not alias.is_write for alias in aliases):
+    if any(alias is not None and not alias.is_write for alias in aliases) and _memory(result) <= _memory(
+        (args, kwargs)
+    ):
         return  # a view: it shows what its base holds now
     again = func(*args, **kwargs)
-    if any(alias is not None for alias in aliases):
+    if any(alias is not None and alias.is_write for alias in aliases):
         return  # done in place
     for old, new in zip(tree_flatten(result)[0], tree_flatten(again)[0], strict=True):
         if isinstance(old, torch.Tensor):
             old.copy_(new)
+
+
+def _memory(value: Any) -> set[int]:
+    """Where the tensors of nested values lie; `reshape`, `to` and the like may have copied theirs."""
+    return {one.untyped_storage().data_ptr() for one in tree_flatten(value)[0] if isinstance(one, torch.Tensor)}

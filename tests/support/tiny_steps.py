@@ -32,14 +32,14 @@ def batch(seed: int, size: tuple[int, int], boxes: int, *, proposals: bool = Fal
     return Batch(ImageBatch.of(images), Targets.of(ground_truths), (0, 1), stored)
 
 
-def trained(name: str, kind: str = "adamw") -> EagerStep:
+def trained(name: str, kind: str = "adamw", *, meets_once: bool = False) -> EagerStep:
     torch.manual_seed(0)
     model = tiny_detectors.build(name, tiny_detectors.QUICK)
     optimizer = build_optimizer(model, Optim(kind=kind, lr=1e-3))
     for group in optimizer.param_groups:  # as on a GPU
         group.update(fused=True, foreach=False)
     state = TrainState(model, optimizer, WeightAverage(model, 0.9), None, Progress(Horizon(50, 5), True))
-    return EagerStep(state, Accelerator(cpu=True), "fp32", clip_norm=1.0)
+    return EagerStep(state, Accelerator(cpu=True), "fp32", clip_norm=1.0, meets_once=meets_once)
 
 
 def settings(number: int) -> StepSettings:

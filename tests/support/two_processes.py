@@ -1,4 +1,4 @@
-"""Run by `tests/models/test_processes.py` in two processes: losses and gradients where one of them has no box."""
+"""Run by `tests/models/test_processes.py` in two processes: losses, gradients and steps where one has no box."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from steps_together import taken
 from tiny_detectors import BOXES, TINY, build, forward, image, tensors, total
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,10 +34,10 @@ def gradients(name: str, rank: int) -> dict[str, object]:
 
 
 def main(rank: int, folder: Path) -> None:
-    """One process: all detectors one after the other, results to a file."""
+    """One process: all detectors one after the other, then steps; results to a file."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=120)
     )
     found = {}
     for name in TINY:
@@ -45,6 +46,8 @@ def main(rank: int, folder: Path) -> None:
         except RuntimeError as error:  # the other process waits for nothing else: the test shows it
             found[name] = {"error": str(error)}
             break
+    else:
+        found["steps"] = taken(rank)
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -13,10 +13,10 @@ from tiny_steps import batch, settings
 from boxwright.data.loader import Batch
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.recipes.schema import Optim
+from boxwright.runtime.cuda_graphs import CudaCapture
 from boxwright.runtime.precision import compile_parts
 from boxwright.training import graph_step
 from boxwright.training.accelerator import choose_accelerator
-from boxwright.training.cuda_capture import CudaCapture
 from boxwright.training.graph_step import GraphStep
 from boxwright.training.optim import WeightAverage, build_optimizer
 from boxwright.training.run import train

@@ -12,6 +12,7 @@ from tiny_steps import batch, run, same, settings, trained
 from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.recipes import load_recipe
+from boxwright.recipes.schema import Recipe
 from boxwright.runtime.precision import compile_parts, plain_parts
 from boxwright.training import speed
 from boxwright.training.estimate import Estimate, estimate
@@ -44,16 +45,20 @@ def test_a_machine_without_a_gpu_refuses_graphs_before_anything_is_made(start: A
 
 
 def test_the_key_says_how_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    eager = trained("improved")
+    some = trained("improved")
     recipe = {name: load_recipe("fcos-small", [f"speed={name}"]) for name in ("auto", "eager", "graphs", "compiled")}
-    assert all(training_step(eager, one) is eager for one in recipe.values())  # on a CPU
+
+    def kind(one: Recipe) -> type:
+        return type(training_step(some.state, some.accelerator, "fp32", one))
+
+    assert all(kind(one) is EagerStep for one in recipe.values())  # on a CPU
     monkeypatch.setattr(speed, "graph_capture", lambda device: RecordedGraph())
-    monkeypatch.setattr(speed, "may_compile", lambda recipe, device: may_compile(recipe, GPU))
-    kinds = {name: type(training_step(eager, one)) for name, one in recipe.items()}
+    monkeypatch.setattr(speed, "may_compile", lambda recipe, device, processes: may_compile(recipe, GPU, processes))
+    kinds = {name: kind(one) for name, one in recipe.items()}
     assert kinds == {"auto": CompilingStep, "eager": EagerStep, "graphs": GraphStep, "compiled": GraphStep}
     old = load_recipe("fcos-small", ["compile=true"])
     assert speed.compiles_at_once(old)
-    assert type(training_step(eager, old)) is GraphStep  # it is compiled already
+    assert kind(old) is GraphStep  # it is compiled already
     assert [name for name, one in recipe.items() if speed.compiles_at_once(one)] == ["compiled"]
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.channels import channel_table
 from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss, label_weights
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges, pyramid_locations
+from boxwright.ops.processes import process_mean_
 from boxwright.ops.select import clip_boxes, select_detections, top_candidates
 from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
 
@@ -283,9 +283,8 @@ class FCOS(nn.Module):
     def _normalisers(self, positive: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Positives, and the sum of box weights, of the mean rank: at least 1 and a little above 0."""
         sums = torch.stack([positive.sum().to(weights.dtype), weights.sum()])
-        if dist.is_available() and dist.is_initialized() and self.training:
-            dist.all_reduce(sums)  # every rank takes part, also one without a single box
-            sums /= dist.get_world_size()
+        if self.training:
+            sums = process_mean_(sums)  # every rank takes part, also one without a single box
         config, batch = self.config.loss, len(positive)
         if config.normaliser == "positives":
             return sums[0].clamp(min=1.0), sums[1].clamp(min=1e-6 if config.box_weighting != "none" else 1.0)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from boxwright.models.sections import BackboneSection, check_channels
@@ -29,6 +28,7 @@ from boxwright.ops.coding import LARGEST_LOG_RATIO, check_log_ratio, decode_boxe
 from boxwright.ops.losses import focal_loss, giou_loss, label_weights, smooth_l1
 from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import Grid, grid_locations
+from boxwright.ops.processes import process_mean_
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
 from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
@@ -303,9 +303,8 @@ class RetinaNet(nn.Module):
         if self.config.loss.normaliser == "image":
             return each.clamp(min=1.0) * len(each)
         total = (each.clamp(min=1.0) if self.config.loss.normaliser == "one_each" else each).sum()
-        if dist.is_available() and dist.is_initialized() and self.training:
-            dist.all_reduce(total)  # every rank takes part, also one without a single box
-            total /= dist.get_world_size()
+        if self.training:
+            total = process_mean_(total)  # every rank takes part, also one without a single box
         total = total.clamp(min=1.0)
         if self.config.loss.normaliser == "ema":
             if self.training:

@@ -1,13 +1,15 @@
-"""Work that waits for its device, in the middle of work that may be captured as a CUDA graph.
+"""Work that waits for its device or for other processes, amid work that may be captured as a CUDA graph.
 
 A graph replays kernels and asks nothing in between, so an algorithm whose number of rounds depends on values cannot be
-part of one. It is done between two graphs then: whoever captures splits his graph there.
+part of one, nor should processes meet in one that take other graphs. It is done between two graphs then: whoever
+captures splits his graph there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def splitting(split: Split) -> Iterator[None]:
     """From here on, work that waits is left to `split`.
 
     >>> with splitting(lambda work, *inputs: ("between two graphs", work(*inputs))):
-    ...     splits[-1](max, 3, 5)
+    ...     outside(max, 3, 5)
     ('between two graphs', 5)
     """
     splits.append(split)
@@ -32,3 +34,8 @@ def splitting(split: Split) -> Iterator[None]:
         yield
     finally:
         splits.pop()
+
+
+def outside(work: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Do the work, between two graphs where one is being captured."""
+    return splits[-1](work, *inputs) if splits else work(*inputs)

@@ -95,7 +95,7 @@ class GraphedDetect:
         """
         self._detect = detect
         wanted = device.type == "cuda" and os.environ.get(SWITCH) != "0"
-        self.capture: Capture | None = CudaCapture() if capture is None and wanted else capture
+        self.capture: Capture | None = CudaCapture(device) if capture is None and wanted else capture
         self.graphs: Kept[_Graph] = Kept(MOST_GRAPHS, SEEN_BEFORE)
         self.why_no_graphs: str | None = None
         """Why detections of this model cannot be recorded, once that was tried."""
@@ -134,12 +134,9 @@ class GraphedDetect:
             if graph is None:
                 return None
             self.graphs.add(key, graph)
-            assert self.capture is not None
-            if self.capture.does_the_work:
-                return _copied(graph.recording.result)
-        else:
-            for own, other in zip((*_tensors_of(graph.images), *_tensors_of(graph.proposals)), given, strict=True):
-                own.copy_(other, non_blocking=True)
+            return _copied(graph.recording.result)  # of this batch: recording does the work, too
+        for own, other in zip((*_tensors_of(graph.images), *_tensors_of(graph.proposals)), given, strict=True):
+            own.copy_(other, non_blocking=True)
         graph.recording.replay()
         return _copied(graph.recording.result)
 

@@ -153,10 +153,9 @@ def estimate(
     run = RunSettings(
         settings, numbers, seed, None, now(), [record.path for record in train_set.records], len(val_set)
     )  # fmt: skip
-    eager = EagerStep(state, accelerator, precision, settings.optim.clip_norm)
     # how long the run is, is not told: nothing is compiled on the way
-    step = training_step(eager, settings, multiple=shapes_multiple(train_set, settings))
-    warm = warm_steps(settings, captured=step is not eager)
+    step = training_step(state, accelerator, precision, settings, multiple=shapes_multiple(train_set, settings))
+    warm = warm_steps(settings, captured=not isinstance(step, EagerStep))
     progress.horizon = Horizon(warm + counted_steps(settings))
     source = batch_source(settings.data, train_set, where, lambda _: None)
     batches = training_batches(run, progress, source, aspects, accelerator)
@@ -170,7 +169,8 @@ def estimate(
     if where.type == "cuda":  # reserved: what graphs hold is not allocated
         memory = torch.cuda.max_memory_reserved(where)
     shapes = step.num_shapes if isinstance(step, GraphStep | CompilingStep) else 0
-    compiling = compile_cost(shapes) if may_compile(settings, where) and pays(step_seconds, steps, shapes) else 0.0
+    compiles = may_compile(settings, where, accelerator.num_processes) and pays(step_seconds, steps, shapes)
+    compiling = compile_cost(shapes) if compiles else 0.0
     return Estimate(
         steps, numbers.batch, step_seconds, waiting, settings.validation.count(steps), validation, memory, compiling
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from boxwright.data.loader import Batch
 from boxwright.models.box_branch import BoxBranch
-from boxwright.training.cuda_capture import Capture, Recording, Stopwatch
+from boxwright.ops.processes import Answers
+from boxwright.runtime.cuda_graphs import Capture, Recording, Stopwatch
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
 from boxwright.training.schedule import StepSettings
@@ -55,7 +56,7 @@ class Graph:
     """One captured shape: the batch whose buffers it reads, and its recording."""
 
     batch: Batch
-    recording: Recording
+    recording: Recording[StepLosses]
 
     def take(self, batch: Batch) -> None:
         """Copy another batch of the same shape into the buffers."""
@@ -67,11 +68,14 @@ class GraphStep:
     """A `TrainStep` that replays captured steps, and takes others operation by operation.
 
     Eager are: a shape until it was seen `SEEN_BEFORE` times; batches with masks, whose number of pixels differs from
-    step to step; box heads with BatchNorm; accumulated gradients; several processes; a shape whose replays are not
-    faster. The first of each is logged. Where BatchNorm begins to hold its statistics, every shape is captured anew.
+    step to step; box heads with BatchNorm; accumulated gradients; a shape whose replays are not faster. The first of
+    each is logged. Where BatchNorm begins to hold its statistics, every shape is captured anew.
+
+    Several processes meet between graphs, in the same places as in an eager step. So each decides by itself what it
+    captures and replays, whatever the others do; only seconds, which are those of the slowest, decide nothing.
 
     Args:
-        eager: the step that is captured.
+        eager: the step that is captured; ValueError where processes meet in the middle of its backward pass.
         capture: records it.
         log: is told what is captured, and why something is not.
         multiple: batches are padded to sides of a multiple of so many pixels.
@@ -81,6 +85,9 @@ class GraphStep:
         self, eager: EagerStep, capture: Capture, log: Callable[[str], None] = lambda text: None, multiple: int = 1
     ) -> None:
         self.eager, self.capture, self.log, self.multiple = eager, capture, log, multiple
+        self._alone = eager.accelerator.num_processes == 1
+        if not self._alone and eager.gradient_mean is None:
+            raise ValueError("graphs of several processes: expected an EagerStep with meets_once=True, got one without")
         self._graphs: dict[Key, Graph] = {}
         self._seen: Counter[Key] = Counter()
         self._uses: Counter[Key] = Counter()
@@ -146,8 +153,6 @@ class GraphStep:
 
     def _why_eager(self, batches: Sequence[Batch]) -> str | None:
         """Why these batches cannot be captured; None where they can."""
-        if self.eager.accelerator.num_processes > 1:
-            return "several processes train together"
         if len(batches) > 1:
             return "gradients are accumulated"
         if batches[0].targets.masks is not None:
@@ -180,16 +185,18 @@ class GraphStep:
 
     def _uncaptured(self, batch: Batch, settings: StepSettings) -> StepLosses:
         """An eager step; if the memory does not suffice for it beside the graphs, they give way."""
-        undo = Undo(self.eager.state) if self._graphs else None
+        undo, answers = Undo(self.eager.state) if self._graphs else None, Answers()
         try:
-            return self.capture.aside(lambda: self.eager([batch], settings))
+            with answers.kept() if undo is not None else nullcontext():
+                return self.capture.aside(lambda: self.eager([batch], settings))
         except torch.OutOfMemoryError:
             if undo is None:
                 raise
         undo()  # not before the error, which holds what the step had made, is gone
         self.forget()
         self._log_once("CUDA graphs: a step needed the memory of all graphs: they are captured anew")
-        return self.capture.aside(lambda: self.eager([batch], settings))
+        with answers.kept():
+            return self.capture.aside(lambda: self.eager([batch], settings))
 
     def _log_once(self, sentence: str) -> None:
         if sentence not in self._logged:
@@ -208,6 +215,8 @@ class GraphStep:
         """Collect the times of steps that are over; a shape whose replays are not faster is eager from then on."""
         while self._running and (seconds := self._running[0][1].seconds()) is not None:
             self._running.popleft()[0].append(seconds)
+        if not self._alone:  # a step of any shape takes what the slowest process needs
+            return
         laps = self._laps[key]
         if key not in self._graphs or len(laps.replayed) < LAPS or not laps.eager:
             return
@@ -226,17 +235,17 @@ class GraphStep:
         graph.take(batch)
         self._set_numbers(settings)
         graph.recording.replay()
-        return copied(graph.recording.losses)
+        return copied(graph.recording.result)
 
     def _captured(self, key: Key, batch: Batch, settings: StepSettings) -> StepLosses:
         """Take the step of a new shape, and record it."""
         start = now()
         own = with_tensors(batch, torch.clone)
-        undo = Undo(self.eager.state)
+        undo, answers = Undo(self.eager.state), Answers()
         self._set_numbers(settings)
         self.eager.hold_statistics(settings.hold_statistics)
         try:
-            with _capturable(self.eager.state.optimizer):
+            with _capturable(self.eager.state.optimizer), answers.kept():
                 recording = self.capture(lambda: self.eager.learn([own]))
         except RuntimeError as error:  # it waits for the device, its shapes depend on values, or memory is short
             undo()
@@ -247,7 +256,8 @@ class GraphStep:
             self._log_once(
                 f"CUDA graphs: {what} cannot be captured ({reason}): its steps are taken operation by operation"
             )
-            return self.eager([batch], settings)
+            with answers.kept():
+                return self.eager([batch], settings)
         self._graphs[key] = Graph(own, recording)
         height, width = batch.images.pixels.shape[-2:]
         self.log(
@@ -255,7 +265,7 @@ class GraphStep:
             f"{counted(batch.targets.boxes.shape[1], 'box')} captured in {now() - start:.1f} s ({len(self._graphs)} of "
             f"{MOST_GRAPHS}, {self.capture.memory() / 2**20:.0f} MiB)"
         )
-        return copied(recording.losses)
+        return copied(recording.result)
 
     def _set_numbers(self, settings: StepSettings) -> None:
         """Write what differs from step to step into the tensors that a recording reads."""

@@ -45,7 +45,6 @@ from boxwright.training.signals import StopSignal
 from boxwright.training.speed import check_speed, compiles_at_once, shapes_multiple, training_step
 from boxwright.training.start import Start, open_start, source_of
 from boxwright.training.state import Progress, RunSettings, TrainState
-from boxwright.training.step import EagerStep
 from boxwright.training.timing import now
 from boxwright.training.trackers import Trackers, check_trackers
 from boxwright.training.validate import ValidationResult, Validator
@@ -246,9 +245,8 @@ def _run(
     )  # fmt: skip
     with calls, advised(recipe, folder, recorder.on_save):
         with stop, display, recorder.trackers or nullcontext():
-            eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
             step = training_step(
-                eager, recipe, multiple=shapes_multiple(train_set, recipe), log=display.log,
+                state, accelerator, precision, recipe, multiple=shapes_multiple(train_set, recipe), log=display.log,
                 steps_left=lambda: state.progress.steps - state.progress.step if state.progress.fixed else 0,
             )  # fmt: skip
             batches = training_batches(run, state.progress, source, aspects, accelerator)

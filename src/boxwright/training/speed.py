@@ -1,7 +1,8 @@
 """How a run takes its steps: operation by operation, as CUDA graphs, and with compiled parts where that pays.
 
 A plain way to any of them, for an `EagerStep` of a model on a GPU: the step itself; `GraphStep(step,
-CudaCapture(device))`; and the same after `compile_parts(model)`. `training_step` chooses, as the recipe's `speed` says.
+CudaCapture(device))`, where processes meet once a step; and the same after `compile_parts(model)`. `training_step`
+chooses, as the recipe's `speed` says.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.cuda_graphs import Capture, CudaCapture
 from boxwright.runtime.precision import compile_parts, plain_parts
-from boxwright.training.cuda_capture import Capture, CudaCapture
 from boxwright.training.graph_step import MOST_GRAPHS, GraphStep
 from boxwright.training.schedule import StepSettings
+from boxwright.training.state import TrainState
 from boxwright.training.static_batch import side_multiple
 from boxwright.training.step import EagerStep, StepLosses, TrainStep
 from boxwright.training.undo import Undo
@@ -46,9 +49,13 @@ def compiles_at_once(recipe: Recipe) -> bool:
     return recipe.compile or recipe.speed == "compiled"
 
 
-def may_compile(recipe: Recipe, device: torch.device) -> bool:
-    """Whether a run of the recipe compiles parts on its way, if that pays."""
-    return recipe.speed == "auto" and not recipe.compile and device.type == "cuda"
+def may_compile(recipe: Recipe, device: torch.device, processes: int) -> bool:
+    """Whether a run of the recipe compiles parts on its way, if that pays.
+
+    Not where several processes train: those that have compiled would wait for the others, and one whose compiler fails
+    could not take its step again alone.
+    """
+    return recipe.speed == "auto" and not recipe.compile and device.type == "cuda" and processes == 1
 
 
 def graph_capture(device: torch.device) -> Capture | None:
@@ -66,28 +73,36 @@ def shapes_multiple(images: DetectionDataset, recipe: Recipe) -> int:
 
 
 def training_step(
-    eager: EagerStep,
+    state: TrainState,
+    accelerator: Accelerator,
+    precision: str,
     recipe: Recipe,
     *,
     multiple: int = 1,
     steps_left: Callable[[], int] = lambda: 0,
     log: Callable[[str], None] = lambda text: None,
 ) -> TrainStep:
-    """The step that the recipe's `speed` means on the device of an eager one.
+    """The step that the recipe's `speed` means on a device.
 
     Args:
-        eager: takes steps operation by operation; with `compiles_at_once` its model has compiled parts.
+        state: what is trained; with `compiles_at_once` its model has compiled parts.
+        accelerator: the processes that train together, and their devices.
+        precision: of the arithmetic.
         recipe: of the run.
         multiple: batches are padded to sides of a multiple of so many pixels where they are captured.
         steps_left: how many steps are still to come.
         log: is told what was decided, and why.
     """
-    device = eager.accelerator.device
+    device, processes = accelerator.device, accelerator.num_processes
     capture = None if recipe.speed == "eager" else graph_capture(device)
+    if capture is not None and processes > 1 and any(isinstance(p, nn.SyncBatchNorm) for p in state.model.modules()):
+        log("CUDA graphs: processes meet in each sync_bn: steps are taken operation by operation")
+        capture = None
+    eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm, meets_once=capture is not None)
     if capture is None:
         return eager
     graphs = GraphStep(eager, capture, log, multiple)
-    if not may_compile(recipe, device):
+    if not may_compile(recipe, device, processes):
         return graphs
     return CompilingStep(graphs, steps_left, log)
 

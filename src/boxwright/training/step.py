@@ -19,6 +19,7 @@ from boxwright.nn.norm import BATCH_NORMS
 from boxwright.runtime.precision import autocast
 from boxwright.structures import Losses
 from boxwright.training.columns import FLOOR
+from boxwright.training.gradient_mean import GradientMean
 from boxwright.training.optim import apply_lr
 from boxwright.training.scales import scale_batch
 from boxwright.training.schedule import StepSettings
@@ -49,14 +50,33 @@ class TrainStep(Protocol):
 
 
 class EagerStep:
-    """A training step, operation by operation, on one or many devices."""
+    """A training step, operation by operation, on one or many devices.
+
+    Args:
+        state: what is trained.
+        accelerator: the processes that train together, and their devices.
+        precision: of the arithmetic.
+        clip_norm: of the gradients, at most.
+        meets_once: processes average their gradients after the backward pass and not during it (`gradient_mean.py`):
+            such a step can be captured.
+    """
 
     def __init__(
-        self, state: TrainState, accelerator: Accelerator, precision: str, clip_norm: float | None = None
+        self,
+        state: TrainState,
+        accelerator: Accelerator,
+        precision: str,
+        clip_norm: float | None = None,
+        *,
+        meets_once: bool = False,
     ) -> None:
         self.state, self.accelerator, self.clip_norm = state, accelerator, clip_norm
         self._arithmetic = autocast(accelerator.device, precision)
-        self._network, self._optimizer = accelerator.prepare(state.model, state.optimizer)
+        meets_once = meets_once and accelerator.num_processes > 1
+        # what accelerate calls evaluation is a network without DistributedDataParallel around it
+        self._network = accelerator.prepare_model(state.model, evaluation_mode=meets_once)
+        self._optimizer = accelerator.prepare_optimizer(state.optimizer)
+        self.gradient_mean = GradientMean(state.model) if meets_once else None
         self._network.train()
 
     def __call__(self, batches: Sequence[Batch], settings: StepSettings) -> StepLosses:
@@ -89,6 +109,8 @@ class EagerStep:
                 accelerator.backward(total / len(batches))
             detached = {name: value.detach() for name, value in losses.items()}
             found.append(StepLosses(total.detach(), detached, losses.floors if isinstance(losses, Losses) else {}))
+        if self.gradient_mean is not None:
+            self.gradient_mean()
         if self.clip_norm is not None:
             accelerator.clip_grad_norm_(state.model.parameters(), self.clip_norm)
         self._optimizer.step()

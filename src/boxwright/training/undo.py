@@ -23,13 +23,17 @@ class Undo:
             tensor.copy_(before)
         if self._state.average is not None:
             self._state.average.updates = self._updates
+        if self._state.scaler is not None:  # it refuses a second step before the first is over
+            self._state.scaler._per_optimizer_states.clear()
         self._state.optimizer.zero_grad(set_to_none=True)
 
 
 def _tensors(state: TrainState) -> list[Tensor]:
-    """Weights, statistics, their running mean, and what the optimizer keeps."""
+    """Weights, statistics, their running mean, what the optimizer keeps, and the scale of gradients in float16."""
     found = list(state.model.state_dict(keep_vars=True).values())
     if state.average is not None:
         found += state.average.model.state_dict(keep_vars=True).values()
     found += [slot for slots in state.optimizer.state.values() for slot in slots.values() if isinstance(slot, Tensor)]
+    if state.scaler is not None:
+        found += [one for one in (state.scaler._scale, state.scaler._growth_tracker) if one is not None]
     return found
