@@ -99,9 +99,9 @@ def place_ground_truth(
 ) -> GroundTruth:
     """The ground truth visible in a placed window, in canvas coordinates.
 
-    An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if `centred`,
-    if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not become
-    background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if
+    `centred`, if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not
+    become background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
     `ops.move_boxes` does the same for a batch without masks, with the same numbers.
     """
     if not len(ground_truth):

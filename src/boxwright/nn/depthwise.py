@@ -1,9 +1,9 @@
 """Convolutions of mobile networks (EfficientNet, MobileNet): fast kernels, and padding that a graph can hold.
 
 **Depthwise**, one filter a channel. On a CPU their gradients take up to eight times as long in bf16 as in float32, so
-where a gradient is asked for they are computed in float32 (`python -m benchmarks.depthwise --layers` prints the times of
-both). On a GPU torch hands every convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0 in
-bf16 took seconds; contiguous maps in float32 and bf16 go to torch's own depthwise kernels.
+they are computed in float32 where a gradient is asked for (`python -m benchmarks.depthwise --layers` prints the times
+of both). On a GPU torch hands every convolution that is channels last to cuDNN, with which a step of EfficientNet-Lite0
+in bf16 took seconds; contiguous maps in float32 and bf16 go to torch's own depthwise kernels.
 
 **"Same" padding**, TensorFlow's, of timm's `tf_` networks: outputs of ceil(H / stride) rows. There the rows above
 depend on whether the stride divides H, which is slow to export for free sizes, and which moves the grid of locations

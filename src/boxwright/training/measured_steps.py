@@ -68,12 +68,11 @@ def training_speed(recipe: Recipe, *, device: str = "auto", num_classes: int = 8
         compile_parts(model)
     progress = Progress(Horizon(1), fixed=True)
     state = TrainState(model, build_optimizer(model, recipe.optim), average, accelerator.scaler, progress)
-    eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm)
-    step = training_step(eager, recipe)  # nothing is compiled on the way: the run has no length
-    size = resize_plan(PHOTOGRAPH, recipe.data.resize.rule()).size_hw
+    step = training_step(state, accelerator, precision, recipe)  # nothing is compiled on the way: the run has no length
+    size = resize_plan(PHOTOGRAPH, recipe.data.resize.training_rule()).size_hw
     group = [synthetic_batch(recipe, classes, size).to(where) for _ in range(recipe.optim.accumulate)]
     scales = recipe.data.train_scales or (1.0,)
-    warm = warm_steps(recipe, captured=step is not eager)
+    warm = warm_steps(recipe, captured=not isinstance(step, EagerStep))
     costs: list[float] = []
     for number in range(warm + (steps or counted_steps(recipe))):
         start = time.perf_counter()
