@@ -27,7 +27,7 @@ def test_the_list_has_name_description_model_and_reference_of_each() -> None:
         assert f"reference: {recipe.reference or 'none published'}\n" in result.stdout
     assert "fcos-small  (short: fcos)" in result.stdout
     assert "model: fcos, resnext101_32x8d with IMAGENET1K_V1 weights" in result.stdout
-    assert "training: 9000 steps of 16, sgd, short side 224, long side at most 672" in result.stdout
+    assert "training: 9000 steps of 16, sgd, short side 224, trained on centred squares of it" in result.stdout
 
 
 @pytest.mark.parametrize("name", recipe_names())

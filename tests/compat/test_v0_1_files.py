@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,18 @@ RECIPES = json.loads((FOLDER / "recipes.json").read_text())
 OVERRIDES = json.loads((FOLDER / "overrides.json").read_text())
 WORDS = ("description", "reference")
 """Text of a recipe that is for people, and was rewritten."""
+
+
+CROPPED = {"data.resize.mode": "short_side"}
+CHANGED = {
+    "fcos-regnetx400mf-224": CROPPED,
+    "fcos-regnetx400mf-224-overfit": CROPPED,
+    "faster-rcnn-regnetx400mf-224": CROPPED | {
+        "model.rpn.low_inclusive": False, "model.rpn.largest_log_ratio": math.log(1000 / 16), "model.box.low_inclusive": False,
+        "model.box.high_inclusive": True,
+    },
+}  # fmt: skip
+"""Settings of version 0.1 that the recipe of that name no longer has: the course's own are there now."""
 
 
 @pytest.fixture
@@ -86,7 +99,9 @@ def test_a_recipe_is_the_one_of_its_name(name: str) -> None:
     stored, shipped = dump_recipe(check_stored_recipe(RECIPES[name], name)), dump_recipe(load_recipe(name))
     for words in WORDS:
         stored.pop(words), shipped.pop(words)
-    assert stored == shipped
+    told = dotted(shipped)
+    changed = {key: value for key, value in dotted(stored).items() if told[key] != value}
+    assert changed == CHANGED.get(name, {})
 
 
 @pytest.mark.parametrize("entry", OVERRIDES, ids=lambda entry: f"{entry['recipe']} {' '.join(entry['overrides'])}")

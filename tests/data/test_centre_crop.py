@@ -11,7 +11,7 @@ from boxwright.data.dataset import DetectionDataset, SampleKey
 from boxwright.data.drawn import DrawnCollate, DrawnDataset
 from boxwright.data.loader import Collate
 from boxwright.data.records import Annotation, LabelledFolder, Record, Split
-from boxwright.data.stored import store_images
+from boxwright.data.stored import store_images, store_objects
 from boxwright.data.transforms import Sample, resize_ground_truth, resize_proposals, resize_sample
 from boxwright.inference.claims import unclaimed_findings
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
@@ -83,9 +83,12 @@ def test_batches_made_on_a_device_are_those_of_the_loader(tmp_path):
     split = Split("train", tuple(records), Classes.named(["a"]))
     images = DetectionDataset(split, ResizeRule("centre_crop", size=32))
     assert images.network_sizes() == [(32, 32)] * 3
-    stored, drawn = store_images(images, torch.device("cpu")), DrawnDataset(images, send_images=False)
+    stored, objects = store_images(images, torch.device("cpu")), store_objects(images)
+    drawn = DrawnDataset(images, objects, send_images=False)
     keys = [SampleKey(index, index) for index in range(3)]
-    made = DrawnCollate(images, stored.starts)([drawn[key] for key in keys]).to(torch.device("cpu"), stored.pixels)
+    made = DrawnCollate(images, stored.starts)([drawn[key] for key in keys]).to(
+        torch.device("cpu"), stored.pixels, objects
+    )
     loaded = Collate(images.rule)([images[key] for key in keys])
     assert torch.equal(made.images.pixels, loaded.images.pixels)
     assert torch.equal(made.targets.boxes[made.targets.valid], loaded.targets.boxes[loaded.targets.valid])

@@ -58,8 +58,14 @@ def test_a_file_of_a_row_without_a_pyramid_is_of_its_recipes_network(row: str) -
     kind = "C4" if "_C4_" in row else "DC5"
     assert again.origin is not None
     assert again.origin["architecture"] == f"{row.partition('_rcnn')[0]}_rcnn {kind}"
-    assert all(torch.equal(again.weights[name], value) for name, value in weights.items())
     found, asked = again.recipe.model, recipe.model
+    (stem,) = [
+        name for name in weights if name.endswith("body.conv1.weight")
+    ]  # it holds the deviation of pixels, which the file cannot say
+    assert all(torch.equal(again.weights[name], value) for name, value in weights.items() if name != stem)
+    for model, stems in ((found, again.weights[stem]), (asked, weights[stem])):
+        stems /= torch.tensor(model.backbone.pixel_std)[:, None, None]
+    torch.testing.assert_close(again.weights[stem], weights[stem])
     assert (found.backbone.name, found.backbone.dilated_c5) == (asked.backbone.name, asked.backbone.dilated_c5)
     assert dataclasses.replace(found.rpn, normaliser=asked.rpn.normaliser) == asked.rpn
     assert found.box == asked.box

@@ -25,9 +25,16 @@ from boxwright.nn.norm import Norm
 from boxwright.nn.towers import conv_tower, init_dense, through_tower
 from boxwright.ops.assign import assign_locations, gather_rows
 from boxwright.ops.channels import channel_table
-from boxwright.ops.losses import BoxLoss, box_loss, centerness_loss, entropy_floor, focal_loss, label_weights
+from boxwright.ops.losses import (
+    BoxLoss,
+    box_loss,
+    centerness_loss,
+    entropy_floor,
+    focal_loss,
+    label_weights,
+    process_mean_,
+)
 from boxwright.ops.points import centerness, decode_ltrb, encode_ltrb, level_ranges, pyramid_locations
-from boxwright.ops.processes import process_mean_
 from boxwright.ops.select import clip_boxes, select_detections, top_candidates
 from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
 

@@ -25,10 +25,9 @@ from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import gather_rows
 from boxwright.ops.channels import channel_table, report_classes
 from boxwright.ops.coding import LARGEST_LOG_RATIO, check_log_ratio, decode_boxes, encode_boxes
-from boxwright.ops.losses import focal_loss, giou_loss, label_weights, smooth_l1
+from boxwright.ops.losses import focal_loss, giou_loss, label_weights, process_mean_, smooth_l1
 from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import Grid, grid_locations
-from boxwright.ops.processes import process_mean_
 from boxwright.ops.select import clip_boxes, clip_detections, select_detections, top_pairs
 from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 

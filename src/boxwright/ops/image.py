@@ -143,7 +143,7 @@ def _centre_crop(hw: tuple[int, int], rule: ResizeRule) -> ResizePlan:
     size, short = rule.size, min(hw)
     up = 0.5 if rule.rounding == "nearest" else 0.0
     image = (math.floor(hw[0] * size / short + up), math.floor(hw[1] * size / short + up))
-    offset = (-float((image[1] - size) // 2), -float((image[0] - size) // 2))
+    offset = (0.0 - (image[1] - size) // 2, 0.0 - (image[0] - size) // 2)  # and not -0.0
     return ResizePlan((size, size), image, (size / short, size / short), offset, rule.filter)
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from boxwright.ops.processes import meet_
 
 BoxLoss = Literal["iou", "giou", "l1"]
 
@@ -145,3 +148,11 @@ def entropy_floor(target: Tensor, keep: Tensor) -> Tensor:
     """
     target = torch.where(keep, target, 0.0)
     return -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target)).sum()
+
+
+def process_mean_(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, written to the tensor itself; nothing changes where there is one.
+
+    Whatever a loss is divided by is such a mean, so that gradients do not depend on which process has which images.
+    """
+    return meet_(values) if dist.is_available() and dist.is_initialized() else values

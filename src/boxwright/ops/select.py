@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import nms as nms_kernel
 
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.ops.outside_graphs import outside
+from boxwright.ops.outside_graphs import splits
 from boxwright.ops.suppress_pairs import first_look, looks, suppress_by_pairs
 
 ROWS_AT_ONCE = 4
@@ -170,7 +170,10 @@ def select_detections(
     enough = looks.get()
     # a detection that is captured cannot wait for an answer: NMS looks once, and says whether it was enough; in a
     # training step that is captured it is done between two graphs
-    keep = first_look(*found, enough) if enough is not None else outside(suppress, *found)
+    if enough is not None:
+        keep = first_look(*found, enough)
+    else:
+        keep = splits[-1](suppress, *found) if splits else suppress(*found)
     kept = keep.cumsum(1)  # (B, N): how many are kept up to here, which is the place of each kept box, counted from 1
     place = torch.where(keep & (kept <= max_detections), kept, 0)
     # a table with one column more: boxes that are not wanted go to column 0, which is cut off

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from boxwright.nn.norm import BATCH_NORMS
-from boxwright.ops.processes import process_mean_
+from boxwright.ops.losses import process_mean_
 
 ALIGNED = 4
 """Floats: gradients begin at multiples of so many (16 bytes), where optimizers read four at once."""
