@@ -30,11 +30,14 @@ CROPPED = {"data.resize.mode": "short_side"}
 CHANGED = {
     "fcos-regnetx400mf-224": CROPPED,
     "fcos-regnetx400mf-224-overfit": CROPPED,
-    "faster-rcnn-regnetx400mf-224": CROPPED | {
-        "model.rpn.low_inclusive": False, "model.rpn.largest_log_ratio": math.log(1000 / 16), "model.box.low_inclusive": False,
+    "faster-rcnn-regnetx400mf-224": {
+        **CROPPED,
+        "model.rpn.low_inclusive": False,
+        "model.rpn.largest_log_ratio": math.log(1000 / 16),
+        "model.box.low_inclusive": False,
         "model.box.high_inclusive": True,
     },
-}  # fmt: skip
+}
 """Settings of version 0.1 that the recipe of that name no longer has: the course's own are there now."""
 
 
