@@ -30,6 +30,7 @@ def data(voc, tmp_path_factory):
     return voc(tmp_path_factory.mktemp("data") / "voc", names=NAMES)
 
 
+@pytest.mark.slow
 def test_a_terminal_of_ascii_shows_other_names_as_escapes(data):
     shown = command("inspect", data, **ASCII)
     assert shown.returncode == 0, shown.stderr

@@ -128,6 +128,7 @@ def test_the_rows_are_what_the_detector_says(finished, checkpoint, images):
         assert row["category_ids"] == [(4, 9)[label] for label in found.labels.tolist()]
 
 
+@pytest.mark.slow
 def test_what_has_a_row_is_not_done_again(finished, checkpoint, images, tmp_path):
     _, out, _ = finished
     before = rows(out / "results")

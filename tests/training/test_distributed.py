@@ -96,7 +96,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["num_gpus", "torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) -> None:
     port = ["--main_process_port", free_port()] if launcher == "accelerate" else []
     two = run(one.parents[1], launcher, LAUNCHERS[launcher] + port, batch=2)

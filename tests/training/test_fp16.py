@@ -90,6 +90,7 @@ def test_a_step_whose_gradient_overflows_is_left_out_and_the_scale_falls(data, t
 grad_scaler = torch.amp.GradScaler
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_that_never_stopped(data, tmp_path, monkeypatch, half):
     train("fcos-small", data, overrides=SMALL, runs=tmp_path, name="whole")
     step = EagerStep.__call__

@@ -71,7 +71,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
     ("lap", "expected"),
     [
         (lambda step: 4.0 if step < 2 else 0.75, 32),
-        (lambda step: 1.0 if step < 15 else 2.0, 23),
+        pytest.param(lambda step: 1.0 if step < 15 else 2.0, 23, marks=pytest.mark.slow),
         pytest.param(lambda step: 1.0, 30, marks=pytest.mark.slow),
         pytest.param(lambda step: 1.0 if step < 15 else 0.5, 45, marks=pytest.mark.slow),
     ],
