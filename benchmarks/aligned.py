@@ -138,7 +138,7 @@ def compare(name: str, given: argparse.Namespace, rules: Rules) -> list[Measurem
     def measured(title: str) -> Measurement:
         row = measure_ours(
             title, case.recipe, data, train_split=train, val_split=val, test_split=test, runs=given.runs,
-            overrides=overrides, minutes=None if given.steps else given.minutes, seed=given.seed,
+            overrides=overrides, minutes=None if given.steps else given.minutes, seed=given.seed, device=given.device,
         )  # fmt: skip
         print(row, flush=True)
         return row._replace(name=f"{name}: {title}")
@@ -160,6 +160,7 @@ def main() -> None:
         option = f"--{field.replace('_', '-')}"
         parser.add_argument(option, type=type(default), default=default, help=f"of the aligned run; {default}")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="of both")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where run folders are made")
     given = parser.parse_args()

@@ -75,13 +75,14 @@ def measure_ours(
     classes: str | None = None,
     minutes: float | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Measurement:
     """Train by a recipe, then measure the last weights on the test split."""
     run = train_ours(
         name, recipe, data, train_split=train_split, val_split=val_split, runs=runs, overrides=overrides,
-        minutes=minutes, classes=classes, seed=seed,
+        minutes=minutes, classes=classes, seed=seed, device=device,
     )  # fmt: skip
-    evaluated = evaluate_checkpoint(run.last, data, test_split, classes=classes, device="cpu")
+    evaluated = evaluate_checkpoint(run.last, data, test_split, classes=classes, device=device)
     found, ground_truths, classes = evaluated.detections, evaluated.ground_truths, evaluated.classes
     masks = coco_ap(found, ground_truths, classes, kind="masks") if ground_truths[0].masks is not None else None
     return Measurement.of(f"boxwright {name}", coco_ap(found, ground_truths, classes), run.steps, run.seconds, masks)

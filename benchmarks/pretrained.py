@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--detector", choices=DETECTORS, default="fcos", help="its -small and its -lite recipe")
     parser.add_argument("--only", choices=("random", "pretrained"), help="one of the two starts")
     parser.add_argument("--holdout", action="store_true", help="evaluate on training images that are left out")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="of weights and images")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"), help="where run folders are made")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further settings of the pretrained start")
@@ -78,7 +79,7 @@ def main() -> None:
                     f"{name}-{start}", recipe, data,
                     overrides=["validation.times=1", *DATASETS[name].overrides, *own], train_split=train,
                     val_split=test, test_split=test, classes=DATASETS[name].classes, runs=given.runs,
-                    minutes=None if given.steps else given.minutes, seed=given.seed,
+                    minutes=None if given.steps else given.minutes, seed=given.seed, device=given.device,
                 )  # fmt: skip
                 print(rows[name][start], flush=True)
     print_command()

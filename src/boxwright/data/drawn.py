@@ -10,8 +10,8 @@ Shape legend: B = images, T = tiles (windows of stored images), N = stored pixel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from boxwright.data.transforms import Sample
 from boxwright.data.view import View, tiles_of
 from boxwright.ops.colours import BRIGHTNESS, HUE, change_colours
 from boxwright.ops.image import PAD_COLOUR, resize_plan
-from boxwright.ops.resample import Tiles, draw_tiles
+from boxwright.ops.resample import Tiles, draw_tiles, padded_tiles
 from boxwright.structures import ImageBatch, Proposals, Targets
 
 
@@ -104,43 +104,59 @@ class DrawnBatch:
 
     def pin_memory(self) -> DrawnBatch:
         """The same in pinned memory, for an asynchronous copy to a GPU."""
-        colours, proposals, images = self.colours, self.proposals, self.images
-        return DrawnBatch(
-            self.tiles.pin_memory(),
-            colours and colours._replace(kinds=colours.kinds.pin_memory(), factors=colours.factors.pin_memory()),
-            self.size_hw,
-            self.numbers.pin_memory(),
-            self.mapping.pin_memory(),
-            self.targets.pin_memory(),
-            self.indices,
-            None if proposals is None else proposals.pin_memory(),
-            None if images is None else images.pin_memory(),
+        targets, proposals = self.targets.pin_memory(), self.proposals
+        return replace(
+            self.changed(Tensor.pin_memory),
+            targets=targets,
+            proposals=None if proposals is None else proposals.pin_memory(),
         )
 
-    def to(self, device: torch.device, stored: Tensor | None = None, objects: StoredObjects | None = None) -> Batch:
-        """The batch, made on a device that has the images `stored` (N, 3), or is sent them; nothing waits for it.
+    def sent(self, device: torch.device) -> DrawnBatch:
+        """The same on a device; nothing waits for it."""
+        targets, proposals = self.targets.to(device, non_blocking=True), self.proposals
+        return replace(
+            self.changed(lambda tensor: tensor.to(device, non_blocking=True)),
+            targets=targets,
+            proposals=None if proposals is None else proposals.to(device, non_blocking=True),
+        )
 
-        `objects` are those of all images there, of which drawn ones are made.
+    def changed(self, change: Callable[[Tensor], Tensor]) -> DrawnBatch:
+        """The batch with each tensor changed, but those of its targets and proposals."""
+        tiles, colours, images = self.tiles, self.colours, self.images
+        return replace(
+            self,
+            tiles=tiles._replace(whole=change(tiles.whole), placed=change(tiles.placed)),
+            colours=colours and colours._replace(kinds=change(colours.kinds), factors=change(colours.factors)),
+            numbers=change(self.numbers),
+            mapping=change(self.mapping),
+            images=None if images is None else change(images),
+        )
+
+    def made(self, stored: Tensor | None = None, objects: StoredObjects | None = None) -> Batch:
+        """The batch, made where this one lies, of the images `stored` (N, 3) there, or of those that come with it.
+
+        `objects` are those of all images there, of which drawn ones are made. Nothing waits for the device.
         """
-        if self.images is not None:
-            stored = self.images.to(device, non_blocking=True)
+        stored = self.images if stored is None else stored
         assert stored is not None
-        numbers, mapping = (tensor.to(device, non_blocking=True) for tensor in (self.numbers, self.mapping))
         # filled on the device: a tensor made on the host would make a GPU wait
-        colour = torch.stack([torch.full((), float(level), device=device) for level in PAD_COLOUR])
-        pixels = draw_tiles(stored, self.tiles.to(device, non_blocking=True), len(numbers), self.size_hw, colour)
-        inside = _inside(numbers, self.size_hw)
+        colour = torch.stack([torch.full((), float(level), device=stored.device) for level in PAD_COLOUR])
+        pixels = draw_tiles(stored, self.tiles, len(self.numbers), self.size_hw, colour)
+        inside = _inside(self.numbers, self.size_hw)
         if self.colours is not None:
-            kinds, factors = (tensor.to(device, non_blocking=True) for tensor in self.colours[:2])
-            pixels = change_colours(pixels, kinds, factors, inside, hue=self.colours.hue)
+            pixels = change_colours(pixels, self.colours.kinds, self.colours.factors, inside, hue=self.colours.hue)
         made = (pixels * inside).to(torch.uint8).contiguous()
+        numbers, mapping = self.numbers, self.mapping
         images = ImageBatch(made, numbers[:, :2], numbers[:, 2:], mapping[:, :2], mapping[:, 2:])
-        proposals = None if self.proposals is None else self.proposals.to(device, non_blocking=True)
-        targets = self.targets.to(device, non_blocking=True)
+        targets = self.targets
         if isinstance(targets, DrawnObjects):
             assert objects is not None
             targets = targets.targets(objects)
-        return Batch(images, targets, self.indices, proposals)
+        return Batch(images, targets, self.indices, self.proposals)
+
+    def to(self, device: torch.device, stored: Tensor | None = None, objects: StoredObjects | None = None) -> Batch:
+        """The batch, sent to a device and made there; see `made`."""
+        return self.sent(device).made(stored, objects)
 
 
 def _inside(sizes_hw: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -151,10 +167,15 @@ def _inside(sizes_hw: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 class DrawnCollate:
-    """Collate drawn samples of `images`; `starts` are the first pixels of each, where a device has stored them."""
+    """Collate drawn samples of `images`; `starts` are the first pixels of each, where a device has stored them.
 
-    def __init__(self, images: DetectionDataset, starts: Sequence[int] | None = None) -> None:
-        self.rule, self.starts = images.rule, starts
+    With `few_shapes` there are more tiles and larger windows than needed, so that the shapes of a batch repeat.
+    """
+
+    def __init__(
+        self, images: DetectionDataset, starts: Sequence[int] | None = None, *, few_shapes: bool = False
+    ) -> None:
+        self.rule, self.starts, self.few_shapes = images.rule, starts, few_shapes
 
     def __call__(self, rows: Sequence[DrawnSample]) -> DrawnBatch:
         views = [row.sample.image for row in rows if isinstance(row.sample.image, View)]
@@ -164,7 +185,7 @@ class DrawnCollate:
         plans = [resize_plan(row.original_hw, self.rule) for row in rows]
         given = [row.sample.proposals for row in rows if row.sample.proposals is not None]
         return DrawnBatch(
-            tiles=tiles_of(views, starts),
+            tiles=padded_tiles(tiles_of(views, starts), len(rows)) if self.few_shapes else tiles_of(views, starts),
             colours=colours_of(views),
             size_hw=(max(view.size_hw[0] for view in views), max(view.size_hw[1] for view in views)),
             numbers=torch.tensor([(*view.size_hw, *row.original_hw) for view, row in zip(views, rows, strict=True)]),

@@ -84,7 +84,7 @@ def load_collated(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=max(1, min(4, (AHEAD - 1) // workers)) if workers else None,
+        prefetch_factor=max(1, min(4, (AHEAD - 2) // workers)) if workers else None,
         worker_init_fn=_leave_signals_to_the_run,
     )
     return loader

@@ -28,6 +28,7 @@ from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.overlap import DeviceUse, overlapped
 from boxwright.models import MODELS, DetectionModel
+from boxwright.nn.pointwise import use_products
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
 from boxwright.runtime.cuda_graphs import Capture
@@ -75,6 +76,8 @@ class TorchEngine:
             compile_parts(self.model, dynamic=False)
         else:
             speed_up(self.model, device, self.precision)
+            if device.type == "cuda":
+                use_products(self.model)
         graphed = capture is not None or device.type == "cuda"
         self.graphed = GraphedDetect(self._detected, device, capture) if graphed else None
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 from torch import Tensor, fx, nn
 
 from boxwright.nn.norm import FrozenBatchNorm2d
+from boxwright.nn.pointwise import convolved
 from boxwright.nn.resnet import BasicBlock, Bottleneck, ResNet
 
 OUR_PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
@@ -41,8 +42,7 @@ class NormedConv2d(nn.Conv2d):
         self.norms: Norms = ()
 
     def forward(self, input: Tensor) -> Tensor:
-        found: Tensor = self._conv_forward(input, *normed_weights(self, self.norms))
-        return found
+        return convolved(self, input, *normed_weights(self, self.norms))
 
 
 def take_over(new: nn.Conv2d, plain: nn.Conv2d) -> None:

@@ -46,6 +46,28 @@ class Tiles(NamedTuple):
         )
 
 
+WINDOW_GRAIN = 64
+"""Pixels: sides of windows are padded to a multiple of so many."""
+
+
+def padded_tiles(tiles: Tiles, canvases: int) -> Tiles:
+    """The same with 1, 2, 4, ... tiles a canvas on average, and windows of few sizes: what is added shows nothing.
+
+    >>> two, window = Tiles(torch.ones(3, 9, dtype=torch.int64), torch.ones(3, 8), (60, 70), exact=False), 2
+    >>> len(padded_tiles(two, window).whole), padded_tiles(two, window).window_hw
+    (4, (64, 128))
+    """
+    if tiles.exact:
+        return tiles
+    count = canvases << max(0, -(-len(tiles.whole) // canvases) - 1).bit_length()
+    missing = count - len(tiles.whole)
+    # the first pixel of all, on no part of the first canvas
+    nothing = tiles.whole.new_tensor([0, 0, 1, 0, 0, 1, 1, 0, 0]).expand(missing, -1)
+    nowhere = tiles.placed.new_tensor([1.0, 0.0, 0.0, 0.0] * 2).expand(missing, -1)
+    height, width = (-(-side // WINDOW_GRAIN) * WINDOW_GRAIN for side in tiles.window_hw)
+    return Tiles(torch.cat([tiles.whole, nothing]), torch.cat([tiles.placed, nowhere]), (height, width), exact=False)
+
+
 def draw_tiles(stored: Tensor, tiles: Tiles, canvases: int, size_hw: tuple[int, int], colour: Tensor) -> Tensor:
     """Canvases (B, 3, H, W) float32 in whole levels 0 to 255, with the tiles of stored pixels (N, 3) uint8 on them.
 

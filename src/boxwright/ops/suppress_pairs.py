@@ -113,15 +113,18 @@ def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float, rounds: int) ->
     candidate = labels >= 0
     keep = before = candidate
     for _ in range(min(rounds, labels.shape[1] + 1)):
-        before, keep = keep, candidate & ~(beaten & keep[:, :, None]).any(1)
+        # how many kept boxes beat each, as a product: pairs are read once, and a sum of ones is 0 exactly where all are
+        beaten_by = keep[:, None].to(beaten.dtype) @ beaten  # (B, 1, M)
+        before, keep = keep, candidate & (beaten_by[:, 0] == 0)
     return keep, keep == before
 
 
 def _beaten(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """(B, M, M) bool: whether box j is worse than box i, of its class, and overlapped by it too much, at [b, i, j]."""
+    """(B, M, M) of 0 and 1: whether box j is worse than box i, of its class and overlapped too much, at [b, i, j]."""
     batch, count = labels.shape
     area = box_area(boxes)  # (B, M)
-    beaten = torch.empty((batch, count, count), dtype=torch.bool, device=boxes.device)
+    kind = torch.float16 if boxes.is_cuda else torch.float32
+    beaten = torch.empty((batch, count, count), dtype=kind, device=boxes.device)
     step = max(1, _pair_bytes(boxes.device) // BYTES_A_PAIR // max(1, batch * count))
     for start in range(0, count, step):
         rows = slice(start, start + step)

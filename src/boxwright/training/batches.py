@@ -20,6 +20,8 @@ from boxwright.data.loader import Batch, load_collated, make_loader
 from boxwright.data.sampler import StepSampler
 from boxwright.data.stored import StoredImages, store_objects
 from boxwright.recipes.schema import Recipe
+from boxwright.runtime.cuda_graphs import CudaCapture
+from boxwright.training.made_batches import BatchMaker, made_beside
 from boxwright.training.state import Progress, RunSettings
 
 ENDLESS = 1 << 40
@@ -63,14 +65,15 @@ class DrawnBatches:
         self.images, self.workers, self.device, self.stored = images, workers, device, stored
         self.objects = None if images.masks else store_objects(images)
         self.samples = DrawnDataset(images, self.objects, send_images=stored is None)
-        self.collate = DrawnCollate(images, None if stored is None else stored.starts)
+        starts = None if stored is None else stored.starts
+        self.collate = DrawnCollate(images, starts, few_shapes=device.type == "cuda" and stored is not None)
 
     def __call__(self, sampler: StepSampler) -> Iterator[Batch]:
         """The batches whose keys a sampler gives."""
-        pixels, pin = None if self.stored is None else self.stored.pixels, self.device.type == "cuda"
-        objects = None if self.objects is None else self.objects.to(self.device)
-        for drawn in load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=pin):
-            yield drawn.to(self.device, pixels, objects)
+        pixels, on_gpu = None if self.stored is None else self.stored.pixels, self.device.type == "cuda"
+        make = BatchMaker(self.device, pixels, self.objects, CudaCapture(self.device) if on_gpu else None)
+        drawn = load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=on_gpu)
+        yield from made_beside(drawn, make, self.device)
 
 
 def training_batches(
