@@ -49,8 +49,8 @@ def small(setting: Setting) -> Sequence[Figure]:
     found = []
     for batch, before, to_reach in ((8, "210", ">= 1500"), (32, "790", ">= 4000")):
         own = setting.large(batch, batch // 8 + 1)
-        steps = setting.large(400, 20)
-        overrides = [f"data.batch_size={own}", f"schedule.steps={steps}", *_fixed(*size)]
+        overrides = [f"data.batch_size={own}", f"optim.reference_batch={own}", *_fixed(*size)]
+        overrides.append(f"schedule.steps={setting.large(400, 20)}")
         rate = images_per_second(setting, "fcos-small", data, f"small-{batch}", overrides)
         title = f"fcos-small, batch {own}, {size[0]}x{size[1]}, whole loop with data, images/s"
         found.append(Figure(title, f"{rate:.0f}", before=before, to_reach=to_reach))
@@ -102,7 +102,7 @@ def _against_torchvision(
     if setting.tiny:  # a small network takes its place; the peer stays
         recipe = f"{name.replace('_', '-')}-small"
     data = setting.shapes(setting.large(800, 64), setting.large(64, 8))
-    own = [f"data.batch_size={batch}", f"schedule.steps={setting.large(60, 20)}", "optim.lr=0.0001"]
+    own = [f"data.batch_size={batch}", f"schedule.steps={setting.large(80, 20)}", "optim.lr=0.0001"]
     own += ["data.train_scales=[]", *(["speed=compiled"] if compiled and not setting.tiny else [])]
     what = "training as long runs do (compiled)" if compiled else "training"
     rate = images_per_second(setting, recipe, data, f"{name}-{compiled}", [*own, *_fixed(height, width)])

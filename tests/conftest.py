@@ -28,6 +28,8 @@ def _home_stays_empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     for name in names:
         os.environ.pop(name, None)
     os.environ["HOME"] = os.environ["USERPROFILE"] = str(home)
+    # torch keeps what it compiles for a GPU there
+    os.environ.setdefault("PYTORCH_KERNEL_CACHE_PATH", str(tmp_path_factory.mktemp("kernels")))
     yield
     for name, value in before.items():
         os.environ.pop(name, None)

@@ -31,10 +31,11 @@ def best(keep, limit):
     return keep & (keep.cumsum(1) <= limit)
 
 
-@pytest.fixture(params=[(1, 1, 1), (4, 8, 2), (4, 64, 16)])
+@pytest.fixture(params=[(1, 1, 1, 1024), (4, 8, 2, 1024), (4, 64, 16, 1024), (4, 8, 2, 1)])
 def looks(request, monkeypatch):
-    """How much a look sees: rows for a wanted box, rows at least, rounds."""
-    for name, value in zip(("FIRST_LOOK", "FEWEST_ROWS", "ROUNDS"), request.param, strict=True):
+    """How much a look sees: rows for a wanted box, rows at least, rounds; and how many rows make these products."""
+    names = ("FIRST_LOOK", "FEWEST_ROWS", "ROUNDS", "MANY_ROWS")
+    for name, value in zip(names, request.param, strict=True):
         monkeypatch.setattr(suppress_pairs, name, value)
 
 

@@ -29,6 +29,8 @@ GROWTH = 4
 """Each look has so many times the rows and the rounds of the one before."""
 PAIR_BYTES = 1 << 27
 """Memory for pairs of boxes where the size of the card is not known."""
+MANY_ROWS = 1024
+"""From so many rows on, rounds are products of matrices."""
 SHARE_OF_CARD = 64
 """On a GPU pairs may take this part of its memory: more than one pass over a batch is rare."""
 BYTES_A_PAIR = 32
@@ -113,17 +115,23 @@ def _settle(boxes: Tensor, labels: Tensor, iou_threshold: float, rounds: int) ->
     candidate = labels >= 0
     keep = before = candidate
     for _ in range(min(rounds, labels.shape[1] + 1)):
-        # how many kept boxes beat each, as a product: pairs are read once, and a sum of ones is 0 exactly where all are
-        beaten_by = keep[:, None].to(beaten.dtype) @ beaten  # (B, 1, M)
-        before, keep = keep, candidate & (beaten_by[:, 0] == 0)
+        if beaten.dtype == torch.bool:
+            lost = (beaten & keep[:, :, None]).any(1)
+        else:  # how many kept boxes beat each: a sum of ones is 0 exactly where none does
+            lost = (keep[:, None].to(beaten.dtype) @ beaten)[:, 0] > 0
+        before, keep = keep, candidate & ~lost
     return keep, keep == before
 
 
 def _beaten(boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """(B, M, M) of 0 and 1: whether box j is worse than box i, of its class and overlapped too much, at [b, i, j]."""
+    """(B, M, M): whether box j is worse than box i, of its class, and overlapped by it too much, at [b, i, j].
+
+    Few pairs are bool, whose operations start sooner; of many a product reads each once, so they are numbers, 0 and 1.
+    """
     batch, count = labels.shape
     area = box_area(boxes)  # (B, M)
-    kind = torch.float16 if boxes.is_cuda else torch.float32
+    many = torch.float16 if boxes.is_cuda else torch.float32
+    kind = torch.bool if count < MANY_ROWS else many
     beaten = torch.empty((batch, count, count), dtype=kind, device=boxes.device)
     step = max(1, _pair_bytes(boxes.device) // BYTES_A_PAIR // max(1, batch * count))
     for start in range(0, count, step):
