@@ -38,7 +38,8 @@ def convolved(convolution: nn.Conv2d, maps: Tensor, weight: Tensor, bias: Tensor
     on_gpu = maps.is_cuda and bias is not None and maps.is_contiguous(memory_format=torch.channels_last)
     if on_gpu and is_pointwise(convolution):
         return product_of(maps, weight, bias)
-    return convolution._conv_forward(maps, weight, bias)
+    found: Tensor = convolution._conv_forward(maps, weight, bias)
+    return found
 
 
 class PointwiseConv2d(nn.Conv2d):
