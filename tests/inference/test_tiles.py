@@ -21,7 +21,7 @@ def seen_in_tiles(objects, windows, masks=False):
     found = []
     for x1, y1, x2, y2 in windows:
         part = cut_ground_truth(objects, (x1, y1, x2, y2))
-        scores = torch.linspace(0.9, 0.5, len(part))
+        scores = torch.linspace(0.9, 0.7, len(part))
         found.append(
             Detections(part.boxes, scores, part.labels, (y2 - y1, x2 - x1), CLASSES, part.masks if masks else None)
         )
@@ -78,10 +78,23 @@ def test_the_whole_object_is_kept_with_the_best_score_of_its_parts():
     windows = Tiling(100, 0.2).windows((100, 180))
     assert windows == [(0, 0, 100, 100), (80, 0, 180, 100)]
     part = Detections(torch.tensor([[90.0, 10, 100, 50]]), torch.tensor([0.9]), torch.tensor([1]), (100, 100), CLASSES)
-    whole = replace(part, boxes=torch.tensor([[10.0, 10, 60, 50]]), scores=torch.tensor([0.4]))
+    whole = replace(part, boxes=torch.tensor([[10.0, 10, 60, 50]]), scores=torch.tensor([0.7]))
     found = merged([part, whole], windows, (100, 180), 0.6, None)
     assert (found.boxes.tolist(), found.labels.tolist()) == ([[90, 10, 140, 50]], [1])
     assert found.scores.tolist() == pytest.approx([0.9])
+    weak = replace(whole, scores=torch.tensor([0.1]))  # it is merged, and says nothing about the place
+    found = merged([part, weak], windows, (100, 180), 0.6, None)
+    assert found.boxes.tolist() == [[90, 10, 100, 50]]
+
+
+def test_the_surest_detections_are_paired_before_those_that_merely_agree():
+    windows = [(0, 0, 100, 100), (80, 0, 180, 100)]
+    left = Detections(torch.tensor([[50.0, 10, 100, 50]]), torch.tensor([0.9]), torch.tensor([0]), (100, 100), CLASSES)
+    boxes = torch.tensor([[0.0, 12, 40, 50], [0.0, 10, 95, 50]])  # the second agrees better where both tiles look
+    right = Detections(boxes, torch.tensor([0.8, 0.1]), torch.tensor([0, 0]), (100, 100), CLASSES)
+    found = merged([left, right], windows, (100, 180), 0.6, None)
+    assert found.boxes[0].tolist() == [50, 10, 120, 50]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.1])
 
 
 def test_two_objects_that_a_tile_tells_apart_stay_two():

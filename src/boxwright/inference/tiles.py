@@ -18,6 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 from boxwright.ops.tiling import Tiling, Window, may_be_cut, same_objects
 from boxwright.structures import CroppedMask, Detections, DetectSettings
 
+AGREEMENT = 0.4
+"""IoU from which on what two tiles see is one object, or `nms_iou` where that is lower: a tile has other cells than its
+neighbour, so that boxes of small objects differ by a pixel or two."""
+STRONG = 0.7
+"""Of the highest score of an object: with less, a detection says nothing about where the object is."""
 OVERLAP = 0.2
 """Share of its side that a tile has in common with its neighbour, if not given."""
 
@@ -51,10 +56,11 @@ def merged(
     corners = [torch.tensor([x, y, x, y]) for x, y, _, _ in windows]
     boxes = [one.boxes + corner for one, corner in zip(found, corners, strict=True)]
     padded = pad_sequence(boxes, batch_first=True)  # (T, D, 4)
+    scores = pad_sequence([one.scores for one in found], batch_first=True)
     labels = pad_sequence([one.labels for one in found], batch_first=True, padding_value=-1)
     places = torch.tensor(windows)
     cut = may_be_cut(padded, places, hw)
-    pairs, _ = same_objects(padded, labels, places, cut, nms_iou)
+    pairs = same_objects(padded, scores, labels, places, cut, min(nms_iou, AGREEMENT))
     real = labels.flatten() >= 0
     rows = real.nonzero()[:, 0]  # (N,): padded rows of the detections
     groups = _groups(pairs.tolist(), padded.shape[1]) if len(pairs) else []
@@ -99,14 +105,16 @@ def _joined(found: Detections, groups: Sequence[Sequence[int]], cut: Tensor) -> 
     boxes, scores, keep = found.boxes.clone(), found.scores.clone(), torch.ones(len(found), dtype=torch.bool)
     masks = list(found.masks) if isinstance(found.masks, tuple) else None
     for group in groups:
-        entire = [row for row in group if not cut[row]]
-        best = max(entire or group, key=lambda row: float(found.scores[row]))
+        highest = float(found.scores[list(group)].max())
+        strong = [row for row in group if float(found.scores[row]) >= STRONG * highest]
+        entire = [row for row in strong if not cut[row]]
+        best = max(entire or strong, key=lambda row: float(found.scores[row]))
         if not entire:
-            own = boxes[list(group)]
+            own = boxes[strong]
             boxes[best] = torch.cat([own[:, :2].amin(0), own[:, 2:].amax(0)])
             if masks is not None:
-                masks[best] = _together([masks[row] for row in group])
-        scores[best] = scores[list(group)].max()
+                masks[best] = _together([masks[row] for row in strong])
+        scores[best] = highest
         keep[[row for row in group if row != best]] = False
     placed = None if masks is None else tuple(masks)
     return replace(found, boxes=boxes, scores=scores, masks=placed).select(keep)

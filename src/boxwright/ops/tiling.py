@@ -100,17 +100,17 @@ def may_be_cut(boxes: Tensor, windows: Tensor, hw: tuple[int, int]) -> Tensor:
 
 
 def same_objects(
-    boxes: Tensor, labels: Tensor, windows: Tensor, cut: Tensor, iou_threshold: float
-) -> tuple[Tensor, Tensor]:
-    """Detections of different tiles that are one object: rows of the flattened (T * D) and their agreement, best first.
+    boxes: Tensor, scores: Tensor, labels: Tensor, windows: Tensor, cut: Tensor, iou_threshold: float
+) -> Tensor:
+    """Detections of different tiles that are one object: pairs (M, 2) of rows of the flattened (T * D), surest first.
 
-    boxes (T, D, 4) in the whole image, labels (T, D) with -1 for padding, windows (T, 4), cut (T, D) as `may_be_cut`
-    has it. Two detections of a class match if their IoU is above `iou_threshold`; where one of them may be cut, if that
-    of their parts within the area that the tiles share is, or if the smaller part is the cut one and lies within the
-    other by more than half. Gives pairs (M, 2) int64 and the IoU of the shared parts (M,).
+    boxes (T, D, 4) in the whole image, scores (T, D), labels (T, D) with -1 for padding, windows (T, 4), cut (T, D) as
+    `may_be_cut` has it. Two detections of a class match if their IoU is above `iou_threshold`; where one of them may be
+    cut, if that of their parts within the area that the tiles share is, or if the smaller part is the cut one and lies
+    within the other by more than half. The surest pair has the largest product of both scores and that IoU of parts.
     """
     count = boxes.shape[1]
-    pairs, agreements = [boxes.new_zeros((0, 2), dtype=torch.int64)], [boxes.new_zeros(0)]
+    pairs, sure = [boxes.new_zeros((0, 2), dtype=torch.int64)], [boxes.new_zeros(0)]
     for first, second in _neighbours(windows, max(1, PAIRS_AT_ONCE // max(1, count * count))):
         low = torch.maximum(windows[first, :2], windows[second, :2])
         high = torch.minimum(windows[first, 2:], windows[second, 2:])  # (P, 2)
@@ -130,10 +130,8 @@ def same_objects(
         same &= (labels[first][:, :, None] == labels[second][:, None, :]) & (labels[first] >= 0)[:, :, None]
         pair, left, right = same.nonzero(as_tuple=True)
         pairs.append(torch.stack([first[pair] * count + left, second[pair] * count + right], dim=1))
-        agreements.append(agreement[pair, left, right])
-    agreement = torch.cat(agreements)
-    order = agreement.argsort(descending=True, stable=True)
-    return torch.cat(pairs)[order], agreement[order]
+        sure.append(agreement[pair, left, right] * scores[first[pair], left] * scores[second[pair], right])
+    return torch.cat(pairs)[torch.cat(sure).argsort(descending=True, stable=True)]
 
 
 def _within(boxes: Tensor, low: Tensor, high: Tensor) -> Tensor:
