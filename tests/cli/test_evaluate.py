@@ -300,7 +300,7 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
         return types.SimpleNamespace(
             detections=(found,), ground_truths=(ground_truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),),
             areas=None,
-            unreadable=0,
+            unreadable=0, tiled=False, most_detections=100,
             seconds=0.5,
         )  # fmt: skip
 

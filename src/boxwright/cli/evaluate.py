@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from boxwright.evaluation.summary import Evaluation
 
 
-OF_MODEL = ("proposals", "nms_iou", "batch", "device", "precision", "compile")
+OF_MODEL = ("proposals", "tiles", "overlap", "nms_iou", "batch", "device", "precision", "compile")
 """Options on how a checkpoint is run."""
 OF_VOC = ("eleven_point", "plus_one")
 
@@ -51,6 +51,18 @@ def evaluate(
     ] = True,
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
+    ] = None,
+    tiles: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Cut images into tiles of this side, detect in each and merge; AP is that of the images. 0: whole "
+            "images; the recipe's if not given.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of a tile that its neighbour shows too; 0.2 if not given.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Images per batch; if not given, as in validation during training.")
@@ -155,6 +167,8 @@ def evaluate(
                 limit=limit,
                 batch=batch,
                 proposals=proposals,
+                tiles="recipe" if tiles is None else tiles or None,
+                overlap=overlap,
                 device=device,
                 precision=precision,
                 compile=compile,

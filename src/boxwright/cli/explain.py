@@ -171,6 +171,7 @@ def _of_checkpoint(
     device: str,
 ) -> tuple[list[str], Path, list[Path]]:  # fmt: skip
     """What a checkpoint predicts for an image, and who owns its ground truth."""
+    from boxwright.cli.progress import log
     from boxwright.data.image_io.decode import image_size, read_image
     from boxwright.data.proposals import read_proposals
     from boxwright.inference.explain_anchors import network_proposals
@@ -190,6 +191,11 @@ def _of_checkpoint(
             image, data, detector.classes, split=split, classes=classes, masks=detector.recipe.needs_masks
         )
     wanted = _free_place(out, path.stem, data, path)
+    if detector.tiling is not None:
+        log(
+            f"{source} detects in tiles of {detector.tiling.size} pixels, and this shows the whole image as one; cut a "
+            "part of that size out of it to see what the detector sees"
+        )
     pixels = read_image(path, value_range=detector.value_range)
     regions = None if stored is None else network_proposals(stored, detector, path, image_size(path))
     made = explain_any(detector, pixels, ground_truth, score=score, proposals=regions)

@@ -34,6 +34,7 @@ def inspect(
     from boxwright.inference.claims import unclaimed_findings
     from boxwright.ops.points import level_ranges
     from boxwright.recipes import load_recipe
+    from boxwright.training.prepare import tiles_of
 
     settings = load_recipe(recipe)
     bounds = getattr(getattr(settings.model, "assignment", None), "level_bounds", None)
@@ -49,8 +50,10 @@ def inspect(
         check_masks=decode,
         need_masks=settings.needs_masks,
         value_range=settings.data.value_range,
+        tiling=settings.data.tiling(),
     )
-    lost = unclaimed_findings(report.dataset, settings)
+    cut = {name: tiles_of(part, settings) for name, part in report.dataset.splits.items()}
+    lost = unclaimed_findings(replace(report.dataset, splits=cut), settings)
     report = replace(report, findings=(*report.findings, *lost))
     if json:
         typer.echo(dumps(report.as_dict(), indent=1))

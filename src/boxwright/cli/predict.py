@@ -15,7 +15,7 @@ from boxwright.writing import printable
 
 OLD_FLAGS = ("json_", "coco", "polygons", "masks", "yolo", "text")
 """Flags of version 0.1 that --format replaces: they still work, hidden from the help."""
-LOCAL_ONLY = ("draw", "format", *OLD_FLAGS, "proposals", "compile", "memory")
+LOCAL_ONLY = ("draw", "format", *OLD_FLAGS, "proposals", "compile", "memory", "tiles", "overlap")
 """Options that the Ray engine refuses."""
 
 
@@ -53,6 +53,18 @@ def predict(
     no_resize: Annotated[
         bool, typer.Option("--no-resize", help="Use images in their own size, not resized as the recipe says.")
     ] = False,
+    tiles: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PIXELS",
+            help="Cut images into tiles of this side, detect in each and merge; 0: whole images; the recipe's if not "
+            "given.",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of a tile that its neighbour shows too; 0.2 if not given.")
+    ] = None,
     proposals: Annotated[
         Path | None, typer.Option(help="Proposal file for Fast R-CNN, as boxwright proposals writes it.")
     ] = None,
@@ -123,6 +135,8 @@ def predict(
         memory=memory,
         listed=True,
         keep=draw,  # what is drawn on is kept in full size
+        tiles="recipe" if tiles is None else tiles or None,
+        overlap=overlap,
     )
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +185,7 @@ def _check_engine(context: typer.Context, engine: str) -> None:
             option = f"--{name.rstrip('_')}"
             if engine == "local":
                 raise ValueError(f"{option} is for --engine ray; the local engine is one process")
-            if name in ("proposals", "compile"):
+            if name in ("proposals", "compile", "tiles", "overlap"):
                 raise ValueError(f"--engine ray does not support {option}; use --engine local")
             raise ValueError(f"--engine ray writes tables only: leave {option} out, or use --engine local")
 

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,14 @@ from torch.utils.data import Dataset
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.image_io.decode import image_size, read_image
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import PreparedImage, prepare
+from boxwright.data.inputs import PreparedImage, TiledImage, prepare, prepare_tiles
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
+from boxwright.data.tiles import cut_ground_truth
 from boxwright.data.transforms import Compose, Sample, resize_ground_truth, resize_proposals, resize_sample
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
+from boxwright.ops.tiling import Tiling
 from boxwright.structures import GroundTruth
 
 CACHE_LIMIT = 4 << 30
@@ -57,7 +60,22 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
         value_range: ValueRange = "auto",
+        tiling: Tiling | None = None,
+        min_visible: float = 0.0,
     ) -> None:
+        """Args:
+
+        split: the images.
+        rule: how they are resized.
+        augmentation: for keys with a seed.
+        masks: whether ground truth has masks.
+        cache: whether decoded, resized images are kept in memory; if not given, where they fit.
+        proposals: those of the images.
+        value_range: of pixels of more than 8 bits.
+        tiling: cut the images that `prepared` gives into tiles, each resized by the rule. They are not kept in memory.
+        min_visible: share of its box that a tile must show of an object; else the object is to be ignored there.
+        """
+        self.tiling, self.min_visible = tiling, min_visible
         self.value_range = value_range
         self.records = split.records
         self.rule = rule
@@ -68,7 +86,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         self._joined: Tensor | None = None
         self._ground_truths: list[GroundTruth] | None = None
         self._original_ground_truths: dict[int, GroundTruth] = {}
-        if cache is not False:
+        if cache is not False and tiling is None:
             self._fill_cache(forced=cache is True)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,7 +118,8 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             # Forked workers see it without share_memory_, which would hold one open file per image, of 1024 allowed.
-            self._kept = list(pool.map(self._decode, self.records))
+            files = [[self.records[index] for index in tiles] for tiles in self.of_each_file()]
+            self._kept = [kept for part in pool.map(self._decode_tiles, files) for kept in part]
         if self.masks:  # decoding them takes longer than copying an image
             sizes = [hw for _, hw in self._kept]
             self._ground_truths = [self._resized_ground_truth(*row) for row in zip(self.records, sizes, strict=True)]
@@ -115,10 +134,12 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """Bytes of all images at network size."""
         return sum(3 * height * width for height, width in self.network_sizes())
 
-    def _decode(self, record: Record) -> tuple[Tensor, tuple[int, int]]:
-        image = read_image(record.path, value_range=self.value_range)
-        hw = (int(image.shape[1]), int(image.shape[2]))
-        return fit_image(image, resize_plan(hw, self.rule)), hw
+    def _decode_tiles(self, records: Sequence[Record]) -> list[tuple[Tensor, tuple[int, int]]]:
+        """Records of one file, each as a resized image and its size before; the file is decoded once."""
+        whole = read_image(records[0].path, value_range=self.value_range)
+        images = [_part(whole, record) for record in records]
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        return [(fit_image(image, resize_plan(hw, self.rule)), hw) for image, hw in zip(images, sizes, strict=True)]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -129,12 +150,22 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
 
     def pixels(self, index: int) -> Tensor:
         """One resized image (3, h, w), not augmented."""
-        return self._decode(self.records[index])[0] if self._kept is None else self._kept[index][0]
+        return self.pixels_together([index])[0]
+
+    def pixels_together(self, indices: Sequence[int]) -> list[Tensor]:
+        """Resized images (3, h, w) of one file, which is decoded once."""
+        if self._kept is None:
+            return [image for image, _ in self._decode_tiles([self.records[index] for index in indices])]
+        return [self._kept[index][0] for index in indices]
+
+    def of_each_file(self) -> list[list[int]]:
+        """The indices of each file: one, or those of its tiles, which follow each other."""
+        return [list(of) for _, of in groupby(range(len(self)), key=lambda index: self.records[index].path)]
 
     def _with_size(self, index: int) -> tuple[Sample, tuple[int, int]]:
         record = self.records[index]
         if self._kept is None:
-            image = read_image(record.path, value_range=self.value_range)
+            image = self.original(index)
             hw = (int(image.shape[1]), int(image.shape[2]))
             sample = Sample(image, ground_truth_of(record, hw, masks=self.masks), self._proposed(record, hw))
             return resize_sample(sample, self.rule), hw
@@ -153,12 +184,16 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return resize_ground_truth(ground_truth_of(record, hw, masks=self.masks), hw, self.rule)
 
     def original(self, index: int) -> Tensor:
-        """The image (3, H, W) as it is in its file."""
-        return read_image(self.records[index].path, value_range=self.value_range)
+        """The image, or the tile (3, H, W) as it is in its file."""
+        record = self.records[index]
+        return _part(read_image(record.path, value_range=self.value_range), record)
 
     def original_hw(self, index: int) -> tuple[int, int]:
-        """Height and width of the image in its file."""
-        return self._kept[index][1] if self._kept is not None else image_size(self.records[index].path)
+        """Height and width of the image, or the tile, in its file."""
+        record = self.records[index]
+        if record.tile is not None and record.stated_hw is not None:
+            return record.stated_hw
+        return self._kept[index][1] if self._kept is not None else image_size(record.path)
 
     def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
         """The ground truth of an image whose file has the size `hw`, in network pixels; with masks if asked for."""
@@ -172,9 +207,21 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             self._original_ground_truths[index] = ground_truth_of(self.records[index], hw, masks=self.masks)
         return self._original_ground_truths[index]
 
-    def prepared(self, index: int) -> PreparedImage:
-        """One image as `predict` prepares it: resized, not augmented."""
+    def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:
+        """The ground truth of an image as it was prepared, in network pixels: its own, or that of each of its tiles."""
+        if isinstance(prepared, PreparedImage):
+            return [self.network_ground_truth(index, prepared.original_hw, masks=self.masks)]
+        whole = self.original_ground_truth(index, prepared.original_hw)
+        return [
+            resize_ground_truth(cut_ground_truth(whole, window, self.min_visible), tile.original_hw, self.rule)
+            for window, tile in zip(prepared.windows, prepared.tiles, strict=True)
+        ]
+
+    def prepared(self, index: int) -> PreparedImage | TiledImage:
+        """One image as `predict` prepares it: resized, or cut into tiles that are; not augmented."""
         record = self.records[index]
+        if self.tiling is not None:
+            return prepare_tiles(record.path, self.rule, self.tiling, self.value_range)
         if self._kept is None:
             return prepare(record.path, self.rule, self.proposals, self.value_range)
         image, hw = self._kept[index]
@@ -198,6 +245,16 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             if key.mosaic and self.augmentation.mosaic is not None:
                 sample = self.augmentation.mosaic(lambda other: fetch(other)[0], len(self), sample)
             return self.augmentation.steps(sample), hw, key.record
+
+
+def _part(image: Tensor, record: Record) -> Tensor:
+    """The image of a record: all of it (3, H, W), or its tile."""
+    if record.tile is None:
+        return image
+    (x1, y1, x2, y2), hw = record.tile
+    if tuple(image.shape[1:]) != tuple(hw):
+        raise ValueError(f"{record.path}: has another size than at the start of the run")
+    return image[:, y1:y2, x1:x2].contiguous()
 
 
 def _images_in(

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
 from boxwright.data.formats.voc_masks import ObjectPixels
 from boxwright.data.records import Annotation, Record
+from boxwright.data.tiles import cut_ground_truth
 from boxwright.structures import CroppedMask, GroundTruth
 
 Box = tuple[float, float, float, float]
 
 
 def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-    """The ground truth of an image of size `hw`: boxes clipped to the image, with their masks if `masks`.
+    """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
     object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
     cannot be decoded.
     """
+    if record.tile is not None:
+        whole = ground_truth_of(replace(record, tile=None), record.tile.image_hw, masks=masks)
+        return cut_ground_truth(whole, record.tile.window)
     kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
     return GroundTruth.of(
         [box for _, box in kept],

@@ -24,6 +24,8 @@ from boxwright.data.image_io.value_range import ValueRange
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_proposals
 from boxwright.ops.image import ResizePlan, ResizeRule, fit_image, resize_plan
+from boxwright.ops.tiling import Tiling
+from boxwright.ops.tiling import Window as TileWindow
 
 WINDOW = 64
 """Images that are sorted by shape and batched together."""
@@ -118,6 +120,19 @@ class PreparedImage(NamedTuple):
     """A defect of the file, if the image could be read despite it."""
 
 
+class TiledImage(NamedTuple):
+    """An image that was cut: its tiles at network size, as images of their own, and where they lie in it."""
+
+    tiles: tuple[PreparedImage, ...]
+    windows: tuple[TileWindow, ...]
+    original_hw: tuple[int, int]
+    path: str | None
+    original: Tensor | None = None
+    """The original pixels, if they are to be kept."""
+    note: str | None = None
+    """A defect of the file, if the image could be read despite it."""
+
+
 def prepared_ahead(
     source: Iterator[ImageLike | Unreadable],
     window: int,
@@ -126,16 +141,19 @@ def prepared_ahead(
     keep: bool,
     value_range: ValueRange = "auto",
     memory: float = MEMORY,
-) -> Ahead[ImageLike | Unreadable, PreparedImage | Unreadable]:
-    """Windows of prepared images, or their errors, each window prepared while the one before is used.
+    tiling: Tiling | None = None,
+) -> Ahead[ImageLike | Unreadable, PreparedImage | TiledImage | Unreadable]:
+    """Windows of prepared images, cut ones with `tiling`, or their errors, each prepared while the one before is used.
 
     Decoded images take at most `memory` GiB; a large image is prepared while nothing else is in memory.
     """
 
-    def attempt(image: ImageLike | Unreadable) -> PreparedImage | Unreadable:
+    def attempt(image: ImageLike | Unreadable) -> PreparedImage | TiledImage | Unreadable:
         if isinstance(image, Exception):
             return image
         try:
+            if tiling is not None:
+                return prepare_tiles(image, rule, tiling, value_range, keep=keep)
             return prepare(image, rule, stored, value_range, keep=keep)
         except (ValueError, OSError) as error:
             return error
@@ -144,7 +162,7 @@ def prepared_ahead(
         return ValueError(f"{image}: {problem}" if isinstance(image, (str, Path)) else f"an image {problem}")
 
     def need_of(image: ImageLike | Unreadable) -> Need:
-        return need_of_image(image, rule, keep=keep)
+        return need_of_image(image, rule, keep=keep, tiling=tiling)
 
     return Ahead(source, window, memory, need_of, attempt, refused)
 
@@ -317,6 +335,18 @@ def prepare(
     read = read_any_image(image, value_range)
     path = str(image) if isinstance(image, (str, Path)) else None
     return _fitted(read.pixels, path, rule, stored)._replace(original=read.pixels if keep else None, note=read.note)
+
+
+def prepare_tiles(
+    image: ImageLike, rule: ResizeRule, tiling: Tiling, value_range: ValueRange = "auto", *, keep: bool = False
+) -> TiledImage:
+    """An image cut into tiles, each resized by a rule as if it were an image, and its original pixels if `keep`."""
+    read = read_any_image(image, value_range)
+    path = str(image) if isinstance(image, (str, Path)) else None
+    hw = (int(read.pixels.shape[1]), int(read.pixels.shape[2]))
+    windows = tuple(tiling.windows(hw))
+    tiles = (_fitted(read.pixels[:, y1:y2, x1:x2].contiguous(), path, rule, None) for x1, y1, x2, y2 in windows)
+    return TiledImage(tuple(tiles), windows, hw, path, read.pixels if keep else None, read.note)
 
 
 def _fitted(pixels: Tensor, path: str | None, rule: ResizeRule, stored: StoredProposals | None) -> PreparedImage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boxwright.structures import Classes
 
@@ -28,12 +28,20 @@ class Annotation:
     area: float | None = None
 
 
+class TileOf(NamedTuple):
+    """A tile of an image: its window (x1, y1, x2, y2), and the height and width of the whole image."""
+
+    window: tuple[int, int, int, int]
+    image_hw: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image: its file, its id in the dataset, the size given in the annotation file, and its objects.
 
     After preflight `stated_hw` is the actual size of the image, after EXIF rotation. `rejected` counts the objects that
-    the reader could not use.
+    the reader could not use. With `tile` the record is a part of its image: `stated_hw` is the size of that part, and
+    the annotations are those that are seen there, still in the pixels of the whole image.
     """
 
     path: Path
@@ -42,6 +50,7 @@ class Record:
     annotations: tuple[Annotation, ...]
     where: str
     rejected: int = 0
+    tile: TileOf | None = None
 
 
 @dataclass(frozen=True, slots=True)

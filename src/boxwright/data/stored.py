@@ -15,7 +15,7 @@ from boxwright.data.moved_objects import StoredObjects
 from boxwright.ops.image import resize_plan
 
 TOGETHER = 64
-"""Images that are decoded ahead of their upload."""
+"""Files that are decoded ahead of their upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,16 @@ def store_images(images: DetectionDataset, device: torch.device) -> StoredImages
     *starts, end = accumulate((height * width for height, width in sizes), initial=0)
     pixels = torch.empty((end, 3), dtype=torch.uint8, device=device)
 
-    def decoded(index: int) -> Tensor:
-        return as_pixels(images.pixels(index))
+    def decoded(indices: list[int]) -> list[Tensor]:
+        return [as_pixels(image) for image in images.pixels_together(indices)]
 
+    files = images.of_each_file()
     with image_threads() as pool:
-        for first in range(0, len(images), TOGETHER):
-            some = range(first, min(first + TOGETHER, len(images)))
-            for index, image in zip(some, pool.map(decoded, some), strict=True):
-                pixels[starts[index] : starts[index] + len(image)] = image.to(device)
+        for first in range(0, len(files), TOGETHER):
+            some = files[first : first + TOGETHER]
+            for indices, made in zip(some, pool.map(decoded, some), strict=True):
+                for index, image in zip(indices, made, strict=True):
+                    pixels[starts[index] : starts[index] + len(image)] = image.to(device)
     return StoredImages(pixels, tuple(starts))
 
 

@@ -139,7 +139,7 @@ def measure_speed(
                 time.sleep(REST)
                 chosen = [images[(round_ + place) % len(images)] for place in range(count)]
                 start = time.perf_counter()
-                runtime.detector.predict(chosen, resize=None, batch=count, score=score)
+                runtime.detector.predict(chosen, resize=None, tiles=None, batch=count, score=score)
                 if runtime.detector.device.type == "cuda":
                     torch.cuda.synchronize()
                 if round_ >= 0:
@@ -182,7 +182,13 @@ def evaluate_runtimes(
 
 
 def network_images(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:
-    """Images at network size: those of the same size as the first, so that batches have no padding."""
+    """Images at network size: those of the same size as the first, so that batches have no padding.
+
+    Of images that the detector cuts into tiles, the first tile.
+    """
+    if detector.tiling is not None:
+        corners = [detector.tiling.tile_hw((int(one.shape[1]), int(one.shape[2]))) for one in images]
+        images = [one[:, :height, :width] for one, (height, width) in zip(images, corners, strict=True)]
     fitted = [fit_image(one, resize_plan((int(one.shape[1]), int(one.shape[2])), detector.resize)) for one in images]
     first = fitted[0].shape
     return [one for one in fitted if one.shape == first]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Protocol
 
@@ -15,11 +16,13 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.ground_truth import clip_box
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
-from boxwright.data.inputs import WINDOW, Ahead, PreparedImage
+from boxwright.data.inputs import WINDOW, Ahead, PreparedImage, TiledImage
 from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
+MOST_DETECTIONS = 100
+"""Of an image in COCO's AP."""
 HIGHEST_SCORE = 0.05
 """Highest score threshold for evaluation: a higher one would cut off the tail of the precision-recall curves."""
 
@@ -32,9 +35,17 @@ class SplitDetector(Protocol):
         """Images per forward pass."""
 
     def detect_prepared(
-        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums | None = None
+        self,
+        held: Sequence[PreparedImage | TiledImage],
+        settings: DetectSettings,
+        batch: int,
+        losses: LossSums | None = None,
+        most: int | None = None,
     ) -> list[Detections]:
-        """Detections of resized images, in their order; `losses` accumulates the losses against its ground truth."""
+        """Detections of resized or cut images, in their order, of cut ones `most` at most.
+
+        `losses` accumulates the losses against its ground truth, of the tiles where images are cut.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,20 @@ class EvaluationInputs:
     floors: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     """What decoding and detecting took, wall time; 0 where it was not measured."""
+    tiled: bool = False
+    """Whether images were cut into tiles, so that one may have more detections than a network gives."""
+
+    @property
+    def most_detections(self) -> int:
+        """How many detections of an image count in AP unless told otherwise: COCO's 100, and all of cut images.
+
+        That is 200, 500, 1000 and so on, so that figures have few names.
+        """
+        longest = max((len(one) for one in self.detections if self.tiled), default=0)
+        limit, steps = MOST_DETECTIONS, cycle((2.0, 2.5, 2.0))
+        while limit < longest:
+            limit = int(limit * next(steps))
+        return limit
 
 
 def evaluation_settings(
@@ -110,6 +135,7 @@ def detect_split(
     limit: int | None = None,
     losses: bool = False,
     share: tuple[int, int] = (0, 1),
+    most: int | None = None,
 ) -> Iterator[SplitDetections]:
     """Run a detector over the images of a split, window by window (`WINDOW` images are sorted into batches together).
 
@@ -121,6 +147,7 @@ def detect_split(
         limit: only the first `limit` images.
         losses: also compute the losses (not for exported files).
         share: (r, n): process r of n takes the windows r, r + n, ... Windows are the same for any number of processes.
+        most: detections of an image that is cut into tiles; all if not given.
     """
     rank, world = share
     count = min(limit or len(images), len(images))
@@ -128,9 +155,9 @@ def detect_split(
     size = batch or detector.evaluation_batch
 
     def need_of(index: int) -> Need:  # of the file, so that windows are the same with a cache
-        return need_of_image(images.records[index].path, images.rule, keep=False)
+        return need_of_image(images.records[index].path, images.rule, keep=False, tiling=images.tiling)
 
-    def attempt(index: int) -> PreparedImage | Unreadable:
+    def attempt(index: int) -> PreparedImage | TiledImage | Unreadable:
         try:
             return images.prepared(index)
         except (ValueError, OSError) as error:
@@ -142,14 +169,11 @@ def detect_split(
     # only the last block of the split is shorter, so the windows taken from `source` are this process's blocks
     source = (index for block in blocks for index in block)
     for indices, held in Ahead(source, WINDOW, MEMORY, need_of, attempt, refused):
-        good = [(index, one) for index, one in zip(indices, held, strict=True) if isinstance(one, PreparedImage)]
-        ground_truths = [
-            images.network_ground_truth(i, one.original_hw, masks=images.masks) for i, one in good if losses
-        ]
-        sums = LossSums(ground_truths)
-        found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None)
+        good = [(index, one) for index, one in zip(indices, held, strict=True) if not isinstance(one, Exception)]
+        sums = LossSums([part for i, one in good if losses for part in images.network_ground_truths(i, one)])
+        found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None, most)
         results_of: dict[int, Detections | Unreadable] = {
-            index: one for index, one in zip(indices, held, strict=True) if not isinstance(one, PreparedImage)
+            index: one for index, one in zip(indices, held, strict=True) if isinstance(one, Exception)
         }
         results_of.update(zip((index for index, _ in good), found, strict=True))
         notes = {index: one.note for index, one in good if one.note}
@@ -179,6 +203,7 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
             for record, one in zip(records, detections, strict=True)
         ],
         unreadable=len(found.images) - len(order),
+        tiled=images.tiling is not None,
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},
         floors={name: value / max(1, found.count) for name, value in found.floors.items()},
     )

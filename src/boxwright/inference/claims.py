@@ -21,6 +21,7 @@ from boxwright.models.claims import claimed, held_detector, others, places, unit
 from boxwright.ops.boxes import pairwise_iou
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.ops.select import clip_boxes
+from boxwright.ops.tiling import SMALLEST
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes, GroundTruth, Targets
 
@@ -244,12 +245,12 @@ def _helps(
         return round(total)
 
     now = best = left(config, rule)
-    advice = ""
+    advice, enlarged = "", 1.0
     for factor in FACTORS:  # the smallest that leaves few, or else the one that leaves fewest
         larger, words = _larger(recipe, factor, hurt)
         count = left(config, larger)
         if count < 0.9 * best:
-            advice, best = f"a larger {words} leaves {about}{count}", count
+            advice, best, enlarged = f"a larger {words} leaves {about}{count}", count, factor
         if count <= 0.1 * now:
             break
     if advice:
@@ -258,8 +259,10 @@ def _helps(
         count = left(other.config, rule)
         if count < 0.8 * now:
             yield f"{other.words} leaves {about}{count}"
-    if advice and recipe.data.resize.mode != "none":
-        yield "tiles of the images, trained on one by one, do the same"
+    if advice and recipe.data.resize.mode != "none" and recipe.data.tiles.size is None:
+        side = round(min(min(hw) for _, hw in hurt) / enlarged)
+        if side >= SMALLEST:
+            yield f"data.tiles.size={side} does the same"
 
 
 def _larger(

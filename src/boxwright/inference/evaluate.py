@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.class_selection import relabelled
@@ -26,6 +26,8 @@ from boxwright.evaluation.saving import save_evaluation
 from boxwright.evaluation.summary import Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
+from boxwright.inference.tiles import of_each_tile, tiling_of
+from boxwright.ops.tiling import Tiling
 from boxwright.structures import Detections, GroundTruth
 from boxwright.wording import counted
 
@@ -85,6 +87,8 @@ def evaluate(
     limit: int | None = None,
     batch: int | None = None,
     proposals: str | Path | None = None,
+    tiles: Tiling | int | Literal["recipe"] | None = "recipe",
+    overlap: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
@@ -111,6 +115,8 @@ def evaluate(
         limit: the first so many images only.
         batch: images a forward pass; the recipe's if not given.
         proposals: a proposal file, for a detector that finds no regions itself (Fast R-CNN).
+        tiles, overlap: cut images into tiles of so many pixels, as `Detector.predict` does; the recipe's if not given.
+            AP is that of whole images, and counts all their detections unless `max_detections` says how many.
         device, precision, compile: as for `Detector.load`.
         log: is called with a sentence for whatever is left out; the logger "boxwright.evaluate" if not given.
         progress: is called with the images done and those to do.
@@ -135,6 +141,8 @@ def evaluate(
         max_detections=max_detections,
         limit=limit,
         proposals=proposals,
+        tiles=tiles,
+        overlap=overlap,
         log=log,
         progress=progress,
     )
@@ -144,7 +152,7 @@ def evaluate(
         inputs.classes,
         metric=metric,
         iou=iou,
-        max_detections=max_detections or 100,
+        max_detections=max_detections or inputs.most_detections,
         areas=inputs.areas,
         eleven_point=eleven_point,
         plus_one=plus_one,
@@ -165,6 +173,8 @@ def evaluate_checkpoint(
     max_detections: int | None = None,
     limit: int | None = None,
     proposals: str | Path | None = None,
+    tiles: Tiling | int | Literal["recipe"] | None = "recipe",
+    overlap: float | None = None,
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationInputs:
@@ -183,21 +193,25 @@ def evaluate_checkpoint(
     if not len(checked):
         raise ValueError(f"{data}: split {split} has no usable image")
     masks = needed and any(item.segmentation for record in checked.records for item in record.annotations)
+    tiling = tiling_of(tiles, overlap, detector.tiling)
+    detector.check_tiles(tiling)
     stored = None if proposals is None else read_proposals(Path(proposals))
     if stored is not None:
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
     images = DetectionDataset(
-        checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range
-    )
-    settings = evaluation_settings(detector.settings, score_threshold, max_detections, nms_iou)
+        checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range,
+        tiling=tiling,
+    )  # fmt: skip
+    most = max_detections if tiling is None else of_each_tile(max_detections, detector.settings)
+    settings = evaluation_settings(detector.settings, score_threshold, most, nms_iou)
     for finding in report.findings:
         if finding.kind in LOGGED:
             log(f"{finding.where}: {finding.message}")
     if needed and not masks:
         log(f"{data} has no masks: only boxes are evaluated")
     count, parts, started = min(limit or len(images), len(images)), [], time.monotonic()
-    for found in detect_split(detector, images, settings, batch=batch, limit=limit):
+    for found in detect_split(detector, images, settings, batch=batch, limit=limit, most=max_detections):
         parts.append(found)
         if progress is not None:
             progress(sum(len(one.images) for one in parts), count)
@@ -228,7 +242,7 @@ def _log_images(found: SplitDetections, images: DetectionDataset, log: Callable[
 def _with_unclaimed(evaluation: Evaluation, detector: Detector, inputs: EvaluationInputs) -> Evaluation:
     """The same, and where AP50 is near zero how many objects no location or anchor of the detector can claim."""
     value = evaluation.figures.get("AP50", evaluation.figures.get("mAP"))
-    if value is None or value >= NEAR_ZERO:
+    if value is None or value >= NEAR_ZERO or inputs.tiled:
         return evaluation
     sizes = [found.size_hw for found in inputs.detections]
     lost = unclaimed(list(zip(inputs.ground_truths, sizes, strict=True)), detector.recipe, inputs.classes)

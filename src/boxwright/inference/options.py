@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 from boxwright.data.proposals import StoredProposals
 from boxwright.ops.image import ResizeRule
+from boxwright.ops.tiling import Tiling
 
 
 class PredictOptions(TypedDict, total=False):
@@ -25,5 +26,10 @@ class PredictOptions(TypedDict, total=False):
     """Regions of the images (which are then paths), for a detector that finds none itself."""
     window: int
     """Images that are decoded ahead and sorted into batches together."""
+    tiles: Tiling | int | Literal["recipe"] | None
+    """Cut images into tiles of so many pixels, detect in each, and merge what is found; None for whole images; the
+    recipe's (`data.tiles`) if not given. `max_detections` is that of an image where it is given, else of a tile."""
+    overlap: float | None
+    """With `tiles` in pixels: the share of a tile that its neighbour shows too; 0.2 if not given."""
     memory: float
     """GiB that decoded images may take at most."""

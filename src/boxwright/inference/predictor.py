@@ -21,16 +21,18 @@ from boxwright.data.image_io.any_image import ImageLike
 from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import WINDOW, PreparedImage, batches_of_one_shape, images_of, prepared_ahead
+from boxwright.data.inputs import WINDOW, PreparedImage, TiledImage, batches_of_one_shape, images_of, prepared_ahead
 from boxwright.data.proposals import StoredProposals
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.overlap import DeviceUse, overlapped
+from boxwright.inference.tiles import merged, of_each_tile, tiling_of
 from boxwright.models import MODELS, DetectionModel
 from boxwright.nn.pointwise import use_products
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
+from boxwright.ops.tiling import Tiling
 from boxwright.runtime.cuda_graphs import Capture
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.engine import Engine
@@ -40,15 +42,7 @@ from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.graphed_detect import GraphedDetect, Launched
 from boxwright.runtime.precision import DTYPES, choose_precision, compile_parts
 from boxwright.runtime.winograd import speed_up
-from boxwright.structures import (
-    Classes,
-    Detections,
-    DetectSettings,
-    ImageBatch,
-    PaddedDetections,
-    Proposals,
-    Targets,
-)
+from boxwright.structures import Classes, Detections, DetectSettings, ImageBatch, PaddedDetections, Proposals, Targets
 
 BUCKET = 64
 """With `compile`, image sides are padded to multiples of this many pixels: few shapes, each compiled once."""
@@ -123,14 +117,9 @@ class Detector:
     """
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        device: str | torch.device = "auto",
-        *,
-        precision: str = "auto",
-        compile: bool = False,
-        engine: Engine | None = None,
-    ) -> None:
+        self, checkpoint: Checkpoint, device: str | torch.device = "auto", *, precision: str = "auto",
+        compile: bool = False, engine: Engine | None = None,
+    ) -> None:  # fmt: skip
         """Args:
 
         checkpoint: weights, recipe and classes.
@@ -147,6 +136,8 @@ class Detector:
         self.score_threshold = 0.3 if checkpoint.score_threshold is None else checkpoint.score_threshold
         """The lowest score that `predict` reports by default: that of the best F1 in validation."""
         self.resize: ResizeRule = self.recipe.data.resize.rule()
+        self.tiling: Tiling | None = self.recipe.data.tiling()
+        """The tiles that it was trained on, into which `predict` cuts images too; None for whole images."""
         self.value_range: ValueRange = self.recipe.data.value_range
         self.settings: DetectSettings = self.recipe.detect.settings()
         self.paste: Paste = getattr(getattr(self.recipe.model, "mask", None), "paste", "exact")
@@ -182,15 +173,9 @@ class Detector:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        device: str | torch.device = "auto",
-        *,
-        precision: str = "auto",
-        compile: bool = False,
-        num_threads: int | None = None,
-        **options: Any,
-    ) -> Detector:
+        cls, path: str | Path, device: str | torch.device = "auto", *, precision: str = "auto", compile: bool = False,
+        num_threads: int | None = None, **options: Any,
+    ) -> Detector:  # fmt: skip
         """The detector of a checkpoint (ours or another library's) or of an exported file (.onnx, .xml, .pt2).
 
         Also of a run folder (its best.pt) and of a name: "torchvision/fcos_resnet50_fpn", "detectron2://...",
@@ -245,21 +230,13 @@ class Detector:
             yield one[1]
 
     def try_stream(
-        self,
-        images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike],
-        *,
-        score: float | None = None,
+        self, images: ImageLike | Sequence[ImageLike] | Iterable[ImageLike], *, score: float | None = None,
         resize: ResizeRule | Literal["recipe"] | None = "recipe",
-        batch: int = 8,
-        nms_iou: float | None = None,
-        max_detections: int | None = None,
-        proposals: StoredProposals | None = None,
-        window: int = WINDOW,
-        memory: float = MEMORY,
-        keep: bool = False,
-        listed: bool = False,
+        tiles: Tiling | int | Literal["recipe"] | None = "recipe", overlap: float | None = None, batch: int = 8,
+        nms_iou: float | None = None, max_detections: int | None = None, proposals: StoredProposals | None = None,
+        window: int = WINDOW, memory: float = MEMORY, keep: bool = False, listed: bool = False,
         use: DeviceUse | None = None,
-    ) -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
+    ) -> Generator[tuple[PreparedImage | TiledImage, Detections] | Unreadable, None, None]:  # fmt: skip
         """`stream` that continues after an image that cannot be read, and yields the error in its place.
 
         The other images yield the image as the network saw it, with `keep` also in its own pixels, and its detections.
@@ -271,16 +248,22 @@ class Detector:
         if not memory > 0:
             raise ValueError(f"memory: expected more than 0 GiB, got {memory:g}")
         rule = self.resize if resize == "recipe" else resize or ResizeRule("none")
-        settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=max_detections)
         self.check_proposals(proposals)
+        own = tiles == "recipe" and overlap is None
+        tiling = self.tiling if own else tiling_of(tiles, overlap, self.tiling)
+        self.check_tiles(tiling)
+        limit = max_detections if tiling is None else of_each_tile(max_detections, self.settings)
+        settings = self.settings_with(score=score, nms_iou=nms_iou, max_detections=limit)
 
-        def detected() -> Generator[tuple[PreparedImage, Detections] | Unreadable, None, None]:
+        def detected() -> Generator[tuple[PreparedImage | TiledImage, Detections] | Unreadable, None, None]:
             source: Iterator[Any] = iter(images) if listed and isinstance(images, Iterable) else images_of(images)
-            with prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory) as ahead:
+            with prepared_ahead(source, window, rule, proposals, keep, self.value_range, memory, tiling) as ahead:
 
                 def taken() -> _Window | None:
                     given = ahead.take()
-                    return None if given is None else _Window(self, given[1], settings, batch, release=ahead.release)
+                    if given is None:
+                        return None
+                    return _Window(self, given[1], settings, batch, most=max_detections, release=ahead.release)
 
                 yield from self._through(iter(taken, None), lambda: ahead.ready, use)
 
@@ -291,6 +274,11 @@ class Detector:
         if self.needs_proposals != (proposals is not None):
             wants = "needs a proposal file: --proposals FILE" if self.needs_proposals else "takes no proposal file"
             raise ValueError(f"{self.recipe.model.name} {wants}")
+
+    def check_tiles(self, tiling: Tiling | None) -> None:
+        """Raise ValueError where images are to be cut for a detector whose regions are those of whole images."""
+        if tiling is not None and self.needs_proposals:
+            raise ValueError(f"{self.recipe.model.name} takes proposals of whole images: it cannot detect in tiles")
 
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
@@ -304,19 +292,20 @@ class Detector:
         return settings
 
     def detect_prepared(
-        self,
-        held: Sequence[PreparedImage],
-        settings: DetectSettings,
-        batch: int,
-        losses: LossSums | None = None,
-    ) -> list[Detections]:
-        """Detections in resized images, in their order; `losses` collects the losses against its ground truths."""
-        window = _Window(self, list(held), settings, batch, losses)
+        self, held: Sequence[PreparedImage | TiledImage], settings: DetectSettings, batch: int,
+        losses: LossSums | None = None, most: int | None = None,
+    ) -> list[Detections]:  # fmt: skip
+        """Detections in resized or cut images, in their order; `losses` collects the losses against its ground truths.
+
+        Those are the ground truths of the images, and of the tiles of images that are cut; `most` limits the detections
+        of an image that is cut, all its tiles together.
+        """
+        window = _Window(self, list(held), settings, batch, losses, most=most)
         return [one[1] for one in self._through(iter([window]), lambda: True, None) if not isinstance(one, Exception)]
 
     def _through(
         self, windows: Iterator[_Window], ready: Callable[[], bool], use: DeviceUse | None
-    ) -> Iterator[tuple[PreparedImage, Detections] | Unreadable]:
+    ) -> Iterator[tuple[PreparedImage | TiledImage, Detections] | Unreadable]:
         """The results of windows, in order. A GPU has several batches at a time, of two windows where one ends."""
         if self.device.type != "cpu":
             yield from overlapped(windows, ready, self.engine.device, use)
@@ -332,12 +321,18 @@ class _Window:
 
     def __init__(
         self, detector: Detector, held: list[Any], settings: DetectSettings, batch: int,
-        losses: LossSums | None = None, *, release: Callable[[], object] | None = None,
+        losses: LossSums | None = None, *, most: int | None = None, release: Callable[[], object] | None = None,
     ) -> None:  # fmt: skip
-        """Of prepared images, or errors in their place; `release` is called when they are let go."""
+        """Of prepared images, or errors in their place; `release` is called when they are let go.
+
+        An image that is cut has its tiles detected as images, and `most` detections at most, or any number.
+        """
         self._detector, self._settings, self._batch, self._losses = detector, settings, batch, losses
-        self._held, self._release = held, release
-        self._good: list[PreparedImage] = [one for one in held if isinstance(one, PreparedImage)]
+        self._held, self._release, self._most = held, release, most
+        self._good: list[PreparedImage] = [
+            part for one in held if not isinstance(one, Exception)
+            for part in (one.tiles if isinstance(one, TiledImage) else (one,))
+        ]  # fmt: skip
         self._found: dict[int, Detections] = {}
         self.parts = batches_of_one_shape([one.pixels for one in self._good], batch, detector.engine.bucket)
 
@@ -386,10 +381,15 @@ class _Window:
                 padded = self.run(rows, images)
             self.restore(rows, images, padded)
 
-    def results(self) -> Iterator[tuple[PreparedImage, Detections] | Unreadable]:
+    def results(self) -> Iterator[tuple[PreparedImage | TiledImage, Detections] | Unreadable]:
         """Images with their detections, and errors, in the order of the images, once all batches are restored."""
         found = iter(self._found[row] for row in range(len(self._good)))
-        return ((one, next(found)) if isinstance(one, PreparedImage) else one for one in self._held)
+        for one in self._held:
+            if isinstance(one, TiledImage):
+                parts = [next(found) for _ in one.tiles]
+                yield one, merged(parts, one.windows, one.original_hw, self._settings.nms_iou, self._most)
+            else:
+                yield (one, next(found)) if isinstance(one, PreparedImage) else one
 
     def close(self) -> None:
         """Let go of the images, before others are prepared, of which one may be large."""

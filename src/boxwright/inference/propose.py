@@ -9,7 +9,7 @@ from pathlib import Path
 from boxwright.data.checks.images import look_at_images
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import Unreadable
-from boxwright.data.inputs import PreparedImage
+from boxwright.data.inputs import PreparedImage, TiledImage
 from boxwright.data.proposals import write_proposals
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections
@@ -64,7 +64,7 @@ def write_proposals_of(
 
 def _readable(
     paths: list[Path],
-    stream: Iterable[tuple[PreparedImage, Detections] | Unreadable],
+    stream: Iterable[tuple[PreparedImage | TiledImage, Detections] | Unreadable],
     data: Path,
     log: Callable[[str], object],
     progress: Callable[[int, int], object] | None,

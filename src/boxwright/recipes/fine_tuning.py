@@ -33,7 +33,8 @@ def fine_tuning_recipe(trained: Recipe, overrides: Sequence[str] = ()) -> Recipe
     from_it = {
         "name": name,
         "model": {**model, "backbone": backbone, "compat": compat},
-        "data": {"resize": old["data"]["resize"]},
+        # what is resized goes with how: tiles, where it was trained on those
+        "data": {name: old["data"][name] for name in ("resize", "tiles")},
         "detect": {**old["detect"], "score_threshold": threshold},
     }
     return overridden(overlaid(settings, from_it), overrides, name)

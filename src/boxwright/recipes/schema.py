@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema
 from boxwright.models import MODELS, DetectionModel, ModelConfig
 from boxwright.models.class_weights import weigh_classes
 from boxwright.ops.image import Filter, ResizeRule, Rounding
+from boxwright.ops.tiling import MOST_OVERLAP, SMALLEST, Tiling
 from boxwright.recipes.compat import Switch, differing, reason
 from boxwright.structures import DetectSettings
 
@@ -73,6 +74,20 @@ class Resize(Section):
         return ResizeRule("centre_crop", size=self.size, filter=self.filter, rounding=self.rounding)
 
 
+class Tiles(Section):
+    """Large images are cut into overlapping square tiles, in training, validation and detection."""
+
+    size: int | None = Field(None, ge=SMALLEST)
+    """Side of a tile in pixels of the image; `resize` is applied to each tile. null: images are not cut."""
+    overlap: Annotated[float, Field(ge=0.0, le=MOST_OVERLAP)] = 0.2
+    """Share of its side that a tile has in common with its neighbour, at least: larger than the objects, at best."""
+    min_visible: Fraction = 0.3
+    """Share of its box that a tile must show of an object for it to be learnt there; an object of which less is seen
+    is to be ignored in that tile."""
+    empty: float = Field(0.25, ge=0.0)
+    """Tiles without an object that are trained on, as a share of those with one (evenly from all of them)."""
+
+
 class Augment(Section):
     """Random changes to training images; probabilities in [0, 1], 0 or null is off."""
 
@@ -96,6 +111,7 @@ class Data(Section):
     """Images on their way to the network."""
 
     resize: Resize = Resize()
+    tiles: Tiles = Tiles()
     train_scales: tuple[Positive, ...] = ()
     """Multi-scale training: each batch is resized by one of these factors of `resize`."""
     scale_order: Literal["random", "rising"] = "random"
@@ -120,6 +136,10 @@ class Data(Section):
     are made there. augmentation: images are sent with each batch, and augmented there. never: batches are made on the
     host. auto: on a CUDA GPU images, where they take a quarter of its free memory at most, else augmentation; on a CPU
     never. Boxes are made there too, but not masks. What is drawn is the same everywhere."""
+
+    def tiling(self) -> Tiling | None:
+        """How images are cut; None for whole images."""
+        return None if self.tiles.size is None else Tiling(self.tiles.size, self.tiles.overlap)
 
     @model_validator(mode="after")
     def _range_rises(self) -> Data:

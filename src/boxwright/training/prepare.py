@@ -21,6 +21,7 @@ from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Split
 from boxwright.data.sampler import aspects_of
+from boxwright.data.tiles import cut_split
 from boxwright.data.transforms import (
     ColourJitter,
     Compose,
@@ -89,11 +90,10 @@ def open_checked(
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
-        need_masks=recipe.needs_masks, value_range=recipe.data.value_range,
+        need_masks=recipe.needs_masks, value_range=recipe.data.value_range, tiling=recipe.data.tiling(),
     )  # fmt: skip
-    lost = unclaimed_findings(
-        replace(report.dataset, splits={train_split: find_split(report.dataset, train_split)}), recipe
-    )
+    train = find_split(report.dataset, train_split)
+    lost = unclaimed_findings(replace(report.dataset, splits={train_split: tiles_of(train, recipe)}), recipe)
     for finding in lost:
         log(f"data: {finding.message}")
     _log_problems(report, log)
@@ -101,7 +101,6 @@ def open_checked(
         if finding.kind == "narrow-values":
             log(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
-    train = find_split(report.dataset, train_split)
     if not any(record.annotations for record in train.records):
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
     if recipe.needs_masks:
@@ -116,9 +115,26 @@ def open_checked(
     val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
+    train = tiles_of(train, recipe, log)
     _log_repeats(train, recipe.data.repeat_threshold, log)
-    log(f"data: {counted(len(train), 'image')} to train on ({train.name}), {len(val)} to validate on ({val.name})")
+    unit = "image" if recipe.data.tiles.size is None else "tile"
+    log(f"data: {counted(len(train), unit)} to train on ({train.name}), {len(val)} to validate on ({val.name})")
     return CheckedData(train, val, dataset.classes, report)
+
+
+def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda _: None) -> Split:
+    """The images of a split after preflight, or the tiles that are trained on where the recipe cuts them.
+
+    Raises ValueError for a detector that takes proposals of whole images.
+    """
+    tiles, tiling = recipe.data.tiles, recipe.data.tiling()
+    if tiling is None:
+        return split
+    if MODELS[recipe.model.name].needs_proposals:
+        raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
+    cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
+    log(f"data: {sentence}")
+    return cut
 
 
 def _log_repeats(train: Split, threshold: float | None, log: Callable[[str], None]) -> None:
@@ -212,7 +228,10 @@ def image_sets(
         data.train, resize.training_rule(), augmentation=pipeline, masks=masks, cache=cache, proposals=proposals,
         value_range=values,
     )  # fmt: skip
-    val = DetectionDataset(data.val, resize.rule(), masks=masks, cache=cache, proposals=proposals, value_range=values)
+    val = DetectionDataset(
+        data.val, resize.rule(), masks=masks, cache=cache, proposals=proposals, value_range=values,
+        tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
+    )  # fmt: skip
     return train, val, aspects_of(data.train)
 
 

@@ -56,7 +56,9 @@ class ValidationResult(NamedTuple):
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
         one = self.inputs
-        return evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+        return evaluate_detections(
+            one.detections, one.ground_truths, one.classes, max_detections=one.most_detections, areas=one.areas
+        ).figures
 
     def summary(self) -> str:
         """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
@@ -87,10 +89,11 @@ def validate(
             raise one
     inputs = with_ground_truth(joined, images, detector.classes)
     found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
-    segm = None
+    segm, limits = None, (1, 10, 100, inputs.most_detections)
     if have_masks(found, ground_truths):
-        segm = coco_ap(found, ground_truths, detector.classes, kind="masks", areas=areas)
-    return ValidationResult(coco_ap(found, ground_truths, detector.classes, areas=areas), inputs, segm)
+        segm = coco_ap(found, ground_truths, detector.classes, kind="masks", max_detections=limits, areas=areas)
+    boxes = coco_ap(found, ground_truths, detector.classes, max_detections=limits, areas=areas)
+    return ValidationResult(boxes, inputs, segm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from boxwright.data.checks.images import ImageState, look_at_images, range_of, s
 from boxwright.data.image_io.value_range import ValueRange
 from boxwright.data.records import LabelledFolder, Problem, Record, Split
 from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.ops.tiling import Tiling
 from boxwright.wording import counted, listed
 
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
@@ -88,12 +89,14 @@ def preflight(
     check_masks: bool = False,
     need_masks: bool = False,
     value_range: ValueRange = "auto",
+    tiling: Tiling | None = None,
 ) -> PreflightReport:
     """Check every image and box of a dataset; returns the findings and the data without what is invalid.
 
     level_ranges: the model's, in network pixels, with the resizing rule that leads there; check_pixels: decode every
     image instead of reading headers; check_masks: decode every mask; need_masks: also report objects without a mask;
-    value_range: how pixels of more than 8 bits are scaled; "auto" is decided by the first split.
+    value_range: how pixels of more than 8 bits are scaled; "auto" is decided by the first split; tiling: the tiles that
+    images are cut into before they are resized.
     """
     states = look_at_images(
         (record.path for split in dataset.splits.values() for record in split.records), decode=check_pixels
@@ -120,7 +123,7 @@ def preflight(
     findings.extend(_duplicate_images(dataset, states))
     findings.extend(_class_problems(dataset, splits))
     ranges = tuple(level_ranges or ())
-    statistics = {name: _statistics(split, states, ranges, resize) for name, split in splits.items()}
+    statistics = {name: _statistics(split, states, ranges, resize, tiling) for name, split in splits.items()}
     # trainval repeats the findings of train and val.
     unique = {(finding.kind, finding.where, finding.message): finding for finding in reversed(findings)}
     ordered = sorted(reversed(unique.values()), key=lambda finding: _SEVERITY[finding.severity])
@@ -225,6 +228,7 @@ def _statistics(
     states: dict[Path, ImageState],
     ranges: tuple[tuple[float, float], ...],
     resize: ResizeRule | None,
+    tiling: Tiling | None,
 ) -> SplitStatistics:
     per_class = dict.fromkeys(split.classes.names, 0)
     per_level = [0] * len(ranges)
@@ -234,7 +238,8 @@ def _statistics(
     for record in split.records:
         hw = states[record.path].hw or (1, 1)
         sizes.append(hw)
-        scale_x, scale_y = resize_plan(hw, resize).scale_xy if resize else (1.0, 1.0)
+        resized_hw = hw if tiling is None else tiling.tile_hw(hw)
+        scale_x, scale_y = resize_plan(resized_hw, resize).scale_xy if resize else (1.0, 1.0)
         for item in record.annotations:
             if item.ignore:
                 ignored += 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from boxwright.data.image_io.decode import stored_size
 from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.ops.tiling import Tiling
 
 MEMORY = 3.0
 """GiB that decoded images may take: enough for one image at the pixel limit."""
@@ -31,14 +32,14 @@ class Need(NamedTuple):
     passing: int
 
 
-def need_of_image(image: Any, rule: ResizeRule, *, keep: bool) -> Need:
+def need_of_image(image: Any, rule: ResizeRule, *, keep: bool, tiling: Tiling | None = None) -> Need:
     """The memory that an image needs, with its original pixels if `keep`; zero if it cannot be read."""
     if isinstance(image, (str, Path)):
         try:
             hw, stored = stored_size(image)
         except (ValueError, OSError):
             return Need(0, 0)
-        return need_of_size(hw, rule, keep=keep, stored=stored)
+        return need_of_size(hw, rule, keep=keep, stored=stored, tiling=tiling)
     if isinstance(image, Image.Image):
         hw, own = (image.height, image.width), 4 * image.height * image.width
     elif isinstance(image, (np.ndarray, Tensor)) and image.ndim in (2, 3):
@@ -48,7 +49,7 @@ def need_of_image(image: Any, rule: ResizeRule, *, keep: bool) -> Need:
         return Need(0, 0)
     if not min(hw):
         return Need(0, 0)
-    need = need_of_size(hw, rule, keep=keep)
+    need = need_of_size(hw, rule, keep=keep, tiling=tiling)
     return Need(need.held + own, need.passing)
 
 
@@ -60,10 +61,13 @@ def too_large(num_bytes: int, memory: float) -> str:
     )
 
 
-def need_of_size(hw: tuple[int, int], rule: ResizeRule, *, keep: bool, stored: int = 4) -> Need:
-    """The same for a size; `stored` is what Pillow needs per pixel."""
+def need_of_size(
+    hw: tuple[int, int], rule: ResizeRule, *, keep: bool, stored: int = 4, tiling: Tiling | None = None
+) -> Need:
+    """The same for a size; `stored` is what Pillow needs per pixel, `tiling` the tiles that are resized instead."""
     pixels = hw[0] * hw[1]
-    at_network = 3 * (4 if rule.filter == "plain" else 1) * int(np.prod(resize_plan(hw, rule).size_hw))
+    count, part_hw = (1, hw) if tiling is None else (tiling.count(hw), tiling.tile_hw(hw))
+    at_network = count * 3 * (4 if rule.filter == "plain" else 1) * int(np.prod(resize_plan(part_hw, rule).size_hw))
     passing = max(stored, _RESIZING[rule.filter]) + (0 if keep else 3)
     if keep:
         passing = max(passing, _DRAWING)

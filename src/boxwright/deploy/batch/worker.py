@@ -140,7 +140,7 @@ class Worker:
         except (ValueError, OSError):
             return Need(0, 0)
         rule = self.detector.resize if self.job.resized else ResizeRule("none")
-        return need_of_size(hw, rule, keep=True, stored=stored)
+        return need_of_size(hw, rule, keep=True, stored=stored, tiling=self.detector.tiling)
 
     def _read(self, entry: Entry) -> ReadImage | Failure:
         try:

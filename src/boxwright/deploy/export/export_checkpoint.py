@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import read_image
-from boxwright.data.inputs import image_paths, refuse_among_images
+from boxwright.data.inputs import image_paths, prepare, prepare_tiles, refuse_among_images
 from boxwright.deploy.export.gate import IMAGES, Agreement, gate_images, prove, synthetic_images
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
@@ -27,7 +27,6 @@ from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
-from boxwright.ops.image import fit_image, resize_plan
 from boxwright.runtime.description import Description
 from boxwright.runtime.exported import SUFFIX_OF, Format, network_pixels
 from boxwright.runtime.openvino import computes_bf16
@@ -243,9 +242,17 @@ def average_precision(detector: Detector, data: Path, split: str) -> float:
 
 
 def calibration_inputs(detector: Detector, description: Description, folder: str | Path) -> Iterator[Inputs]:
-    """Images of a folder, one by one, as the network sees them."""
-    for path in islice(image_paths(folder), CALIBRATION_IMAGES):
-        pixels = read_image(path, value_range=detector.value_range)
-        plan = resize_plan((int(pixels.shape[1]), int(pixels.shape[2])), detector.resize)
-        images = ImageBatch.of([fit_image(pixels, plan)])
+    """Images of a folder, or their tiles, one by one, as the network sees them."""
+    for pixels in islice(_seen_by(detector, image_paths(folder)), CALIBRATION_IMAGES):
+        images = ImageBatch.of([pixels])
         yield {"images": network_pixels(images, description).numpy(), "sizes": images.sizes_hw.numpy()}
+
+
+def _seen_by(detector: Detector, paths: Sequence[Path]) -> Iterator[Tensor]:
+    """The images (3, h, w) that the network sees of files: each resized, or its tiles."""
+    for path in paths:
+        if detector.tiling is None:
+            yield prepare(path, detector.resize, None, detector.value_range).pixels
+        else:
+            cut = prepare_tiles(path, detector.resize, detector.tiling, detector.value_range)
+            yield from (tile.pixels for tile in cut.tiles)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
-from boxwright.data.inputs import PreparedImage
+from boxwright.data.inputs import PreparedImage, TiledImage
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections, DetectSettings
 
@@ -21,7 +21,7 @@ from boxwright.structures import Detections, DetectSettings
 class Waiting(NamedTuple):
     """An image that waits for its detections, and when it arrived."""
 
-    image: PreparedImage
+    image: PreparedImage | TiledImage
     settings: DetectSettings
     found: Future[Detections]
     since: float
@@ -51,7 +51,7 @@ class Batcher:
         self._queue.put(None)
         self._thread.join()
 
-    def submit(self, image: PreparedImage, settings: DetectSettings) -> Future[Detections]:
+    def submit(self, image: PreparedImage | TiledImage, settings: DetectSettings) -> Future[Detections]:
         """A future of the detections in an image; it raises what the detector raises for this image."""
         found: Future[Detections] = Future()
         self._queue.put(Waiting(image, settings, found, time.monotonic()))
@@ -95,9 +95,9 @@ class Batcher:
 
 
 def alike(images: Iterable[Waiting]) -> list[list[Waiting]]:
-    """Groups of images of the same network size, pixel dtype and settings."""
+    """Groups of images of the same network size, pixel dtype and settings; tiles count as the images that they are."""
     groups: dict[tuple[object, ...], list[Waiting]] = {}
     for one in images:
-        pixels = one.image.pixels
+        pixels = one.image.tiles[0].pixels if isinstance(one.image, TiledImage) else one.image.pixels
         groups.setdefault((tuple(pixels.shape), pixels.dtype, one.settings), []).append(one)
     return list(groups.values())

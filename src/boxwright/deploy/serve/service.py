@@ -81,13 +81,15 @@ class Service:
             raise Refused(422, f"masks: {self.path.name} predicts boxes and no masks; leave masks={masks} out")
         kind: Masks = masks or "rle"
         least = self.description["score"] if score is None else score
-        settings = self.detector.settings_with(score=least, max_detections=max_detections)
+        tiled = self.detector.tiling is not None  # where settings are those of a tile
+        settings = self.detector.settings_with(score=least, max_detections=None if tiled else max_detections)
+        most = max_detections if tiled else None
         with self._places.taken(1):
             uploads, of_form = await uploads_in(request, self.limits)
             if not of_form:
-                return await self._answer(uploads[0], settings, kind)
+                return await self._answer(uploads[0], settings, kind, most)
             with self._places.taken(len(uploads) - 1):
-                found = await asyncio.gather(*(self._answer_or_reason(one, settings, kind) for one in uploads))
+                found = await asyncio.gather(*(self._answer_or_reason(one, settings, kind, most) for one in uploads))
         reasons = [one for one in found if isinstance(one, Refused)]
         if len(reasons) == len(found):
             raise reasons[0]
@@ -95,18 +97,18 @@ class Service:
         return {"images": [{"file": upload.name} | row for upload, row in zip(uploads, rows, strict=True)]}
 
     async def _answer_or_reason(
-        self, upload: Upload, settings: DetectSettings, masks: Masks
+        self, upload: Upload, settings: DetectSettings, masks: Masks, most: int | None
     ) -> dict[str, Any] | Refused:
         try:
-            return await self._answer(upload, settings, masks)
+            return await self._answer(upload, settings, masks, most)
         except Refused as reason:
             return reason
 
-    async def _answer(self, upload: Upload, settings: DetectSettings, masks: Masks) -> dict[str, Any]:
-        started = time.perf_counter()
+    async def _answer(self, upload: Upload, settings: DetectSettings, masks: Masks, most: int | None) -> dict[str, Any]:
+        detector, started = self.detector, time.perf_counter()
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(
-            self._pool, image_of, upload, self.limits, self.detector.resize, self.detector.value_range
+            self._pool, image_of, upload, self.limits, detector.resize, detector.value_range, detector.tiling
         )
         try:
             found = await asyncio.wrap_future(self._batcher.submit(image, settings))
@@ -115,7 +117,7 @@ class Service:
         except Exception as error:
             _LOG.exception("the detector failed on an image of %s x %s pixels", *image.original_hw)
             raise Refused(500, f"{upload.name}: the detector failed; the server's log says why") from error
-        answer = await loop.run_in_executor(self._pool, listed, found, masks)
+        answer = await loop.run_in_executor(self._pool, listed, found[:most], masks)
         if image.note is not None:
             answer |= {"note": image.note}
         return answer | {"milliseconds": round((time.perf_counter() - started) * 1000, 1)}

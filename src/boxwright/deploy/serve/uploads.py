@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from boxwright.data.image_io.decode import bytes_with_note
 from boxwright.data.image_io.value_range import ValueRange
-from boxwright.data.inputs import PreparedImage, prepare
+from boxwright.data.inputs import PreparedImage, TiledImage, prepare, prepare_tiles
 from boxwright.ops.image import ResizeRule
+from boxwright.ops.tiling import Tiling
 from boxwright.wording import counted
 
 BODY_SECONDS = 60
@@ -89,14 +90,21 @@ async def uploads_in(request: Any, limits: Limits) -> tuple[list[Upload], bool]:
     return await _files(request, body, limits), True
 
 
-def image_of(upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto") -> PreparedImage:
-    """The image at network size. Raises Refused where it is not an image, damaged or too large."""
+def image_of(
+    upload: Upload, limits: Limits, rule: ResizeRule, value_range: ValueRange = "auto", tiling: Tiling | None = None
+) -> PreparedImage | TiledImage:
+    """The image at network size, or cut into tiles that are.
+
+    Raises Refused where it is not an image, damaged or too large.
+    """
     data = upload.data
     webp, avif = data[:4] == b"RIFF" and data[8:12] == b"WEBP", data[4:12] in (b"ftypavif", b"ftypavis")
     if data and not (data.startswith(SIGNATURES) or webp or avif):
         raise Refused(400, f"{upload.name}: not a JPEG, PNG, WebP, BMP, GIF or TIFF image (nor AVIF)")
     try:
         read = bytes_with_note(data, upload.name, max_pixels=limits.num_pixels, value_range=value_range)
+        if tiling is not None:
+            return prepare_tiles(read.pixels, rule, tiling)._replace(note=read.note)
         return prepare(read.pixels, rule)._replace(note=read.note)
     except ValueError as error:
         raise Refused(413 if "more than the limit" in str(error) else 400, str(error)) from error

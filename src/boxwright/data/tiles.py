@@ -1,0 +1,96 @@
+"""Training on tiles: the images of a split cut into overlapping tiles, each a record of its own.
+
+What a tile shows of an object decides: enough of it (`min_visible` of its box), and it is learnt, with a box around
+what is seen; less, and it is to be ignored there, since it is neither an object that can be recognised nor background.
+Shape legend: T = tiles of an image, G = its objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from boxwright.data.records import Annotation, Record, Split, TileOf
+from boxwright.data.transforms import place_ground_truth
+from boxwright.ops.boxes import box_area, pairwise_intersection
+from boxwright.ops.image import Placement
+from boxwright.ops.tiling import Tiling, Window
+from boxwright.structures import GroundTruth
+from boxwright.wording import counted
+
+
+class CutSplit(NamedTuple):
+    """A split of tiles, and in one sentence what was cut and what is left of it."""
+
+    split: Split
+    sentence: str
+
+
+def cut_split(split: Split, tiling: Tiling, *, min_visible: float, empty: float) -> CutSplit:
+    """The tiles of the images of a split, after preflight, as its records.
+
+    min_visible: share of a box that a tile must show for the object to be learnt there.
+    empty: how many tiles without an object to learn are kept, as a share of those with one; evenly from all of them.
+    An image that one tile covers stays as it is, with objects or without.
+    """
+    records = [tile for record in split.records for tile in _cut(record, tiling, min_visible)]
+    idle = [index for index, tile in enumerate(records) if tile.tile is not None and not _learnt(tile)]
+    kept = min(len(idle), round(empty * (len(records) - len(idle))))
+    chosen = {idle[place * len(idle) // kept] for place in range(kept)}
+    left = [tile for index, tile in enumerate(records) if index in chosen or tile.tile is None or _learnt(tile)]
+    sentence = (
+        f"{counted(len(split), 'image')} cut into {counted(len(records), 'tile')} of {tiling.size} pixels, of which "
+        f"{len(records) - len(idle)} with objects and {kept} of {len(idle)} without are an epoch"
+    )
+    return CutSplit(replace(split, records=tuple(left)), sentence)
+
+
+def _learnt(tile: Record) -> bool:
+    return any(not item.ignore for item in tile.annotations)
+
+
+def _cut(record: Record, tiling: Tiling, min_visible: float) -> Iterator[Record]:
+    """The tiles of an image, each with the objects of which it shows something."""
+    hw = record.stated_hw
+    if hw is None or tiling.tile_hw(hw) == hw:
+        yield record
+        return
+    windows = tiling.windows(hw)
+    shares = visible_shares([item.box for item in record.annotations], windows, hw)
+    for window, row in zip(windows, shares.tolist(), strict=True):
+        shown = tuple(
+            _seen(item, share >= min_visible) for item, share in zip(record.annotations, row, strict=True) if share > 0
+        )
+        yield replace(record, stated_hw=tiling.tile_hw(hw), annotations=shown, tile=TileOf(window, hw))
+
+
+def _seen(item: Annotation, enough: bool) -> Annotation:
+    return item if enough or item.ignore else replace(item, ignore=True)
+
+
+def visible_shares(boxes: Sequence[Sequence[float]], windows: Sequence[Window], hw: tuple[int, int]) -> torch.Tensor:
+    """The share of the area of each box, within an image of size `hw`, that each tile shows: (T, G) in [0, 1].
+
+    >>> visible_shares([[-9, 0, 12, 4], [8, 0, 12, 4]], [(0, 0, 10, 10), (10, 0, 20, 10)], (10, 20)).tolist()
+    [[0.8333333134651184, 0.5], [0.1666666716337204, 0.5]]
+    """
+    limits = torch.tensor([hw[1], hw[0]] * 2, dtype=torch.float32)
+    inside = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4).clamp(min=0).minimum(limits)  # (G, 4)
+    seen = pairwise_intersection(torch.tensor(windows, dtype=torch.float32), inside)  # (T, G)
+    return seen / box_area(inside).clamp(min=1e-9)
+
+
+def cut_ground_truth(whole: GroundTruth, window: Window, min_visible: float = 0.0) -> GroundTruth:
+    """What a tile shows of the ground truth of its image, in its own pixels; less than `min_visible` is to be ignored.
+
+    A box is cut at the border of the tile, and where its object has a mask, shrunk to what is left of that. Less than a
+    pixel is nothing.
+    """
+    x1, y1, x2, y2 = window
+    size = (int(whole.boxes[:, 3].max()) + 1, int(whole.boxes[:, 2].max()) + 1) if len(whole) else (y2, x2)
+    enough = visible_shares(whole.boxes.tolist(), [window], size)[0] >= min_visible
+    marked = replace(whole, ignore=whole.ignore | ~enough)
+    return place_ground_truth(marked, Placement(window, (y2 - y1, x2 - x1), (0, 0)), min_visibility=0.0)

@@ -1,0 +1,108 @@
+"""Tiles through the command line: trained on, evaluated and predicted with, and refused with a sentence."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.inference.predictor import Detector
+from boxwright.ops.tiling import Tiling
+from boxwright.recipes import load_recipe
+from boxwright.recipes.fine_tuning import fine_tuning_recipe
+from boxwright.structures import Classes
+
+SMALL = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "data.resize.size=64", "data.workers=0",
+         "precision=fp32")  # fmt: skip
+SHORT = ("data.batch_size=4", "optim.reference_batch=4", "validation.times=1", "schedule.steps=2")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Images of 128 pixels, which tiles of 64 with an overlap of 0.25 cut into nine."""
+    root = tmp_path_factory.mktemp("tiles") / "data"
+    write_shapes(root, 3, 2, "coco", ShapesConfig(size=128, num_classes=2, min_objects=3, max_pixels=40))
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    recipe = load_recipe("fcos-small", SMALL)
+    path = tmp_path_factory.mktemp("tiles") / "tiny.pt"
+    classes = Classes.named(["circle", "square"], first_id=1)
+    save_checkpoint(Checkpoint(recipe, classes, recipe.build_model(2).state_dict(), score_threshold=0.01), path)
+    return path
+
+
+def test_a_run_on_tiles_reports_what_evaluate_says_of_its_checkpoint_and_predict_cuts_as_it_was_trained(
+    boxwright, data, tmp_path
+):
+    tiles = ("data.tiles.size=64", "data.tiles.overlap=0.25")
+    run = boxwright("train", "fcos-small", *SMALL, *SHORT, *tiles, "--data", data, "--runs", tmp_path / "runs")
+    assert run.code == 0, run
+    assert "data: 3 images cut into 27 tiles of 64 pixels" in run.err
+    assert "tiles to train on (train), 2 to validate on (val)" in run.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    evaluated = boxwright("evaluate", folder / "weights" / "last.pt", "--data", data, "--json")
+    report = json.loads((folder / "metrics.json").read_text())
+    assert json.loads(evaluated.out)["AP"] == report["AP"]
+    assert json.loads(evaluated.out)["per_class"] == report["per_class"]
+    whole = boxwright("evaluate", folder / "weights" / "last.pt", "--data", data, "--json", "--tiles", 0)
+    assert json.loads(whole.out)["per_class"] != report["per_class"]
+    detector = Detector.load(folder / "weights" / "last.pt", "cpu")
+    assert detector.tiling == Tiling(64, 0.25)
+    assert fine_tuning_recipe(detector.recipe).data.tiles == detector.recipe.data.tiles
+
+
+def test_predict_writes_objects_in_the_pixels_of_the_whole_image(boxwright, checkpoint, tmp_path):
+    Image.effect_noise((200, 120), 90).convert("RGB").save(tmp_path / "large.png")
+    ended = boxwright(
+        "predict", checkpoint, tmp_path / "large.png", "--tiles", 64, "--overlap", 0.5, "--format", "json", "--out",
+        "found",
+    )  # fmt: skip
+    assert ended.code == 0, ended
+    (rows,) = json.loads((tmp_path / "here" / "found" / "detections.json").read_text()).values()
+    (found,) = Detector.load(checkpoint, "cpu").predict(tmp_path / "large.png", tiles=64, overlap=0.5)
+    assert [row["box"] for row in rows] == [list(one.box) for one in found]
+    assert max(row["box"][2] for row in rows) > 128  # beyond the first tiles
+    with Image.open(tmp_path / "here" / "found" / "large.jpg") as drawn:
+        assert drawn.size == (200, 120)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--tiles", 8), ("tiles: expected a side of at least 16 pixels, got 8",)),
+        (("--tiles", 64, "--overlap", 100), ("overlap: expected a share", "more than the tile of 64")),
+        (("--tiles", 640, "--overlap", 64), ("64 of 640 pixels are 0.1",)),
+        (("--overlap", 0.2), ("overlap: goes with tiles in pixels", "images are not cut")),
+        (("--tiles", 0, "--overlap", 0.2), ("images are not cut",)),
+    ],
+)
+def test_tiles_that_cannot_be_are_refused(boxwright, checkpoint, data, tmp_path, options, parts):
+    Image.new("RGB", (80, 80)).save(tmp_path / "a.png")
+    boxwright("predict", checkpoint, tmp_path / "a.png", *options).refused(*parts)
+    boxwright("evaluate", checkpoint, "--data", data, *options).refused(*parts)
+
+
+def test_tiles_are_refused_where_nothing_is_cut(boxwright, checkpoint, data, tmp_path):
+    files = ("--ground-truth", data, "--detections", data / "x.json")
+    boxwright("evaluate", *files, "--tiles", 64).refused("--tiles")
+    boxwright("predict", checkpoint, tmp_path, "--engine", "ray", "--out", "o", "--tiles", 64).refused(
+        "--engine ray does not support --tiles"
+    )
+
+
+def test_a_detector_that_takes_proposals_refuses_tiles(boxwright, data):
+    boxwright("train", "fast-rcnn-small", "data.tiles.size=64", "--data", data).refused(
+        "data.tiles: fast-rcnn-small takes proposals of whole images: it cannot be trained on tiles"
+    )
+
+
+def test_settings_of_tiles_are_checked_with_the_recipe(boxwright, data):
+    boxwright("train", "fcos-small", "data.tiles.size=8", "--data", data).refused("data.tiles.size", "16")
+    boxwright("train", "fcos-small", "data.tiles.overlap=0.95", "--data", data).refused("data.tiles.overlap", "0.9")
+    boxwright("train", "fcos-small", "data.tiles.sise=64", "--data", data).refused("data.tiles.sise", "size")
