@@ -60,6 +60,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
     ) -> None:
         self.value_range = value_range
         self.records = split.records
+        self.frequencies = split.frequencies
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks

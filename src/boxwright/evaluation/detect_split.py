@@ -17,6 +17,7 @@ from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
 from boxwright.data.inputs import WINDOW, Ahead, PreparedImage
 from boxwright.evaluation.coco_ap import image_order
+from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
@@ -81,6 +82,8 @@ class EvaluationInputs:
     image_ids: list[int | str]
     paths: list[Path]
     areas: list[list[float | None]]
+    federation: Federation | None = None
+    """What is known of the classes of each image, where not all were looked for (LVIS)."""
     unreadable: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
@@ -178,6 +181,7 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
             [item.area for item in record.annotations if clip_box(item.box, one.size_hw) is not None]
             for record, one in zip(records, detections, strict=True)
         ],
+        federation=Federation.of([record.federated for record in records], images.frequencies),
         unreadable=len(found.images) - len(order),
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},
         floors={name: value / max(1, found.count) for name, value in found.floors.items()},

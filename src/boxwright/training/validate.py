@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -56,7 +56,9 @@ class ValidationResult(NamedTuple):
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
         one = self.inputs
-        return evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
+        return evaluate_detections(
+            one.detections, one.ground_truths, one.classes, areas=one.areas, federation=one.federation
+        ).figures
 
     def summary(self) -> str:
         """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
@@ -86,11 +88,15 @@ def validate(
         if isinstance(one, Exception):  # not before the gathering, where the other processes would wait for this one
             raise one
     inputs = with_ground_truth(joined, images, detector.classes)
-    found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
-    segm = None
-    if have_masks(found, ground_truths):
-        segm = coco_ap(found, ground_truths, detector.classes, kind="masks", areas=areas)
-    return ValidationResult(coco_ap(found, ground_truths, detector.classes, areas=areas), inputs, segm)
+
+    def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+        return coco_ap(
+            inputs.detections, inputs.ground_truths, detector.classes,
+            kind=kind, areas=inputs.areas, federation=inputs.federation,
+        )  # fmt: skip
+
+    segm = ap_of("masks") if have_masks(inputs.detections, inputs.ground_truths) else None
+    return ValidationResult(ap_of("boxes"), inputs, segm)
 
 
 @dataclass(frozen=True, slots=True)
