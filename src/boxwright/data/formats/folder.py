@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boxwright.data.class_selection import select_classes
+from boxwright.data.formats.cityscapes import CITYSCAPES_LAYOUT, read_cityscapes, recognises_cityscapes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
 from boxwright.data.formats.json_lists import LISTS_LAYOUT, read_lists, recognises_lists
@@ -35,6 +36,7 @@ READERS = (
     Reader("lists", LISTS_LAYOUT, recognises_lists, read_lists),
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
     Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
+    Reader("cityscapes", CITYSCAPES_LAYOUT, recognises_cityscapes, read_cityscapes),
     Reader("lvis", LVIS_LAYOUT, recognises_lvis, read_lvis),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
