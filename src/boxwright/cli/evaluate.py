@@ -30,7 +30,9 @@ def evaluate(
     ] = None,
     ground_truth: Annotated[
         Path | None,
-        typer.Option(help="Instead of a checkpoint: COCO JSON, VOC, COCO or YOLO folder, or Cartucho text folder."),
+        typer.Option(
+            help="Instead of a checkpoint: COCO or LVIS JSON, a folder as for --data, or Cartucho text folder."
+        ),
     ] = None,
     detections: Annotated[
         Path | None,
