@@ -19,10 +19,10 @@ from torch import Tensor
 from boxwright.data.formats.federated import FREQUENCIES
 from boxwright.evaluation.federated import Federation, counted_detections
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
-from boxwright.wording import listed
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
+NAMED = 20  # classes in a note; LVIS has 1203
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -287,7 +287,8 @@ def _notes(
     if not present:
         notes.append("No ground truth at all: AP is undefined.")
     elif absent:
-        notes.append(f"Without ground truth, so left out of the mean: {listed(absent)}.")
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        notes.append(f"Without ground truth, so left out of the mean: {', '.join(absent[:NAMED])}{more}.")
     if present and not found_rows:
         notes.append("No detections at all: AP is 0.")
     return tuple(notes)
