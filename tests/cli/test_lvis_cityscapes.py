@@ -100,6 +100,36 @@ def cityscapes(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_detections_are_evaluated_by_the_definition_of_cityscapes(
+    boxwright: Callable[..., Any], cityscapes: Path, shapes: Path
+) -> None:
+    data = open_folder(cityscapes)
+    rows = [
+        {"image_id": record.image_id, "category_id": data.classes.ids[item.label], "bbox": xywh(item.box), "score": 0.5,
+         "segmentation": item.segmentation}
+        for record in data.splits["val"].records for item in record.annotations
+    ]  # fmt: skip
+    Path("rows.json").write_text(json.dumps(rows))  # the groups too, which do not count
+    files = ("evaluate", "--ground-truth", cityscapes, "--split", "val", "--detections", "rows.json")
+    done = boxwright(*files, "--metric", "cityscapes", "--json")
+    assert done.code == 0, done.err
+    figures = json.loads(done.out)
+    assert (figures["metric"], figures["AP"], figures["per_class"]["car"]) == ("cityscapes", 1, 1)
+    assert figures["per_class"]["person"] is None
+    assert (
+        "AP 1.0000  AP50 1.0000 (masks, by Cityscapes's definition)"
+        in boxwright(*files, "--metric", "cityscapes", "--limit", "1").out
+    )
+    boxwright(
+        "evaluate", "--ground-truth", shapes / "annotations/instances_val.json", "--detections", "rows.json",
+        "--metric", "cityscapes",
+    ).refused("rows.json", "none of its")  # fmt: skip
+
+
+def xywh(box: tuple[float, float, float, float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
 @pytest.mark.slow
 def test_a_detector_is_trained_and_evaluated_on_cityscapes(boxwright: Callable[..., Any], cityscapes: Path) -> None:
     seen = json.loads(boxwright("inspect", cityscapes, "--decode", "--json").out)
@@ -110,6 +140,10 @@ def test_a_detector_is_trained_and_evaluated_on_cityscapes(boxwright: Callable[.
     done = boxwright("evaluate", "run", "--data", cityscapes, "--classes", "bus,car", "--json", "--save", "saved")
     assert done.code == 0, done.err
     assert json.loads(done.out)["segm_AP"] is not None
+    done = boxwright(
+        "evaluate", "run", "--data", cityscapes, "--classes", "bus,car", "--metric", "cityscapes", "--json"
+    )
+    assert json.loads(done.out)["metric"] == "cityscapes"
     rows = json.loads(Path("saved/predictions.json").read_text())
     assert {row["category_id"] for row in rows} <= {26, 28}  # the ids of Cityscapes
     assert all(row["image_id"].startswith("ulm_") for row in rows)

@@ -46,7 +46,7 @@ def evaluate(
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
     metric: Annotated[
-        str, typer.Option(help="coco (AP over ten IoU thresholds; LVIS's on LVIS data), lvis or voc (mAP at one).")
+        str, typer.Option(help="coco (AP over ten IoUs; LVIS's on LVIS data), lvis, cityscapes or voc (mAP at one).")
     ] = "coco",
     iou: Annotated[float, typer.Option(help="IoU threshold of the voc metric, the table and the curves.")] = 0.5,
     eleven_point: Annotated[bool, typer.Option("--eleven-point", help="voc: eleven points, as in VOC 2007.")] = False,
@@ -125,11 +125,12 @@ def evaluate(
         for warning in compared.warnings:
             log(warning)
         found, wanted, known, areas = compared.detections, compared.ground_truths, compared.classes, compared.areas
-        image_ids, paths, federation = compared.image_ids, compared.paths, compared.federation
+        image_ids, paths, federation, voids = compared.image_ids, compared.paths, compared.federation, compared.voids
         if score_threshold is not None:
             found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
         federation = federation and replace(federation, images=federation.images[:limit])
+        voids = voids and voids[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
         evaluation = evaluate_detections(
             found,
@@ -140,6 +141,7 @@ def evaluate(
             max_detections=max_detections,
             areas=areas,
             federation=federation,
+            voids=voids,
             eleven_point=eleven_point,
             plus_one=plus_one,
         )
@@ -199,8 +201,8 @@ def _check(
         raise typer.BadParameter(
             f"give a CHECKPOINT with --data, or --ground-truth with --detections; got {given}", param_hint="arguments"
         )
-    if metric not in ("coco", "lvis", "voc"):
-        raise typer.BadParameter(f"{metric!r} is none of coco, lvis and voc", param_hint="--metric")
+    if metric not in ("coco", "lvis", "cityscapes", "voc"):
+        raise typer.BadParameter(f"{metric!r} is none of coco, lvis, cityscapes and voc", param_hint="--metric")
 
 
 def _refuse_given(context: typer.Context, names: tuple[str, ...], why: str) -> None:

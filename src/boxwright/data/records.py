@@ -44,7 +44,8 @@ class Record:
     """One image: its file, its id in the dataset, the size given in the annotation file, and its objects.
 
     After preflight `stated_hw` is the actual size of the image, after EXIF rotation. `rejected` counts the objects that
-    the reader could not use. `federated` is given where not every class was looked for in every image (LVIS).
+    the reader could not use. `federated` is given where not every class was looked for in every image (LVIS), and
+    `void` where some pixels count for nothing (Cityscapes): the run-length code of these.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Record:
     where: str
     rejected: int = 0
     federated: Federated | None = None
+    void: Any = None
 
 
 @dataclass(frozen=True, slots=True)

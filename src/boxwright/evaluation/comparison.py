@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,7 @@ class Comparison:
     areas: Areas | None
     warnings: tuple[str, ...]
     federation: Federation | None = None
+    voids: list[Any] | None = None
 
 
 def compare_files(
@@ -60,12 +62,13 @@ def compare_files(
         text = read_text_ground_truth(ground_truth, plus_one=plus_one)
         images, ground_truths, known = text.images, text.ground_truths, text.classes
         areas: Areas | None = None
-        federation = None
+        federation, voids = None, None
         warnings = text.warnings
     else:
         part = _split(ground_truth, split)
         records = sorted(part.records, key=lambda record: image_order(record.image_id))
         known = part.classes
+        voids = [record.void for record in records] if any(record.void for record in records) else None
         if classes:  # what is known of merged classes
             chosen = select_classes(part, classes)
             said = {record.image_id: record.federated for record in chosen.records}
@@ -96,6 +99,7 @@ def compare_files(
         areas=areas,
         warnings=warnings + joined.warnings,
         federation=federation,
+        voids=voids,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.ground_truth import clip_box
@@ -84,6 +84,8 @@ class EvaluationInputs:
     areas: list[list[float | None]]
     federation: Federation | None = None
     """What is known of the classes of each image, where not all were looked for (LVIS)."""
+    voids: list[Any] | None = None
+    """Run-length codes of the pixels of each image that count for nothing, in the metric of Cityscapes."""
     unreadable: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
@@ -182,6 +184,7 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
             for record, one in zip(records, detections, strict=True)
         ],
         federation=Federation.of([record.federated for record in records], images.frequencies),
+        voids=[record.void for record in records] if any(record.void for record in records) else None,
         unreadable=len(found.images) - len(order),
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},
         floors={name: value / max(1, found.count) for name, value in found.floors.items()},

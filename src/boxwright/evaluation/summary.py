@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from boxwright.evaluation.bootstrap import bootstrap_ap
+from boxwright.evaluation.cityscapes_ap import cityscapes_ap
 from boxwright.evaluation.coco_ap import Areas, CocoResult, coco_ap
 from boxwright.evaluation.curves import best_threshold as find_best_threshold
 from boxwright.evaluation.curves import curves_of
@@ -17,10 +18,14 @@ from boxwright.evaluation.report import ClassRow, class_rows
 from boxwright.evaluation.voc_ap import VocResult, voc_ap
 from boxwright.structures import Classes, Detections, GroundTruth
 
-METRICS = ("coco", "lvis", "voc")
+METRICS = ("coco", "lvis", "cityscapes", "voc")
 NOT_FEDERATED = (
     "metric lvis is for LVIS data: the ground truth has no neg_category_ids, not_exhaustive_category_ids or frequency; "
     "give the LVIS file (lvis_v1_val.json), or use the metric coco"
+)
+NOT_CITYSCAPES = (
+    "metric cityscapes is for masks on Cityscapes data: give a folder in its layout (gtFine/) and detections with "
+    "masks, or use the metric coco"
 )
 
 
@@ -61,6 +66,7 @@ def evaluate_detections(
     max_detections: int | None = None,
     areas: Areas | None = None,
     federation: Federation | None = None,
+    voids: Sequence[Any] | None = None,
     eleven_point: bool = False,
     plus_one: bool = True,
 ) -> Evaluation:
@@ -69,12 +75,15 @@ def evaluate_detections(
     `iou` is the IoU threshold of VOC AP, of the table's precision, recall and F1, and of the best score threshold; COCO
     AP has its own ten. `max_detections` is COCO's highest limit for each class of an image, 100 if not given; the lower
     ones are 1, 10 and 100; or LVIS's limit for each image, 300. With a `federation` COCO's rule is LVIS's, and "lvis"
-    needs one. Raises ValueError for an unknown metric, an `iou` outside (0, 1], or "lvis" without a federation.
+    needs one, as "cityscapes" needs masks and the `voids` of its images. Raises ValueError for an unknown metric, an
+    `iou` outside (0, 1], or data that the metric is not for.
     """
     check_metric(metric, iou)
     if metric == "lvis" and federation is None:
         raise ValueError(NOT_FEDERATED)
-    if metric == "voc":
+    if metric == "cityscapes" and (voids is None or not have_masks(detections, ground_truths)):
+        raise ValueError(NOT_CITYSCAPES)
+    if metric in ("voc", "cityscapes"):
         federation = None
     elif federation is not None and max_detections is not None:
         federation = replace(federation, limit=max_detections)
@@ -86,6 +95,9 @@ def evaluate_detections(
     if metric == "voc":
         voc = voc_ap(detections, ground_truths, classes, iou=iou, eleven_point=eleven_point, plus_one=plus_one)
         figures, per_class, notes = voc.figures(), voc.per_class, voc.notes
+    elif metric == "cityscapes":
+        cityscapes = cityscapes_ap(detections, ground_truths, classes, voids or ())
+        figures, per_class, notes = cityscapes.figures(), cityscapes.per_class, cityscapes.notes
     else:
         most = max_detections or 100
         limits = sorted({1, min(10, most), min(100, most), most}) if federation is None else None
@@ -133,6 +145,8 @@ def headline(evaluation: Evaluation) -> list[str]:
         points = "eleven points" if figures["eleven_point"] else "all points"
         pixels = "with" if figures["plus_one"] else "without"
         lines = [f"{show('mAP')} (IoU {figures['iou']:g}, {points}, boxes {pixels} their last pixel)"]
+    elif figures["metric"] == "cityscapes":
+        lines = [f"{show('AP')}  {show('AP50')} (masks, by Cityscapes's definition)"]
     else:
         recalls = [*(key for key in figures if key.startswith("AR")), "recall50"]
         rows = [["AP", "AP50", "AP75"], ["APs", "APm", "APl"], *([["APr", "APc", "APf"]] if "APr" in figures else [])]

@@ -24,7 +24,7 @@ from boxwright.evaluation.detect_split import (
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
 from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.saving import save_evaluation
-from boxwright.evaluation.summary import NOT_FEDERATED, Evaluation, check_metric, evaluate_detections
+from boxwright.evaluation.summary import NOT_CITYSCAPES, NOT_FEDERATED, Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.structures import Detections, GroundTruth
@@ -102,8 +102,8 @@ def evaluate(
         data: a folder of labelled images.
         split: the name of the split.
         classes: the subset or merge of classes that the detector was trained with.
-        metric: "coco" (AP over ten overlaps; on LVIS data by the rule of LVIS), "lvis" (the same, for no other data)
-            or "voc" (mAP at the overlap `iou`).
+        metric: "coco" (AP over ten overlaps; on LVIS data by the rule of LVIS), "lvis" (the same, for no other data),
+            "cityscapes" (AP of masks by its own definition, for its data) or "voc" (mAP at the overlap `iou`).
         iou: least overlap of a hit for the voc metric and for precision, recall and F1.
         eleven_point: voc: precision at eleven points, as in VOC 2007.
         plus_one: voc: boxes include their last pixel, as in the VOC development kit.
@@ -137,7 +137,7 @@ def evaluate(
         max_detections=max_detections,
         limit=limit,
         proposals=proposals,
-        federated=metric == "lvis",
+        metric=metric,
         log=log,
         progress=progress,
     )
@@ -150,6 +150,7 @@ def evaluate(
         max_detections=max_detections,
         areas=inputs.areas,
         federation=inputs.federation,
+        voids=inputs.voids,
         eleven_point=eleven_point,
         plus_one=plus_one,
     )
@@ -169,21 +170,24 @@ def evaluate_checkpoint(
     max_detections: int | None = None,
     limit: int | None = None,
     proposals: str | Path | None = None,
-    federated: bool = False,
+    metric: str = "coco",
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationInputs:
     """Detections of a checkpoint (or a loaded detector) on a split, beside the ground truth; arguments of `evaluate`.
 
     An image that cannot be read is logged and left out, and its ground truth with it. Raises ValueError with both class
-    lists where the classes of the detector are not those of the data, and, if `federated`, for data other than LVIS's.
+    lists where the classes of the detector are not those of the data, and where the `metric` is not for the data.
     """
     data = Path(data)
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
     part = relabelled(find_split(dataset, split), detector.classes)
-    if federated and Federation.of([record.federated for record in part.records], part.frequencies) is None:
-        raise ValueError(f"{data}: {NOT_FEDERATED}")  # before the minutes that detecting may take
+    # before the minutes that detecting may take
+    if metric == "lvis" and Federation.of([record.federated for record in part.records], part.frequencies) is None:
+        raise ValueError(f"{data}: {NOT_FEDERATED}")
+    if metric == "cityscapes" and not (detector.recipe.needs_masks and any(record.void for record in part.records)):
+        raise ValueError(f"{data}: {NOT_CITYSCAPES}")
     needed = detector.recipe.needs_masks
     report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     checked = report.dataset.splits[part.name]

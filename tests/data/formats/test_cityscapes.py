@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.ground_truth import ground_truth_of
 from boxwright.data.records import Split
-from boxwright.structures import GroundTruth
+from boxwright.structures import CroppedMask, GroundTruth
 
 HW = (40, 60)
 RECTANGLES = {"car": (10, 10, 30, 20), "persongroup": (40, 5, 55, 30), "truck": (2, 25, 12, 38)}
@@ -88,6 +89,20 @@ def test_polygons_and_pixels_give_the_same(tmp_path: Path) -> None:
     assert painted.boxes.tolist() == stored.boxes.tolist() == [[40, 12, 55, 30], [10, 12, 30, 20], [2, 25, 12, 38]]
     assert painted.ignore.tolist() == stored.ignore.tolist() == [True, False, False]
     assert all((one == other).all() for one, other in zip(whole(painted), whole(stored), strict=True))
+
+
+def test_void_pixels_are_those_of_labels_that_are_not_evaluated(tmp_path: Path) -> None:
+    start = save(tmp_path, "a_1_2", None)
+    save_pixels(
+        start,
+        {26000: (10, 10, 30, 20), 3: (0, 0, 60, 5), 10: (0, 30, 10, 40), 29000: (20, 30, 30, 40), 24: (50, 30, 60, 40)},
+    )
+    void = CroppedMask.decoded(open_folder(tmp_path).splits["train"].records[0].void, HW)
+    expected = np.zeros(HW, dtype=bool)
+    expected[:5] = expected[30:40, :10] = True
+    plane = torch.zeros(HW, dtype=torch.bool)
+    void.draw(plane)
+    assert (plane.numpy() == expected).all()
 
 
 def test_later_polygons_cover_earlier_ones_and_a_covered_object_is_none(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _split(name: str, folder: Path, images: Path, root: Path, classes: Classes) 
             path = finder.find_stem(stem) or finder.find_below(stem) or inside / place.city / f"{stem}.png"
             pairs = [(item, label_of[item.label]) for item in read.annotations]
             kept = tuple(replace(item, label=label) for item, label in pairs if label is not None)
-            records.append(Record(path, place.name, read.size_hw, kept, str(place.file), read.rejected))
+            records.append(Record(path, place.name, read.size_hw, kept, str(place.file), read.rejected, void=read.void))
     known = {place.name for place in places}
     for city in folders_in(inside):
         stems = [file.rsplit(".", 1)[0].removesuffix(_IMAGE) for file in files_in(inside / city) if is_image(file)]

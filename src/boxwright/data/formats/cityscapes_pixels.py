@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from boxwright.data.formats.voc_masks import indexed_pixels
 from boxwright.data.image_io.decode import MAX_PIXELS
 from boxwright.data.records import Annotation, Problem
-from boxwright.ops.masks import encode_cropped
+from boxwright.ops.masks import encode_cropped, encode_rle
 from boxwright.reading.values import flag, numbers, whole_number
 
 IDS = {"person": 24, "rider": 25, "car": 26, "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33}
@@ -34,6 +34,8 @@ _OTHERS = {
     "guard rail": 14, "bridge": 15, "tunnel": 16, "pole": 17, "polegroup": 18, "traffic light": 19, "traffic sign": 20,
     "vegetation": 21, "terrain": 22, "sky": 23, "caravan": 29, "trailer": 30, "license plate": -1,
 }  # fmt: skip
+VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+"""Numbers of pixels that are left out of the evaluation; single caravans and trailers (29000, ...) are not."""
 _ALL = IDS | _OTHERS
 _COUNTED = {*IDS, "caravan", "trailer"}
 """Classes whose objects are counted; all pixels of the others have the class's number."""
@@ -50,6 +52,8 @@ class Annotated(NamedTuple):
     size_hw: tuple[int, int] | None
     problems: tuple[Problem, ...]
     rejected: int = 0
+    void: Any = None
+    """The run-length code of the pixels that cityscapesScripts leaves out of the evaluation."""
 
 
 def read_objects(file: Path) -> Annotated:
@@ -63,7 +67,8 @@ def read_objects(file: Path) -> Annotated:
         )
         return Annotated((), None, (Problem("bad-annotation", str(file), message, quarantined=True, severity="error"),))
     annotations = tuple(_objects(plane, file))
-    return Annotated(annotations, (plane.shape[0], plane.shape[1]), tuple(problems), len(problems))
+    void = encode_rle(torch.from_numpy(np.isin(plane, VOID)))
+    return Annotated(annotations, (plane.shape[0], plane.shape[1]), tuple(problems), len(problems), void)
 
 
 def _stored(file: Path) -> Plane:
