@@ -98,9 +98,9 @@ def coco_ap(
             raise ValueError(f"max_detections {list(max_detections)}: a federation has its limit, {federation.limit}")
         max_detections = (federation.limit,)
         detections = counted_detections(detections, ground_truths, federation)
-    limits = sorted({1, 10, 100} if max_detections is None else set(max_detections))
+    limits = sorted(set((1, 10, 100) if max_detections is None else max_detections))
     if not limits or limits[0] < 1:
-        raise ValueError(f"max_detections: expected numbers from 1, got {list(max_detections)}")
+        raise ValueError(f"max_detections: expected numbers from 1, got {limits}")
     thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
     ground_truth_rows = _ground_truth_rows(detections, ground_truths, kind, areas)
     found_rows = _found_rows(detections, kind)
@@ -112,6 +112,13 @@ def coco_ap(
         return np.asarray(np.isclose(thresholds, iou))
 
     everything, largest = 0, -1  # first area range, last limit on detections
+    by_frequency: dict[str, float | None] | None = None
+    if federation is not None:
+        groups = np.array(federation.frequencies)
+        by_frequency = {
+            group: _mean(precision[:, :, groups == group, everything, largest])
+            for group in (FREQUENCIES if len(groups) else ())
+        }
     return CocoResult(
         ap=_mean(precision[..., everything, largest]),
         ap50=_mean(precision[at(0.5)][..., everything, largest]),
@@ -130,11 +137,7 @@ def coco_ap(
         },
         kind=kind,
         notes=_notes(ground_truth_rows, found_rows, classes),
-        by_frequency=federation
-        and {
-            group: _mean(precision[:, :, np.array(federation.frequencies) == group, everything, largest])
-            for group in (FREQUENCIES if federation.frequencies else ())
-        },
+        by_frequency=by_frequency,
     )
 
 
