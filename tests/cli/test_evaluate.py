@@ -236,7 +236,10 @@ def test_no_detections_and_no_ground_truth(call, coco, tmp_path):
             ("x.pt", "--data", "d", "--ground-truth", "t", "--detections", "d"),
             "got CHECKPOINT and --data and --ground-truth",
         ),
-        (("--ground-truth", "t", "--detections", "d", "--metric", "map"), "'map' is neither coco nor voc"),
+        (
+            ("--ground-truth", "t", "--detections", "d", "--metric", "map"),
+            "'map' is none of coco, lvis, cityscapes and voc",
+        ),
         (
             ("--ground-truth", "nowhere", "--detections", "d"),
             "nowhere: there is no such file or folder of ground truth",
@@ -300,7 +303,11 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
         return types.SimpleNamespace(
             detections=(found,), ground_truths=(ground_truth,), classes=CLASSES, image_ids=(5,), paths=(Path("a.jpg"),),
             areas=None,
-            unreadable=0, tiled=False, most_detections=100,
+            federation=None,
+            voids=None,
+            unreadable=0,
+            tiled=False,
+            most_detections=None,
             seconds=0.5,
         )  # fmt: skip
 

@@ -97,7 +97,7 @@ def test_measurement_of_nothing_has_words():
         assert measured.figures["best_f1"] is None
         assert "No ground truth at all: AP is undefined." in measured.notes
         assert headline(measured)[0].split()[1] == "-"
-    with pytest.raises(ValueError, match="expected coco or voc"):
+    with pytest.raises(ValueError, match="expected coco, lvis, cityscapes or voc"):
         evaluate_detections([], [], Classes.named("a"), metric="map")
     with pytest.raises(ValueError, match="iou 0: expected a fraction"):
         evaluate_detections([], [], Classes.named("a"), iou=0)

@@ -80,7 +80,9 @@ def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], r
         file.unlink()
 
 
-LIKE_ANOTHER = re.compile(r"-(r101|x101|dc5|3x|shapes)\b|^(retinanet|faster-rcnn|mask-rcnn|fcos-mask)-(medium|lite)$")
+LIKE_ANOTHER = re.compile(
+    r"-(r101|x101|dc5|3x|shapes|lvis|cityscapes)\b|^(retinanet|faster-rcnn|mask-rcnn|fcos-mask)-(medium|lite)$"
+)
 """Other sizes, lengths and images of recipes that are tried: for `make test-long`."""
 
 

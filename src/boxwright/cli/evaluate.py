@@ -26,11 +26,13 @@ def evaluate(
         Path | None, typer.Argument(help="Checkpoint (or run folder) to evaluate; needs --data.", show_default=False)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, CVAT or YOLO layout.")
+        Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO.")
     ] = None,
     ground_truth: Annotated[
         Path | None,
-        typer.Option(help="Instead of a checkpoint: COCO JSON, VOC, COCO or YOLO folder, or Cartucho text folder."),
+        typer.Option(
+            help="Instead of a checkpoint: COCO or LVIS JSON, a folder as for --data, or Cartucho text folder."
+        ),
     ] = None,
     detections: Annotated[
         Path | None,
@@ -43,7 +45,9 @@ def evaluate(
         str | None, typer.Option(help="Split to evaluate; val if not given (with --ground-truth: the only one).")
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
-    metric: Annotated[str, typer.Option(help="coco (AP over ten IoU thresholds) or voc (mAP at one).")] = "coco",
+    metric: Annotated[
+        str, typer.Option(help="coco (AP over ten IoUs; LVIS's on LVIS data), lvis, cityscapes or voc (mAP at one).")
+    ] = "coco",
     iou: Annotated[float, typer.Option(help="IoU threshold of the voc metric, the table and the curves.")] = 0.5,
     eleven_point: Annotated[bool, typer.Option("--eleven-point", help="voc: eleven points, as in VOC 2007.")] = False,
     plus_one: Annotated[
@@ -81,7 +85,8 @@ def evaluate(
     max_detections: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Maximum number of detections per image; if not given the recipe's, and 100 for COCO AP."
+            min=1,
+            help="Maximum number of detections per image; if not given the recipe's, and COCO's 100 or LVIS's 300.",
         ),
     ] = None,
     score_threshold: Annotated[
@@ -122,6 +127,8 @@ def evaluate(
         _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
     unreadable = 0
     if ground_truth is not None and detections is not None:
+        from dataclasses import replace
+
         from boxwright.evaluation.comparison import compare_files
         from boxwright.evaluation.summary import evaluate_detections
 
@@ -130,10 +137,12 @@ def evaluate(
         for warning in compared.warnings:
             log(warning)
         found, wanted, known, areas = compared.detections, compared.ground_truths, compared.classes, compared.areas
-        image_ids, paths = compared.image_ids, compared.paths
+        image_ids, paths, federation, voids = compared.image_ids, compared.paths, compared.federation, compared.voids
         if score_threshold is not None:
             found = [image.above(score_threshold) for image in found]
         found, wanted = found[:limit], wanted[:limit]
+        federation = federation and replace(federation, images=federation.images[:limit])
+        voids = voids and voids[:limit]
         image_ids, paths, areas = image_ids[:limit], paths[:limit], None if areas is None else areas[:limit]
         evaluation = evaluate_detections(
             found,
@@ -141,8 +150,10 @@ def evaluate(
             known,
             metric=metric,
             iou=iou,
-            max_detections=max_detections or 100,
+            max_detections=max_detections,
             areas=areas,
+            federation=federation,
+            voids=voids,
             eleven_point=eleven_point,
             plus_one=plus_one,
         )
@@ -204,8 +215,8 @@ def _check(
         raise typer.BadParameter(
             f"give a CHECKPOINT with --data, or --ground-truth with --detections; got {given}", param_hint="arguments"
         )
-    if metric not in ("coco", "voc"):
-        raise typer.BadParameter(f"{metric!r} is neither coco nor voc", param_hint="--metric")
+    if metric not in ("coco", "lvis", "cityscapes", "voc"):
+        raise typer.BadParameter(f"{metric!r} is none of coco, lvis, cityscapes and voc", param_hint="--metric")
 
 
 def _refuse_given(context: typer.Context, names: tuple[str, ...], why: str) -> None:

@@ -34,7 +34,9 @@ def explain(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images (VOC, COCO, CVAT or YOLO layout) with its ground truth."),
+        typer.Option(
+            help="Folder of labelled images (VOC, COCO, LVIS, Cityscapes, CVAT or YOLO) with its ground truth."
+        ),
     ] = None,
     split: Annotated[
         str | None,

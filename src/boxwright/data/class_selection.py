@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from boxwright.data.records import LabelledFolder, Split
+from boxwright.data.records import Federated, LabelledFolder, Record, Split
 from boxwright.structures import Classes
 from boxwright.wording import counted, listed
 
@@ -114,11 +114,46 @@ def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Da
 
 def _mapped_split(split: Split, classes: Classes, mapping: Sequence[int | None]) -> Split:
     records = []
+    parts: dict[int, set[int]] = {}
+    for old, new in enumerate(mapping):
+        if new is not None:
+            parts.setdefault(new, set()).add(old)
     for record in split.records:
         pairs = [(item, mapping[item.label]) for item in record.annotations]
         kept = tuple(replace(item, label=label) for item, label in pairs if label is not None)
-        records.append(replace(record, annotations=kept))
-    return replace(split, records=tuple(records), classes=classes)
+        records.append(replace(record, annotations=kept, federated=_mapped_federated(record, mapping, parts)))
+    frequencies = _mapped_frequencies(split.frequencies, len(classes), mapping)
+    return replace(split, records=tuple(records), classes=classes, frequencies=frequencies)
+
+
+def _mapped_federated(record: Record, mapping: Sequence[int | None], parts: dict[int, set[int]]) -> Federated | None:
+    """What an image says of the new classes: of one that is merged, only what follows for all its parts.
+
+    It is absent where all parts are; where it has an object, it is incomplete unless every part was looked for in full.
+    """
+    said = record.federated
+    if said is None:
+        return None
+    present = {item.label for item in record.annotations}
+    full = (present | said.absent) - said.incomplete
+    absent, incomplete = set(), set()
+    for label in {new for old in present | said.absent if (new := mapping[old]) is not None}:
+        if parts[label] <= said.absent - present:
+            absent.add(label)
+        elif parts[label] & present and not parts[label] <= full:
+            incomplete.add(label)
+    return Federated(frozenset(absent), frozenset(incomplete))
+
+
+def _mapped_frequencies(old: tuple[str, ...], count: int, mapping: Sequence[int | None]) -> tuple[str, ...]:
+    """The frequencies of new classes; a merged one is as frequent as its most frequent part."""
+    if not old:
+        return ()
+    new = ["r"] * count
+    for frequency, label in zip(old, mapping, strict=True):
+        if label is not None:
+            new[label] = max(new[label], frequency, key="rcf".index)
+    return tuple(new)
 
 
 def _are(count: int) -> str:

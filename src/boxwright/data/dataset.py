@@ -78,6 +78,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         self.tiling, self.min_visible = tiling, min_visible
         self.value_range = value_range
         self.records = split.records
+        self.frequencies = split.frequencies
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks

@@ -36,12 +36,25 @@ class TileOf(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Federated:
+    """What LVIS says of one image beside its objects, by label; of other classes without an object nothing is known.
+
+    `absent`: classes that have no object in the image. `incomplete`: classes of which not all objects are annotated.
+    """
+
+    absent: frozenset[int] = frozenset()
+    incomplete: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image: its file, its id in the dataset, the size given in the annotation file, and its objects.
 
     After preflight `stated_hw` is the actual size of the image, after EXIF rotation. `rejected` counts the objects that
     the reader could not use. With `tile` the record is a part of its image: `stated_hw` is the size of that part, and
-    the annotations are those that are seen there, still in the pixels of the whole image.
+    the annotations are those that are seen there, still in the pixels of the whole image. `federated`: what is known of
+    the classes where not every one was looked for in every image (LVIS); `void`: the run-length code of the pixels that
+    count for nothing (Cityscapes).
     """
 
     path: Path
@@ -51,6 +64,8 @@ class Record:
     where: str
     rejected: int = 0
     tile: TileOf | None = None
+    federated: Federated | None = None
+    void: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +86,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split of a dataset: its name, its images, its classes, and the reader's findings."""
+    """One split of a dataset: its name, its images, its classes, and the reader's findings.
+
+    `frequencies` is, for each class of LVIS, "r", "c" or "f": rare, common or frequent in its training images.
+    """
 
     name: str
     records: tuple[Record, ...]
     classes: Classes
     problems: tuple[Problem, ...] = ()
+    frequencies: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -90,7 +109,7 @@ class Split:
 class LabelledFolder:
     """A folder of labelled images as read: its format, classes, and splits by name.
 
-    `format`: "voc", "cvat", "coco", "yolo", "lists" or "shapes".
+    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "yolo", "lists" or "shapes".
 
     `notes` are sentences on automatic decisions, such as a validation split that was made.
     """

@@ -16,10 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boxwright.data.formats.federated import FREQUENCIES
+from boxwright.evaluation.federated import Federation, counted_detections
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
+NAMED = 20  # classes in a note; LVIS has 1203
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -29,7 +32,8 @@ class CocoResult:
     """COCO's metrics, fractions in [0, 1], or None if undefined (no ground truth of that kind).
 
     `ar` is keyed by the limit on detections, `per_class*` by class name; `recall50` is the recall at IoU 0.5 with the
-    highest limit on detections; `notes` are sentences on undefined or empty results.
+    highest limit on detections; `notes` are sentences on undefined or empty results. `by_frequency` is given for
+    federated data: AP of LVIS's rare (r), common (c) and frequent (f) classes, empty where it does not say which are.
     """
 
     ap: float | None
@@ -47,14 +51,17 @@ class CocoResult:
     per_class_ap50: dict[str, float | None]
     kind: str
     notes: tuple[str, ...]
+    by_frequency: dict[str, float | None] | None = None
 
     def figures(self, prefix: str = "") -> dict[str, Any]:
         """The result as one JSON object, under the usual names (AP50, ARs, ...).
 
         With a prefix ("segm_") only the metrics, with the prefix in front of each name.
         """
-        figures: dict[str, Any] = {"metric": "coco", "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
+        metric = "coco" if self.by_frequency is None else "lvis"
+        figures: dict[str, Any] = {"metric": metric, "kind": self.kind, "AP": self.ap, "AP50": self.ap50}
         figures |= {"AP75": self.ap75, "APs": self.ap_small, "APm": self.ap_medium, "APl": self.ap_large}
+        figures |= {f"AP{group}": value for group, value in (self.by_frequency or {}).items()}
         figures |= {f"AR{limit}": value for limit, value in self.ar.items()}
         figures |= {"ARs": self.ar_small, "ARm": self.ar_medium, "ARl": self.ar_large}
         figures |= {"recall50": self.recall50}
@@ -70,32 +77,48 @@ def coco_ap(
     classes: Classes,
     *,
     kind: Literal["boxes", "masks"] = "boxes",
-    max_detections: Sequence[int] = (1, 10, 100),
+    max_detections: Sequence[int] | None = None,
     iou_thresholds: Sequence[float] | None = None,
     areas: Areas | None = None,
+    federation: Federation | None = None,
 ) -> CocoResult:
     """COCO AP and AR of detections against the ground truth of the same images in the same order.
 
-    Ignored ground truth counts as COCO crowd. The largest of `max_detections` is used for AP. `areas` (per image, per
-    object) are those of the annotation file and decide what is small, medium or large; if missing, the number of mask
-    pixels is used, or else the area of the box. In AP of masks, an object of unknown mask is an ignore region, like a
-    crowd; one with an empty mask is always missed.
+    Ignored ground truth counts as COCO crowd. The largest of `max_detections` (1, 10, 100 if not given) is used for AP.
+    With a `federation` AP is that of LVIS, and the federation has the limit, on all classes of an image together.
+    `areas` (per image, per object) are those of the annotation file and decide what is small, medium or large; if
+    missing, the number of mask pixels is used, or else the area of the box. In AP of masks, an object of unknown mask
+    is an ignore region, like a crowd; one with an empty mask is always missed.
 
     Raises ValueError if lengths differ, a score is NaN, or masks are requested and missing.
     """
     _check(detections, ground_truths, classes, kind, areas)
-    limits = sorted(set(max_detections))
+    if federation is not None:
+        if max_detections is not None:
+            raise ValueError(f"max_detections {list(max_detections)}: a federation has its limit, {federation.limit}")
+        max_detections = (federation.limit,)
+        detections = counted_detections(detections, ground_truths, federation)
+    limits = sorted(set((1, 10, 100) if max_detections is None else max_detections))
     if not limits or limits[0] < 1:
-        raise ValueError(f"max_detections: expected numbers from 1, got {list(max_detections)}")
+        raise ValueError(f"max_detections: expected numbers from 1, got {limits}")
     thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
     ground_truth_rows = _ground_truth_rows(detections, ground_truths, kind, areas)
     found_rows = _found_rows(detections, kind)
-    precision, recall = _count(ground_truth_rows, found_rows, detections, len(classes), kind, limits, thresholds)
+    precision, recall = _count(
+        ground_truth_rows, found_rows, detections, len(classes), kind, limits, thresholds, federation
+    )
 
     def at(iou: float) -> NDArray[np.bool_]:
         return np.asarray(np.isclose(thresholds, iou))
 
     everything, largest = 0, -1  # first area range, last limit on detections
+    by_frequency: dict[str, float | None] | None = None
+    if federation is not None:
+        groups = np.array(federation.frequencies)
+        by_frequency = {
+            group: _mean(precision[:, :, groups == group, everything, largest])
+            for group in (FREQUENCIES if len(groups) else ())
+        }
     return CocoResult(
         ap=_mean(precision[..., everything, largest]),
         ap50=_mean(precision[at(0.5)][..., everything, largest]),
@@ -114,6 +137,7 @@ def coco_ap(
         },
         kind=kind,
         notes=_notes(ground_truth_rows, found_rows, classes),
+        by_frequency=by_frequency,
     )
 
 
@@ -217,6 +241,7 @@ def _count(
     kind: str,
     limits: list[int],
     thresholds: NDArray[np.float64],
+    federation: Federation | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, classes, areas and limits."""
     if not detections:
@@ -229,17 +254,25 @@ def _count(
     def quiet(*_: object) -> None:
         """Suppress the output of the COCO tools."""
 
-    images = [
+    images: list[dict[str, Any]] = [
         {"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]}
         for index, found in enumerate(detections)
     ]
-    categories = [{"id": label + 1, "name": str(label)} for label in range(num_classes)]
+    categories = [{"id": label + 1, "name": str(label), "frequency": "f"} for label in range(num_classes)]
+    for image, known in zip(images, federation.images if federation else (), strict=False):
+        everything = range(num_classes) if known is None else known.absent
+        image["neg_category_ids"] = [label + 1 for label in everything]
+        image["not_exhaustive_category_ids"] = [] if known is None else [label + 1 for label in known.incomplete]
     tables = [
         COCO({"info": {}, "images": images, "annotations": rows, "categories": categories}, print_function=quiet)
         for rows in (ground_truth_rows, found_rows)
     ]
     evaluation = COCOeval_faster(
-        *tables, iouType="segm" if kind == "masks" else "bbox", ranges=AREA_RANGES, print_function=quiet
+        *tables,
+        iouType="segm" if kind == "masks" else "bbox",
+        ranges=AREA_RANGES,
+        print_function=quiet,
+        lvis_style=federation is not None,
     )
     evaluation.params.maxDets = limits
     evaluation.params.iouThrs = thresholds
@@ -257,7 +290,8 @@ def _notes(
     if not present:
         notes.append("No ground truth at all: AP is undefined.")
     elif absent:
-        notes.append(f"Without ground truth, so left out of the mean: {', '.join(absent)}.")
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        notes.append(f"Without ground truth, so left out of the mean: {', '.join(absent[:NAMED])}{more}.")
     if present and not found_rows:
         notes.append("No detections at all: AP is 0.")
     return tuple(notes)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from boxwright.data.class_selection import parse_classes
+from boxwright.data.class_selection import parse_classes, select_classes
 from boxwright.data.formats.folder import READERS, find_split, open_folder
 from boxwright.data.ground_truth import mask_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Annotation, Record, Split
 from boxwright.evaluation.coco_ap import image_order
+from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.joining import Image, join_results, read_text_ground_truth
 from boxwright.evaluation.matching import one_pixel_kept
 from boxwright.evaluation.result_files import holds_text_ground_truth, read_results
@@ -36,6 +38,8 @@ class Comparison:
     paths: list[str]
     areas: Areas | None
     warnings: tuple[str, ...]
+    federation: Federation | None = None
+    voids: list[Any] | None = None
 
 
 def compare_files(
@@ -58,11 +62,19 @@ def compare_files(
         text = read_text_ground_truth(ground_truth, plus_one=plus_one)
         images, ground_truths, known = text.images, text.ground_truths, text.classes
         areas: Areas | None = None
+        federation, voids = None, None
         warnings = text.warnings
     else:
         part = _split(ground_truth, split)
         records = sorted(part.records, key=lambda record: image_order(record.image_id))
         known = part.classes
+        voids = [record.void for record in records] if any(record.void for record in records) else None
+        if classes:  # what is known of merged classes
+            chosen = select_classes(part, classes)
+            said = {record.image_id: record.federated for record in chosen.records}
+            federation = Federation.of([said[record.image_id] for record in records], chosen.frequencies)
+        else:
+            federation = Federation.of([record.federated for record in records], part.frequencies)
         images = [Image(row.image_id, str(row.path), row.stated_hw or (0, 0)) for row in records]
         if plus_one:
             records = [_with_last_pixels(record) for record in records]
@@ -86,6 +98,8 @@ def compare_files(
         paths=[image.file_name for image in images],
         areas=areas,
         warnings=warnings + joined.warnings,
+        federation=federation,
+        voids=voids,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.ground_truth import clip_box
@@ -18,6 +18,7 @@ from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.image_io.memory_need import MEMORY, Need, need_of_image
 from boxwright.data.inputs import WINDOW, Ahead, PreparedImage, TiledImage
 from boxwright.evaluation.coco_ap import image_order
+from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.loss_sums import LossSums
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
@@ -92,6 +93,10 @@ class EvaluationInputs:
     image_ids: list[int | str]
     paths: list[Path]
     areas: list[list[float | None]]
+    federation: Federation | None = None
+    """What is known of the classes of each image, where not all were looked for (LVIS)."""
+    voids: list[Any] | None = None
+    """Run-length codes of the pixels of each image that count for nothing, in the metric of Cityscapes."""
     unreadable: int = 0
     losses: dict[str, float] = field(default_factory=dict)
     floors: dict[str, float] = field(default_factory=dict)
@@ -101,16 +106,16 @@ class EvaluationInputs:
     """Whether images were cut into tiles, so that one may have more detections than a network gives."""
 
     @property
-    def most_detections(self) -> int:
-        """How many detections of an image count in AP unless told otherwise: COCO's 100, and all of cut images.
+    def most_detections(self) -> int | None:
+        """How many detections of an image count in AP unless told otherwise: all of cut images.
 
-        That is 200, 500, 1000 and so on, so that figures have few names.
+        That is 200, 500, 1000 and so on, so that figures have few names. None: as many as the metric says.
         """
         longest = max((len(one) for one in self.detections if self.tiled), default=0)
         limit, steps = MOST_DETECTIONS, cycle((2.0, 2.5, 2.0))
         while limit < longest:
             limit = int(limit * next(steps))
-        return limit
+        return limit if limit > (MOST_DETECTIONS if self.federation is None else self.federation.limit) else None
 
 
 def evaluation_settings(
@@ -202,6 +207,8 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
             [item.area for item in record.annotations if clip_box(item.box, one.size_hw) is not None]
             for record, one in zip(records, detections, strict=True)
         ],
+        federation=Federation.of([record.federated for record in records], images.frequencies),
+        voids=[record.void for record in records] if any(record.void for record in records) else None,
         unreadable=len(found.images) - len(order),
         tiled=images.tiling is not None,
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},

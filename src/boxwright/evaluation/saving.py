@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from boxwright.evaluation import result_files
+from boxwright.evaluation.federated import counted
 from boxwright.evaluation.report import write_report
 from boxwright.evaluation.summary import Evaluation
 from boxwright.evaluation.voc_report import write_voc_report
@@ -39,9 +40,8 @@ def save_evaluation(
     result_files.write_text_ground_truth(folder / "ground-truth", ground_truths, stems, classes)
     result_files.write_voc_results(folder / "voc", detections, stems, classes)
     plus_one = bool(evaluation.figures.get("plus_one"))
-    write_report(
-        folder, detections, ground_truths, classes, evaluation.per_class, iou=evaluation.iou, plus_one=plus_one
-    )
+    found, wanted = counted(detections, ground_truths, evaluation.federation)
+    write_report(folder, found, wanted, classes, evaluation.per_class, iou=evaluation.iou, plus_one=plus_one)
     if evaluation.voc is not None:
         write_voc_report(folder, evaluation.voc, detections)
     return folder

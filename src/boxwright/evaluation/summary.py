@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from boxwright.evaluation.bootstrap import bootstrap_ap
-from boxwright.evaluation.coco_ap import Areas, coco_ap
+from boxwright.evaluation.cityscapes_ap import cityscapes_ap
+from boxwright.evaluation.coco_ap import Areas, CocoResult, coco_ap
 from boxwright.evaluation.curves import best_threshold as find_best_threshold
 from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
+from boxwright.evaluation.federated import Federation, counted
 from boxwright.evaluation.matching import gather, match
 from boxwright.evaluation.report import ClassRow, class_rows
 from boxwright.evaluation.voc_ap import VocResult, voc_ap
 from boxwright.structures import Classes, Detections, GroundTruth
 
-METRICS = ("coco", "voc")
+METRICS = ("coco", "lvis", "cityscapes", "voc")
+NOT_FEDERATED = (
+    "metric lvis is for LVIS data: the ground truth has no neg_category_ids, not_exhaustive_category_ids or frequency; "
+    "give the LVIS file (lvis_v1_val.json), or use the metric coco"
+)
+NOT_CITYSCAPES = (
+    "metric cityscapes is for masks on Cityscapes data: give a folder in its layout (gtFine/) and detections with "
+    "masks, or use the metric coco"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,8 @@ class Evaluation:
     """The result of an evaluation: `figures` (one JSON object, fractions or None), rows of the table, and sentences.
 
     `notes` explain undefined or empty results, `diagnosis` an AP near zero; `per_class` is AP by class name; `voc` has
-    precision and recall of every detection where the metric is VOC's; `iou` is the threshold of the table.
+    precision and recall of every detection where the metric is VOC's; `iou` is the threshold of the table, and
+    `federation` what the metrics of LVIS were computed with.
     """
 
     figures: dict[str, Any]
@@ -34,12 +45,13 @@ class Evaluation:
     diagnosis: tuple[str, ...]
     voc: VocResult | None = None
     iou: float = 0.5
+    federation: Federation | None = None
 
 
 def check_metric(metric: str, iou: float) -> None:
     """ValueError for a metric that is none, or an overlap that is no fraction."""
     if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: expected {' or '.join(METRICS)}")
+        raise ValueError(f"metric {metric!r}: expected {', '.join(METRICS[:-1])} or {METRICS[-1]}")
     if not 0 < iou <= 1:
         raise ValueError(f"iou {iou}: expected a fraction above 0, up to 1")
 
@@ -51,32 +63,54 @@ def evaluate_detections(
     *,
     metric: str = "coco",
     iou: float = 0.5,
-    max_detections: int = 100,
+    max_detections: int | None = None,
     areas: Areas | None = None,
+    federation: Federation | None = None,
+    voids: Sequence[Any] | None = None,
     eleven_point: bool = False,
     plus_one: bool = True,
 ) -> Evaluation:
-    """Evaluate detections against the ground truth of the same images in the same order, by COCO's or VOC's rule.
+    """Evaluate detections against the ground truth of the same images, in order, by COCO's, LVIS's or VOC's rule.
 
     `iou` is the IoU threshold of VOC AP, of the table's precision, recall and F1, and of the best score threshold; COCO
-    AP has its own ten. `max_detections` is COCO's highest limit for each class of an image; the lower ones are 1, 10
-    and 100. Raises ValueError for an unknown metric or an `iou` outside (0, 1].
+    AP has its own ten. `max_detections` is COCO's highest limit for each class of an image, 100 if not given; the lower
+    ones are 1, 10 and 100; or LVIS's limit for each image, 300. With a `federation` COCO's rule is LVIS's, and "lvis"
+    needs one, as "cityscapes" needs masks and the `voids` of its images. Raises ValueError for an unknown metric, an
+    `iou` outside (0, 1], or data that the metric is not for.
     """
     check_metric(metric, iou)
+    if metric == "lvis" and federation is None:
+        raise ValueError(NOT_FEDERATED)
+    if metric == "cityscapes" and (voids is None or not have_masks(detections, ground_truths)):
+        raise ValueError(NOT_CITYSCAPES)
+    if metric in ("voc", "cityscapes"):
+        federation = None
+    elif federation is not None and max_detections is not None:
+        federation = replace(federation, limit=max_detections)
     pixels, voc = metric == "voc" and plus_one, None
-    matches = match(gather(detections, ground_truths), len(classes), iou, plus_one=pixels)
+    counting = counted(detections, ground_truths, federation)
+    matches = match(gather(*counting), len(classes), iou, plus_one=pixels)
     curves = curves_of(matches, iou)
     best = find_best_threshold(curves)
     if metric == "voc":
         voc = voc_ap(detections, ground_truths, classes, iou=iou, eleven_point=eleven_point, plus_one=plus_one)
         figures, per_class, notes = voc.figures(), voc.per_class, voc.notes
+    elif metric == "cityscapes":
+        cityscapes = cityscapes_ap(detections, ground_truths, classes, voids or ())
+        figures, per_class, notes = cityscapes.figures(), cityscapes.per_class, cityscapes.notes
     else:
-        limits = sorted({1, min(10, max_detections), min(100, max_detections), max_detections})
-        coco = coco_ap(detections, ground_truths, classes, max_detections=limits, areas=areas)
+        most = max_detections or 100
+        limits = sorted({1, min(10, most), min(100, most), most}) if federation is None else None
+
+        def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+            return coco_ap(
+                detections, ground_truths, classes, kind=kind, max_detections=limits, areas=areas, federation=federation
+            )
+
+        coco = ap_of("boxes")
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
         if have_masks(detections, ground_truths):
-            masks = coco_ap(detections, ground_truths, classes, kind="masks", max_detections=limits, areas=areas)
-            figures |= masks.figures("segm_")
+            figures |= ap_of("masks").figures("segm_")
         interval = bootstrap_ap(matches) if len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
         figures["AP50_interval"] = None if interval is None else list(interval)
     figures["best_f1"] = best and {
@@ -85,10 +119,10 @@ def evaluate_detections(
         "precision": best.precision,
         "recall": best.recall,
     }
-    diagnosis = diagnose(detections, ground_truths, classes)
+    diagnosis = diagnose(counting[0], ground_truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     rows = class_rows(ground_truths, classes, curves, best, per_class)
-    return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou)
+    return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou, federation)
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
@@ -111,12 +145,14 @@ def headline(evaluation: Evaluation) -> list[str]:
         points = "eleven points" if figures["eleven_point"] else "all points"
         pixels = "with" if figures["plus_one"] else "without"
         lines = [f"{show('mAP')} (IoU {figures['iou']:g}, {points}, boxes {pixels} their last pixel)"]
+    elif figures["metric"] == "cityscapes":
+        lines = [f"{show('AP')}  {show('AP50')} (masks, by Cityscapes's definition)"]
     else:
         recalls = [*(key for key in figures if key.startswith("AR")), "recall50"]
-        lines = ["  ".join(map(show, keys)) for keys in (["AP", "AP50", "AP75"], ["APs", "APm", "APl"], recalls)]
+        rows = [["AP", "AP50", "AP75"], ["APs", "APm", "APl"], *([["APr", "APc", "APf"]] if "APr" in figures else [])]
+        lines = ["  ".join(map(show, keys)) for keys in (*rows, recalls)]
         if "segm_AP" in figures:
-            keys = (["segm_AP", "segm_AP50", "segm_AP75"], ["segm_APs", "segm_APm", "segm_APl"])
-            lines += ["  ".join(map(show, row)) for row in keys]
+            lines += ["  ".join(show(f"segm_{key}") for key in row) for row in rows]
         interval = figures["AP50_interval"]
         if interval:
             lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 % bootstrap interval)")

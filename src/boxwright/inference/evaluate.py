@@ -22,8 +22,9 @@ from boxwright.evaluation.detect_split import (
     with_ground_truth,
 )
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
+from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.saving import save_evaluation
-from boxwright.evaluation.summary import Evaluation, check_metric, evaluate_detections
+from boxwright.evaluation.summary import NOT_CITYSCAPES, NOT_FEDERATED, Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.inference.tiles import of_each_tile, tiling_of
@@ -105,13 +106,14 @@ def evaluate(
         data: a folder of labelled images.
         split: the name of the split.
         classes: the subset or merge of classes that the detector was trained with.
-        metric: "coco" (AP over ten overlaps) or "voc" (mAP at the overlap `iou`).
+        metric: "coco" (AP over ten overlaps; on LVIS data by the rule of LVIS), "lvis" (the same, for no other data),
+            "cityscapes" (AP of masks by its own definition, for its data) or "voc" (mAP at the overlap `iou`).
         iou: least overlap of a hit for the voc metric and for precision, recall and F1.
         eleven_point: voc: precision at eleven points, as in VOC 2007.
         plus_one: voc: boxes include their last pixel, as in the VOC development kit.
         score_threshold: lowest score; the recipe's, and at most 0.05, if not given.
         nms_iou: overlap above which the weaker of two boxes of a class is dropped; the recipe's if not given.
-        max_detections: most detections of an image; the recipe's, and 100 of COCO, if not given.
+        max_detections: most detections of an image; the recipe's, and COCO's 100 or LVIS's 300, if not given.
         limit: the first so many images only.
         batch: images a forward pass; the recipe's if not given.
         proposals: a proposal file, for a detector that finds no regions itself (Fast R-CNN).
@@ -143,6 +145,7 @@ def evaluate(
         proposals=proposals,
         tiles=tiles,
         overlap=overlap,
+        metric=metric,
         log=log,
         progress=progress,
     )
@@ -154,6 +157,8 @@ def evaluate(
         iou=iou,
         max_detections=max_detections or inputs.most_detections,
         areas=inputs.areas,
+        federation=inputs.federation,
+        voids=inputs.voids,
         eleven_point=eleven_point,
         plus_one=plus_one,
     )
@@ -175,18 +180,24 @@ def evaluate_checkpoint(
     proposals: str | Path | None = None,
     tiles: Tiling | int | Literal["recipe"] | None = "recipe",
     overlap: float | None = None,
+    metric: str = "coco",
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationInputs:
     """Detections of a checkpoint (or a loaded detector) on a split, beside the ground truth; arguments of `evaluate`.
 
     An image that cannot be read is logged and left out, and its ground truth with it. Raises ValueError with both class
-    lists where the classes of the detector are not those of the data.
+    lists where the classes of the detector are not those of the data, and where the `metric` is not for the data.
     """
     data = Path(data)
     detector = checkpoint if isinstance(checkpoint, Detector) else Detector.load(checkpoint, device)
     dataset = open_folder(data, classes=classes)
     part = relabelled(find_split(dataset, split), detector.classes)
+    # before the minutes that detecting may take
+    if metric == "lvis" and Federation.of([record.federated for record in part.records], part.frequencies) is None:
+        raise ValueError(f"{data}: {NOT_FEDERATED}")
+    if metric == "cityscapes" and not (detector.recipe.needs_masks and any(record.void for record in part.records)):
+        raise ValueError(f"{data}: {NOT_CITYSCAPES}")
     needed = detector.recipe.needs_masks
     report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
     checked = report.dataset.splits[part.name]

@@ -22,6 +22,7 @@ from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.image_io.decode import read_image
 from boxwright.evaluation.bootstrap import interval, redrawn_coco_ap
 from boxwright.evaluation.detect_split import EvaluationInputs
+from boxwright.evaluation.federated import counted
 from boxwright.evaluation.matching import Floats, gather, match_at
 from boxwright.inference.evaluate import EvaluationResult, evaluate
 from boxwright.inference.predictor import Detector
@@ -216,7 +217,7 @@ def _rows(entries: Sequence[_Entry], results: Sequence[EvaluationResult]) -> tup
     first: tuple[float | None, Floats] = (None, np.zeros(0))
     for entry, result, each in zip(entries, results, seconds, strict=True):
         one, figures = result.inputs, result.evaluation.figures
-        matches = match_at(gather(one.detections, one.ground_truths), len(one.classes), IOUS)
+        matches = match_at(gather(*counted(one.detections, one.ground_truths, one.federation)), len(one.classes), IOUS)
         redrawn = redrawn_coco_ap(matches, len(one.paths)) if figures["AP"] is not None else np.zeros(0)
         ap, sure = figures["AP"], len(redrawn) > 0 and len(one.paths) > 1
         first = first if rows else (ap, redrawn)

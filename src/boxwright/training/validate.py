@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -57,7 +57,12 @@ class ValidationResult(NamedTuple):
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
         one = self.inputs
         return evaluate_detections(
-            one.detections, one.ground_truths, one.classes, max_detections=one.most_detections, areas=one.areas
+            one.detections,
+            one.ground_truths,
+            one.classes,
+            max_detections=one.most_detections,
+            areas=one.areas,
+            federation=one.federation,
         ).figures
 
     def summary(self) -> str:
@@ -88,12 +93,19 @@ def validate(
         if isinstance(one, Exception):  # not before the gathering, where the other processes would wait for this one
             raise one
     inputs = with_ground_truth(joined, images, detector.classes)
-    found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
-    segm, limits = None, (1, 10, 100, inputs.most_detections)
-    if have_masks(found, ground_truths):
-        segm = coco_ap(found, ground_truths, detector.classes, kind="masks", max_detections=limits, areas=areas)
-    boxes = coco_ap(found, ground_truths, detector.classes, max_detections=limits, areas=areas)
-    return ValidationResult(boxes, inputs, segm)
+    most, federation = inputs.most_detections, inputs.federation
+    limits = None if most is None or federation is not None else (1, 10, 100, most)
+    if most is not None and federation is not None:
+        federation = replace(federation, limit=most)
+
+    def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+        return coco_ap(
+            inputs.detections, inputs.ground_truths, detector.classes,
+            kind=kind, max_detections=limits, areas=inputs.areas, federation=federation,
+        )  # fmt: skip
+
+    segm = ap_of("masks") if have_masks(inputs.detections, inputs.ground_truths) else None
+    return ValidationResult(ap_of("boxes"), inputs, segm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         "coco": "coco",
         "yolo": "yolo",
     }
-    assert [reader.name for reader in READERS] == ["lists", "voc", "cvat", "coco", "yolo"]
+    assert [reader.name for reader in READERS] == ["lists", "voc", "cvat", "cityscapes", "lvis", "coco", "yolo"]
 
 
 def test_a_file_may_be_given(tmp_path: Path) -> None:

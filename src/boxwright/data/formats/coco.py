@@ -9,7 +9,7 @@ pycocotools. Masks are passed on undecoded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,24 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledF
     if not files:
         raise ValueError(f"{path}: no COCO annotation file here")
     root = _root_of(path) if path.is_file() else path
+
+    def finder(file: Path, split: str) -> ImageFinder:
+        return ImageFinder(list(_image_folders(root, file, split)), root, split)
+
+    return read_coco_files(root, "coco", files, finder, class_names)
+
+
+def read_coco_files(
+    root: Path,
+    name: str,
+    files: dict[str, Path],
+    finder_of: Callable[[Path, str], ImageFinder],
+    class_names: Sequence[str] | None,
+) -> LabelledFolder:
+    """Read COCO files by split; `name` is the format's, and `finder_of` gives where the images of a file and split are.
+
+    Raises ValueError with one sentence.
+    """
     notes: list[str] = []
     contents = _contents(files, notes)
     files = {split: file for split, file in files.items() if split in contents}
@@ -54,14 +72,13 @@ def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledF
     )
     classes = Classes(tuple(categories.values()), tuple(categories))
     if class_names:
-        classes = _ordered(classes, class_names, path)
+        classes = _ordered(classes, class_names, root)
     splits = {}
     for split in split_order(files):
         file = files[split]
-        finder = ImageFinder(list(_image_folders(root, file, split)), root, split)
-        rows = CocoRows(file, finder, classes, ids_of_file[file])
+        rows = CocoRows(file, finder_of(file, split), classes, ids_of_file[file])
         splits[split] = rows.split(split, contents.pop(split))
-    return LabelledFolder(root, "coco", classes, splits, tuple(dict.fromkeys(notes)))
+    return LabelledFolder(root, name, classes, splits, tuple(dict.fromkeys(notes)))
 
 
 def _contents(files: dict[str, Path], notes: list[str]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from boxwright.data.formats.federated import Federation, image_name
 from boxwright.data.formats.listing import ImageFinder
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.ops.run_lengths import rle_extent
@@ -37,20 +38,23 @@ class CocoRows:
         images = ById(self._images(content["images"]))
         for index, row in enumerate(content["annotations"]):
             self._annotation(index, row, images)
+        federation = Federation(self.file, self.classes, self.id_of, self.problems)
+        frequencies = federation.frequencies(content["categories"])
         records = []
         for key, image in images.items():
             where = f"{self.file}: image id {_shown(key)}"
             path, size = self._image(image), self._size(image, where)
             objects = tuple(self.objects.get(key, ()))
-            records.append(Record(path, key, size, objects, where, self.rejected[key]))
-        return Split(name, tuple(records), self.classes, tuple(self.problems))
+            known = federation.of_image(image, where)
+            records.append(Record(path, key, size, objects, where, self.rejected[key], federated=known))
+        return Split(name, tuple(records), self.classes, tuple(self.problems), frequencies)
 
     def _images(self, rows: list[Any]) -> Iterator[tuple[int | str, dict[str, Any]]]:
         seen: set[int | str] = set()
         for index, row in enumerate(rows):
             key = identity(row.get("id")) if isinstance(row, dict) else None
-            if key is None or not isinstance(row.get("file_name"), str) or not row["file_name"]:
-                content = _content_of(row, "id", "file_name")
+            if key is None or not image_name(row):
+                content = _content_of(row, "id", "file_name", "coco_url")
                 self._problem("bad-image", f"entry {index} of images", f'it has no "id" or no "file_name"{content}')
             elif key in seen:
                 self._problem(
@@ -61,7 +65,7 @@ class CocoRows:
                 yield key, row
 
     def _image(self, image: dict[str, Any]) -> Path:
-        name = image["file_name"]
+        name = image_name(image)
         found = self.finder.find(name)
         return found or self.finder.folders[0] / Path(name.replace("\\", "/")).name
 
@@ -85,7 +89,7 @@ class CocoRows:
         key = images.key(row["image_id"])
         place = f"annotation id {_shown(row['id'])}" if "id" in row else f"annotation id missing, entry {index}"
         place += f" (image id {_shown(row['image_id'] if key is None else key)}"
-        place += f", {images[key]['file_name']:.200})" if key is not None else ")"
+        place += f", {image_name(images[key]):.200})" if key is not None else ")"
         box = _corners(row)
         category = row.get("category_id")
         ignored = flag(row.get("iscrowd"))

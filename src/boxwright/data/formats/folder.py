@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boxwright.data.class_selection import select_classes
+from boxwright.data.formats.cityscapes import CITYSCAPES_LAYOUT, read_cityscapes, recognises_cityscapes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
 from boxwright.data.formats.json_lists import LISTS_LAYOUT, read_lists, recognises_lists
 from boxwright.data.formats.listing import images_below, split_name, split_order
+from boxwright.data.formats.lvis import LVIS_LAYOUT, read_lvis, recognises_lvis
 from boxwright.data.formats.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.formats.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
 from boxwright.data.records import LabelledFolder, Record, Split
@@ -34,6 +36,8 @@ READERS = (
     Reader("lists", LISTS_LAYOUT, recognises_lists, read_lists),
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
     Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
+    Reader("cityscapes", CITYSCAPES_LAYOUT, recognises_cityscapes, read_cityscapes),
+    Reader("lvis", LVIS_LAYOUT, recognises_lvis, read_lvis),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
 )

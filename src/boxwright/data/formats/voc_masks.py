@@ -41,7 +41,7 @@ class ObjectPixels:
             state = self.path.stat()
         except OSError as error:
             raise ValueError(f"{self.path} cannot be read") from error
-        plane = _indices(self.path, state.st_mtime_ns, state.st_size)
+        plane = indexed_pixels(self.path, state.st_mtime_ns, state.st_size)
         if plane.shape != tuple(hw):
             raise ValueError(f"{self.path} is {plane.shape[0]} x {plane.shape[1]}, the image {hw[0]} x {hw[1]}")
         if plane.dtype == np.uint8 and self.index > MOST_OBJECTS:  # 255 is unassigned
@@ -50,7 +50,11 @@ class ObjectPixels:
 
 
 @lru_cache(maxsize=4)  # the objects of an image come one after the other; a file that was changed is read again
-def _indices(path: Path, changed: int, size: int) -> npt.NDArray[Any]:
+def indexed_pixels(path: Path, changed: int, size: int) -> npt.NDArray[Any]:
+    """The numbers (H, W) that the pixels of an image hold; `changed` and `size` are those of the file.
+
+    Raises ValueError for an image that holds colours, or that cannot be decoded.
+    """
     mode, plane = with_image(path, MAX_PIXELS, _values)
     if mode not in ("P", "L", "I;16", "I"):
         raise ValueError(f"{path} is an image of mode {mode}, where each pixel should hold the number of an object")

@@ -238,7 +238,8 @@ def _check_ap(out: Path, ap: float, checkpoint_ap: float, precision: Precision) 
 def average_precision(detector: Detector, data: Path, split: str) -> float:
     """COCO AP of a detector on a split of a labelled folder."""
     evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
-    return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes).ap or 0.0
+    federation = evaluated.federation
+    return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes, federation=federation).ap or 0.0
 
 
 def calibration_inputs(detector: Detector, description: Description, folder: str | Path) -> Iterator[Inputs]:
