@@ -56,7 +56,7 @@ GROUPS = {
     "explain-retinanet": Group(
         "boxwright explain retinanet data.batch_size=2 --data runs/demo/data",
         "explain retinanet data.batch_size=2 --data runs/demo/data --images 1 --out anchors",
-        {"anchors/2_anchors.png": "", "anchors/3_image_1.png": ""},
+        {"anchors/2_anchors.png": "", "anchors/3_image_0.png": ""},
     ),
     "predict": Group(
         f"boxwright predict {CHECKPOINT} runs/demo/data/JPEGImages/val_000001.jpg",

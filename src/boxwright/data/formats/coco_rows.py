@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boxwright.data.formats.listing import ImageFinder
+from boxwright.data.formats.tool_names import meant_names
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.ops.run_lengths import rle_extent
 from boxwright.reading.values import ById, flag, identity, number, numbers, polygons, whole_number
@@ -37,10 +38,10 @@ class CocoRows:
         images = ById(self._images(content["images"]))
         for index, row in enumerate(content["annotations"]):
             self._annotation(index, row, images)
-        records = []
+        records, paths = [], self._paths({key: row["file_name"] for key, row in images.items()})
         for key, image in images.items():
             where = f"{self.file}: image id {_shown(key)}"
-            path, size = self._image(image), self._size(image, where)
+            path, size = paths[key], self._size(image, where)
             objects = tuple(self.objects.get(key, ()))
             records.append(Record(path, key, size, objects, where, self.rejected[key]))
         return Split(name, tuple(records), self.classes, tuple(self.problems))
@@ -60,10 +61,21 @@ class CocoRows:
                 seen.add(key)
                 yield key, row
 
-    def _image(self, image: dict[str, Any]) -> Path:
-        name = image["file_name"]
-        found = self.finder.find(name)
-        return found or self.finder.folders[0] / Path(name.replace("\\", "/")).name
+    def _paths(self, names: dict[int | str, str]) -> dict[int | str, Path]:
+        """The path of each image; where none has its name, that of the one it may mean, unless two could mean that."""
+        found = {key: self.finder.find(name) for key, name in names.items()}
+        meant = {
+            key: next(filter(None, map(self.finder.find, meant_names(names[key]))), None)
+            for key, path in found.items()
+            if path is None
+        }
+        claims = Counter(path for path in (*found.values(), *meant.values()) if path is not None)
+        paths = {}
+        for key, name in names.items():
+            other = meant.get(key)
+            absent = self.finder.folders[0] / Path(name.replace("\\", "/")).name
+            paths[key] = found[key] or (other if other is not None and claims[other] == 1 else absent)
+        return paths
 
     def _size(self, image: dict[str, Any], where: str) -> tuple[int, int] | None:
         """Height and width as given in the file; None if they are missing or zero."""
