@@ -107,10 +107,10 @@ def test_each_public_name_and_each_folder_has_its_docstrings_in_the_reference(si
 
 def test_every_comment_for_drawings_names_a_group_and_every_group_is_shown(site: ModuleType) -> None:
     named = [name for page in DOCS.glob("*.md") for name in site.pages.DRAWN.findall(page.read_text(encoding="utf-8"))]
-    assert sorted(named) == sorted(site.pictures.GROUPS)
+    assert sorted(named) == sorted(site.drawings.GROUPS)
     with pytest.raises(ValueError, match="names no group"):
-        site.pictures.shown("<!-- drawn: nothing -->\n", None)
-    shown = site.pictures.shown("<!-- drawn: predict -->\n", Path("anywhere"))
+        site.drawings.shown("<!-- drawn: nothing -->\n", None)
+    shown = site.drawings.shown("<!-- drawn: predict -->\n", Path("anywhere"))
     assert "$ boxwright predict" in shown
     assert "(drawn/found-val_000001.jpg)" in shown
 
@@ -120,7 +120,7 @@ def test_the_site_is_built_and_whole(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="pip install 'boxwright[docs]'")
     pytest.importorskip("mkdocstrings", reason="pip install 'boxwright[docs]'")
     done = subprocess.run(
-        [sys.executable, str(DOCS / "site" / "build.py"), "--no-pictures", "--build", str(tmp_path)],
+        [sys.executable, str(DOCS / "site" / "build.py"), "--no-drawings", "--build", str(tmp_path)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

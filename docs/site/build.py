@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import api
 import check
+import drawings
 import pages
-import pictures
 
 BUILD = pages.ROOT / "build"
 API_TITLE = "API from the docstrings"
@@ -83,11 +83,11 @@ def navigation() -> list[Any]:
     return parts
 
 
-def stage(folder: Path, drawings: Path | None) -> None:
+def stage(folder: Path, drawn: Path | None) -> None:
     """Write everything that the generator reads into `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(pages.DOCS.glob("*.md"))}
-    written = {name: pictures.shown(pages.staged(text), drawings) for name, text in texts.items()}
+    written = {name: drawings.shown(pages.staged(text), drawn) for name, text in texts.items()}
     written |= {place: pages.as_page(path) for place, path in pages.outside(texts).items()}
     written |= api.api_pages()
     for name, text in written.items():
@@ -96,8 +96,8 @@ def stage(folder: Path, drawings: Path | None) -> None:
     shutil.copytree(pages.DOCS / "images", folder / "images")
     (folder / WORKER).parent.mkdir()
     (folder / WORKER).write_text(worker_from_text(), encoding="utf-8")
-    if drawings is not None:
-        shutil.copytree(drawings, folder / "drawn")
+    if drawn is not None:
+        shutil.copytree(drawn, folder / "drawn")
 
 
 def worker_from_text() -> str:
@@ -131,16 +131,16 @@ def main() -> None:
     """Draw, stage, build and check."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--no-pictures", action="store_true", help="without what the commands draw: seconds, not minutes"
+        "--no-drawings", action="store_true", help="without what the commands draw: seconds, not minutes"
     )
-    parser.add_argument("--minutes", type=float, default=2.0, help="of training for the pictures")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training for the drawings")
     parser.add_argument("--build", type=Path, default=BUILD, help="folder for everything that is made")
     arguments = parser.parse_args()
     folder = arguments.build.resolve()
     if importlib.util.find_spec("zensical") is None:
         raise SystemExit("docs: the site generator is not installed; run `make docs`, or pip install 'boxwright[docs]'")
-    drawings = None if arguments.no_pictures else pictures.draw(folder / "pictures", arguments.minutes)
-    stage(folder / "docs", drawings)
+    drawn = None if arguments.no_drawings else drawings.draw(folder / "drawings", arguments.minutes)
+    stage(folder / "docs", drawn)
     write_config(folder / "mkdocs.yml")
     shutil.rmtree(folder / "site", ignore_errors=True)
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Small exports as CVAT, Label Studio, Roboflow and FiftyOne write them, with their quirks: all images and boxes are found.
+"""Small exports as CVAT, Label Studio, Roboflow and FiftyOne write them: all images and boxes are found.
 
 Layouts and fields are those of the tools' format pages and of files that users showed in their issue trackers; see
 docs/annotation-tools.md.
@@ -234,8 +234,8 @@ def test_roboflow_coco_with_its_dummy_category_and_augmented_copies(tmp_path: Pa
 
 def test_roboflow_yolo_points_one_folder_too_high(tmp_path: Path) -> None:
     files: dict[str, Any] = {
-        "data.yaml": "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['cat', 'dog']\n\n"
-        "roboflow:\n  workspace: w\n  project: p\n  version: 1\n  license: CC BY 4.0\n",
+        "data.yaml": "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\n"
+        "nc: 2\nnames: ['cat', 'dog']\n\nroboflow:\n  workspace: w\n  project: p\n  version: 1\n  license: CC BY 4.0\n",
         "README.roboflow.txt": "exported",
     }  # fmt: skip
     for split in ("train", "valid"):
@@ -268,7 +268,8 @@ def test_fiftyone_coco_of_two_splits_in_two_folders(tmp_path: Path) -> None:
 
 def test_fiftyone_yolo_v5_dataset(tmp_path: Path) -> None:
     files: dict[str, Any] = {
-        "dataset.yaml": "names:\n  0: cat\n  1: dog\npath: /home/me/export\ntrain: ./images/train/\nval: ./images/val/\n"
+        "dataset.yaml": "names:\n  0: cat\n  1: dog\npath: /home/me/export\n"
+        "train: ./images/train/\nval: ./images/val/\n"
     }
     for split in ("train", "val"):
         files |= {f"images/{split}/a.jpg": None, f"labels/{split}/a.txt": ROW}

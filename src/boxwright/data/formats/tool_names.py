@@ -1,7 +1,7 @@
 """What an annotation tool calls an image, and what the image is called on disk.
 
-Label Studio puts eight hexadecimal digits before the name of an uploaded file, encodes names as URLs do, and names files
-of its local storage by a query. Such a name is only taken apart where no image has it as it stands.
+Label Studio puts eight hexadecimal digits before the name of an uploaded file, encodes names as URLs do, and names
+files of its local storage by a query. Such a name is only taken apart where no image has it as it stands.
 """
 
 from __future__ import annotations

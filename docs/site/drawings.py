@@ -1,7 +1,7 @@
 """What the commands draw, drawn when the site is built: the demo's run, `explain` and `predict`, on shapes.
 
 A page says where they go with a comment in a line of its own, `<!-- drawn: explain-fcos -->`. They are kept in
-`build/pictures` and drawn again when a file of the package, or this one, has changed.
+`build/drawings` and drawn again when a file of the package, or this one, has changed.
 """
 
 from __future__ import annotations
@@ -118,14 +118,14 @@ def _keep(file: Path, place: Path) -> None:
         image.resize(size, Image.Resampling.LANCZOS).save(place)
 
 
-def shown(text: str, drawings: Path | None) -> str:
+def shown(text: str, drawn: Path | None) -> str:
     """A page with its comments replaced by the drawings and the command that made them; without drawings by nothing."""
 
     def figures(found: re.Match[str]) -> str:
         group = GROUPS.get(found[1])
         if group is None:
             raise ValueError(f"docs: <!-- drawn: {found[1]} --> names no group; there are {', '.join(GROUPS)}")
-        if drawings is None:
+        if drawn is None:
             return ""
         lines = [f"```console\n$ {group.shown}\n```", ""]
         for file, caption in group.files.items():
