@@ -94,8 +94,6 @@ def stage(folder: Path, drawn: Path | None) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     shutil.copytree(pages.DOCS / "images", folder / "images")
-    (folder / WORKER).parent.mkdir()
-    (folder / WORKER).write_text(worker_from_text(), encoding="utf-8")
     if drawn is not None:
         shutil.copytree(drawn, folder / "drawn")
 
@@ -141,6 +139,8 @@ def main() -> None:
         raise SystemExit("docs: the site generator is not installed; run `make docs`, or pip install 'boxwright[docs]'")
     drawn = None if arguments.no_drawings else drawings.draw(folder / "drawings", arguments.minutes)
     stage(folder / "docs", drawn)
+    (folder / "docs" / WORKER).parent.mkdir()
+    (folder / "docs" / WORKER).write_text(worker_from_text(), encoding="utf-8")
     write_config(folder / "mkdocs.yml")
     shutil.rmtree(folder / "site", ignore_errors=True)
     subprocess.run(

@@ -32,7 +32,9 @@ def sections(index: str) -> list[Section]:
         elif row := re.match(r"\| \[([^\]]+)\]\(([^)#]+)\)", line):
             if not found:
                 raise ValueError(f"docs/index.md: the row of {row[2]} stands above the first heading")
-            found[-1].pages.append((row[1].removesuffix(".md").removeprefix("../").replace("_", " "), row[2]))
+            found[-1].pages.append(
+                (row[1].removesuffix(".md").removeprefix("../").replace("_", " ").replace("-", " "), row[2])
+            )
     return found
 
 
