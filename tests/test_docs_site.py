@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,17 +17,18 @@ DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[ModuleType]:
-    """The script that builds the site, imported with the files beside it."""
-    names = [path.stem for path in (DOCS / "site").glob("*.py")]
-    sys.path.insert(0, str(DOCS / "site"))
-    try:
-        import build
-    finally:
-        sys.path.remove(str(DOCS / "site"))
+def site() -> Iterator[Any]:
+    """The script that builds the site, imported with the files beside it, which are forgotten afterwards."""
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location("docs_site", DOCS / "site" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    sys.path[:] = before
     yield build
-    for name in names:
-        sys.modules.pop(name, None)
+    for path in (DOCS / "site").glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def flat(navigation: list[dict[str, object]]) -> list[str]:
@@ -37,7 +39,7 @@ def flat(navigation: list[dict[str, object]]) -> list[str]:
     return found
 
 
-def test_every_page_has_one_place_in_the_navigation(site: ModuleType) -> None:
+def test_every_page_has_one_place_in_the_navigation(site: Any) -> None:
     places = flat(site.navigation())
     assert len(places) == len(set(places))
     missing = {path.name for path in DOCS.glob("*.md")} - set(places)
@@ -47,17 +49,17 @@ def test_every_page_has_one_place_in_the_navigation(site: ModuleType) -> None:
     ]  # fmt: skip
 
 
-def test_a_row_of_the_index_above_the_first_heading_is_refused(site: ModuleType) -> None:
+def test_a_row_of_the_index_above_the_first_heading_is_refused(site: Any) -> None:
     with pytest.raises(ValueError, match=r"the row of a\.md stands above the first heading"):
         site.pages.sections("| [a](a.md) | text |\n")
 
 
-def test_a_row_added_to_the_index_is_in_the_navigation(site: ModuleType) -> None:
+def test_a_row_added_to_the_index_is_in_the_navigation(site: Any) -> None:
     text = "## How-to\n\n| page | content |\n|---|---|\n| [video.md](video.md) | videos |\n| [Tiles](tiles.md) | x |\n"
     assert site.pages.sections(text) == [("How-to", [("video", "video.md"), ("Tiles", "tiles.md")])]
 
 
-def test_the_copies_of_the_pages_have_no_link_out_of_the_site(site: ModuleType, tmp_path: Path) -> None:
+def test_the_copies_of_the_pages_have_no_link_out_of_the_site(site: Any, tmp_path: Path) -> None:
     site.stage(tmp_path / "docs", None)
     staged = {path.relative_to(tmp_path / "docs").as_posix(): path for path in (tmp_path / "docs").rglob("*.md")}
     assert {path.name for path in DOCS.glob("*.md")} < set(staged)
@@ -71,7 +73,7 @@ def test_the_copies_of_the_pages_have_no_link_out_of_the_site(site: ModuleType, 
                 assert goal.is_relative_to(tmp_path)
 
 
-def test_blocks_keep_their_language_only(site: ModuleType) -> None:
+def test_blocks_keep_their_language_only(site: Any) -> None:
     page = "a [x](../README.md)\n\n```python run\n# [y](../z.md)\n```\n\n"
     page += "```\nplain\n```\n\n- item\n\n  ```sh run\n  b\n  ```\n"
     staged = site.pages.staged(page)
@@ -80,7 +82,7 @@ def test_blocks_keep_their_language_only(site: ModuleType) -> None:
     assert re.findall(r"```(.*)", staged) == ["python", "", "text", "", "sh", ""]
 
 
-def test_what_loads_from_elsewhere_or_leads_nowhere_is_found(site: ModuleType, tmp_path: Path) -> None:
+def test_what_loads_from_elsewhere_or_leads_nowhere_is_found(site: Any, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(
         '<link rel="canonical" href="https://x.org"><a href="https://x.org">no load</a><h2 id="here"></h2>'
         '<a href="#here"></a><a href="b.html#there"></a><a href="c.html"></a><img src="//x.org/i.png">'
@@ -94,7 +96,7 @@ def test_what_loads_from_elsewhere_or_leads_nowhere_is_found(site: ModuleType, t
     ]  # fmt: skip
 
 
-def test_each_public_name_and_each_folder_has_its_docstrings_in_the_reference(site: ModuleType) -> None:
+def test_each_public_name_and_each_folder_has_its_docstrings_in_the_reference(site: Any) -> None:
     import boxwright
 
     pages = site.api.api_pages()
@@ -105,14 +107,23 @@ def test_each_public_name_and_each_folder_has_its_docstrings_in_the_reference(si
     assert "api/cli.md" not in pages
 
 
-def test_every_comment_for_drawings_names_a_group_and_every_group_is_shown(site: ModuleType) -> None:
+def test_every_comment_for_drawings_names_a_group_and_every_group_is_shown(site: Any) -> None:
     named = [name for page in DOCS.glob("*.md") for name in site.pages.DRAWN.findall(page.read_text(encoding="utf-8"))]
     assert sorted(named) == sorted(site.drawings.GROUPS)
     with pytest.raises(ValueError, match="names no group"):
         site.drawings.shown("<!-- drawn: nothing -->\n", None)
     shown = site.drawings.shown("<!-- drawn: predict -->\n", Path("anywhere"))
     assert "$ boxwright predict" in shown
-    assert "(drawn/found-val_000001.jpg)" in shown
+    assert "![val_000001.jpg](drawn/found-val_000001.jpg)" in shown
+    shown = site.drawings.shown("<!-- drawn: run -->\n", Path("anywhere"))
+    assert "\n[log.txt: what the run logged](drawn/runs-demo-run-log.txt)" in shown  # a link: it is no image
+
+
+def test_without_the_generator_one_sentence_says_what_to_install(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--no-drawings"])
+    with pytest.raises(SystemExit, match=r"docs: the site generator is not installed; .*boxwright\[docs\]"):
+        site.main()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from PIL import Image
 from pages import DRAWN, ROOT
 
 WIDEST = 1600  # pixels: a site of a few MB
+IMAGES = (".png", ".jpg", ".gif")  # any other file, such as a page or a log, becomes a link
 
 
 class Group(NamedTuple):
@@ -32,6 +33,7 @@ class Group(NamedTuple):
 
 DEMO, CHECKPOINT = "boxwright demo", "runs/demo/run/weights/best.pt"
 RUN = {
+    "log.txt": "log.txt: what the run logged",
     "labels.jpg": "labels.jpg: classes, sizes and positions of the training boxes",
     "train_batch0.jpg": "train_batch0.jpg: training images with their boxes after augmentation",
     "results.png": "results.png: the curves of the run",
@@ -110,6 +112,9 @@ def _keep(file: Path, place: Path) -> None:
     """Copy an image, made smaller where it is wider than the page ever is."""
     if not file.is_file():
         raise SystemExit(f"docs: {file} was not drawn; there are {sorted(p.name for p in file.parent.glob('*'))}")
+    if file.suffix not in IMAGES:
+        shutil.copyfile(file, place)
+        return
     with Image.open(file) as image:
         if image.width <= WIDEST:
             shutil.copyfile(file, place)
@@ -130,7 +135,10 @@ def shown(text: str, drawn: Path | None) -> str:
         lines = [f"```console\n$ {group.shown}\n```", ""]
         for file, caption in group.files.items():
             title = caption or Path(file).name
-            lines += [f"![{title}](drawn/{kept_as(file)})", "", f"*{title}*", ""]
+            if Path(file).suffix in IMAGES:
+                lines += [f"![{title}](drawn/{kept_as(file)})", "", f"*{title}*", ""]
+            else:
+                lines += [f"[{title}](drawn/{kept_as(file)})", ""]
         return "\n".join(lines)
 
     return DRAWN.sub(figures, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ class Trackers:
         """Pass a row on, but for what is undefined in it."""
         numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
         for name, tracker in list(self.started.items()):
-            self._tell(name, lambda told=tracker: told.log(numbers, step=row["step"]))
+            self._tell(name, partial(tracker.log, numbers, step=row["step"]))
 
     def __enter__(self) -> Trackers:
         return self
