@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long test-oldest check lint tests bench notebooks format clean
+.PHONY: demo docs test test-long test-oldest check lint tests bench notebooks format clean
 
 # uv when it is there (seconds), else the interpreter's own pip.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -57,6 +57,15 @@ notebooks: $(STAMP)
 	  $(BIN)/python -m jupytext --to ipynb --execute --output build/$${file%.py}.ipynb $$file && \
 	  $(BIN)/python -m nbconvert --to html build/$${file%.py}.ipynb || exit 1; \
 	done
+
+# the docs site, to be opened from the disk: build/site/index.html
+docs: $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --python $(BIN)/python -c $(CONSTRAINTS) -e '.[docs]'; \
+	else \
+	  $(BIN)/python -m pip install -c $(CONSTRAINTS) -e '.[docs]'; \
+	fi
+	$(BIN)/python docs/site/build.py $(DOCS)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
+from page_house import run_python, run_sh, write_house
 
 from boxwright.cli.main import VERBS, _fill_in_resume, app
 
@@ -59,7 +61,7 @@ def sh_commands(page: Path) -> list[list[str]]:
     """The arguments of each call in a page's `sh` blocks."""
     found = []
     for fence in fences(page):
-        if fence.info == "sh":
+        if fence.info.split(" ")[0] == "sh":
             for call in commands_in(fence.text):
                 words = shlex.split(call, comments=True)
                 end = next((place for place, word in enumerate(words) if word in ENDS), len(words))
@@ -200,17 +202,54 @@ def test_python_snippets_compile(page: Path) -> None:
             compile("\n" * (fence.line - 1) + fence.text, str(page), "exec")
 
 
+RUN = re.compile(r"(python|sh) run( slow)?")
+RUN_ELSEWHERE = {
+    "adding_a_detector": "test_docs.py trains the detector of the page",
+    "index": "test_docs_site.py makes the site's navigation of it",
+    "notebooks": "test_notebooks.py runs what the page lists",
+    "tour": "test_docs.py runs and counts its snippets",
+}
+"""Pages of docs/ whose examples are run by other tests."""
+
+
 def runnable(page: Path) -> list[Fence]:
-    return [fence for fence in fences(page) if fence.info == "python run"]
+    return [fence for fence in fences(page) if RUN.fullmatch(fence.info)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=lambda page: page.stem)
-def test_snippets_marked_to_run_do_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_house(tmp_path_factory.mktemp("house"))
+
+
+def pages_with_examples() -> list[Any]:
+    """Pages with blocks to run; slow where one of them is."""
+    found = []
+    for page in PAGES:
+        infos = [fence.info for fence in runnable(page)]
+        marks = [pytest.mark.slow] if any(info.endswith("slow") for info in infos) else []
+        found += [pytest.param(page, marks=marks, id=page.stem)] if infos else []
+    return found
+
+
+@pytest.mark.parametrize("page", pages_with_examples())
+def test_snippets_marked_to_run_do_run(
+    page: Path, house: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(house, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
     for fence in runnable(page):
-        exec(compile("\n" * (fence.line - 1) + fence.text, str(page), "exec"), names)
-    assert len(names) > 1
+        if fence.info.startswith("sh"):
+            run_sh(fence.text, f"{page.name}, line {fence.line}", monkeypatch)
+        else:
+            run_python(fence.text, str(page), fence.line, names)
+
+
+def test_no_page_is_without_an_example_that_a_test_runs() -> None:
+    pages = [page for page in PAGES if page.parent.name == "docs"]
+    without = [page.name for page in pages if not runnable(page) and page.stem not in RUN_ELSEWHERE]
+    assert not without, f"give {', '.join(without)} a block `python run` or `sh run`"
+    assert set(RUN_ELSEWHERE) <= {page.stem for page in pages}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -213,7 +213,7 @@ def _run(
         recipe=recipe, asked=asked, precision=precision, classes=classes, folder=folder, state=state,
         images_per_step=numbers.batch, display=display,
         results=Results(folder, keep_until=None if resumed is None else done) if main else None,
-        trackers=Trackers(recipe.trackers, accelerator, folder, after=done) if main else None,
+        trackers=Trackers(recipe, accelerator, folder, log=display.log, after=done) if main else None,
         score=None if resumed is None else resumed.checkpoint.score_threshold,
         figures=None if resumed is None else resumed.checkpoint.metrics,
         origin=start.origin if resumed is None else resumed.checkpoint.origin,

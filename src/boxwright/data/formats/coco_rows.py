@@ -15,6 +15,7 @@ from typing import Any
 
 from boxwright.data.formats.federated import Federation, image_name
 from boxwright.data.formats.listing import ImageFinder
+from boxwright.data.formats.tool_names import meant_names
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.ops.run_lengths import rle_extent
 from boxwright.reading.values import ById, flag, identity, number, numbers, polygons, whole_number
@@ -40,10 +41,10 @@ class CocoRows:
             self._annotation(index, row, images)
         federation = Federation(self.file, self.classes, self.id_of, self.problems)
         frequencies = federation.frequencies(content["categories"])
-        records = []
+        records, paths = [], self._paths({key: image_name(row) for key, row in images.items()})
         for key, image in images.items():
             where = f"{self.file}: image id {_shown(key)}"
-            path, size = self._image(image), self._size(image, where)
+            path, size = paths[key], self._size(image, where)
             objects = tuple(self.objects.get(key, ()))
             known = federation.of_image(image, where)
             records.append(Record(path, key, size, objects, where, self.rejected[key], federated=known))
@@ -64,10 +65,21 @@ class CocoRows:
                 seen.add(key)
                 yield key, row
 
-    def _image(self, image: dict[str, Any]) -> Path:
-        name = image_name(image)
-        found = self.finder.find(name)
-        return found or self.finder.folders[0] / Path(name.replace("\\", "/")).name
+    def _paths(self, names: dict[int | str, str]) -> dict[int | str, Path]:
+        """The path of each image; where none has its name, that of the one it may mean, unless two could mean that."""
+        found = {key: self.finder.find(name) for key, name in names.items()}
+        meant = {
+            key: next(filter(None, map(self.finder.find, meant_names(names[key]))), None)
+            for key, path in found.items()
+            if path is None
+        }
+        claims = Counter(path for path in (*found.values(), *meant.values()) if path is not None)
+        paths = {}
+        for key, name in names.items():
+            other = meant.get(key)
+            absent = self.finder.folders[0] / Path(name.replace("\\", "/")).name
+            paths[key] = found[key] or (other if other is not None and claims[other] == 1 else absent)
+        return paths
 
     def _size(self, image: dict[str, Any], where: str) -> tuple[int, int] | None:
         """Height and width as given in the file; None if they are missing or zero."""

@@ -1,7 +1,8 @@
 """Which label file belongs to which image of a YOLO dataset, and which label files belong to none.
 
 The rule is `labels/x/a.txt` for `images/x/a.jpg`, or a text file beside the image. Files in practice deviate: other
-case (`A.TXT`), the whole name of the image (`a.jpg.txt`), an empty `labels/` with the text files beside the images.
+case (`A.TXT`), the whole name of the image (`a.jpg.txt`), an empty `labels/` with the text files beside the images, the
+name of an upload to Label Studio (`cb0618f6-a.txt` for `a.jpg`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from boxwright.data.formats.listing import files_in, folders_in, is_image, split_folders, split_name, subfolder
+from boxwright.data.formats.tool_names import meant_names
 from boxwright.data.formats.yolo_rows import text_of
 from boxwright.data.records import Problem
 from boxwright.reading.values import number
@@ -40,12 +42,17 @@ def _matched(folder: Path, images: list[Path]) -> dict[Path, Path]:
     exact = {image: f"{image.stem}.txt" for image in images}
     free = names - set(exact.values())
     lower = {name.lower(): name for name in sorted(free, reverse=True)}
+    uploads: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(free):
+        for meant in meant_names(name):
+            uploads[meant].append(name)
     found = {}
     for image, name in exact.items():
         if name not in names:
             whole = f"{image.name}.txt"
             variant = whole if whole in free else lower.get(name.lower()) or lower.get(whole.lower())
-            name = variant or name
+            uploaded = uploads.get(name, [])
+            name = variant or (uploaded[0] if len(uploaded) == 1 else name)
         found[image] = folder / name
     return found
 

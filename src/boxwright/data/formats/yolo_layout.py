@@ -49,7 +49,7 @@ def find_layout(path: Path) -> YoloLayout | None:
             content = _load(path / name)
             if isinstance(content, dict) and ("names" in content or "train" in content):
                 return _from_yaml(path / name, content)
-    images = _images_without_yaml(path)
+    images = _images_of_darknet(path) or _images_without_yaml(path)
     return YoloLayout(path, images, _names_beside(path)) if images else None
 
 
@@ -170,6 +170,25 @@ def _listed(file: Path, base: Path) -> list[Path]:
                 image = roots[0].joinpath(*parts)
             images.append(image)
     return images
+
+
+def _images_of_darknet(root: Path) -> dict[str, list[Path]]:
+    """The images of an `obj.data`, as CVAT's YOLO 1.1 has it: lines `train = data/train.txt`; none without such a file.
+
+    The lists name `data/obj_train_data/a.jpg` for `obj_train_data/a.jpg`.
+    """
+    file = root / "obj.data"
+    found: dict[str, list[Path]] = {}
+    if not file.is_file():
+        return found
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        key, _, value = (part.strip() for part in line.partition("="))
+        split, listing = split_name(key), PurePosixPath(value.replace("\\", "/")).name
+        if split and listing and (root / listing).is_file():
+            images = list(dict.fromkeys(_listed(root / listing, root)))
+            if images:
+                found[split] = images
+    return found
 
 
 def _images_without_yaml(root: Path) -> dict[str, list[Path]]:
