@@ -144,3 +144,11 @@ def test_the_server_cuts_what_it_is_sent_into_the_tiles_of_its_detector(checkpoi
     found = [batcher.submit(image, settings).result(timeout=60) for _ in range(2)]
     batcher.close()
     assert all(torch.equal(one.boxes, expected.boxes) for one in found)
+
+
+def test_an_estimate_times_a_few_batches_of_tiles_and_no_more(boxwright, data, monkeypatch):
+    timed = []
+    monkeypatch.setattr("boxwright.training.estimate.validate", lambda _detector, _images, limit: timed.append(limit))
+    words = ("train", "fcos-small", *SMALL, *SHORT, "data.tiles.size=64", "data.tiles.overlap=0.25", "--data", data)
+    assert boxwright(*words, "--estimate").code == 0
+    assert timed == [1, 1]  # an image has nine tiles, more than two batches of four
