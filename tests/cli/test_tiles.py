@@ -1,13 +1,19 @@
 """Tiles through the command line: trained on, evaluated and predicted with, and refused with a sentence."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.deploy.serve.batching import Batcher
+from boxwright.deploy.serve.uploads import Limits, Upload, image_of
 from boxwright.inference.predictor import Detector
 from boxwright.ops.tiling import Tiling
 from boxwright.recipes import load_recipe
@@ -106,3 +112,43 @@ def test_settings_of_tiles_are_checked_with_the_recipe(boxwright, data):
     boxwright("train", "fcos-small", "data.tiles.size=8", "--data", data).refused("data.tiles.size", "16")
     boxwright("train", "fcos-small", "data.tiles.overlap=0.95", "--data", data).refused("data.tiles.overlap", "0.9")
     boxwright("train", "fcos-small", "data.tiles.sise=64", "--data", data).refused("data.tiles.sise", "size")
+
+
+def test_the_python_of_the_page_runs(checkpoint, data, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "tiles.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data, "FOLDER")
+    Path("runs/fcos-small/weights").mkdir(parents=True)
+    shutil.copy(checkpoint, "runs/fcos-small/weights/best.pt")
+    Image.effect_noise((700, 80), 90).convert("RGB").save("large.jpg")
+    names = {}
+    exec(compile(code, "tiles.md", "exec"), names)
+    assert torch.equal(names["found"].boxes, names["same"].boxes)
+    assert len(names["found"]) != len(names["whole"])
+    assert len(names["result"].detections) == 2
+    assert Path("drawn.jpg").exists()
+
+
+def test_the_server_cuts_what_it_is_sent_into_the_tiles_of_its_detector(checkpoint, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    detector = Detector.load(checkpoint, "cpu")
+    (expected,) = detector.predict(pixels, tiles=64)
+    detector.tiling = Tiling(64)
+    upload = Upload("large.png", (tmp_path / "large.png").read_bytes())
+    image = image_of(upload, Limits(), detector.resize, detector.value_range, detector.tiling)
+    batcher = Batcher(detector, batch=4, wait_seconds=0.0)
+    batcher.start()
+    settings = detector.settings_with()
+    found = [batcher.submit(image, settings).result(timeout=60) for _ in range(2)]
+    batcher.close()
+    assert all(torch.equal(one.boxes, expected.boxes) for one in found)
+
+
+def test_an_estimate_times_a_few_batches_of_tiles_and_no_more(boxwright, data, monkeypatch):
+    timed = []
+    monkeypatch.setattr("boxwright.training.estimate.validate", lambda _detector, _images, limit: timed.append(limit))
+    words = ("train", "fcos-small", *SMALL, *SHORT, "data.tiles.size=64", "data.tiles.overlap=0.25", "--data", data)
+    assert boxwright(*words, "--estimate").code == 0
+    assert timed == [1, 1]  # an image has nine tiles, more than two batches of four

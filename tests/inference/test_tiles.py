@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from boxwright.checkpoint import Checkpoint
+from boxwright.data.image_io.memory_need import need_of_size
 from boxwright.data.tiles import cut_ground_truth
+from boxwright.inference.predictor import Detector
 from boxwright.inference.tiles import merged
 from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.image import ResizeRule
 from boxwright.ops.tiling import Tiling
+from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
 
 HW = (300, 420)
@@ -152,6 +157,26 @@ def test_images_of_all_sizes_and_one_that_is_broken_keep_their_order(detector, t
             assert torch.equal(prepared.original, torch.from_numpy(image).permute(2, 0, 1))
             (alone,) = detector.predict(image, score=0.3, tiles=128)
             assert torch.equal(alone.boxes, found.boxes)
+
+
+def test_masks_of_one_tile_are_those_of_the_image_and_those_of_many_are_placed_in_it():
+    torch.manual_seed(0)
+    settings = ("model.fpn.channels=16", "model.head.stem_channels=[16]", "data.resize.size=64", "precision=fp32")
+    recipe = load_recipe("fcos-mask-small", settings)
+    masked = Detector(Checkpoint(recipe, CLASSES, recipe.build_model(2).state_dict()), "cpu")
+    image = scene(64, 120)
+    whole, one = (masked.predict(image, score=0.0, max_detections=4, tiles=tiles)[0] for tiles in (None, 200))
+    assert len(whole) == 4
+    assert torch.equal(whole.masks, one.masks)
+    (many,) = masked.predict(image, score=0.0, max_detections=4, tiles=64)
+    assert many.masks.shape == (4, 64, 120)
+
+
+def test_memory_is_that_of_all_tiles_at_network_size():
+    rule, hw = ResizeRule("fixed", height=50, width=50), (100, 180)  # two tiles
+    whole, cut = (need_of_size(hw, rule, keep=False, tiling=tiling) for tiling in (None, Tiling(100)))
+    assert (whole.held, cut.held) == (3 * 50 * 50, 2 * 3 * 50 * 50)
+    assert whole.passing == cut.passing
 
 
 @pytest.mark.parametrize(

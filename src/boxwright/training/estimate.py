@@ -223,7 +223,8 @@ def _time_steps(
 def _time_validation(detector: Detector, images: DetectionDataset, limit: int | None) -> float:
     """Seconds of one validation, from a few batches of it."""
     total = min(len(images), limit or len(images))
-    part = min(2 * detector.evaluation_batch, total)
+    tiles = 1 if images.tiling is None else images.tiling.count(images.original_hw(0))
+    part = min(max(1, 2 * detector.evaluation_batch // tiles), total)
     seconds = 0.0
     for _ in range(2):  # the first one makes a device ready
         start = time.perf_counter()
