@@ -69,10 +69,10 @@ def cityscapes_ap(
         counts = f"{len(ground_truths)} and void pixels of {len(voids)}"
         raise ValueError(f"detections of {len(detections)} images, ground truth of {counts}")
     pairs: list[list[_Pairs]] = [[] for _ in classes.names]
-    for index, (found, truth, void) in enumerate(zip(detections, ground_truths, voids, strict=True)):
-        if (len(found) and found.masks is None) or (len(truth) and truth.masks is None):
+    for index, (found, objects, void) in enumerate(zip(detections, ground_truths, voids, strict=True)):
+        if (len(found) and found.masks is None) or (len(objects) and objects.masks is None):
             raise ValueError(f"image {index}: AP of Cityscapes needs masks in the ground truth and in the detections")
-        for label, one in _pairs(found, truth, void).items():
+        for label, one in _pairs(found, objects, void).items():
             pairs[label].append(one)
     table = np.array([[_ap(of_class, threshold) for threshold in IOU_THRESHOLDS] for of_class in pairs])  # (K, T)
     known = ~np.isnan(table).any(1)
@@ -92,26 +92,26 @@ def cityscapes_ap(
     )
 
 
-def _pairs(found: Detections, truth: GroundTruth, void: Any) -> dict[int, _Pairs]:
+def _pairs(found: Detections, objects: GroundTruth, void: Any) -> dict[int, _Pairs]:
     """The classes of one image: each pixel is that of one object (1, 2, ...), of void (-1) or of nothing (0)."""
     plane = np.zeros(found.size_hw, dtype=np.int64)
     if void is not None:
         _paint(plane, CroppedMask.decoded(void, found.size_hw), -1)
-    for number, mask in enumerate(truth.masks or (), start=1):
+    for number, mask in enumerate(objects.masks or (), start=1):
         _paint(plane, mask, number)
-    sizes = np.bincount(plane[plane > 0], minlength=len(truth) + 1)[1:]
-    shared = np.zeros((len(found), len(truth) + 2), dtype=np.int64)  # pixels of void, nothing, object 1, 2, ...
+    sizes = np.bincount(plane[plane > 0], minlength=len(objects) + 1)[1:]
+    shared = np.zeros((len(found), len(objects) + 2), dtype=np.int64)  # pixels of void, nothing, object 1, 2, ...
     for row in range(len(found)):
         mask = found.mask(row)
         height, width = mask.bitmap.shape
         inside = plane[mask.y : mask.y + height, mask.x : mask.x + width][mask.bitmap.cpu().numpy()]
-        shared[row] = np.bincount(inside + 1, minlength=len(truth) + 2)
+        shared[row] = np.bincount(inside + 1, minlength=len(objects) + 2)
     areas = shared.sum(1)
     labels, scores = found.labels.cpu().numpy(), found.scores.detach().cpu().double().numpy()
-    truth_labels, groups = truth.labels.numpy(), truth.ignore.numpy()
+    object_labels, groups = objects.labels.numpy(), objects.ignore.numpy()
     result = {}
-    for label in sorted({*labels.tolist(), *truth_labels.tolist()}):
-        mine, theirs = (labels == label) & (areas > 0), truth_labels == label
+    for label in sorted({*labels.tolist(), *object_labels.tolist()}):
+        mine, theirs = (labels == label) & (areas > 0), object_labels == label
         both, area, size = shared[mine][:, 2:][:, theirs], areas[mine], sizes[theirs]
         group, small = groups[theirs], size < SMALLEST
         ignored = shared[mine, 0] + both[:, group].sum(1) + both[:, small].sum(1)
