@@ -13,6 +13,8 @@ FEW_OBJECTS = 50
 """Training objects of a class below which more labels help first."""
 WIDE = 0.1
 """Width of the interval of AP50 from which the validation images are too few."""
+LITTLE = 0.2
+"""AP50 below which nothing but training matters."""
 SHARE = 0.3
 """Share of all mistakes from which a kind is named."""
 
@@ -93,7 +95,15 @@ def _of_curves(facts: RunFacts) -> list[Advice]:
                     f"{known[-1][1] / least - 1:.0%} since: the model learns its training images by heart",
                 )
             )
-    if len(figures) >= 3 and figures[-1] >= max(figures) and figures[-1] - figures[-1 - len(figures) // 3] > 0.02:
+    ap50 = facts.evaluation.figures["AP50"]
+    if ap50 is not None and ap50 < LITTLE and not facts.evaluation.diagnosis:
+        found.append(
+            Advice(
+                "Train longer, or begin from trained weights: train --weights, or a recipe with a pretrained backbone",
+                f"AP50 is {ap50:.2f}: the model has learned little yet, and the advice below is about noise",
+            )
+        )
+    elif len(figures) >= 3 and figures[-1] >= max(figures) and figures[-1] - figures[-1 - len(figures) // 3] > 0.02:
         found.append(
             Advice(
                 "Train longer",

@@ -73,7 +73,7 @@ def comparison_section(runs: Sequence[RunFacts], places: Sequence[Standing]) -> 
     caption = f"{len(runs[0].inputs.paths)} images, 95 % intervals in brackets, from drawing the images anew 200 times"
     heads = ["run", "AP", "difference to the first", "AP50", "AP75", "recipe"]
     said = "".join(f"<p>{sentence}</p>" for sentence in map(_verdict, runs[1:], places[1:]))
-    return table(caption, heads, rows) + said + _by_class(runs) + _chart(runs)
+    return f'{table(caption, heads, rows)}{said}<div class="pair"><div>{_by_class(runs)}</div>{_chart(runs)}</div>'
 
 
 def _verdict(run: RunFacts, place: Standing) -> str:
@@ -113,5 +113,6 @@ def _chart(runs: Sequence[RunFacts]) -> str:
         Line(printable(run.name), *run.column("val/AP"), colour=number, points=True, dashed=number % 2 == 0)
         for number, run in enumerate(runs, 1)
     ]
-    chart = line_chart(lines, label="AP by step of all runs", across="step", up="AP", y_range=(0, 1))
-    return f'<figure style="max-width:620px"><h3>AP by step</h3>{chart}</figure>'
+    steps = (0.0, max([1.0, *(step for line in lines for step in line.x)]))
+    chart = line_chart(lines, label="AP by step of all runs", across="step", up="AP", x_range=steps, y_range=(0, 1))
+    return f"<figure><h3>AP by step</h3>{chart}</figure>"

@@ -26,6 +26,8 @@ class Mark:
     box: tuple[float, float, float, float]
     style: str
     text: str = ""
+    dim: bool = False
+    """Whether it is drawn thinner, as what the image is not shown for."""
 
 
 def marked_image(image: Tensor, marks: Sequence[Mark], alt: str) -> str:
@@ -37,7 +39,8 @@ def marked_image(image: Tensor, marks: Sequence[Mark], alt: str) -> str:
     for mark in marks:
         x1, y1, x2, y2 = mark.box
         place = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" height="{max(y2 - y1, 0):.1f}"'
-        parts.append(f'<rect class="casing" {place}/><rect class="{mark.style}" {place}/>')
+        dim = " dim" if mark.dim else ""
+        parts.append(f'<rect class="casing{dim}" {place}/><rect class="{mark.style}{dim}" {place}/>')
     for mark in marks:
         if mark.text:
             text = printable(mark.text)

@@ -88,3 +88,9 @@ class RunFacts:
         """Steps and values of a column of the results."""
         rows = [row for row in self.rows if name in row]
         return [float(row["step"]) for row in rows], [row[name] for row in rows]
+
+    def training_loss(self) -> tuple[list[float], list[float | None]]:
+        """Steps and training losses of single steps; the means at validations only where there is nothing else."""
+        single = [row for row in self.rows if "train/loss" in row and "val/AP" not in row]
+        rows = single or [row for row in self.rows if "train/loss" in row]
+        return [float(row["step"]) for row in rows], [row["train/loss"] for row in rows]

@@ -24,7 +24,10 @@ def fraction(value: float | None, digits: int = 3) -> str:
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = ()) -> str:
     """A table whose first column names its rows; cells are HTML, columns of `words` are set as text."""
-    top = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    top = "".join(
+        f'<th scope="col"{" class=text" if place in words else ""}>{text(head)}</th>'
+        for place, head in enumerate(heads)
+    )
     body = []
     for first, *rest in rows:
         cells = "".join(

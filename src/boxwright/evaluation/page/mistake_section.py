@@ -12,8 +12,8 @@ from boxwright.wording import counted
 
 TAGS = 6
 """Tags drawn in an image at most; the boxes are all drawn."""
-_KEYS = (("right", "right detection"), ("wrong", "wrong detection"), ("missed", "object that is not found"),
-         ("object", "object that is found"), ("ignored", "ignored"))  # fmt: skip
+_KEYS = (("right", "right detection"), ("wrong", "wrong detection"), ("missed", "missed object"),
+         ("object", "other object of the ground truth"), ("ignored", "ignored"))  # fmt: skip
 TITLES = {
     MISSED: "Missed objects",
     "false": "False detections",
@@ -56,21 +56,25 @@ def _figure(facts: RunFacts, image: int, kind: str) -> str:
     all_mistakes, names = facts.mistakes, facts.classes.names
     one = all_mistakes.gathered
     marks: list[Mark] = []
-    mine = 0
-    partners = set(all_mistakes.partner[np.flatnonzero(one.images == image)].tolist())
-    for row in np.flatnonzero(one.ground_truth_images == image).tolist():
-        found = all_mistakes.of_object[row] == ""
-        style = "ignored" if one.ground_truth_ignore[row] else "object" if found or row in partners else "missed"
-        tagged = kind == MISSED and all_mistakes.of_object[row] == MISSED
-        mine += tagged
-        words = names[int(one.ground_truth_labels[row])] if tagged and mine <= TAGS else ""
-        marks.append(Mark(_corners(one.ground_truth_boxes[row].tolist()), style, words))
-    for row in np.flatnonzero(one.images == image).tolist():
+    found = np.flatnonzero(one.images == image).tolist()
+    shown = [row for row in found if all_mistakes.of_detection[row] == kind]
+    about = {int(all_mistakes.partner[row]) for row in shown}
+    of_image = np.flatnonzero(one.ground_truth_images == image).tolist()
+    if kind == MISSED:
+        about = {row for row in of_image if all_mistakes.of_object[row] == MISSED}
+    mine = len(about if kind == MISSED else shown)
+    tags = set(sorted(about)[:TAGS] if kind == MISSED else shown[:TAGS])
+    for row in of_image:
+        lost = all_mistakes.of_object[row] == MISSED
+        style = "ignored" if one.ground_truth_ignore[row] else "missed" if lost else "object"
+        words = names[int(one.ground_truth_labels[row])] if kind == MISSED and row in tags else ""
+        marks.append(Mark(_corners(one.ground_truth_boxes[row].tolist()), style, words, dim=row not in about))
+    for row in found:
         own = all_mistakes.of_detection[row]
-        tagged = kind == own and kind != ""
-        mine += tagged
-        words = f"{names[int(one.labels[row])]} {one.scores[row]:.2f}" if tagged and mine <= TAGS else ""
-        marks.append(Mark(_corners(one.boxes[row].tolist()), "wrong" if own else "right", words))
+        words = f"{names[int(one.labels[row])]} {one.scores[row]:.2f}" if kind != MISSED and row in tags else ""
+        style = "wrong" if own else "right"
+        marks.append(Mark(_corners(one.boxes[row].tolist()), style, words, dim=own != kind or kind == MISSED))
+    marks.sort(key=lambda mark: not mark.dim)  # what the image is shown for lies on top
     path = facts.inputs.paths[image]
     objects = int(np.sum((one.ground_truth_images == image) & ~one.ground_truth_ignore))
     said = f"{counted(mine, 'mistake')} of this kind; {counted(objects, 'object')}"

@@ -19,7 +19,7 @@ MATRIX_LIMIT = 20
 def training_section(facts: RunFacts) -> str:
     """Losses and AP over the steps."""
     losses = [
-        Line("training", *facts.column("train/loss"), colour=1),
+        Line("training", *facts.training_loss(), colour=1),
         Line("validation", *facts.column("val/loss"), colour=2, points=True),
     ]
     aps = [
@@ -32,9 +32,9 @@ def training_section(facts: RunFacts) -> str:
         )
     ]
     aps = [line for line in aps if line.x]
-    name = printable(facts.name)
-    loss = line_chart(losses, label=f"Loss by step of {name}", across="step", up="loss")
-    ap = line_chart(aps, label=f"AP by step of {name}", across="step", up="AP", y_range=(0, 1))
+    name, steps = printable(facts.name), (0.0, max([1.0, *(float(row["step"]) for row in facts.rows)]))
+    loss = line_chart(losses, label=f"Loss by step of {name}", across="step", up="loss", x_range=steps)
+    ap = line_chart(aps, label=f"AP by step of {name}", across="step", up="AP", x_range=steps, y_range=(0, 1))
     return (
         f'<div class="pair"><figure><h3>Loss</h3>{loss}</figure>'
         f"<figure><h3>AP on {text(facts.split)}</h3>{ap}</figure></div>"
