@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def report(
             RunFacts(
                 str(folder) if len(folders) > 1 else folder.resolve().name, detector.recipe.name, where,
                 str(one.get("train_split") or "train"), part, result.inputs, result.evaluation, _rows(folder),
-                read_check(folder), lambda path, own=detector: read_image(path, value_range=own.value_range),
+                read_check(folder), partial(read_image, value_range=detector.value_range),
                 (folder / "metrics.json").exists(),
             )
         )  # fmt: skip

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from boxwright.evaluation.matching import Floats
+
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40
 COLOURS = 8
@@ -115,7 +117,9 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(number * step, 10) if step < 1 else int(number * step) for number in range(first, last + 1)]
 
 
-def thinned(x: Sequence[float], y: Sequence[float], most: int = 200) -> tuple[list[float], list[float]]:
+def thinned(
+    x: Sequence[float] | Floats, y: Sequence[float] | Floats, most: int = 200
+) -> tuple[list[float], list[float]]:
     """At most about `most` of the points of a line, with its first and last."""
     step = max(1, -(-len(x) // most))
     rows = sorted({*range(0, len(x), step), len(x) - 1}) if len(x) else []

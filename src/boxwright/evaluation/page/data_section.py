@@ -44,7 +44,9 @@ def _splits(splits: Mapping[str, Any]) -> str:
 
 def _classes(splits: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for one in splits.values() for name in one.get("per_class", {})))
-    first = next(iter(splits.values()), {}).get("per_class", {})
+    first: Mapping[str, int] = {}
+    if splits:
+        first = next(iter(splits.values())).get("per_class", {})
     most = max([1, *first.values()])
     rows = []
     for name in sorted(names, key=lambda name: -first.get(name, 0))[:CLASSES_SHOWN]:
