@@ -207,6 +207,7 @@ RUN_ELSEWHERE = {
     "adding_a_detector": "test_docs.py trains the detector of the page",
     "index": "test_docs_site.py makes the site's navigation of it",
     "notebooks": "test_notebooks.py runs what the page lists",
+    "report": "test_run_page.py trains runs and reports them by the verb",
     "tour": "test_docs.py runs and counts its snippets",
 }
 """Pages of docs/ whose examples are run by other tests."""

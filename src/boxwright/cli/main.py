@@ -21,8 +21,8 @@ from boxwright.cli.other_words import meant
 from boxwright.writing import printable
 
 VERBS = (
-    "train", "evaluate", "predict", "compare", "export", "benchmark", "proposals", "explain", "inspect", "shapes",
-    "recipes", "demo", "convert", "zoo", "serve",
+    "train", "evaluate", "predict", "compare", "report", "export", "benchmark", "proposals", "explain", "inspect",
+    "shapes", "recipes", "demo", "convert", "zoo", "serve",
 )  # fmt: skip
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

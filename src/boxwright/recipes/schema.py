@@ -270,6 +270,8 @@ class Recipe(Section):
     """auto: bf16 where the device computes it natively, else fp32."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
     """Where the numbers of a run go besides its folder; TensorBoard where it is installed."""
+    report: bool = True
+    """Write `report.html`, one page with everything about the run, at its end."""
     compile: bool = False
     """Let torch.compile fuse backbone, pyramid and head; the first steps of each image size then take minutes."""
     speed: Literal["auto", "eager", "graphs", "compiled"] = "auto"

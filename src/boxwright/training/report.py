@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch, Collate
 from boxwright.data.sampler import StepSampler
 from boxwright.evaluation.curves import best_threshold, score_curves
+from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.report import write_report as write_metrics
 from boxwright.ops.image import resize_plan
 from boxwright.ops.points import level_ranges
@@ -21,10 +23,20 @@ from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.batches import repeats_of
 from boxwright.training.plots import plot_labels, plot_results, save_batch
 from boxwright.training.run_folder import Results
+from boxwright.training.run_page import NAME, read_check, write_page
 from boxwright.training.validate import ValidationResult
 from boxwright.writing import replacing
 
 SHOWN = 16
+
+
+class PageOf(NamedTuple):
+    """What `report.html` says of where a run comes from."""
+
+    recipe: str
+    data: str
+    train_split: str
+    split: str
 
 
 def draw_labels(images: DetectionDataset, classes: Classes, recipe: Recipe, path: Path) -> None:
@@ -96,13 +108,25 @@ def write_report(
     images: DetectionDataset,
     classes: Classes,
     score: float | None,
+    page: PageOf | None = None,
 ) -> dict[str, object]:
-    """Everything that is made once, at the end; gives the figures that `metrics.json` holds."""
+    """Everything that is made once, at the end; gives the figures that `metrics.json` holds.
+
+    `page` is what `report.html` tells besides; None: none is written.
+    """
     plot_results(results.rows, folder / "results.png")
     inputs = result.inputs
     write_metrics(folder, inputs.detections, inputs.ground_truths, classes, result.coco.per_class)
     draw_validation(images, result, classes, score or 0.3, folder)
-    figures: dict[str, object] = {**result.all_figures(), "score_threshold": score}
+    evaluation = result.evaluation()
+    figures: dict[str, object] = {**evaluation.figures, "score_threshold": score}
+    if page is not None:
+        index_of = {record.path: index for index, record in enumerate(images.records)}
+        facts = RunFacts(
+            folder.name, page.recipe, page.data, page.train_split, page.split, inputs, evaluation, results.rows,
+            read_check(folder), lambda path: images.original(index_of[path]),
+        )  # fmt: skip
+        write_page([facts], folder / NAME)
     with replacing(folder / "metrics.json") as partial:  # there only when whole: a run that has it is finished
         partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

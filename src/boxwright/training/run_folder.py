@@ -15,6 +15,9 @@ import yaml
 from boxwright.training.columns import Row
 from boxwright.writing import free_folder, replacing, writing
 
+RESULTS = "results.jsonl"
+"""Every row of a run."""
+
 
 def new_run_folder(parent: Path, name: str) -> Path:
     """A new run folder below `parent`: a run never overwrites an older one.
@@ -60,7 +63,7 @@ class Results:
     def __init__(self, folder: Path, *, keep_until: int | None = None) -> None:
         self.folder = folder
         self.rows: list[Row] = []
-        path = folder / "results.jsonl"
+        path = folder / RESULTS
         if keep_until is not None and path.exists():  # resuming: what came after the checkpoint will come again
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= keep_until]
@@ -76,7 +79,7 @@ class Results:
         # JSON has no word for NaN and infinity
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
         self.rows.append(clean)
-        path = self.folder / "results.jsonl"
+        path = self.folder / RESULTS
         with writing(path, whole=False), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
         if "val/AP" in clean:

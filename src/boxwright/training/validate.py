@@ -20,7 +20,7 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
-from boxwright.evaluation.summary import evaluate_detections, have_masks
+from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
@@ -53,17 +53,13 @@ class ValidationResult(NamedTuple):
         """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""
         return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
 
-    def all_figures(self) -> dict[str, Any]:
-        """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
+    def evaluation(self) -> Evaluation:
+        """Everything that `evaluate` says of the same checkpoint and split."""
         one = self.inputs
         return evaluate_detections(
-            one.detections,
-            one.ground_truths,
-            one.classes,
-            max_detections=one.most_detections,
-            areas=one.areas,
-            federation=one.federation,
-        ).figures
+            one.detections, one.ground_truths, one.classes,
+            max_detections=one.most_detections, areas=one.areas, federation=one.federation,
+        )  # fmt: skip
 
     def summary(self) -> str:
         """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""

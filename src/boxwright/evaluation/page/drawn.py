@@ -1,0 +1,64 @@
+"""An image with boxes as inline SVG: the pixels are a small JPEG inside the page, the boxes stay sharp at any size."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from boxwright.writing import printable
+
+LONGEST = 560
+"""Pixels of the longer side of an embedded image."""
+QUALITY = 78
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A box x1, y1, x2, y2 in pixels of the image, its style (a class of the style sheet), and its tag, if any."""
+
+    box: tuple[float, float, float, float]
+    style: str
+    text: str = ""
+    dim: bool = False
+    """Whether it is drawn thinner, as what the image is not shown for."""
+
+
+def marked_image(image: Tensor, marks: Sequence[Mark], alt: str) -> str:
+    """An image (3, H, W) uint8 with boxes as HTML; `alt` is what a screen reader says of it."""
+    height, width = int(image.shape[1]), int(image.shape[2])
+    pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    size = max(width, height) / 26  # of the tags, in pixels of the image
+    parts = [f'<image href="{embedded(pixels)}" width="{width}" height="{height}"/>']
+    for mark in marks:
+        x1, y1, x2, y2 = mark.box
+        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" height="{max(y2 - y1, 0):.1f}"'
+        dim = " dim" if mark.dim else ""
+        parts.append(f'<rect class="casing{dim}" {place}/><rect class="{mark.style}{dim}" {place}/>')
+    for mark in marks:
+        if mark.text:
+            text = printable(mark.text)
+            x = min(max(mark.box[0], 0), max(0, width - 0.56 * size * len(text)))
+            y = mark.box[1] - 0.25 * size
+            y = y if y > 0.9 * size else min(mark.box[3] + 0.95 * size, height - 0.2 * size)
+            parts.append(
+                f'<text class="{mark.style}" x="{x:.1f}" y="{y:.1f}" font-size="{size:.1f}" '
+                f'stroke-width="{size / 5:.1f}">{escape(text)}</text>'
+            )
+    label = escape(printable(alt))
+    return f'<svg class="image" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def embedded(image: Image.Image, longest: int = LONGEST) -> str:
+    """An image as a data URI, its longer side at most `longest` pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
