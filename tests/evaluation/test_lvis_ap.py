@@ -106,6 +106,16 @@ def test_ap_is_that_of_the_definition(seed: int) -> None:
     assert result.ap != pytest.approx(coco_ap(found, wanted, NAMES).ap, abs=1e-3)  # a federation changes it
 
 
+def test_classes_are_counted_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, wanted, federation = drawn_case(7)
+    for known in (federation, None):
+        whole = coco_ap(found, wanted, NAMES, federation=known)
+        for at_once in (1, 3):
+            with monkeypatch.context() as patch:
+                patch.setattr("boxwright.evaluation.coco_ap.AT_ONCE", at_once)
+                assert coco_ap(found, wanted, NAMES, federation=known) == whole
+
+
 def test_ap_of_masks_uses_the_same_rule() -> None:
     found, wanted, federation = drawn_case(5)
     whole = [replace(one, boxes=torch.tensor([[m.x, m.y, m.x + m.bitmap.shape[1], m.y + m.bitmap.shape[0]]

@@ -23,6 +23,7 @@ from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
 NAMED = 20  # classes in a note; LVIS has 1203
+AT_ONCE = 100  # classes that are counted together
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -104,9 +105,16 @@ def coco_ap(
     thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
     ground_truth_rows = _ground_truth_rows(detections, ground_truths, kind, areas)
     found_rows = _found_rows(detections, kind)
-    precision, recall = _count(
-        ground_truth_rows, found_rows, detections, len(classes), kind, limits, thresholds, federation
-    )
+    parts = [  # classes do not depend on each other, and each pair of image and class takes memory
+        _count(
+            [row for row in ground_truth_rows if row["category_id"] - 1 in labels],
+            [row for row in found_rows if row["category_id"] - 1 in labels],
+            detections, labels, kind, limits, thresholds, federation,
+        )
+        for labels in (range(len(classes))[at : at + AT_ONCE] for at in range(0, len(classes), AT_ONCE))
+    ]  # fmt: skip
+    precision = np.concatenate([part[0] for part in parts], axis=2)
+    recall = np.concatenate([part[1] for part in parts], axis=1)
 
     def at(iou: float) -> NDArray[np.bool_]:
         return np.asarray(np.isclose(thresholds, iou))
@@ -237,15 +245,15 @@ def _count(
     ground_truth_rows: list[dict[str, Any]],
     found_rows: list[dict[str, Any]],
     detections: Sequence[Detections],
-    num_classes: int,
+    labels: range,
     kind: str,
     limits: list[int],
     thresholds: NDArray[np.float64],
     federation: Federation | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, classes, areas and limits."""
+    """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, `labels`, areas, limits."""
     if not detections:
-        shape = (len(thresholds), 101, num_classes, 4, len(limits))
+        shape = (len(thresholds), 101, len(labels), 4, len(limits))
         return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
     # Imported here, since it takes a second that only an evaluation should cost.
     from faster_coco_eval.core.coco import COCO
@@ -258,9 +266,9 @@ def _count(
         {"id": index + 1, "height": found.size_hw[0], "width": found.size_hw[1]}
         for index, found in enumerate(detections)
     ]
-    categories = [{"id": label + 1, "name": str(label), "frequency": "f"} for label in range(num_classes)]
+    categories = [{"id": label + 1, "name": str(label), "frequency": "f"} for label in labels]
     for image, known in zip(images, federation.images if federation else (), strict=False):
-        everything = range(num_classes) if known is None else known.absent
+        everything = labels if known is None else known.absent
         image["neg_category_ids"] = [label + 1 for label in everything]
         image["not_exhaustive_category_ids"] = [] if known is None else [label + 1 for label in known.incomplete]
     tables = [
