@@ -27,6 +27,7 @@ from boxwright.evaluation.loss_sums import LossSums
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.overlap import DeviceUse, overlapped
+from boxwright.inference.video_stream import detect_video
 from boxwright.models import MODELS, DetectionModel
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
@@ -282,6 +283,8 @@ class Detector:
                 yield from self._through(iter(taken, None), lambda: ahead.ready, use)
 
         return detected()
+
+    video = detect_video
 
     def check_proposals(self, proposals: StoredProposals | None) -> None:
         """Raise ValueError where proposals are needed and not given, or given and not needed."""
