@@ -153,14 +153,14 @@ def test_a_file_name_that_is_no_utf8_keeps_its_own_result(boxwright, checkpoint,
 @pytest.mark.parametrize("name", ["clip.mp4", "CLIP.MOV", "clip.avi"])
 def test_for_a_video_it_is_said_what_to_do(boxwright, checkpoint, odd, name):
     (odd / name).write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
-    for sources in ([odd / name], [odd / "a.png", odd / name]):
-        ended = boxwright("predict", checkpoint, *sources)
-        ended.refused(f"{odd / name}: this is a video", "Detector.stream", "docs/predict.md", "frames/%06d.jpg")
+    boxwright("predict", checkpoint, odd / "a.png", odd / name).refused(f"{odd / name}: a video is predicted alone")
     assert not list(Path().iterdir())
     assert run(boxwright, checkpoint, odd)[0].code == 0  # in a folder of images it is none of them
     (odd.parent / "videos").mkdir()
     (odd / name).rename(odd.parent / "videos" / name)
-    boxwright("predict", checkpoint, odd.parent / "videos").refused("no images in this folder", "this is a video")
+    boxwright("predict", checkpoint, odd.parent / "videos").refused(
+        "no images in this folder", "this is a video", "Detector.video", "frames/%06d.jpg"
+    )
 
 
 def test_an_address_is_no_file(boxwright, checkpoint):

@@ -11,14 +11,17 @@ import re
 import shlex
 import shutil
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from boxwright.cli import main
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
+from boxwright.inference.video import VideoWriter
 
 SIDE = 96
 SETTINGS = (
@@ -42,6 +45,9 @@ def write_house(root: Path) -> Path:
     for folder in ("IMAGES", "photos"):
         shutil.copytree(root / "FOLDER" / "JPEGImages", root / folder)
     shutil.copyfile(next((root / "photos").glob("*.jpg")), root / "street.jpg")
+    with VideoWriter(root / "street.mp4", Fraction(5)) as video:
+        for number, image in enumerate(sorted((root / "photos").glob("*.jpg"))):
+            video.add(Image.open(image), number / 5)
     torch.manual_seed(0)
     recipe = load_recipe("fcos-small", SETTINGS)
     checkpoint = Checkpoint(recipe, config.classes, recipe.build_model(num_classes=3).state_dict())

@@ -22,7 +22,9 @@ LOCAL_ONLY = ("draw", "format", *OLD_FLAGS, "proposals", "compile", "memory", "t
 def predict(
     context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
-    sources: Annotated[list[str], typer.Argument(help="Images, folders of images, quoted patterns; listings for Ray.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Images, folders, quoted patterns, or one video; listings for Ray.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Output folder; a new predictions, predictions-2, ... if not given."),
@@ -86,11 +88,18 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes of --engine ray; one per GPU, or per CPU core, if not given.")
     ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Of a video: every N-th frame.")] = 1,
+    start: Annotated[float, typer.Option(min=0, help="Of a video: from this second on.")] = 0.0,
+    end: Annotated[float | None, typer.Option(help="Of a video: until before this second.")] = None,
+    network: Annotated[
+        bool, typer.Option("--network", help="Let SOURCE be a URL of a video (rtsp://, http://).")
+    ] = False,
 ) -> None:
     """Find objects in images: draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
 
     An image that cannot be read is named on standard error and left out; the exit code is then 2.
     """
+    from boxwright.cli.predict_video import write_video
     from boxwright.data.inputs import image_paths, refuse_among_images
     from boxwright.data.proposals import read_proposals
     from boxwright.evaluation.result_files import unique_stems
@@ -117,7 +126,24 @@ def predict(
             device=device,
             precision=precision,
         )
+    video = _video_of(context, sources, network, formats, engine)
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
+    if video is not None:
+        frames = detector.video(
+            video,
+            step=step,
+            start=start,
+            end=end,
+            score=score,
+            resize=None if no_resize else "recipe",
+            batch=batch,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            memory=memory,
+            tiles="recipe" if tiles is None else tiles or None,
+            overlap=overlap,
+        )
+        return write_video(video, frames, video.count(step, start, end), out, draw=draw)
     _check_masks(checkpoint, detector, formats)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in image_paths(source)))
@@ -173,6 +199,24 @@ def predict(
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(2)
+
+
+def _video_of(context: typer.Context, sources: list[str], network: bool, formats: list[str], engine: str) -> Any:
+    """The opened video, if the source is one; ValueError for options that do not go with what is given."""
+    from boxwright.inference.video import Video, is_video_source
+
+    given = [name for name in context.params if (at := context.get_parameter_source(name)) and at.name == "COMMANDLINE"]
+    videos = [source for source in sources if is_video_source(source)]
+    wrong = [name for name in (("proposals",) if videos else ("step", "start", "end", "network")) if name in given]
+    if wrong:
+        raise ValueError(f"--{wrong[0]} is for {'images' if videos else 'a video'}, and the source is not one")
+    if not videos:
+        return None
+    if len(sources) > 1:
+        raise ValueError(f"{printable(videos[0])}: a video is predicted alone: give it as the only source")
+    if formats not in ([], ["json"]):
+        raise ValueError(f"--format {formats[0]} is for images; of a video frames.jsonl is written")
+    return Video(sources[0], network=network)
 
 
 def _check_engine(context: typer.Context, engine: str) -> None:

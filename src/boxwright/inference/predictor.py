@@ -28,6 +28,7 @@ from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.overlap import DeviceUse, overlapped
 from boxwright.inference.tiles import merged, of_each_tile, tiling_of
+from boxwright.inference.video_stream import detect_video
 from boxwright.models import MODELS, DetectionModel
 from boxwright.nn.pointwise import use_products
 from boxwright.ops.image import ResizeRule
@@ -124,8 +125,7 @@ class Detector:
 
         checkpoint: weights, recipe and classes.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        precision: of the network: "fp32", "bf16", "fp16" (GPU), or "auto": the recipe's, which is bf16 on devices that
-            support it natively unless the recipe names another.
+        precision: "fp32", "bf16", "fp16" (GPU) or "auto": the recipe's, else bf16 where a device supports it natively.
         compile: use torch.compile; the first batch of each shape then takes minutes.
         engine: what runs instead of the checkpoint's own network, such as that of an exported file.
 
@@ -268,6 +268,8 @@ class Detector:
                 yield from self._through(iter(taken, None), lambda: ahead.ready, use)
 
         return detected()
+
+    video = detect_video
 
     def check_proposals(self, proposals: StoredProposals | None) -> None:
         """Raise ValueError where proposals are needed and not given, or given and not needed."""

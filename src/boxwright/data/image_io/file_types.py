@@ -48,9 +48,9 @@ def is_video_name(name: str) -> bool:
 def video_sentence(name: str) -> str:
     """An error message for a video in place of an image."""
     return (
-        f"{name}: this is a video, and images are expected: pass its frames to Detector.stream in Python "
-        f"(docs/predict.md shows how), or extract them as images first (ffmpeg -i {name} frames/%06d.jpg) and "
-        "give their folder"
+        f"{name}: this is a video, and images are expected: `boxwright predict` takes a video as its only source, "
+        "Detector.video in Python; or extract its frames first "
+        f"(ffmpeg -i {name} frames/%06d.jpg) and give their folder"
     )
 
 

@@ -1,0 +1,76 @@
+"""What `predict` writes for a video: the annotated video and a line of JSON a frame."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from boxwright.cli.progress import log
+from boxwright.wording import counted
+from boxwright.writing import free_folder, printable, writing
+
+if TYPE_CHECKING:
+    from boxwright.inference.video import Frame, Video
+    from boxwright.structures import Detections
+
+EVERY = 10.0
+"""Seconds between lines that tell how far it is."""
+
+
+def write_video(
+    video: Video, found: Generator[tuple[Frame, Detections], None, None], total: int | None, out: Path | None, *,
+    draw: bool,
+) -> None:  # fmt: skip
+    """Write `annotated.mp4` and `frames.jsonl` into a folder; both are complete for what was processed at any end."""
+    from boxwright.inference.video import VideoWriter
+    from boxwright.visualize import draw as drawn
+
+    folder = out or free_folder(Path("predictions"))
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Path(video.source)
+    if (folder / "annotated.mp4").resolve() == source.resolve():
+        raise ValueError(f"{printable(str(folder))}: the video itself would be overwritten; choose another --out")
+    lines, count, objects = folder / "frames.jsonl", 0, 0
+    started = last = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(closing(found))
+        stack.enter_context(writing(lines, whole=False))
+        file = stack.enter_context(lines.open("w", encoding="utf-8"))
+        writer = stack.enter_context(VideoWriter(folder / "annotated.mp4", video.rate)) if draw else None
+        try:
+            for frame, one in found:
+                file.write(json_line(frame, one) + "\n")
+                if writer is not None:
+                    writer.add(drawn(frame.pixels, one), frame.seconds)
+                count, objects = count + 1, objects + len(one)
+                if time.monotonic() > last + EVERY:
+                    last = time.monotonic()
+                    of = "" if total is None else f" of about {total}"
+                    log(f"{count}{of} frames, {count / (last - started):.1f} frames/s")
+        except BaseException:
+            typer.echo(f"stopped; {counted(count, 'frame')} are in {printable(str(folder))}", err=True)
+            raise
+    if video.damaged:
+        log(f"{video.source}: damaged: {counted(video.damaged, 'packet')} could not be decoded and are left out")
+    seconds = max(time.monotonic() - started, 1e-9)
+    typer.echo(
+        f"{counted(objects, 'object')} in {counted(count, 'frame')}; {seconds:.1f} s, {count / seconds:.1f} frames/s",
+        err=True,
+    )
+    typer.echo(str(folder))
+
+
+def json_line(frame: Frame, found: Detections) -> str:
+    """A frame as a line of JSON: number, time, and name, score, box (x1, y1, x2, y2) and mask of each object."""
+    rows = [
+        {"name": one.name, "score": one.score, "box": list(one.box)}
+        | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
+        for one in found
+    ]
+    return json.dumps({"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}, ensure_ascii=False)
