@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from boxwright.structures.skeleton import Skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +13,7 @@ class Classes:
     """Class names in label order, and the id of each in the user's files.
 
     Label k is `names[k]` in the library and `ids[k]` in result files, whatever the ids are (0-based, 1-based, with
-    gaps).
+    gaps). `skeleton` names the keypoints of an object, where the dataset has them: the same for all classes.
 
     >>> Classes.named(["cat", "dog"], first_id=1)
     Classes(names=('cat', 'dog'), ids=(1, 2))
@@ -19,6 +21,7 @@ class Classes:
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
+    skeleton: Skeleton | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.ids):
