@@ -20,7 +20,7 @@ from boxwright.models import DetectionModel
 from boxwright.reading.archives import DamagedError, check_archive
 from boxwright.recipes import check_stored_recipe
 from boxwright.recipes.schema import Recipe
-from boxwright.structures import Classes, Skeleton
+from boxwright.structures import Classes
 from boxwright.weights.pickles import foreign_names
 from boxwright.weights.state_dicts import check_finite
 from boxwright.weights.torch_files import read_torch_file
@@ -63,7 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
-        "classes": _listed(checkpoint.classes),
+        "classes": checkpoint.classes.as_dict(),
         "weights": checkpoint.weights,
         "score_threshold": checkpoint.score_threshold,
         "metrics": checkpoint.metrics,
@@ -136,7 +136,7 @@ def _checked(data: dict[str, Any], path: Path) -> Checkpoint:
                          "it was changed by another program")  # fmt: skip
     check_finite(data["weights"], str(path))
     try:
-        classes = Classes(tuple(names), tuple(ids), _skeleton(listed))
+        classes = Classes.from_dict(listed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Checkpoint(
@@ -148,25 +148,6 @@ def _checked(data: dict[str, Any], path: Path) -> Checkpoint:
         training=data["training"],
         origin=data.get("origin"),
     )
-
-
-def _listed(classes: Classes) -> dict[str, Any]:
-    """Names and ids, and the keypoints of a dataset that has them."""
-    listed: dict[str, Any] = {"names": list(classes.names), "ids": list(classes.ids)}
-    if classes.skeleton is not None:
-        listed["keypoints"] = list(classes.skeleton.names)
-        listed["skeleton"] = [list(line) for line in classes.skeleton.lines]
-    return listed
-
-
-def _skeleton(listed: dict[str, Any]) -> Skeleton | None:
-    """The keypoints of stored classes; ValueError if they are not what `_listed` wrote."""
-    names, lines = listed.get("keypoints"), listed.get("skeleton", [])
-    if names is None:
-        return None
-    if not _all(names, str) or not _all(lines, list) or not all(len(one) == 2 and _all(one, int) for one in lines):
-        raise ValueError("its keypoints are not what is written there: it was changed by another program")
-    return Skeleton(tuple(names), tuple((start, end) for start, end in lines))
 
 
 def _all(values: Any, kind: type) -> bool:

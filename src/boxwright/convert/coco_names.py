@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from boxwright.structures import Classes, Skeleton
+from boxwright.structures import Classes
+from boxwright.structures.skeleton import COCO_PERSON
 
 COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
@@ -18,19 +19,7 @@ COCO_NAMES = {
     85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }  # fmt: skip
 COCO_CLASSES = Classes(tuple(COCO_NAMES.values()), tuple(COCO_NAMES))
-PERSON_SKELETON = Skeleton(
-    (
-        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-        "right_ankle",
-    ),
-    (
-        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-    ),
-)  # fmt: skip
-"""The keypoints of a person in COCO, in its order."""
-PERSON = Classes(("person",), (1,), PERSON_SKELETON)
+PERSON = Classes(("person",), (1,), COCO_PERSON)
 NUM_IDS = 91
 """Channels of torchvision's detectors: the ids 0 to 90, of which 0 and ten more are no category."""
 

@@ -1,4 +1,4 @@
-"""COCO average precision and recall for boxes and masks, with undefined cases handled.
+"""COCO average precision and recall for boxes, masks and keypoints, with undefined cases handled.
 
 The counting is done by faster-coco-eval, whose figures equal those of pycocotools. Its input is prepared here: image
 and annotation ids run from 1 (the COCO tools take an id of 0 for "unmatched" and lose true positives), areas are always
@@ -16,10 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
+from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, Skeleton
 
+KEYPOINT_LIMITS = (20,)
+"""COCO's limit on detections in AP of keypoints."""
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
+
+Kind = Literal["boxes", "masks", "keypoints"]
+IOU_TYPE = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -69,7 +74,7 @@ def coco_ap(
     ground_truths: Sequence[GroundTruth],
     classes: Classes,
     *,
-    kind: Literal["boxes", "masks"] = "boxes",
+    kind: Kind = "boxes",
     max_detections: Sequence[int] = (1, 10, 100),
     iou_thresholds: Sequence[float] | None = None,
     areas: Areas | None = None,
@@ -81,7 +86,10 @@ def coco_ap(
     pixels is used, or else the area of the box. In AP of masks, an object of unknown mask is an ignore region, like a
     crowd; one with an empty mask is always missed.
 
-    Raises ValueError if lengths differ, a score is NaN, or masks are requested and missing.
+    In AP of keypoints the overlap is COCO's object keypoint similarity with the sigmas of `classes.skeleton`, an object
+    without an annotated keypoint is an ignore region, and COCO's own limit is 20 detections (`KEYPOINT_LIMITS`).
+
+    Raises ValueError if lengths differ, a score is NaN, or masks or keypoints are requested and missing.
     """
     _check(detections, ground_truths, classes, kind, areas)
     limits = sorted(set(max_detections))
@@ -90,23 +98,24 @@ def coco_ap(
     thresholds = np.array(IOU_THRESHOLDS if iou_thresholds is None else sorted(iou_thresholds))
     ground_truth_rows = _ground_truth_rows(detections, ground_truths, kind, areas)
     found_rows = _found_rows(detections, kind)
-    precision, recall = _count(ground_truth_rows, found_rows, detections, len(classes), kind, limits, thresholds)
+    precision, recall = _count(ground_truth_rows, found_rows, detections, classes, kind, limits, thresholds)
 
     def at(iou: float) -> NDArray[np.bool_]:
         return np.asarray(np.isclose(thresholds, iou))
 
     everything, largest = 0, -1  # first area range, last limit on detections
+    small = slice(1, -2)  # COCO has no small objects in AP of keypoints
     return CocoResult(
         ap=_mean(precision[..., everything, largest]),
         ap50=_mean(precision[at(0.5)][..., everything, largest]),
         ap75=_mean(precision[at(0.75)][..., everything, largest]),
-        ap_small=_mean(precision[..., 1, largest]),
-        ap_medium=_mean(precision[..., 2, largest]),
-        ap_large=_mean(precision[..., 3, largest]),
+        ap_small=_mean(precision[..., small, largest]),
+        ap_medium=_mean(precision[..., -2, largest]),
+        ap_large=_mean(precision[..., -1, largest]),
         ar={limit: _mean(recall[..., everything, index]) for index, limit in enumerate(limits)},
-        ar_small=_mean(recall[..., 1, largest]),
-        ar_medium=_mean(recall[..., 2, largest]),
-        ar_large=_mean(recall[..., 3, largest]),
+        ar_small=_mean(recall[..., small, largest]),
+        ar_medium=_mean(recall[..., -2, largest]),
+        ar_large=_mean(recall[..., -1, largest]),
         recall50=_mean(recall[at(0.5)][..., everything, largest]),
         per_class={name: _mean(precision[:, :, k, everything, largest]) for k, name in enumerate(classes.names)},
         per_class_ap50={
@@ -152,9 +161,30 @@ def _check(
             (len(ground_truth) and ground_truth.masks is None) or (len(found) and found.masks is None)
         ):
             raise ValueError(f"image {index}: AP of masks needs masks in the ground truth and in the detections")
+        if kind == "keypoints":
+            _check_keypoints(found, ground_truth, index, classes.skeleton)
         given = None if areas is None else areas[index]
         if given is not None and len(given) != len(ground_truth):
             raise ValueError(f"image {index}: {len(given)} areas for {len(ground_truth)} objects")
+
+
+def _check_keypoints(found: Detections, ground_truth: GroundTruth, index: int, skeleton: Skeleton | None) -> None:
+    for name, one in (("ground truth", ground_truth), ("detections", found)):
+        if len(one) and one.keypoints is None:
+            raise ValueError(
+                f"image {index}: AP of keypoints needs keypoints in the ground truth and in the detections"
+            )
+        if one.keypoints is not None and skeleton is not None and one.keypoints.shape[1] != len(skeleton):
+            raise ValueError(
+                f"image {index}: {one.keypoints.shape[1]} keypoints in the {name}, expected {len(skeleton)}"
+            )
+
+
+def _keypoint_numbers(keypoints: Tensor) -> list[float]:
+    """Keypoints (P, 3) as COCO writes them, from the centre of a pixel."""
+    shift = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    numbers: list[float] = (keypoints.detach().cpu().double() - shift).flatten().tolist()
+    return numbers
 
 
 def _ground_truth_rows(
@@ -177,6 +207,9 @@ def _ground_truth_rows(
                 if not mask.known:  # detections in its box are neither true nor false positives
                     mask, row["iscrowd"] = _filled(ground_truth.boxes[thing], found.size_hw), 1
                 row["segmentation"] = mask.encoded(found.size_hw)
+            if kind == "keypoints" and ground_truth.keypoints is not None:
+                points = ground_truth.keypoints[thing]
+                row |= {"keypoints": _keypoint_numbers(points), "num_keypoints": int((points[:, 2] > 0).sum())}
             rows.append(row)
     return rows
 
@@ -191,6 +224,8 @@ def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, A
             if kind == "masks" and found.masks is not None:
                 mask = found.mask(thing)
                 row |= {"segmentation": mask.encoded(found.size_hw), "area": int(mask.bitmap.sum())}
+            if kind == "keypoints" and found.keypoints is not None:
+                row["keypoints"] = _keypoint_numbers(found.keypoints[thing])
             rows.append(row)
     return rows
 
@@ -213,12 +248,13 @@ def _count(
     ground_truth_rows: list[dict[str, Any]],
     found_rows: list[dict[str, Any]],
     detections: Sequence[Detections],
-    num_classes: int,
+    classes: Classes,
     kind: str,
     limits: list[int],
     thresholds: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, classes, areas and limits."""
+    num_classes = len(classes)
     if not detections:
         shape = (len(thresholds), 101, num_classes, 4, len(limits))
         return np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
@@ -239,8 +275,10 @@ def _count(
         for rows in (ground_truth_rows, found_rows)
     ]
     evaluation = COCOeval_faster(
-        *tables, iouType="segm" if kind == "masks" else "bbox", ranges=AREA_RANGES, print_function=quiet
-    )
+        *tables, iouType=IOU_TYPE[kind], ranges=AREA_RANGES, print_function=quiet,
+        kpt_oks_sigmas=None if classes.skeleton is None else list(classes.skeleton.sigmas),
+    )  # fmt: skip
+    evaluation.params.catIds = [category["id"] for category in categories]
     evaluation.params.maxDets = limits
     evaluation.params.iouThrs = thresholds
     evaluation.evaluate()

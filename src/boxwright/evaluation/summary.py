@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boxwright.evaluation.bootstrap import bootstrap_ap
-from boxwright.evaluation.coco_ap import Areas, coco_ap
+from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, Areas, coco_ap
 from boxwright.evaluation.curves import best_threshold as find_best_threshold
 from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
@@ -77,6 +77,11 @@ def evaluate_detections(
         if have_masks(detections, ground_truths):
             masks = coco_ap(detections, ground_truths, classes, kind="masks", max_detections=limits, areas=areas)
             figures |= masks.figures("segm_")
+        if have_keypoints(detections, ground_truths):
+            points = coco_ap(
+                detections, ground_truths, classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
+            )
+            figures |= points.figures("keypoint_")
         interval = bootstrap_ap(matches) if len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
         figures["AP50_interval"] = None if interval is None else list(interval)
     figures["best_f1"] = best and {
@@ -99,6 +104,14 @@ def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundT
     )  # fmt: skip
 
 
+def have_keypoints(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
+    """Whether all ground truth objects and all detections have keypoints (and there are some)."""
+    known = all(ground_truth.keypoints is not None for ground_truth in ground_truths if len(ground_truth))
+    return known and any(one.keypoints is not None for one in detections) and all(
+        one.keypoints is not None for one in detections if len(one)
+    )  # fmt: skip
+
+
 def headline(evaluation: Evaluation) -> list[str]:
     """The metrics over all classes as lines of text."""
     figures = evaluation.figures
@@ -116,6 +129,9 @@ def headline(evaluation: Evaluation) -> list[str]:
         lines = ["  ".join(map(show, keys)) for keys in (["AP", "AP50", "AP75"], ["APs", "APm", "APl"], recalls)]
         if "segm_AP" in figures:
             keys = (["segm_AP", "segm_AP50", "segm_AP75"], ["segm_APs", "segm_APm", "segm_APl"])
+            lines += ["  ".join(map(show, row)) for row in keys]
+        if "keypoint_AP" in figures:
+            keys = (["keypoint_AP", "keypoint_AP50", "keypoint_AP75"], ["keypoint_APm", "keypoint_APl"])
             lines += ["  ".join(map(show, row)) for row in keys]
         interval = figures["AP50_interval"]
         if interval:

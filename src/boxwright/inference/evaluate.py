@@ -187,8 +187,20 @@ def evaluate_checkpoint(
     if stored is not None:
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
+    num_keypoints = detector.recipe.num_keypoints
+    skeleton = part.classes.skeleton
+    if num_keypoints and (skeleton is None or len(skeleton) != num_keypoints):
+        has = "no keypoints" if skeleton is None else counted(len(skeleton), "keypoint")
+        log(f"{data} has {has}, the detector finds {num_keypoints}: only boxes are evaluated")
+        num_keypoints = 0
     images = DetectionDataset(
-        checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range
+        checked,
+        detector.resize,
+        masks=masks,
+        num_keypoints=num_keypoints,
+        cache=False,
+        proposals=stored,
+        value_range=detector.value_range,
     )
     settings = evaluation_settings(detector.settings, score_threshold, max_detections, nms_iou)
     for finding in report.findings:

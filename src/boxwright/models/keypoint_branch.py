@@ -3,8 +3,8 @@
 Paper: He, Gkioxari, Dollár, Girshick, "Mask R-CNN", ICCV 2017, section 5. Keypoints are learnt in regions that own an
 object with one inside, and predicted in final detections; there is one heatmap a keypoint, whatever the class.
 
-Shape legend: B = images, S = sampled regions (padded), R = regions of all images, N = detections, K = keypoints, M = side
-of a heatmap (56). Boxes are absolute (x1, y1, x2, y2) in network pixels.
+Shape legend: B = images, S = sampled regions (padded), R = regions of all images, N = detections, K = keypoints, M =
+side of a heatmap (56). Boxes are absolute (x1, y1, x2, y2) in network pixels.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class KeypointBranch(nn.Module):
         return KeypointRegions(self(levels, box, image.new_zeros(1)), cells, cells > 0)
 
     def loss(self, regions: KeypointRegions) -> dict[str, Tensor]:
-        """Loss "keypoint": cross-entropy over the cells of a heatmap, the mean over the batch's keypoints in regions."""
+        """Loss "keypoint": cross-entropy over the cells of a heatmap, the mean over keypoints that lie in regions."""
         return {"keypoint": heatmap_loss(*regions)}
 
     def add_heatmaps(self, found: PaddedDetections, levels: Sequence[Tensor]) -> PaddedDetections:

@@ -3,8 +3,8 @@
 Paper: He, Gkioxari, Dollár, Girshick, "Mask R-CNN", ICCV 2017, section 5: one map a keypoint, one cell in it is right,
 softmax over all cells. Rounding and decoding follow Detectron2 and torchvision, which agree but for the score.
 
-Shape legend: R = regions, K = keypoints of an object, S = side of a heatmap. Boxes are absolute (x1, y1, x2, y2), points
-(x, y, visibility): 0 is not annotated, 1 hidden, 2 visible; both of the last two are learnt.
+Shape legend: R = regions, K = keypoints of an object, S = side of a heatmap. Boxes are absolute (x1, y1, x2, y2),
+points (x, y, visibility): 0 is not annotated, 1 hidden, 2 visible; both of the last two are learnt.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, 
 
 
 def heatmap_loss(heatmaps: Tensor, cells: Tensor, learnt: Tensor) -> Tensor:
-    """Cross-entropy of heatmaps (R, K, S, S) over their S * S cells, the mean over the keypoints (R, K) learnt; or 0."""
+    """Cross-entropy of heatmaps (R, K, S, S) over their S * S cells, the mean over keypoints (R, K) learnt; or 0."""
     entropy = F.cross_entropy(heatmaps.flatten(0, 1).flatten(1), cells.flatten(), reduction="none")
     return (entropy * learnt.flatten()).sum() / learnt.sum().clamp(min=1)
 
@@ -40,9 +40,9 @@ def heatmap_loss(heatmaps: Tensor, cells: Tensor, learnt: Tensor) -> Tensor:
 def decode_heatmaps(heatmaps: Tensor, boxes: Tensor) -> Tensor:
     """Points (R, K, 3) x, y, score of heatmaps (R, K, S, S) over boxes (R, 4).
 
-    A heatmap is resized to the pixels of its box (bicubic, sides rounded up, at least 1), and the point is the centre of
-    its highest pixel. The score is exp(highest) over the sum of exp of the S * S logits, as
-    Detectron2 has it (torchvision gives the highest logit): above 0, and it may exceed 1, since the resized map overshoots.
+    A heatmap is resized to the pixels of its box (bicubic, sides rounded up, at least 1), and the point is the centre
+    of its highest pixel. The score is exp(highest) over the sum of exp of the S * S logits, as Detectron2 has it
+    (torchvision gives the highest logit): above 0, and perhaps above 1, since the resized map overshoots.
     """
     corners = boxes[:, :2]
     sides = (boxes[:, 2:] - corners).clamp(min=1)

@@ -55,7 +55,7 @@ class ExportedEngine:
             inputs["proposals"] = torch.where(proposals.valid[..., None], proposals.boxes, 0.0)
         arrays = self.run(inputs)
         outputs = [torch.as_tensor(array, device=self.device) for array in arrays]
-        found = PaddedDetections(*outputs)
+        found = PaddedDetections(**dict(zip(known.outputs, outputs, strict=True)))
         if not known.nms:
             picked = select_detections(*found[:3], settings.nms_iou, settings.max_detections)
             found = PaddedDetections(*picked)

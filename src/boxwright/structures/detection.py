@@ -12,8 +12,8 @@ class Detection:
     """One object that a detector found: what iterating over `Detections` gives.
 
     `box` is x1, y1, x2, y2 in pixels of the original image, `score` in [0, 1], `label` the class index and `name` the
-    class name; `mask`, where the detector finds masks, is cropped to the object, and `keypoints`, where it finds those, are
-    x, y, score of each.
+    class name; `mask`, where the detector finds masks, is cropped to the object, and `keypoints`, where it finds
+    those, are x, y, score of each.
     """
 
     box: tuple[float, float, float, float]

@@ -154,8 +154,8 @@ class PaddedDetections(NamedTuple):
     """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), counts (B,).
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
-    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of a
-    keypoint detector, logits over each box of where its P keypoints are.
+    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
+    a keypoint detector, logits over each box of where its P keypoints are.
     """
 
     boxes: Tensor
@@ -335,8 +335,9 @@ class Detections:
         """Rows of a COCO result file: the category ids of the user's own files, boxes as x, y, width, height.
 
         The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
-        codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a pixel
-        to the left and up, since COCO's count from the centre of a pixel. Raises ValueError without an id where no file is known.
+        codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a
+        pixel to the left and up, since COCO counts from the centre of a pixel. Raises ValueError without an id where no
+        file is known.
         """
         if image_id is None:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")

@@ -12,7 +12,7 @@ from torch import nn
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
-from boxwright.evaluation.coco_ap import CocoResult, coco_ap
+from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, CocoResult, coco_ap
 from boxwright.evaluation.detect_split import (
     EvaluationInputs,
     SplitDetections,
@@ -20,7 +20,7 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
-from boxwright.evaluation.summary import evaluate_detections, have_masks
+from boxwright.evaluation.summary import evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
@@ -28,16 +28,17 @@ from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
-    """COCO figures of the boxes and, where the model gives masks, of the masks; and what they were computed from."""
+    """COCO figures of the boxes and, where the model gives them, of masks or keypoints; and their inputs."""
 
     coco: CocoResult
     inputs: EvaluationInputs
     segm: CocoResult | None = None
+    points: CocoResult | None = None
 
     @property
     def ap(self) -> float | None:
-        """The figure that says which weights are best: AP of the masks where there are masks, else of the boxes."""
-        return (self.segm or self.coco).ap
+        """The figure that says which weights are best: AP of masks or keypoints where there are any, else of boxes."""
+        return (self.segm or self.points or self.coco).ap
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
@@ -47,11 +48,14 @@ class ValidationResult(NamedTuple):
         row |= {"val/AP": self.coco.ap, "val/AP50": self.coco.ap50, "val/AP75": self.coco.ap75}
         if self.segm is not None:
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
+        if self.points is not None:
+            row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
         return row
 
     def figures(self) -> dict[str, Any]:
-        """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""
-        return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
+        """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
+        masks = self.segm.figures("segm_") if self.segm else {}
+        return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {})
 
     def all_figures(self) -> dict[str, Any]:
         """Everything that `evaluate` says of the same checkpoint and split, as one JSON object."""
@@ -59,7 +63,7 @@ class ValidationResult(NamedTuple):
         return evaluate_detections(one.detections, one.ground_truths, one.classes, areas=one.areas).figures
 
     def summary(self) -> str:
-        """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
+        """AP and AP50 of the boxes, and of masks and keypoints where there are any, for a line of the log."""
         ap, ap50, segm = self.coco.ap, self.coco.ap50, self.segm
         if ap is None or ap50 is None:
             return "AP undefined (no object in the validation images)"
@@ -68,7 +72,12 @@ class ValidationResult(NamedTuple):
             masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"
         elif segm is not None:
             masks = "  mask AP undefined"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}"
+        points = ""
+        if self.points is not None and self.points.ap is not None and self.points.ap50 is not None:
+            points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
+        elif self.points is not None:
+            points = "  keypoint AP undefined"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}"
 
 
 def validate(
@@ -90,7 +99,12 @@ def validate(
     segm = None
     if have_masks(found, ground_truths):
         segm = coco_ap(found, ground_truths, detector.classes, kind="masks", areas=areas)
-    return ValidationResult(coco_ap(found, ground_truths, detector.classes, areas=areas), inputs, segm)
+    points = None
+    if have_keypoints(found, ground_truths):
+        points = coco_ap(
+            found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
+        )
+    return ValidationResult(coco_ap(found, ground_truths, detector.classes, areas=areas), inputs, segm, points)
 
 
 @dataclass(frozen=True, slots=True)
