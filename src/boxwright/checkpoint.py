@@ -63,7 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "format": FORMAT,
         "version": VERSION,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
-        "classes": {"names": list(checkpoint.classes.names), "ids": list(checkpoint.classes.ids)},
+        "classes": checkpoint.classes.as_dict(),
         "weights": checkpoint.weights,
         "score_threshold": checkpoint.score_threshold,
         "metrics": checkpoint.metrics,
@@ -136,7 +136,7 @@ def _checked(data: dict[str, Any], path: Path) -> Checkpoint:
                          "it was changed by another program")  # fmt: skip
     check_finite(data["weights"], str(path))
     try:
-        classes = Classes(tuple(names), tuple(ids))
+        classes = Classes.from_dict(listed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Checkpoint(

@@ -48,7 +48,8 @@ class Case:
         if f"gt_masks{k}" in self.arrays and self.arrays[f"gt_masks{k}"].numel():
             planes = self.masks("gt_", k)
             masks = [CroppedMask(0, 0, plane) for plane in planes]
-        return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"], None, masks
+        points = self.arrays.get(f"gt_keypoints{k}")
+        return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"], None, masks, points
 
     def expected(self, prefix, k):
         boxes, scores = self.arrays[f"{prefix}boxes{k}"], self.arrays[f"{prefix}scores{k}"]

@@ -5,7 +5,8 @@ import torchvision.models.detection as zoo
 from torch import nn
 
 SPREAD = {
-    "cls_logits": 1.5, "cls_score": 1.0, "bbox_reg": 0.4, "bbox_pred": 0.1, "bbox_ctrness": 1.0, "mask_fcn_logits": 2.0
+    "cls_logits": 1.5, "cls_score": 1.0, "bbox_reg": 0.4, "bbox_pred": 0.1, "bbox_ctrness": 1.0, "mask_fcn_logits": 2.0,
+    "kps_score_lowres": 2.0,
 }  # fmt: skip
 
 
@@ -28,7 +29,8 @@ def random_model(name, num_classes, seed=0, min_size=96, max_size=160, **setting
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
     targets = [{"boxes": torch.tensor([[10.0, 10, 60, 70]]), "labels": torch.tensor([1]),
-                "masks": torch.ones(1, *p.shape[1:], dtype=torch.uint8)} for p in images]  # fmt: skip
+                "masks": torch.ones(1, *p.shape[1:], dtype=torch.uint8),
+                "keypoints": torch.full((1, 17, 3), 20.0)} for p in images]  # fmt: skip
     with torch.no_grad():
         model(images, targets)
         model.eval()

@@ -42,6 +42,7 @@ needs_runtime = pytest.mark.skipif(
 RECIPES = {
     "fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-shapes", "fast_rcnn": "fast-rcnn-shapes",
     "faster_rcnn": "faster-rcnn-small", "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
+    "keypoint_rcnn": "keypoint-rcnn-small",
 }  # fmt: skip
 
 

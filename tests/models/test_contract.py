@@ -26,6 +26,7 @@ from boxwright.structures import Detections, DetectSettings, GroundTruth, ImageB
 LONGER = {
     "faster_rcnn": 75,
     "mask_rcnn": 75,
+    "keypoint_rcnn": 120,
     "two_stage_course": 75,
 }  # steps: stage two learns from what stage one has learnt
 EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
@@ -172,11 +173,14 @@ class TestGroundTruth:
         two = BOXES["two"]
         assert two.masks is not None
         turned = Targets.of(
-            [GroundTruth(two.boxes.flip(0), two.labels.flip(0), two.ignore, two.masks[::-1]), BOXES["one"]]
+            [
+                GroundTruth(two.boxes.flip(0), two.labels.flip(0), two.ignore, two.masks[::-1], two.keypoints.flip(0)),
+                BOXES["one"],
+            ]
         )
         wide = Targets.of([two, BOXES["one"], ground_truth([[1.0, 1, 2, 2]] * 5, [0] * 5)])
         masks = type(wide.masks)(*(part[:2] if part.shape[:2] == (3, 5) else part for part in wide.masks))
-        wide = Targets(wide.boxes[:2], wide.labels[:2], wide.ignore[:2], wide.valid[:2], masks)
+        wide = Targets(wide.boxes[:2], wide.labels[:2], wide.ignore[:2], wide.valid[:2], masks, wide.keypoints[:2])
         expected = losses_of(model, images, straight)
         for targets in (turned, wide):
             for name, value in losses_of(model, images, targets).items():

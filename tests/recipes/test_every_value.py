@@ -27,7 +27,8 @@ SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none
          "letterbox": ("data.resize.height=48", "data.resize.width=64"),
          "fixed": ("data.resize.height=48", "data.resize.width=64")}  # fmt: skip
 RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-small", "faster_rcnn": "faster-rcnn-small",
-           "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small"}  # fmt: skip
+           "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
+           "keypoint_rcnn": "keypoint-rcnn-shapes"}  # fmt: skip
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
     "norm": ("sync_bn",), "stem_norm": ("sync_bn",),

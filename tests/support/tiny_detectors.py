@@ -27,6 +27,7 @@ FEW = {f"rpn.{name}": count for name, count in FEW.items()}
 REGIONS = {"rpn.stem_channels": (16,), "rpn.anchor_sizes": ((8,), (16,), (32,), (64,), (128,)), **FEW}
 BOX = {"box.fc_channels": (32,), "box.samples": 512, "box.positive_fraction": 1.0}
 MASK = {"mask.conv_channels": (8,), "mask.upsampled_channels": 8}
+KEYPOINT = {"keypoint.num_keypoints": 2, "keypoint.conv_channels": (8,), "keypoint.pool_size": 7}
 # a new detector is held to the contract by one line: its name in MODELS and its settings
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "improved": ("fcos", DENSE),
@@ -50,6 +51,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "mask_rcnn": ("mask_rcnn", {**SMALL, **REGIONS, **BOX, **MASK}),
+    "keypoint_rcnn": ("keypoint_rcnn", {**SMALL, **REGIONS, **BOX, **KEYPOINT}),
     "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
 QUICK = {"backbone.norm": "bn", "backbone.frozen_stages": 0}  # learns fast from random weights
@@ -70,10 +72,11 @@ def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def ground_truth(boxes: Any, labels: Any, ignore: Any = None) -> GroundTruth:
-    """Boxes whose masks are the boxes themselves."""
+    """Boxes whose masks are the boxes themselves, and whose keypoints their centres and corners."""
     corners = torch.as_tensor(boxes).reshape(-1, 4).int().tolist()
     masks = [CroppedMask(x1, y1, torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)) for x1, y1, x2, y2 in corners]
-    return GroundTruth.of(boxes, labels, ignore, masks)
+    points = [[((x1 + x2) / 2, (y1 + y2) / 2, 2.0), (x1, y1, 1.0)] for x1, y1, x2, y2 in corners]
+    return GroundTruth.of(boxes, labels, ignore, masks, torch.tensor(points).reshape(-1, 2, 3))
 
 
 BOXES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from boxwright.structures import Classes
+from boxwright.structures.skeleton import COCO_PERSON
 
 COCO_NAMES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
@@ -18,6 +19,7 @@ COCO_NAMES = {
     85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }  # fmt: skip
 COCO_CLASSES = Classes(tuple(COCO_NAMES.values()), tuple(COCO_NAMES))
+PERSON = Classes(("person",), (1,), COCO_PERSON)
 NUM_IDS = 91
 """Channels of torchvision's detectors: the ids 0 to 90, of which 0 and ten more are no category."""
 

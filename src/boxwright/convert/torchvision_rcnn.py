@@ -1,4 +1,4 @@
-"""Torchvision's Faster and Mask R-CNN with ResNet (first and second version) and MobileNet.
+"""Torchvision's Faster, Mask and Keypoint R-CNN with ResNet (first and second version) and MobileNet.
 
 Class 0 of its heads is background. Of boxes and masks it has rows for that class too, which nothing reads: they are
 kept for the way back.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from boxwright.convert.architecture import State, merged, norms
-from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS
+from boxwright.convert.coco_names import COCO_CLASSES, NUM_IDS, PERSON
 from boxwright.convert.keymap import Layout, Plan, reordered, without_first
 from boxwright.convert.torchvision import DROPPED, FAMILY, RESIZE, backbone_of, pyramid_rows
 from boxwright.structures import Classes
@@ -35,6 +35,11 @@ MASK_RCNN = merged(FASTER_RCNN, {
     },
 })  # fmt: skip
 """The same of `maskrcnn_resnet50_fpn`."""
+KEYPOINT_RCNN = merged(FASTER_RCNN, {
+    "name": "keypoint_rcnn",
+    "keypoint": {"pool_sampling": 2, "pool_aligned": False, "level_slack": 1e-6},
+})  # fmt: skip
+"""The same of `keypointrcnn_resnet50_fpn`."""
 _ROI, _HEAD = "roi_heads.", "rpn.head."
 
 
@@ -47,18 +52,21 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     """What a two-stage file holds."""
     count = int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0])
     masked, mobile = f"{_ROI}mask_predictor.mask_fcn_logits.weight" in state, "backbone.body.0.0.weight" in state
+    pointed = f"{_ROI}keypoint_predictor.kps_score_lowres.weight" in state
+    if masked and pointed:
+        raise ValueError("a file with a mask head and a keypoint head is not known here")
     second = f"{_ROI}box_head.0.0.weight" in state
     file = str(options.get("file", ""))
     variant = options.get("variant") if mobile else None
     if variant not in (None, "320", "800"):
         raise ValueError(f"variant: expected 320 or 800, got {variant!r}")
     small = variant == "320" or (variant is None and "320" in file)
-    name = "maskrcnn" if masked else "fasterrcnn"
+    name = "maskrcnn" if masked else "keypointrcnn" if pointed else "fasterrcnn"
     name += "_mobilenet_v3_large" + "_320" * small if mobile else "_resnet50"
     architecture = name + "_fpn" + "_v2" * second
     first_zoo = not second and not mobile and f"{architecture}_coco-" in file
     eps = 0.0 if first_zoo else None
-    model = merged(MASK_RCNN if masked else FASTER_RCNN, {
+    model = merged(MASK_RCNN if masked else KEYPOINT_RCNN if pointed else FASTER_RCNN, {
         "backbone": _mobilenet(state, options) if mobile else backbone_of(state, options, eps),
         "fpn": {
             "channels": int(state["backbone.fpn.inner_blocks.0.0.weight"].shape[0]),
@@ -77,6 +85,10 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         upsampled = int(state[f"{_ROI}mask_predictor.conv5_mask.weight"].shape[1])
         norm = "bn" if f"{_ROI}mask_head.0.1.weight" in state else "none"
         model["mask"] |= {"conv_channels": widths, "upsampled_channels": upsampled, "norm": norm}
+    if pointed:
+        predictor = state[f"{_ROI}keypoint_predictor.kps_score_lowres.weight"]
+        widths = _widths(state, f"{_ROI}keypoint_head.{{}}.weight", step=2)
+        model["keypoint"] |= {"conv_channels": widths, "num_keypoints": int(predictor.shape[1])}
     notes: tuple[str, ...] = ()
     if mobile and not small:
         notes = ("images of 800 to 1333 pixels; variant=320 for those of 320 to 640",)
@@ -85,16 +97,18 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     classes = COCO_CLASSES if count == NUM_IDS else Classes(
         tuple(f"class {k}" for k in range(1, count)), tuple(range(1, count))
     )  # fmt: skip
+    if pointed and count == 2 and model["keypoint"]["num_keypoints"] == 17:
+        classes = PERSON
     return Plan(
         architecture=architecture, model=model, classes=classes, detect=DETECT, notes=notes,
-        layout=layout("detector." if masked else "", count, second=second, mobile=mobile),
+        layout=layout("detector." if masked or pointed else "", count, second=second, mobile=mobile),
         resize={**RESIZE, "size": 320, "max_size": 640} if small and mobile else RESIZE,
     )  # fmt: skip
 
 
-def _widths(state: State, key: str) -> tuple[int, ...]:
+def _widths(state: State, key: str, step: int = 1) -> tuple[int, ...]:
     found: list[int] = []
-    while (name := key.format(len(found))) in state:
+    while (name := key.format(len(found) * step)) in state:
         found.append(int(state[name].shape[0]))
     return tuple(found)
 
@@ -145,6 +159,8 @@ def layout(prefix: str, count: int, *, second: bool, mobile: bool) -> Layout:
     else:
         rows += [(rf"{mine}box\.head\.layers\.{k}\.", f"{_ROI}box_head.fc{k + 6}.") for k in range(2)]
         rows += [(rf"mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.{k}.0.") for k in range(4)]
+    rows += [(rf"keypoint\.head\.convolutions\.{2 * k}\.", f"{_ROI}keypoint_head.{2 * k}.") for k in range(16)]
+    rows += [(r"keypoint\.head\.predictor\.", f"{_ROI}keypoint_predictor.kps_score_lowres.")]
     rows += [(r"mask\.head\.upsampled\.", f"{_ROI}mask_predictor.conv5_mask.")]
     background_last = torch.tensor([*range(1, count), 0])
     changes = []

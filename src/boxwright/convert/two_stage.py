@@ -1,4 +1,4 @@
-"""Detectron2's two-stage detectors: RPN, Fast, Faster and Mask R-CNN on C4, DC5 and a pyramid.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from boxwright.convert.architecture import State, indices
-from boxwright.convert.coco_names import numbered_classes
+from boxwright.convert.coco_names import PERSON, numbered_classes
 from boxwright.convert.detectron2 import (
     DROPPED,
     FAMILY,
@@ -43,12 +43,25 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     pyramid = channels is not None
     if levels == ("c5",):
         backbone["dilated_c5"] = True
+    pointed = f"{_ROI}keypoint_head.score_lowres.weight" in state
     boxed, masked = f"{_ROI}box_predictor.cls_score.weight" in state, f"{_ROI}mask_head.predictor.weight" in state
     proposed = f"{_RPN}objectness_logits.weight" in state
     if masked and not proposed:
         raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
-    prefix = "detector." if masked else ""
-    name = "mask_rcnn" if masked else "rpn" if not boxed else "faster_rcnn" if proposed else "fast_rcnn"
+    if pointed and (masked or not proposed or not pyramid):
+        raise ValueError("a keypoint head is known only on a pyramid with a proposal network, and without masks")
+    prefix = "detector." if masked or pointed else ""
+    name = (
+        "mask_rcnn"
+        if masked
+        else "keypoint_rcnn"
+        if pointed
+        else "rpn"
+        if not boxed
+        else "faster_rcnn"
+        if proposed
+        else "fast_rcnn"
+    )
     model: dict[str, Any] = {
         "name": name, "backbone": backbone, "fpn": {"levels": levels, "channels": channels},
         "compat": {"pad_multiple": 32 if pyramid else 1},
@@ -67,6 +80,12 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         model["rpn"]["test_proposals"] = limit
     if masked:
         model["mask"] = _masks(state)
+    if pointed:
+        model["keypoint"] = _keypoints(state)
+        model["box"]["beta"] = 0.5  # of the zoo's keypoint models only
+        model["rpn"]["train_proposals"] = 1500
+        if len(classes) == 1 and model["keypoint"]["num_keypoints"] == 17:
+            classes = PERSON
     kind = "FPN" if pyramid else "DC5" if levels == ("c5",) else "C4"
     return Plan(
         architecture=f"{name} {kind}", model=model, layout=layout(prefix, levels, stage=kind == "C4"),
@@ -123,6 +142,14 @@ def _masks(state: State) -> dict[str, Any]:
     }
 
 
+def _keypoints(state: State) -> dict[str, Any]:
+    convolutions = indices(state, rf"{re.escape(_ROI)}keypoint_head\.conv_fcn(\d+)\.")
+    return {
+        "num_keypoints": int(state[f"{_ROI}keypoint_head.score_lowres.weight"].shape[1]),
+        "conv_channels": tuple(int(state[f"{_ROI}keypoint_head.conv_fcn{k}.weight"].shape[0]) for k in convolutions),
+    }
+
+
 def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
     """Names of `GeneralizedRCNN` and `ProposalNetwork`; `prefix` is what our detector is called within ours."""
     mine = re.escape(prefix)
@@ -140,6 +167,8 @@ def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
         (rf"{mine}box\.class_logits\.", f"{_ROI}box_predictor.cls_score."),
         (rf"{mine}box\.offsets\.", f"{_ROI}box_predictor.bbox_pred."),
         *mask_rows(),
+        *((rf"keypoint\.head\.convolutions\.{2 * k}\.", f"{_ROI}keypoint_head.conv_fcn{k + 1}.") for k in range(16)),
+        (r"keypoint\.head\.predictor\.", f"{_ROI}keypoint_head.score_lowres."),
     ]
     return Layout(
         family=FAMILY, rows=rows, dropped=DROPPED,

@@ -60,7 +60,7 @@ def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None,
         ids.append(known.ids[known.names.index(members[0])])
     if not names:
         raise ValueError(f"classes {spec!r} name no class; known classes: {', '.join(known.names)}")
-    return Classes(tuple(names), tuple(ids)), tuple(mapping)
+    return Classes(tuple(names), tuple(ids), known.skeleton), tuple(mapping)
 
 
 def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
@@ -95,7 +95,8 @@ def relabelled(data: _Data, model: Classes) -> _Data:
     if mapping == tuple(range(len(mapping))):
         return data
     id_of = dict(zip(data.classes.names, data.classes.ids, strict=True))
-    return _mapped(data, Classes(model.names, tuple(id_of[name] for name in model.names)), mapping)
+    ids = tuple(id_of[name] for name in model.names)
+    return _mapped(data, Classes(model.names, ids, data.classes.skeleton), mapping)
 
 
 def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Data:

@@ -57,6 +57,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         *,
         augmentation: Augmentation | None = None,
         masks: bool = False,
+        num_keypoints: int = 0,
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
         value_range: ValueRange = "auto",
@@ -82,6 +83,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks
+        self.num_keypoints = num_keypoints
         self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
         self._joined: Tensor | None = None
@@ -168,7 +170,11 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self._kept is None:
             image = self.original(index)
             hw = (int(image.shape[1]), int(image.shape[2]))
-            sample = Sample(image, ground_truth_of(record, hw, masks=self.masks), self._proposed(record, hw))
+            sample = Sample(
+                image,
+                ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints),
+                self._proposed(record, hw),
+            )
             return resize_sample(sample, self.rule), hw
         image, hw = self._kept[index]
         ground_truth = self._ground_truths[index] if self._ground_truths else self._resized_ground_truth(record, hw)
@@ -182,7 +188,9 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return None if self.proposals is None else self.proposals.of(record.path, hw)
 
     def _resized_ground_truth(self, record: Record, hw: tuple[int, int]) -> GroundTruth:
-        return resize_ground_truth(ground_truth_of(record, hw, masks=self.masks), hw, self.rule)
+        return resize_ground_truth(
+            ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints), hw, self.rule
+        )
 
     def original(self, index: int) -> Tensor:
         """The image, or the tile (3, H, W) as it is in its file."""
@@ -197,15 +205,19 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return self._kept[index][1] if self._kept is not None else image_size(record.path)
 
     def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in network pixels; with masks if asked for."""
+        """The ground truth of an image whose file has the size `hw`, in network pixels; masks if asked for."""
         if masks and self._ground_truths:
             return self._ground_truths[index]
-        return resize_ground_truth(ground_truth_of(self.records[index], hw, masks=masks), hw, self.rule)
+        return resize_ground_truth(
+            ground_truth_of(self.records[index], hw, masks=masks, num_keypoints=self.num_keypoints), hw, self.rule
+        )
 
     def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
         """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once."""
         if index not in self._original_ground_truths:
-            self._original_ground_truths[index] = ground_truth_of(self.records[index], hw, masks=self.masks)
+            self._original_ground_truths[index] = ground_truth_of(
+                self.records[index], hw, masks=self.masks, num_keypoints=self.num_keypoints
+            )
         return self._original_ground_truths[index]
 
     def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:

@@ -1,4 +1,4 @@
-"""An image's annotations as the ground truth of training and evaluation: clipped boxes, decoded masks."""
+"""An image's annotations as the ground truth of training and evaluation: clipped boxes, decoded masks, keypoints."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from boxwright.structures import CroppedMask, GroundTruth
 Box = tuple[float, float, float, float]
 
 
-def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-    """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`.
+def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0) -> GroundTruth:
+    """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`, and
+    their `num_keypoints` keypoints, which stay where they are; an object that has none gets such of visibility 0.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
     object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
     cannot be decoded.
     """
     if record.tile is not None:
-        whole = ground_truth_of(replace(record, tile=None), record.tile.image_hw, masks=masks)
+        whole = ground_truth_of(
+            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints
+        )
         return cut_ground_truth(whole, record.tile.window)
     kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
     return GroundTruth.of(
@@ -31,7 +34,19 @@ def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False)
         [item.label for item, _ in kept],
         [item.ignore for item, _ in kept],
         [mask_of(item, hw, box) for item, box in kept] if masks else None,
+        torch.tensor([_keypoints(item, num_keypoints) for item, _ in kept]).reshape(len(kept), num_keypoints, 3)
+        if num_keypoints
+        else None,
     )
+
+
+def _keypoints(item: Annotation, count: int) -> list[tuple[float, float, float]]:
+    """The keypoints of one object; ValueError with its place where it has another number of them."""
+    if item.keypoints is None:
+        return [(0.0, 0.0, 0.0)] * count
+    if len(item.keypoints) != count:
+        raise ValueError(f"{item.where}: expected {count} keypoints, got {len(item.keypoints)}")
+    return list(item.keypoints)
 
 
 def clip_box(box: Box, hw: tuple[int, int]) -> Box | None:

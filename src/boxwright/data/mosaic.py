@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from boxwright.data.moved_objects import MovedObjects
 from boxwright.data.transforms import Sample, on_canvas, on_window, place_proposals
@@ -106,4 +107,12 @@ def join_ground_truths(several: Sequence[GroundTruth | MovedObjects]) -> GroundT
         torch.cat([ground_truth.labels for ground_truth in ground_truths]),
         torch.cat([ground_truth.ignore for ground_truth in ground_truths]),
         masks,
+        _joined_keypoints(ground_truths),
     )
+
+
+def _joined_keypoints(ground_truths: Sequence[GroundTruth]) -> Tensor | None:
+    """Keypoints of all objects, if every image with objects has them."""
+    given = [one.keypoints for one in ground_truths if one.keypoints is not None]
+    every = all(one.keypoints is not None for one in ground_truths if len(one))
+    return torch.cat(given) if given and every else None

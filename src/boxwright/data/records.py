@@ -18,6 +18,7 @@ class Annotation:
     """One annotated object as read: `label` in [0, K), `where` gives file and line or id for reports.
 
     `segmentation` is a COCO polygon list or run-length dict, or `voc_masks.ObjectPixels`, not yet decoded.
+    `keypoints` are x, y, visibility (0 not annotated, 1 hidden, 2 visible) of each keypoint of `Classes.skeleton`.
     """
 
     box: tuple[float, float, float, float]
@@ -26,6 +27,7 @@ class Annotation:
     ignore: bool = False
     segmentation: Any = None
     area: float | None = None
+    keypoints: tuple[tuple[float, float, float], ...] | None = None
 
 
 class TileOf(NamedTuple):

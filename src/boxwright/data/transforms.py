@@ -1,4 +1,4 @@
-"""Augmentation and resizing of an image together with its boxes, labels, ignore flags and masks.
+"""Augmentation and resizing of an image together with its boxes, labels, ignore flags, masks and keypoints.
 
 Pixels are transformed by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Randomness comes
 from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image, H W
@@ -118,8 +118,10 @@ def place_ground_truth(
         centres = (own[:, :2] + own[:, 2:]) / 2
         enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
     left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
+    points = place_keypoints(ground_truth.keypoints, placement)
     if ground_truth.masks is None:
-        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left])
+        shown = None if points is None else points[left]
+        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown)
 
     cut = (clipped != own).any(1)
     indices, masks = [], []
@@ -133,7 +135,19 @@ def place_ground_truth(
         indices.append(index)
         masks.append(mask)
     chosen = torch.tensor(indices, dtype=torch.int64)
-    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks))
+    shown = None if points is None else points[chosen]
+    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks), shown)
+
+
+def place_keypoints(keypoints: Tensor | None, placement: Placement) -> Tensor | None:
+    """Keypoints (G, P, 3) in canvas coordinates; those outside the window are not annotated any more: zeros."""
+    if keypoints is None:
+        return None
+    x1, y1, x2, y2 = placement.window
+    points, visible = keypoints[..., :2], keypoints[..., 2:]
+    inside = ((points >= torch.tensor([x1, y1])) & (points <= torch.tensor([x2, y2]))).all(-1, keepdim=True)
+    moved = (points - torch.tensor([x1, y1])) * torch.tensor(placement.scale_xy) + torch.tensor(placement.corner_xy)
+    return torch.cat([moved, visible], dim=-1) * (inside & (visible > 0))
 
 
 def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | None:
@@ -190,7 +204,11 @@ def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: Re
     boxes = ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(offset * 2)
     placement = Placement((0, 0, hw[1], hw[0]), plan.image_hw, (int(offset[0]), int(offset[1])))
     masks = None if ground_truth.masks is None else tuple(place_mask(mask, placement) for mask in ground_truth.masks)
-    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks)
+    points = ground_truth.keypoints
+    if points is not None:
+        moved = points[..., :2] * torch.tensor(plan.scale_xy) + torch.tensor(offset)
+        points = torch.cat([moved, points[..., 2:]], dim=-1) * (points[..., 2:] > 0)
+    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points)
     return resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
 
 
@@ -209,27 +227,32 @@ class Compose:
 
 @dataclass(frozen=True, slots=True)
 class HorizontalFlip:
-    """Flip left and right with probability `p`."""
+    """Flip left and right with probability `p`; keypoint i becomes `mirrored[i]` (`Skeleton.mirrored`)."""
 
     p: float = 0.5
+    mirrored: tuple[int, ...] = ()
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample, mirrored or as it was."""
-        return _flipped(sample, axis=0) if _chance(self.p) else sample
+        return _flipped(sample, 0, self.mirrored) if _chance(self.p) else sample
 
 
 @dataclass(frozen=True, slots=True)
 class VerticalFlip:
-    """Flip top and bottom with probability `p` (for microscope and aerial images)."""
+    """Flip top and bottom with probability `p` (for microscope and aerial images).
+
+    That mirrors an object too: its left keypoints become right ones, as in `HorizontalFlip`.
+    """
 
     p: float = 0.5
+    mirrored: tuple[int, ...] = ()
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample, mirrored or as it was."""
-        return _flipped(sample, axis=1) if _chance(self.p) else sample
+        return _flipped(sample, 1, self.mirrored) if _chance(self.p) else sample
 
 
-def _flipped(sample: Sample, axis: int) -> Sample:
+def _flipped(sample: Sample, axis: int, mirrored: tuple[int, ...]) -> Sample:
     """The flipped sample: axis 0 flips x, axis 1 flips y."""
     image, ground_truth, proposals = sample
     extent = sample.size_hw[1 - axis]
@@ -243,7 +266,11 @@ def _flipped(sample: Sample, axis: int) -> Sample:
         masks = tuple(CroppedMask(extent - x - bitmap.shape[1], y, bitmap.flip(1)) for x, y, bitmap in masks)
     elif masks is not None:
         masks = tuple(CroppedMask(x, extent - y - bitmap.shape[0], bitmap.flip(0)) for x, y, bitmap in masks)
-    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks), turned)
+    points = ground_truth.keypoints
+    if points is not None:
+        points = points[:, list(mirrored)] if mirrored else points.clone()
+        points[..., axis] = torch.where(points[..., 2] > 0, extent - points[..., axis], 0.0)
+    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points), turned)
 
 
 def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:

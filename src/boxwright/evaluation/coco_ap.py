@@ -1,4 +1,4 @@
-"""COCO average precision and recall for boxes and masks, with undefined cases handled.
+"""COCO average precision and recall for boxes, masks and keypoints, with undefined cases handled.
 
 The counting is done by faster-coco-eval, whose figures equal those of pycocotools. Its input is prepared here: image
 and annotation ids run from 1 (the COCO tools take an id of 0 for "unmatched" and lose true positives), areas are always
@@ -18,12 +18,17 @@ from torch import Tensor
 
 from boxwright.data.formats.federated import FREQUENCIES
 from boxwright.evaluation.federated import Federation, counted_detections
-from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth
+from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, Skeleton
 
+KEYPOINT_LIMITS = (20,)
+"""COCO's limit on detections in AP of keypoints."""
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e5**2]}  # square pixels
 NAMED = 20  # classes in a note; LVIS has 1203
 AT_ONCE = 100  # classes that are counted together
+
+Kind = Literal["boxes", "masks", "keypoints"]
+IOU_TYPE = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -77,7 +82,7 @@ def coco_ap(
     ground_truths: Sequence[GroundTruth],
     classes: Classes,
     *,
-    kind: Literal["boxes", "masks"] = "boxes",
+    kind: Kind = "boxes",
     max_detections: Sequence[int] | None = None,
     iou_thresholds: Sequence[float] | None = None,
     areas: Areas | None = None,
@@ -91,7 +96,10 @@ def coco_ap(
     missing, the number of mask pixels is used, or else the area of the box. In AP of masks, an object of unknown mask
     is an ignore region, like a crowd; one with an empty mask is always missed.
 
-    Raises ValueError if lengths differ, a score is NaN, or masks are requested and missing.
+    In AP of keypoints the overlap is COCO's object keypoint similarity with the sigmas of `classes.skeleton`, an object
+    without an annotated keypoint is an ignore region, and COCO's own limit is 20 detections (`KEYPOINT_LIMITS`).
+
+    Raises ValueError if lengths differ, a score is NaN, or masks or keypoints are requested and missing.
     """
     _check(detections, ground_truths, classes, kind, areas)
     if federation is not None:
@@ -109,7 +117,7 @@ def coco_ap(
         _count(
             [row for row in ground_truth_rows if row["category_id"] - 1 in labels],
             [row for row in found_rows if row["category_id"] - 1 in labels],
-            detections, labels, kind, limits, thresholds, federation,
+            detections, labels, kind, limits, thresholds, federation, classes.skeleton,
         )
         for labels in (range(len(classes))[at : at + AT_ONCE] for at in range(0, len(classes), AT_ONCE))
     ]  # fmt: skip
@@ -127,17 +135,18 @@ def coco_ap(
             group: _mean(precision[:, :, groups == group, everything, largest])
             for group in (FREQUENCIES if len(groups) else ())
         }
+    small = slice(1, -2)  # COCO has no small objects in AP of keypoints
     return CocoResult(
         ap=_mean(precision[..., everything, largest]),
         ap50=_mean(precision[at(0.5)][..., everything, largest]),
         ap75=_mean(precision[at(0.75)][..., everything, largest]),
-        ap_small=_mean(precision[..., 1, largest]),
-        ap_medium=_mean(precision[..., 2, largest]),
-        ap_large=_mean(precision[..., 3, largest]),
+        ap_small=_mean(precision[..., small, largest]),
+        ap_medium=_mean(precision[..., -2, largest]),
+        ap_large=_mean(precision[..., -1, largest]),
         ar={limit: _mean(recall[..., everything, index]) for index, limit in enumerate(limits)},
-        ar_small=_mean(recall[..., 1, largest]),
-        ar_medium=_mean(recall[..., 2, largest]),
-        ar_large=_mean(recall[..., 3, largest]),
+        ar_small=_mean(recall[..., small, largest]),
+        ar_medium=_mean(recall[..., -2, largest]),
+        ar_large=_mean(recall[..., -1, largest]),
         recall50=_mean(recall[at(0.5)][..., everything, largest]),
         per_class={name: _mean(precision[:, :, k, everything, largest]) for k, name in enumerate(classes.names)},
         per_class_ap50={
@@ -184,9 +193,30 @@ def _check(
             (len(ground_truth) and ground_truth.masks is None) or (len(found) and found.masks is None)
         ):
             raise ValueError(f"image {index}: AP of masks needs masks in the ground truth and in the detections")
+        if kind == "keypoints":
+            _check_keypoints(found, ground_truth, index, classes.skeleton)
         given = None if areas is None else areas[index]
         if given is not None and len(given) != len(ground_truth):
             raise ValueError(f"image {index}: {len(given)} areas for {len(ground_truth)} objects")
+
+
+def _check_keypoints(found: Detections, ground_truth: GroundTruth, index: int, skeleton: Skeleton | None) -> None:
+    for name, one in (("ground truth", ground_truth), ("detections", found)):
+        if len(one) and one.keypoints is None:
+            raise ValueError(
+                f"image {index}: AP of keypoints needs keypoints in the ground truth and in the detections"
+            )
+        if one.keypoints is not None and skeleton is not None and one.keypoints.shape[1] != len(skeleton):
+            raise ValueError(
+                f"image {index}: {one.keypoints.shape[1]} keypoints in the {name}, expected {len(skeleton)}"
+            )
+
+
+def _keypoint_numbers(keypoints: Tensor) -> list[float]:
+    """Keypoints (P, 3) as COCO writes them, from the centre of a pixel."""
+    shift = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
+    numbers: list[float] = (keypoints.detach().cpu().double() - shift).flatten().tolist()
+    return numbers
 
 
 def _ground_truth_rows(
@@ -209,6 +239,9 @@ def _ground_truth_rows(
                 if not mask.known:  # detections in its box are neither true nor false positives
                     mask, row["iscrowd"] = _filled(ground_truth.boxes[thing], found.size_hw), 1
                 row["segmentation"] = mask.encoded(found.size_hw)
+            if kind == "keypoints" and ground_truth.keypoints is not None:
+                points = ground_truth.keypoints[thing]
+                row |= {"keypoints": _keypoint_numbers(points), "num_keypoints": int((points[:, 2] > 0).sum())}
             rows.append(row)
     return rows
 
@@ -223,6 +256,8 @@ def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, A
             if kind == "masks" and found.masks is not None:
                 mask = found.mask(thing)
                 row |= {"segmentation": mask.encoded(found.size_hw), "area": int(mask.bitmap.sum())}
+            if kind == "keypoints" and found.keypoints is not None:
+                row["keypoints"] = _keypoint_numbers(found.keypoints[thing])
             rows.append(row)
     return rows
 
@@ -250,6 +285,7 @@ def _count(
     limits: list[int],
     thresholds: NDArray[np.float64],
     federation: Federation | None,
+    skeleton: Skeleton | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (T, 101, K, 4, M) and recall (T, K, 4, M) over overlaps, recalls, `labels`, areas, limits."""
     if not detections:
@@ -277,11 +313,13 @@ def _count(
     ]
     evaluation = COCOeval_faster(
         *tables,
-        iouType="segm" if kind == "masks" else "bbox",
+        iouType=IOU_TYPE[kind],
         ranges=AREA_RANGES,
         print_function=quiet,
         lvis_style=federation is not None,
+        kpt_oks_sigmas=None if skeleton is None else list(skeleton.sigmas),
     )
+    evaluation.params.catIds = [category["id"] for category in categories]
     evaluation.params.maxDets = limits
     evaluation.params.iouThrs = thresholds
     evaluation.evaluate()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from boxwright.evaluation.bootstrap import bootstrap_ap
 from boxwright.evaluation.cityscapes_ap import cityscapes_ap
-from boxwright.evaluation.coco_ap import Areas, CocoResult, coco_ap
+from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, Areas, CocoResult, coco_ap
 from boxwright.evaluation.curves import best_threshold as find_best_threshold
 from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
@@ -111,6 +111,11 @@ def evaluate_detections(
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
         if have_masks(detections, ground_truths):
             figures |= ap_of("masks").figures("segm_")
+        if have_keypoints(detections, ground_truths):
+            points = coco_ap(
+                detections, ground_truths, classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
+            )
+            figures |= points.figures("keypoint_")
         interval = bootstrap_ap(matches) if len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
         figures["AP50_interval"] = None if interval is None else list(interval)
     figures["best_f1"] = best and {
@@ -130,6 +135,14 @@ def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundT
     known = all(ground_truth.masks is not None for ground_truth in ground_truths if len(ground_truth))
     return known and any(one.masks is not None for one in detections) and all(
         one.masks is not None for one in detections if len(one)
+    )  # fmt: skip
+
+
+def have_keypoints(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
+    """Whether all ground truth objects and all detections have keypoints (and there are some)."""
+    known = all(ground_truth.keypoints is not None for ground_truth in ground_truths if len(ground_truth))
+    return known and any(one.keypoints is not None for one in detections) and all(
+        one.keypoints is not None for one in detections if len(one)
     )  # fmt: skip
 
 
@@ -153,6 +166,9 @@ def headline(evaluation: Evaluation) -> list[str]:
         lines = ["  ".join(map(show, keys)) for keys in (*rows, recalls)]
         if "segm_AP" in figures:
             lines += ["  ".join(show(f"segm_{key}") for key in row) for row in rows]
+        if "keypoint_AP" in figures:
+            keys = (["keypoint_AP", "keypoint_AP50", "keypoint_AP75"], ["keypoint_APm", "keypoint_APl"])
+            lines += ["  ".join(map(show, row)) for row in keys]
         interval = figures["AP50_interval"]
         if interval:
             lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 % bootstrap interval)")

@@ -29,7 +29,7 @@ from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.inference.tiles import of_each_tile, tiling_of
 from boxwright.ops.tiling import Tiling
-from boxwright.structures import Detections, GroundTruth
+from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.wording import counted
 
 UNREADABLE = ("missing-image", "unreadable-image")
@@ -211,8 +211,8 @@ def evaluate_checkpoint(
         stored.check(checked.records[:limit])
     detector.check_proposals(stored)
     images = DetectionDataset(
-        checked, detector.resize, masks=masks, cache=False, proposals=stored, value_range=detector.value_range,
-        tiling=tiling,
+        checked, detector.resize, masks=masks, num_keypoints=_evaluated_keypoints(detector, part.classes, data, log),
+        cache=False, proposals=stored, value_range=detector.value_range, tiling=tiling,
     )  # fmt: skip
     most = max_detections if tiling is None else of_each_tile(max_detections, detector.settings)
     settings = evaluation_settings(detector.settings, score_threshold, most, nms_iou)
@@ -239,6 +239,16 @@ def evaluate_checkpoint(
         )
     before = sum(finding.kind in UNREADABLE for finding in report.findings)
     return replace(evaluated, unreadable=evaluated.unreadable + before, seconds=seconds)
+
+
+def _evaluated_keypoints(detector: Detector, classes: Classes, data: Path, log: Callable[[str], object]) -> int:
+    """How many keypoints are evaluated: the detector's, or none where the data has others, which is logged."""
+    count, skeleton = detector.recipe.num_keypoints, classes.skeleton
+    if count and (skeleton is None or len(skeleton) != count):
+        has = "no keypoints" if skeleton is None else counted(len(skeleton), "keypoint")
+        log(f"{data} has {has}, the detector finds {count}: only boxes are evaluated")
+        return 0
+    return count
 
 
 def _log_images(found: SplitDetections, images: DetectionDataset, log: Callable[[str], object]) -> None:

@@ -1,8 +1,8 @@
 """What was found in the tiles of an image, as the detections of the image.
 
 Detections of different tiles that are one object (`ops.tiling.same_objects`) become one: the best that is whole, or
-where all of them were cut, what they cover together. Its score is the highest of theirs. What one tile found alone
-stays as it is, so that a single tile gives what the whole image does.
+where all of them were cut, what they cover together (keypoints are those of the best). Its score is the highest of
+theirs. What one tile found alone stays as it is, so that a single tile gives what the whole image does.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def merged(
     groups = _groups(pairs.tolist(), padded.shape[1]) if len(pairs) else []
     whole = Detections(
         padded.flatten(0, 1)[rows], torch.cat([one.scores for one in found]), labels.flatten()[rows], hw,
-        found[0].classes, _placed_masks(found, windows), found[0].path,
+        found[0].classes, _placed_masks(found, windows), found[0].path, keypoints=_placed_keypoints(found, windows),
     )  # fmt: skip
     if groups:
         number = real.cumsum(0) - 1  # of a detection, by its padded row
@@ -85,6 +85,18 @@ def _placed_masks(found: Sequence[Detections], windows: Sequence[Window]) -> tup
         for one, (x, y, _, _) in zip(found, windows, strict=True)
         for mask in map(one.mask, range(len(one)))
     )
+
+
+def _placed_keypoints(found: Sequence[Detections], windows: Sequence[Window]) -> Tensor | None:
+    """The keypoints (N, P, 3) of all tiles in the pixels of the image; None where the tiles have none."""
+    if any(one.keypoints is None for one in found):
+        return None
+    placed = [
+        one.keypoints + torch.tensor([x, y, 0])
+        for one, (x, y, _, _) in zip(found, windows, strict=True)
+        if one.keypoints is not None
+    ]
+    return torch.cat(placed)
 
 
 def _groups(pairs: Sequence[Sequence[int]], per_tile: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from boxwright.models.fast_rcnn import FastRCNN, FastRCNNConfig
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from boxwright.models.fcos import FCOS, FCOSConfig
 from boxwright.models.fcos_mask import FCOSMask, FCOSMaskConfig
+from boxwright.models.keypoint_rcnn import KeypointRCNN, KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
 from boxwright.models.rpn import RPN, RPNConfig
@@ -22,7 +23,8 @@ class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks. `holds` names the detector that a mask model holds, whose sections it has.
+    `needs_masks` it learns masks, with `needs_keypoints` keypoints. `holds` names the
+    detector that a mask or keypoint model holds, whose sections it has.
     """
 
     config: type[ModelConfig]
@@ -31,6 +33,7 @@ class ModelEntry(NamedTuple):
     needs_proposals: bool = False
     needs_masks: bool = False
     holds: str | None = None
+    needs_keypoints: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -40,5 +43,6 @@ MODELS: dict[str, ModelEntry] = {
     "fast_rcnn": ModelEntry(FastRCNNConfig, FastRCNN, needs_proposals=True),
     "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
     "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True, holds="faster_rcnn"),
+    "keypoint_rcnn": ModelEntry(KeypointRCNNConfig, KeypointRCNN, holds="faster_rcnn", needs_keypoints=True),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

@@ -20,6 +20,7 @@ ALIASES = {
     "faster-rcnn": "faster-rcnn-small",
     "mask-rcnn": "mask-rcnn-small",
     "fcos-mask": "fcos-mask-small",
+    "keypoint-rcnn": "keypoint-rcnn-small",
 }
 """Short names, and the recipes that a user's own data can start from on every machine."""
 MEDIUM = {name: f"{name}-medium" for name in ("fcos", "retinanet", "faster-rcnn", "mask-rcnn", "fcos-mask")}

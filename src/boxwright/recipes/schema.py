@@ -15,6 +15,7 @@ from pydantic_core import CoreSchema
 
 from boxwright.models import MODELS, DetectionModel, ModelConfig
 from boxwright.models.class_weights import weigh_classes
+from boxwright.models.keypoint_rcnn import KeypointRCNNConfig
 from boxwright.ops.image import Filter, ResizeRule, Rounding
 from boxwright.ops.tiling import MOST_OVERLAP, SMALLEST, Tiling
 from boxwright.recipes.compat import Switch, differing, reason
@@ -293,6 +294,11 @@ class Recipe(Section):
     def needs_masks(self) -> bool:
         """Whether the recipe's model learns masks."""
         return MODELS[self.model.name].needs_masks
+
+    @property
+    def num_keypoints(self) -> int:
+        """How many keypoints of an object the recipe's model learns; 0 for a model without."""
+        return self.model.keypoint.num_keypoints if isinstance(self.model, KeypointRCNNConfig) else 0
 
     def build_model(self, num_classes: int) -> DetectionModel:
         """The recipe's detector for so many classes, with random weights.

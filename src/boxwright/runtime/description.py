@@ -59,7 +59,7 @@ class Description:
             "format": FORMAT,
             "version": VERSION,
             "recipe": dump_recipe(self.recipe),
-            "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
+            "classes": self.classes.as_dict(),
             "score_threshold": self.score_threshold,
             "settings": asdict(self.settings),
             "input": {
@@ -95,7 +95,7 @@ class Description:
             fed = data["input"]
             return cls(
                 recipe=check_stored_recipe(data["recipe"], str(path)),
-                classes=Classes(tuple(data["classes"]["names"]), tuple(data["classes"]["ids"])),
+                classes=Classes.from_dict(data["classes"]),
                 score_threshold=data["score_threshold"],
                 settings=DetectSettings(**data["settings"]),
                 pixels=fed["pixels"],

@@ -55,7 +55,7 @@ class ExportedEngine:
             inputs["proposals"] = torch.where(proposals.valid[..., None], proposals.boxes, 0.0)
         arrays = self.run(inputs)
         outputs = [torch.as_tensor(array, device=self.device) for array in arrays]
-        found = PaddedDetections(*outputs)
+        found = PaddedDetections(**dict(zip(known.outputs, outputs, strict=True)))
         if not known.nms:
             picked = select_detections(*found[:3], settings.nms_iou, settings.max_detections)
             found = PaddedDetections(*picked)
@@ -96,6 +96,7 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
     most = settings.max_detections
     boxes, scores, labels = found.boxes[:, :most], found.scores[:, :most], found.labels[:, :most]
     masks = None if found.masks is None else found.masks[:, :most]
+    heatmaps = None if found.heatmaps is None else found.heatmaps[:, :most]
     keep = (scores > settings.score_threshold) & (labels >= 0)  # (B, N)
     return PaddedDetections(
         torch.where(keep[..., None], boxes, 0.0),
@@ -103,6 +104,7 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
         torch.where(keep, labels, -1),
         keep.sum(1),
         masks if masks is None else torch.where(keep[..., None, None], masks, 0.0),
+        heatmaps if heatmaps is None else torch.where(keep[..., None, None, None], heatmaps, 0.0),
     )
 
 

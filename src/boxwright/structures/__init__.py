@@ -16,6 +16,7 @@ from boxwright.structures.ground_truth import GroundTruth, GroundTruthObject
 from boxwright.structures.losses import Losses
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.proposals import Proposals
+from boxwright.structures.skeleton import Skeleton
 from boxwright.structures.targets import Targets
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Losses",
     "PaddedDetections",
     "Proposals",
+    "Skeleton",
     "Targets",
 ]

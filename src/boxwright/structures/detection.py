@@ -12,7 +12,8 @@ class Detection:
     """One object that a detector found: what iterating over `Detections` gives.
 
     `box` is x1, y1, x2, y2 in pixels of the original image, `score` in [0, 1], `label` the class index and `name` the
-    class name; `mask`, where the detector finds masks, is cropped to the object.
+    class name; `mask`, where the detector finds masks, is cropped to the object, and `keypoints`, where it finds
+    those, are x, y, score of each.
     """
 
     box: tuple[float, float, float, float]
@@ -20,3 +21,4 @@ class Detection:
     label: int
     name: str
     mask: CroppedMask | None = None
+    keypoints: tuple[tuple[float, float, float], ...] | None = None

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
+from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
@@ -153,7 +154,8 @@ class PaddedDetections(NamedTuple):
     """Detections of a batch at fixed ranks, best first: boxes (B, N, 4), scores (B, N), labels (B, N), counts (B,).
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
-    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box.
+    (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
+    a keypoint detector, logits over each box of where its P keypoints are.
     """
 
     boxes: Tensor
@@ -161,6 +163,7 @@ class PaddedDetections(NamedTuple):
     labels: Tensor
     counts: Tensor
     masks: Tensor | None = None
+    heatmaps: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -169,15 +172,19 @@ class PaddedDetections(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
         """The same detections with every tensor changed."""
         boxes, scores, labels, counts = (change(part) for part in self[:4])
-        return PaddedDetections(boxes, scores, labels, counts, None if self.masks is None else change(self.masks))
+        grids = (None if part is None else change(part) for part in (self.masks, self.heatmaps))
+        return PaddedDetections(boxes, scores, labels, counts, *grids)
 
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped."""
-        boxes, scores, labels, numbers, grids = self.cpu()
+        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
+
+        Keypoints are decoded in network pixels, as the references do, and then moved.
+        """
+        in_network, scores, labels, numbers, grids, heatmaps = self.cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
         offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
-        boxes = (boxes - offset) / scale
+        boxes = (in_network - offset) / scale
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
@@ -188,16 +195,24 @@ class PaddedDetections(NamedTuple):
                 # into the box before clipping: a mask that leaves the image must not be squeezed
                 pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
-            found.append(Detections(own, scores[image, rows], labels[image, rows], (height, width), masks=masks))
+            points = None
+            if heatmaps is not None:
+                points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
+                points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
+            size_hw = (height, width)
+            found.append(
+                Detections(own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points)
+            )
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), and masks if any.
+    """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
-    them, or cropped to their objects, as `stream` and evaluation keep them. Iterating gives single `Detection`s.
+    them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
+    a score above 0. Iterating gives single `Detection`s.
 
     >>> found = Detections(torch.tensor([[0.0, 0, 8, 8], [2, 2, 6, 6]]), torch.tensor([0.9, 0.4]), torch.tensor([1, 0]),
     ...                    size_hw=(10, 10), classes=Classes.named(["cat", "dog"]))
@@ -212,6 +227,7 @@ class Detections:
     classes: Classes | None = None
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
+    keypoints: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -224,6 +240,10 @@ class Detections:
         elif self.masks is not None:
             planes, got = (count, *self.size_hw), tuple(self.masks.shape)
             require(got == planes, f"masks: expected {planes}, got {got}")
+        if self.keypoints is not None:
+            got = tuple(self.keypoints.shape)
+            good = len(got) == 3 and got[0] == count and got[2] == 3
+            require(good, f"keypoints: expected ({count}, P, 3), got {got}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -257,7 +277,10 @@ class Detections:
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)
-        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask)
+        points = (
+            None if self.keypoints is None else tuple((x, y, score) for x, y, score in self.keypoints[row].tolist())
+        )
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points)
 
     @property
     def names(self) -> list[str]:
@@ -276,7 +299,8 @@ class Detections:
         elif masks is not None:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path)
+        points = None if self.keypoints is None else self.keypoints[keep]
+        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points)
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""
@@ -311,7 +335,9 @@ class Detections:
         """Rows of a COCO result file: the category ids of the user's own files, boxes as x, y, width, height.
 
         The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
-        codes, or as polygons along the edges of their pixels. Raises ValueError without an id where no file is known.
+        codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a
+        pixel to the left and up, since COCO counts from the centre of a pixel. Raises ValueError without an id where no
+        file is known.
         """
         if image_id is None:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
@@ -333,6 +359,9 @@ class Detections:
                 row["segmentation"] = (
                     mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(self.size_hw)
                 )
+            if self.keypoints is not None:
+                points = self.keypoints[index].double() - torch.tensor([0.5, 0.5, 0.0])
+                row["keypoints"] = points.flatten().tolist()
             rows.append(row)
         return rows
 

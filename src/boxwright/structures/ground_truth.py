@@ -1,6 +1,6 @@
-"""The ground truth of one image: boxes, labels, ignore flags and masks.
+"""The ground truth of one image: boxes, labels, ignore flags, masks and keypoints.
 
-Shape legend: G = ground-truth boxes of the image, K = classes.
+Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from boxwright.visualize.drawing import draw
 class GroundTruthObject(NamedTuple):
     """One object of the ground truth: what iterating over `GroundTruth` gives.
 
-    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore` and `mask` as in `GroundTruth`.
+    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore`, `mask` and `keypoints` (P, 3)
+    as in `GroundTruth`.
     """
 
     box: tuple[float, float, float, float]
     label: int
     ignore: bool = False
     mask: CroppedMask | None = None
+    keypoints: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks if any.
+    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks and keypoints if any.
 
+    Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible.
     `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). A number or iterating
     gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
 
@@ -49,6 +52,7 @@ class GroundTruth:
     labels: Tensor
     ignore: Tensor
     masks: tuple[CroppedMask, ...] | None = None
+    keypoints: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -60,6 +64,11 @@ class GroundTruth:
         require(self.ignore.dtype == torch.bool, f"ignore: expected bool, got {self.ignore.dtype}")
         if self.masks is not None:
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
+        if self.keypoints is not None:
+            shape, dtype = tuple(self.keypoints.shape), self.keypoints.dtype
+            good = len(shape) == 3 and shape[0] == count and shape[2] == 3
+            require(good, f"keypoints: expected ({count}, P, 3), got {shape}")
+            require(dtype == torch.float32, f"keypoints: expected float32, got {dtype}")
         if count:
             bad = ~torch.isfinite(self.boxes).all(1) | (self.boxes[:, 2:] <= self.boxes[:, :2]).any(1)
             if bool(bad.any()):
@@ -93,12 +102,14 @@ class GroundTruth:
         if isinstance(rows, int):
             x1, y1, x2, y2 = self.boxes[rows].tolist()
             mask = None if self.masks is None else self.masks[rows]
-            return GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask)
+            points = None if self.keypoints is None else self.keypoints[rows]
+            return GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask, points)
         rows = rows.to(self.boxes.device)
         masks = self.masks
         if masks is not None:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks)
+        points = None if self.keypoints is None else self.keypoints[rows]
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
@@ -116,7 +127,14 @@ class GroundTruth:
         return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
 
     @classmethod
-    def of(cls, boxes: Any, labels: Any, ignore: Any = None, masks: Sequence[CroppedMask] | None = None) -> GroundTruth:
+    def of(
+        cls,
+        boxes: Any,
+        labels: Any,
+        ignore: Any = None,
+        masks: Sequence[CroppedMask] | None = None,
+        keypoints: Any = None,
+    ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
 
         >>> len(GroundTruth.of([[10, 20, 60, 90]], [1]))
@@ -125,4 +143,5 @@ class GroundTruth:
         boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
-        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), None if masks is None else tuple(masks))
+        points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), None if masks is None else tuple(masks), points)

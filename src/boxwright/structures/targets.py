@@ -1,6 +1,7 @@
 """The ground truth of a batch, padded, as losses take it.
 
-Shape legend: B = images, G = ground-truth boxes (the padded maximum of a batch), K = classes.
+Shape legend: B = images, G = ground-truth boxes (the padded maximum of a batch), K = classes,
+P = keypoints of an object.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Targets:
     """The ground truth of a batch, padded to its largest image: boxes (B, G, 4), labels, ignore and valid (B, G).
 
     Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
+    Keypoints (B, G, P, 3) are x, y and visibility; those of padding rows are 0.
     """
 
     boxes: Tensor
@@ -29,6 +31,7 @@ class Targets:
     ignore: Tensor
     valid: Tensor
     masks: PackedMasks | None = None
+    keypoints: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count = self.boxes.shape[:2]
@@ -39,6 +42,11 @@ class Targets:
         if self.masks is not None:
             shape = tuple(self.masks.start.shape)
             require(shape == (batch, count), f"masks: expected those of {(batch, count)} objects, got {shape}")
+
+        if self.keypoints is not None:
+            shape = tuple(self.keypoints.shape)
+            good = len(shape) == 4 and shape[:2] == (batch, count) and shape[3] == 3
+            require(good, f"keypoints: expected ({batch}, {count}, P, 3), got {shape}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -63,6 +71,7 @@ class Targets:
             ignore=pad([ground_truth.ignore for ground_truth in ground_truths]),
             valid=pad([torch.ones(len(ground_truth), dtype=torch.bool) for ground_truth in ground_truths]),
             masks=_packed(ground_truths, count) if with_masks else None,
+            keypoints=_padded_keypoints(ground_truths, count),
         )
 
     def image(self, index: int) -> GroundTruth:
@@ -70,27 +79,47 @@ class Targets:
         keep = self.valid[index]
         boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
         masks = None if self.masks is None else _unpacked(self.masks, index, keep)
-        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks)
+        points = None if self.keypoints is None else self.keypoints[index][keep].cpu()
+        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
         masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
-        return Targets(boxes, labels, ignore, valid, masks)
+        points = None if self.keypoints is None else self.keypoints.to(device, non_blocking=non_blocking)
+        return Targets(boxes, labels, ignore, valid, masks, points)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
         masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
-        return Targets(boxes, labels, ignore, valid, masks)
+        points = None if self.keypoints is None else self.keypoints.pin_memory()
+        return Targets(boxes, labels, ignore, valid, masks, points)
 
     def scaled(self, factors_xy: Tensor) -> Targets:
         """The same targets for images resized by the factors (2,) of width and height."""
         factors = factors_xy.repeat(2)
         masks = self.masks and self.masks._replace(frame=self.masks.frame * factors)
-        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks)
+        points = self.keypoints
+        if points is not None:
+            points = points * torch.cat([factors_xy, factors_xy.new_ones(1)])
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points)
+
+
+def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
+    """Keypoints (B, count, P, 3) of several images, None if none has any; ValueError where their numbers differ."""
+    given = [one.keypoints for one in ground_truths]
+    numbers = {points.shape[1] for points in given if points is not None}
+    if not numbers:
+        return None
+    require(len(numbers) == 1, f"keypoints: expected one number of an object in a batch, got {sorted(numbers)}")
+    full = torch.zeros(len(given), count, numbers.pop(), 3)
+    for row, points in zip(full, given, strict=True):
+        if points is not None:
+            row[: len(points)] = points
+    return full
 
 
 def _packed(ground_truths: Sequence[GroundTruth], count: int) -> PackedMasks:

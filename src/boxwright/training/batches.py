@@ -56,14 +56,14 @@ class LoadedBatches:
 class DrawnBatches:
     """Batches that are made on a device, of images that are stored there, or of those that each is sent with.
 
-    The ground truth of all images is stored there too, unless it has masks: then the host transforms it.
+    The ground truth of all images is stored there too, unless it has masks or keypoints: then the host transforms it.
     """
 
     def __init__(
         self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None
     ) -> None:
         self.images, self.workers, self.device, self.stored = images, workers, device, stored
-        self.objects = None if images.masks else store_objects(images)
+        self.objects = None if images.masks or images.num_keypoints else store_objects(images)
         self.samples = DrawnDataset(images, self.objects, send_images=stored is None)
         starts = None if stored is None else stored.starts
         self.collate = DrawnCollate(images, starts, few_shapes=device.type == "cuda" and stored is not None)

@@ -75,8 +75,10 @@ def first_batch(
     stored = open_proposals(None if proposals is None else str(proposals), recipe, opened)
     log_missing_proposals(stored, recipe, opened, log)
     images = DetectionDataset(
-        opened.train, recipe.data.resize.rule(), augmentation=augmentation(recipe.data.augment),
-        masks=recipe.needs_masks, cache=False, proposals=stored, value_range=recipe.data.value_range,
+        opened.train, recipe.data.resize.rule(), 
+        augmentation=augmentation(recipe.data.augment, opened.classes.skeleton),
+        masks=recipe.needs_masks, num_keypoints=recipe.num_keypoints, cache=False, proposals=stored,
+        value_range=recipe.data.value_range,
     )  # fmt: skip
     progress = Progress.at_start(scaled(recipe, len(images.records), world=1), fixed=True)
     until = recipe.data.augment.mosaic_until

@@ -157,6 +157,8 @@ class GraphStep:
             return "gradients are accumulated"
         if batches[0].targets.masks is not None:
             return "masks have another number of pixels in each batch"
+        if batches[0].targets.keypoints is not None:
+            return "keypoints are learnt in another number of regions in each batch"
         return "a norm of the box head needs to know how many regions there are" if self._counts_regions else None
 
     def _count(self, key: Key) -> None:

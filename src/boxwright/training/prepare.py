@@ -37,7 +37,7 @@ from boxwright.models.class_weights import weights_by_name
 from boxwright.models.fast_rcnn import FastRCNNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
-from boxwright.structures import Classes
+from boxwright.structures import Classes, Skeleton
 from boxwright.wording import counted
 from boxwright.writing import writing
 
@@ -105,6 +105,8 @@ def open_checked(
         raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
     if recipe.needs_masks:
         _require_masks(path, train, recipe.name, report)
+    if recipe.num_keypoints:
+        _require_keypoints(path, train, recipe)
     if overfit is not None:
         labelled = tuple(record for record in train.records if record.annotations)
         if len(labelled) < overfit:
@@ -161,6 +163,26 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
         )
 
 
+def _require_keypoints(path: str | Path, train: Split, recipe: Recipe) -> None:
+    """Refuse data without keypoints, or with another number of them than the recipe learns."""
+    skeleton, wanted = train.classes.skeleton, counted(recipe.num_keypoints, "keypoint")
+    if skeleton is None:
+        raise ValueError(
+            f"{path}: {recipe.name} learns {wanted} of an object, but the data has none; give COCO JSON whose "
+            "categories name their keypoints (person_keypoints_train2017.json), or train a recipe without keypoints"
+        )
+    if len(skeleton) != recipe.num_keypoints:
+        raise ValueError(
+            f"{path}: {recipe.name} learns {wanted} of an object, but the data has {len(skeleton)} "
+            f"({', '.join(skeleton.names)}); set model.keypoint.num_keypoints={len(skeleton)}"
+        )
+    objects = [item for record in train.records for item in record.annotations]
+    if not any(point[2] > 0 for item in objects for point in item.keypoints or ()):
+        raise ValueError(
+            f"{path}: {recipe.name} learns keypoints, but no object of split {train.name} has one to learn"
+        )
+
+
 def _log_problems(report: PreflightReport, log: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
@@ -169,17 +191,18 @@ def _log_problems(report: PreflightReport, log: Callable[[str], None]) -> None:
         log(f"data: ... and {len(serious) - PROBLEMS_SHOWN} more: `boxwright inspect` shows all")
 
 
-def augmentation(settings: Augment) -> Augmentation:
-    """The pipeline that a recipe's `data.augment` describes."""
+def augmentation(settings: Augment, skeleton: Skeleton | None = None) -> Augmentation:
+    """The pipeline that a recipe's `data.augment` describes, for objects with such keypoints."""
+    mirrored = () if skeleton is None else skeleton.mirrored
     steps: list[Step] = []
     if settings.iou_crop:
         steps.append(RandomIoUCrop(p=settings.iou_crop))
     if settings.scale_jitter:
         steps.append(ScaleJitter(*settings.scale_jitter))
     if settings.horizontal_flip:
-        steps.append(HorizontalFlip(settings.horizontal_flip))
+        steps.append(HorizontalFlip(settings.horizontal_flip, mirrored))
     if settings.vertical_flip:
-        steps.append(VerticalFlip(settings.vertical_flip))
+        steps.append(VerticalFlip(settings.vertical_flip, mirrored))
     colours = (settings.brightness, settings.contrast, settings.saturation, settings.hue)
     if any(colours):
         steps.append(ColourJitter(*colours))
@@ -221,16 +244,16 @@ def image_sets(
 ) -> tuple[DetectionDataset, DetectionDataset, list[float]]:
     """Training and validation images, and the aspect of each training image."""
     resize = recipe.data.resize
-    pipeline = augmentation(recipe.data.augment) if augment else None
-    masks = recipe.needs_masks
+    pipeline = augmentation(recipe.data.augment, data.classes.skeleton) if augment else None
+    masks, points = recipe.needs_masks, recipe.num_keypoints
     cache, values = recipe.data.cache, recipe.data.value_range
     train = DetectionDataset(
-        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, cache=cache, proposals=proposals,
-        value_range=values,
+        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, cache=cache,
+        proposals=proposals, value_range=values,
     )  # fmt: skip
     val = DetectionDataset(
-        data.val, resize.rule(), masks=masks, cache=cache, proposals=proposals, value_range=values,
-        tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
+        data.val, resize.rule(), masks=masks, num_keypoints=points, cache=cache, proposals=proposals,
+        value_range=values, tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
     )  # fmt: skip
     return train, val, aspects_of(data.train)
 

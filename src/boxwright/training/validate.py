@@ -12,7 +12,7 @@ from torch import nn
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.dataset import DetectionDataset
-from boxwright.evaluation.coco_ap import CocoResult, coco_ap
+from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, CocoResult, coco_ap
 from boxwright.evaluation.detect_split import (
     EvaluationInputs,
     SplitDetections,
@@ -20,7 +20,7 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
-from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_masks
+from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
@@ -28,16 +28,17 @@ from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
-    """COCO figures of the boxes and, where the model gives masks, of the masks; and what they were computed from."""
+    """COCO figures of the boxes and, where the model gives them, of masks or keypoints; and their inputs."""
 
     coco: CocoResult
     inputs: EvaluationInputs
     segm: CocoResult | None = None
+    points: CocoResult | None = None
 
     @property
     def ap(self) -> float | None:
-        """The figure that says which weights are best: AP of the masks where there are masks, else of the boxes."""
-        return (self.segm or self.coco).ap
+        """The figure that says which weights are best: AP of masks or keypoints where there are any, else of boxes."""
+        return (self.segm or self.points or self.coco).ap
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
@@ -47,11 +48,14 @@ class ValidationResult(NamedTuple):
         row |= {"val/AP": self.coco.ap, "val/AP50": self.coco.ap50, "val/AP75": self.coco.ap75}
         if self.segm is not None:
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
+        if self.points is not None:
+            row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
         return row
 
     def figures(self) -> dict[str, Any]:
-        """The COCO figures as one JSON object; those of the masks are called `segm_AP` and so on."""
-        return self.coco.figures() | (self.segm.figures("segm_") if self.segm else {})
+        """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
+        masks = self.segm.figures("segm_") if self.segm else {}
+        return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {})
 
     def evaluation(self) -> Evaluation:
         """Everything that `evaluate` says of the same checkpoint and split."""
@@ -62,7 +66,7 @@ class ValidationResult(NamedTuple):
         )  # fmt: skip
 
     def summary(self) -> str:
-        """AP and AP50 of the boxes, and of the masks where there are any, for a line of the log."""
+        """AP and AP50 of the boxes, and of masks and keypoints where there are any, for a line of the log."""
         ap, ap50, segm = self.coco.ap, self.coco.ap50, self.segm
         if ap is None or ap50 is None:
             return "AP undefined (no object in the validation images)"
@@ -71,7 +75,12 @@ class ValidationResult(NamedTuple):
             masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"
         elif segm is not None:
             masks = "  mask AP undefined"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}"
+        points = ""
+        if self.points is not None and self.points.ap is not None and self.points.ap50 is not None:
+            points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
+        elif self.points is not None:
+            points = "  keypoint AP undefined"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}"
 
 
 def validate(
@@ -89,6 +98,7 @@ def validate(
         if isinstance(one, Exception):  # not before the gathering, where the other processes would wait for this one
             raise one
     inputs = with_ground_truth(joined, images, detector.classes)
+    found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
     most, federation = inputs.most_detections, inputs.federation
     limits = None if most is None or federation is not None else (1, 10, 100, most)
     if most is not None and federation is not None:
@@ -96,12 +106,17 @@ def validate(
 
     def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
         return coco_ap(
-            inputs.detections, inputs.ground_truths, detector.classes,
-            kind=kind, max_detections=limits, areas=inputs.areas, federation=federation,
+            found, ground_truths, detector.classes,
+            kind=kind, max_detections=limits, areas=areas, federation=federation,
         )  # fmt: skip
 
-    segm = ap_of("masks") if have_masks(inputs.detections, inputs.ground_truths) else None
-    return ValidationResult(ap_of("boxes"), inputs, segm)
+    segm = ap_of("masks") if have_masks(found, ground_truths) else None
+    points = None
+    if have_keypoints(found, ground_truths):
+        points = coco_ap(
+            found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
+        )
+    return ValidationResult(ap_of("boxes"), inputs, segm, points)
 
 
 @dataclass(frozen=True, slots=True)

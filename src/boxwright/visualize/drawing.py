@@ -23,6 +23,7 @@ from boxwright.data.image_io.any_image import ImageLike, read_any_image
 from boxwright.data.image_io.file_types import SUFFIXES_OF
 from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
+from boxwright.visualize.skeletons import draw_keypoints
 from boxwright.writing import printable
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -57,7 +58,7 @@ def draw(
     scale: float = 1.0,
     masks: bool = True,
 ) -> Image.Image:
-    """An image with boxes, masks and label tags drawn on it, as a Pillow image.
+    """An image with boxes, masks, skeletons and label tags drawn on it, as a Pillow image.
 
     Args:
         image: a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in [0, 1].
@@ -94,6 +95,10 @@ def draw(
         areas = [(found.mask(item.index), item.colour) for item in items]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
     _draw_boxes(drawn, items)
+    if found.keypoints is not None:
+        names = getattr(found, "classes", None) if classes is None else classes
+        lines = getattr(getattr(names, "skeleton", None), "lines", ())
+        draw_keypoints(drawn, [found.keypoints[item.index] for item in items], lines, scale, _line_width(drawn.size))
     draw_tags(drawn, items)
     return drawn
 

@@ -22,6 +22,10 @@ class Objects(Protocol):
         """(D,) class indices."""
 
     @property
+    def keypoints(self) -> Tensor | None:
+        """x, y and a visibility or score (N, P, 3); None where there are no keypoints."""
+
+    @property
     def masks(self) -> object | None:
         """None where there are no masks."""
 

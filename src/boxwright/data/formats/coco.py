@@ -3,7 +3,7 @@
 Supported: `annotations/instances_{train,val}.json` (also `train2017`) with images in `images/`, `train/`,
 `train2017/` or the root; `{train,valid,test}/_annotations.coco.json` beside the images; one JSON file. Category ids
 may start anywhere and have gaps. `iscrowd` objects become ignore regions; the field `ignore` is not used, as in
-pycocotools. Masks are passed on undecoded.
+pycocotools. Masks are passed on undecoded; keypoints are those that all categories with keypoints agree on.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from boxwright.data.formats.coco_categories import join_categories, read_categories
 from boxwright.data.formats.coco_rows import CocoRows
+from boxwright.data.formats.coco_skeleton import read_skeleton
 from boxwright.data.formats.json_lists import recognises_lists
 from boxwright.data.formats.listing import (
     ImageFinder,
@@ -70,7 +71,8 @@ def read_coco_files(
     categories, ids_of_file = join_categories(
         [(file, read_categories(contents[split], file, notes)) for split, file in files.items()], notes
     )
-    classes = Classes(tuple(categories.values()), tuple(categories))
+    skeleton = read_skeleton([(file, contents[split]) for split, file in files.items()], notes)
+    classes = Classes(tuple(categories.values()), tuple(categories), skeleton)
     if class_names:
         classes = _ordered(classes, class_names, root)
     splits = {}
@@ -128,7 +130,7 @@ def _ordered(classes: Classes, names: Sequence[str], path: Path) -> Classes:
     unknown = [name for name in names if name not in id_of]
     if unknown:
         raise ValueError(f"{path}: no category named {unknown[0]!r}; the file has {', '.join(classes.names)}")
-    return Classes(tuple(names), tuple(id_of[name] for name in names))
+    return Classes(tuple(names), tuple(id_of[name] for name in names), classes.skeleton)
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from boxwright.data.formats.coco_skeleton import Points, keypoints_of
 from boxwright.data.formats.federated import Federation, image_name
 from boxwright.data.formats.listing import ImageFinder
 from boxwright.data.formats.tool_names import meant_names
@@ -122,7 +123,8 @@ class CocoRows:
             if label is not None:
                 where = f"{self.file}: {place}"
                 mask, area = _mask(row.get("segmentation")), self._area(row, where)
-                self.objects.setdefault(key, []).append(Annotation(box, label, where, ignored, mask, area))
+                points = self._keypoints(row, where)
+                self.objects.setdefault(key, []).append(Annotation(box, label, where, ignored, mask, area, points))
 
     def _area(self, row: dict[str, Any], where: str) -> float | None:
         value = row.get("area")
@@ -133,6 +135,20 @@ class CocoRows:
             message = f'"area" is {_shown(value)}, which is not a number; the area of the box is used'
             self.problems.append(Problem("bad-field", where, message))
         return None
+
+    def _keypoints(self, row: dict[str, Any], where: str) -> Points | None:
+        """The keypoints of an object in its own pixels, from COCO's, which count from the centre of a pixel."""
+        skeleton, given = self.classes.skeleton, row.get("keypoints")
+        if skeleton is None or not given:
+            return None
+        points = keypoints_of(given, len(skeleton))
+        if points is None:
+            message = (
+                f'"keypoints" is {_shown(given)}, expected {3 * len(skeleton)} numbers: x, y and a visibility of '
+                f"0, 1 or 2 for each of {', '.join(skeleton.names)}; only the box is used"
+            )
+            self.problems.append(Problem("bad-keypoints", where, message))
+        return points
 
     def _problem(self, kind: str, place: str, message: str, box: Corners | None = None) -> None:
         where = f"{self.file}: {place}"

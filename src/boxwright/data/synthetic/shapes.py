@@ -1,7 +1,8 @@
-"""The synthetic shapes dataset: images with exact boxes and masks, drawn from a seed, without any file.
+"""The synthetic shapes dataset: images with exact boxes, masks and keypoints, drawn from a seed, without any file.
 
 An image is determined by its configuration, its seed and its index. Shape legend: G = objects of the image, H W = its
-size. Boxes are tight around the visible part of each object, masks are that part.
+size. Boxes are tight around the visible part of each object, masks are that part; keypoints
+(`SKELETON`) are those of the whole object, hidden or not.
 """
 
 from __future__ import annotations
@@ -33,13 +34,17 @@ from boxwright.data.synthetic.drawing import (
 )
 from boxwright.data.transforms import Sample
 from boxwright.ops.masks import encode_rle
-from boxwright.structures import Classes, CroppedMask, GroundTruth
+from boxwright.structures import Classes, CroppedMask, GroundTruth, Skeleton
 from boxwright.writing import writing
 
 Pixels = npt.NDArray[np.uint8]
 Layout = Literal["voc", "coco"]
 
 # Validation images start at this index, so that they do not depend on the number of training images.
+SKELETON = Skeleton(
+    ("centre", "top_left", "top_right", "bottom_right", "bottom_left"), ((1, 2), (2, 3), (3, 4), (4, 1))
+)  # fmt: skip
+"""The keypoints of a shape: centre and corners of the box around it as if nothing hid it."""
 VALIDATION_START = 1_000_000
 PLACEMENT_TRIES = 25
 
@@ -89,17 +94,18 @@ class ShapesConfig:
 
 
 class _Placed(NamedTuple):
-    """One painted object: label, corner and size of its patch on the image, and area with nothing hidden."""
+    """One painted object: label, corner and size of its patch on the image; area and box with nothing hidden."""
 
     label: int
     x: int
     y: int
     hw: tuple[int, int]
     area: int
+    box: tuple[int, int, int, int]
 
 
 def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, GroundTruth]:
-    """Image number `index` (H, W, 3) uint8 of a seed, and its ground truth with masks."""
+    """Image number `index` (H, W, 3) uint8 of a seed, and its ground truth with masks and keypoints."""
     if seed < 0 or index < 0:
         raise ValueError(f"shapes: expected a seed and an index from 0, got {seed} and {index}")
     random = np.random.Generator(np.random.PCG64([seed, index]))
@@ -152,21 +158,43 @@ def _add_object(
         colour = contrasting_colour(random, under, level.contrast, label / config.num_classes, level.hue_spread)
         shading = random.random(2) * 0.3 - 0.15
         paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
-        placed.append(_Placed(label, x, y, (height, width), area))
+        left, top, right, bottom = _extent(shape.mask)
+        box = (x + left, y + top, x + right, y + bottom)
+        placed.append(_Placed(label, x, y, (height, width), area, box))
         below[mask] = len(placed)
         return
 
 
+def _extent(plane: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 around the pixels of a plane that are set."""
+    rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _keypoints(owner: Pixels, number: int, box: tuple[int, int, int, int]) -> list[tuple[float, float, float]]:
+    """Keypoints of an object: visible, hidden (1) under another object, or not annotated (0) outside the image."""
+    x1, y1, x2, y2 = box
+    points = []
+    for x, y in (((x1 + x2) / 2, (y1 + y2) / 2), (x1, y1), (x2, y1), (x2, y2), (x1, y2)):
+        if not (0 <= x <= owner.shape[1] and 0 <= y <= owner.shape[0]):
+            points.append((0.0, 0.0, 0.0))
+            continue
+        row = min(int(y - (y == y2)), owner.shape[0] - 1)  # the pixel of a corner that lies in the box
+        column = min(int(x - (x == x2)), owner.shape[1] - 1)
+        points.append((float(x), float(y), 1.0 if owner[max(row, 0), max(column, 0)] not in (0, number) else 2.0))
+    return points
+
+
 def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
-    boxes, masks = [], []
+    boxes, masks, points = [], [], []
     for number, part in enumerate(placed, start=1):
         x, y = max(part.x, 0), max(part.y, 0)
         plane = owner[y : part.y + part.hw[0], x : part.x + part.hw[1]] == number
-        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-        x1, y1, x2, y2 = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+        x1, y1, x2, y2 = _extent(plane)
+        points.append(_keypoints(owner, number, part.box))
         boxes.append([x + x1, y + y1, x + x2, y + y2])
         masks.append(CroppedMask(x + x1, y + y1, torch.from_numpy(plane[y1:y2, x1:x2].copy())))
-    return GroundTruth.of(boxes, [part.label for part in placed], None, masks)
+    return GroundTruth.of(boxes, [part.label for part in placed], None, masks, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +305,10 @@ def _write_coco(folder: Path, split: str, entries: list[tuple[str, GroundTruth]]
     ]
     rows: list[dict[str, Any]] = []
     for number, (_, ground_truth) in enumerate(entries, start=1):
-        for box, label, mask in zip(
-            ground_truth.boxes.tolist(), ground_truth.labels.tolist(), ground_truth.masks or (), strict=True
+        assert ground_truth.keypoints is not None
+        points = ground_truth.keypoints - torch.tensor([0.5, 0.5, 0.0]) * (ground_truth.keypoints[..., 2:] > 0)
+        for box, label, mask, keypoints in zip(
+            ground_truth.boxes.tolist(), ground_truth.labels.tolist(), ground_truth.masks or (), points, strict=True
         ):
             plane = torch.zeros(size, size, dtype=torch.bool)
             height, width = mask.bitmap.shape
@@ -293,9 +323,12 @@ def _write_coco(folder: Path, split: str, entries: list[tuple[str, GroundTruth]]
                     "area": int(mask.bitmap.sum()),
                     "iscrowd": 0,
                     "segmentation": encode_rle(plane),
+                    "keypoints": keypoints.flatten().tolist(),
+                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
                 }
             )
-    categories = [{"id": key, "name": name} for key, name in zip(classes.ids, classes.names, strict=True)]
+    joined = {"keypoints": list(SKELETON.names), "skeleton": [[a + 1, b + 1] for a, b in SKELETON.lines]}
+    categories = [{"id": key, "name": name, **joined} for key, name in zip(classes.ids, classes.names, strict=True)]
     target = folder / "annotations" / f"instances_{split}.json"
     target.parent.mkdir(exist_ok=True)
     text = json.dumps({"images": images, "annotations": rows, "categories": categories})

@@ -20,7 +20,7 @@ from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.winograd import require_winograd
 from boxwright.structures import DetectSettings, ImageBatch, Proposals
 
-OUTPUTS = ("boxes", "scores", "labels", "counts", "masks")
+OUTPUTS = ("boxes", "scores", "labels", "counts")
 SAMPLE_HW = (224, 288)
 """Size of the image that a graph is recorded with: every pyramid level has several rows and columns."""
 LEAST_SCORE = 0.05
@@ -34,7 +34,7 @@ class DetectorGraph(nn.Module):
     """images (B, 3, H, W), sizes (B, 2) as height and width, and proposals (B, R, 4) for Fast R-CNN only.
 
     Gives boxes (B, N, 4) in pixels of the batch, scores (B, N), labels (B, N), counts (B,), and masks (B, N, M, M)
-    where the detector has them.
+    or heatmaps (B, N, P, M, M) of keypoints where the detector has them.
     """
 
     def __init__(self, model: DetectionModel, settings: DetectSettings) -> None:
@@ -67,7 +67,8 @@ def detector_graph(
 ) -> tuple[DetectorGraph, Description]:
     """The graph of a checkpoint, norms folded, and its description (of precision fp32).
 
-    Raises ValueError for masks without NMS, and for Winograd's algorithm in a network without wide convolutions.
+    Raises ValueError for masks or keypoints without NMS, and for Winograd's algorithm in a network without wide
+    convolutions.
     """
     recipe = checkpoint.recipe
     entry = MODELS[recipe.model.name]
@@ -78,6 +79,10 @@ def detector_graph(
         nms_iou=own.nms_iou if nms_iou is None else nms_iou,
         max_detections=max(100, own.max_detections) if max_detections is None else max_detections,
     )
+    if not nms and entry.needs_keypoints:
+        raise ValueError(
+            "keypoints are predicted for what NMS keeps: a keypoint detector is exported with NMS in the graph"
+        )
     if not nms and entry.needs_masks:
         raise ValueError("masks are predicted for what NMS keeps: a mask detector is exported with NMS in the graph")
     model = checkpoint.build()
@@ -100,7 +105,7 @@ def detector_graph(
         precision="fp32",
         mean=mean,
         std=std,
-        outputs=OUTPUTS if entry.needs_masks else OUTPUTS[:4],
+        outputs=(*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints),
     )
     return DetectorGraph(model, inside).eval(), description
 

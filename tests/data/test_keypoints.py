@@ -1,0 +1,134 @@
+"""Keypoints of a dataset: read with their half pixel, moved with their pixels, and left out with a sentence."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from boxwright.data.dataset import DetectionDataset
+from boxwright.data.formats.folder import open_folder
+from boxwright.data.synthetic.shapes import SKELETON, ShapesConfig, draw_shapes, write_shapes
+from boxwright.data.transforms import HorizontalFlip, Sample, ScaleJitter, resize_sample
+from boxwright.ops.image import ResizeRule
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes, GroundTruth, Skeleton, Targets
+from boxwright.training.prepare import open_checked
+
+EYES = Skeleton(("nose", "left_eye", "right_eye"), ((0, 1), (0, 2)))
+POINTS = [10, 20, 2, 6, 12, 1, 0, 0, 0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes a COCO folder with one image and one face, whose row and category are changed."""
+
+    def write(category=None, **row):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / "train" / "a.png")
+        face = {"id": 3, "name": "face", "keypoints": list(EYES.names), "skeleton": [[1, 2], [1, 3]]}
+        one = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [2, 4, 20, 22], "iscrowd": 0, "keypoints": POINTS}
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+            "annotations": [one | row],
+            "categories": [face | (category or {})],
+        }
+        (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(content))
+        return open_folder(tmp_path)
+
+    return write
+
+
+def sample():
+    points = torch.tensor([[[10.0, 20, 2], [6, 12, 1], [0, 0, 0]]])
+    return Sample(torch.zeros(3, 30, 40, dtype=torch.uint8), GroundTruth.of([[2, 4, 22, 26]], [0], keypoints=points))
+
+
+def test_coco_keypoints_are_read_half_a_pixel_on(folder):
+    data = folder()
+    assert data.classes.skeleton == EYES
+    images = DetectionDataset(data.splits["train"], ResizeRule("none"), num_keypoints=3, cache=False)
+    expected = torch.tensor([[[10.5, 20.5, 2], [6.5, 12.5, 1], [0, 0, 0]]])
+    assert torch.equal(images.base(0).objects.keypoints, expected)
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 2], [10, 20, 3, *POINTS[3:]], ["x", 20, 2, *POINTS[3:]], "none"])
+def test_damaged_keypoints_are_reported_and_the_box_is_kept(folder, wrong):
+    split = folder(keypoints=wrong).splits["train"]
+    assert split.records[0].annotations[0].keypoints is None
+    (problem,) = split.problems
+    assert problem.kind == "bad-keypoints"
+    assert "expected 9 numbers" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("category", "note"),
+    [
+        ({"keypoints": 3}, "is no list of names"),
+        ({"keypoints": ["a", "a"]}, "names one twice"),
+        ({"skeleton": [[0, 1]]}, "expected two numbers from 1 to 3"),
+    ],
+)
+def test_damaged_names_and_lines_are_noted(folder, category, note):
+    assert note in " ".join(folder(category).notes)
+
+
+def test_a_flip_exchanges_left_and_right_and_twice_is_the_same():
+    flip = HorizontalFlip(1.0, EYES.mirrored)
+    once = flip(sample())
+    assert once.objects.keypoints.tolist() == [[[30, 20, 2], [0, 0, 0], [34, 12, 1]]]
+    assert torch.equal(flip(once).objects.keypoints, sample().objects.keypoints)
+
+
+def test_resizing_moves_points_with_the_box_and_a_point_that_is_cut_off_is_not_learnt():
+    larger = resize_sample(sample(), ResizeRule("fixed", height=60, width=80)).objects
+    assert larger.keypoints.tolist() == [[[20, 40, 2], [12, 24, 1], [0, 0, 0]]]
+    torch.manual_seed(0)
+    zoomed = [ScaleJitter(2.0, 2.0, min_visibility=0.0)(sample()).objects for _ in range(20)]
+    seen = torch.cat([one.keypoints for one in zoomed])
+    assert not seen[seen[..., 2] == 0].any()
+    assert 0 < int((seen[..., 2] > 0).sum()) < 2 * len(seen)
+    assert (seen[..., 0] <= 40).all()
+
+
+def test_targets_pad_keypoints_and_give_them_back():
+    one = sample().objects
+    targets = Targets.of([one, GroundTruth.empty()], at_least=3)
+    assert targets.keypoints.shape == (2, 3, 3, 3)
+    assert torch.equal(targets.image(0).keypoints, one.keypoints)
+    with pytest.raises(ValueError, match=r"expected one number of an object in a batch, got \[3, 5\]"):
+        Targets.of([one, GroundTruth.of([[0, 0, 1, 1]], [0], keypoints=torch.zeros(1, 5, 3))])
+
+
+def test_a_recipe_for_another_number_of_keypoints_says_which_key_to_set(folder, tmp_path):
+    def opened():
+        recipe = load_recipe("keypoint-rcnn-small")
+        open_checked(tmp_path, classes=None, train_split="train", val_split="train", overfit=1, recipe=recipe, log=str)
+
+    folder()
+    with pytest.raises(ValueError, match=r"learns 17 keypoints .*has 3 \(nose, left_eye.*num_keypoints=3"):
+        opened()
+    folder({"keypoints": []})
+    with pytest.raises(ValueError, match=r"learns 17 keypoints of an object, but the data has none"):
+        opened()
+
+
+def test_a_shape_has_its_centre_and_corners_and_coco_files_keep_them(tmp_path):
+    config = ShapesConfig(size=96)
+    write_shapes(tmp_path / "s", 3, 1, "coco", config)
+    data = open_folder(tmp_path / "s")
+    assert data.classes.skeleton == SKELETON
+    images = DetectionDataset(data.splits["train"], ResizeRule("none"), num_keypoints=5, cache=False)
+    for index in range(3):
+        drawn = draw_shapes(config, 0, index)[1]
+        assert torch.equal(images.base(index).objects.keypoints, drawn.keypoints)
+        inside = (drawn.keypoints[..., 2] > 0).all(1)
+        assert (drawn.keypoints[inside, 1, :2] <= drawn.boxes[inside, :2]).all()
+        assert (drawn.keypoints[inside, 3, :2] >= drawn.boxes[inside, 2:]).all()
+
+
+def test_a_checkpoint_keeps_names_and_lines(tmp_path):
+    classes = Classes(("face",), (3,), EYES)
+    save_checkpoint(Checkpoint(load_recipe("keypoint-rcnn-shapes"), classes, {}), tmp_path / "a.pt")
+    assert load_checkpoint(tmp_path / "a.pt").classes.skeleton == EYES

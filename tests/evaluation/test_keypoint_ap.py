@@ -1,0 +1,87 @@
+"""AP of keypoints: pycocotools' figures, its ignored objects, and sentences for what is missing."""
+
+import contextlib
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, coco_ap
+from boxwright.evaluation.summary import evaluate_detections, headline
+from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.structures.skeleton import COCO_PERSON
+
+PERSON = Classes(("person",), (1,), COCO_PERSON)
+
+
+def people(seed, count):
+    """Ground truth of people, some without keypoints, and noisy detections of most of them."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 100
+    boxes = torch.cat([corner, corner + 30 + torch.rand(count, 2, generator=generator) * 150], 1)
+    places = boxes[:, None, :2] + torch.rand(count, 17, 2, generator=generator) * (
+        boxes[:, None, 2:] - boxes[:, None, :2]
+    )
+    visible = torch.randint(3, (count, 17, 1), generator=generator).float()
+    visible[0] = 0
+    points = torch.cat([places, visible], 2) * (visible > 0)
+    noise = torch.randn(count, 17, 2, generator=generator) * torch.rand(count, 1, 1, generator=generator) * 15
+    found = torch.cat([places + noise, torch.rand(count, 17, 1, generator=generator)], 2)[: count - 1]
+    scores = torch.rand(count - 1, generator=generator).sort(descending=True).values
+    labels = torch.zeros(count, dtype=torch.int64)
+    ignore = torch.zeros(count, dtype=torch.bool)
+    return (
+        Detections(boxes[:-1], scores, labels[:-1], (300, 300), PERSON, keypoints=found),
+        GroundTruth(boxes, labels, ignore, None, points),
+    )
+
+
+def oracle(found, ground_truths):
+    rows = [
+        {"id": 100 * k + row + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0,
+         "num_keypoints": int((p[:, 2] > 0).sum()), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]], 
+         "area": (b[2] - b[0]) * (b[3] - b[1]), "keypoints": (p.double() - torch.tensor([0.5, 0.5, 0])).flatten().tolist()}
+        for k, one in enumerate(ground_truths)
+        for row, (b, p) in enumerate(zip(one.boxes.double().tolist(), one.keypoints, strict=True))
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        table = COCO()
+        table.dataset = {"images": [{"id": k + 1, "height": 300, "width": 300} for k in range(len(found))],
+                         "annotations": rows, "categories": [{"id": 1, "name": "person"}], "info": {}}  # fmt: skip
+        table.createIndex()
+        answers = [row for k, one in enumerate(found) for row in one.to_coco(k + 1)]
+        evaluation = COCOeval(table, table.loadRes(answers), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+def test_ap_of_keypoints_is_that_of_pycocotools():
+    found, ground_truths = zip(*(people(seed, 6) for seed in range(4)), strict=True)
+    result = coco_ap(found, ground_truths, PERSON, kind="keypoints", max_detections=KEYPOINT_LIMITS)
+    stats = oracle(found, ground_truths)
+    ours = [result.ap, result.ap50, result.ap75, result.ap_medium, result.ap_large, result.ar[20], result.recall50]
+    assert ours == pytest.approx([*stats[:6], stats[6]], abs=1e-9)
+    assert 0.05 < result.ap < 0.95
+    assert result.ap_small is None
+
+
+def test_exact_keypoints_are_worth_1_and_evaluate_says_so():
+    found, ground_truths = zip(*(people(seed, 4) for seed in range(2)), strict=True)
+    exact = [replace(one, keypoints=truth.keypoints[:-1]) for one, truth in zip(found, ground_truths, strict=True)]
+    whole = [truth[:-1] for truth in ground_truths]
+    evaluation = evaluate_detections(exact, whole, PERSON)
+    assert evaluation.figures["keypoint_AP"] == pytest.approx(1.0)
+    assert any("keypoint_AP 1.0000" in line for line in headline(evaluation))
+
+
+def test_missing_keypoints_and_other_numbers_of_them_are_told():
+    found, truth = people(0, 3)
+    with pytest.raises(ValueError, match="image 0: AP of keypoints needs keypoints in the ground truth and in the"):
+        coco_ap([found], [replace(truth, keypoints=None)], PERSON, kind="keypoints")
+    with pytest.raises(ValueError, match="image 0: 5 keypoints in the detections, expected 17"):
+        coco_ap([replace(found, keypoints=found.keypoints[:, :5])], [truth], PERSON, kind="keypoints")
