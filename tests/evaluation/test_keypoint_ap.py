@@ -42,8 +42,9 @@ def people(seed, count):
 def oracle(found, ground_truths):
     rows = [
         {"id": 100 * k + row + 1, "image_id": k + 1, "category_id": 1, "iscrowd": 0,
-         "num_keypoints": int((p[:, 2] > 0).sum()), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]], 
-         "area": (b[2] - b[0]) * (b[3] - b[1]), "keypoints": (p.double() - torch.tensor([0.5, 0.5, 0])).flatten().tolist()}
+         "num_keypoints": int((p[:, 2] > 0).sum()), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+         "area": (b[2] - b[0]) * (b[3] - b[1]),
+         "keypoints": (p.double() - torch.tensor([0.5, 0.5, 0])).flatten().tolist()}
         for k, one in enumerate(ground_truths)
         for row, (b, p) in enumerate(zip(one.boxes.double().tolist(), one.keypoints, strict=True))
     ]  # fmt: skip

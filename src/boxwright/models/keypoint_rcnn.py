@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from boxwright.models.box_branch import BoxSettings
 from boxwright.models.faster_rcnn import FasterRCNN, FasterRCNNConfig, FasterRCNNOutputs
 from boxwright.models.keypoint_branch import KeypointBranch, KeypointRegions, KeypointSettings
 from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.sections import BackboneSection, ChannelCompat, TrunkSection
-from boxwright.structures import Detections, DetectSettings, ImageBatch, Losses, PaddedDetections, Targets
+from boxwright.structures import Detections, DetectSettings, ImageBatch, PaddedDetections, Targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +76,9 @@ class KeypointRCNN(nn.Module):
             regions = self.keypoint.learn(outputs.levels, sampled.boxes, sampled.owner, targets)
         return KeypointRCNNOutputs(outputs, regions)
 
-    def loss(self, outputs: KeypointRCNNOutputs, targets: Targets) -> Losses:
+    def loss(self, outputs: KeypointRCNNOutputs, targets: Targets) -> dict[str, Tensor]:
         """The detector's losses and "keypoint", of a forward pass that was given the same targets."""
-        losses: Losses = self.detector.loss(outputs.detector, targets)
+        losses: dict[str, Tensor] = self.detector.loss(outputs.detector, targets)
         assert outputs.keypoint_regions is not None  # the detector has seen to it
         return losses | self.keypoint.loss(outputs.keypoint_regions)
 
