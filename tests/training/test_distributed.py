@@ -148,7 +148,12 @@ class Shifted:
         self.settings, self.classes = self.recipe.detect.settings(), classes
 
     def detect_prepared(
-        self, held: Sequence[PreparedImage], settings: DetectSettings, batch: int, losses: LossSums
+        self,
+        held: Sequence[PreparedImage],
+        settings: DetectSettings,
+        batch: int,
+        losses: LossSums,
+        most: int | None,
     ) -> list[Detections]:
         found = []
         for one, ground_truth in zip(held, losses.ground_truths, strict=True):

@@ -10,6 +10,7 @@ from boxwright.evaluation.page.charts import Line, line_chart, thinned
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.html import fraction, table, text
 from boxwright.evaluation.report import LEGEND_LIMIT
+from boxwright.wording import counted
 from boxwright.writing import printable
 
 MATRIX_LIMIT = 20
@@ -94,7 +95,9 @@ def confusion_section(facts: RunFacts) -> str:
     if len(facts.classes) > MATRIX_LIMIT:
         if not pairs:
             return "<p>No class is taken for another.</p>"
-        caption = f"The most frequent confusions among {len(facts.classes)} classes at score {facts.score:.3f}"
+        caption = (
+            f"The most frequent confusions among {counted(len(facts.classes), 'class')} at score {facts.score:.3f}"
+        )
         return table(caption, ["ground truth", "detected as", "times"], pairs, words=(1,))
     shares = facts.confusion / np.maximum(facts.confusion.sum(0, keepdims=True), 1)
     rows = []
