@@ -39,7 +39,8 @@ class Border:
 
     def crossed(self, before: Point, now: Point) -> int:
         """1 where a way from one point to another enters, -1 where it leaves, else 0."""
-        (start, end), (was, is_now) = self.points, (right_of(*self.points, before), right_of(*self.points, now))
+        start, end = self.points
+        was, is_now = right_of(start, end, before), right_of(start, end, now)
         if was == is_now or right_of(before, now, start) == right_of(before, now, end):
             return 0
         return 1 if is_now else -1
