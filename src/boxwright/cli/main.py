@@ -22,7 +22,7 @@ from boxwright.writing import printable
 
 VERBS = (
     "train", "evaluate", "predict", "compare", "report", "export", "benchmark", "proposals", "explain", "inspect",
-    "shapes", "recipes", "demo", "convert", "zoo", "serve",
+    "shapes", "recipes", "demo", "convert", "zoo", "serve", "track",
 )  # fmt: skip
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)

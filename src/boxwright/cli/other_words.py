@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 VERBS = {
     "val valid validate validation eval test": "evaluate",
-    "detect infer inference track": "predict",
+    "detect infer inference": "predict",
     "fit finetune fine-tune": "train",
     "check stats info analyze analyse": "inspect",
     "bench profile": "benchmark",
@@ -68,6 +68,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "save-txt": "--format yolo", "save-json": "--format json", "nosave no-save": "--no-draw",
         "show view-img visualize": "nothing: images are drawn into the folder --out, unless --no-draw is given",
         "half fp16 amp": "--precision fp16", _PLACE: "--out {value}",
+    },
+    "track": {
+        _CHECKPOINT: _FIRST, _CONFIDENCE: "--score {value}", _OVERLAP + " iou": "--nms-iou {value}",
+        "tracking-method tracking-algorithm": "--tracker {value}", "vid-stride stride": "--step {value}",
+        "nosave no-save": "--no-draw", "half fp16 amp": "--precision fp16", _PLACE: "--out {value}",
     },
     "evaluate": {
         _CHECKPOINT: _FIRST, _CONFIDENCE + " score": "--score-threshold {value}", _OVERLAP: "--iou {value}",

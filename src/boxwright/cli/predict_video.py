@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from boxwright.inference.video import Frame, Video
     from boxwright.structures import Detections
 
+T = TypeVar("T")
 EVERY = 10.0
 """Seconds between lines that tell how far it is."""
 
@@ -37,22 +38,18 @@ def write_video(
     if (folder / "annotated.mp4").resolve() == source.resolve():
         raise ValueError(f"{printable(str(folder))}: the video itself would be overwritten; choose another --out")
     lines, count, objects = folder / "frames.jsonl", 0, 0
-    started = last = time.monotonic()
+    started = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(closing(found))
         stack.enter_context(writing(lines, whole=False))
         file = stack.enter_context(lines.open("w", encoding="utf-8"))
         writer = stack.enter_context(VideoWriter(folder / "annotated.mp4", video.rate)) if draw else None
         try:
-            for frame, one in found:
+            for frame, one in with_progress(found, total):
                 file.write(json_line(frame, one) + "\n")
                 if writer is not None:
                     writer.add(drawn(frame.pixels, one), frame.seconds)
                 count, objects = count + 1, objects + len(one)
-                if time.monotonic() > last + EVERY:
-                    last = time.monotonic()
-                    of = "" if total is None else f" of about {total}"
-                    log(f"{count}{of} frames, {count / (last - started):.1f} frames/s")
         except BaseException:
             typer.echo(f"stopped; {counted(count, 'frame')} are in {printable(str(folder))}", err=True)
             raise
@@ -66,11 +63,26 @@ def write_video(
     typer.echo(str(folder))
 
 
-def json_line(frame: Frame, found: Detections) -> str:
-    """A frame as a line of JSON: number, time, and name, score, box (x1, y1, x2, y2) and mask of each object."""
+def with_progress(frames: Iterable[T], total: int | None) -> Iterator[T]:
+    """The same, telling every 10 seconds how far it is and how fast."""
+    started = last = time.monotonic()
+    for count, one in enumerate(frames, start=1):
+        yield one
+        if time.monotonic() > last + EVERY:
+            last = time.monotonic()
+            of = "" if total is None else f" of about {total}"
+            log(f"{count}{of} frames, {count / (last - started):.1f} frames/s")
+
+
+def json_line(frame: Frame, found: Detections, ids: Sequence[int] | None = None) -> str:
+    """A frame as a line of JSON: number, time, and name, score, box (x1, y1, x2, y2) and mask of each object.
+
+    Identities, where there are any, come first in each object.
+    """
     rows = [
-        {"name": one.name, "score": one.score, "box": list(one.box)}
+        ({} if ids is None else {"id": ids[index]})
+        | {"name": one.name, "score": one.score, "box": list(one.box)}
         | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
-        for one in found
+        for index, one in enumerate(found)
     ]
     return json.dumps({"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}, ensure_ascii=False)

@@ -28,6 +28,7 @@ from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.overlap import DeviceUse, overlapped
 from boxwright.inference.tiles import merged, of_each_tile, tiling_of
+from boxwright.inference.tracking import track_video
 from boxwright.inference.video_stream import detect_video
 from boxwright.models import MODELS, DetectionModel
 from boxwright.nn.pointwise import use_products
@@ -270,6 +271,7 @@ class Detector:
         return detected()
 
     video = detect_video
+    track = track_video
 
     def check_proposals(self, proposals: StoredProposals | None) -> None:
         """Raise ValueError where proposals are needed and not given, or given and not needed."""

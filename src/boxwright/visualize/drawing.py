@@ -57,6 +57,7 @@ def draw(
     min_score: float = 0.0,
     scale: float = 1.0,
     masks: bool = True,
+    ids: Sequence[int] | None = None,
 ) -> Image.Image:
     """An image with boxes, masks, skeletons and label tags drawn on it, as a Pillow image.
 
@@ -67,6 +68,7 @@ def draw(
         min_score: detections with a lower score are left out.
         scale: how many times as large as the image the drawing is.
         masks: whether masks are drawn.
+        ids: the identity of each object, which then has the colour of its identity, and its number in the tag.
 
     Raises ValueError where the image is of no such kind, or the detections are of an image of another size.
     """
@@ -90,7 +92,7 @@ def draw(
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
-    items = _items(found, classes, min_score, scale, drawn.size)
+    items = _items(found, classes, min_score, scale, drawn.size, ids)
     if masks and found.masks is not None and items:
         areas = [(found.mask(item.index), item.colour) for item in items]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
@@ -105,7 +107,7 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One object to draw: its rectangle in output pixels, its class, and its tag text, long and short."""
+    """One object to draw: its rectangle in output pixels, its class or identity, and its tag text, long and short."""
 
     rectangle: Rectangle
     label: int
@@ -124,7 +126,10 @@ class Item:
         return IGNORED_COLOUR if self.ignored else class_colour(self.label)
 
 
-def _items(found: Objects, classes: Names | None, min_score: float, scale: float, size: tuple[int, int]) -> list[Item]:
+def _items(
+    found: Objects, classes: Names | None, min_score: float, scale: float, size: tuple[int, int],
+    ids: Sequence[int] | None = None,
+) -> list[Item]:  # fmt: skip
     """The objects to draw, largest first, so that small objects are drawn over the large ones around them."""
     classes = getattr(found, "classes", None) if classes is None else classes
     boxes = found.boxes.detach().cpu().double().numpy() * scale
@@ -144,7 +149,9 @@ def _items(found: Objects, classes: Names | None, min_score: float, scale: float
         known = classes is not None and 0 <= label < len(classes.names)
         name = classes.names[label] if classes is not None and known else str(label)
         name = name if name.isprintable() else printable(name)  # a line end would break the tag
-        if score is not None:
+        if ids is not None:
+            label, texts = ids[index], (f"{name} #{ids[index]}", f"#{ids[index]}")
+        elif score is not None:
             # With a single class the score tells more than the name.
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
         else:
