@@ -38,7 +38,6 @@ OPTIONAL = (
     "tensorboard",
     "supervision",
     "trackers",
-    "cv2",
     "av",
     "onnx",
     "onnxruntime",

@@ -312,3 +312,18 @@ class TestSave:
     def test_unknown_suffix_is_refused_with_the_known_ones(self, tmp_path):
         with pytest.raises(ValueError, match=r"a\.gif.*\.png"):
             save(Image.new("RGB", (4, 4)), tmp_path / "a.gif")
+
+
+def test_an_identity_has_its_colour_and_texts_of_lines_lie_apart():
+    from boxwright.visualize.borders import PAPER, draw_borders
+
+    found = Detections(torch.tensor([[10.0, 10, 60, 60]]), torch.ones(1), torch.tensor([0]), (80, 120))
+    plain = np.zeros((80, 120, 3), np.uint8)
+    for identity in (3, 5):
+        drawn = np.asarray(draw(plain, found, ids=[identity]))
+        assert tuple(drawn[59, 30]) == class_colour(identity)
+    one, two = (
+        np.asarray(draw_borders(Image.fromarray(plain), borders))
+        for borders in ([([(5, 70), (5, 75)], "in 1")], 2 * [([(5, 70), (5, 75)], "in 1")])
+    )
+    assert (two == PAPER).all(-1).sum() > 1.6 * (one == PAPER).all(-1).sum()

@@ -294,7 +294,7 @@ def test_to_coco_gives_the_users_ids(expected):
 def test_to_supervision(expected):
     converted = expected[0].to_supervision()
     assert converted.xyxy.tolist() == expected[0].boxes.tolist()
-    assert converted.data["class_name"].tolist() == expected[0].names
+    assert list(converted.data["class_name"]) == expected[0].names
 
 
 @pytest.mark.skipif(importlib.util.find_spec("supervision") is not None, reason="supervision is installed")

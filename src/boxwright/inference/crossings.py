@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Literal, TypeAlias
 
 from boxwright.structures import Detections
 from boxwright.wording import counted
@@ -22,28 +23,36 @@ CLEAR = 0.1
 
 
 class Border:
-    """A line or a zone, with what has crossed it so far."""
+    """A line or a zone, with what has crossed it so far.
 
-    kind = "line"
+    A line has two points. What comes to its right, as seen from its first point towards its second, is in: a line from
+    left to right counts as in what moves down in the image. A zone is a polygon; what comes into it is in.
+    """
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, kind: Literal["line", "zone"], points: Sequence[Point]) -> None:
+        self.kind = kind
         self.points = tuple(points)
+        closing = self.points[:1] if kind == "zone" else ()
+        self.edges = list(pairwise((*self.points, *closing)))
         self.entered: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
         self._before: dict[int, Point] = {}
 
-    @property
-    def edges(self) -> list[tuple[Point, Point]]:
-        """The edges as pairs of points."""
-        return list(zip(self.points, self.points[1:], strict=False))
-
     def crossed(self, before: Point, now: Point) -> int:
         """1 where a way from one point to another enters, -1 where it leaves, else 0."""
-        start, end = self.points
+        if self.kind == "zone":
+            return self.holds(now) - self.holds(before)
+        ((start, end),) = self.edges
         was, is_now = right_of(start, end, before), right_of(start, end, now)
         if was == is_now or right_of(before, now, start) == right_of(before, now, end):
             return 0
         return 1 if is_now else -1
+
+    def holds(self, point: Point) -> bool:
+        """Whether a point is inside of the zone: a ray from it to the right crosses an odd number of edges."""
+        x, y = point
+        across = [(a, b) for a, b in self.edges if (a[1] > y) != (b[1] > y)]
+        return sum(x < a[0] + (y - a[1]) / (b[1] - a[1]) * (b[0] - a[0]) for a, b in across) % 2 == 1
 
     def update(self, found: Detections, ids: Sequence[int]) -> None:
         """Count what has crossed since the frame before; `ids` are the identities of `found`, one each."""
@@ -74,34 +83,6 @@ class Border:
         return ",".join(f"{value:g}" for point in self.points for value in point)
 
 
-class Line(Border):
-    """A line between two points. What comes to its right, as seen from its first point towards its second, is in.
-
-    So a line that is given from left to right counts as in what moves down in the image.
-    """
-
-
-class Zone(Border):
-    """A polygon. What comes into it is in."""
-
-    kind = "zone"
-
-    @property
-    def edges(self) -> list[tuple[Point, Point]]:
-        """The edges as pairs of points, the last one closing the polygon."""
-        return list(zip(self.points, (*self.points[1:], self.points[0]), strict=True))
-
-    def crossed(self, before: Point, now: Point) -> int:
-        """1 where a way from one point to another enters, -1 where it leaves, else 0."""
-        return self.holds(now) - self.holds(before)
-
-    def holds(self, point: Point) -> bool:
-        """Whether a point is inside: a ray from it to the right crosses an odd number of edges."""
-        x, y = point
-        across = [(a, b) for a, b in self.edges if (a[1] > y) != (b[1] > y)]
-        return sum(x < a[0] + (y - a[1]) / (b[1] - a[1]) * (b[0] - a[0]) for a, b in across) % 2 == 1
-
-
 def right_of(start: Point, end: Point, point: Point) -> bool:
     """Whether a point is to the right of the way from start to end, y pointing down."""
     return (end[0] - start[0]) * (point[1] - start[1]) - (end[1] - start[1]) * (point[0] - start[0]) > 0
@@ -119,15 +100,15 @@ def distance(start: Point, end: Point, point: Point) -> float:
     return math.hypot(along[0] - share * x, along[1] - share * y)
 
 
-def line_of(text: str) -> Line:
+def line_of(text: str) -> Border:
     """The line of a text `x1,y1,x2,y2`, in pixels. Raises ValueError for another text, or a line without a length."""
     points = _points(text)
     if points is None or len(points) != 2 or points[0] == points[1]:
         raise ValueError(f"--line: expected x1,y1,x2,y2, two different points in pixels, got {text!r}")
-    return Line(points)
+    return Border("line", points)
 
 
-def zone_of(text: str) -> Zone:
+def zone_of(text: str) -> Border:
     """The zone of a text `x1,y1,x2,y2,x3,y3,...`, in pixels. Raises ValueError for another text, or without an area."""
     points = _points(text)
     if points is None or len(points) < 3:
@@ -135,7 +116,7 @@ def zone_of(text: str) -> Zone:
         raise ValueError(f"--zone: expected x1,y1,x2,y2,x3,y3,..., three points or more in pixels, got {got}")
     if _flat(points):
         raise ValueError(f"--zone: expected points that enclose an area, got {text!r}")
-    return Zone(points)
+    return Border("zone", points)
 
 
 def _flat(points: Sequence[Point]) -> bool:

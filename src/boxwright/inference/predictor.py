@@ -1,7 +1,6 @@
 """`Detector`: a trained model with its classes and its preprocessing, ready for images of any kind and size.
 
-The network is run by an engine: torch (below), or an exported file (`runtime/exported.py`). Both take a batch and give
-detections.
+An engine runs the network: torch (below), or an exported file (`runtime/exported.py`).
 """
 
 from __future__ import annotations
@@ -301,8 +300,7 @@ class Detector:
     ) -> list[Detections]:  # fmt: skip
         """Detections in resized or cut images, in their order; `losses` collects the losses against its ground truths.
 
-        Those are the ground truths of the images, and of the tiles of images that are cut; `most` limits the detections
-        of an image that is cut, all its tiles together.
+        Those are of images and of tiles of images; `most` limits all detections of an image that is cut.
         """
         window = _Window(self, list(held), settings, batch, losses, most=most)
         return [one[1] for one in self._through(iter([window]), lambda: True, None) if not isinstance(one, Exception)]
