@@ -1,11 +1,16 @@
 """The loader: every batch is a function of (seed, step), whatever came before and however many workers there are."""
 
+import multiprocessing
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from boxwright.data import dataset
+from boxwright.data import dataset, loader
 from boxwright.data.dataset import Augmentation, DetectionDataset, SampleKey
 from boxwright.data.loader import Collate, make_loader
 from boxwright.data.mosaic import Mosaic
@@ -187,3 +192,29 @@ class TestBatches:
 def test_aspects_are_those_stated_or_one():
     records = (Record("a", 0, (50, 100), (), "a"), Record("b", 1, None, (), "b"), Record("c", 2, (0, 0), (), "c"))
     assert aspects_of(Split("train", records, Classes.named(["a"]))) == [2.0, 1.0, 1.0]
+
+
+def _waiting_worker(ready):
+    loader._leave_signals_to_the_run(0)
+    ready.set()
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("grace", "patience", "again"), [(0.2, 60.0, True), (60.0, 1.5, False)])
+def test_a_worker_outlives_the_signal_to_its_run_but_not_for_ever(monkeypatch, grace, patience, again):
+    monkeypatch.setattr(loader, "GRACE", grace)
+    monkeypatch.setattr(loader, "PATIENCE", patience)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=_waiting_worker, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(60)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):  # the whole group gets them
+        os.kill(worker.pid, number)
+    worker.join(0.3)
+    assert worker.is_alive()
+    if again:
+        worker.terminate()  # what torch does, and Python at exit
+    worker.join(60)
+    assert worker.exitcode == 0  # anything else would be an error of the run

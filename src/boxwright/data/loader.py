@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +16,11 @@ from boxwright.data.sampler import AHEAD
 from boxwright.data.transforms import Sample
 from boxwright.ops.image import ResizeRule, resize_plan
 from boxwright.structures import ImageBatch, Proposals, Targets
+
+GRACE = 1.0
+"""Seconds after a SIGTERM in which further ones are the same wish to stop."""
+PATIENCE = 60.0
+"""Seconds after a SIGTERM in which a run may still need its workers."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -91,6 +98,26 @@ def load_collated(
 
 
 def _leave_signals_to_the_run(_: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach every process: without its workers a run could not save."""
+    """Ignore Ctrl-C and SIGTERM, which reach every process: without its workers a run could not save.
+
+    But not for ever: torch and Python end workers by SIGTERM too, and Python waits for them at exit. So another SIGTERM
+    after `GRACE` ends the worker, and a single one does after `PATIENCE`, when the run has long taken its last batch.
+    """
+    first: float | None = None
+
+    def end(number: int, frame: object) -> None:
+        os._exit(0)
+
+    def end_later(number: int, frame: object) -> None:
+        nonlocal first
+        if first is None:
+            first = time.monotonic()
+            if hasattr(signal, "setitimer"):  # Windows has none, and no groups that are signalled
+                signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        elif time.monotonic() - first > GRACE:
+            os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, end_later)
