@@ -9,6 +9,7 @@ side of a heatmap (56). Boxes are absolute (x1, y1, x2, y2) in network pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,6 +43,8 @@ class KeypointSettings:
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     samples: int | None = None
     """At most so many regions per image whose keypoints are learnt; null for all that own an object."""
+    loss_weight: float = 1.0
+    """Of the loss "keypoint" beside the others; 1 in Detectron2 and torchvision."""
 
     def __post_init__(self) -> None:
         for name in ("num_keypoints", "pool_size"):
@@ -49,6 +52,8 @@ class KeypointSettings:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples: expected at least 1, got {self.samples}")
+        if not 0 < self.loss_weight < math.inf:
+            raise ValueError(f"loss_weight: expected a number above 0, got {self.loss_weight}")
 
 
 class KeypointRegions(NamedTuple):
@@ -113,7 +118,7 @@ class KeypointBranch(nn.Module):
 
     def loss(self, regions: KeypointRegions) -> dict[str, Tensor]:
         """Loss "keypoint": cross-entropy over the cells of a heatmap, the mean over keypoints that lie in regions."""
-        return {"keypoint": heatmap_loss(*regions)}
+        return {"keypoint": self.settings.loss_weight * heatmap_loss(*regions)}
 
     def add_heatmaps(self, found: PaddedDetections, levels: Sequence[Tensor]) -> PaddedDetections:
         """The same detections with heatmaps (B, N, K, M, M) over each box, logits; padding rows have zeros."""
