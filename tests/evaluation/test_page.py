@@ -129,6 +129,16 @@ def test_a_page_of_hostile_names_is_well_formed_and_reaches_for_nothing(several)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
+def test_an_image_with_several_kinds_of_mistakes_is_read_once():
+    found, wanted = one_of_each()
+    read = []
+    facts = facts_of(found, wanted)
+    object.__setattr__(facts, "read", lambda path: (read.append(path), torch.zeros(3, 80, 120, dtype=torch.uint8))[1])
+    html = report_page([facts])
+    assert sorted(read) == sorted(set(read))
+    assert html.count('viewBox="0 0 120 80"') > len(read)
+
+
 def test_a_run_that_found_nothing_of_nothing_has_a_page():
     html = report_page([facts_of([detections([])], [GroundTruth.of([], [])])])
     assert not Page(html).open

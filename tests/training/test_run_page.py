@@ -60,11 +60,23 @@ def test_runs_on_different_data_or_the_same_run_twice_are_refused(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(ValueError, match="expected a file to write, got a folder"):
         report(runs[:1], out=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write it into"):
+        report(runs[:1], out=tmp_path / "nowhere" / "x.html")
 
 
-def tiny_run(folder, *more):
+def tiny_run(folder, *more, overfit=None):
     write_shapes(folder / "shapes", train=4, val=3, seed=1, config=ShapesConfig(size=64))
-    return train("fcos-small", folder / "shapes", overrides=[*TINY, *more], runs=folder, name="a", device="cpu").folder
+    return train(
+        "fcos-small", folder / "shapes", overrides=[*TINY, *more], runs=folder, name="a", device="cpu", overfit=overfit
+    ).folder  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_page_of_an_overfitted_run_is_of_the_images_that_it_learned(tmp_path):
+    run = tiny_run(tmp_path, overfit=2)
+    first = (run / "report.html").read_text(encoding="utf-8")
+    assert "last weights on 2 images of train" in first
+    assert report([run]).read_text(encoding="utf-8") == first
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import yaml
 from boxwright.data.image_io.decode import read_image
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.page import report_page
-from boxwright.inference.evaluate import evaluate
+from boxwright.evaluation.summary import evaluate_detections
+from boxwright.inference.evaluate import EvaluationResult, evaluate
 from boxwright.inference.predictor import Detector
 from boxwright.training.run_folder import RESULTS
 from boxwright.writing import replacing
@@ -64,6 +66,10 @@ def report(
     target = Path(out) if out is not None else folders[0] / NAME if len(folders) == 1 else Path(NAME)
     if target.is_dir():
         raise ValueError(f"{target}: expected a file to write, got a folder; give --out {target / NAME}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{target}: there is no folder {target.parent} to write it into; make it, or give --out"
+        )
     facts = []
     for folder, one, (where, part) in zip(folders, arguments, places, strict=True):
         log(f"evaluating {folder} on {part} of {where}")
@@ -77,6 +83,9 @@ def report(
             log=log,
             progress=progress,
         )
+        learned = one.get("overfit")
+        if learned is not None and data is None and split is None:
+            result = _of_learned(result, int(learned))
         facts.append(
             RunFacts(
                 str(folder) if len(folders) > 1 else folder.resolve().name, detector.recipe.name, where,
@@ -121,6 +130,22 @@ def _split(arguments: Mapping[str, Any]) -> str:
     """What a run was validated on: the training images where it was to learn some of them by heart."""
     key = "val_split" if arguments.get("overfit") is None else "train_split"
     return str(arguments.get(key) or key.split("_")[0])
+
+
+def _of_learned(result: EvaluationResult, count: int) -> EvaluationResult:
+    """The figures of the images alone that a run with --overfit learned: the first `count` with an object."""
+    one = result.inputs
+    rows = [row for row, ground_truth in enumerate(one.ground_truths) if len(ground_truth)][:count]
+    inputs = replace(
+        one,
+        detections=[one.detections[row] for row in rows],
+        ground_truths=[one.ground_truths[row] for row in rows],
+        image_ids=[one.image_ids[row] for row in rows],
+        paths=[one.paths[row] for row in rows],
+        areas=[one.areas[row] for row in rows],
+    )
+    figures = evaluate_detections(inputs.detections, inputs.ground_truths, inputs.classes, areas=inputs.areas)
+    return EvaluationResult(figures, inputs)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

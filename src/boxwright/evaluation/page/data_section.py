@@ -83,7 +83,7 @@ def _samples(facts: RunFacts, most: int) -> str:
     for row in with_objects[::step][:most]:
         marks = ground_truth_marks(one.ground_truths[row], facts.classes.names)
         alt = f"{one.paths[row].name} with {counted(len(marks), 'object')} of the ground truth"
-        drawn = marked_image(facts.read(one.paths[row]), marks, alt)
+        drawn = marked_image(facts.small(one.paths[row]), marks, alt)
         figures.append(f"<figure>{drawn}<figcaption>{text(one.paths[row].name)}</figcaption></figure>")
     if not figures:
         return '<p class="quiet">No validation image has an object.</p>'

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -30,12 +31,25 @@ class Mark:
     """Whether it is drawn thinner, as what the image is not shown for."""
 
 
-def marked_image(image: Tensor, marks: Sequence[Mark], alt: str) -> str:
-    """An image (3, H, W) uint8 with boxes as HTML; `alt` is what a screen reader says of it."""
-    height, width = int(image.shape[1]), int(image.shape[2])
+class SmallImage(NamedTuple):
+    """An image as it lies in the page, a data URI, and the size that it had before: boxes are in those pixels."""
+
+    uri: str
+    height: int
+    width: int
+
+
+def small_image(image: Tensor) -> SmallImage:
+    """An image (3, H, W) uint8 for the page."""
     pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    return SmallImage(embedded(pixels), pixels.height, pixels.width)
+
+
+def marked_image(image: SmallImage, marks: Sequence[Mark], alt: str) -> str:
+    """An image with boxes as HTML; `alt` is what a screen reader says of it."""
+    uri, height, width = image
     size = max(width, height) / 26  # of the tags, in pixels of the image
-    parts = [f'<image href="{embedded(pixels)}" width="{width}" height="{height}"/>']
+    parts = [f'<image href="{uri}" width="{width}" height="{height}"/>']
     for mark in marks:
         x1, y1, x2, y2 = mark.box
         place = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" height="{max(y2 - y1, 0):.1f}"'

@@ -13,6 +13,7 @@ from torch import Tensor
 from boxwright.evaluation.curves import Curves, score_curves
 from boxwright.evaluation.detect_split import EvaluationInputs
 from boxwright.evaluation.matching import Integers, confusion_matrix
+from boxwright.evaluation.page.drawn import SmallImage, small_image
 from boxwright.evaluation.page.mistakes import Mistakes, find_mistakes
 from boxwright.evaluation.summary import Evaluation
 from boxwright.structures import Classes
@@ -68,6 +69,16 @@ class RunFacts:
         """Counts (K + 1, K + 1) at `score`: row = detected class, column = class of the ground truth."""
         one = self.inputs
         return confusion_matrix(one.detections, one.ground_truths, len(self.classes), score_threshold=self.score)
+
+    @cached_property
+    def _small(self) -> dict[Path, SmallImage]:
+        return {}
+
+    def small(self, path: Path) -> SmallImage:
+        """An image of `inputs` for the page; one that is shown for several mistakes is read once."""
+        if path not in self._small:
+            self._small[path] = small_image(self.read(path))
+        return self._small[path]
 
     def confused_pairs(self, most: int = 5) -> list[tuple[str, str, int]]:
         """The most frequent confusions of two classes: what it is, what it is taken for, and how often."""

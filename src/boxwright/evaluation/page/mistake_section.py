@@ -78,7 +78,7 @@ def _figure(facts: RunFacts, image: int, kind: str) -> str:
     path = facts.inputs.paths[image]
     objects = int(np.sum((one.ground_truth_images == image) & ~one.ground_truth_ignore))
     said = f"{counted(mine, 'mistake')} of this kind; {counted(objects, 'object')}"
-    drawn = marked_image(facts.read(path), marks, f"{path.name}: {TITLES[kind]}, {said}, ground truth and detections")
+    drawn = marked_image(facts.small(path), marks, f"{path.name}: {TITLES[kind]}, {said}, ground truth and detections")
     return f"<figure>{drawn}<figcaption>{text(path.name)}: {said}</figcaption></figure>"
 
 
