@@ -255,9 +255,11 @@ def _recorded(name, model=None):
     kind, _ = tiny_detectors.TINY[name]
     model = _lively(tiny_detectors.build(name)) if model is None else model
     graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
+    entry = MODELS[kind]
+    outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints)
     description = Description(
         load_recipe(RECIPES[kind]), Classes.named(["a", "b", "c"]), None, graph.settings, "uint8", True, True, "fp32",
-        (0.0,) * 3, (1.0,) * 3, OUTPUTS if MODELS[kind].needs_masks else OUTPUTS[:4],
+        (0.0,) * 3, (1.0,) * 3, outputs,
     )  # fmt: skip
     return graph, description, record(graph, description)
 

@@ -62,7 +62,9 @@ def stored_proposals(folder: Path, file: Path) -> Path:
 
 def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], runs: Path) -> None:
     entry = MODELS[load_recipe(name).model.name]
-    folder = folders["coco" if entry.needs_masks else "voc"]
+    folder = folders["coco" if entry.needs_masks or entry.needs_keypoints else "voc"]
+    if entry.needs_keypoints:
+        overrides = (*overrides, "model.keypoint.num_keypoints=5", "model.keypoint.conv_channels=[16]")
     proposals = stored_proposals(folder, runs / "proposals.npz") if entry.needs_proposals else None
     result = train(name, folder, overrides=overrides, runs=runs, device="cpu", proposals=proposals)
     assert result.finished
