@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from boxwright.evaluation.report import plain_figure
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
@@ -137,3 +139,18 @@ def test_the_site_is_built_and_whole(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "boxwright.train" in (tmp_path / "site" / "api" / "boxwright.html").read_text(encoding="utf-8")
     assert "centerness" in (tmp_path / "site" / "search.json").read_text(encoding="utf-8")
+
+
+def test_a_notebook_becomes_a_page_of_its_text_code_output_and_figures(site: Any, tmp_path: Path) -> None:
+    plain_figure(1, 1)  # imports matplotlib, whose font cache then lies outside of the home folder
+    notebook = tmp_path / "small.py"
+    notebook.write_text(
+        '# %% [markdown]\n# # Title\n#\n# Some *words*.\n\n# %% tags=["parameters"]\nSIDE = 400\n\n# %%\n'
+        "from PIL import Image\nprint('side', SIDE)\nImage.new('RGB', (SIDE, SIDE))\n"
+    )
+    rendered = sys.modules["rendered"]
+    text = rendered.page_of(rendered.run_notebook(notebook, {"SIDE": 8}, tmp_path).cells)
+    said = rendered.SAID
+    assert text.startswith(f"# Title\n\nSome *words*.\n\n{said}\n\n```python\nSIDE = 400\n```\n\n```python\n")
+    (figure,) = tmp_path.glob("*.png")
+    assert text.endswith(f"```\n\n```text\nside 8\n```\n\n![what line 10 draws]({figure.name})\n")

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from notebook_cells import cells_of, run_notebook
+from notebook_cells import SMALL, cells_of, run_notebook
 from PIL import Image
 
 from boxwright.evaluation.report import plain_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-SMALL: dict[str, dict[str, Any]] = {
-    "coming_from": {"SHORT_SIDE": 96, "LONG_SIDE": 160},
-    "fcos_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "OVERFIT_STEPS": 4, "TRAIN_STEPS": 2},
-    "fcos_report": {"SIDE": 64, "TRAIN_IMAGES": 6, "VAL_IMAGES": 4, "STEPS": 1, "ROWS": (4, 9)},
-    "own_data": {
-        "MINUTES": None, "OVERRIDES": ["schedule.steps=2", "validation.times=1"], "TRAIN_IMAGES": 8, "VAL_IMAGES": 4,
-    },
-    "two_stage_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "TRAIN_STEPS": 2},
-}  # fmt: skip
-"""Values of each notebook's parameters that make it take seconds."""
 FIGURES = {"coming_from": 2, "fcos_exercise": 9, "fcos_report": 3, "own_data": 7, "two_stage_exercise": 8}
 FAST = ("fcos_exercise", "own_data")
 

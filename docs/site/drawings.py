@@ -1,7 +1,7 @@
-"""What the commands draw, drawn when the site is built: the demo's run, `explain` and `predict`, on shapes.
+"""What the commands draw, drawn when the site is built: the demo's run, `explain`, `predict`, `track`, the notebooks.
 
 A page says where they go with a comment in a line of its own, `<!-- drawn: explain-fcos -->`. They are kept in
-`build/drawings` and drawn again when a file of the package, or this one, has changed.
+`build/drawings` and drawn again when a file of the package, a notebook, or a script beside this one has changed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from boxwright.inference.video import Video, VideoWriter
 from pages import DRAWN, ROOT
+from rendered import SMALL, render
 
 WIDEST = 1600  # pixels: a site of a few MB
+PAGE = ".md"
 IMAGES = (".png", ".jpg", ".gif")  # any other file, such as a page or a log, becomes a link
 
 
@@ -32,6 +36,7 @@ class Group(NamedTuple):
 
 
 DEMO, CHECKPOINT = "boxwright demo", "runs/demo/run/weights/best.pt"
+VIDEO, FRAMES = "street.mp4", 24
 RUN = {
     "log.txt": "log.txt: what the run logged",
     "labels.jpg": "labels.jpg: classes, sizes and positions of the training boxes",
@@ -60,6 +65,15 @@ GROUPS = {
         "explain retinanet data.batch_size=2 --data runs/demo/data --images 1 --out anchors",
         {"anchors/2_anchors.png": "", "anchors/3_image_0.png": ""},
     ),
+    "notebooks": Group(
+        "make notebooks", "", {f"notebooks/{name}.md": f"{name}, run on very small data" for name in sorted(SMALL)}
+    ),
+    "report": Group(DEMO, "", {"runs/demo/run/report.html": "report.html of that run"}),
+    "track": Group(
+        f"boxwright track {CHECKPOINT} street.mp4 --line 128,0,128,256",
+        f"track {CHECKPOINT} {VIDEO} --line 128,0,128,256 --device cpu --out tracks",
+        {"tracks/annotated.png": "three frames of annotated.mp4: each object keeps its number and colour"},
+    ),
     "predict": Group(
         f"boxwright predict {CHECKPOINT} runs/demo/data/JPEGImages/val_000001.jpg",
         f"predict {CHECKPOINT} runs/demo/data/JPEGImages/val_000001.jpg --device cpu --out found",
@@ -79,13 +93,44 @@ def draw(folder: Path, minutes: float) -> Path:
     drawn.mkdir(parents=True)
     print(f"docs: drawing, with {minutes:g} minutes of training ({folder})", flush=True)
     _call(f"demo --minutes {minutes} --train 400 --val 40 --device cpu", folder)
+    for name in SMALL:
+        render(name, drawn / "notebooks")
+    _pan(folder / "runs/demo/data/JPEGImages", folder / VIDEO)
     for group in GROUPS.values():
         if group.called:
             _call(group.called, folder)
         for file in group.files:
-            _keep(folder / file, drawn / kept_as(file))
+            if file.endswith("annotated.png"):
+                _strip(folder / file)
+        for file in group.files:
+            if Path(file).suffix != PAGE:  # which lies there with its figures
+                _keep(folder / file, drawn / kept_as(file))
     stamp.write_text(state)
     return drawn
+
+
+def _pan(images: Path, video: Path) -> None:
+    """A video of two images beside each other, over which the camera moves from the left to the right."""
+    left, right = (Image.open(images / f"val_{number:06d}.jpg").convert("RGB") for number in (2, 3))
+    width, height = left.size
+    scene = Image.new("RGB", (width + right.width, max(height, right.height)))
+    scene.paste(left, (0, 0))
+    scene.paste(right, (width, 0))
+    with VideoWriter(video, Fraction(10)) as writer:
+        for number in range(FRAMES):
+            x = round(right.width * number / (FRAMES - 1))
+            writer.add(scene.crop((x, 0, x + width, height)), number / 10)
+
+
+def _strip(image: Path) -> None:
+    """Three frames of the video of that name, beside each other."""
+    frames = [frame.pixels for frame in Video(image.with_suffix(".mp4")).frames()]
+    chosen = [Image.fromarray(frames[len(frames) * place // 8]) for place in (2, 4, 6)]
+    width, height = chosen[0].size
+    strip = Image.new("RGB", (3 * width + 20, height), "white")
+    for place, one in enumerate(chosen):
+        strip.paste(one, (place * (width + 10), 0))
+    strip.save(image)
 
 
 def _call(arguments: str, folder: Path) -> None:
@@ -98,14 +143,15 @@ def _call(arguments: str, folder: Path) -> None:
 
 def _code() -> str:
     digest = hashlib.sha256()
-    for file in [Path(__file__), *sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "src").rglob("*.yaml"))]:
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.yaml"), *(ROOT / "notebooks").glob("*.py")]
+    for file in [*sorted(Path(__file__).parent.glob("*.py")), *sorted(sources)]:
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
 def kept_as(file: str) -> str:
     """The name of a drawing in the site: its folder and its own name, as a JPEG or the PNG that it was."""
-    return file.replace("/", "-")
+    return file if Path(file).suffix == PAGE else file.replace("/", "-")
 
 
 def _keep(file: Path, place: Path) -> None:

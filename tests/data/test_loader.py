@@ -201,7 +201,7 @@ def _waiting_worker(ready):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("grace", "patience", "again"), [(0.2, 60.0, True), (60.0, 1.5, False)])
+@pytest.mark.parametrize(("grace", "patience", "again"), [(0.2, 600.0, True), (600.0, 1.5, False)])
 def test_a_worker_outlives_the_signal_to_its_run_but_not_for_ever(monkeypatch, grace, patience, again):
     monkeypatch.setattr(loader, "GRACE", grace)
     monkeypatch.setattr(loader, "PATIENCE", patience)

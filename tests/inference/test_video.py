@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from boxwright.inference.video import AHEAD, Video, VideoWriter
 
@@ -182,3 +183,16 @@ def test_what_is_no_video_is_refused_in_a_sentence(write, tmp_path):
         file.mux(itertools.chain(stream.encode(sound), stream.encode()))
     with pytest.raises(ValueError, match="without a video stream"):
         Video(whole.with_name("only.wav"))
+
+
+def test_a_codec_that_is_missing_is_a_sentence(write, tmp_path, monkeypatch):
+    known = write("known.avi", [number / 10 for number in range(5)], codec="mjpeg").read_bytes()
+    (tmp_path / "unknown.avi").write_bytes(known.replace(b"MJPG", b"ZZZZ"))
+    with pytest.raises(ValueError, match=r"unknown\.avi: its codec is not known to this FFmpeg; convert it to H\.264"):
+        Video(tmp_path / "unknown.avi")
+    monkeypatch.setattr("boxwright.inference.video.CODECS", ("h999",))
+    with (
+        pytest.raises(ValueError, match="this FFmpeg has none of the codecs h999; use --no-draw"),
+        VideoWriter(tmp_path / "out.mp4", Fraction(10)) as writer,
+    ):
+        writer.add(Image.new("RGB", (64, 48)), 0.0)

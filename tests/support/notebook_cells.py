@@ -17,6 +17,16 @@ from typing import Any
 
 from PIL import Image
 
+SMALL: dict[str, dict[str, Any]] = {
+    "coming_from": {"SHORT_SIDE": 96, "LONG_SIDE": 160},
+    "fcos_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "OVERFIT_STEPS": 4, "TRAIN_STEPS": 2},
+    "fcos_report": {"SIDE": 64, "TRAIN_IMAGES": 6, "VAL_IMAGES": 4, "STEPS": 1, "ROWS": (4, 9)},
+    "own_data": {
+        "MINUTES": None, "OVERRIDES": ["schedule.steps=2", "validation.times=1"], "TRAIN_IMAGES": 8, "VAL_IMAGES": 4,
+    },
+    "two_stage_exercise": {"SIDE": 128, "TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "TRAIN_STEPS": 2},
+}  # fmt: skip
+"""Values of each notebook's parameters that make it take seconds."""
 MARK = re.compile(r"(?m)^# %%(?: \[(?P<kind>\w+)\])?(?: (?P<options>.*))?$")
 
 
@@ -31,12 +41,25 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """A cell with what it printed and drew: nothing for text."""
+
+    cell: Cell
+    printed: str
+    figures: list[Path]
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What running a notebook leaves: its variables, figures as PNG files, and what it printed."""
+    """What running a notebook leaves: its variables, and its cells with what they showed."""
 
     names: dict[str, Any]
-    figures: list[Path]
-    printed: str
+    cells: list[Ran]
+
+    @property
+    def figures(self) -> list[Path]:
+        """All figures, as PNG files."""
+        return [figure for one in self.cells for figure in one.figures]
 
 
 def cells_of(path: Path) -> list[Cell]:
@@ -66,33 +89,35 @@ def run_notebook(path: Path, parameters: Mapping[str, Any], figures: Path) -> Ou
     from matplotlib import pyplot
 
     names: dict[str, Any] = {"__name__": "__main__"}
-    paths: list[Path] = []
-    printed = io.StringIO()
+    ran: list[Ran] = []
+    count = 0
     shown = pyplot.show
     pyplot.show = lambda *_args, **_more: None
     try:
-        with redirect_stdout(printed):
-            for cell in cells_of(path):
-                if cell.kind != "code":
-                    continue
-                value = _run(cell, path, names)
+        for cell in cells_of(path):
+            printed, drawn = io.StringIO(), list[Path]()
+            if cell.kind == "code":
+                with redirect_stdout(printed):
+                    value = _run(cell, path, names)
                 if cell.parameters:
                     if missing := sorted(set(parameters) - set(names)):
                         raise KeyError(f"{path.name}: its parameters are not {missing}")
                     names.update(parameters)
                 for image in [*map(pyplot.figure, pyplot.get_fignums()), value]:
-                    target = figures / f"{path.stem}_{len(paths):02d}_line{cell.line}.png"
+                    target = figures / f"{path.stem}_{count:02d}_line{cell.line}.png"
                     if isinstance(image, Image.Image):
                         image.save(target)
                     elif hasattr(image, "savefig"):
                         image.savefig(target)
                     else:
                         continue
-                    paths.append(target)
+                    drawn.append(target)
+                    count += 1
                 pyplot.close("all")
+            ran.append(Ran(cell, printed.getvalue(), drawn))
     finally:
         pyplot.show = shown
-    return Outcome(names, paths, printed.getvalue())
+    return Outcome(names, ran)
 
 
 def _run(cell: Cell, path: Path, names: dict[str, Any]) -> Any:

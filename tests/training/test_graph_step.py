@@ -12,12 +12,13 @@ from tiny_steps import batch, changing, run, same, settings, trained
 from torch.utils._python_dispatch import _disable_current_modes
 
 from boxwright.data.loader import Batch
+from boxwright.data.moved_objects import FEWEST_BOXES
 from boxwright.models.box_branch import BoxBranch
 from boxwright.ops import roi
 from boxwright.ops.outside_graphs import splitting
 from boxwright.training import graph_step
 from boxwright.training.graph_step import LAPS, SEEN_BEFORE, GraphStep
-from boxwright.training.static_batch import FEWEST_BOXES, padded
+from boxwright.training.static_batch import padded
 from boxwright.training.step import EagerStep
 
 

@@ -74,10 +74,12 @@ def test_what_cannot_be_recorded_is_made_operation_by_operation_from_then_on(sou
             raise RuntimeError("no")
 
     drawn, graph = drawn_batches(source, 30), Refusing()
-    make = BatchMaker(CPU, stored.pixels, objects, graph)
+    lines = []
+    make = BatchMaker(CPU, stored.pixels, objects, graph, lines.append)
     for one in drawn:
         assert_equal(make(one), one.to(CPU, stored.pixels, objects))
     assert graph.recorded == 1
+    assert lines == ["CUDA graphs: batches cannot be captured (no): they are made operation by operation"]
     full = RecordedGraph(room=False)
     make = BatchMaker(CPU, stored.pixels, objects, full)
     assert [make(one) for one in drawn[:8]]

@@ -94,6 +94,9 @@ def test_a_run_ends_with_its_page_and_report_writes_the_same_of_it(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(run / "report.html")
     assert (run / "report.html").read_text(encoding="utf-8") == first
+    result = CliRunner().invoke(app, ["report", str(run), "--split", "train"])  # the page of validation stays
+    assert result.stdout.strip() == str(run / "report-train.html")
+    assert (run / "report.html").read_text(encoding="utf-8") == first
     runs = [str(run), str(shutil.copytree(run, tmp_path / "b"))]
     result = CliRunner().invoke(app, ["report", *runs, "--out", str(tmp_path / "two.html"), "--split", "train"])
     assert result.exit_code == 0, result.output

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.network_options import check_shares, network_options
 from boxwright.cli.progress import log
 from boxwright.wording import counted
 from boxwright.writing import printable
@@ -108,7 +109,7 @@ def predict(
     from boxwright.visualize import save
     from boxwright.writing import free_folder, writing
 
-    _check_shares(score=score, nms_iou=nms_iou)
+    check_shares(score=score, nms_iou=nms_iou)
     formats = [] if format is None else [*formats_called(format)]
     formats += [name.rstrip("_") for name in OLD_FLAGS if context.params[name]]
     _check_engine(context, engine)
@@ -128,42 +129,20 @@ def predict(
         )
     video = _video_of(context, sources, network, formats, engine)
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
+    options = network_options(
+        score=score, nms_iou=nms_iou, max_detections=max_detections, no_resize=no_resize, tiles=tiles,
+        overlap=overlap, batch=batch, memory=memory,
+    )  # fmt: skip
     if video is not None:
-        frames = detector.video(
-            video,
-            step=step,
-            start=start,
-            end=end,
-            score=score,
-            resize=None if no_resize else "recipe",
-            batch=batch,
-            nms_iou=nms_iou,
-            max_detections=max_detections,
-            memory=memory,
-            tiles="recipe" if tiles is None else tiles or None,
-            overlap=overlap,
-        )
+        frames = detector.video(video, step=step, start=start, end=end, **options)
         return write_video(video, frames, video.count(step, start, end), out, draw=draw)
     _check_masks(checkpoint, detector, formats)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in image_paths(source)))
     refuse_among_images(out or Path("predictions"), [Path(source) for source in sources], paths)
     names = dict(zip(map(str, paths), unique_stems(paths), strict=True))
-    stream = detector.try_stream(
-        paths,
-        score=score,
-        resize=None if no_resize else "recipe",
-        batch=batch,
-        nms_iou=nms_iou,
-        max_detections=max_detections,
-        proposals=stored,
-        window=max(32 if draw else 64, batch),
-        memory=memory,
-        listed=True,
-        keep=draw,  # what is drawn on is kept in full size
-        tiles="recipe" if tiles is None else tiles or None,
-        overlap=overlap,
-    )
+    options["proposals"], options["window"] = stored, max(32 if draw else 64, batch)
+    stream = detector.try_stream(paths, **options, listed=True, keep=draw)  # what is drawn on is kept in full size
     folder = out or free_folder(Path("predictions"))
     folder.mkdir(parents=True, exist_ok=True)
     files = PredictionFiles(folder, formats)
@@ -294,9 +273,3 @@ def _check_masks(checkpoint: Path, detector: Any, formats: list[str]) -> None:
     given = [name for name in formats if name in OF_MASKS]
     if given and not detector.recipe.needs_masks:
         raise ValueError(f"{checkpoint} predicts boxes and no masks: leave out --format {given[0]}")
-
-
-def _check_shares(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not 0 <= value <= 1:
-            raise ValueError(f"--{name.replace('_', '-')}: expected 0 to 1, got {value}")

@@ -20,7 +20,10 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; report.html in the run folder, or here for several runs, if not given."),
+        typer.Option(
+            help="File to write; report.html (of another split than that of validation report-SPLIT.html) in the run "
+            "folder, or here for several runs, if not given."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from boxwright.cli.network_options import check_shares, network_options
+
 
 def track(
     checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
@@ -68,7 +70,6 @@ def track(
 
     With --line and --zone, counts.json tells how many objects of each class crossed them in each direction.
     """
-    from boxwright.cli.predict import _check_shares
     from boxwright.cli.track_files import write_tracks
     from boxwright.inference.crossings import line_of, zone_of
     from boxwright.inference.predictor import Detector
@@ -77,7 +78,7 @@ def track(
     from boxwright.runtime.missing import required
     from boxwright.writing import printable
 
-    _check_shares(score=score, nms_iou=nms_iou)
+    check_shares(score=score, nms_iou=nms_iou)
     borders = [*map(line_of, line or ()), *map(zone_of, zone or ())]
     algorithm_called(tracker)
     if Path(source).exists() and not is_video_source(source):
@@ -87,6 +88,10 @@ def track(
     required("trackers", "track")
     video = Video(source, network=network)
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
+    options = network_options(
+        score=score, nms_iou=nms_iou, max_detections=max_detections, no_resize=no_resize, tiles=tiles,
+        overlap=overlap, batch=batch, memory=memory,
+    )  # fmt: skip
     tracked = detector.track(
         video,
         tracker=tracker,
@@ -94,13 +99,6 @@ def track(
         step=step,
         start=start,
         end=end,
-        score=score,
-        resize=None if no_resize else "recipe",
-        batch=batch,
-        nms_iou=nms_iou,
-        max_detections=max_detections,
-        memory=memory,
-        tiles="recipe" if tiles is None else tiles or None,
-        overlap=overlap,
+        **options,
     )
     write_tracks(video, tracked, video.count(step, start, end), out, borders, draw=draw)

@@ -6,7 +6,7 @@ makes them (`data.drawn`). Both draw the same for the same step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,22 +57,26 @@ class DrawnBatches:
     """Batches that are made on a device, of images that are stored there, or of those that each is sent with.
 
     The ground truth of all images is stored there too, unless it has masks or keypoints: then the host transforms it.
+    With `graphs` a GPU makes batches of stored images as CUDA graphs; `log` is told where it cannot.
     """
 
     def __init__(
-        self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None
-    ) -> None:
-        self.images, self.workers, self.device, self.stored = images, workers, device, stored
+        self, images: DetectionDataset, workers: int, device: torch.device, stored: StoredImages | None = None, *,
+        graphs: bool = True, log: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
+        self.images, self.workers, self.device, self.stored, self.log = images, workers, device, stored, log
+        self.graphs = graphs and device.type == "cuda" and stored is not None
         self.objects = None if images.masks or images.num_keypoints else store_objects(images)
         self.samples = DrawnDataset(images, self.objects, send_images=stored is None)
         starts = None if stored is None else stored.starts
-        self.collate = DrawnCollate(images, starts, few_shapes=device.type == "cuda" and stored is not None)
+        self.collate = DrawnCollate(images, starts, few_shapes=self.graphs)
 
     def __call__(self, sampler: StepSampler) -> Iterator[Batch]:
         """The batches whose keys a sampler gives."""
-        pixels, on_gpu = None if self.stored is None else self.stored.pixels, self.device.type == "cuda"
-        make = BatchMaker(self.device, pixels, self.objects, CudaCapture(self.device) if on_gpu else None)
-        drawn = load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=on_gpu)
+        pixels = None if self.stored is None else self.stored.pixels
+        capture = CudaCapture(self.device) if self.graphs else None
+        make = BatchMaker(self.device, pixels, self.objects, capture, self.log)
+        drawn = load_collated(self.samples, self.collate, sampler, workers=self.workers, pin=self.device.type == "cuda")
         yield from made_beside(drawn, make, self.device)
 
 

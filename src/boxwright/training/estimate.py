@@ -157,7 +157,7 @@ def estimate(
     step = training_step(state, accelerator, precision, settings, multiple=shapes_multiple(train_set, settings))
     warm = warm_steps(settings, captured=not isinstance(step, EagerStep))
     progress.horizon = Horizon(warm + counted_steps(settings))
-    source = batch_source(settings.data, train_set, where, lambda _: None)
+    source = batch_source(settings.data, train_set, where, lambda _: None, graphs=settings.speed != "eager")
     batches = training_batches(run, progress, source, aspects, accelerator)
     step_seconds, waiting = _time_steps(run, progress, step, batches, accelerator, warm)
     detector = Detector(Checkpoint(settings, opened.classes, model.state_dict()), where, precision=precision)

@@ -35,13 +35,15 @@ class BatchMaker:
     """Makes drawn batches on a device, of images (N, 3) and objects that are stored there; nothing waits for it.
 
     With a `capture` batches of a shape that was seen `SEEN_BEFORE` times are made by a recording. Those that come with
-    images, proposals or masks of their own are always made operation by operation.
+    images, proposals or masks of their own are always made operation by operation; so are all others once a recording
+    has failed, which is logged.
     """
 
     def __init__(
-        self, device: torch.device, pixels: Tensor | None, objects: StoredObjects | None, capture: Capture | None
-    ) -> None:
-        self.device, self.pixels, self.capture = device, pixels, capture
+        self, device: torch.device, pixels: Tensor | None, objects: StoredObjects | None, capture: Capture | None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
+        self.device, self.pixels, self.capture, self.log = device, pixels, capture, log
         self.objects = None if objects is None else objects.to(device)
         self.makings: Kept[Making] = Kept(MOST_GRAPHS, SEEN_BEFORE)
 
@@ -61,8 +63,10 @@ class BatchMaker:
             buffers = with_buffers(drawn.sent(self.device))
             try:
                 recording = self.capture(lambda: buffers.made(self.pixels, self.objects))
-            except RuntimeError:  # of memory, or of an operation that cannot be captured
+            except RuntimeError as error:  # of memory, or of an operation that cannot be captured
                 self.capture = None
+                reason = str(error).splitlines()[0][:120]
+                self.log(f"CUDA graphs: batches cannot be captured ({reason}): they are made operation by operation")
                 return self._eager(drawn)
             making = Making(buffers, recording)
             self.makings.add(key, making)

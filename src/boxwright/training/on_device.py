@@ -21,9 +21,11 @@ MIB = 2**20
 
 
 def batch_source(
-    settings: Data, images: DetectionDataset, device: torch.device, log: Callable[[str], None]
+    settings: Data, images: DetectionDataset, device: torch.device, log: Callable[[str], None], *, graphs: bool = True
 ) -> BatchSource:
     """The source of batches that `data.on_device` asks for, or that suits the device; what was decided is logged.
+
+    `graphs`: whether a GPU may make them as CUDA graphs.
 
     Raises ValueError where a device is to make images that it cannot make, ValueError or OSError for one that cannot
     be read.
@@ -39,7 +41,7 @@ def batch_source(
     workers = worker_count(settings.workers, device, stored is not None or images.cached_bytes > 0)
     loader = f"loader: {counted(workers, 'worker')}"
     if stored is not None:
-        source = DrawnBatches(images, workers, device, stored)
+        source = DrawnBatches(images, workers, device, stored, graphs=graphs, log=log)
         log(f"{loader}, {counted(len(images), 'image')} ({stored.num_bytes / MIB:.0f} MiB) stored on {device}{why}, "
             f"where batches are made ({now() - started:.1f} s)")  # fmt: skip
         return source

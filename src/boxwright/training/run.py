@@ -194,7 +194,7 @@ def _run(
     state = _state(start._replace(recipe=recipe), asked, classes, numbers, accelerator, display, resumed)
     train_set, val_set, aspects = image_sets(recipe, data, augment=asked.overfit is None, proposals=proposals)
     check_fits(state.model, train_set, recipe, precision, accelerator.device)
-    source = batch_source(recipe.data, train_set, accelerator.device, display.log)
+    source = batch_source(recipe.data, train_set, accelerator.device, display.log, graphs=recipe.speed != "eager")
     folder = Path() if resumed is None else resumed.folder
     if main and resumed is None:  # not before all images that are kept in memory could be read
         folder = new_run_folder(runs, name or recipe.name)

@@ -40,7 +40,8 @@ def report(
         runs: run folders that `train` wrote.
         data: the folder of labelled images; that of the runs if not given. Several runs need one for all.
         split: what is evaluated; the validation split of the runs if not given.
-        out: the file; `report.html` in the folder of a single run, in the working folder for several, if not given.
+        out: the file; if not given `report.html`, or `report-SPLIT.html` for another split than that of validation, in
+            the folder of a single run, in the working folder for several.
         device: auto, cpu, cuda, cuda:N or mps.
         log: is called with a sentence for each thing that is done.
         progress: is called with the images done and those to do.
@@ -63,7 +64,9 @@ def report(
         )
     if not Path(places[0][0]).exists():
         raise FileNotFoundError(f"{places[0][0]}: the data of {folders[0]} is not there; say where it is with --data")
-    target = Path(out) if out is not None else folders[0] / NAME if len(folders) == 1 else Path(NAME)
+    # that of the validation split, which training wrote, stays
+    name = NAME if split is None or split in map(_split, arguments) else f"report-{split}.html"
+    target = Path(out) if out is not None else folders[0] / name if len(folders) == 1 else Path(name)
     if target.is_dir():
         raise ValueError(f"{target}: expected a file to write, got a folder; give --out {target / NAME}")
     if not target.parent.is_dir():

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.data.loader import Batch
+from boxwright.data.moved_objects import padded_count
 from boxwright.structures import ImageBatch, Proposals, Targets
 
 SIDES = (1, 8, 16, 32, 64)
 """Pixels: height and width of a batch are padded to a multiple of one of these."""
-FEWEST_BOXES = 8
-"""Boxes and proposals are padded to 8, 16, 32, ..."""
 
 
 def side_multiple(sizes_hw: Iterable[tuple[int, int]], scales: int, most: int) -> int:
@@ -41,24 +40,20 @@ def side_multiple(sizes_hw: Iterable[tuple[int, int]], scales: int, most: int) -
 
 
 def padded(batch: Batch, multiple: int = 1) -> Batch:
-    """The batch with sides of a multiple of so many pixels and 8, 16, 32, ... boxes and proposals.
-
-    >>> [next_size(count) for count in (0, 8, 9, 33)]
-    [8, 8, 16, 64]
-    """
+    """The batch with sides of a multiple of so many pixels and 8, 16, 32, ... boxes and proposals."""
     images, targets, indices, proposals = batch
     height, width = images.pixels.shape[-2:]
     pixels = _pad(images.pixels, 0, -width % multiple, 0, -height % multiple)
     whole = ImageBatch(pixels, images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy)
     count = targets.boxes.shape[1]
-    rows = next_size(count) - count
+    rows = padded_count(count) - count
     wider = Targets(
         _pad(targets.boxes, 0, 0, 0, rows), _pad(targets.labels, 0, rows), _pad(targets.ignore, 0, rows),
         _pad(targets.valid, 0, rows),
     )  # fmt: skip
     if proposals is not None:
         count = proposals.boxes.shape[1]
-        rows = next_size(count) - count
+        rows = padded_count(count) - count
         level = None if proposals.level is None else _pad(proposals.level, 0, rows)
         proposals = Proposals(
             _pad(proposals.boxes, 0, 0, 0, rows), _pad(proposals.scores, 0, rows), _pad(proposals.valid, 0, rows), level
@@ -69,14 +64,6 @@ def padded(batch: Batch, multiple: int = 1) -> Batch:
 def _pad(tensor: Tensor, *sides: int) -> Tensor:
     """Zeros at the ends of the last dimensions, as `F.pad`; nothing is copied where nothing is added."""
     return F.pad(tensor, sides) if any(sides) else tensor
-
-
-def next_size(count: int) -> int:
-    """The number of boxes that so many are padded to."""
-    size = FEWEST_BOXES
-    while size < count:
-        size *= 2
-    return size
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:

@@ -30,10 +30,13 @@ def advice(facts: RunFacts) -> list[Advice]:
     """What to do next; never empty."""
     diagnosis = [Advice("Look at this first", sentence) for sentence in facts.evaluation.diagnosis]
     found = [*diagnosis, *_of_data(facts), *_of_curves(facts), *_of_sizes(facts), *_of_mistakes(facts)]
-    last = Advice(
-        "Evaluate once on images that no choice was made by",
-        "if the folder has a test split: boxwright evaluate RUN --data FOLDER --split test",
-    )
+    if facts.split == "test":
+        last = Advice("Choose nothing by these figures", "a test split that choices were made by is one no more")
+    else:
+        last = Advice(
+            "Evaluate once on images that no choice was made by",
+            "if the folder has a test split: boxwright report RUN --split test",
+        )
     return [*found, last]
 
 
