@@ -23,8 +23,8 @@ class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks, with `needs_keypoints` keypoints. `holds` names the
-    detector that a mask or keypoint model holds, whose sections it has.
+    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_semantic` the label of every pixel.
+    `holds` names the detector that a mask or keypoint model holds, whose sections it has.
     """
 
     config: type[ModelConfig]
@@ -34,6 +34,7 @@ class ModelEntry(NamedTuple):
     needs_masks: bool = False
     holds: str | None = None
     needs_keypoints: bool = False
+    needs_semantic: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {

@@ -245,14 +245,14 @@ def image_sets(
     """Training and validation images, and the aspect of each training image."""
     resize = recipe.data.resize
     pipeline = augmentation(recipe.data.augment, data.classes.skeleton) if augment else None
-    masks, points = recipe.needs_masks, recipe.num_keypoints
+    masks, points, maps = recipe.needs_masks, recipe.num_keypoints, recipe.needs_semantic
     cache, values = recipe.data.cache, recipe.data.value_range
     train = DetectionDataset(
-        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, cache=cache,
-        proposals=proposals, value_range=values,
+        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, semantic=maps,
+        cache=cache, proposals=proposals, value_range=values,
     )  # fmt: skip
     val = DetectionDataset(
-        data.val, resize.rule(), masks=masks, num_keypoints=points, cache=cache, proposals=proposals,
+        data.val, resize.rule(), masks=masks, num_keypoints=points, semantic=maps, cache=cache, proposals=proposals,
         value_range=values, tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
     )  # fmt: skip
     return train, val, aspects_of(data.train)
