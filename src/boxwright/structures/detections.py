@@ -19,12 +19,17 @@ from torch import Tensor
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
+
+SEMANTIC_STRIDE = 4
+"""Network pixels to a cell of `PaddedDetections.semantic`, along each axis."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -155,7 +160,8 @@ class PaddedDetections(NamedTuple):
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
-    a keypoint detector, logits over each box of where its P keypoints are.
+    a keypoint detector, logits over each box of where its P keypoints are; `semantic` (B, S, h, w), of a model with
+    semantic maps, logits of its S classes at stride 4.
     """
 
     boxes: Tensor
@@ -164,6 +170,7 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    semantic: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -172,15 +179,18 @@ class PaddedDetections(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
         """The same detections with every tensor changed."""
         boxes, scores, labels, counts = (change(part) for part in self[:4])
-        grids = (None if part is None else change(part) for part in (self.masks, self.heatmaps))
+        grids = (None if part is None else change(part) for part in self[4:])
         return PaddedDetections(boxes, scores, labels, counts, *grids)
 
-    def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
+    def restore(
+        self, images: ImageBatch, paste: Paste = "exact", panoptic: PanopticSettings | None = None
+    ) -> list[Detections]:
         """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved.
+        Keypoints are decoded in network pixels, as the references do, and then moved. Semantic maps are labelled where
+        their logits are, and merged with the masks as `panoptic` says, if it is given.
         """
-        in_network, scores, labels, numbers, grids, heatmaps = self.cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _ = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
         offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
@@ -199,16 +209,36 @@ class PaddedDetections(NamedTuple):
             if heatmaps is not None:
                 points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
                 points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
-            size_hw = (height, width)
+            semantic = self._labels_of(image, images)
+            merged = None
+            if panoptic is not None and semantic is not None and masks is not None:
+                merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
             found.append(
-                Detections(own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points)
-            )
+                Detections(
+                    own, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
+                    semantic=semantic, panoptic=merged,
+                )
+            )  # fmt: skip
         return found
+
+    def _labels_of(self, image: int, images: ImageBatch) -> Tensor | None:
+        """The semantic map (H, W) uint8 of one image on the CPU, at the pixels of the original."""
+        if self.semantic is None:
+            return None
+        size_hw, original_hw, scale_xy, offset_xy = (
+            part[image].tolist()
+            for part in (images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy)
+        )  # fmt: skip
+        labels = semantic_labels(self.semantic[image], SEMANTIC_STRIDE, size_hw, original_hw, scale_xy, offset_xy)
+        return labels.cpu()
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
+
+    `semantic` (H, W) uint8, where the model gives it, has an index into `classes.semantic_names` for each pixel (255
+    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -228,6 +258,8 @@ class Detections:
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -244,6 +276,11 @@ class Detections:
             got = tuple(self.keypoints.shape)
             good = len(got) == 3 and got[0] == count and got[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {got}")
+        merged = None if self.panoptic is None else self.panoptic.map
+        for name, map_ in (("semantic", self.semantic), ("panoptic", merged)):
+            if map_ is not None:
+                got = tuple(map_.shape)
+                require(got == tuple(self.size_hw), f"{name}: expected {tuple(self.size_hw)}, got {got}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -300,7 +337,12 @@ class Detections:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
         points = None if self.keypoints is None else self.keypoints[keep]
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points)
+        panoptic = self.panoptic
+        if panoptic is not None:
+            panoptic = panoptic.select(torch.arange(len(self), device=keep.device)[keep].tolist())
+        return Detections(
+            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic
+        )  # fmt: skip
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""
