@@ -14,12 +14,12 @@ import torch
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import finding_line
 from boxwright.data.class_balance import balanced_weights, images_by_class, repeat_factors
-from boxwright.data.class_selection import as_one_class
+from boxwright.data.class_selection import as_one_class, without_stuff
 from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
-from boxwright.data.records import Split
+from boxwright.data.records import Record, Split
 from boxwright.data.sampler import aspects_of
 from boxwright.data.tiles import cut_split
 from boxwright.data.transforms import (
@@ -79,18 +79,22 @@ def open_checked(
 ) -> CheckedData:
     """Open a data folder, check it, and pick the two splits; what was decided is logged."""
     dataset = open_folder(path, classes=classes)
-    log(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    log(f"data: {dataset.root} ({dataset.format}), classes: {_classes_in_words(dataset.classes)}")
     for note in dataset.notes:
         log(f"data: {note}")
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
         log("data: this detector finds objects of any class, so all are one class, object")
+    if not recipe.needs_semantic:
+        _require_objects(path, dataset.classes, recipe.name)
+        dataset = without_stuff(dataset)
     wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
         need_masks=recipe.needs_masks, value_range=recipe.data.value_range, tiling=recipe.data.tiling(),
+        check_maps=recipe.needs_semantic,
     )  # fmt: skip
     train = find_split(report.dataset, train_split)
     lost = unclaimed_findings(replace(report.dataset, splits={train_split: tiles_of(train, recipe)}), recipe)
@@ -101,19 +105,9 @@ def open_checked(
         if finding.kind == "narrow-values":
             log(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
-    if not any(record.annotations for record in train.records):
-        raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
-    if recipe.needs_masks:
-        _require_masks(path, train, recipe.name, report)
-    if recipe.num_keypoints:
-        _require_keypoints(path, train, recipe)
+    _require_what_is_learnt(path, train, recipe, report)
     if overfit is not None:
-        labelled = tuple(record for record in train.records if record.annotations)
-        if len(labelled) < overfit:
-            raise ValueError(
-                f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'image')} with objects"
-            )
-        train = train.with_records(labelled[:overfit])
+        train = _first_labelled(train, overfit)
     val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
@@ -122,6 +116,37 @@ def open_checked(
     unit = "image" if recipe.data.tiles.size is None else "tile"
     log(f"data: {counted(len(train), unit)} to train on ({train.name}), {len(val)} to validate on ({val.name})")
     return CheckedData(train, val, dataset.classes, report)
+
+
+def _require_what_is_learnt(path: str | Path, train: Split, recipe: Recipe, report: PreflightReport) -> None:
+    """Refuse data without that which a recipe learns."""
+    if not any(map(_labelled, train.records)):
+        raise ValueError(f"{path}: split {train.name} has no labelled object to learn from")
+    if recipe.needs_masks:
+        _require_masks(path, train, recipe.name, report)
+    if recipe.num_keypoints:
+        _require_keypoints(path, train, recipe)
+    if recipe.needs_semantic:
+        _require_maps(path, train, recipe)
+
+
+def _first_labelled(train: Split, count: int) -> Split:
+    """The first images that have something to learn; ValueError where there are fewer."""
+    labelled = tuple(filter(_labelled, train.records))
+    if len(labelled) < count:
+        what = "objects" if train.classes.names else "labels"
+        raise ValueError(f"--overfit {count}: split {train.name} has {counted(len(labelled), 'image')} with {what}")
+    return train.with_records(labelled[:count])
+
+
+def _labelled(record: Record) -> bool:
+    """Whether an image has something to learn from."""
+    return bool(record.annotations) or record.semantic is not None
+
+
+def _classes_in_words(classes: Classes) -> str:
+    things, stuff = ", ".join(classes.names), ", ".join(classes.stuff)
+    return f"{things}; stuff: {stuff}" if things and stuff else things or f"stuff: {stuff}"
 
 
 def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda _: None) -> Split:
@@ -160,6 +185,31 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
             f"{path}: {recipe} learns masks, but none of the {counted(len(objects), 'object')} of split {train.name} "
             f"has one that can be used (the first: {objects[0].where}); give COCO JSON with segmentation, "
             "YOLO polygons or VOC's SegmentationObject/*.png, or train a recipe without masks"
+        )
+
+
+def _require_objects(path: str | Path, classes: Classes, recipe: str) -> None:
+    """Refuse data without objects for a detector of objects."""
+    if not classes.names:
+        raise ValueError(
+            f"{path}: {recipe} finds objects, but the data has none: all its classes are stuff "
+            f"({', '.join(classes.stuff)}), labels of pixels; train a semantic recipe"
+        )
+
+
+def _require_maps(path: str | Path, train: Split, recipe: Recipe) -> None:
+    """Refuse data without labels of pixels, or with another number of them than the recipe learns."""
+    names = train.classes.semantic_names
+    if not any(record.semantic is not None for record in train.records):
+        raise ValueError(
+            f"{path}: {recipe.name} learns the label of every pixel, but the data has none; give COCO panoptic "
+            "(panoptic_train2017.json with its PNG files), or images/ and labels/ of PNG files with classes.txt"
+        )
+    wanted = getattr(getattr(recipe.model, "semantic", None), "num_classes", len(names))
+    if wanted != len(names):
+        raise ValueError(
+            f"{path}: {recipe.name} learns {counted(wanted, 'label')} of a pixel, but the data has {len(names)} "
+            f"({', '.join(names)}); set model.semantic.num_classes={len(names)}"
         )
 
 

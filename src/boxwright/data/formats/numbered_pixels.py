@@ -6,7 +6,8 @@ R + 256 G + 256^2 B (Kirillov et al., "Panoptic segmentation", and panopticapi).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,23 @@ class ObjectPixels:
 class LabelPixels:
     """The labels of the pixels of such a file, which is read when they are needed.
 
-    `label_of` are pairs of a number in the file and its label; any other number is of label 255, not known.
+    `label_of` are pairs of a number in the file and its label, which is 255 for one that counts for nothing; any other
+    number is of label 255 too.
     """
 
     path: Path
     label_of: tuple[tuple[int, int], ...]
     colours: bool = False
+
+    def relabelled(self, mapping: Sequence[int]) -> LabelPixels:
+        """The same file with another label for each label, 255 for one that is left out."""
+        pairs = ((number, mapping[label] if label != IGNORED else IGNORED) for number, label in self.label_of)
+        return replace(self, label_of=tuple(pairs))
+
+    def without(self, numbers: Collection[int]) -> LabelPixels:
+        """The same file with pixels of these numbers of no label."""
+        pairs = ((number, IGNORED if number in numbers else label) for number, label in self.label_of)
+        return replace(self, label_of=tuple(pairs))
 
     def labels(self, hw: tuple[int, int]) -> Tensor:
         """The labels (H, W) uint8. Raises ValueError for a file that is damaged or has another type or size."""

@@ -29,12 +29,12 @@ def write_object_pixels(path: Path, masks: Sequence[CroppedMask], hw: tuple[int,
         height, width = mask.bitmap.shape
         plane[mask.y : mask.y + height, mask.x : mask.x + width][mask.bitmap] = number
     image = Image.fromarray(plane.numpy()).convert("P")
-    image.putpalette([part for index in range(256) for part in _colour(index)])
+    image.putpalette([part for index in range(256) for part in colour_of_index(index)])
     with writing(path):
         image.save(path)
 
 
-def _colour(index: int) -> tuple[int, int, int]:
+def colour_of_index(index: int) -> tuple[int, int, int]:
     """VOC's colour of an index: its bits, in groups of three, from the highest bit of each colour down."""
     red = green = blue = 0
     for bit in range(7, -1, -1):
