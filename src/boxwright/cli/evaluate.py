@@ -183,6 +183,7 @@ def evaluate(
                 device=device,
                 precision=precision,
                 compile=compile,
+                maps=save,
                 log=log,
                 progress=progress,
             )
@@ -244,10 +245,14 @@ def _print(evaluation: Evaluation, images: int, iou: float, json_output: bool) -
     if json_output:
         typer.echo(json.dumps(evaluation.figures, allow_nan=False))
         return
+    from boxwright.evaluation.pixel_tables import pixel_tables, rich_table
     from boxwright.evaluation.report import class_table
     from boxwright.evaluation.summary import headline
 
     console = table_console(highlight=False)
-    console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
+    if evaluation.rows:
+        console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
+    for table in () if evaluation.pixels is None else pixel_tables(evaluation.pixels):
+        console.print(rich_table(table))
     for line in (f"\n{counted(images, 'image')}", *headline(evaluation)):
         typer.echo(line)

@@ -82,7 +82,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """
         self.tiling, self.min_visible = tiling, min_visible
         self.value_range = value_range
-        self.records = split.records
+        self.records, self.classes = split.records, split.classes
         self.frequencies = split.frequencies
         self.rule = rule
         self.augmentation = augmentation
@@ -213,15 +213,18 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return self._ground_truths[index]
         return resize_ground_truth(self._ground_truth(self.records[index], hw, masks=masks), hw, self.rule)
 
-    def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once, but for its map."""
+    def original_ground_truth(self, index: int, hw: tuple[int, int], *, with_map: bool = True) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once, but for its map.
+
+        The map of an image, which takes as much memory as a third of it, can be left out.
+        """
         record = self.records[index]
         if index not in self._original_ground_truths:
             self._original_ground_truths[index] = ground_truth_of(
                 record, hw, masks=self.masks, num_keypoints=self.num_keypoints
             )
         known = self._original_ground_truths[index]
-        return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic else known
+        return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic and with_map else known
 
     def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:
         """The ground truth of an image as it was prepared, in network pixels: its own, or that of each of its tiles."""

@@ -59,6 +59,11 @@ class CocoResult:
     notes: tuple[str, ...]
     by_frequency: dict[str, float | None] | None = None
 
+    @classmethod
+    def undefined(cls) -> CocoResult:
+        """That of a model that finds no objects."""
+        return cls(*[None] * 6, {1: None, 10: None, 100: None}, *[None] * 4, {}, {}, "boxes", ())
+
     def figures(self, prefix: str = "") -> dict[str, Any]:
         """The result as one JSON object, under the usual names (AP50, ARs, ...).
 
