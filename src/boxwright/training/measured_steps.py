@@ -89,7 +89,7 @@ def training_speed(recipe: Recipe, *, device: str = "auto", num_classes: int = 8
 
 
 def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) -> Batch:
-    """A batch of noise at network size with random objects (and masks, labels, proposals, where the recipe needs them)."""
+    """A batch of noise at network size with random objects, and masks, labels or proposals if the recipe needs any."""
     generator = torch.Generator().manual_seed(0)
     count = recipe.data.batch_size
     pixels = torch.randint(0, 256, (count, 3, *size_hw), generator=generator, dtype=torch.uint8)
