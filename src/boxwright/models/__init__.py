@@ -51,7 +51,7 @@ MODELS: dict[str, ModelEntry] = {
     "keypoint_rcnn": ModelEntry(KeypointRCNNConfig, KeypointRCNN, holds="faster_rcnn", needs_keypoints=True),
     "semantic_fpn": ModelEntry(SemanticFPNConfig, SemanticFPN, needs_semantic=True, detects=False),
     "panoptic_fpn": ModelEntry(
-        PanopticFPNConfig, PanopticFPN, needs_masks=True, holds="faster_rcnn", needs_semantic=True
+        PanopticFPNConfig, PanopticFPN, needs_masks=True, holds="mask_rcnn", needs_semantic=True
     ),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

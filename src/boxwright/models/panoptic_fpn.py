@@ -40,7 +40,7 @@ class PanopticFPNConfig:
     def __post_init__(self) -> None:
         _ = self.instances  # whose sections must go together
         check_pyramid(self.fpn)
-        if self.semantic.num_classes < 2:
+        if self.semantic.outputs < 2:
             raise ValueError("semantic.num_classes: expected at least 2, of which the first is any thing, got 1")
 
     @property

@@ -23,15 +23,17 @@ from boxwright.structures.detections import SEMANTIC_STRIDE
 
 MOST_CLASSES = IGNORED
 """Labels are bytes, and 255 is ignored."""
+COCO_CLASSES = 54
+"""Of the semantic maps of COCO's panoptic data: 53 kinds of stuff, and things."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SemanticSettings:
     """How semantic maps are predicted and learnt. The defaults are those of the paper."""
 
-    num_classes: int = 54
-    """Of the semantic map: "things", where the data has objects, and the stuff; 54 in COCO. Training takes as many as
-    the data has."""
+    num_classes: int | None = None
+    """Of the semantic map: "things", where the data has objects, and the stuff. null: as many as the data has, which
+    training writes down; 54, as in COCO, where there is no data."""
     channels: int = 128
     """Of the 3x3 convolutions."""
     norm: Norm = "gn"
@@ -40,12 +42,17 @@ class SemanticSettings:
     """Of the loss "semantic" beside the others; 0.5 in Detectron2's panoptic models."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_classes <= MOST_CLASSES:
+        if self.num_classes is not None and not 1 <= self.num_classes <= MOST_CLASSES:
             raise ValueError(f"num_classes: expected 1 to {MOST_CLASSES}, got {self.num_classes}")
         if self.channels < 1:
             raise ValueError(f"channels: expected at least 1, got {self.channels}")
         if not 0 < self.loss_weight < math.inf:
             raise ValueError(f"loss_weight: expected a number above 0, got {self.loss_weight}")
+
+    @property
+    def outputs(self) -> int:
+        """How many classes a model is built for."""
+        return COCO_CLASSES if self.num_classes is None else self.num_classes
 
 
 def check_pyramid(fpn: TrunkSection) -> None:
@@ -68,7 +75,7 @@ class SemanticBranch(nn.Module):
     def __init__(self, settings: SemanticSettings, in_channels: int, num_levels: int) -> None:
         super().__init__()
         self.settings, self.num_levels = settings, num_levels
-        self.head = SemanticHead(in_channels, settings.num_classes, num_levels, settings.channels, settings.norm)
+        self.head = SemanticHead(in_channels, settings.outputs, num_levels, settings.channels, settings.norm)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Logits (B, S, h, w) at stride 4 of the levels, finest first."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -35,6 +35,8 @@ from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
 from boxwright.models.class_weights import weights_by_name
 from boxwright.models.fast_rcnn import FastRCNNConfig
+from boxwright.models.panoptic_fpn import PanopticFPNConfig
+from boxwright.models.semantic_fpn import SemanticFPNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes, Skeleton
@@ -54,9 +56,9 @@ class CheckedData:
     report: PreflightReport
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe with what its data decided: the range of values, and class weights as numbers.
+        """The recipe with what its data decided: range of values, class weights as numbers, how many semantic classes.
 
-        (`data.value_range=auto`; `class_weights` by name or "balanced".)
+        (`data.value_range=auto`; `class_weights` by name or "balanced"; `model.semantic.num_classes=null`.)
         """
         section = recipe.data.model_copy(update={"value_range": self.report.value_range})
         weights, names = recipe.class_weights, self.classes.names
@@ -64,7 +66,11 @@ class CheckedData:
             weights = balanced_weights(self.train.records, len(names))
         elif isinstance(weights, dict):
             weights = weights_by_name(weights, names)
-        return recipe.model_copy(update={"data": section, "class_weights": weights})
+        model: Any = recipe.model
+        if isinstance(model, SemanticFPNConfig | PanopticFPNConfig):
+            semantic = replace(model.semantic, num_classes=len(self.classes.semantic_names))
+            model = replace(model, semantic=semantic)
+        return recipe.model_copy(update={"data": section, "class_weights": weights, "model": model})
 
 
 def open_checked(
@@ -85,8 +91,9 @@ def open_checked(
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
         log("data: this detector finds objects of any class, so all are one class, object")
-    if not recipe.needs_semantic:
+    if MODELS[recipe.model.name].detects:
         _require_objects(path, dataset.classes, recipe.name)
+    if not recipe.needs_semantic:
         dataset = without_stuff(dataset)
     wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
@@ -159,6 +166,8 @@ def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda
         return split
     if MODELS[recipe.model.name].needs_proposals:
         raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
+    if recipe.needs_semantic:
+        raise ValueError(f"data.tiles: {recipe.name} labels whole images: it cannot be trained on tiles")
     cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
     log(f"data: {sentence}")
     return cut
@@ -205,8 +214,8 @@ def _require_maps(path: str | Path, train: Split, recipe: Recipe) -> None:
             f"{path}: {recipe.name} learns the label of every pixel, but the data has none; give COCO panoptic "
             "(panoptic_train2017.json with its PNG files), or images/ and labels/ of PNG files with classes.txt"
         )
-    wanted = getattr(getattr(recipe.model, "semantic", None), "num_classes", len(names))
-    if wanted != len(names):
+    wanted = getattr(getattr(recipe.model, "semantic", None), "num_classes", None)
+    if wanted not in (None, len(names)):
         raise ValueError(
             f"{path}: {recipe.name} learns {counted(wanted, 'label')} of a pixel, but the data has {len(names)} "
             f"({', '.join(names)}); set model.semantic.num_classes={len(names)}"
