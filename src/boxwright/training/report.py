@@ -60,7 +60,7 @@ def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
     images, ground_truths = [], []
     for index, (height, width) in enumerate(batch.images.sizes_hw.tolist()[:SHOWN]):
         images.append(batch.images.pixels[index, :, :height, :width])
-        ground_truths.append(batch.targets.image(index))
+        ground_truths.append(batch.targets.image(index, (height, width)))
     save_batch(images, ground_truths, classes, path, max_images=SHOWN)
 
 
