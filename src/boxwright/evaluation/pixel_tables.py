@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from boxwright.evaluation.pixel_counts import PixelFigures
-from boxwright.writing import printable
+from boxwright.writing import printable, writing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,6 +63,11 @@ def table_csv(table: PixelTable) -> str:
     return text.getvalue()
 
 
-def file_names(tables: Sequence[PixelTable]) -> list[str]:
-    """What the CSV files of tables are called: per_label.csv, per_class_segments.csv."""
-    return ["per_label.csv" if table.rows_are == "label" else "per_class_segments.csv" for table in tables]
+def write_pixel_tables(folder: Path, figures: PixelFigures) -> list[Path]:
+    """Write `per_label.csv`, and `per_class_segments.csv` where there are segments; returns the paths written."""
+    paths = []
+    for table in pixel_tables(figures):
+        paths.append(folder / ("per_label.csv" if table.rows_are == "label" else "per_class_segments.csv"))
+        with writing(paths[-1]) as path:
+            path.write_text(table_csv(table), encoding="utf-8", errors="backslashreplace")
+    return paths

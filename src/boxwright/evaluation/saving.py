@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boxwright.evaluation import result_files
 from boxwright.evaluation.federated import counted
-from boxwright.evaluation.pixel_tables import file_names, pixel_tables, table_csv
+from boxwright.evaluation.pixel_tables import write_pixel_tables
 from boxwright.evaluation.report import write_report
 from boxwright.evaluation.summary import Evaluation
 from boxwright.evaluation.voc_report import write_voc_report
@@ -36,10 +36,7 @@ def save_evaluation(
     with writing(folder / "metrics.json") as path:
         path.write_text(json.dumps(evaluation.figures, indent=1) + "\n", encoding="utf-8")
     if evaluation.pixels is not None:
-        tables = pixel_tables(evaluation.pixels)
-        for name, table in zip(file_names(tables), tables, strict=True):
-            with writing(folder / name) as path:
-                path.write_text(table_csv(table), encoding="utf-8", errors="backslashreplace")
+        write_pixel_tables(folder, evaluation.pixels)
     if not evaluation.per_class:  # no objects: no result files nor curves of them
         return folder
     stems = result_files.unique_stems(paths)
