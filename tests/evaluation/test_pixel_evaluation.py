@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from boxwright.data.class_selection import without_stuff
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.coco_panoptic import read_panoptic
 from boxwright.data.formats.folder import open_folder
@@ -18,6 +19,7 @@ from boxwright.evaluation.detect_split import SplitDetections, detect_split, wit
 from boxwright.evaluation.map_files import MapFiles
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.page import report_page
+from boxwright.evaluation.panoptic_files import compare_panoptic_files, holds_panoptic_results
 from boxwright.evaluation.saving import save_evaluation
 from boxwright.evaluation.summary import evaluate_detections, headline
 from boxwright.ops.image import ResizeRule
@@ -135,6 +137,50 @@ def test_segments_are_written_as_coco_results_and_read_back(images, tmp_path):
     record = read_panoptic(tmp_path / "panoptic.json").splits["train"].records[0]
     assert torch.equal(semantic_map_of(record, (64, 64)), semantic_map_of(images.records[0], (64, 64)))
     assert len(record.annotations) == len(images.records[0].annotations)
+
+
+def test_panoptic_results_of_any_program_are_evaluated_from_their_files(images, tmp_path):
+    writer = MapFiles(tmp_path, images)
+    run(images, on_maps=writer.add)
+    writer.close()
+    part = images_split(images)
+    file = tmp_path / "panoptic.json"
+    assert holds_panoptic_results(file)
+    compared = compare_panoptic_files(part, file)
+    figures = compared.figures.figures()
+    assert (figures["PQ"], figures["mIoU"], compared.images, compared.warnings) == (1, 1, 4, ())
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    fewer = compare_panoptic_files(part, file)
+    assert fewer.figures.panoptic.all.pq < 1
+    assert fewer.warnings == ("1 image without results, such as train_000003.jpg: nothing is found there.",)
+    assert compare_panoptic_files(part, file, limit=3).figures.panoptic.all.pq == 1
+    with pytest.raises(ValueError, match="the ground truth has no stuff; give COCO panoptic"):
+        compare_panoptic_files(without_stuff(part), file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: row.pop("file_name"), 'expected rows with "image_id", "file_name" and "segments_info"'),
+        (lambda row: row.update(file_name="no.png"), "image id 1: there is no 'no.png' in"),
+        (lambda row: row["segments_info"].pop(), "has the segment id [0-9]+, which segments_info does not name"),
+        (lambda row: row["segments_info"][0].update(category_id=99), "a category_id of the ground truth, got"),
+        (lambda row: row["segments_info"][0].update(id=0), "expected an id from 1"),
+    ],
+)
+def test_panoptic_results_that_do_not_fit_the_ground_truth_are_named(images, tmp_path, change, message):
+    writer = MapFiles(tmp_path, images)
+    run(images, on_maps=writer.add)
+    change(writer.rows[0])
+    writer.close()
+    with pytest.raises(ValueError, match=message):
+        compare_panoptic_files(images_split(images), tmp_path / "panoptic.json")
+
+
+def images_split(images):
+    return open_folder(images.records[0].path.parent.parent).splits["train"]
 
 
 def without_objects(images):
