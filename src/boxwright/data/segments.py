@@ -40,7 +40,7 @@ def segments_of(ground_truth: GroundTruth, classes: Classes) -> Segments:
         height, width = mask.bitmap.shape
         plane[mask.y : mask.y + height, mask.x : mask.x + width][mask.bitmap] = number
     first = len(classes.semantic_names) - len(classes.stuff)
-    for label in semantic.unique().tolist():
+    for label in torch.bincount(semantic.flatten()).nonzero().flatten().tolist():
         if first <= label < IGNORED:
             labels.append(len(classes.names) + label - first)
             crowd.append(False)

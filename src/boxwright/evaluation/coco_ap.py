@@ -62,7 +62,8 @@ class CocoResult:
     @classmethod
     def undefined(cls) -> CocoResult:
         """That of a model that finds no objects."""
-        return cls(*[None] * 6, {1: None, 10: None, 100: None}, *[None] * 4, {}, {}, "boxes", ())
+        recalls = dict.fromkeys((1, 10, 100))
+        return cls(None, None, None, None, None, None, recalls, None, None, None, None, {}, {}, "boxes", ())
 
     def figures(self, prefix: str = "") -> dict[str, Any]:
         """The result as one JSON object, under the usual names (AP50, ARs, ...).

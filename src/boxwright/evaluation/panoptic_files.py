@@ -77,7 +77,7 @@ def compare_panoptic_files(part: Split, results: Path, limit: int | None = None)
         total = counts if total is None else total + counts
     if total is None:
         raise ValueError(f"{results}: the ground truth has no image")
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if absent:
         warnings = (f"{counted(len(absent), 'image')} without results, such as {absent[0]}: nothing is found there.",)
     return PanopticComparison(total.figures(classes), len(records), warnings)

@@ -125,7 +125,8 @@ def panoptic_quality(counts: PanopticCounts, names: Sequence[str], stuff: Sequen
         number = int(chosen.sum())
         if not number:
             return Quality(None, None, None, 0)
-        return Quality(*(float(values[rows][chosen].mean()) for values in (pq, sq, rq)), number)
+        means = [float(values[rows][chosen].mean()) for values in (pq, sq, rq)]
+        return Quality(means[0], means[1], means[2], number)
 
     first = len(names)
     every = (*names, *stuff)

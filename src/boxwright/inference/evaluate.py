@@ -238,7 +238,13 @@ def evaluate_checkpoint(
     count, started = min(limit or len(images), len(images)), time.monotonic()
     writer = MapFiles(maps_folder, images) if maps_folder is not None and maps else None
     parts = detect_split(
-        detector, images, settings, batch=batch, limit=limit, most=max_detections, on_maps=writer and writer.add
+        detector,
+        images,
+        settings,
+        batch=batch,
+        limit=limit,
+        most=max_detections,
+        on_maps=None if writer is None else writer.add,
     )
     joined = SplitDetections.joined(list(_told(parts, count, progress)))
     seconds = time.monotonic() - started

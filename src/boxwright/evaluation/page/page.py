@@ -84,7 +84,8 @@ def _headline(run: RunFacts) -> str:
     where = f"{counted(count, 'image')} of {run.split} in {run.data}"
     said = f"{run.name}: recipe {run.recipe}, last weights on {where}.{state}"
     interval, best = figures.get("AP50_interval"), figures["best_f1"]
-    tiles = [(key, fraction(figures[key])) for key in ("PQ", "SQ", "RQ", "mIoU", "pixel_accuracy") if key in figures]
+    of_pixels = ("PQ", "SQ", "RQ", "mIoU", "pixel_accuracy")
+    tiles: list[tuple[str, str]] = [(key, fraction(figures[key])) for key in of_pixels if key in figures]
     if run.inputs.objects:
         tiles += [(key, fraction(figures[key])) for key in ("AP", "AP50", "AP75")]
     if interval:
