@@ -1,153 +1,35 @@
-"""Detections, and the batch of images that they are found in: to network pixels, and back.
+"""Detections: padded, in network pixels, as a network gives them, and in the pixels of each original image.
 
-Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
-most, D = detections, M = side of a mask grid, H W = height and width in pixels.
+Shape legend: B = images, N = detections at most, D = detections, M = side of a mask grid, S = semantic classes, H W =
+height and width in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
+from boxwright.structures.image_batch import ImageBatch, require
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBatch:
-    """Pixels of a batch, and the mapping to the originals: network coordinates = original coordinates * scale + offset.
-
-    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) without the
-    padding; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes the padding.
-    A number or iterating gives single images without their padding, a slice, flags or numbers a smaller batch.
-
-    >>> batch = ImageBatch.of([torch.zeros(3, 4, 6), torch.zeros(3, 5, 2)])
-    >>> batch[0].shape, [tuple(image.shape) for image in batch], len(batch[1:])
-    (torch.Size([3, 4, 6]), [(3, 4, 6), (3, 5, 2)], 1)
-    """
-
-    pixels: Tensor
-    sizes_hw: Tensor
-    original_hw: Tensor
-    scale_xy: Tensor
-    offset_xy: Tensor
-
-    def __post_init__(self) -> None:
-        batch = self.pixels.shape[0]  # len() would make the size a constant in an exported graph
-        require(
-            self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
-            f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
-        )
-        good = self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()
-        require(good, f"pixels: expected uint8 or float in [0, 1], got {self.pixels.dtype}")
-        for name in ("sizes_hw", "original_hw", "scale_xy", "offset_xy"):
-            shape = tuple(getattr(self, name).shape)
-            require(shape == (batch, 2), f"{name}: expected {(batch, 2)}, got {shape}")
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    __contains__ = None  # `in` would compare pixels, image by image
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """The images one by one, without padding: (3, h, w) each."""
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, index: Rows) -> ImageBatch: ...
-
-    def __getitem__(self, index: int | Rows) -> Tensor | ImageBatch:
-        """One image (3, h, w) by its number, without padding, a view; a batch, padded as this one, by `Rows`."""
-        rows = rows_of(index, len(self), "images")
-        if isinstance(rows, int):
-            height, width = self.sizes_hw[rows].tolist()
-            return self.pixels[rows, :, :height, :width]
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor[rows.to(tensor.device)] for tensor in tensors))
-
-    @classmethod
-    def of(
-        cls,
-        images: Sequence[Tensor],
-        original_hw: Sequence[tuple[int, int]] | None = None,
-        scale_xy: Sequence[tuple[float, float]] | None = None,
-        offset_xy: Sequence[tuple[float, float]] | None = None,
-        *,
-        multiple_of: int = 1,
-    ) -> ImageBatch:
-        """Stack images (3, h, w), padded at the right and bottom to the largest size, rounded up to `multiple_of`."""
-        require(len(images) > 0, "a batch needs at least one image")
-        for index, image in enumerate(images):
-            good = image.dim() == 3 and image.shape[0] == 3
-            require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
-            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of {images[0].dtype}")
-        sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
-        height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
-        width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of
-        pixels = images[0].new_zeros((len(images), 3, height, width))
-        for index, image in enumerate(images):
-            pixels[index, :, : sizes[index][0], : sizes[index][1]] = image
-        count = len(images)
-        return cls(
-            pixels=pixels,
-            sizes_hw=torch.tensor(sizes, dtype=torch.int64),
-            original_hw=torch.tensor(original_hw or sizes, dtype=torch.int64),
-            scale_xy=torch.tensor(scale_xy or [(1.0, 1.0)] * count, dtype=torch.float32),
-            offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
-        )
-
-    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
-        """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each image.
-
-        Zero after normalisation is what convolutions pad with, so padding looks like the border of an image alone.
-        Sides are padded to `multiple_of`, with which some libraries trained their checkpoints.
-        """
-        unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
-        device = self.pixels.device
-        mean, std = (torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
-        normal = torch.addcmul(-mean / std, self.pixels.float(), 1 / (unit * std))
-        height, width = self.pixels.shape[-2:]
-        rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
-        columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)
-        normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
-        if multiple_of > 1:
-            normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
-        if torch.compiler.is_exporting():  # the runtime chooses the layout, which would fix sizes in the graph
-            return normal
-        return normal.contiguous(memory_format=torch.channels_last)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
-        """The same batch on another device."""
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
-
-    def pin_memory(self) -> ImageBatch:
-        """The same batch in pinned memory, for an asynchronous copy to a GPU."""
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.pin_memory() for tensor in tensors))
+SEMANTIC_STRIDE = 4
+"""Network pixels to a cell of `PaddedDetections.semantic`, along each axis."""
 
 
 class PaddedDetections(NamedTuple):
@@ -155,7 +37,8 @@ class PaddedDetections(NamedTuple):
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
-    a keypoint detector, logits over each box of where its P keypoints are.
+    a keypoint detector, logits over each box of where its P keypoints are; `semantic` (B, S, h, w), of a model with
+    semantic maps, logits of its S classes at stride 4.
     """
 
     boxes: Tensor
@@ -164,6 +47,7 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    semantic: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -172,15 +56,18 @@ class PaddedDetections(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
         """The same detections with every tensor changed."""
         boxes, scores, labels, counts = (change(part) for part in self[:4])
-        grids = (None if part is None else change(part) for part in (self.masks, self.heatmaps))
+        grids = (None if part is None else change(part) for part in self[4:])
         return PaddedDetections(boxes, scores, labels, counts, *grids)
 
-    def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
+    def restore(
+        self, images: ImageBatch, paste: Paste = "exact", panoptic: PanopticSettings | None = None
+    ) -> list[Detections]:
         """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved.
+        Keypoints are decoded in network pixels, as the references do, and then moved. Semantic maps are labelled where
+        their logits are, and merged with the masks as `panoptic` says, if it is given.
         """
-        in_network, scores, labels, numbers, grids, heatmaps = self.cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _ = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
         offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
@@ -199,16 +86,36 @@ class PaddedDetections(NamedTuple):
             if heatmaps is not None:
                 points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
                 points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
-            size_hw = (height, width)
+            semantic = self._labels_of(image, images)
+            merged = None
+            if panoptic is not None and semantic is not None and masks is not None:
+                merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
             found.append(
-                Detections(own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points)
-            )
+                Detections(
+                    own, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
+                    semantic=semantic, panoptic=merged,
+                )
+            )  # fmt: skip
         return found
+
+    def _labels_of(self, image: int, images: ImageBatch) -> Tensor | None:
+        """The semantic map (H, W) uint8 of one image on the CPU, at the pixels of the original."""
+        if self.semantic is None:
+            return None
+        size_hw, original_hw, scale_xy, offset_xy = (
+            part[image].tolist()
+            for part in (images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy)
+        )  # fmt: skip
+        labels = semantic_labels(self.semantic[image], SEMANTIC_STRIDE, size_hw, original_hw, scale_xy, offset_xy)
+        return labels.cpu()
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
+
+    `semantic` (H, W) uint8, where the model gives it, has an index into `classes.semantic_names` for each pixel (255
+    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -228,6 +135,8 @@ class Detections:
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -244,6 +153,11 @@ class Detections:
             got = tuple(self.keypoints.shape)
             good = len(got) == 3 and got[0] == count and got[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {got}")
+        merged = None if self.panoptic is None else self.panoptic.map
+        for name, map_ in (("semantic", self.semantic), ("panoptic", merged)):
+            if map_ is not None:
+                got = tuple(map_.shape)
+                require(got == tuple(self.size_hw), f"{name}: expected {tuple(self.size_hw)}, got {got}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -300,7 +214,12 @@ class Detections:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
         points = None if self.keypoints is None else self.keypoints[keep]
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points)
+        panoptic = self.panoptic
+        if panoptic is not None:
+            panoptic = panoptic.select(torch.arange(len(self), device=keep.device)[keep].tolist())
+        return Detections(
+            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic
+        )  # fmt: skip
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""

@@ -1,6 +1,6 @@
-"""The ground truth of one image: boxes, labels, ignore flags, masks and keypoints.
+"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints, and the label of every pixel.
 
-Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object.
+Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object, H W = size of the image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.structures.classes import Classes
-from boxwright.structures.detections import require
+from boxwright.structures.image_batch import require
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw
@@ -40,8 +40,9 @@ class GroundTruth:
     """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks and keypoints if any.
 
     Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible.
-    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). A number or iterating
-    gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
+    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). `semantic` (H, W) uint8
+    is the label of every pixel of the image, a number of `Classes.semantic_names`, or 255 where it is not known. A
+    number or iterating gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
 
     >>> ground_truth = GroundTruth.of([[0, 0, 8, 8], [2, 2, 6, 6]], [1, 0])
     >>> ground_truth[-1].box, [one.label for one in ground_truth], len(ground_truth[ground_truth.labels == 1])
@@ -53,6 +54,7 @@ class GroundTruth:
     ignore: Tensor
     masks: tuple[CroppedMask, ...] | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -69,6 +71,10 @@ class GroundTruth:
             good = len(shape) == 3 and shape[0] == count and shape[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {shape}")
             require(dtype == torch.float32, f"keypoints: expected float32, got {dtype}")
+        if self.semantic is not None:
+            shape, dtype = tuple(self.semantic.shape), self.semantic.dtype
+            good = len(shape) == 2 and dtype == torch.uint8
+            require(good, f"semantic: expected (H, W) uint8, got {shape} {dtype}")
         if count:
             bad = ~torch.isfinite(self.boxes).all(1) | (self.boxes[:, 2:] <= self.boxes[:, :2]).any(1)
             if bool(bad.any()):
@@ -109,7 +115,7 @@ class GroundTruth:
         if masks is not None:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
         points = None if self.keypoints is None else self.keypoints[rows]
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points)
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
@@ -134,6 +140,7 @@ class GroundTruth:
         ignore: Any = None,
         masks: Sequence[CroppedMask] | None = None,
         keypoints: Any = None,
+        semantic: Any = None,
     ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
 
@@ -144,4 +151,6 @@ class GroundTruth:
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
         points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
-        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), None if masks is None else tuple(masks), points)
+        given = None if masks is None else tuple(masks)
+        plane = None if semantic is None else torch.as_tensor(semantic)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, plane)
