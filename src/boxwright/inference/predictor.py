@@ -278,8 +278,8 @@ class Detector:
 
     def check_tiles(self, tiling: Tiling | None) -> None:
         """Raise ValueError where images are to be cut for a model whose proposals or maps are of whole images."""
-        given = "takes proposals of" if self.needs_proposals else "labels" if self.recipe.needs_semantic else None
-        if tiling is not None and given is not None:
+        if tiling is not None and (self.needs_proposals or self.recipe.needs_semantic):
+            given = "takes proposals of" if self.needs_proposals else "labels"
             raise ValueError(f"{self.recipe.model.name} {given} whole images: it cannot detect in tiles")
 
     def settings_with(
@@ -294,7 +294,7 @@ class Detector:
         return settings
 
     def detect_prepared(
-        self, held: Sequence[PreparedImage | TiledImage], settings: DetectSettings, batch: int, 
+        self, held: Sequence[PreparedImage | TiledImage], settings: DetectSettings, batch: int,
         losses: LossSums | None = None, most: int | None = None,
     ) -> list[Detections]:  # fmt: skip
         """Detections in resized or cut images, in their order; `losses` collects the losses against its ground truths.

@@ -11,9 +11,8 @@ from __future__ import annotations
 from boxwright.structures.classes import Classes
 from boxwright.structures.detect_settings import DetectSettings
 from boxwright.structures.detection import Detection
-from boxwright.structures.detections import Detections, PaddedDetections
+from boxwright.structures.detections import Detections, ImageBatch, PaddedDetections
 from boxwright.structures.ground_truth import GroundTruth, GroundTruthObject
-from boxwright.structures.image_batch import ImageBatch
 from boxwright.structures.losses import Losses
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.panoptic import Panoptic, PanopticSegment, PanopticSettings

@@ -1,35 +1,174 @@
-"""Detections: padded, in network pixels, as a network gives them, and in the pixels of each original image.
+"""Detections, and the batch of images that they are found in: to network pixels, and back.
 
-Shape legend: B = images, N = detections at most, D = detections, M = side of a mask grid, S = semantic classes, H W =
-height and width in pixels.
+Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
+most, D = detections, M = side of a mask grid, P = keypoints, S = semantic classes, H W = height and width in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
-from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.ops.mask_paste import Paste, paste_masks
 from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
-from boxwright.structures.image_batch import ImageBatch, require
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
+from boxwright.structures.written import as_supervision, coco_row
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
 SEMANTIC_STRIDE = 4
 """Network pixels to a cell of `PaddedDetections.semantic`, along each axis."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """Pixels of a batch, and the mapping to the originals: network coordinates = original coordinates * scale + offset.
+
+    pixels (B, 3, H, W) RGB, uint8 or float in [0, 1], padded at the right and bottom; sizes_hw (B, 2) without the
+    padding; original_hw (B, 2); scale_xy and offset_xy (B, 2) float32. The model normalises, then zeroes the padding.
+    A number or iterating gives single images without their padding, a slice, flags or numbers a smaller batch.
+
+    >>> batch = ImageBatch.of([torch.zeros(3, 4, 6), torch.zeros(3, 5, 2)])
+    >>> batch[0].shape, [tuple(image.shape) for image in batch], len(batch[1:])
+    (torch.Size([3, 4, 6]), [(3, 4, 6), (3, 5, 2)], 1)
+    """
+
+    pixels: Tensor
+    sizes_hw: Tensor
+    original_hw: Tensor
+    scale_xy: Tensor
+    offset_xy: Tensor
+
+    def __post_init__(self) -> None:
+        batch = self.pixels.shape[0]  # len() would make the size a constant in an exported graph
+        require(
+            self.pixels.dim() == 4 and self.pixels.shape[1] == 3,
+            f"pixels: expected (B, 3, H, W), got {tuple(self.pixels.shape)}",
+        )
+        good = self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()
+        require(good, f"pixels: expected uint8 or float in [0, 1], got {self.pixels.dtype}")
+        for name in ("sizes_hw", "original_hw", "scale_xy", "offset_xy"):
+            shape = tuple(getattr(self, name).shape)
+            require(shape == (batch, 2), f"{name}: expected {(batch, 2)}, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    __contains__ = None  # `in` would compare pixels, image by image
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The images one by one, without padding: (3, h, w) each."""
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: Rows) -> ImageBatch: ...
+
+    def __getitem__(self, index: int | Rows) -> Tensor | ImageBatch:
+        """One image (3, h, w) by its number, without padding, a view; a batch, padded as this one, by `Rows`."""
+        rows = rows_of(index, len(self), "images")
+        if isinstance(rows, int):
+            height, width = self.sizes_hw[rows].tolist()
+            return self.pixels[rows, :, :height, :width]
+        return self._each(lambda tensor: tensor[rows.to(tensor.device)])
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Tensor],
+        original_hw: Sequence[tuple[int, int]] | None = None,
+        scale_xy: Sequence[tuple[float, float]] | None = None,
+        offset_xy: Sequence[tuple[float, float]] | None = None,
+        *,
+        multiple_of: int = 1,
+    ) -> ImageBatch:
+        """Stack images (3, h, w), padded at the right and bottom to the largest size, rounded up to `multiple_of`."""
+        require(len(images) > 0, "a batch needs at least one image")
+        for index, image in enumerate(images):
+            good = image.dim() == 3 and image.shape[0] == 3
+            require(good, f"image {index}: expected (3, H, W), got {tuple(image.shape)}")
+            require(image.dtype == images[0].dtype, f"image {index}: {image.dtype} in a batch of {images[0].dtype}")
+        sizes = [(int(p.shape[1]), int(p.shape[2])) for p in images]
+        height = -(-max(h for h, _ in sizes) // multiple_of) * multiple_of
+        width = -(-max(w for _, w in sizes) // multiple_of) * multiple_of
+        pixels = images[0].new_zeros((len(images), 3, height, width))
+        for index, image in enumerate(images):
+            pixels[index, :, : sizes[index][0], : sizes[index][1]] = image
+        count = len(images)
+        return cls(
+            pixels=pixels,
+            sizes_hw=torch.tensor(sizes, dtype=torch.int64),
+            original_hw=torch.tensor(original_hw or sizes, dtype=torch.int64),
+            scale_xy=torch.tensor(scale_xy or [(1.0, 1.0)] * count, dtype=torch.float32),
+            offset_xy=torch.tensor(offset_xy or [(0.0, 0.0)] * count, dtype=torch.float32),
+        )
+
+    def normalised(self, mean: Tensor | Sequence[float], std: Tensor | Sequence[float], multiple_of: int = 1) -> Tensor:
+        """Pixels (B, 3, H, W) float minus mean over std (three numbers in [0, 1] each), and zero outside each image.
+
+        Zero after normalisation is what convolutions pad with, so padding looks like the border of an image alone.
+        Sides are padded to `multiple_of`, with which some libraries trained their checkpoints.
+        """
+        unit = 255.0 if self.pixels.dtype == torch.uint8 else 1.0
+        device = self.pixels.device
+        mean, std = (torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None] for v in (mean, std))
+        normal = torch.addcmul(-mean / std, self.pixels.float(), 1 / (unit * std))
+        height, width = self.pixels.shape[-2:]
+        rows = torch.arange(height, device=device) < self.sizes_hw[:, :1]  # (B, H)
+        columns = torch.arange(width, device=device) < self.sizes_hw[:, 1:]  # (B, W)
+        normal = normal * (rows[:, None, :, None] & columns[:, None, None, :])
+        if multiple_of > 1:
+            normal = F.pad(normal, (0, -width % multiple_of, 0, -height % multiple_of))
+        if torch.compiler.is_exporting():  # the runtime chooses the layout, which would fix sizes in the graph
+            return normal
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def to_original(self, points: Tensor, first: int = 0) -> Tensor:
+        """Network coordinates x, y (n, ..., 2 or 4), of the images from `first` on, in their originals, on the CPU."""
+        last, pairs = first + len(points), points.shape[-1] // 2
+        shape = (len(points), *[1] * (points.dim() - 2), 2 * pairs)
+        scale, offset = (
+            part[first:last].cpu().repeat(1, pairs).view(shape) for part in (self.scale_xy, self.offset_xy)
+        )
+        return (points - offset) / scale
+
+    def semantic_labels(self, logits: Tensor, image: int) -> Tensor:
+        """The semantic map (H, W) uint8 of one image from its logits (S, h, w), at its original pixels, on the CPU."""
+        fields = (self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return semantic_labels(logits, SEMANTIC_STRIDE, *(part[image].tolist() for part in fields)).cpu()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ImageBatch:
+        """The same batch in pinned memory, for an asynchronous copy to a GPU."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
+        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return ImageBatch(*(change(tensor) for tensor in tensors))
 
 
 class PaddedDetections(NamedTuple):
@@ -62,52 +201,37 @@ class PaddedDetections(NamedTuple):
     def restore(
         self, images: ImageBatch, paste: Paste = "exact", panoptic: PanopticSettings | None = None
     ) -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
+        """Detections of each image on the CPU, in the pixels of the original, with everything that their model gives.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved. Semantic maps are labelled where
-        their logits are, and merged with the masks as `panoptic` says, if it is given.
+        Masks are pasted as `paste` says, and merged with the semantic map as `panoptic` says, if it is given.
         """
         in_network, scores, labels, numbers, grids, heatmaps, _ = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
-        scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
-        offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
-        boxes = (in_network - offset) / scale
+        boxes = images.to_original(in_network)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
-            limits = torch.tensor([width, height, width, height])
-            own = boxes[image, rows].clamp(min=0).minimum(limits)
-            masks = None
+            own, limits = boxes[image, rows], torch.tensor([width, height, width, height])
+            masks = points = semantic = merged = None
             if grids is not None:
                 # into the box before clipping: a mask that leaves the image must not be squeezed
-                pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
+                pasted = paste_masks(grids[image, rows], own, (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
-            points = None
-            if heatmaps is not None:
+            if heatmaps is not None:  # decoded in network pixels, as the references do, and then moved
                 points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
-                points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
-            semantic = self._labels_of(image, images)
-            merged = None
-            if panoptic is not None and semantic is not None and masks is not None:
-                merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
+                points[..., :2] = images.to_original(points[None, ..., :2], image)[0]
+            if self.semantic is not None:  # where its logits are
+                semantic = images.semantic_labels(self.semantic[image], image)
+                if panoptic is not None and masks is not None:
+                    merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
+            clipped = own.clamp(min=0).minimum(limits)
             found.append(
                 Detections(
-                    own, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
+                    clipped, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
                     semantic=semantic, panoptic=merged,
                 )
             )  # fmt: skip
         return found
-
-    def _labels_of(self, image: int, images: ImageBatch) -> Tensor | None:
-        """The semantic map (H, W) uint8 of one image on the CPU, at the pixels of the original."""
-        if self.semantic is None:
-            return None
-        size_hw, original_hw, scale_xy, offset_xy = (
-            part[image].tolist()
-            for part in (images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy)
-        )  # fmt: skip
-        labels = semantic_labels(self.semantic[image], SEMANTIC_STRIDE, size_hw, original_hw, scale_xy, offset_xy)
-        return labels.cpu()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,42 +386,21 @@ class Detections:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
             image_id = Path(str(self.path)).stem
         ids = self.classes.ids if self.classes else None
-        rows: list[dict[str, Any]] = []
-        for index, (box, score, label) in enumerate(
-            zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        ):
-            x1, y1, x2, y2 = box
-            row = {
-                "image_id": image_id,
-                "category_id": ids[label] if ids else label,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-            }
-            if self.masks is not None:
-                mask = self.mask(index)
-                row["segmentation"] = (
-                    mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(self.size_hw)
-                )
-            if self.keypoints is not None:
-                points = self.keypoints[index].double() - torch.tensor([0.5, 0.5, 0.0])
-                row["keypoints"] = points.flatten().tolist()
-            rows.append(row)
-        return rows
+        return [
+            coco_row(
+                image_id, ids[label] if ids else label, self.boxes[index], score,
+                None if self.masks is None else self.mask(index), self.size_hw,
+                None if self.keypoints is None else self.keypoints[index], polygons=polygons,
+            )
+            for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
+        ]  # fmt: skip
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, for its trackers, annotators and zones.
 
-        Raises ImportError where the package supervision is not installed.
+        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score. Raises ImportError where the package supervision is
+        not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
-        masks = self.whole_masks()
-        return supervision.Detections(
-            xyxy=self.boxes.cpu().numpy(),
-            confidence=self.scores.cpu().numpy(),
-            class_id=self.labels.cpu().numpy(),
-            mask=None if masks is None else masks.cpu().numpy(),
-            data={"class_name": self.names},
+        return as_supervision(
+            self.boxes, self.scores, self.labels, self.names, masks=self.whole_masks(), keypoints=self.keypoints
         )

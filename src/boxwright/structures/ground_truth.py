@@ -15,7 +15,7 @@ from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.structures.classes import Classes
-from boxwright.structures.image_batch import require
+from boxwright.structures.detections import require
 from boxwright.structures.masks import CroppedMask
 from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.visualize.drawing import draw

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boxwright.structures.image_batch import require
+from boxwright.structures.detections import require
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
 from boxwright.structures.classes import IGNORED
+from boxwright.structures.detections import require
 from boxwright.structures.ground_truth import GroundTruth
-from boxwright.structures.image_batch import require
 from boxwright.structures.masks import CroppedMask
 
 

@@ -95,11 +95,11 @@ def draw(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     items = _items(found, classes, min_score, scale, drawn.size, ids)
-    regions = stuff_regions(found, getattr(found, "classes", None) if classes is None else classes) if masks else []
-    if regions:
+    panoptic, regions = getattr(found, "panoptic", None), []
+    if masks and (panoptic is not None or getattr(found, "semantic", None) is not None):
+        regions = stuff_regions(found, getattr(found, "classes", None) if classes is None else classes)
         parts = [((0, 0, region.mask), class_colour(region.colour)) for region in regions]
         drawn = with_masks(drawn, parts, scale, thickness=1)
-    panoptic = getattr(found, "panoptic", None)
     if panoptic is not None:
         own = {one.row: one.id for one in panoptic.segments if one.row is not None}
         items = [item for item in items if item.index in own]
