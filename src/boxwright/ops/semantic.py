@@ -56,7 +56,7 @@ def semantic_labels(
     device = logits.device
     wide = logits.float() @ up.to(device).T  # (S, h, W)
     rows = max(1, MOST_LOGITS // (wide.shape[0] * wide.shape[2]))
-    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in down.split(rows)]
+    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in torch.split(down, rows)]
     labels = torch.cat(bands)
     labels[(down.sum(1) == 0).to(device)] = IGNORED
     labels[:, (up.sum(1) == 0).to(device)] = IGNORED

@@ -156,7 +156,8 @@ class ImageBatch:
     def semantic_labels(self, logits: Tensor, image: int) -> Tensor:
         """The semantic map (H, W) uint8 of one image from its logits (S, h, w), at its original pixels, on the CPU."""
         fields = (self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return semantic_labels(logits, SEMANTIC_STRIDE, *(part[image].tolist() for part in fields)).cpu()
+        size_hw, original_hw, scale_xy, offset_xy = (part[image].tolist() for part in fields)
+        return semantic_labels(logits, SEMANTIC_STRIDE, size_hw, original_hw, scale_xy, offset_xy).cpu()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """The same batch on another device."""
