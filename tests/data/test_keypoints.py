@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.synthetic.drawing import OUTLINES, SYMMETRY, silhouette
@@ -173,3 +174,35 @@ def test_a_checkpoint_keeps_names_and_lines(tmp_path):
     classes = Classes(("face",), (3,), EYES)
     save_checkpoint(Checkpoint(load_recipe("keypoint-rcnn-shapes"), classes, {}), tmp_path / "a.pt")
     assert load_checkpoint(tmp_path / "a.pt").classes.skeleton == EYES
+
+
+@pytest.mark.parametrize(
+    ("points", "kind", "message"),
+    [
+        (
+            [10, 20, 2, 6, 12, 1, 60, 12, 2],
+            "keypoint-outside-image",
+            "right_eye of the face lies outside its image of 40",
+        ),
+        ([30, 28, 2, 36, 2, 2, 6, 12, 2], "keypoints-off-box", "2 of the 3 keypoints of the face lie outside its box"),
+        ([6, 12, 2, 6, 12, 2, 6, 12, 1], "keypoints-at-one-point", "all 3 keypoints of the face are at one point"),
+        ([6, 12, 0, 9, 12, 0, 6, 17, 0], "bad-keypoints", "visibility 0, which means not annotated"),
+        ([6, 12, 3, 9, 12, 0, 6, 17, 0], "bad-keypoints", "a visibility of 0, 1 or 2"),
+        ([10, 20, 2, 6, 12, 1, 0, 0, 0], "keypoint-never-annotated", "no object of train has the keypoint right_eye"),
+        ([0] * 9, "missing-keypoints", "1 of 1 object of train has no annotated keypoint"),
+    ],
+)
+def test_keypoints_that_cannot_be_right_are_found_before_training(folder, points, kind, message):
+    report = preflight(folder(keypoints=points))
+    (found,) = (one for one in report.findings if one.kind == kind)
+    assert message in found.message
+
+
+def test_a_keypoint_outside_its_image_is_not_learnt_and_keypoints_elsewhere_cost_an_object_all_of_them(folder):
+    def kept(points):
+        report = preflight(folder(keypoints=points))
+        return report.dataset.splits["train"].records[0].annotations[0].keypoints
+
+    assert kept([10, 20, 2, 6, 12, 1, 60, 12, 2]) == ((10.5, 20.5, 2), (6.5, 12.5, 1), (0, 0, 0))
+    assert kept([30, 28, 2, 36, 2, 2, 6, 12, 2]) is None
+    assert kept([10, 20, 2, 6, 12, 1, 41, 12, 2])[2] == (41.5, 12.5, 2)  # labelling tools round

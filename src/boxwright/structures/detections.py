@@ -368,17 +368,21 @@ class Detections:
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, for its trackers, annotators and zones.
 
-        Raises ImportError where the package supervision is not installed.
+        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score. Raises ImportError where the package supervision is
+        not installed.
         """
         try:
             import supervision
         except ImportError as error:
             raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
         masks = self.whole_masks()
+        data: dict[str, Any] = {"class_name": self.names}
+        if self.keypoints is not None:
+            data["keypoints"] = self.keypoints.cpu().numpy()
         return supervision.Detections(
             xyxy=self.boxes.cpu().numpy(),
             confidence=self.scores.cpu().numpy(),
             class_id=self.labels.cpu().numpy(),
             mask=None if masks is None else masks.cpu().numpy(),
-            data={"class_name": self.names},
+            data=data,
         )
