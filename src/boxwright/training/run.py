@@ -299,7 +299,7 @@ def _concluded(recorder: Recorder, validate: Validator, val_set: DetectionDatase
         validated = asked.val_split if asked.overfit is None else asked.train_split
         page = report.PageOf(recipe.name, asked.data, asked.train_split, validated) if recipe.report else None
         figures = report.write_report(folder, recorder.results, result, val_set, recorder.classes, score, page)
-        kind = "AP" if result.segm is None else "mask AP"
+        kind = "mask AP" if result.segm is not None else "keypoint AP" if result.points is not None else "AP"
         best_so_far = f" (best {kind} {progress.best_ap:.4f} at step {progress.best_step})"
         if result.ap is None:  # it was undefined at every step: the images are the same
             best_so_far = ""

@@ -84,6 +84,8 @@ def _headline(run: RunFacts) -> str:
     tiles.append(("AP75", fraction(figures["AP75"])))
     if figures.get("segm_AP") is not None:
         tiles.append(("mask AP", fraction(figures["segm_AP"])))
+    if figures.get("keypoint_AP") is not None:
+        tiles += [(f"keypoint {name}", fraction(figures[f"keypoint_{name}"])) for name in ("AP", "AP50")]
     if best:
         tiles.append((f"best F1, at score {best['score_threshold']:.3f}", fraction(best["f1"])))
         tiles += [("precision there", fraction(best["precision"])), ("recall there", fraction(best["recall"]))]

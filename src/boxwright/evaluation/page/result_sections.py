@@ -30,6 +30,8 @@ def training_section(facts: RunFacts) -> str:
             ("AP50", "val/AP50", 2),
             ("mask AP", "val/segm_AP", 3),
             ("mask AP50", "val/segm_AP50", 4),
+            ("keypoint AP", "val/keypoint_AP", 3),  # no detector has masks and keypoints
+            ("keypoint AP50", "val/keypoint_AP50", 4),
         )
     ]
     aps = [line for line in aps if line.x]
