@@ -43,9 +43,6 @@ class KeypointSettings:
     """Added to the level before it is rounded down: 1e-6 in torchvision."""
     samples: int | None = None
     """At most so many regions per image whose keypoints are learnt; null for all that own an object."""
-    edge_slack: float = 0.0
-    """A keypoint outside a region by at most this share of its sides is learnt at its edge; 0 in the references, where
-    it is not learnt, so that a box that is found too small says nothing of its corners."""
     loss_weight: float = 1.0
     """Of the loss "keypoint" beside the others; 1 in Detectron2 and torchvision."""
 
@@ -55,8 +52,6 @@ class KeypointSettings:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples: expected at least 1, got {self.samples}")
-        if not 0 <= self.edge_slack <= 1:
-            raise ValueError(f"edge_slack: expected 0 to 1, got {self.edge_slack}")
         if not 0 < self.loss_weight < math.inf:
             raise ValueError(f"loss_weight: expected a number above 0, got {self.loss_weight}")
 
@@ -113,9 +108,7 @@ class KeypointBranch(nn.Module):
                     f"{targets.keypoints.shape[2]}; set model.keypoint.num_keypoints"
                 )
             own = boxes[image, row]
-            cells, learnt = heatmap_cells(
-                targets.keypoints[image, owner[image, row]], own, side, self.settings.edge_slack
-            )
+            cells, learnt = heatmap_cells(targets.keypoints[image, owner[image, row]], own, side)
             some = learnt.any(1)
             if bool(some.any()):
                 return KeypointRegions(self(levels, own[some], image[some]), cells[some], learnt[some])

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int, slack: float = 0.0) -> tuple[Tensor, Tensor]:
+def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The cell (R, K) of each keypoint (R, K, 3) in the heatmap over its box (R, 4), and which ones (R, K) are learnt.
 
-    A cell is row * side + column. A point exactly on the right or lower edge belongs to the last cell, and one outside
-    the box by at most `slack` of its sides to the nearest cell; a point farther outside or of visibility 0 is not
-    learnt, and its cell is 0.
+    A cell is row * side + column. A point exactly on the right or lower edge belongs to the last cell; a point outside
+    the box or of visibility 0 is not learnt, and its cell is 0.
 
     >>> heatmap_cells(torch.tensor([[[8.0, 0, 2], [4, 4, 1], [9, 1, 2]]]), torch.tensor([[0.0, 0, 8, 8]]), 4)
     (tensor([[ 3, 10,  0]]), tensor([[ True,  True, False]]))
@@ -28,9 +27,6 @@ def heatmap_cells(keypoints: Tensor, boxes: Tensor, side: int, slack: float = 0.
     points = keypoints[..., :2]
     cell = ((points - corner) * (side / sides)).floor().to(torch.int64)  # (R, K, 2)
     cell = torch.where(points == boxes[:, None, 2:], side - 1, cell)
-    if slack:
-        near = (points >= corner - slack * sides) & (points <= boxes[:, None, 2:] + slack * sides)
-        cell = torch.where(near, cell.clamp(0, side - 1), cell)
     learnt = ((cell >= 0) & (cell < side)).all(-1) & (keypoints[..., 2] > 0)
     return torch.where(learnt, cell[..., 1] * side + cell[..., 0], 0), learnt
 

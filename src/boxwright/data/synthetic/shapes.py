@@ -176,10 +176,12 @@ def _extent(plane: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
 def _keypoints(
     owner: Pixels, number: int, points: Points, box: tuple[int, int, int, int]
 ) -> list[tuple[float, float, float]]:
-    """Keypoints of an object as x, y, visibility: visible, hidden (1) under another object, or not annotated (0)
-    outside the box of what is visible.
+    """Keypoints of an object as x, y, visibility: visible, hidden (1) under another object, or not annotated (0).
+
+    One outside the box of what is visible is not annotated, nor are two or more that are hidden: nobody could tell from
+    the image where they are.
     """
-    rows = []
+    rows: list[tuple[float, float, float]] = []
     x1, y1, x2, y2 = box
     for x, y in points.tolist():
         inside = min(max(x, x1), x2), min(max(y, y1), y2)
@@ -188,7 +190,8 @@ def _keypoints(
             continue
         under = owner[min(int(inside[1]), owner.shape[0] - 1), min(int(inside[0]), owner.shape[1] - 1)]
         rows.append((*inside, 1.0 if under > number else 2.0))
-    return rows
+    hidden = sum(visible == 1 for _, _, visible in rows)
+    return rows if hidden < 2 else [row if row[2] == 2 else (0.0, 0.0, 0.0) for row in rows]
 
 
 def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
