@@ -56,7 +56,7 @@ class ValidationResult(NamedTuple):
             return "PQ"
         if not self.inputs.objects:
             return "mIoU"
-        return "AP" if self.segm is None else "mask AP"
+        return "mask AP" if self.segm is not None else "keypoint AP" if self.points is not None else "AP"
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
