@@ -16,11 +16,13 @@ from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_ground_truth, resize_proposals
 from boxwright.inference.owners import Owners, describe_owned_box, describe_owners, owners_of
 from boxwright.inference.predictor import Detector, TorchEngine
+from boxwright.models import MODELS
 from boxwright.models.box_branch import BoxBranch, SampledRegions
 from boxwright.models.fast_rcnn import FastRCNN
 from boxwright.models.faster_rcnn import FasterRCNN
 from boxwright.models.keypoint_rcnn import KeypointRCNN
 from boxwright.models.mask_rcnn import MaskRCNN
+from boxwright.models.panoptic_fpn import PanopticFPN
 from boxwright.models.proposal_network import AnchorOutputs
 from boxwright.models.retinanet import RetinaNet
 from boxwright.models.rpn import RPN
@@ -88,7 +90,12 @@ def explain_anchors(
     if not isinstance(engine, TorchEngine):
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
     model: Any = engine.model
-    inner: Any = model.detector if isinstance(model, MaskRCNN | KeypointRCNN) else model
+    if not MODELS[detector.recipe.model.name].detects:
+        raise ValueError(
+            f"explain shows how objects are found; {detector.recipe.model.name} labels pixels: see predict"
+        )
+    held: Any = model.instances if isinstance(model, PanopticFPN) else model
+    inner: Any = held.detector if isinstance(held, MaskRCNN | KeypointRCNN) else held
     if not isinstance(inner, RetinaNet | RPN | FastRCNN | FasterRCNN):
         raise ValueError(f"explain does not know the parts of this detector, a {type(inner).__name__}")
     hw = (int(image.shape[1]), int(image.shape[2]))
@@ -104,7 +111,8 @@ def explain_anchors(
     )
     restored = replace(padded.restore(images, detector.paste)[0], classes=detector.classes)
     resized = None if ground_truth is None else resize_ground_truth(ground_truth, hw, detector.resize)
-    outputs = raw.detector if isinstance(model, MaskRCNN | KeypointRCNN) else raw
+    outputs = raw.instances if isinstance(model, PanopticFPN) else raw
+    outputs = outputs.detector if isinstance(held, MaskRCNN | KeypointRCNN) else outputs
     scores: Tensor | None = None
     boxes: Tensor | None = None
     regions: Regions | None = None
