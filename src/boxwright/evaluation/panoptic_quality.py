@@ -55,9 +55,8 @@ def panoptic_counts(found: Segments, ground_truth: Segments, num_classes: int) -
     Raises ValueError for maps of different sizes.
     """
     if found.map.shape != ground_truth.map.shape:
-        raise ValueError(
-            f"panoptic maps: predicted {tuple(found.map.shape)}, ground truth {tuple(ground_truth.map.shape)}"
-        )
+        sizes = f"predicted {tuple(found.map.shape)}, ground truth {tuple(ground_truth.map.shape)}"
+        raise ValueError(f"panoptic maps: {sizes}")
     columns = len(found.labels) + 1
     pairs = ground_truth.map.flatten().long() * columns + found.map.flatten().long()
     shared = torch.bincount(pairs, minlength=(len(ground_truth.labels) + 1) * columns).reshape(-1, columns).double()
