@@ -164,7 +164,8 @@ def test_a_dataset_gives_labels_at_network_size_and_originals_at_their_own(tmp_p
     rule = ResizeRule("fixed", height=24, width=32)
     images = DetectionDataset(write(tmp_path), rule, semantic=True, cache=cache)
     assert torch.equal(images.base(1).objects.semantic, blocks(seed=1)[::2, ::2])
-    assert torch.equal(images.network_ground_truth(1, (48, 64)).semantic, blocks(seed=1)[::2, ::2])
+    assert torch.equal(images.network_ground_truth(1, (48, 64), semantic=True).semantic, blocks(seed=1)[::2, ::2])
+    assert images.network_ground_truth(1, (48, 64)).semantic is None
     assert torch.equal(images.original_ground_truth(1, (48, 64)).semantic, blocks(seed=1))
     assert DetectionDataset(write(tmp_path), rule, cache=cache).base(1).objects.semantic is None
 

@@ -39,9 +39,10 @@ def shapes(
     stuff = layout in ("panoptic", "semantic")
     config = ShapesConfig(size=size, num_classes=classes, difficulty=difficulty, stuff=stuff)  # type: ignore[arg-type]
     write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
-    names = ", ".join(config.classes.names + config.classes.stuff)
+    classes_of = config.classes
+    names = ", ".join(classes_of.semantic_names if layout == "semantic" else classes_of.names + classes_of.stuff)
     typer.echo(
         f"{folder}: {train} training and {counted(val, 'validation image')} in {layout.upper()} layout ({names})"
     )
-    if layout != "semantic":
-        typer.echo(f"next: boxwright train fcos --data {shlex.quote(str(folder))}")
+    recipe = {"panoptic": "panoptic-fpn-shapes", "semantic": "semantic-fpn-shapes"}.get(layout, "fcos")
+    typer.echo(f"next: boxwright train {recipe} --data {shlex.quote(str(folder))}")

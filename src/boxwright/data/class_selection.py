@@ -34,11 +34,12 @@ def select_classes(data: _Data, spec: str) -> _Data:
     named = tuple(dict.fromkeys(part for part in parts if part in known.stuff))
     rest = ",".join(part for part in parts if part not in known.stuff)
     id_of = dict(zip(known.stuff, known.stuff_ids, strict=True))
-    stuff = {"stuff": named or known.stuff, "stuff_ids": tuple(id_of[name] for name in named or known.stuff)}
+    stuff = named or known.stuff
+    ids = tuple(id_of[name] for name in stuff)
     if named and not rest:
-        return _mapped(data, replace(known, names=(), ids=(), skeleton=None, **stuff), (None,) * len(known))
+        return _mapped(data, Classes((), (), None, stuff, ids), (None,) * len(known))
     chosen, mapping = parse_classes(known, rest)
-    return _mapped(data, replace(chosen, **stuff), mapping)
+    return _mapped(data, replace(chosen, stuff=stuff, stuff_ids=ids), mapping)
 
 
 def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None, ...]]:

@@ -82,7 +82,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """
         self.tiling, self.min_visible = tiling, min_visible
         self.value_range = value_range
-        self.records = split.records
+        self.records, self.classes = split.records, split.classes
         self.frequencies = split.frequencies
         self.rule = rule
         self.augmentation = augmentation
@@ -175,7 +175,8 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self._kept is None:
             image = self.original(index)
             hw = (int(image.shape[1]), int(image.shape[2]))
-            sample = Sample(image, self._ground_truth(record, hw, masks=self.masks), self._proposed(record, hw))
+            own = self._ground_truth(record, hw, masks=self.masks, semantic=self.semantic)
+            sample = Sample(image, own, self._proposed(record, hw))
             return resize_sample(sample, self.rule), hw
         image, hw = self._kept[index]
         ground_truth = self._ground_truths[index] if self._ground_truths else self._resized_ground_truth(record, hw)
@@ -189,11 +190,12 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return None if self.proposals is None else self.proposals.of(record.path, hw)
 
     def _resized_ground_truth(self, record: Record, hw: tuple[int, int]) -> GroundTruth:
-        return resize_ground_truth(self._ground_truth(record, hw, masks=self.masks), hw, self.rule)
+        own = self._ground_truth(record, hw, masks=self.masks, semantic=self.semantic)
+        return resize_ground_truth(own, hw, self.rule)
 
-    def _ground_truth(self, record: Record, hw: tuple[int, int], *, masks: bool) -> GroundTruth:
+    def _ground_truth(self, record: Record, hw: tuple[int, int], *, masks: bool, semantic: bool) -> GroundTruth:
         """The ground truth of an image whose file has the size `hw`, in its pixels."""
-        return ground_truth_of(record, hw, masks=masks, num_keypoints=self.num_keypoints, semantic=self.semantic)
+        return ground_truth_of(record, hw, masks=masks, num_keypoints=self.num_keypoints, semantic=semantic)
 
     def original(self, index: int) -> Tensor:
         """The image, or the tile (3, H, W) as it is in its file."""
@@ -207,26 +209,33 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return record.stated_hw
         return self._kept[index][1] if self._kept is not None else image_size(record.path)
 
-    def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in network pixels; masks if asked for."""
-        if masks == self.masks and self._ground_truths:
+    def network_ground_truth(
+        self, index: int, hw: tuple[int, int], *, masks: bool = False, semantic: bool = False
+    ) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in network pixels; masks and map if asked for."""
+        if (masks, semantic) == (self.masks, self.semantic) and self._ground_truths:
             return self._ground_truths[index]
-        return resize_ground_truth(self._ground_truth(self.records[index], hw, masks=masks), hw, self.rule)
+        own = self._ground_truth(self.records[index], hw, masks=masks, semantic=semantic)
+        return resize_ground_truth(own, hw, self.rule)
 
-    def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once, but for its map."""
+    def original_ground_truth(self, index: int, hw: tuple[int, int], *, with_map: bool = True) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once, but for its map.
+
+        The map of an image, which takes as much memory as a third of it, can be left out.
+        """
         record = self.records[index]
         if index not in self._original_ground_truths:
             self._original_ground_truths[index] = ground_truth_of(
                 record, hw, masks=self.masks, num_keypoints=self.num_keypoints
             )
         known = self._original_ground_truths[index]
-        return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic else known
+        return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic and with_map else known
 
     def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:
         """The ground truth of an image as it was prepared, in network pixels: its own, or that of each of its tiles."""
         if isinstance(prepared, PreparedImage):
-            return [self.network_ground_truth(index, prepared.original_hw, masks=self.masks)]
+            hw = prepared.original_hw
+            return [self.network_ground_truth(index, hw, masks=self.masks, semantic=self.semantic)]
         whole = self.original_ground_truth(index, prepared.original_hw)
         return [
             resize_ground_truth(cut_ground_truth(whole, window, self.min_visible), tile.original_hw, self.rule)

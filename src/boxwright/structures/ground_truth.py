@@ -140,7 +140,7 @@ class GroundTruth:
         ignore: Any = None,
         masks: Sequence[CroppedMask] | None = None,
         keypoints: Any = None,
-        semantic: Tensor | None = None,
+        semantic: Any = None,
     ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
 
@@ -152,4 +152,5 @@ class GroundTruth:
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
         points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
         given = None if masks is None else tuple(masks)
-        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, semantic)
+        plane = None if semantic is None else torch.as_tensor(semantic)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, plane)

@@ -83,13 +83,18 @@ class Targets:
             semantic=_padded_maps([one.semantic for one in ground_truths]),
         )
 
-    def image(self, index: int) -> GroundTruth:
-        """The ground truth of one image, without padding rows, on the CPU; its map is as large as the batch."""
+    def image(self, index: int, size_hw: tuple[int, int] | None = None) -> GroundTruth:
+        """The ground truth of one image, without padding rows, on the CPU.
+
+        A semantic map is cut to `size_hw`, the height and width of the image; without, it is as large as the batch.
+        """
         keep = self.valid[index]
         boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
         masks = None if self.masks is None else _unpacked(self.masks, index, keep)
         points = None if self.keypoints is None else self.keypoints[index][keep].cpu()
         semantic = None if self.semantic is None else self.semantic[index].cpu()
+        if semantic is not None and size_hw is not None:
+            semantic = semantic[: size_hw[0], : size_hw[1]]
         return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, semantic)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:

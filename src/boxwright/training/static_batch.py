@@ -51,7 +51,7 @@ def padded(batch: Batch, multiple: int = 1) -> Batch:
     wider = Targets(
         _pad(targets.boxes, 0, 0, 0, rows), _pad(targets.labels, 0, rows), _pad(targets.ignore, 0, rows),
         _pad(targets.valid, 0, rows),
-        semantic=None if targets.semantic is None else _wider(targets.semantic, pixels.shape[-2:]),
+        semantic=None if targets.semantic is None else _wider(targets.semantic, (pixels.shape[-2], pixels.shape[-1])),
     )  # fmt: skip
     if proposals is not None:
         count = proposals.boxes.shape[1]

@@ -282,7 +282,7 @@ def _statistics(
                 per_level[level] += low <= reach < high
     return SplitStatistics(
         images=len(split.records),
-        empty=sum(not record.annotations for record in split.records),
+        empty=sum(not record.annotations and record.semantic is None for record in split.records),
         objects=len(sides),
         ignored=ignored,
         per_class=per_class,

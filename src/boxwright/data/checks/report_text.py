@@ -26,15 +26,15 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
     At most `shown` findings of a kind are printed (None: all).
     """
     dataset = report.dataset
-    size = counted(len(dataset.classes), "class")
-    stuff = len(dataset.classes.stuff)
-    size += f" and {stuff} of stuff" if stuff else ""
+    things, stuff = len(dataset.classes), len(dataset.classes.stuff)
+    size = f"{counted(things or stuff, 'class')}{'' if things else ' of stuff'}"
+    size += f" and {stuff} of stuff" if things and stuff else ""
     root = escape(printable(str(dataset.root)))
     console.print(f"[bold]{root}[/]: {dataset.format}, {size}", soft_wrap=True)
     for note in dataset.notes:
         console.print(f"  {printable(note)}", soft_wrap=True, markup=False, emoji=False)
     console.print(_images(report))
-    if report.level_ranges:
+    if report.level_ranges and dataset.classes.names:
         console.print(_levels(report))
     most = len(dataset.classes) if shown is None else _CLASSES_SHOWN
     if dataset.classes.names:

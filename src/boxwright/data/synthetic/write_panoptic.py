@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from boxwright.data.formats.panoptic_pixels import segment_id, write_segment_pixels
+from boxwright.data.formats.voc_masks import colour_of_index
+from boxwright.data.segments import segments_of
 from boxwright.structures import Classes, GroundTruth
-from boxwright.structures.classes import IGNORED
+from boxwright.visualize.label_images import panoptic_image
 from boxwright.writing import writing
 
 
@@ -26,52 +26,50 @@ def write_panoptic(folder: Path, split: str, entries: Sequence[tuple[str, Ground
     images: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for key, (file, ground_truth) in enumerate(entries, start=1):
-        assert ground_truth.semantic is not None
-        height, width = ground_truth.semantic.shape
-        images.append({"id": key, "file_name": file, "width": width, "height": height})
-        ids, segments = segments_of(ground_truth, classes)
+        ids, segments = _numbered(ground_truth, classes)
+        height, width = ids.shape
         name = f"{Path(file).stem}.png"
-        write_segment_pixels(pixels / name, ids.numpy())
+        with writing(pixels / name) as image:
+            panoptic_image(ids).save(image)
+        images.append({"id": key, "file_name": file, "width": width, "height": height})
         rows.append({"image_id": key, "file_name": name, "segments_info": segments})
-    categories = [
-        {"id": key, "name": name, "isthing": thing, "supercategory": "shape" if thing else "texture"}
-        for thing, names, keys in ((1, classes.names, classes.ids), (0, classes.stuff, classes.stuff_ids))
-        for key, name in zip(keys, names, strict=True)
-    ]
-    text = json.dumps({"images": images, "annotations": rows, "categories": categories})
+    text = json.dumps({"images": images, "annotations": rows, "categories": categories_of(classes)})
     with writing(target):
         target.write_text(text, encoding="utf-8")
 
 
-def segments_of(ground_truth: GroundTruth, classes: Classes) -> tuple[Tensor, list[dict[str, Any]]]:
-    """The ids of the segments of an image (H, W) int64, 0 where there is none, and COCO's row of each segment.
+def categories_of(classes: Classes) -> list[dict[str, Any]]:
+    """COCO's categories of classes of objects and stuff."""
+    return [
+        {"id": key, "name": name, "isthing": thing}
+        for thing, names, keys in ((1, classes.names, classes.ids), (0, classes.stuff, classes.stuff_ids))
+        for key, name in zip(keys, names, strict=True)
+    ]
 
-    Objects come first, then the stuff of the semantic map; a later object covers an earlier one.
+
+def segment_id(number: int) -> int:
+    """The id of the n-th segment of an image, counted from 1: colours that are told apart by eye, up to 255 of them.
+
+    >>> [segment_id(number) for number in (1, 2, 3, 300)]
+    [128, 32768, 32896, 300]
     """
-    assert ground_truth.semantic is not None
-    ids = torch.zeros(ground_truth.semantic.shape, dtype=torch.int64)
-    category_of: dict[int, int] = {}
-    for label, mask in zip(ground_truth.labels.tolist(), ground_truth.masks or (), strict=True):
-        number = segment_id(len(category_of) + 1)
-        category_of[number] = classes.ids[label]
-        height, width = mask.bitmap.shape
-        ids[mask.y : mask.y + height, mask.x : mask.x + width][mask.bitmap] = number
-    first = len(classes.semantic_names) - len(classes.stuff)
-    for label in ground_truth.semantic.unique().tolist():
-        if first <= label < IGNORED:
-            number = segment_id(len(category_of) + 1)
-            category_of[number] = classes.stuff_ids[label - first]
-            ids[(ground_truth.semantic == label) & (ids == 0)] = number
+    red, green, blue = colour_of_index(number) if number < 256 else (number % 256, number // 256, 0)
+    return red + (green << 8) + (blue << 16)
+
+
+def _numbered(ground_truth: GroundTruth, classes: Classes) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The ids of the segments of an image (H, W), 0 where there is none, and COCO's row of each segment."""
+    segments = segments_of(ground_truth, classes)
+    ids = torch.tensor([0, *(segment_id(n) for n in range(1, len(segments.labels) + 1))])
+    categories = classes.ids + classes.stuff_ids
     rows = []
-    for number, category in category_of.items():
-        plane = (ids == number).numpy()
-        if plane.any():
-            down, across = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-            x, y = int(across[0]), int(down[0])
-            box = [x, y, int(across[-1]) + 1 - x, int(down[-1]) + 1 - y]
-            row = {"id": number, "category_id": category, "area": int(plane.sum()), "bbox": box, "iscrowd": 0}
-            rows.append(row)
-    return ids, rows
+    for number, label in enumerate(segments.labels, start=1):
+        plane = segments.map == number
+        down, across = plane.any(1).nonzero().flatten().tolist(), plane.any(0).nonzero().flatten().tolist()
+        box = [across[0], down[0], across[-1] + 1 - across[0], down[-1] + 1 - down[0]]
+        row = {"id": segment_id(number), "category_id": categories[label], "area": int(plane.sum()), "bbox": box}
+        rows.append(row | {"iscrowd": 0})
+    return ids[segments.map.long()], rows
 
 
 def write_maps(folder: Path, split: str, entries: Sequence[tuple[str, GroundTruth]], classes: Classes) -> None:
@@ -80,8 +78,7 @@ def write_maps(folder: Path, split: str, entries: Sequence[tuple[str, GroundTrut
     labels.mkdir(parents=True, exist_ok=True)
     for file, ground_truth in entries:
         assert ground_truth.semantic is not None
-        target = labels / f"{Path(file).stem}.png"
-        with writing(target):
+        with writing(labels / f"{Path(file).stem}.png") as target:
             Image.fromarray(ground_truth.semantic.numpy()).save(target)
     names = folder / "classes.txt"
     with writing(names):
