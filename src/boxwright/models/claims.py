@@ -17,6 +17,7 @@ from torch import Tensor
 from boxwright.models.faster_rcnn import FasterRCNNConfig
 from boxwright.models.fcos import FCOSConfig
 from boxwright.models.fcos_mask import FCOSMaskConfig
+from boxwright.models.keypoint_rcnn import KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNNConfig
 from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.retinanet import RetinaNetConfig, level_anchors
@@ -43,7 +44,7 @@ def held_detector(config: Any) -> Any:
 
     Fast R-CNN puts the objects themselves among its proposals.
     """
-    if isinstance(config, FCOSMaskConfig | MaskRCNNConfig):
+    if isinstance(config, FCOSMaskConfig | MaskRCNNConfig | KeypointRCNNConfig):
         config = config.detector
     return config if isinstance(config, FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig) else None
 
