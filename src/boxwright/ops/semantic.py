@@ -7,6 +7,8 @@ uint8; 255 is ignored. Sources: Kirillov et al., "Panoptic Feature Pyramid Netwo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,10 +35,10 @@ def semantic_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
 def semantic_labels(
     logits: Tensor,
     stride: int,
-    size_hw: tuple[int, int],
-    original_hw: tuple[int, int],
-    scale_xy: tuple[float, float],
-    offset_xy: tuple[float, float],
+    size_hw: Sequence[int],
+    original_hw: Sequence[int],
+    scale_xy: Sequence[float],
+    offset_xy: Sequence[float],
 ) -> Tensor:
     """The label (H, W) uint8 of each pixel of the original image, the first of the highest logits (S, h, w).
 
