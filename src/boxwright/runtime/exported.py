@@ -105,6 +105,7 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
         keep.sum(1),
         masks if masks is None else torch.where(keep[..., None, None], masks, 0.0),
         heatmaps if heatmaps is None else torch.where(keep[..., None, None, None], heatmaps, 0.0),
+        found.semantic,
     )
 
 

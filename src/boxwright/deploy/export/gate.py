@@ -55,6 +55,8 @@ class Agreement:
     found: int
     box_pixels: float
     score: float
+    labels: float | None = None
+    """Share of the pixels with one label in both semantic maps, where the model gives them."""
 
     @property
     def share(self) -> float:
@@ -79,7 +81,9 @@ def agreement(
         scores = (one.scores[matches[:, 0]] - other.scores[matches[:, 1]]).abs()
         largest_box = max(largest_box, float(boxes.max()) if len(boxes) else 0.0)
         largest_score = max(largest_score, float(scores.max()) if len(scores) else 0.0)
-    return Agreement(asked, found, largest_box, largest_score)
+    maps = [(one.semantic, other.semantic) for one, other in zip(expected, got, strict=True)]
+    same = [float((a == b).float().mean()) for a, b in maps if a is not None and b is not None]
+    return Agreement(asked, found, largest_box, largest_score, min(same, default=None))
 
 
 def _end(one: Detections, least: float, most: int) -> float:
@@ -146,7 +150,13 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
         sum(one.found for one in results),
         max(one.box_pixels for one in results),
         max(one.score for one in results),
+        min((one.labels for one in results if one.labels is not None), default=None),
     )
+    if total.labels is not None and total.labels < tolerance.share:
+        raise ValueError(
+            f"the exported file does not label pixels as the checkpoint does: of an image {total.labels:.1%} have the "
+            f"same label, expected {tolerance.share:.1%}"
+        )
     if total.share < tolerance.share:
         raise ValueError(
             f"the exported file does not find what the checkpoint finds: {total.found} of "
