@@ -44,7 +44,8 @@ class ValidationResult(NamedTuple):
     @property
     def ap(self) -> float | None:
         """The figure that says which weights are best: PQ, else AP of masks or keypoints where there are any, else AP
-        of boxes; mIoU of a model that finds no objects."""
+        of boxes; mIoU of a model that finds no objects.
+        """
         if self.pixels is not None and self.pixels.panoptic is not None:
             return self.pixels.panoptic.all.pq
         if self.pixels is not None and not self.objects:
