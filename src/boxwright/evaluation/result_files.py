@@ -192,7 +192,8 @@ def _keypoints(path: Path, rows: list[dict[str, Any]]) -> Floats | None:
                 f"{path}: detection {index} has {counted(len(one), 'keypoint')}, the first {len(points[0])}: expected "
                 "as many in each"
             )
-    return np.stack(points) + np.array([0.5, 0.5, 0.0])
+    placed: Floats = np.stack(points) + np.array([0.5, 0.5, 0.0])
+    return placed
 
 
 def _points_of(where: str, row: dict[str, Any]) -> Floats:

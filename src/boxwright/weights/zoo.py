@@ -223,7 +223,7 @@ def _torchvision_entry(name: str) -> ZooEntry:
     """Torchvision publishes these figures with its weights."""
     from torchvision.models import get_model_weights
 
-    weights: Any = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    weights: Any = get_model_weights(name).DEFAULT
     meta = weights.meta
     figures = meta["_metrics"]["COCO-val2017"]
     return ZooEntry(

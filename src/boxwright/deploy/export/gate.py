@@ -117,8 +117,8 @@ def _keypoints_apart(one: Detections, other: Detections, matches: Tensor, tolera
     boxes = one.boxes[matches[:, 0]]
     sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
     reach = torch.tensor([tolerance.reach(side) for side in sides.tolist()])
-    apart = (first[matches[:, 0], :, :2] - second[matches[:, 1], :, :2]).norm(dim=-1)  # (M, P)
-    return (apart / reach[:, None]).flatten()
+    steps = first[matches[:, 0], :, :2] - second[matches[:, 1], :, :2]  # (M, P, 2)
+    return (steps.square().sum(-1).sqrt() / reach[:, None]).flatten()
 
 
 def _end(one: Detections, least: float, most: int) -> float:
