@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.network_options import DETECTOR
 from boxwright.cli.progress import log, progress_bar
 from boxwright.cli.tables import table_console
 from boxwright.wording import counted
@@ -22,9 +23,7 @@ OF_VOC = ("eleven_point", "plus_one")
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint (or run folder) to evaluate; needs --data.", show_default=False)
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help=f"{DETECTOR} Needs --data.", show_default=False)] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO.")
     ] = None,
