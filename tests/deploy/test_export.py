@@ -134,7 +134,7 @@ def test_nothing_is_left_of_an_export_that_is_ended(checkpoint_file, tmp_path):
 
 def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, recorded, tmp_path, monkeypatch):
     program, bias = recorded[0], "model.head.box_distances.bias"
-    monkeypatch.setitem(program.state_dict, bias, program.state_dict[bias] + 1.0)
+    monkeypatch.setitem(program.state_dict, bias, torch.nn.Parameter(program.state_dict[bias].detach() + 1.0))
     monkeypatch.setattr(export_module, "record", lambda *_: program)
     with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
         export_checkpoint(checkpoint_file, tmp_path / "a.pt2", ExportOptions(format="program"), log=lambda _: None)
