@@ -1,4 +1,4 @@
-"""The ground truth of one image: boxes, labels, ignore flags, masks and keypoints.
+"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints and rotated boxes.
 
 Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object.
 """
@@ -24,7 +24,7 @@ from boxwright.visualize.drawing import draw
 class GroundTruthObject(NamedTuple):
     """One object of the ground truth: what iterating over `GroundTruth` gives.
 
-    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore`, `mask` and `keypoints` (P, 3)
+    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore`, `mask`, `keypoints` (P, 3) and `rotated`
     as in `GroundTruth`.
     """
 
@@ -33,13 +33,16 @@ class GroundTruthObject(NamedTuple):
     ignore: bool = False
     mask: CroppedMask | None = None
     keypoints: Tensor | None = None
+    rotated: tuple[float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks and keypoints if any.
+    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and more if any.
 
-    Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible.
+    Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible. Rotated boxes
+    (G, 5) float32 are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen (`ops.rotated`). They are
+    never cut: `boxes` are the upright hulls of what the image shows of them.
     `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). A number or iterating
     gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
 
@@ -53,6 +56,7 @@ class GroundTruth:
     ignore: Tensor
     masks: tuple[CroppedMask, ...] | None = None
     keypoints: Tensor | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -69,6 +73,8 @@ class GroundTruth:
             good = len(shape) == 3 and shape[0] == count and shape[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {shape}")
             require(dtype == torch.float32, f"keypoints: expected float32, got {dtype}")
+        if self.rotated is not None:
+            _check_rotated(self.rotated, count)
         if count:
             bad = ~torch.isfinite(self.boxes).all(1) | (self.boxes[:, 2:] <= self.boxes[:, :2]).any(1)
             if bool(bad.any()):
@@ -103,13 +109,19 @@ class GroundTruth:
             x1, y1, x2, y2 = self.boxes[rows].tolist()
             mask = None if self.masks is None else self.masks[rows]
             points = None if self.keypoints is None else self.keypoints[rows]
-            return GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask, points)
+            turned = None
+            if self.rotated is not None:
+                cx, cy, width, height, angle = self.rotated[rows].tolist()
+                turned = cx, cy, width, height, angle
+            label, ignore = int(self.labels[rows]), bool(self.ignore[rows])
+            return GroundTruthObject((x1, y1, x2, y2), label, ignore, mask, points, turned)
         rows = rows.to(self.boxes.device)
         masks = self.masks
         if masks is not None:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
         points = None if self.keypoints is None else self.keypoints[rows]
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points)
+        turned = None if self.rotated is None else self.rotated[rows]
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, turned)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
@@ -134,6 +146,7 @@ class GroundTruth:
         ignore: Any = None,
         masks: Sequence[CroppedMask] | None = None,
         keypoints: Any = None,
+        rotated: Any = None,
     ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
 
@@ -144,4 +157,18 @@ class GroundTruth:
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
         points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
-        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), None if masks is None else tuple(masks), points)
+        turned = None if rotated is None else torch.as_tensor(rotated, dtype=torch.float32).reshape(-1, 5)
+        ignored = flags.to(torch.bool).reshape(-1)
+        return cls(boxes, labels, ignored, None if masks is None else tuple(masks), points, turned)
+
+
+def _check_rotated(rotated: Tensor, count: int) -> None:
+    """ValueError unless these are so many rotated boxes (G, 5)."""
+    require(rotated.shape == (count, 5), f"rotated: expected ({count}, 5), got {tuple(rotated.shape)}")
+    require(rotated.dtype == torch.float32, f"rotated: expected float32, got {rotated.dtype}")
+    bad = ~torch.isfinite(rotated).all(1) | (rotated[:, 2:4] <= 0).any(1)
+    bad |= (rotated[:, 4] < -180) | (rotated[:, 4] >= 180)
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        expected = "expected finite cx, cy, sides above 0 and degrees in [-180, 180)"
+        raise ValueError(f"rotated box {index} {rotated[index].tolist()}: {expected}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
+from boxwright.ops.rotated import resize_rotated
 from boxwright.structures.detections import require
 from boxwright.structures.ground_truth import GroundTruth
 from boxwright.structures.masks import CroppedMask
@@ -23,7 +24,8 @@ class Targets:
     """The ground truth of a batch, padded to its largest image: boxes (B, G, 4), labels, ignore and valid (B, G).
 
     Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
-    Keypoints (B, G, P, 3) are x, y and visibility; those of padding rows are 0.
+    Keypoints (B, G, P, 3) are x, y and visibility, rotated boxes (B, G, 5) as in `GroundTruth`; those of padding rows
+    are 0.
     """
 
     boxes: Tensor
@@ -32,6 +34,7 @@ class Targets:
     valid: Tensor
     masks: PackedMasks | None = None
     keypoints: Tensor | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count = self.boxes.shape[:2]
@@ -42,7 +45,9 @@ class Targets:
         if self.masks is not None:
             shape = tuple(self.masks.start.shape)
             require(shape == (batch, count), f"masks: expected those of {(batch, count)} objects, got {shape}")
-
+        if self.rotated is not None:
+            shape = tuple(self.rotated.shape)
+            require(shape == (batch, count, 5), f"rotated: expected ({batch}, {count}, 5), got {shape}")
         if self.keypoints is not None:
             shape = tuple(self.keypoints.shape)
             good = len(shape) == 4 and shape[:2] == (batch, count) and shape[3] == 3
@@ -72,6 +77,7 @@ class Targets:
             valid=pad([torch.ones(len(ground_truth), dtype=torch.bool) for ground_truth in ground_truths]),
             masks=_packed(ground_truths, count) if with_masks else None,
             keypoints=_padded_keypoints(ground_truths, count),
+            rotated=_padded_rotated(ground_truths, count),
         )
 
     def image(self, index: int) -> GroundTruth:
@@ -80,7 +86,8 @@ class Targets:
         boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
         masks = None if self.masks is None else _unpacked(self.masks, index, keep)
         points = None if self.keypoints is None else self.keypoints[index][keep].cpu()
-        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points)
+        turned = None if self.rotated is None else self.rotated[index][keep].cpu()
+        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, turned)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
@@ -88,7 +95,8 @@ class Targets:
         boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
         masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
         points = None if self.keypoints is None else self.keypoints.to(device, non_blocking=non_blocking)
-        return Targets(boxes, labels, ignore, valid, masks, points)
+        turned = None if self.rotated is None else self.rotated.to(device, non_blocking=non_blocking)
+        return Targets(boxes, labels, ignore, valid, masks, points, turned)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
@@ -96,7 +104,8 @@ class Targets:
         boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
         masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
         points = None if self.keypoints is None else self.keypoints.pin_memory()
-        return Targets(boxes, labels, ignore, valid, masks, points)
+        turned = None if self.rotated is None else self.rotated.pin_memory()
+        return Targets(boxes, labels, ignore, valid, masks, points, turned)
 
     def scaled(self, factors_xy: Tensor) -> Targets:
         """The same targets for images resized by the factors (2,) of width and height."""
@@ -105,7 +114,8 @@ class Targets:
         points = self.keypoints
         if points is not None:
             points = points * torch.cat([factors_xy, factors_xy.new_ones(1)])
-        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points)
+        turned = None if self.rotated is None else resize_rotated(self.rotated, factors_xy)
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points, turned)
 
 
 def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
@@ -119,6 +129,21 @@ def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tenso
     for row, points in zip(full, given, strict=True):
         if points is not None:
             row[: len(points)] = points
+    return full
+
+
+def _padded_rotated(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
+    """Rotated boxes (B, count, 5), None if no image has any; ValueError where only some images with objects do."""
+    given = [one.rotated for one in ground_truths]
+    if all(rows is None for rows in given):
+        return None
+    full = torch.zeros(len(given), count, 5)
+    for row, one in zip(full, ground_truths, strict=True):
+        require(
+            one.rotated is not None or not len(one), "rotated: expected them in all images with objects, or in none"
+        )
+        if one.rotated is not None:
+            row[: len(one)] = one.rotated
     return full
 
 

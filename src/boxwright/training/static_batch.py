@@ -50,6 +50,7 @@ def padded(batch: Batch, multiple: int = 1) -> Batch:
     wider = Targets(
         _pad(targets.boxes, 0, 0, 0, rows), _pad(targets.labels, 0, rows), _pad(targets.ignore, 0, rows),
         _pad(targets.valid, 0, rows),
+        rotated=None if targets.rotated is None else _pad(targets.rotated, 0, 0, 0, rows),
     )  # fmt: skip
     if proposals is not None:
         count = proposals.boxes.shape[1]
@@ -71,6 +72,7 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     images, targets, _, proposals = batch
     found = [images.pixels, images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy]
     found += [targets.boxes, targets.labels, targets.ignore, targets.valid]
+    found += [] if targets.rotated is None else [targets.rotated]
     if proposals is not None:
         found += [proposals.boxes, proposals.scores, proposals.valid]
         found += [] if proposals.level is None else [proposals.level]
@@ -84,7 +86,10 @@ def with_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         change(images.pixels), change(images.sizes_hw), change(images.original_hw), change(images.scale_xy),
         change(images.offset_xy),
     )  # fmt: skip
-    boxes = Targets(change(targets.boxes), change(targets.labels), change(targets.ignore), change(targets.valid))
+    turned = None if targets.rotated is None else change(targets.rotated)
+    boxes = Targets(
+        change(targets.boxes), change(targets.labels), change(targets.ignore), change(targets.valid), rotated=turned
+    )
     if proposals is not None:
         level = None if proposals.level is None else change(proposals.level)
         proposals = Proposals(change(proposals.boxes), change(proposals.scores), change(proposals.valid), level)
