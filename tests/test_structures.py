@@ -201,6 +201,35 @@ class TestTargets:
             Targets(torch.zeros(1, 3, 4), flags.long(), flags, flags)
 
 
+class TestRotatedBoxes:
+    def test_stay_with_their_image_in_a_batch_and_are_resized(self):
+        one = GroundTruth.of([[0, 0, 4, 2]], [1], rotated=[[2, 1, 4, 2, 0]])
+        targets = Targets.of([one, GroundTruth.empty(), one[[0, 0]]])
+        assert targets.rotated.shape == (3, 2, 5)
+        assert torch.equal(targets.image(0).rotated, one.rotated)
+        assert targets.image(1).rotated.shape == (0, 5)
+        resized = targets.scaled(torch.tensor([2.0, 0.5])).to("cpu")
+        assert resized.image(2).rotated.tolist() == [[4, 0.5, 8, 1, 0]] * 2
+        assert one[0].rotated == (2, 1, 4, 2, 0)
+
+    def test_of_only_some_images_with_objects_are_refused(self):
+        with pytest.raises(ValueError, match="in all images with objects, or in none"):
+            Targets.of([GroundTruth.of([[0, 0, 4, 2]], [1], rotated=[[2, 1, 4, 2, 0]]), ground_truth(1)])
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([[2.0, 1, 4, 0, 0]], "sides above 0"),
+            ([[2.0, 1, 4, 2, 180]], r"degrees in \[-180, 180\)"),
+            ([[float("nan"), 1, 4, 2, 0]], "finite"),
+            ([[2.0, 1, 4, 2, 0]] * 2, r"expected \(1, 5\), got \(2, 5\)"),
+        ],
+    )
+    def test_that_are_none_are_refused(self, rows, message):
+        with pytest.raises(ValueError, match=message):
+            GroundTruth.of([[0, 0, 4, 2]], [1], rotated=rows)
+
+
 class TestImageBatch:
     def test_pads_at_the_right_and_the_bottom(self):
         images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]

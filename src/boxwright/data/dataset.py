@@ -60,6 +60,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         masks: bool = False,
         num_keypoints: int = 0,
         semantic: bool = False,
+        rotated: bool = False,
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
         value_range: ValueRange = "auto",
@@ -74,6 +75,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         masks: whether ground truth has masks.
         num_keypoints: how many keypoints each of its objects has; 0 for none.
         semantic: whether it has the label of every pixel.
+        rotated: whether it has rotated boxes; that of an object without an angle is upright.
         cache: whether decoded, resized images are kept in memory; if not given, where they fit.
         proposals: those of the images.
         value_range: of pixels of more than 8 bits.
@@ -87,7 +89,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks
-        self.num_keypoints, self.semantic = num_keypoints, semantic
+        self.num_keypoints, self.semantic, self.rotated = num_keypoints, semantic, rotated
         self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
         self._joined: Tensor | None = None
@@ -195,7 +197,9 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
 
     def _ground_truth(self, record: Record, hw: tuple[int, int], *, masks: bool, semantic: bool) -> GroundTruth:
         """The ground truth of an image whose file has the size `hw`, in its pixels."""
-        return ground_truth_of(record, hw, masks=masks, num_keypoints=self.num_keypoints, semantic=semantic)
+        return ground_truth_of(
+            record, hw, masks=masks, num_keypoints=self.num_keypoints, semantic=semantic, rotated=self.rotated
+        )
 
     def original(self, index: int) -> Tensor:
         """The image, or the tile (3, H, W) as it is in its file."""
@@ -225,9 +229,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """
         record = self.records[index]
         if index not in self._original_ground_truths:
-            self._original_ground_truths[index] = ground_truth_of(
-                record, hw, masks=self.masks, num_keypoints=self.num_keypoints
-            )
+            self._original_ground_truths[index] = self._ground_truth(record, hw, masks=self.masks, semantic=False)
         known = self._original_ground_truths[index]
         return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic and with_map else known
 

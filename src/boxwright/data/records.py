@@ -19,6 +19,7 @@ class Annotation:
 
     `segmentation` is a COCO polygon list or run-length dict, or `numbered_pixels.ObjectPixels`, not yet decoded.
     `keypoints` are x, y, visibility (0 not annotated, 1 hidden, 2 visible) of each keypoint of `Classes.skeleton`.
+    `rotated` is cx, cy, w, h, degrees counter-clockwise as seen, in [-180, 180); `box` is then its upright hull.
     """
 
     box: tuple[float, float, float, float]
@@ -28,6 +29,7 @@ class Annotation:
     segmentation: Any = None
     area: float | None = None
     keypoints: tuple[tuple[float, float, float], ...] | None = None
+    rotated: tuple[float, float, float, float, float] | None = None
 
 
 class TileOf(NamedTuple):
@@ -113,7 +115,8 @@ class Split:
 class LabelledFolder:
     """A folder of labelled images as read: its format, classes, and splits by name.
 
-    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "panoptic", "yolo", "semantic", "lists" or "shapes".
+    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "panoptic", "dota", "yolo", "semantic", "lists" or
+    "shapes".
 
     `notes` are sentences on automatic decisions, such as a validation split that was made.
     """

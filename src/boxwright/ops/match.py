@@ -12,8 +12,12 @@ from torch import Tensor
 
 from boxwright.ops.assign import BACKGROUND, Assignment
 from boxwright.ops.boxes import box_area, pairwise_intersection
+from boxwright.ops.rotated import rotated_area
+from boxwright.ops.rotated_iou import rotated_intersection
 
 _CHUNK_ELEMENTS = 1 << 22  # B * N * g at a time: bounds memory, and stays within the caches of a CPU
+SAME_OVERLAP = 1e-9
+"""Overlaps of rotated boxes in float64 that differ by less are equal: those of one box in two descriptions."""
 INSIDE = 0.5
 """An anchor or proposal lies inside an ignored region if at least this share of its area does."""
 
@@ -60,9 +64,15 @@ def match_boxes(
         claimed: they learn the box whose best they are, the last where there are several (MMDetection).
         left_out: (B, N) candidates that match nothing and are ignored.
 
-    Equal overlaps go to the earlier box.
+    Equal overlaps go to the earlier box. Rotated boxes, of 5 columns on both sides, are matched by their overlap in
+    float64: two anchors may be one box (turned by 90 degrees, its sides exchanged), and are best together.
     """
-    candidates = candidates.expand(len(boxes), -1, 4)
+    columns = boxes.shape[-1]
+    area_of, intersection = (rotated_area, rotated_intersection) if columns == 5 else (box_area, pairwise_intersection)
+    candidates = candidates.expand(len(boxes), -1, columns)
+    tie = 0.0
+    if columns == 5:
+        candidates, boxes, tie = candidates.double(), boxes.double(), SAME_OVERLAP
     if left_out is not None:  # without area they overlap nothing
         candidates = torch.where(left_out[..., None], 0.0, candidates)
     batch, count = candidates.shape[:2]
@@ -71,19 +81,19 @@ def match_boxes(
     forced = torch.zeros((batch, count), dtype=torch.bool, device=boxes.device)
     claimant = torch.full_like(owner, BACKGROUND)
     in_region = torch.zeros_like(forced)
-    area = box_area(candidates)  # (B, N)
+    area = area_of(candidates)  # (B, N)
     chunk = max(1, _CHUNK_ELEMENTS // max(1, batch * count))
     for start in range(0, boxes.shape[1], chunk):
         part = slice(start, start + chunk)
-        shared = pairwise_intersection(candidates, boxes[:, part])  # (B, N, g); ignored regions need it by itself
-        union = area[..., None] + box_area(boxes[:, None, part]) - shared
+        shared = intersection(candidates, boxes[:, part])  # (B, N, g); ignored regions need it by itself
+        union = area[..., None] + area_of(boxes[:, None, part]) - shared
         overlap = torch.where(union > 0, shared / union, 0.0) * (valid & ~ignore)[:, None, part]
         value, index = overlap.max(-1)
         owner = torch.where(value > best, index + start, owner)
         best = torch.maximum(best, value)
         if low_quality and count:
             highest = overlap.amax(1, keepdim=True)  # (B, 1, g)
-            lifted = (overlap == highest) & (highest > 0) & (highest >= low_quality_iou)  # (B, N, g)
+            lifted = (overlap >= highest - tie) & (highest > 0) & (highest >= low_quality_iou)  # (B, N, g)
             forced |= lifted.any(-1)
             if claimed:
                 rows = torch.arange(start, start + lifted.shape[-1], device=boxes.device)

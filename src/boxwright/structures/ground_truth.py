@@ -1,4 +1,4 @@
-"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints, and the label of every pixel.
+"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints, labels of pixels, rotated boxes.
 
 Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object, H W = size of the image.
 """
@@ -24,7 +24,7 @@ from boxwright.visualize.drawing import draw
 class GroundTruthObject(NamedTuple):
     """One object of the ground truth: what iterating over `GroundTruth` gives.
 
-    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore`, `mask` and `keypoints` (P, 3)
+    `box` is x1, y1, x2, y2 in pixels, `label` the class index; `ignore`, `mask`, `keypoints` (P, 3) and `rotated`
     as in `GroundTruth`.
     """
 
@@ -33,15 +33,18 @@ class GroundTruthObject(NamedTuple):
     ignore: bool = False
     mask: CroppedMask | None = None
     keypoints: Tensor | None = None
+    rotated: tuple[float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and masks and keypoints if any.
+    """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and more if any.
 
     Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible.
     `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). `semantic` (H, W) uint8
-    is the label of every pixel of the image, a number of `Classes.semantic_names`, or 255 where it is not known. A
+    is the label of every pixel of the image, a number of `Classes.semantic_names`, or 255 where it is not known.
+    Rotated boxes (G, 5) float32 are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen (`ops.rotated`).
+    They are never cut: `boxes` are the upright hulls of what the image shows of them. A
     number or iterating gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
 
     >>> ground_truth = GroundTruth.of([[0, 0, 8, 8], [2, 2, 6, 6]], [1, 0])
@@ -55,6 +58,7 @@ class GroundTruth:
     masks: tuple[CroppedMask, ...] | None = None
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -75,6 +79,8 @@ class GroundTruth:
             shape, dtype = tuple(self.semantic.shape), self.semantic.dtype
             good = len(shape) == 2 and dtype == torch.uint8
             require(good, f"semantic: expected (H, W) uint8, got {shape} {dtype}")
+        if self.rotated is not None:
+            _check_rotated(self.rotated, count)
         if count:
             bad = ~torch.isfinite(self.boxes).all(1) | (self.boxes[:, 2:] <= self.boxes[:, :2]).any(1)
             if bool(bad.any()):
@@ -109,13 +115,19 @@ class GroundTruth:
             x1, y1, x2, y2 = self.boxes[rows].tolist()
             mask = None if self.masks is None else self.masks[rows]
             points = None if self.keypoints is None else self.keypoints[rows]
-            return GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask, points)
+            turned = None
+            if self.rotated is not None:
+                cx, cy, width, height, angle = self.rotated[rows].tolist()
+                turned = cx, cy, width, height, angle
+            label, ignore = int(self.labels[rows]), bool(self.ignore[rows])
+            return GroundTruthObject((x1, y1, x2, y2), label, ignore, mask, points, turned)
         rows = rows.to(self.boxes.device)
         masks = self.masks
         if masks is not None:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
         points = None if self.keypoints is None else self.keypoints[rows]
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic)
+        turned = None if self.rotated is None else self.rotated[rows]
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic, turned)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
@@ -141,6 +153,7 @@ class GroundTruth:
         masks: Sequence[CroppedMask] | None = None,
         keypoints: Any = None,
         semantic: Any = None,
+        rotated: Any = None,
     ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
 
@@ -153,4 +166,17 @@ class GroundTruth:
         points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
         given = None if masks is None else tuple(masks)
         plane = None if semantic is None else torch.as_tensor(semantic)
-        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, plane)
+        turned = None if rotated is None else torch.as_tensor(rotated, dtype=torch.float32).reshape(-1, 5)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, plane, turned)
+
+
+def _check_rotated(rotated: Tensor, count: int) -> None:
+    """ValueError unless these are so many rotated boxes (G, 5)."""
+    require(rotated.shape == (count, 5), f"rotated: expected ({count}, 5), got {tuple(rotated.shape)}")
+    require(rotated.dtype == torch.float32, f"rotated: expected float32, got {rotated.dtype}")
+    bad = ~torch.isfinite(rotated).all(1) | (rotated[:, 2:4] <= 0).any(1)
+    bad |= (rotated[:, 4] < -180) | (rotated[:, 4] >= 180)
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        expected = "expected finite cx, cy, sides above 0 and degrees in [-180, 180)"
+        raise ValueError(f"rotated box {index} {rotated[index].tolist()}: {expected}")

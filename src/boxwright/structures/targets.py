@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
+from boxwright.ops.rotated import resize_rotated
 from boxwright.structures.classes import IGNORED
 from boxwright.structures.detections import require
 from boxwright.structures.ground_truth import GroundTruth
@@ -25,8 +26,9 @@ class Targets:
     """The ground truth of a batch, padded to its largest image: boxes (B, G, 4), labels, ignore and valid (B, G).
 
     Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
-    Keypoints (B, G, P, 3) are x, y and visibility; those of padding rows are 0. `semantic` (B, H, W) uint8 is the label
-    of every pixel, 255 where it is not known and in the padding of an image.
+    Keypoints (B, G, P, 3) are x, y and visibility, rotated boxes (B, G, 5) as in `GroundTruth`; those of padding rows
+    are 0. `semantic` (B, H, W) uint8 is the label of every pixel, 255 where it is not known and in the padding of an
+    image.
     """
 
     boxes: Tensor
@@ -36,6 +38,7 @@ class Targets:
     masks: PackedMasks | None = None
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count = self.boxes.shape[:2]
@@ -46,7 +49,9 @@ class Targets:
         if self.masks is not None:
             shape = tuple(self.masks.start.shape)
             require(shape == (batch, count), f"masks: expected those of {(batch, count)} objects, got {shape}")
-
+        if self.rotated is not None:
+            shape = tuple(self.rotated.shape)
+            require(shape == (batch, count, 5), f"rotated: expected ({batch}, {count}, 5), got {shape}")
         if self.keypoints is not None:
             shape = tuple(self.keypoints.shape)
             good = len(shape) == 4 and shape[:2] == (batch, count) and shape[3] == 3
@@ -81,6 +86,7 @@ class Targets:
             masks=_packed(ground_truths, count) if with_masks else None,
             keypoints=_padded_keypoints(ground_truths, count),
             semantic=_padded_maps([one.semantic for one in ground_truths]),
+            rotated=_padded_rotated(ground_truths, count),
         )
 
     def image(self, index: int, size_hw: tuple[int, int] | None = None) -> GroundTruth:
@@ -95,28 +101,29 @@ class Targets:
         semantic = None if self.semantic is None else self.semantic[index].cpu()
         if semantic is not None and size_hw is not None:
             semantic = semantic[: size_hw[0], : size_hw[1]]
-        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, semantic)
+        turned = None if self.rotated is None else self.rotated[index][keep].cpu()
+        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, semantic, turned)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
         masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
-        points, semantic = (
+        points, semantic, turned = (
             None if tensor is None else tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.keypoints, self.semantic)
+            for tensor in (self.keypoints, self.semantic, self.rotated)
         )
-        return Targets(boxes, labels, ignore, valid, masks, points, semantic)
+        return Targets(boxes, labels, ignore, valid, masks, points, semantic, turned)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
         masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
-        points, semantic = (
-            None if tensor is None else tensor.pin_memory() for tensor in (self.keypoints, self.semantic)
+        points, semantic, turned = (
+            None if tensor is None else tensor.pin_memory() for tensor in (self.keypoints, self.semantic, self.rotated)
         )
-        return Targets(boxes, labels, ignore, valid, masks, points, semantic)
+        return Targets(boxes, labels, ignore, valid, masks, points, semantic, turned)
 
     def scaled(self, factors_xy: Tensor, size_hw: tuple[int, int] | None = None) -> Targets:
         """The same targets for images resized by the factors (2,) of width and height.
@@ -132,7 +139,8 @@ class Targets:
         if semantic is not None:
             assert size_hw is not None
             semantic = F.interpolate(semantic[:, None], size_hw, mode="nearest-exact")[:, 0]
-        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points, semantic)
+        turned = None if self.rotated is None else resize_rotated(self.rotated, factors_xy)
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points, semantic, turned)
 
 
 def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
@@ -159,6 +167,21 @@ def _padded_maps(maps: Sequence[Tensor | None]) -> Tensor | None:
     for row, one in zip(full, maps, strict=True):
         if one is not None:
             row[: one.shape[0], : one.shape[1]] = one
+    return full
+
+
+def _padded_rotated(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
+    """Rotated boxes (B, count, 5), None if no image has any; ValueError where only some images with objects do."""
+    given = [one.rotated for one in ground_truths]
+    if all(rows is None for rows in given):
+        return None
+    full = torch.zeros(len(given), count, 5)
+    for row, one in zip(full, ground_truths, strict=True):
+        require(
+            one.rotated is not None or not len(one), "rotated: expected them in all images with objects, or in none"
+        )
+        if one.rotated is not None:
+            row[: len(one)] = one.rotated
     return full
 
 

@@ -159,6 +159,8 @@ class GraphStep:
             return "masks have another number of pixels in each batch"
         if batches[0].targets.keypoints is not None:
             return "keypoints are learnt in another number of regions in each batch"
+        if batches[0].targets.rotated is not None:
+            return "rotated boxes have another number of samples in each batch"
         return "a norm of the box head needs to know how many regions there are" if self._counts_regions else None
 
     def _count(self, key: Key) -> None:

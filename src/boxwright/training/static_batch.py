@@ -52,6 +52,7 @@ def padded(batch: Batch, multiple: int = 1) -> Batch:
         _pad(targets.boxes, 0, 0, 0, rows), _pad(targets.labels, 0, rows), _pad(targets.ignore, 0, rows),
         _pad(targets.valid, 0, rows),
         semantic=None if targets.semantic is None else _wider(targets.semantic, (pixels.shape[-2], pixels.shape[-1])),
+        rotated=None if targets.rotated is None else _pad(targets.rotated, 0, 0, 0, rows),
     )  # fmt: skip
     if proposals is not None:
         count = proposals.boxes.shape[1]
@@ -80,6 +81,7 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     found = [images.pixels, images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy]
     found += [targets.boxes, targets.labels, targets.ignore, targets.valid]
     found += [] if targets.semantic is None else [targets.semantic]
+    found += [] if targets.rotated is None else [targets.rotated]
     if proposals is not None:
         found += [proposals.boxes, proposals.scores, proposals.valid]
         found += [] if proposals.level is None else [proposals.level]
@@ -96,6 +98,7 @@ def with_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     boxes = Targets(
         change(targets.boxes), change(targets.labels), change(targets.ignore), change(targets.valid),
         semantic=None if targets.semantic is None else change(targets.semantic),
+        rotated=None if targets.rotated is None else change(targets.rotated),
     )  # fmt: skip
     if proposals is not None:
         level = None if proposals.level is None else change(proposals.level)

@@ -21,6 +21,7 @@ from boxwright.evaluation.detect_split import (
     with_ground_truth,
 )
 from boxwright.evaluation.pixel_counts import PixelFigures
+from boxwright.evaluation.rotated_ap import have_rotated
 from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
@@ -30,7 +31,7 @@ from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
-    """COCO figures of the boxes and, where the model gives them, of masks or keypoints; and their inputs."""
+    """COCO figures of boxes and, where the model gives them, of masks, keypoints or rotated boxes; and their inputs."""
 
     coco: CocoResult
     inputs: EvaluationInputs
@@ -40,17 +41,18 @@ class ValidationResult(NamedTuple):
     """Figures of the labels of pixels and of segments, where the model gives them."""
     objects: bool = True
     """Whether the model finds objects: without, those of the boxes are undefined."""
+    rotated: CocoResult | None = None
 
     @property
     def ap(self) -> float | None:
-        """The figure that says which weights are best: PQ, else AP of masks or keypoints where there are any, else AP
-        of boxes; mIoU of a model that finds no objects.
+        """The figure that says which weights are best: PQ, else AP of masks, keypoints or rotated boxes where there are
+        any, else AP of boxes; mIoU of a model that finds no objects.
         """
         if self.pixels is not None and self.pixels.panoptic is not None:
             return self.pixels.panoptic.all.pq
         if self.pixels is not None and not self.objects:
             return self.pixels.semantic.mean_iou
-        return (self.segm or self.points or self.coco).ap
+        return (self.segm or self.points or self.rotated or self.coco).ap
 
     @property
     def best_by(self) -> str:
@@ -59,7 +61,9 @@ class ValidationResult(NamedTuple):
             return "PQ"
         if not self.objects:
             return "mIoU"
-        return "mask AP" if self.segm is not None else "keypoint AP" if self.points is not None else "AP"
+        if self.segm is not None or self.points is not None:
+            return "keypoint AP" if self.segm is None else "mask AP"
+        return "AP" if self.rotated is None else "rotated AP"
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
@@ -71,6 +75,8 @@ class ValidationResult(NamedTuple):
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
         if self.points is not None:
             row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
+        if self.rotated is not None:
+            row |= {"val/rotated_AP": self.rotated.ap, "val/rotated_AP50": self.rotated.ap50}
         if self.pixels is not None:
             figures = self.pixels.figures()
             row |= {f"val/{key}": figures[key] for key in ("mIoU", "PQ", "SQ", "RQ") if key in figures}
@@ -80,7 +86,9 @@ class ValidationResult(NamedTuple):
         """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
         masks = self.segm.figures("segm_") if self.segm else {}
         pixels = {} if self.pixels is None else self.pixels.figures()
-        return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {}) | pixels
+        points = self.points.figures("keypoint_") if self.points else {}
+        turned = self.rotated.figures("rotated_") if self.rotated else {}
+        return self.coco.figures() | masks | points | turned | pixels
 
     def evaluation(self) -> Evaluation:
         """Everything that `evaluate` says of the same checkpoint and split."""
@@ -112,7 +120,10 @@ class ValidationResult(NamedTuple):
             points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
         elif self.points is not None:
             points = "  keypoint AP undefined"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}"
+        turned = ""
+        if self.rotated is not None and self.rotated.ap is not None and self.rotated.ap50 is not None:
+            turned = f"  rotated AP {self.rotated.ap:.4f}  AP50 {self.rotated.ap50:.4f}"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}{turned}"
 
 
 def validate(
@@ -139,7 +150,7 @@ def validate(
     if most is not None and federation is not None:
         federation = replace(federation, limit=most)
 
-    def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+    def ap_of(kind: Literal["boxes", "rotated", "masks"]) -> CocoResult:
         return coco_ap(
             found, ground_truths, detector.classes,
             kind=kind, max_detections=limits, areas=areas, federation=federation,
@@ -151,7 +162,8 @@ def validate(
         points = coco_ap(
             found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
         )
-    return ValidationResult(ap_of("boxes"), inputs, segm, points, inputs.pixels)
+    turned = ap_of("rotated") if have_rotated(found, ground_truths) else None
+    return ValidationResult(ap_of("boxes"), inputs, segm, points, inputs.pixels, rotated=turned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,8 @@ def detector_graph(
     )
     if not nms and not entry.detects:
         raise ValueError(f"{recipe.model.name} labels pixels and has no NMS to leave out")
+    if entry.needs_rotated:
+        raise ValueError("rotated boxes are predicted with torch only: a detector of them cannot be exported")
     if not nms and entry.needs_keypoints:
         raise ValueError(
             "keypoints are predicted for what NMS keeps: a keypoint detector is exported with NMS in the graph"

@@ -168,6 +168,7 @@ def listed(found: Detections, masks: Masks) -> dict[str, Any]:
         "height": height,
         "detections": [
             {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
+            | ({"rotated": row["rotated"]} if "rotated" in row else {})
             | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
             | ({} if points is None else {"keypoints": points})
             for name, box, row, points in zip(found.names, found.boxes.tolist(), rows, keypoints, strict=True)
