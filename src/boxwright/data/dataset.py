@@ -58,6 +58,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         augmentation: Augmentation | None = None,
         masks: bool = False,
         num_keypoints: int = 0,
+        rotated: bool = False,
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
         value_range: ValueRange = "auto",
@@ -70,6 +71,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         rule: how they are resized.
         augmentation: for keys with a seed.
         masks: whether ground truth has masks.
+        rotated: whether ground truth has rotated boxes; of an object without an angle it is upright.
         cache: whether decoded, resized images are kept in memory; if not given, where they fit.
         proposals: those of the images.
         value_range: of pixels of more than 8 bits.
@@ -84,6 +86,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         self.augmentation = augmentation
         self.masks = masks
         self.num_keypoints = num_keypoints
+        self.rotated = rotated
         self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
         self._joined: Tensor | None = None
@@ -172,7 +175,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             hw = (int(image.shape[1]), int(image.shape[2]))
             sample = Sample(
                 image,
-                ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints),
+                self._ground_truth(record, hw, masks=self.masks),
                 self._proposed(record, hw),
             )
             return resize_sample(sample, self.rule), hw
@@ -187,10 +190,11 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
     def _proposed(self, record: Record, hw: tuple[int, int]) -> Tensor | None:
         return None if self.proposals is None else self.proposals.of(record.path, hw)
 
+    def _ground_truth(self, record: Record, hw: tuple[int, int], *, masks: bool) -> GroundTruth:
+        return ground_truth_of(record, hw, masks=masks, num_keypoints=self.num_keypoints, rotated=self.rotated)
+
     def _resized_ground_truth(self, record: Record, hw: tuple[int, int]) -> GroundTruth:
-        return resize_ground_truth(
-            ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints), hw, self.rule
-        )
+        return resize_ground_truth(self._ground_truth(record, hw, masks=self.masks), hw, self.rule)
 
     def original(self, index: int) -> Tensor:
         """The image, or the tile (3, H, W) as it is in its file."""
@@ -208,16 +212,12 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """The ground truth of an image whose file has the size `hw`, in network pixels; masks if asked for."""
         if masks and self._ground_truths:
             return self._ground_truths[index]
-        return resize_ground_truth(
-            ground_truth_of(self.records[index], hw, masks=masks, num_keypoints=self.num_keypoints), hw, self.rule
-        )
+        return resize_ground_truth(self._ground_truth(self.records[index], hw, masks=masks), hw, self.rule)
 
     def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
         """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once."""
         if index not in self._original_ground_truths:
-            self._original_ground_truths[index] = ground_truth_of(
-                self.records[index], hw, masks=self.masks, num_keypoints=self.num_keypoints
-            )
+            self._original_ground_truths[index] = self._ground_truth(self.records[index], hw, masks=self.masks)
         return self._original_ground_truths[index]
 
     def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:

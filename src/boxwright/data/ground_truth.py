@@ -15,9 +15,12 @@ from boxwright.structures import CroppedMask, GroundTruth
 Box = tuple[float, float, float, float]
 
 
-def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0) -> GroundTruth:
+def ground_truth_of(
+    record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0, rotated: bool = False
+) -> GroundTruth:
     """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`, and
     their `num_keypoints` keypoints, which stay where they are; an object that has none gets such of visibility 0.
+    With `rotated` it has rotated boxes, which stay where they are too: of an object without an angle it is upright.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
     object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
@@ -25,10 +28,14 @@ def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False,
     """
     if record.tile is not None:
         whole = ground_truth_of(
-            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints
+            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints, rotated=rotated
         )
         return cut_ground_truth(whole, record.tile.window)
-    kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
+    kept = [
+        (item, box)
+        for item in record.annotations
+        if (box := clip_box(item.box, hw)) is not None and not (rotated and is_flat(item))
+    ]
     return GroundTruth.of(
         [box for _, box in kept],
         [item.label for item, _ in kept],
@@ -37,7 +44,26 @@ def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False,
         torch.tensor([_keypoints(item, num_keypoints) for item, _ in kept]).reshape(len(kept), num_keypoints, 3)
         if num_keypoints
         else None,
+        torch.tensor([_rotated(item, box) for item, box in kept]).reshape(-1, 5) if rotated else None,
     )
+
+
+FLATTEST = 0.01
+"""Pixels: a rotated box with a shorter side has no area; its corners lie on a line."""
+
+
+def is_flat(item: Annotation) -> bool:
+    """Whether an object has a rotated box without area, or with a number that is not finite."""
+    if item.rotated is None:
+        return False
+    return not all(map(math.isfinite, item.rotated)) or min(item.rotated[2:4]) < FLATTEST
+
+
+def _rotated(item: Annotation, box: Box) -> tuple[float, ...]:
+    if item.rotated is not None:
+        return item.rotated
+    x1, y1, x2, y2 = box
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0
 
 
 def _keypoints(item: Annotation, count: int) -> list[tuple[float, float, float]]:

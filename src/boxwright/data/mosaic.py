@@ -107,12 +107,13 @@ def join_ground_truths(several: Sequence[GroundTruth | MovedObjects]) -> GroundT
         torch.cat([ground_truth.labels for ground_truth in ground_truths]),
         torch.cat([ground_truth.ignore for ground_truth in ground_truths]),
         masks,
-        _joined_keypoints(ground_truths),
+        _joined("keypoints", ground_truths),
+        _joined("rotated", ground_truths),
     )
 
 
-def _joined_keypoints(ground_truths: Sequence[GroundTruth]) -> Tensor | None:
-    """Keypoints of all objects, if every image with objects has them."""
-    given = [one.keypoints for one in ground_truths if one.keypoints is not None]
-    every = all(one.keypoints is not None for one in ground_truths if len(one))
+def _joined(field: str, ground_truths: Sequence[GroundTruth]) -> Tensor | None:
+    """Keypoints or rotated boxes of all objects, if every image with objects has them."""
+    given = [rows for one in ground_truths if (rows := getattr(one, field)) is not None]
+    every = all(field in one for one in ground_truths if len(one))
     return torch.cat(given) if given and every else None

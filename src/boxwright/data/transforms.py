@@ -1,4 +1,4 @@
-"""Augmentation and resizing of an image together with its boxes, labels, ignore flags, masks and keypoints.
+"""Augmentation and resizing of an image together with its boxes, labels, ignore flags, masks, keypoints and angles.
 
 Pixels are transformed by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Randomness comes
 from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image, H W
@@ -22,8 +22,10 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from boxwright.data.moved_objects import MovedObjects
 from boxwright.data.placed_masks import place_mask, tight_box
+from boxwright.data.placed_rotated import inside, place_rotated, resized_by
 from boxwright.data.view import ColourChange, Tile, View
 from boxwright.ops.image import Placement, ResizeRule, fit_image, padded_canvas, paste_window, resize_plan
+from boxwright.ops.rotated import flip_rotated, rotated_hull
 from boxwright.structures import CroppedMask, GroundTruth
 
 
@@ -102,6 +104,7 @@ def place_ground_truth(
     An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if
     `centred`, if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not
     become background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    Of a rotated box its own area and centre count, and the hull is cut, not the box.
     `ops.move_boxes` does the same for a batch without masks, with the same numbers.
     """
     if not len(ground_truth):
@@ -112,16 +115,24 @@ def place_ground_truth(
     own = ground_truth.boxes.numpy()
     clipped = own.clip(origin, limits)
     boxes = torch.from_numpy((clipped - origin) * scale + corner)
+    turned = None if ground_truth.rotated is None else place_rotated(ground_truth.rotated, placement)
+    boxes = boxes if turned is None else turned.boxes
     sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
     enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
     if centred:
         centres = (own[:, :2] + own[:, 2:]) / 2
         enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
+    if turned is not None:
+        enough = (turned.share >= min_visibility).numpy() & (turned.centred.numpy() | (not centred))
     left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
     points = place_keypoints(ground_truth.keypoints, placement)
+    if turned is not None:
+        left &= turned.share > 0
+    angled = None if turned is None else turned.rotated
     if ground_truth.masks is None:
         shown = None if points is None else points[left]
-        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown)
+        angled = None if angled is None else angled[left]
+        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown, angled)
 
     cut = (clipped != own).any(1)
     indices, masks = [], []
@@ -136,7 +147,9 @@ def place_ground_truth(
         masks.append(mask)
     chosen = torch.tensor(indices, dtype=torch.int64)
     shown = None if points is None else points[chosen]
-    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks), shown)
+    angled = None if angled is None else angled[chosen]
+    rest = (ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks), shown, angled)
+    return GroundTruth(boxes[chosen], *rest)
 
 
 def place_keypoints(keypoints: Tensor | None, placement: Placement) -> Tensor | None:
@@ -208,7 +221,14 @@ def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: Re
     if points is not None:
         moved = points[..., :2] * torch.tensor(plan.scale_xy) + torch.tensor(offset)
         points = torch.cat([moved, points[..., 2:]], dim=-1) * (points[..., 2:] > 0)
-    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points)
+    turned = ground_truth.rotated
+    if turned is not None:
+        turned = resized_by(turned, plan.scale_xy, offset)
+        x, y = offset
+        hulls = inside(rotated_hull(turned), torch.tensor([x, y, x + plan.image_hw[1], y + plan.image_hw[0]]))
+        seen = (hulls[:, 2:] > hulls[:, :2]).all(1, keepdim=True)  # unequal factors may move a box out at the border
+        boxes = torch.where(seen, hulls, boxes)
+    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points, turned)
     return resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
 
 
@@ -270,7 +290,8 @@ def _flipped(sample: Sample, axis: int, mirrored: tuple[int, ...]) -> Sample:
     if points is not None:
         points = points[:, list(mirrored)] if mirrored else points.clone()
         points[..., axis] = torch.where(points[..., 2] > 0, extent - points[..., axis], 0.0)
-    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points), turned)
+    angled = None if ground_truth.rotated is None else flip_rotated(ground_truth.rotated, extent, axis)
+    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points, angled), turned)
 
 
 def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:

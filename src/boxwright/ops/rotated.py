@@ -90,13 +90,16 @@ def resize_rotated(boxes: Tensor, factors_xy: Tensor) -> Tensor:
     return torch.cat([boxes[..., :2] * factors_xy, torch.stack([width, height, angle], -1)], -1)
 
 
-def flip_rotated(boxes: Tensor, width: float | Tensor) -> Tensor:
-    """Rotated boxes (..., 5) of an image of this width that is mirrored, left and right exchanged.
+def flip_rotated(boxes: Tensor, extent: float, axis: int = 0) -> Tensor:
+    """Rotated boxes (..., 5) of an image that is mirrored along x (axis 0) or y (axis 1), where it has this extent.
 
     >>> flip_rotated(torch.tensor([5.0, 5.0, 4.0, 2.0, 30.0]), 20).tolist()
     [15.0, 5.0, 4.0, 2.0, -30.0]
     """
-    return torch.cat([width - boxes[..., :1], boxes[..., 1:4], wrap_angles(-boxes[..., 4:])], -1)
+    columns = [*boxes.unbind(-1)]
+    columns[axis] = extent - columns[axis]
+    columns[4] = wrap_angles(-columns[4])
+    return torch.stack(columns, -1)
 
 
 def clip_rotated(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
