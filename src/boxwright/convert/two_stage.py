@@ -1,4 +1,4 @@
-"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid, Panoptic FPN.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -22,6 +22,7 @@ from boxwright.convert.detectron2 import (
     pyramid_rows,
 )
 from boxwright.convert.keymap import Layout, Plan, Rows
+from boxwright.convert.semantic import semantic_of, semantic_rows, with_stuff
 from boxwright.structures import Classes
 
 _RPN, _ROI = "proposal_generator.rpn_head.", "roi_heads."
@@ -50,9 +51,14 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
     if pointed and (masked or not proposed or not pyramid):
         raise ValueError("a keypoint head is known only on a pyramid with a proposal network, and without masks")
-    prefix = "detector." if masked or pointed else ""
+    labelled = "sem_seg_head.predictor.weight" in state
+    if labelled and not (masked and pyramid):
+        raise ValueError("a semantic head beside a detector is known only with masks and on a pyramid (Panoptic FPN)")
+    prefix = "instances.detector." if labelled else "detector." if masked or pointed else ""
     name = (
-        "mask_rcnn"
+        "panoptic_fpn"
+        if labelled
+        else "mask_rcnn"
         if masked
         else "keypoint_rcnn"
         if pointed
@@ -86,10 +92,14 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         model["rpn"]["train_proposals"] = 1500
         if len(classes) == 1 and model["keypoint"]["num_keypoints"] == 17:
             classes = PERSON
+    if labelled:
+        model["semantic"] = {**semantic_of(state), "loss_weight": 0.5}
+        classes = with_stuff(classes, model["semantic"]["num_classes"])
     kind = "FPN" if pyramid else "DC5" if levels == ("c5",) else "C4"
     return Plan(
-        architecture=f"{name} {kind}", model=model, layout=layout(prefix, levels, stage=kind == "C4"),
-        classes=classes, resize=RESIZE, detect=detect, notes=tuple(notes),
+        architecture=name if labelled else f"{name} {kind}", model=model,
+        layout=layout(prefix, levels, stage=kind == "C4"), classes=classes, resize=RESIZE, detect=detect,
+        notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -166,9 +176,10 @@ def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
         *((rf"{mine}box\.head\.layers\.{k}\.", f"{_ROI}box_head.fc{k + 1}.") for k in range(4)),
         (rf"{mine}box\.class_logits\.", f"{_ROI}box_predictor.cls_score."),
         (rf"{mine}box\.offsets\.", f"{_ROI}box_predictor.bbox_pred."),
-        *mask_rows(),
+        *mask_rows(mine.removesuffix(r"detector\.")),
         *((rf"keypoint\.head\.convolutions\.{2 * k}\.", f"{_ROI}keypoint_head.conv_fcn{k + 1}.") for k in range(16)),
         (r"keypoint\.head\.predictor\.", f"{_ROI}keypoint_head.score_lowres."),
+        *semantic_rows(),
     ]
     return Layout(
         family=FAMILY, rows=rows, dropped=DROPPED,
@@ -176,10 +187,10 @@ def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
     )  # fmt: skip
 
 
-def mask_rows() -> Rows:
-    """The table of the mask branch."""
+def mask_rows(mine: str = "") -> Rows:
+    """The table of the mask branch; `mine` is an expression of what our Mask R-CNN is called within ours."""
     return [
-        *((rf"mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.mask_fcn{k + 1}.") for k in range(8)),
-        (r"mask\.head\.upsampled\.", f"{_ROI}mask_head.deconv."),
-        (r"mask\.head\.predictor\.", f"{_ROI}mask_head.predictor."),
+        *((rf"{mine}mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.mask_fcn{k + 1}.") for k in range(8)),
+        (rf"{mine}mask\.head\.upsampled\.", f"{_ROI}mask_head.deconv."),
+        (rf"{mine}mask\.head\.predictor\.", f"{_ROI}mask_head.predictor."),
     ]

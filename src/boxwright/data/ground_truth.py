@@ -1,4 +1,4 @@
-"""An image's annotations as the ground truth of training and evaluation: clipped boxes, decoded masks, keypoints."""
+"""An image's annotations as ground truth: clipped boxes, decoded masks, keypoints, and labels of pixels."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from boxwright.data.formats.voc_masks import ObjectPixels
+from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.records import Annotation, Record
+from boxwright.data.semantic_maps import semantic_map_of
 from boxwright.data.tiles import cut_ground_truth
 from boxwright.structures import CroppedMask, GroundTruth
 
@@ -16,20 +17,22 @@ Box = tuple[float, float, float, float]
 
 
 def ground_truth_of(
-    record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0, rotated: bool = False
-) -> GroundTruth:
+    record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0, semantic: bool = False,
+    rotated: bool = False,
+) -> GroundTruth:  # fmt: skip
     """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`, and
     their `num_keypoints` keypoints, which stay where they are; an object that has none gets such of visibility 0.
     With `rotated` it has rotated boxes, which stay where they are too: of an object without an angle it is upright.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
-    object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
-    cannot be decoded.
+    object without a mask gets `CroppedMask.unknown`; with `semantic`, an image without a map one of 255. Raises
+    ValueError with the annotation's place for a mask or map that cannot be decoded.
     """
     if record.tile is not None:
         whole = ground_truth_of(
-            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints, rotated=rotated
-        )
+            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints,
+            semantic=semantic, rotated=rotated,
+        )  # fmt: skip
         return cut_ground_truth(whole, record.tile.window)
     kept = [
         (item, box)
@@ -44,6 +47,7 @@ def ground_truth_of(
         torch.tensor([_keypoints(item, num_keypoints) for item, _ in kept]).reshape(len(kept), num_keypoints, 3)
         if num_keypoints
         else None,
+        semantic_map_of(record, hw) if semantic else None,
         torch.tensor([_rotated(item, box) for item, box in kept]).reshape(-1, 5) if rotated else None,
     )
 

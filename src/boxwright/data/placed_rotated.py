@@ -48,6 +48,14 @@ def resized_by(rotated: Tensor, scale_xy: tuple[float, float], offset_xy: tuple[
     return torch.cat([resized[:, :2] + torch.tensor(offset_xy), resized[:, 2:]], 1)
 
 
+def seen_hulls(rotated: Tensor, boxes: Tensor, limits: tuple[float, float, float, float]) -> Tensor:
+    """Hulls (G, 4) of rotated boxes cut to the limits x1, y1, x2, y2; the given box where nothing is left of one, since
+    unequal factors may move a box out at the border.
+    """
+    hulls = inside(rotated_hull(rotated), torch.tensor(limits, dtype=torch.float32))
+    return torch.where((hulls[:, 2:] > hulls[:, :2]).all(1, keepdim=True), hulls, boxes)
+
+
 def inside(boxes: Tensor, limits: Tensor) -> Tensor:
     """Boxes (G, 4) cut to the limits (4,), x1, y1, x2, y2."""
     return boxes.maximum(limits[:2].repeat(2)).minimum(limits[2:].repeat(2))

@@ -59,6 +59,12 @@ class CocoResult:
     notes: tuple[str, ...]
     by_frequency: dict[str, float | None] | None = None
 
+    @classmethod
+    def undefined(cls) -> CocoResult:
+        """That of a model that finds no objects."""
+        recalls = dict.fromkeys((1, 10, 100))
+        return cls(None, None, None, None, None, None, recalls, None, None, None, None, {}, {}, "boxes", ())
+
     def figures(self, prefix: str = "") -> dict[str, Any]:
         """The result as one JSON object, under the usual names (AP50, ARs, ...).
 

@@ -21,6 +21,8 @@ ALIASES = {
     "mask-rcnn": "mask-rcnn-small",
     "fcos-mask": "fcos-mask-small",
     "keypoint-rcnn": "keypoint-rcnn-small",
+    "panoptic-fpn": "panoptic-fpn-small",
+    "semantic-fpn": "semantic-fpn-small",
 }
 """Short names, and the recipes that a user's own data can start from on every machine."""
 MEDIUM = {name: f"{name}-medium" for name in ("fcos", "retinanet", "faster-rcnn", "mask-rcnn", "fcos-mask")}

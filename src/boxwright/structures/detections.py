@@ -1,7 +1,7 @@
 """Detections, and the batch of images that they are found in: to network pixels, and back.
 
 Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
-most, D = detections, M = side of a mask grid, H W = height and width in pixels.
+most, D = detections, M = side of a mask grid, P = keypoints, S = semantic classes, H W = height and width in pixels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
-from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.ops.mask_paste import Paste, paste_masks
+from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
+from boxwright.structures.written import as_supervision, coco_row
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
+
+SEMANTIC_STRIDE = 4
+"""Network pixels to a cell of `PaddedDetections.semantic`, along each axis."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -85,8 +91,7 @@ class ImageBatch:
         if isinstance(rows, int):
             height, width = self.sizes_hw[rows].tolist()
             return self.pixels[rows, :, :height, :width]
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor[rows.to(tensor.device)] for tensor in tensors))
+        return self._each(lambda tensor: tensor[rows.to(tensor.device)])
 
     @classmethod
     def of(
@@ -139,15 +144,31 @@ class ImageBatch:
             return normal
         return normal.contiguous(memory_format=torch.channels_last)
 
+    def to_original(self, points: Tensor, first: int = 0) -> Tensor:
+        """Network coordinates x, y (n, ..., 2 or 4), of the images from `first` on, in their originals, on the CPU."""
+        last, pairs = first + len(points), points.shape[-1] // 2
+        shape = (len(points), *[1] * (points.dim() - 2), 2 * pairs)
+        scale, offset = (
+            part[first:last].cpu().repeat(1, pairs).view(shape) for part in (self.scale_xy, self.offset_xy)
+        )
+        return (points - offset) / scale
+
+    def semantic_labels(self, logits: Tensor, image: int) -> Tensor:
+        """The semantic map (H, W) uint8 of one image from its logits (S, h, w), at its original pixels, on the CPU."""
+        fields = (self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return semantic_labels(logits, SEMANTIC_STRIDE, *(part[image].tolist() for part in fields)).cpu()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """The same batch on another device."""
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ImageBatch:
         """The same batch in pinned memory, for an asynchronous copy to a GPU."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.pin_memory() for tensor in tensors))
+        return ImageBatch(*(change(tensor) for tensor in tensors))
 
 
 class PaddedDetections(NamedTuple):
@@ -155,7 +176,8 @@ class PaddedDetections(NamedTuple):
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
-    a keypoint detector, logits over each box of where its P keypoints are.
+    a keypoint detector, logits over each box of where its P keypoints are; `semantic` (B, S, h, w), of a model with
+    semantic maps, logits of its S classes at stride 4.
     """
 
     boxes: Tensor
@@ -164,6 +186,7 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    semantic: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -172,43 +195,51 @@ class PaddedDetections(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
         """The same detections with every tensor changed."""
         boxes, scores, labels, counts = (change(part) for part in self[:4])
-        grids = (None if part is None else change(part) for part in (self.masks, self.heatmaps))
+        grids = (None if part is None else change(part) for part in self[4:])
         return PaddedDetections(boxes, scores, labels, counts, *grids)
 
-    def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
+    def restore(
+        self, images: ImageBatch, paste: Paste = "exact", panoptic: PanopticSettings | None = None
+    ) -> list[Detections]:
+        """Detections of each image on the CPU, in the pixels of the original, with everything that their model gives.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved.
+        Masks are pasted as `paste` says, and merged with the semantic map as `panoptic` says, if it is given.
         """
-        in_network, scores, labels, numbers, grids, heatmaps = self.cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _ = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
-        scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
-        offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
-        boxes = (in_network - offset) / scale
+        boxes = images.to_original(in_network)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
-            limits = torch.tensor([width, height, width, height])
-            own = boxes[image, rows].clamp(min=0).minimum(limits)
-            masks = None
+            own, limits = boxes[image, rows], torch.tensor([width, height, width, height])
+            masks = points = semantic = merged = None
             if grids is not None:
                 # into the box before clipping: a mask that leaves the image must not be squeezed
-                pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
+                pasted = paste_masks(grids[image, rows], own, (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
-            points = None
-            if heatmaps is not None:
+            if heatmaps is not None:  # decoded in network pixels, as the references do, and then moved
                 points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
-                points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
-            size_hw = (height, width)
+                points[..., :2] = images.to_original(points[None, ..., :2], image)[0]
+            if self.semantic is not None:  # where its logits are
+                semantic = images.semantic_labels(self.semantic[image], image)
+                if panoptic is not None and masks is not None:
+                    merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
+            clipped = own.clamp(min=0).minimum(limits)
             found.append(
-                Detections(own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points)
-            )
+                Detections(
+                    clipped, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
+                    semantic=semantic, panoptic=merged,
+                )
+            )  # fmt: skip
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
+
+    `semantic` (H, W) uint8, where the model gives it, has an index into `classes.semantic_names` for each pixel (255
+    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -228,6 +259,8 @@ class Detections:
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -244,6 +277,11 @@ class Detections:
             got = tuple(self.keypoints.shape)
             good = len(got) == 3 and got[0] == count and got[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {got}")
+        merged = None if self.panoptic is None else self.panoptic.map
+        for name, map_ in (("semantic", self.semantic), ("panoptic", merged)):
+            if map_ is not None:
+                got = tuple(map_.shape)
+                require(got == tuple(self.size_hw), f"{name}: expected {tuple(self.size_hw)}, got {got}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -300,7 +338,12 @@ class Detections:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
         points = None if self.keypoints is None else self.keypoints[keep]
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points)
+        panoptic = self.panoptic
+        if panoptic is not None:
+            panoptic = panoptic.select(torch.arange(len(self), device=keep.device)[keep].tolist())
+        return Detections(
+            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic
+        )  # fmt: skip
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""
@@ -343,42 +386,21 @@ class Detections:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
             image_id = Path(str(self.path)).stem
         ids = self.classes.ids if self.classes else None
-        rows: list[dict[str, Any]] = []
-        for index, (box, score, label) in enumerate(
-            zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        ):
-            x1, y1, x2, y2 = box
-            row = {
-                "image_id": image_id,
-                "category_id": ids[label] if ids else label,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-            }
-            if self.masks is not None:
-                mask = self.mask(index)
-                row["segmentation"] = (
-                    mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(self.size_hw)
-                )
-            if self.keypoints is not None:
-                points = self.keypoints[index].double() - torch.tensor([0.5, 0.5, 0.0])
-                row["keypoints"] = points.flatten().tolist()
-            rows.append(row)
-        return rows
+        return [
+            coco_row(
+                image_id, ids[label] if ids else label, self.boxes[index], score,
+                None if self.masks is None else self.mask(index), self.size_hw,
+                None if self.keypoints is None else self.keypoints[index], polygons=polygons,
+            )
+            for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
+        ]  # fmt: skip
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, for its trackers, annotators and zones.
 
-        Raises ImportError where the package supervision is not installed.
+        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score. Raises ImportError where the package supervision is
+        not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
-        masks = self.whole_masks()
-        return supervision.Detections(
-            xyxy=self.boxes.cpu().numpy(),
-            confidence=self.scores.cpu().numpy(),
-            class_id=self.labels.cpu().numpy(),
-            mask=None if masks is None else masks.cpu().numpy(),
-            data={"class_name": self.names},
+        return as_supervision(
+            self.boxes, self.scores, self.labels, self.names, masks=self.whole_masks(), keypoints=self.keypoints
         )

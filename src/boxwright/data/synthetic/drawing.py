@@ -138,7 +138,7 @@ def paint(canvas: Canvas, shape: Silhouette, x: int, y: int, colour: Canvas, sha
     under += (surface - under) * opacity
 
 
-def _smooth_noise(random: np.random.Generator, size: int, cells: int, channels: int) -> Canvas:
+def smooth_noise(random: np.random.Generator, size: int, cells: int, channels: int) -> Canvas:
     """Noise (H, W, channels) in [-1, 1] that changes over 1 / `cells` of the image."""
     coarse = random.integers(0, 256, (cells, cells, channels), np.uint8)
     image = Image.fromarray(coarse if channels == 3 else coarse[..., 0])
@@ -152,7 +152,7 @@ def _pattern(random: np.random.Generator, size: int) -> Canvas:
     if kind == 0:
         return np.zeros((1, 1, 1), np.float32)
     if kind == 1:
-        blobs = _smooth_noise(random, size, int(random.integers(5, 14)), 1) > np.float32(0.25)
+        blobs = smooth_noise(random, size, int(random.integers(5, 14)), 1) > np.float32(0.25)
         return np.where(blobs, np.float32(1), np.float32(-1))
     period = int(random.integers(8, 40)) * 16
     slope_x, slope_y = (int(value) for value in random.integers(-16, 17, 2))
@@ -166,9 +166,9 @@ def _pattern(random: np.random.Generator, size: int) -> Canvas:
 def background(random: np.random.Generator, size: int, texture: float) -> Canvas:
     """A textured ground (H, W, 3): a colour, a gradient, noise at three scales and a pattern."""
     ground = vivid_colour(random) * np.float32(0.7) + np.float32(25)
-    canvas = _smooth_noise(random, size, 3, 3) * np.float32(texture * (0.4 + random.random()))
-    grain = _smooth_noise(random, size, int(random.integers(8, 24)), 1) * np.float32(texture * random.random())
-    grain += _smooth_noise(random, size, size // 4, 1) * np.float32(0.5 * texture * random.random())
+    canvas = smooth_noise(random, size, 3, 3) * np.float32(texture * (0.4 + random.random()))
+    grain = smooth_noise(random, size, int(random.integers(8, 24)), 1) * np.float32(texture * random.random())
+    grain += smooth_noise(random, size, size // 4, 1) * np.float32(0.5 * texture * random.random())
     grain = grain + _pattern(random, size) * np.float32(0.6 * texture * random.random())
     canvas += grain
     canvas += ground
@@ -238,7 +238,7 @@ def _normal_table() -> npt.NDArray[np.float32]:
 def expose(random: np.random.Generator, canvas: Canvas, lighting: float, noise: float) -> npt.NDArray[np.uint8]:
     """The image (H, W, 3) uint8 of a canvas as a camera sees it: uneven lighting, gamma, sensor noise."""
     size = canvas.shape[0]
-    light = 1 + _smooth_noise(random, size, 2, 1) * np.float32(lighting * random.random())
+    light = 1 + smooth_noise(random, size, 2, 1) * np.float32(lighting * random.random())
     light *= np.float32(1 + lighting * (random.random() - 0.5))
     lit = (canvas * light).clip(0, 255).astype(np.uint8)
     gamma = 1 + lighting * (2 * random.random() - 1)

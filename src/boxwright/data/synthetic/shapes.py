@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.sax.saxutils import escape
@@ -32,13 +32,15 @@ from boxwright.data.synthetic.drawing import (
     paint,
     silhouette,
 )
+from boxwright.data.synthetic.stuff import STUFF, textured_regions
+from boxwright.data.synthetic.write_panoptic import write_maps, write_panoptic
 from boxwright.data.transforms import Sample
 from boxwright.ops.masks import encode_rle
 from boxwright.structures import Classes, CroppedMask, GroundTruth, Skeleton
 from boxwright.writing import writing
 
 Pixels = npt.NDArray[np.uint8]
-Layout = Literal["voc", "coco"]
+Layout = Literal["voc", "coco", "panoptic", "semantic"]
 
 # Validation images start at this index, so that they do not depend on the number of training images.
 SKELETON = Skeleton(
@@ -54,7 +56,8 @@ class ShapesConfig:
     """What the images look like: side in pixels, number of classes, difficulty, number and size of the objects.
 
     An object's size is the longer side of its whole box, at most 5/8 of the image, even if `max_pixels` is larger. If
-    objects would hide each other too much, an image has fewer than the drawn number, but at least one.
+    objects would hide each other too much, an image has fewer than the drawn number, but at least one. With `stuff` the
+    background is of textures that are classes of stuff (`synthetic.stuff`), and the ground truth has a semantic map.
     """
 
     size: int = 256
@@ -64,6 +67,7 @@ class ShapesConfig:
     max_objects: int = 12
     min_pixels: int = 12
     max_pixels: int = 160
+    stuff: bool = False
 
     def __post_init__(self) -> None:
         if self.difficulty not in DIFFICULTIES:
@@ -90,7 +94,8 @@ class ShapesConfig:
     @property
     def classes(self) -> Classes:
         """The classes, by name, as a VOC folder orders them; their ids in COCO files count from 1."""
-        return Classes.named(sorted(list(OUTLINES)[: self.num_classes]), first_id=1)
+        named = Classes.named(sorted(list(OUTLINES)[: self.num_classes]), first_id=1)
+        return Classes(named.names, named.ids, stuff=STUFF) if self.stuff else named
 
 
 class _Placed(NamedTuple):
@@ -111,6 +116,10 @@ def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, Gr
     random = np.random.Generator(np.random.PCG64([seed, index]))
     level = DIFFICULTIES[config.difficulty]
     canvas = background(random, config.size, level.texture)
+    textures: Pixels | None = None
+    if config.stuff:  # a generator of its own: nothing else is drawn differently
+        own = np.random.Generator(np.random.PCG64([seed, index, len(STUFF)]))
+        canvas, textures = textured_regions(own, config.size, level.texture, level.hue_spread)
     canvas = draw_distractors(random, canvas, int(random.integers(level.distractors[0], level.distractors[1] + 1)))
     owner = np.zeros((config.size, config.size), np.uint8)  # which object is on top: its number from 1, or 0
     placed: list[_Placed] = []
@@ -118,7 +127,11 @@ def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, Gr
     for _ in range(int(random.integers(config.min_objects, config.max_objects + 1))):
         _add_object(random, config, level, canvas, owner, placed, visible)
     image = expose(random, canvas, level.lighting, level.noise)
-    return image, _ground_truth(owner, placed)
+    ground_truth = _ground_truth(owner, placed)
+    if textures is not None:
+        labels = np.where(owner > 0, np.uint8(0), textures + np.uint8(1))
+        ground_truth = replace(ground_truth, semantic=torch.from_numpy(labels))
+    return image, ground_truth
 
 
 def _add_object(
@@ -244,20 +257,26 @@ def write_shapes(
 ) -> Path:
     """Write a shapes dataset into a new or empty folder, in VOC or COCO layout, and return the folder.
 
+    Images with stuff are written as COCO panoptic, or as a folder of semantic maps, and only as these.
     `progress` wraps the loop over a split's images: it gets the split's name, the indices and their number. Raises
     ValueError for a folder that is not empty.
     """
-    folder, config = Path(folder), config or ShapesConfig()
-    if layout not in ("voc", "coco"):
-        raise ValueError(f"layout {layout!r}: expected voc or coco")
+    if layout not in ("voc", "coco", "panoptic", "semantic"):
+        raise ValueError(f"layout {layout!r}: expected voc, coco, panoptic or semantic")
+    with_maps = layout in ("panoptic", "semantic")
+    folder, config = Path(folder), config or ShapesConfig(stuff=with_maps)
+    if config.stuff != with_maps:
+        wanted = f"only images with stuff, ShapesConfig(stuff={with_maps})"
+        raise ValueError(f"layout {layout!r}: expected {wanted}, got stuff={config.stuff}")
     splits = shapes_splits(config, seed, train, val)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: exists and is not empty; choose a new folder (nothing was written)")
-    image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
-    image_folder.mkdir(parents=True, exist_ok=True)
     for name, source in splits.items():
         if not len(source):
             continue
+        image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
+        image_folder = image_folder / name if layout == "semantic" else image_folder
+        image_folder.mkdir(parents=True, exist_ok=True)
         indices: Iterator[int] = iter(range(len(source)))
         entries = []
         for index in progress(name, indices, len(source)) if progress else indices:
@@ -268,8 +287,12 @@ def write_shapes(
             entries.append((file, ground_truth))
         if layout == "voc":
             _write_voc(folder, name, entries, config)
-        else:
+        elif layout == "coco":
             _write_coco(folder, name, entries, config)
+        elif layout == "panoptic":
+            write_panoptic(folder, name, entries, config.classes)
+        else:
+            write_maps(folder, name, entries, config.classes)
     return folder
 
 
