@@ -115,7 +115,8 @@ class Split:
 class LabelledFolder:
     """A folder of labelled images as read: its format, classes, and splits by name.
 
-    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "panoptic", "yolo", "semantic", "lists" or "shapes".
+    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "panoptic", "dota", "yolo", "semantic", "lists" or
+    "shapes".
 
     `notes` are sentences on automatic decisions, such as a validation split that was made.
     """

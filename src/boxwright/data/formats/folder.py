@@ -14,6 +14,7 @@ from boxwright.data.formats.cityscapes import CITYSCAPES_LAYOUT, read_cityscapes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
 from boxwright.data.formats.coco_panoptic import PANOPTIC_LAYOUT, read_panoptic, recognises_panoptic
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
+from boxwright.data.formats.dota import DOTA_LAYOUT, read_dota, recognises_dota
 from boxwright.data.formats.json_lists import LISTS_LAYOUT, read_lists, recognises_lists
 from boxwright.data.formats.listing import images_below, split_name, split_order
 from boxwright.data.formats.lvis import LVIS_LAYOUT, read_lvis, recognises_lvis
@@ -39,6 +40,7 @@ READERS = (
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
     Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
     Reader("cityscapes", CITYSCAPES_LAYOUT, recognises_cityscapes, read_cityscapes),
+    Reader("dota", DOTA_LAYOUT, recognises_dota, read_dota),
     Reader("lvis", LVIS_LAYOUT, recognises_lvis, read_lvis),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("panoptic", PANOPTIC_LAYOUT, recognises_panoptic, read_panoptic),
