@@ -30,6 +30,7 @@ LONGER = {
     "mask_rcnn": 75,
     "keypoint_rcnn": 120,
     "panoptic_fpn": 75,
+    "rotated_faster_rcnn": 75,
     "two_stage_course": 75,
 }  # steps: stage two learns from what stage one has learnt
 EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)

@@ -16,6 +16,7 @@ from configs import BASELINE, COURSE, TWO_STAGE_COURSE, built
 from torch import Tensor
 
 from boxwright.models import MODELS
+from boxwright.ops.rotated import upright_rotated
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
 SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16}
@@ -55,6 +56,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "keypoint_rcnn": ("keypoint_rcnn", {**SMALL, **REGIONS, **BOX, **KEYPOINT}),
     "semantic_fpn": ("semantic_fpn", {**SMALL, **SEMANTIC}),
     "panoptic_fpn": ("panoptic_fpn", {**SMALL, **REGIONS, **BOX, **MASK, **SEMANTIC}),
+    "rotated_faster_rcnn": (
+        "rotated_faster_rcnn",
+        {**SMALL, **REGIONS, **BOX, "rpn.anchor_angles": (-60.0, 0.0, 60.0)},
+    ),
     "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
 QUICK = {"backbone.norm": "bn", "backbone.frozen_stages": 0}  # learns fast from random weights
@@ -75,7 +80,7 @@ def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
 
 
 def ground_truth(boxes: Any, labels: Any, ignore: Any = None, size_hw: tuple[int, int] = (64, 64)) -> GroundTruth:
-    """Boxes whose masks are the boxes themselves, and whose keypoints their centres and corners.
+    """Boxes whose masks and rotated boxes are the boxes themselves, and whose keypoints their centres and corners.
 
     The semantic map has things in them, and one kind of stuff above the other.
     """
@@ -86,7 +91,8 @@ def ground_truth(boxes: Any, labels: Any, ignore: Any = None, size_hw: tuple[int
     semantic[size_hw[0] // 2 :] = 2
     for x1, y1, x2, y2 in corners:
         semantic[y1:y2, x1:x2] = 0
-    return GroundTruth.of(boxes, labels, ignore, masks, torch.tensor(points).reshape(-1, 2, 3), semantic)
+    rotated = upright_rotated(torch.as_tensor(boxes).reshape(-1, 4))
+    return GroundTruth.of(boxes, labels, ignore, masks, torch.tensor(points).reshape(-1, 2, 3), semantic, rotated)
 
 
 def without_map(one: GroundTruth) -> GroundTruth:

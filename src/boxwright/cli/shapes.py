@@ -16,7 +16,8 @@ def shapes(
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images; they do not depend on --train.")] = 200,
     layout: Annotated[
-        str, typer.Option(help="voc (XML files, masks as images), coco (JSON), panoptic or semantic.")
+        str,
+        typer.Option(help="voc (XML files, masks as images), coco (JSON), panoptic, semantic or dota (rotated boxes)."),
     ] = "voc",
     size: Annotated[int, typer.Option(help="Height and width of the images.")] = 256,
     classes: Annotated[int, typer.Option(help="Number of classes, 1 to 8.")] = 6,
@@ -37,12 +38,15 @@ def shapes(
         yield from track(indices, description=f"drawing {split}", total=count, console=console)
 
     stuff = layout in ("panoptic", "semantic")
-    config = ShapesConfig(size=size, num_classes=classes, difficulty=difficulty, stuff=stuff)  # type: ignore[arg-type]
+    config = ShapesConfig(
+        size=size, num_classes=classes, difficulty=difficulty, stuff=stuff, rotated=layout == "dota",  # type: ignore[arg-type]
+    )  # fmt: skip
     write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
     classes_of = config.classes
     names = ", ".join(classes_of.semantic_names if layout == "semantic" else classes_of.names + classes_of.stuff)
     typer.echo(
         f"{folder}: {train} training and {counted(val, 'validation image')} in {layout.upper()} layout ({names})"
     )
-    recipe = {"panoptic": "panoptic-fpn-shapes", "semantic": "semantic-fpn-shapes"}.get(layout, "fcos")
+    own = {"panoptic": "panoptic-fpn-shapes", "semantic": "semantic-fpn-shapes", "dota": "rotated-faster-rcnn-shapes"}
+    recipe = own.get(layout, "fcos")
     typer.echo(f"next: boxwright train {recipe} --data {shlex.quote(str(folder))}")

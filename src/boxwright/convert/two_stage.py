@@ -1,4 +1,5 @@
-"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid, Panoptic FPN.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid, Panoptic FPN;
+and its Faster R-CNN of rotated boxes (RRPN), which has the same names and five offsets a box.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -54,30 +55,23 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     labelled = "sem_seg_head.predictor.weight" in state
     if labelled and not (masked and pyramid):
         raise ValueError("a semantic head beside a detector is known only with masks and on a pyramid (Panoptic FPN)")
+    turned = _is_rotated(state, boxes_alone=boxed and pyramid and not (masked or pointed or labelled))
     prefix = "instances.detector." if labelled else "detector." if masked or pointed else ""
-    name = (
-        "panoptic_fpn"
-        if labelled
-        else "mask_rcnn"
-        if masked
-        else "keypoint_rcnn"
-        if pointed
-        else "rpn"
-        if not boxed
-        else "faster_rcnn"
-        if proposed
-        else "fast_rcnn"
-    )
+    kinds = {
+        "panoptic_fpn": labelled, "rotated_faster_rcnn": turned, "mask_rcnn": masked, "keypoint_rcnn": pointed,
+        "rpn": not boxed, "faster_rcnn": proposed, "fast_rcnn": True,
+    }  # fmt: skip
+    name = next(kind for kind, given in kinds.items() if given)
     model: dict[str, Any] = {
         "name": name, "backbone": backbone, "fpn": {"levels": levels, "channels": channels},
         "compat": {"pad_multiple": 32 if pyramid else 1},
     }  # fmt: skip
     if proposed:
-        model["rpn"] = _proposals(state, pyramid)
+        model["rpn"] = _proposals(state, pyramid, angles=6 if turned else 1)
     classes = Classes(("object",), (1,))
     detect: dict[str, Any] = DETECT
     if boxed:
-        model["box"] = _boxes(state)
+        model["box"] = _boxes(state, rotated=turned)
         classes = numbered_classes(int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1)
     else:
         limit = 2000 if pyramid else 1000
@@ -114,10 +108,21 @@ def _pyramid(state: State) -> tuple[tuple[str, ...], int | None]:
     return (f"c{last}",), None
 
 
-def _proposals(state: State, pyramid: bool) -> dict[str, Any]:
-    anchors = int(state[f"{_RPN}objectness_logits.weight"].shape[0])
-    if anchors != (3 if pyramid else 15):
-        raise ValueError(f"expected {3 if pyramid else 15} anchors a cell, got {anchors}")
+def _is_rotated(state: State, *, boxes_alone: bool) -> bool:
+    """Whether the proposal network learns five offsets an anchor, not four; ValueError beside other heads."""
+    if f"{_RPN}anchor_deltas.weight" not in state:
+        return False
+    scores, offsets = (state[f"{_RPN}{name}.weight"].shape[0] for name in ("objectness_logits", "anchor_deltas"))
+    turned = int(offsets) == 5 * int(scores)
+    if turned and not boxes_alone:
+        raise ValueError("a proposal network of rotated boxes is known only on a pyramid, with a box head alone")
+    return turned
+
+
+def _proposals(state: State, pyramid: bool, angles: int) -> dict[str, Any]:
+    anchors, expected = int(state[f"{_RPN}objectness_logits.weight"].shape[0]), (3 if pyramid else 15) * angles
+    if anchors != expected:
+        raise ValueError(f"expected {expected} anchors a cell, got {anchors}")
     sizes = tuple((float(side),) for side in (32, 64, 128, 256, 512))
     return {
         "stem_channels": (int(state[f"{_RPN}conv.weight"].shape[0]),),
@@ -129,10 +134,10 @@ def _proposals(state: State, pyramid: bool) -> dict[str, Any]:
     }
 
 
-def _boxes(state: State) -> dict[str, Any]:
+def _boxes(state: State, *, rotated: bool) -> dict[str, Any]:
     classes = int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1
     sides = int(state[f"{_ROI}box_predictor.bbox_pred.weight"].shape[0])
-    settings: dict[str, Any] = {"regression": "agnostic" if sides == 4 and classes > 1 else "class"}
+    settings: dict[str, Any] = {} if rotated else {"regression": "agnostic" if sides == 4 and classes > 1 else "class"}
     if f"{_ROI}res5.0.conv1.weight" in state:
         return {**settings, "stage_head": True, "pool_size": 14}
     convolutions = indices(state, rf"{re.escape(_ROI)}box_head\.conv(\d+)\.")

@@ -11,6 +11,7 @@ from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.records import Annotation, Record
 from boxwright.data.semantic_maps import semantic_map_of
 from boxwright.data.tiles import cut_ground_truth
+from boxwright.ops.rotated import rotated_around
 from boxwright.structures import CroppedMask, GroundTruth
 
 Box = tuple[float, float, float, float]
@@ -22,7 +23,8 @@ def ground_truth_of(
 ) -> GroundTruth:  # fmt: skip
     """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`, and
     their `num_keypoints` keypoints, which stay where they are; an object that has none gets such of visibility 0.
-    With `rotated` it has rotated boxes, which stay where they are too: of an object without an angle it is upright.
+    With `rotated` it has rotated boxes, which stay where they are too: of an object without an angle it is upright, of
+    one whose outline is four corners the box around them.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
     object without a mask gets `CroppedMask.unknown`; with `semantic`, an image without a map one of 255. Raises
@@ -63,9 +65,20 @@ def is_flat(item: Annotation) -> bool:
     return not all(map(math.isfinite, item.rotated)) or min(item.rotated[2:4]) < FLATTEST
 
 
+def has_corners(item: Annotation) -> bool:
+    """Whether the outline of an object is one polygon of four corners, as that of a rotated box in YOLO's files."""
+    polygons = item.segmentation
+    return isinstance(polygons, list) and len(polygons) == 1 and isinstance(polygons[0], list) and len(polygons[0]) == 8
+
+
 def _rotated(item: Annotation, box: Box) -> tuple[float, ...]:
+    """The rotated box of an object: its own, the one around four corners, or its upright box."""
     if item.rotated is not None:
         return item.rotated
+    if has_corners(item):
+        around: list[float] = rotated_around(torch.tensor(item.segmentation[0]).reshape(4, 2)).tolist()
+        if min(around[2:4]) >= FLATTEST:
+            return tuple(around)
     x1, y1, x2, y2 = box
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0
 

@@ -16,9 +16,12 @@ from boxwright.evaluation.federated import Federation, counted
 from boxwright.evaluation.matching import gather, match
 from boxwright.evaluation.pixel_counts import PixelFigures
 from boxwright.evaluation.report import ClassRow, class_rows
+from boxwright.evaluation.rotated_ap import have_rotated
 from boxwright.evaluation.voc_ap import VocResult, voc_ap
 from boxwright.structures import Classes, Detections, GroundTruth
 
+PREFIXES = {"masks": "segm_", "rotated": "rotated_"}
+"""Of the names of figures that are not of upright boxes."""
 METRICS = ("coco", "lvis", "cityscapes", "voc")
 NOT_FEDERATED = (
     "metric lvis is for LVIS data: the ground truth has no neg_category_ids, not_exhaustive_category_ids or frequency; "
@@ -110,15 +113,15 @@ def evaluate_detections(
         most = max_detections or 100
         limits = sorted({1, min(10, most), min(100, most), most}) if federation is None else None
 
-        def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+        def ap_of(kind: Literal["boxes", "rotated", "masks"]) -> CocoResult:
             return coco_ap(
                 detections, ground_truths, classes, kind=kind, max_detections=limits, areas=areas, federation=federation
             )
 
         coco = ap_of("boxes")
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
-        if have_masks(detections, ground_truths):
-            figures |= ap_of("masks").figures("segm_")
+        for kind in _other_kinds(detections, ground_truths):
+            figures |= ap_of(kind).figures(PREFIXES[kind])
         if have_keypoints(detections, ground_truths):
             points = coco_ap(
                 detections, ground_truths, classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
@@ -138,6 +141,15 @@ def evaluate_detections(
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     rows = class_rows(ground_truths, classes, curves, best, per_class)
     return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou, federation, pixels)
+
+
+def _other_kinds(
+    detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]
+) -> list[Literal["rotated", "masks"]]:
+    """What AP is computed of beside upright boxes."""
+    masks = have_masks(detections, ground_truths)
+    rotated = have_rotated(detections, ground_truths)
+    return [*(["masks"] if masks else []), *(["rotated"] if rotated else [])]  # type: ignore[list-item]
 
 
 def _without_objects(pixels: PixelFigures | None, metric: str, iou: float) -> Evaluation:
@@ -187,6 +199,8 @@ def headline(evaluation: Evaluation) -> list[str]:
         lines = ["  ".join(map(show, keys)) for keys in (*rows, recalls)]
         if "segm_AP" in figures:
             lines += ["  ".join(show(f"segm_{key}") for key in row) for row in rows]
+        if "rotated_AP" in figures:
+            lines += ["  ".join(show(f"rotated_{key}") for key in row) for row in rows[:2]]
         if "keypoint_AP" in figures:
             keys = (["keypoint_AP", "keypoint_AP50", "keypoint_AP75"], ["keypoint_APm", "keypoint_APl"])
             lines += ["  ".join(map(show, row)) for row in keys]

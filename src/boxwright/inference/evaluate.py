@@ -226,7 +226,8 @@ def evaluate_checkpoint(
     detector.check_proposals(stored)
     images = DetectionDataset(
         checked, detector.resize, masks=masks, num_keypoints=_evaluated_keypoints(detector, part.classes, data, log),
-        semantic=maps, cache=False, proposals=stored, value_range=detector.value_range, tiling=tiling,
+        semantic=maps, rotated=detector.recipe.needs_rotated, cache=False, proposals=stored,
+        value_range=detector.value_range, tiling=tiling,
     )  # fmt: skip
     most = max_detections if tiling is None else of_each_tile(max_detections, detector.settings)
     settings = evaluation_settings(detector.settings, score_threshold, most, nms_iou)

@@ -10,17 +10,18 @@ from typing import Any
 
 from PIL import Image
 
-from boxwright.evaluation.result_files import write_text_results, write_yolo_results
+from boxwright.evaluation.result_files import write_dota_results, write_text_results, write_yolo_results
 from boxwright.models import MODELS
 from boxwright.structures import Classes, Detections
 from boxwright.visualize import mask_image, panoptic_image, semantic_image
 from boxwright.writing import GrowingJson, writing
 
 FORMATS = {
-    "json": "detections.json: name, score, box (x1, y1, x2, y2) and mask of each object, by the path of the image",
+    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask, rotated box of each object, by its image's path",
     "coco": "detections.coco.json: a COCO result file; masks as run-length codes",
     "polygons": "the same file, with masks as polygons",
     "yolo": "labels/NAME.txt: class index, centre, width and height as shares of the image, score",
+    "dota": "dota/Task1_CLASS.txt: image, score and corners of each rotated box, as DOTA's server takes them",
     "text": "text/NAME.txt: class name, score, x1, y1, x2, y2",
     "masks": "masks/NAME.png: 0, or n where the n-th object of the image is",
     "semantic": "semantic/NAME.png: the number of each pixel's label, and semantic.json: their names",
@@ -41,6 +42,8 @@ def refuse_formats(checkpoint: str, formats: Sequence[str], model: str) -> None:
             raise ValueError(f"{checkpoint} predicts boxes and no masks: leave out --format {name}")
         if name not in OF_MAPS and not entry.detects:
             raise ValueError(f"{checkpoint} labels pixels and finds no objects: --format semantic, not {name}")
+        if name == "dota" and not entry.needs_rotated:
+            raise ValueError(f"{checkpoint} predicts no rotated boxes: leave out --format dota")
         if name == "semantic" and not entry.needs_semantic:
             raise ValueError(f"{checkpoint} predicts no semantic map: leave out --format semantic")
         if name == "panoptic" and not (entry.needs_semantic and entry.needs_masks):
@@ -91,6 +94,8 @@ class PredictionFiles:
             self._rows.add(",\n".join(map(json.dumps, rows)))
         if "yolo" in self.formats:
             write_yolo_results(self.folder / "labels", [found], [name])
+        if "dota" in self.formats:
+            write_dota_results(self.folder / "dota", found, name)
         if "text" in self.formats:
             write_text_results(self.folder / "text", [found], [name])
         if "masks" in self.formats:
@@ -131,10 +136,11 @@ def _panoptic_entry(name: str, found: Detections) -> dict[str, Any]:
 
 
 def _json_entry(path: Path, found: Detections) -> str:
-    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of an image, by its path."""
+    """Names, scores, boxes (x1, y1, x2, y2), codes of masks, and rotated boxes of an image, by its path."""
     rows = [
         {"name": one.name, "score": one.score, "box": list(one.box)}
         | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
+        | ({} if one.rotated is None else {"rotated": list(one.rotated)})
         for one in found
     ]
     return json.dumps({str(path): rows}, indent=1, ensure_ascii=False)[2:-2]

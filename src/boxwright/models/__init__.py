@@ -14,6 +14,7 @@ from boxwright.models.keypoint_rcnn import KeypointRCNN, KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from boxwright.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNN, RotatedFasterRCNNConfig
 from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
 from boxwright.structures import DetectSettings
@@ -25,9 +26,9 @@ class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_semantic` semantic maps; without
-    `detects` it finds no objects. `holds` names the detector that a model with masks or keypoints holds, whose sections
-    it has.
+    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_semantic` semantic maps, with
+    `needs_rotated` rotated boxes; without `detects` it finds no objects. `holds` names the detector that a model with
+    masks or keypoints holds, whose sections it has.
     """
 
     config: type[ModelConfig]
@@ -39,6 +40,7 @@ class ModelEntry(NamedTuple):
     needs_keypoints: bool = False
     needs_semantic: bool = False
     detects: bool = True
+    needs_rotated: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -53,5 +55,6 @@ MODELS: dict[str, ModelEntry] = {
     "panoptic_fpn": ModelEntry(
         PanopticFPNConfig, PanopticFPN, needs_masks=True, holds="mask_rcnn", needs_semantic=True
     ),
+    "rotated_faster_rcnn": ModelEntry(RotatedFasterRCNNConfig, RotatedFasterRCNN, needs_rotated=True),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

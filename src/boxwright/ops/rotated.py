@@ -119,6 +119,16 @@ def clip_rotated(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
     return torch.where(angle.abs() <= UPRIGHT_DEGREES, clipped, torch.cat([centre, sides, angle], -1))
 
 
+def restore_rotated(boxes: Tensor, scale_xy: Tensor, offset_xy: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Rotated boxes (B, N, 5) of a batch in its original images; upright ones are clipped to their sizes (B, 2).
+
+    Network coordinates are original coordinates * scale_xy (B, 2) + offset_xy (B, 2).
+    """
+    offset, scale, sizes = (part.to(boxes.device) for part in (offset_xy[:, None], scale_xy[:, None], sizes_hw))
+    moved = torch.cat([boxes[..., :2] - offset, boxes[..., 2:]], -1)
+    return clip_rotated(resize_rotated(moved, 1 / scale), sizes)
+
+
 def rotated_around(corners: Tensor) -> Tensor:
     """The rotated boxes (..., 5) of least area around quadrilaterals (..., 4, 2), with angles in [-90, 90).
 

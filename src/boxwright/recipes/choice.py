@@ -21,6 +21,7 @@ ALIASES = {
     "mask-rcnn": "mask-rcnn-small",
     "fcos-mask": "fcos-mask-small",
     "keypoint-rcnn": "keypoint-rcnn-small",
+    "rotated-faster-rcnn": "rotated-faster-rcnn-small",
     "panoptic-fpn": "panoptic-fpn-small",
     "semantic-fpn": "semantic-fpn-small",
 }

@@ -19,10 +19,11 @@ from torch import Tensor
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, paste_masks
+from boxwright.ops.rotated import restore_rotated, rotated_hull
 from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
-from boxwright.structures.detection import Detection
-from boxwright.structures.masks import CroppedMask
+from boxwright.structures.detection import Detection, five_numbers
+from boxwright.structures.masks import CroppedMask, whole_planes
 from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
 from boxwright.structures.written import as_supervision, coco_row
@@ -177,7 +178,7 @@ class PaddedDetections(NamedTuple):
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
     a keypoint detector, logits over each box of where its P keypoints are; `semantic` (B, S, h, w), of a model with
-    semantic maps, logits of its S classes at stride 4.
+    semantic maps, logits of its S classes at stride 4; `rotated` (B, N, 5), the boxes that `boxes` are the hulls of.
     """
 
     boxes: Tensor
@@ -187,6 +188,7 @@ class PaddedDetections(NamedTuple):
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
     semantic: Tensor | None = None
+    rotated: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -205,9 +207,12 @@ class PaddedDetections(NamedTuple):
 
         Masks are pasted as `paste` says, and merged with the semantic map as `panoptic` says, if it is given.
         """
-        in_network, scores, labels, numbers, grids, heatmaps, _ = self._replace(semantic=None).cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _, turned = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
         boxes = images.to_original(in_network)
+        if turned is not None:
+            turned = restore_rotated(turned, images.scale_xy, images.offset_xy, images.original_hw)
+            boxes = rotated_hull(turned)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
@@ -224,11 +229,11 @@ class PaddedDetections(NamedTuple):
                 semantic = images.semantic_labels(self.semantic[image], image)
                 if panoptic is not None and masks is not None:
                     merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
-            clipped = own.clamp(min=0).minimum(limits)
             found.append(
                 Detections(
-                    clipped, scores[image, rows], labels[image, rows], (height, width), masks=masks, keypoints=points,
-                    semantic=semantic, panoptic=merged,
+                    own.clamp(min=0).minimum(limits), scores[image, rows], labels[image, rows], (height, width),
+                    masks=masks, keypoints=points, semantic=semantic, panoptic=merged,
+                    rotated=None if turned is None else turned[image, rows],
                 )
             )  # fmt: skip
         return found
@@ -239,7 +244,8 @@ class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
 
     `semantic` (H, W) uint8, where the model gives it, has an index into `classes.semantic_names` for each pixel (255
-    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to.
+    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to. `rotated`
+    (D, 5) are cx, cy, w, h and degrees (`ops.rotated`), and `boxes` then their upright hulls, cut to the image.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -261,13 +267,17 @@ class Detections:
     keypoints: Tensor | None = None
     semantic: Tensor | None = None
     panoptic: Panoptic | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
-        for name, expected in (("boxes", (count, 4)), ("scores", (count,)), ("labels", (count,))):
-            got = tuple(getattr(self, name).shape)
-            if got != expected:
-                raise ValueError(f"{name}: expected {'(D, 4)' if name == 'boxes' else expected}, got {got}")
+        parts = (self.boxes, self.scores, self.labels, self.rotated)
+        for name, part, columns in zip(
+            ("boxes", "scores", "labels", "rotated"), parts, ((4,), (), (), (5,)), strict=True
+        ):
+            if part is not None and tuple(part.shape) != (count, *columns):
+                expected = "(D, 4)" if name == "boxes" else (count, *columns)
+                raise ValueError(f"{name}: expected {expected}, got {tuple(part.shape)}")
         if isinstance(self.masks, tuple):
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
         elif self.masks is not None:
@@ -315,10 +325,9 @@ class Detections:
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)
-        points = (
-            None if self.keypoints is None else tuple((x, y, score) for x, y, score in self.keypoints[row].tolist())
-        )
-        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points)
+        points = None if self.keypoints is None else tuple((x, y, s) for x, y, s in self.keypoints[row].tolist())
+        turned = None if self.rotated is None else five_numbers(self.rotated[row])
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points, turned)
 
     @property
     def names(self) -> list[str]:
@@ -337,12 +346,12 @@ class Detections:
         elif masks is not None:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
-        points = None if self.keypoints is None else self.keypoints[keep]
+        points, turned = (None if part is None else part[keep] for part in (self.keypoints, self.rotated))
         panoptic = self.panoptic
         if panoptic is not None:
             panoptic = panoptic.select(torch.arange(len(self), device=keep.device)[keep].tolist())
         return Detections(
-            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic
+            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic, turned
         )  # fmt: skip
 
     def above(self, score: float) -> Detections:
@@ -351,12 +360,7 @@ class Detections:
 
     def whole_masks(self) -> Tensor | None:
         """Masks of the size of the image (D, H, W) bool, None if there are none."""
-        if not isinstance(self.masks, tuple):
-            return self.masks
-        planes = torch.zeros(len(self), *self.size_hw, dtype=torch.bool)
-        for plane, mask in zip(planes, self.masks, strict=True):
-            mask.draw(plane)
-        return planes
+        return whole_planes(self.masks, self.size_hw) if isinstance(self.masks, tuple) else self.masks
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one detection, cropped to its object. Raises ValueError where there are no masks."""
@@ -379,8 +383,8 @@ class Detections:
 
         The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
         codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a
-        pixel to the left and up, since COCO counts from the centre of a pixel. Raises ValueError without an id where no
-        file is known.
+        pixel to the left and up, since COCO counts from the centre of a pixel; a rotated box as `rotated`, cx, cy, w, h
+        and degrees. Raises ValueError without an id where no file is known.
         """
         if image_id is None:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
@@ -391,6 +395,7 @@ class Detections:
                 image_id, ids[label] if ids else label, self.boxes[index], score,
                 None if self.masks is None else self.mask(index), self.size_hw,
                 None if self.keypoints is None else self.keypoints[index], polygons=polygons,
+                rotated=None if self.rotated is None else self.rotated[index],
             )
             for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
         ]  # fmt: skip
@@ -398,9 +403,8 @@ class Detections:
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, for its trackers, annotators and zones.
 
-        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score. Raises ImportError where the package supervision is
-        not installed.
+        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score, corners of rotated boxes its `data["xyxyxyxy"]`
+        (D, 4, 2). Raises ImportError where the package supervision is not installed.
         """
-        return as_supervision(
-            self.boxes, self.scores, self.labels, self.names, masks=self.whole_masks(), keypoints=self.keypoints
-        )
+        parts, more = (self.boxes, self.scores, self.labels, self.names), (self.keypoints, self.rotated)
+        return as_supervision(*parts, self.whole_masks(), *more)

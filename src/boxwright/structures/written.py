@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from boxwright.ops.mask_paste import mask_polygons
+from boxwright.ops.rotated import rotated_corners
 from boxwright.structures.masks import CroppedMask
 
 
@@ -21,6 +22,7 @@ def coco_row(
     keypoints: Tensor | None,
     *,
     polygons: bool,
+    rotated: Tensor | None = None,
 ) -> dict[str, Any]:
     """A detection in an image of `size_hw`: its box (4,) as x, y, width, height, and what else it has."""
     x1, y1, x2, y2 = box.tolist()
@@ -31,12 +33,14 @@ def coco_row(
         row["segmentation"] = mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(size_hw)
     if keypoints is not None:  # (P, 3), from the corner of a pixel to its centre
         row["keypoints"] = (keypoints.double() - keypoints.new_tensor([0.5, 0.5, 0.0])).flatten().tolist()
+    if rotated is not None:  # (5,)
+        row["rotated"] = rotated.tolist()
     return row
 
 
 def as_supervision(
-    boxes: Tensor, scores: Tensor, labels: Tensor, names: Sequence[str], *, masks: Tensor | None,
-    keypoints: Tensor | None,
+    boxes: Tensor, scores: Tensor, labels: Tensor, names: Sequence[str], masks: Tensor | None,
+    keypoints: Tensor | None, rotated: Tensor | None = None,
 ) -> Any:  # fmt: skip
     """`supervision.Detections` of boxes (D, 4) and masks (D, H, W) bool. Raises ImportError without that package."""
     try:
@@ -46,6 +50,8 @@ def as_supervision(
     data: dict[str, Any] = {"class_name": list(names)}
     if keypoints is not None:
         data["keypoints"] = keypoints.cpu().numpy()
+    if rotated is not None:
+        data["xyxyxyxy"] = rotated_corners(rotated).cpu().numpy()
     return supervision.Detections(
         xyxy=boxes.cpu().numpy(),
         confidence=scores.cpu().numpy(),

@@ -17,6 +17,7 @@ from boxwright.data.class_balance import balanced_weights, images_by_class, repe
 from boxwright.data.class_selection import as_one_class, without_stuff
 from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
+from boxwright.data.ground_truth import has_corners
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Record, Split
@@ -135,6 +136,8 @@ def _require_what_is_learnt(path: str | Path, train: Split, recipe: Recipe, repo
         _require_keypoints(path, train, recipe)
     if recipe.needs_semantic:
         _require_maps(path, train, recipe)
+    if recipe.needs_rotated:
+        _require_rotated(path, train, recipe)
 
 
 def _first_labelled(train: Split, count: int) -> Split:
@@ -166,6 +169,10 @@ def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda
         return split
     if MODELS[recipe.model.name].needs_proposals:
         raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
+    if recipe.needs_rotated:
+        raise ValueError(
+            f"data.tiles: {recipe.name} finds rotated boxes, which are not merged: cut the images yourself"
+        )
     if recipe.needs_semantic:
         raise ValueError(f"data.tiles: {recipe.name} labels whole images: it cannot be trained on tiles")
     cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
@@ -242,6 +249,16 @@ def _require_keypoints(path: str | Path, train: Split, recipe: Recipe) -> None:
         )
 
 
+def _require_rotated(path: str | Path, train: Split, recipe: Recipe) -> None:
+    """Refuse data without any rotated box for a detector of rotated boxes."""
+    objects = [item for record in train.records for item in record.annotations]
+    if not any(item.rotated is not None or has_corners(item) for item in objects):
+        raise ValueError(
+            f"{path}: {recipe.name} learns rotated boxes, but none of the {counted(len(objects), 'object')} of split "
+            f"{train.name} has an angle; give DOTA's labelTxt/, or YOLO rows with four corners, or train faster-rcnn"
+        )
+
+
 def _log_problems(report: PreflightReport, log: Callable[[str], None]) -> None:
     serious = [finding for finding in report.findings if finding.severity != "note"]
     for finding in serious[:PROBLEMS_SHOWN]:
@@ -308,11 +325,12 @@ def image_sets(
     cache, values = recipe.data.cache, recipe.data.value_range
     train = DetectionDataset(
         data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, semantic=maps,
-        cache=cache, proposals=proposals, value_range=values,
+        rotated=recipe.needs_rotated, cache=cache, proposals=proposals, value_range=values,
     )  # fmt: skip
     val = DetectionDataset(
-        data.val, resize.rule(), masks=masks, num_keypoints=points, semantic=maps, cache=cache, proposals=proposals,
-        value_range=values, tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
+        data.val, resize.rule(), masks=masks, num_keypoints=points, semantic=maps, rotated=recipe.needs_rotated,
+        cache=cache, proposals=proposals, value_range=values, tiling=recipe.data.tiling(),
+        min_visible=recipe.data.tiles.min_visible,
     )  # fmt: skip
     return train, val, aspects_of(data.train)
 

@@ -20,6 +20,7 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
+from boxwright.evaluation.rotated_ap import have_rotated
 from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
@@ -29,24 +30,25 @@ from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
-    """COCO figures of the boxes and, where the model gives them, of masks or keypoints; and their inputs."""
+    """COCO figures of boxes and, where the model gives them, of masks, keypoints or rotated boxes; and their inputs."""
 
     coco: CocoResult
     inputs: EvaluationInputs
     segm: CocoResult | None = None
     points: CocoResult | None = None
+    rotated: CocoResult | None = None
 
     @property
     def ap(self) -> float | None:
-        """The figure that says which weights are best: PQ, else AP of masks or keypoints where there are any, else AP
-        of boxes; mIoU of a model that finds no objects.
+        """The figure that says which weights are best: PQ, else AP of masks, keypoints or rotated boxes where there are
+        any, else AP of boxes; mIoU of a model that finds no objects.
         """
         pixels = self.inputs.pixels
         if pixels is not None and pixels.panoptic is not None:
             return pixels.panoptic.all.pq
         if pixels is not None and not self.inputs.objects:
             return pixels.semantic.mean_iou
-        return (self.segm or self.points or self.coco).ap
+        return (self.segm or self.points or self.rotated or self.coco).ap
 
     @property
     def best_by(self) -> str:
@@ -68,6 +70,8 @@ class ValidationResult(NamedTuple):
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
         if self.points is not None:
             row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
+        if self.rotated is not None:
+            row |= {"val/rotated_AP": self.rotated.ap, "val/rotated_AP50": self.rotated.ap50}
         if self.inputs.pixels is not None:
             figures = self.inputs.pixels.figures()
             row |= {f"val/{key}": figures[key] for key in ("mIoU", "PQ", "SQ", "RQ") if key in figures}
@@ -77,7 +81,9 @@ class ValidationResult(NamedTuple):
         """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
         masks = self.segm.figures("segm_") if self.segm else {}
         pixels = {} if self.inputs.pixels is None else self.inputs.pixels.figures()
-        return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {}) | pixels
+        points = self.points.figures("keypoint_") if self.points else {}
+        turned = self.rotated.figures("rotated_") if self.rotated else {}
+        return self.coco.figures() | masks | points | turned | pixels
 
     def evaluation(self) -> Evaluation:
         """Everything that `evaluate` says of the same checkpoint and split."""
@@ -109,7 +115,10 @@ class ValidationResult(NamedTuple):
             points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
         elif self.points is not None:
             points = "  keypoint AP undefined"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}"
+        turned = ""
+        if self.rotated is not None and self.rotated.ap is not None and self.rotated.ap50 is not None:
+            turned = f"  rotated AP {self.rotated.ap:.4f}  AP50 {self.rotated.ap50:.4f}"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}{turned}"
 
 
 def validate(
@@ -136,7 +145,7 @@ def validate(
     if most is not None and federation is not None:
         federation = replace(federation, limit=most)
 
-    def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+    def ap_of(kind: Literal["boxes", "rotated", "masks"]) -> CocoResult:
         return coco_ap(
             found, ground_truths, detector.classes,
             kind=kind, max_detections=limits, areas=areas, federation=federation,
@@ -148,7 +157,8 @@ def validate(
         points = coco_ap(
             found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
         )
-    return ValidationResult(ap_of("boxes"), inputs, segm, points)
+    turned = ap_of("rotated") if have_rotated(found, ground_truths) else None
+    return ValidationResult(ap_of("boxes"), inputs, segm, points, turned)
 
 
 @dataclass(frozen=True, slots=True)

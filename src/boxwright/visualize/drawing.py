@@ -23,6 +23,7 @@ from boxwright.data.image_io.any_image import ImageLike, read_any_image
 from boxwright.data.image_io.file_types import SUFFIXES_OF
 from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
+from boxwright.visualize.rotated import draw_rotated
 from boxwright.visualize.skeletons import draw_keypoints
 from boxwright.visualize.stuff import Region, stuff_regions
 from boxwright.writing import printable
@@ -65,7 +66,8 @@ def draw(
     Args:
         image: a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in [0, 1].
         found: `Detections` or `GroundTruth` in the pixels of this image. Ignored regions are grey, dashed and hatched.
-            Of detections with a panoptic map those are drawn that have a segment, as large as that is.
+            Of detections with a panoptic map those are drawn that have a segment, as large as that is. Rotated boxes
+            are drawn in place of their hulls.
         classes: the names; those of the detections, else the label numbers, if not given.
         min_score: detections with a lower score are left out.
         scale: how many times as large as the image the drawing is.
@@ -109,7 +111,11 @@ def draw(
         ]
         areas = [(shape, item.colour) for shape, item in zip(shapes, items, strict=True)]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
-    _draw_boxes(drawn, items)
+    turned = getattr(found, "rotated", None)
+    if turned is None:
+        _draw_boxes(drawn, items)
+    else:
+        draw_rotated(drawn, [(turned[item.index], item.colour) for item in items], scale, _line_width(drawn.size))
     if found.keypoints is not None:
         names = getattr(found, "classes", None) if classes is None else classes
         lines = getattr(getattr(names, "skeleton", None), "lines", ())

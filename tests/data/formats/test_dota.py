@@ -1,6 +1,4 @@
-"""DOTA folders: rows, headers, layouts, difficult objects, and what preflight says of bad corners; YOLO-OBB rows."""
-
-import re
+"""DOTA text files: corners become rotated boxes, headers are skipped, and what cannot be used is told."""
 
 import pytest
 import torch
@@ -9,123 +7,129 @@ from PIL import Image
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
+from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes, write_shapes
 from boxwright.ops.image import ResizeRule
-from boxwright.ops.rotated import rotated_corners
+from boxwright.ops.rotated import rotated_hull
+from boxwright.ops.rotated_iou import rotated_iou
 
-HEADER = "imagesource:GoogleEarth\ngsd:0.146343590398\n"
-SHIP = "10.0 20.0 30.0 20.0 30.0 28.0 10.0 28.0 ship 0\n"
-TURNED = "40 10 54.1421 24.1421 47.0711 31.2132 32.9289 17.0711 large-vehicle 1\n"  # 20 x 10, its side w to lower right
+HEADER = "imagesource:GoogleEarth\ngsd:0.146\n"
+SHIP = "10.0 20.0 30.0 20.0 30.0 28.0 10.0 28.0 ship 0"
+PLANE = "40 10 50 20 40 30 30 20 plane 1"
 
 
-def write(root, split, labels, *, size=(80, 60), by_split=False):
-    images, texts = (
-        (root / split / "images", root / split / "labelTxt")
-        if by_split
-        else (root / "images" / split, root / "labelTxt" / split)
-    )
-    for folder in (images, texts):
-        folder.mkdir(parents=True, exist_ok=True)
-    for index, (name, text) in enumerate(labels.items()):
-        Image.new("RGB", size, (index, len(split), 0)).save(images / f"{name}.png")
+def folder_with(root, texts, *, inside="train/images", labels="train/labelTxt"):
+    (root / inside).mkdir(parents=True)
+    (root / labels).mkdir(parents=True)
+    for name, text in texts.items():
+        shade = sum(map(ord, name)) % 256
+        Image.new("RGB", (80, 60), (shade, 0, 0)).save(root / inside / f"{name}.png")
         if text is not None:
-            (texts / f"{name}.txt").write_text(text)
+            (root / labels / f"{name}.txt").write_text(text)
     return root
 
 
-@pytest.mark.parametrize("by_split", [True, False])
-def test_both_layouts_are_read_with_their_splits_and_sorted_classes(tmp_path, by_split):
-    write(tmp_path, "train", {"P1": HEADER + SHIP + TURNED, "P2": HEADER}, by_split=by_split)
-    write(tmp_path, "val", {"P3": SHIP}, by_split=by_split)
-    data = open_folder(tmp_path)
-    assert (data.format, data.classes.names, data.classes.ids) == ("dota", ("large-vehicle", "ship"), (1, 2))
-    assert [len(split) for split in data.splits.values()] == [2, 1]
-    assert data.notes == ()
-    ship, vehicle = data.splits["train"].records[0].annotations
-    assert (ship.box, ship.rotated, ship.ignore) == ((10, 20, 30, 28), (20, 24, 20, 8, 0), False)
-    assert vehicle.rotated == pytest.approx((43.5355, 20.6066, 20, 10, -45), abs=1e-3)
-    assert vehicle.ignore
-    assert vehicle.where.endswith("P1.txt:4")
-    assert not data.splits["train"].records[1].annotations
-
-
-def test_corners_come_back_from_the_ground_truth(tmp_path):
-    write(tmp_path, "train", {"P1": TURNED, "P2": SHIP})
-    data = open_folder(tmp_path)
-    images = DetectionDataset(data.splits["train"], ResizeRule("none"), rotated=True, cache=False)
-    corners = rotated_corners(next(images.base(i).objects for i in range(len(images))).rotated)[0]
-    given = torch.tensor([float(word) for word in TURNED.split()[:8]]).reshape(4, 2)
-    assert torch.cdist(corners, given).amin(1).max() < 1e-2
-
-
-def test_one_pair_of_folders_is_trained_on_and_names_may_have_spaces_or_no_flag(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labelTxt-v1.5").mkdir()
-    for name in "abc":
-        Image.new("RGB", (80, 60), (ord(name), 0, 0)).save(tmp_path / "images" / f"{name}.png")
-        (tmp_path / "labelTxt-v1.5" / f"{name}.txt").write_text(
-            SHIP.replace("ship", "container crane") + SHIP.removesuffix(" 0\n")
-        )
-    data = open_folder(tmp_path)
-    assert data.classes.names == ("container crane", "ship")
-    assert set(data.splits) == {"train", "val"}
-
-
 @pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("1 2 3 4 ship 0", "6 values; expected x1 y1"),
-        ("1 2 3 4 5 6 7 x ship 0", "'x' is not a number"),
-        ("1 2 3 4 5 6 7 nan ship 0", "not a number|not finite"),
-        ("1 2 3 4 5 6 7 8 ship easy", "difficult is 'easy'"),
-    ],
-)
-def test_rows_that_cannot_be_read_are_findings_with_their_line(tmp_path, row, message):
-    write(tmp_path, "train", {"P1": HEADER + SHIP + row + "\n", "P2": SHIP})
-    (problem,) = open_folder(tmp_path).splits["train"].problems
-    assert problem.kind == "bad-row"
-    assert problem.where.endswith("P1.txt:4")
-    assert re.search(message, problem.message)
+    ("inside", "labels"),
+    [("train/images", "train/labelTxt"), ("images/train", "labelTxt/train"), ("images", "labelTxt"),
+     ("train/images", "train/labelTxt-v1.5/labelTxt")],
+)  # fmt: skip
+def test_corners_are_read_as_rotated_boxes_in_every_layout(tmp_path, inside, labels):
+    folder_with(tmp_path, {"a": f"{HEADER}{SHIP}\n{PLANE}\n", "b": HEADER}, inside=inside, labels=labels)
+    data = open_folder(tmp_path)
+    assert (data.format, data.classes.names) == ("dota", ("plane", "ship"))
+    records = {record.image_id: record for split in data.splits.values() for record in split.records}
+    ship, plane = records["a"].annotations
+    assert ship.rotated == pytest.approx((20, 24, 20, 8, 0))
+    assert ship.box == pytest.approx((10, 20, 30, 28))
+    assert ship.where.endswith("a.txt:3")
+    assert not ship.ignore
+    assert plane.ignore
+    assert plane.box == pytest.approx((30, 10, 50, 30))
+    assert plane.rotated[2:4] == pytest.approx((200**0.5, 200**0.5))
+    assert not records["b"].annotations
 
 
-def test_images_without_a_text_file_and_other_classes_are_findings(tmp_path):
-    write(tmp_path, "train", {"P1": SHIP + TURNED, "P2": None, "P3": SHIP})
-    kinds = [problem.kind for problem in open_folder(tmp_path, class_names=["ship"]).splits["train"].problems]
-    assert kinds == ["unknown-class", "image-without-annotation"]
+def test_lines_and_images_that_cannot_be_used_are_told(tmp_path):
+    folder_with(tmp_path, {
+        "a": f"{SHIP}\n1 2 3 ship 0\n1 2 3 4 5 6 7 x ship 0\n5 5 9 5 9 5 5 5 ship 0\n", "b": None, "c": SHIP,
+    })  # fmt: skip
+    (tmp_path / "train/labelTxt/alone.txt").write_text(SHIP)
+    report = preflight(open_folder(tmp_path))
+    kinds = report.counts()
+    assert kinds["bad-row"] == 2
+    assert kinds["zero-area-box"] == 1
+    assert kinds["image-without-labels"] == kinds["labels-without-image"] == 1
+    row = next(finding for finding in report.findings if finding.kind == "bad-row")
+    assert "expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult" in row.message
 
 
-def test_a_folder_without_a_readable_row_says_which_is_the_first(tmp_path):
-    write(tmp_path, "train", {"P1": "ship\n"})
-    with pytest.raises(ValueError, match=r"no text file of labelTxt has a readable object; .*P1.txt:1: 1 value"):
+def test_corners_out_of_order_and_boxes_that_reach_out_of_their_image_are_told_and_kept(tmp_path):
+    crossed, beyond = "10 20 30 20 10 28 30 28 ship 0", "60 40 100 40 100 50 60 50 ship 0"
+    skewed = "10 10 30 12 30 24 10 20 ship 0"  # nearly a rectangle
+    folder_with(tmp_path, {"a": f"{crossed}\n{beyond}\n{skewed}\n", "b": SHIP})
+    report = preflight(open_folder(tmp_path), check_masks=True)
+    found = {finding.kind: finding for finding in report.findings}
+    assert set(found) >= {"not-a-rectangle", "box-beyond-image"}
+    assert report.counts()["not-a-rectangle"] == 1
+    assert "not in order: their outline fills 0% of the smallest rectangle" in found["not-a-rectangle"].message
+    assert "what lies outside is not seen" in found["box-beyond-image"].message
+    records = {record.image_id: record for split in report.dataset.splits.values() for record in split.records}
+    assert [item.box for item in records["a"].annotations][1] == (60, 40, 80, 50)
+    assert records["a"].annotations[1].rotated == (80, 45, 40, 10, 0)
+    assert len(records["a"].annotations) == 3
+
+
+def test_objects_of_one_hull_and_two_angles_are_no_duplicates(tmp_path):
+    one, other = "20 10 40 30 36 34 16 14 ship 0", "36 10 40 14 20 34 16 30 ship 0"  # mirror images
+    folder_with(tmp_path, {"a": f"{one}\n{other}\n{one}\n", "b": SHIP})
+    assert preflight(open_folder(tmp_path)).counts()["duplicate-object"] == 1
+
+
+def test_the_corners_are_an_outline_for_models_with_masks(tmp_path):
+    folder_with(tmp_path, {"a": PLANE, "b": SHIP})
+    split = open_folder(tmp_path).splits["train"]
+    images = DetectionDataset(split, ResizeRule("none"), masks=True, cache=False)
+    areas = {int(mask.bitmap.sum()) for index in range(len(images)) for mask in images.base(index).objects.masks}
+    assert areas <= {160, *range(180, 221)}
+
+
+def test_a_folder_without_an_object_says_what_a_line_is(tmp_path):
+    folder_with(tmp_path, {"a": HEADER})
+    with pytest.raises(ValueError, match="no line of labelTxt/ has an object"):
         open_folder(tmp_path)
 
 
-def test_preflight_names_flat_boxes_crossed_corners_and_what_lies_outside(tmp_path):
-    flat = "10 10 20 20 40 40 30 30 ship 0\n"
-    crossed = "10 20 30 20 10 28 30 28 ship 0\n"
-    beyond = "60 40 100 40 100 50 60 50 ship 0\n"
-    write(tmp_path, "train", {"P1": SHIP + flat + crossed + beyond, "P2": SHIP})
-    report = preflight(open_folder(tmp_path))
-    found = {problem.kind: problem for problem in report.findings}
-    assert found["flat-rotated-box"].quarantined
-    assert "lie on a line" in found["flat-rotated-box"].message
-    assert "not in order" in found["not-a-rectangle"].message
-    assert "what lies outside is not seen" in found["box-beyond-image"].message
-    kept = [record for record in report.dataset.splits["train"].records if record.image_id == "P1"]
-    kept += [record for record in report.dataset.splits["val"].records if record.image_id == "P1"]
-    assert [item.box for item in kept[0].annotations][-1] == (60, 40, 80, 50)
-    assert kept[0].annotations[-1].rotated == (80, 45, 40, 10, 0)
-    assert len(kept[0].annotations) == 3
+class TestShapes:
+    """The synthetic images with rotated objects."""
 
+    def test_they_come_back_from_their_files(self, tmp_path):
+        config = ShapesConfig(size=96, max_objects=4, max_pixels=50, rotated=True)
+        write_shapes(tmp_path / "dota", 3, 1, "dota", config, seed=3)
+        data = open_folder(tmp_path / "dota")
+        assert set(data.splits) == {"train", "val"}
+        images = DetectionDataset(data.splits["train"], ResizeRule("none"), rotated=True, cache=False)
+        for index in range(3):
+            _, drawn = draw_shapes(config, 3, index)
+            read = images.base(index).objects
+            names = [config.classes.names[label] for label in drawn.labels]
+            assert names == [data.classes.names[label] for label in read.labels]
+            assert rotated_iou(read.rotated, drawn.rotated).diagonal().min() > 0.99
 
-def test_yolo_rows_of_four_corners_are_rotated_boxes_and_polygons_of_other_numbers_are_not(tmp_path):
-    for split in ("train", "val"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        Image.new("RGB", (100, 50), (len(split), 0, 0)).save(tmp_path / "images" / split / "a.png")
-        (tmp_path / "labels" / split / "a.txt").write_text("0 0.1 0.2 0.5 0.2 0.5 0.6 0.1 0.6\n")
-    (item,) = open_folder(tmp_path).splits["train"].records[0].annotations
-    assert item.rotated == pytest.approx((30, 20, 40, 20, 0), abs=1e-4)
-    assert item.segmentation
-    with (tmp_path / "labels" / "val" / "a.txt").open("a") as more:
-        more.write("0 0.1 0.2 0.5 0.2 0.5 0.6 0.3 0.7 0.1 0.6\n")
-    assert open_folder(tmp_path).splits["train"].records[0].annotations[0].rotated is None
+    def test_boxes_are_around_the_pixels_of_their_objects(self):
+        config = ShapesConfig(size=128, min_objects=1, max_objects=1, max_pixels=80, rotated=True, difficulty="easy")
+        for index in range(6):
+            _, one = draw_shapes(config, 0, index)
+            mask = one.mask(0)
+            rows, columns = mask.bitmap.nonzero().unbind(1)
+            points = torch.stack([columns + mask.x, rows + mask.y], 1) + 0.5
+            cx, cy, width, height, angle = one.rotated[0].tolist()
+            cos, sin = torch.deg2rad(torch.tensor(angle)).cos(), torch.deg2rad(torch.tensor(angle)).sin()
+            along = ((points[:, 0] - cx) * cos - (points[:, 1] - cy) * sin).abs().max()
+            across = ((points[:, 0] - cx) * sin + (points[:, 1] - cy) * cos).abs().max()
+            assert along <= width / 2 + 1
+            assert across <= height / 2 + 1
+            assert torch.allclose(one.boxes, rotated_hull(one.rotated).clamp(0, 128))
+
+    def test_other_layouts_have_no_rotated_boxes(self, tmp_path):
+        with pytest.raises(ValueError, match="dota has rotated boxes, no other does"):
+            write_shapes(tmp_path / "a", 1, 0, "voc", ShapesConfig(rotated=True))

@@ -40,10 +40,10 @@ READERS = (
     Reader("voc", VOC_LAYOUT, recognises_voc, read_voc),
     Reader("cvat", CVAT_LAYOUT, recognises_cvat, read_cvat),
     Reader("cityscapes", CITYSCAPES_LAYOUT, recognises_cityscapes, read_cityscapes),
-    Reader("dota", DOTA_LAYOUT, recognises_dota, read_dota),
     Reader("lvis", LVIS_LAYOUT, recognises_lvis, read_lvis),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
     Reader("panoptic", PANOPTIC_LAYOUT, recognises_panoptic, read_panoptic),
+    Reader("dota", DOTA_LAYOUT, recognises_dota, read_dota),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
     Reader("semantic", SEMANTIC_LAYOUT, recognises_semantic, read_semantic),
 )

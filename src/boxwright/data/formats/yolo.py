@@ -3,7 +3,7 @@
 Supported: `images/{train,val}/` with `labels/{train,val}/`, `{train,valid,test}/{images,labels}/`, text files beside
 images, with a data YAML (names as a list or by index) or without one (then names come from `classes.txt` or
 `obj.names`, or are generated). The headers of the images are read, because fractions are of the upright image. A
-polygon row gives its bounding box and the polygon; where every row has four corners, a rotated box too (YOLO-OBB).
+polygon row gives its bounding box and the polygon.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from boxwright.data.formats.dota import rectangles
 from boxwright.data.formats.listing import split_order
 from boxwright.data.formats.yolo_labels import label_files, unclaimed_labels
 from boxwright.data.formats.yolo_layout import YoloLayout, find_layout
@@ -51,8 +49,6 @@ def read_yolo(path: Path, class_names: Sequence[str] | None = None) -> LabelledF
         images = layout.images[split]
         found = [problem for file in dict.fromkeys(files[p] for p in images) for problem in labels[file].problems]
         records, more = _records(layout, images, files, labels, classes)
-        if kind.corners:
-            records = tuple(_with_angles(record) for record in records)
         splits[split] = Split(split, records, classes, tuple(found + more + problems[split]))
     return LabelledFolder(layout.root, "yolo", classes, splits, layout.notes + ((note,) if note else ()))
 
@@ -142,13 +138,6 @@ def _annotation(values: tuple[float, ...], label: int, size_hw: tuple[int, int],
     points = [value * (height if index % 2 else width) for index, value in enumerate(values)]
     columns, lines = points[0::2], points[1::2]
     return Annotation((min(columns), min(lines), max(columns), max(lines)), label, where, segmentation=[points])
-
-
-def _with_angles(record: Record) -> Record:
-    """The same image with rotated boxes around the four corners of its objects."""
-    found = rectangles([item.segmentation[0] for item in record.annotations])
-    turned = (replace(item, rotated=of[0]) for item, of in zip(record.annotations, found, strict=True))
-    return replace(record, annotations=tuple(turned))
 
 
 def _image_ids(root: Path, images: list[Path]) -> dict[Path, str]:

@@ -6,7 +6,6 @@
 | 6 | a box with a score or a track id: refused |
 | 7 | a triangle; but refused if all fit as boxes with a score and a track id and no other row is a polygon |
 | 9, 11, ... | `class x1 y1 x2 y2 ...`; but refused if all have one length and fit as a box with keypoints |
-| 9 in every row | the corners of rotated boxes (YOLO-OBB), which are polygons too |
 
 The boxes of poses are read if the data YAML has `kpt_shape`.
 """
@@ -40,15 +39,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowKind:
-    """What the rows of a dataset are: poses with a number of keypoint values, polygons, or what looks like poses.
-
-    With `corners` every row is a polygon of four corners, as tools write rotated boxes.
-    """
+    """What the rows of a dataset are: poses with a number of keypoint values, polygons, or what looks like poses."""
 
     pose_numbers: int | None = None
     polygons: bool = False
     looks_like_poses: str = ""
-    corners: bool = False
 
 
 def read_label_file(file: Path) -> tuple[list[Row], list[Problem]]:
@@ -107,8 +102,7 @@ def kind_of(rows: Iterable[Row], pose_numbers: int | None) -> RowKind:
     """What the rows of a whole dataset are; `pose_numbers` comes from the YAML's `kpt_shape`."""
     if pose_numbers is not None:
         return RowKind(pose_numbers)
-    every = [row.values for row in rows]
-    long = [values for values in every if len(values) >= 6]
+    long = [row.values for row in rows if len(row.values) >= 6]
     lengths = {len(values) for values in long}
     for per_point in (2, 3):
         if len(lengths) == 1 and _are_poses(long, per_point):
@@ -116,8 +110,7 @@ def kind_of(rows: Iterable[Row], pose_numbers: int | None) -> RowKind:
             return RowKind(looks_like_poses=f"kpt_shape: [{count}, {per_point}]")
     triangles = [values for values in long if len(values) == 6]
     no_boxes = sum(not _is_box(values, _CLIPPED) for values in triangles) > 0.1 * len(triangles)
-    four = bool(every) and all(len(values) == 8 for values in every)
-    return RowKind(polygons=no_boxes or any(length >= 8 and length % 2 == 0 for length in lengths), corners=four)
+    return RowKind(polygons=no_boxes or any(length >= 8 and length % 2 == 0 for length in lengths))
 
 
 def _are_poses(rows: Sequence[tuple[float, ...]], per_point: int) -> bool:

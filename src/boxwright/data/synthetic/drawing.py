@@ -50,10 +50,14 @@ DIFFICULTIES = {
 
 
 class Silhouette(NamedTuple):
-    """An object's outline on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool."""
+    """An object's outline on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool.
+
+    `around` is the rotated box around it (`ops.rotated`), along its own axes, in pixels of the patch.
+    """
 
     opacity: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.bool_]
+    around: tuple[float, float, float, float, float]
 
 
 def _round_trip(radius: float, count: int, start: float = 0.0) -> Points:
@@ -88,7 +92,8 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
     """A class's outline, rotated and stretched (width over height), scaled to the given longer side."""
     cos, sin = round(math.cos(math.radians(degrees)), 6), round(math.sin(math.radians(degrees)), 6)
     turn = np.array([[cos, sin], [-sin, cos]])
-    outlines = [(outline * [math.sqrt(aspect), 1 / math.sqrt(aspect)]) @ turn for outline in OUTLINES[name]]
+    upright = [outline * [math.sqrt(aspect), 1 / math.sqrt(aspect)] for outline in OUTLINES[name]]
+    outlines = [outline @ turn for outline in upright]
     low, high = outlines[0].min(0), outlines[0].max(0)
     fine = 4 if longer_side < 80 else 2  # drawn larger and reduced: smooth edges
     scale = (longer_side - 1 / fine) / float((high - low).max())  # Pillow includes the pixels of both ends
@@ -99,7 +104,11 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
         corners = ((outline - low) * scale + 1) * fine
         draw.polygon([(x, y) for x, y in corners.round(3).tolist()], fill=0 if index else 255)
     opacity = np.asarray(image.reduce(fine))
-    return Silhouette(opacity, opacity >= 128)
+    first, last = upright[0].min(0), upright[0].max(0)
+    x, y = ((first + last) / 2 @ turn - low) * scale + 1 + 0.5 / fine
+    sides = (last - first) * scale + 1 / fine
+    angle = (180 - degrees) % 360 - 180  # the turn above is clockwise as seen
+    return Silhouette(opacity, opacity >= 128, (float(x), float(y), float(sides[0]), float(sides[1]), angle))
 
 
 def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 0.5) -> Canvas:
