@@ -1,4 +1,5 @@
-"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid; and its
+Faster R-CNN of rotated boxes (RRPN), which has the same names and five offsets a box.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -50,9 +51,14 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
     if pointed and (masked or not proposed or not pyramid):
         raise ValueError("a keypoint head is known only on a pyramid with a proposal network, and without masks")
+    turned = proposed and _is_rotated(state)
+    if turned and (masked or pointed or not boxed or not pyramid):
+        raise ValueError("a proposal network of rotated boxes is known only on a pyramid, with a box head alone")
     prefix = "detector." if masked or pointed else ""
     name = (
-        "mask_rcnn"
+        "rotated_faster_rcnn"
+        if turned
+        else "mask_rcnn"
         if masked
         else "keypoint_rcnn"
         if pointed
@@ -67,11 +73,13 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         "compat": {"pad_multiple": 32 if pyramid else 1},
     }  # fmt: skip
     if proposed:
-        model["rpn"] = _proposals(state, pyramid)
+        model["rpn"] = _proposals(state, pyramid, angles=6 if turned else 1)
     classes = Classes(("object",), (1,))
     detect: dict[str, Any] = DETECT
     if boxed:
         model["box"] = _boxes(state)
+        if turned:
+            del model["box"]["regression"]
         classes = numbered_classes(int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1)
     else:
         limit = 2000 if pyramid else 1000
@@ -104,10 +112,16 @@ def _pyramid(state: State) -> tuple[tuple[str, ...], int | None]:
     return (f"c{last}",), None
 
 
-def _proposals(state: State, pyramid: bool) -> dict[str, Any]:
-    anchors = int(state[f"{_RPN}objectness_logits.weight"].shape[0])
-    if anchors != (3 if pyramid else 15):
-        raise ValueError(f"expected {3 if pyramid else 15} anchors a cell, got {anchors}")
+def _is_rotated(state: State) -> bool:
+    """Whether the proposal network learns five offsets an anchor, not four."""
+    scores, offsets = (state[f"{_RPN}{name}.weight"].shape[0] for name in ("objectness_logits", "anchor_deltas"))
+    return int(offsets) == 5 * int(scores)
+
+
+def _proposals(state: State, pyramid: bool, angles: int) -> dict[str, Any]:
+    anchors, expected = int(state[f"{_RPN}objectness_logits.weight"].shape[0]), (3 if pyramid else 15) * angles
+    if anchors != expected:
+        raise ValueError(f"expected {expected} anchors a cell, got {anchors}")
     sizes = tuple((float(side),) for side in (32, 64, 128, 256, 512))
     return {
         "stem_channels": (int(state[f"{_RPN}conv.weight"].shape[0]),),

@@ -13,6 +13,7 @@ from boxwright.models.fcos_mask import FCOSMask, FCOSMaskConfig
 from boxwright.models.keypoint_rcnn import KeypointRCNN, KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNN, RotatedFasterRCNNConfig
 from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.structures import DetectSettings
 
@@ -23,7 +24,7 @@ class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks, with `needs_keypoints` keypoints. `holds` names the
+    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_rotated` rotated boxes. `holds` names the
     detector that a mask or keypoint model holds, whose sections it has.
     """
 
@@ -34,6 +35,7 @@ class ModelEntry(NamedTuple):
     needs_masks: bool = False
     holds: str | None = None
     needs_keypoints: bool = False
+    needs_rotated: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -44,5 +46,6 @@ MODELS: dict[str, ModelEntry] = {
     "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
     "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True, holds="faster_rcnn"),
     "keypoint_rcnn": ModelEntry(KeypointRCNNConfig, KeypointRCNN, holds="faster_rcnn", needs_keypoints=True),
+    "rotated_faster_rcnn": ModelEntry(RotatedFasterRCNNConfig, RotatedFasterRCNN, needs_rotated=True),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

@@ -13,7 +13,8 @@ class Detection:
 
     `box` is x1, y1, x2, y2 in pixels of the original image, `score` in [0, 1], `label` the class index and `name` the
     class name; `mask`, where the detector finds masks, is cropped to the object, and `keypoints`, where it finds
-    those, are x, y, score of each.
+    those, are x, y, score of each. `rotated`, of a rotated detector, is cx, cy, w, h and degrees (`box` is the upright
+    hull of it).
     """
 
     box: tuple[float, float, float, float]
@@ -22,3 +23,4 @@ class Detection:
     name: str
     mask: CroppedMask | None = None
     keypoints: tuple[tuple[float, float, float], ...] | None = None
+    rotated: tuple[float, float, float, float, float] | None = None

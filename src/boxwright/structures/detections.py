@@ -19,6 +19,7 @@ from torch import Tensor
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
+from boxwright.ops.rotated import clip_rotated, resize_rotated, rotated_hull
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
@@ -155,7 +156,8 @@ class PaddedDetections(NamedTuple):
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
-    a keypoint detector, logits over each box of where its P keypoints are.
+    a keypoint detector, logits over each box of where its P keypoints are. `rotated` (B, N, 5), of a rotated detector,
+    are the boxes whose upright hulls `boxes` are (`ops.rotated`).
     """
 
     boxes: Tensor
@@ -164,6 +166,7 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    rotated: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
         """The same detections on the CPU; waits for the device."""
@@ -172,19 +175,23 @@ class PaddedDetections(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> PaddedDetections:
         """The same detections with every tensor changed."""
         boxes, scores, labels, counts = (change(part) for part in self[:4])
-        grids = (None if part is None else change(part) for part in (self.masks, self.heatmaps))
+        grids = (None if part is None else change(part) for part in self[4:])
         return PaddedDetections(boxes, scores, labels, counts, *grids)
 
     def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
         """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved.
+        Keypoints are decoded in network pixels, as the references do, and then moved. Rotated boxes that are upright
+        are clipped to the image; the others, which may leave it, are not, and their hulls are.
         """
-        in_network, scores, labels, numbers, grids, heatmaps = self.cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _ = self.cpu()
         counts = numbers.tolist()
         scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
         offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
         boxes = (in_network - offset) / scale
+        turned = None if self.rotated is None else self._restored_rotated(images)
+        if turned is not None:
+            boxes = rotated_hull(turned)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
@@ -201,14 +208,27 @@ class PaddedDetections(NamedTuple):
                 points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
             size_hw = (height, width)
             found.append(
-                Detections(own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points)
-            )
+                Detections(
+                    own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points,
+                    rotated=None if turned is None else turned[image, rows],
+                )
+            )  # fmt: skip
         return found
+
+    def _restored_rotated(self, images: ImageBatch) -> Tensor:
+        """The rotated boxes (B, N, 5) on the CPU, in the pixels of each original."""
+        assert self.rotated is not None
+        in_network, scale, offset = self.rotated.cpu(), images.scale_xy.cpu()[:, None], images.offset_xy.cpu()[:, None]
+        placed = torch.cat([in_network[..., :2] - offset, in_network[..., 2:]], -1)
+        return clip_rotated(resize_rotated(placed, 1 / scale), images.original_hw.cpu())
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
+
+    `rotated` (D, 5), of a rotated detector, are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen
+    (`ops.rotated`); `boxes` then are their upright hulls, cut to the image.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -228,6 +248,7 @@ class Detections:
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
     keypoints: Tensor | None = None
+    rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -244,6 +265,8 @@ class Detections:
             got = tuple(self.keypoints.shape)
             good = len(got) == 3 and got[0] == count and got[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {got}")
+        if self.rotated is not None:
+            require(self.rotated.shape == (count, 5), f"rotated: expected ({count}, 5), got {tuple(self.rotated.shape)}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -280,7 +303,11 @@ class Detections:
         points = (
             None if self.keypoints is None else tuple((x, y, score) for x, y, score in self.keypoints[row].tolist())
         )
-        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points)
+        turned = None
+        if self.rotated is not None:
+            cx, cy, width, height, angle = self.rotated[row].tolist()
+            turned = (cx, cy, width, height, angle)
+        return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points, turned)
 
     @property
     def names(self) -> list[str]:
@@ -300,7 +327,8 @@ class Detections:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
         points = None if self.keypoints is None else self.keypoints[keep]
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points)
+        turned = None if self.rotated is None else self.rotated[keep]
+        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points, rotated=turned)
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""

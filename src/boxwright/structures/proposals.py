@@ -19,7 +19,7 @@ class Proposals:
     """Boxes that may contain an object, for a padded batch: boxes (B, R, 4) in network pixels, scores, valid (B, R).
 
     Best first within each image (within each level, if levels have their own limits); `valid` marks rows that are not
-    padding. `level` (B, R) is the index of the pyramid level of each, where it is known.
+    padding. `level` (B, R) is the index of the pyramid level of each, where it is known. Boxes (B, R, 5) are rotated.
     """
 
     boxes: Tensor
@@ -29,7 +29,10 @@ class Proposals:
 
     def __post_init__(self) -> None:
         batch, count = self.boxes.shape[:2]
-        require(self.boxes.shape == (batch, count, 4), f"boxes: expected (B, R, 4), got {tuple(self.boxes.shape)}")
+        require(
+            self.boxes.dim() == 3 and self.boxes.shape[2] in (4, 5),
+            f"boxes: expected (B, R, 4), or (B, R, 5) rotated, got {tuple(self.boxes.shape)}",
+        )
         for name, field in (("scores", self.scores), ("valid", self.valid), ("level", self.level)):
             shape = (batch, count) if field is None else tuple(field.shape)
             require(shape == (batch, count), f"{name}: expected {(batch, count)}, got {shape}")
