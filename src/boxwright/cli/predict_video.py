@@ -83,6 +83,7 @@ def json_line(frame: Frame, found: Detections, ids: Sequence[int] | None = None)
         ({} if ids is None else {"id": ids[index]})
         | {"name": one.name, "score": one.score, "box": list(one.box)}
         | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
+        | ({} if one.rotated is None else {"rotated": list(one.rotated)})
         for index, one in enumerate(found)
     ]
     return json.dumps({"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}, ensure_ascii=False)

@@ -13,8 +13,9 @@ from boxwright.visualize import mask_image
 from boxwright.writing import GrowingJson, writing
 
 FORMATS = {
-    "json": "detections.json: name, score, box (x1, y1, x2, y2) and mask of each object, by the path of the image",
-    "coco": "detections.coco.json: a COCO result file; masks as run-length codes",
+    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask or rotated box (centre x and y, width, height, "
+    "degrees) of each object, by the path of the image",
+    "coco": "detections.coco.json: a COCO result file; masks as run-length codes, rotated boxes as rbbox",
     "polygons": "the same file, with masks as polygons",
     "yolo": "labels/NAME.txt: class index, centre, width and height as shares of the image, score",
     "text": "text/NAME.txt: class name, score, x1, y1, x2, y2",
@@ -77,10 +78,11 @@ class PredictionFiles:
 
 
 def _json_entry(path: Path, found: Detections) -> str:
-    """Names, scores, boxes (x1, y1, x2, y2) and run-length codes of masks of an image, by its path."""
+    """Names, scores, boxes (x1, y1, x2, y2), run-length codes of masks and rotated boxes of an image, by its path."""
     rows = [
         {"name": one.name, "score": one.score, "box": list(one.box)}
         | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
+        | ({} if one.rotated is None else {"rotated": list(one.rotated)})
         for one in found
     ]
     return json.dumps({str(path): rows}, indent=1, ensure_ascii=False)[2:-2]

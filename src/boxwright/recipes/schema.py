@@ -296,6 +296,11 @@ class Recipe(Section):
         return MODELS[self.model.name].needs_masks
 
     @property
+    def needs_rotated(self) -> bool:
+        """Whether the recipe's model learns rotated boxes."""
+        return MODELS[self.model.name].needs_rotated
+
+    @property
     def num_keypoints(self) -> int:
         """How many keypoints of an object the recipe's model learns; 0 for a model without."""
         return self.model.keypoint.num_keypoints if isinstance(self.model, KeypointRCNNConfig) else 0

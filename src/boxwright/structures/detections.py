@@ -19,7 +19,7 @@ from torch import Tensor
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
 from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
-from boxwright.ops.rotated import clip_rotated, resize_rotated, rotated_hull
+from boxwright.ops.rotated import clip_rotated, resize_rotated, rotated_corners, rotated_hull
 from boxwright.structures.classes import Classes
 from boxwright.structures.detection import Detection
 from boxwright.structures.masks import CroppedMask
@@ -364,8 +364,8 @@ class Detections:
 
         The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
         codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a
-        pixel to the left and up, since COCO counts from the centre of a pixel. Raises ValueError without an id where no
-        file is known.
+        pixel to the left and up, since COCO counts from the centre of a pixel. COCO knows no rotated boxes: `bbox` is
+        their hull, and `rbbox` beside it cx, cy, w, h, degrees. Raises ValueError without an id where no file is known.
         """
         if image_id is None:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
@@ -390,6 +390,8 @@ class Detections:
             if self.keypoints is not None:
                 points = self.keypoints[index].double() - torch.tensor([0.5, 0.5, 0.0])
                 row["keypoints"] = points.flatten().tolist()
+            if self.rotated is not None:
+                row["rbbox"] = self.rotated[index].tolist()
             rows.append(row)
         return rows
 
@@ -402,11 +404,13 @@ class Detections:
             import supervision
         except ImportError as error:
             raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
-        masks = self.whole_masks()
+        masks, data = self.whole_masks(), {"class_name": self.names}
+        if self.rotated is not None:  # as supervision keeps oriented boxes: the four corners
+            data["xyxyxyxy"] = rotated_corners(self.rotated).cpu().numpy()
         return supervision.Detections(
             xyxy=self.boxes.cpu().numpy(),
             confidence=self.scores.cpu().numpy(),
             class_id=self.labels.cpu().numpy(),
             mask=None if masks is None else masks.cpu().numpy(),
-            data={"class_name": self.names},
+            data=data,
         )

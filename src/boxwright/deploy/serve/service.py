@@ -147,7 +147,10 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
 
 
 def listed(found: Detections, masks: Masks) -> dict[str, Any]:
-    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2."""
+    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2.
+
+    `rotated`, of a rotated detector, is centre x, centre y, width, height and degrees, counter-clockwise as seen.
+    """
     height, width = found.size_hw
     rows = found.to_coco("", polygons=masks == "polygons")
     return {
@@ -156,6 +159,7 @@ def listed(found: Detections, masks: Masks) -> dict[str, Any]:
         "detections": [
             {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
             | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
+            | ({"rotated": row["rbbox"]} if "rbbox" in row else {})
             for name, box, row in zip(found.names, found.boxes.tolist(), rows, strict=True)
         ],
     }
