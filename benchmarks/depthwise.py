@@ -22,6 +22,7 @@ if not __package__:  # as a file: python benchmarks/depthwise.py
 
 from benchmarks.turns import in_turn, print_command, print_table
 from boxwright.nn.backbones import Backbone
+from boxwright.nn.depthwise import DepthwiseConv2d
 from boxwright.runtime.devices import device_called
 from boxwright.runtime.precision import autocast, choose_precision
 
@@ -59,6 +60,24 @@ def steps(name: str, pixels: Tensor) -> dict[str, Callable[[], None]]:
     return found
 
 
+def our_layer(
+    batch: int, channels: int, side: int, kernel: int, stride: int, device: torch.device
+) -> Callable[[], Any]:
+    """Forward and backward of the convolution as training runs it."""
+    plain = torch.nn.Conv2d(channels, channels, kernel, stride, groups=channels, bias=False).to(device)
+    layer, precision = DepthwiseConv2d(plain, same=False), choose_precision("auto", device)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    maps = torch.rand(batch, channels, side, side, device=device, dtype=kind)
+    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def both() -> None:
+        with autocast(device, precision):
+            found = layer(maps)
+        torch.autograd.grad(found.sum(), [maps, layer.weight])
+
+    return both
+
+
 def layer_rows(batch: int, rounds: int, device: torch.device) -> list[list[str]]:
     """Milliseconds of forward and backward of single depthwise convolutions."""
     rows = []
@@ -76,6 +95,7 @@ def layer_rows(batch: int, rounds: int, device: torch.device) -> list[list[str]]
                     torch.autograd.grad(found.sum(), [maps, filters])
 
                 functions[f"{dtype} {layout}"] = both
+        functions["ours"] = our_layer(batch, channels, side, kernel, stride, device)
         times = in_turn(functions, rounds, warm=1)
         rows.append([f"{channels} x {side} x {side}, {kernel} x {kernel}, stride {stride}",
                      *(f"{seconds * 1000:.1f} ms" for seconds in times.values())])  # fmt: skip
@@ -94,7 +114,14 @@ def main() -> None:
     device = device_called(given.device)
     print_command()
     if given.layers:
-        columns = ("convolution", "fp32, contiguous", "fp32, channels last", "bf16, contiguous", "bf16, channels last")
+        columns = (
+            "convolution",
+            "fp32, contiguous",
+            "fp32, channels last",
+            "bf16, contiguous",
+            "bf16, channels last",
+            "boxwright",
+        )
         print_table(f"batch {given.batch}, {device}", columns, layer_rows(given.batch, given.rounds, device))
         return
     torch.manual_seed(0)

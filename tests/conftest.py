@@ -19,6 +19,15 @@ def shared() -> Path:
     return folder.resolve()
 
 
+@pytest.fixture(scope="module")
+def without_charts() -> Iterator[None]:
+    """The runs of a module draw no charts, which take three times as long as two steps and all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plot_labels", "plot_results", "write_metrics", "write_page"):
+            patch.setattr(f"boxwright.training.report.{name}", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _home_stays_empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing that the tests run may write into the home folder: they get an empty one, and leave it empty."""

@@ -23,7 +23,7 @@ from boxwright.runtime.precision import AUTO_PRECISION
 from boxwright.training.run import train
 from boxwright.training.signals import StopSignal
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("without_charts")]
 
 SETTINGS = (
     "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn.channels=32",

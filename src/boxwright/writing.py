@@ -5,6 +5,7 @@ A folder that is written to is a new one: `free_folder`.
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -77,25 +78,30 @@ def free_folder(wanted: Path) -> Path:
 class GrowingJson:
     """A JSON list or object that is valid after each entry, so that nothing is lost if the program ends early."""
 
-    def __init__(self, path: Path, brackets: str) -> None:
+    def __init__(self, path: Path, brackets: str, key: str | None = None) -> None:
         """Args:
 
         path: the file; an existing one is overwritten.
         brackets: "[]" or "{}".
+        key: the list or object is the value of this key of an object, which is the whole file.
         """
         self.path = path
-        opening, closing = brackets.encode()
-        self._closing = b"\n" + bytes([closing])
+        opening, closing = brackets
+        if key is not None:
+            opening, closing = f"{{{json.dumps(key)}: {opening}", closing + "}"
+        self._closing, self._first = f"\n{closing}".encode(), len(opening.encode())
         self._end = 0
         with writing(path):
             self._file = path.open("wb", buffering=0)
-            self._put(bytes([opening]))
+            self._put(opening.encode())
 
     def add(self, entries: str) -> None:
         """Append entries, given as JSON text without the surrounding brackets."""
         if entries:
             with writing(self.path, whole=False):
-                self._put(("\n" if self._end == 1 else ",\n").encode() + entries.encode("utf-8", "backslashreplace"))
+                self._put(
+                    ("\n" if self._end == self._first else ",\n").encode() + entries.encode("utf-8", "backslashreplace")
+                )
 
     def _put(self, text: bytes) -> None:
         try:

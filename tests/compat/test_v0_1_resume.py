@@ -18,6 +18,8 @@ from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 HERE = Path(__file__).parent / "v0_1"
 EXPECTED: dict[str, Any] = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
 UNFINISHED = [name for name in EXPECTED["files"] if name.endswith("_unfinished.pt")]

@@ -49,7 +49,9 @@ class Case:
             planes = self.masks("gt_", k)
             masks = [CroppedMask(0, 0, plane) for plane in planes]
         points = self.arrays.get(f"gt_keypoints{k}")
-        return self.arrays[f"gt_boxes{k}"], self.arrays[f"gt_classes{k}"], None, masks, points
+        boxes = self.arrays.get(f"gt_boxes{k}", torch.zeros(0, 4))  # a semantic model has none
+        labels = self.arrays.get(f"gt_classes{k}", torch.zeros(0, dtype=torch.int64))
+        return boxes, labels, None, masks, points, self.arrays.get(f"gt_sem_seg{k}")
 
     def expected(self, prefix, k):
         boxes, scores = self.arrays[f"{prefix}boxes{k}"], self.arrays[f"{prefix}scores{k}"]

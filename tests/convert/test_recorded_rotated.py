@@ -7,7 +7,6 @@ import torch
 
 from boxwright.convert.files import convert_file
 from boxwright.ops.rotated import rotated_hull, wrap_angles
-from boxwright.ops.rotated_coding import encode_rotated
 from boxwright.structures import GroundTruth, ImageBatch, Targets
 
 LIMITS = {"train_candidates": 400, "test_candidates": 300, "train_proposals": 400, "test_proposals": 300}
@@ -66,14 +65,9 @@ def test_training_losses_are_the_recorded_ones(case):
     ]  # fmt: skip
     targets = Targets.of(ground_truths)
     with torch.no_grad():
-        outputs = model.train()(ImageBatch.of(images), targets)
-        losses = {name: float(loss) for name, loss in model.loss(outputs, targets).items()}
-        # a square anchor and the same one turned by 90 degrees overlap the third object equally, to the last digit: the
-        # reference learns both, ours the one that rounding favours
-        anchors, wanted = outputs.anchors.anchors, arrays["gt_boxes0"][2]
-        (twin,) = (anchors - torch.tensor([64.0, 112.0, 128.0, 128.0, -60.0])).abs().amax(1).lt(1e-3).nonzero()[:, 0]
-        other = encode_rotated(anchors[twin], wanted)
-        losses["proposal_box"] += float((outputs.anchors.offsets[0, twin] - other).abs().sum()) / 200_000
+        losses = model.train().loss(model(ImageBatch.of(images), targets), targets)
     model.eval()
     names = ["loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"]
-    assert list(losses.values()) == pytest.approx([settings["losses"][name] for name in names], rel=1e-4)
+    assert [float(loss) for loss in losses.values()] == pytest.approx(
+        [settings["losses"][name] for name in names], rel=1e-4
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.export import ExportedProgram
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from boxwright.deploy.export.graph import detector_graph, record
@@ -15,6 +16,7 @@ from boxwright.deploy.export.openvino import write_openvino
 from boxwright.deploy.export.program import write_program
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
+from boxwright.runtime.description import Description
 from boxwright.structures import Classes, ImageBatch
 
 CLASSES = Classes(("cell", "dot", "ring"), (3, 7, 1))
@@ -98,20 +100,22 @@ def detector(checkpoint_file) -> Detector:
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint_file, tmp_path_factory) -> dict[str, Path]:
-    """Files of one recording: by their endings, and "candidates.onnx" without normalisation and NMS."""
+def recorded(checkpoint_file) -> tuple[ExportedProgram, Description]:
+    """The detector as a program, of which recording takes seconds, and its description."""
+    graph, description = detector_graph(load_checkpoint(checkpoint_file))
+    return record(graph, description), description
+
+
+@pytest.fixture(scope="session")
+def exported(recorded, tmp_path_factory) -> dict[str, Path]:
+    """Files of one recording, by their endings."""
     for package in EXTRAS:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the package {package} is not installed")
     folder = tmp_path_factory.mktemp("exported")
-    checkpoint = load_checkpoint(checkpoint_file)
-    graph, description = detector_graph(checkpoint)
-    program = record(graph, description)
+    program, description = recorded
     files = {name: folder / f"tiny.{name}" for name in ("onnx", "xml", "pt2")}
     write_onnx(program, files["onnx"], description)
     write_openvino(files["onnx"], files["xml"], description)
     write_program(program, files["pt2"], description)
-    graph, description = detector_graph(checkpoint, normalise=False, nms=False)
-    files["candidates"] = folder / "candidates.pt2"
-    write_program(record(graph, description), files["candidates"], description)
     return files

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import load_checkpoint
+from boxwright.deploy.export.graph import detector_graph, record
+from boxwright.deploy.export.program import write_program
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.predictor import Detector
 from boxwright.runtime.description import Description
@@ -35,8 +37,12 @@ def assert_same(found, expected):
 
 
 @pytest.fixture(scope="module")
-def runtimes(exported):
-    return {kind: Detector.load(exported[kind], "cpu") for kind in KINDS}
+def runtimes(exported, checkpoint_file, tmp_path_factory):
+    """The files of one recording, and one without normalisation and NMS."""
+    candidates = tmp_path_factory.mktemp("candidates") / "tiny.pt2"
+    graph, description = detector_graph(load_checkpoint(checkpoint_file), normalise=False, nms=False)
+    write_program(record(graph, description), candidates, description)
+    return {kind: Detector.load(exported.get(kind, candidates), "cpu") for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)

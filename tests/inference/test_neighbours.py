@@ -107,19 +107,19 @@ def test_over_a_split(losses: bool, images: list[np.ndarray], tmp_path: Path) ->
         assert_alike(one, together[index])
 
 
-def test_of_exported_files(images: list[np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_of_exported_files(suffix: str, images: list[np.ndarray], tmp_path: Path) -> None:
     """With group norm, whose statistics a padded batch would change."""
     if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
         pytest.skip("the packages of boxwright[export] are not installed")
     recipe = ("model.head.norm=gn", "model.backbone=resnet18", "model.head.stem_channels=[32]")
     graph, description = detector_graph(detector_of("fcos-small", *recipe)._checkpoint)
-    program = record(graph, description)
-    for suffix, write in (("pt2", write_program), ("onnx", write_onnx)):
-        write(program, tmp_path / f"file.{suffix}", description)
-        file = Detector.load(tmp_path / f"file.{suffix}", "cpu")
-        alone = [file.predict(image)[0] for image in images]
-        for one, other in zip(alone, file.predict(images, batch=8), strict=True):
-            assert_alike(one, other)
+    write = {"onnx": write_onnx, "pt2": write_program}[suffix]
+    write(record(graph, description), tmp_path / f"file.{suffix}", description)
+    file = Detector.load(tmp_path / f"file.{suffix}", "cpu")
+    alone = [file.predict(image)[0] for image in images]
+    for one, other in zip(alone, file.predict(images, batch=8), strict=True):
+        assert_alike(one, other)
 
 
 def test_a_padded_batch_would_find_something_else(images: list[np.ndarray]) -> None:

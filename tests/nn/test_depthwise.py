@@ -43,25 +43,64 @@ def test_other_convolutions_stay_what_they_are():
     assert speed_up_depthwise(network) == 0
 
 
-def test_gradients_under_bf16_on_a_cpu_are_those_of_float32_arithmetic():
-    """torch's own are rounded to eight bits after every product, and take longer."""
-    holder = nn.Sequential(conv(padding=1))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "options"),
+    [(3, {"padding": 1}), (5, {}), (5, {"padding": (2, 1)}), (5, {"stride": 2, "padding": 2}), (7, {"padding": 3}),
+     ((3, 5), {"stride": (2, 1)}), (4, {"padding": 1}), (5, {"dilation": 2})],
+)  # fmt: skip
+def test_gradients_of_wide_filters_are_those_of_torch(kernel, options, bias, dtype):
+    torch.manual_seed(1)
+    plain = nn.Conv2d(6, 6, kernel, groups=6, bias=bias, **options).to(dtype)
+    maps = torch.randn(2, 6, 12, 13, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    up = torch.randn_like(plain(maps))
+    found = torch.autograd.grad(DepthwiseConv2d(plain, same=False)(maps), [maps, *plain.parameters()], up)
+    whole, exact = maps.detach().double().requires_grad_(), copy.deepcopy(plain).double()
+    expected = torch.autograd.grad(exact(whole), [whole, *exact.parameters()], up.double())
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert one.shape == other.shape
+        close = (
+            {"rtol": 1e-12, "atol": 1e-12}
+            if dtype == torch.float64
+            else {"rtol": 0.02, "atol": 0.02 * other.abs().max()}
+        )
+        torch.testing.assert_close(one.double(), other, **close)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_gradients_with_tensorflows_padding_are_those_of_padded_maps(kernel, stride):
+    torch.manual_seed(1)
+    plain = nn.Conv2d(6, 6, kernel, stride, groups=6).double()
+    maps = torch.randn(2, 6, 11, 10, dtype=torch.float64, requires_grad=True)
+    layer = DepthwiseConv2d(plain, same=True)
+    expected = plain(F.pad(maps, layer.same))
+    up = torch.randn_like(expected)
+    assert torch.equal(layer(maps), expected)
+    inputs = [maps, *plain.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(layer(maps), inputs, up), torch.autograd.grad(expected, inputs, up), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_under_bf16_maps_are_bf16_and_gradients_reach_float32_filters():
+    holder = nn.Sequential(nn.Conv2d(6, 6, 5, groups=6, padding=2))
     speed_up_depthwise(holder)
-    maps = torch.randn(2, 6, 9, 9).bfloat16().requires_grad_()
+    maps = torch.randn(2, 6, 9, 9).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         found = holder(maps)
-        assert found.dtype == torch.bfloat16
         with torch.no_grad():
-            assert holder(maps).dtype == torch.bfloat16  # which is fast in bf16
-    weight = holder[0].weight.detach().clone().requires_grad_()
-    whole = maps.detach().float().requires_grad_()
-    expected = F.conv2d(whole, weight, holder[0].bias, padding=1, groups=6)
-    assert torch.equal(found, expected.bfloat16())
-    up = torch.randn_like(expected).bfloat16()
-    found.backward(up)
-    expected.backward(up.float())
-    assert torch.equal(holder[0].weight.grad, weight.grad)
-    assert torch.equal(maps.grad, whole.grad.bfloat16())
+            assert torch.equal(holder(maps), found)
+    assert found.dtype == torch.bfloat16
+    found.sum().backward()
+    assert maps.grad.dtype == torch.bfloat16
+    weight = holder[0].weight
+    assert weight.grad.dtype == torch.float32
+    expected = torch.autograd.grad(F.conv2d(maps.float(), weight, None, 1, 2, 1, 6).sum(), weight)[0]
+    torch.testing.assert_close(weight.grad, expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
 
 
 def test_networks_that_pad_like_tensorflow_give_the_maps_that_timm_gives():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from boxwright.nn.norm import group_count, make_norm, replace_batch_norm
+from boxwright.nn.norm import group_count, make_norm, replace_batch_norm, speed_up_group_norms
 from boxwright.nn.towers import conv_tower, init_dense
 
 
@@ -36,6 +36,39 @@ def test_group_norm_equals_torchs_and_takes_a_single_pixel_in_training(channels)
     assert pixel.isfinite().all()
     if groups == channels:  # one channel a group: nothing but its shift is left
         torch.testing.assert_close(pixel[0, :, 0, 0], norm.bias, rtol=0, atol=1e-3)
+
+
+def test_group_norms_are_changed_in_bf16_on_a_cpu_alone():
+    tower = conv_tower(64, [64, 16], "gn")
+    names = list(tower.state_dict())
+    speed_up_group_norms(tower, torch.device("cpu"), "fp32")
+    speed_up_group_norms(tower, torch.device("cuda"), "bf16")
+    assert [type(part).__name__ for part in tower[1::3]] == ["GroupNorm", "ChannelNorm"]
+    speed_up_group_norms(tower, torch.device("cpu"), "bf16")
+    assert [type(part).__name__ for part in tower[1::3]] == ["ContiguousNorm"] * 2
+    assert list(tower.state_dict()) == names
+    maps = torch.randn(1, 64, 3, 3)
+    with torch.no_grad():
+        assert torch.equal(tower[1](maps), nn.functional.group_norm(maps, 32, tower[1].weight, tower[1].bias))
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_group_norm_in_bf16_stays_channels_last_and_equals_torchs(channels):
+    norm = make_norm("gn", channels)
+    speed_up_group_norms(norm, torch.device("cpu"), "bf16")
+    norm.weight.data.uniform_(0.5, 2)
+    maps = torch.randn(2, channels, 7, 5).bfloat16().to(memory_format=torch.channels_last).requires_grad_()
+    found = norm(maps)
+    assert found.dtype == torch.bfloat16
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    whole = maps.detach().double().requires_grad_()
+    exact = nn.functional.group_norm(whole, group_count(channels), norm.weight.double(), norm.bias.double())
+    torch.testing.assert_close(found.double(), exact, rtol=0.01, atol=0.01)
+    up = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, [maps, norm.weight, norm.bias], up)
+    expected = torch.autograd.grad(exact, [whole, norm.weight, norm.bias], up.double())
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=0.02, atol=0.02 * float(other.abs().max()))
 
 
 def test_a_frozen_norm_is_torchvisions_and_keeps_the_type_of_its_input():

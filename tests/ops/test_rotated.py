@@ -71,12 +71,14 @@ class TestMovesWithTheImage:
         expected = rotated_hull(box) * factors.repeat(2)
         torch.testing.assert_close(rotated_hull(resize_rotated(box, factors)), expected, atol=1e-4, rtol=0)
 
-    def test_a_mirror_moves_every_corner_and_twice_is_nothing(self):
+    @pytest.mark.parametrize("axis", [0, 1])
+    def test_a_mirror_moves_every_corner_and_twice_is_nothing(self, axis):
         boxes = random_rotated(20)
-        mirrored = rotated_corners(boxes) * torch.tensor([-1.0, 1]) + torch.tensor([70.0, 0])
-        flipped = flip_rotated(boxes, 70)
+        mirrored = rotated_corners(boxes)
+        mirrored[..., axis] = 70 - mirrored[..., axis]
+        flipped = flip_rotated(boxes, 70, axis)
         assert torch.cdist(rotated_corners(flipped), mirrored).amin(-1).max() < 1e-3
-        torch.testing.assert_close(flip_rotated(flipped, 70), boxes)
+        torch.testing.assert_close(flip_rotated(flipped, 70, axis), boxes)
 
 
 class TestClipping:

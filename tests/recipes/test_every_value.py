@@ -15,8 +15,9 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.recipes import load_recipe
-from boxwright.training import report
 from boxwright.training.run import train
+
+pytestmark = pytest.mark.usefixtures("without_charts")
 
 TINY = (
     "model.backbone.weights=null", "model.fpn.channels=16", "data.batch_size=2", "data.workers=0",
@@ -102,12 +103,10 @@ def test_every_detector_that_can_be_trained_alone_is_here() -> None:
 
 @pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])
 def test_trains_two_steps_and_predicts(
-    recipe: str, number: int, settings: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, number: int, settings: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
     overrides = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
     overrides += [*TINY, *SIZES[settings.get("data.resize.mode", "short_side")]]
-    # curves and confusion matrices know nothing of the recipe, and take most of the time
-    monkeypatch.setattr(report, "write_metrics", lambda *_: None)
     result = train(recipe, data, overrides=overrides, runs=tmp_path, device="cpu")
     assert result.finished
     assert 0 <= result.metrics["AP"] <= 1

@@ -16,6 +16,8 @@ from boxwright.recipes import load_recipe, recipe_names
 from boxwright.structures import Detections
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 # what makes a recipe tiny; everything else is the recipe's own
 TINY = (
     "model.backbone.weights=null",

@@ -16,6 +16,7 @@ from configs import BASELINE, COURSE, TWO_STAGE_COURSE, built
 from torch import Tensor
 
 from boxwright.models import MODELS
+from boxwright.ops.rotated import upright_rotated
 from boxwright.structures import CroppedMask, GroundTruth, ImageBatch, Proposals, Targets
 
 SMALL = {"backbone.name": "mobilenet_v3_small", "fpn.channels": 16}
@@ -28,6 +29,7 @@ REGIONS = {"rpn.stem_channels": (16,), "rpn.anchor_sizes": ((8,), (16,), (32,), 
 BOX = {"box.fc_channels": (32,), "box.samples": 512, "box.positive_fraction": 1.0}
 MASK = {"mask.conv_channels": (8,), "mask.upsampled_channels": 8}
 KEYPOINT = {"keypoint.num_keypoints": 2, "keypoint.conv_channels": (8,), "keypoint.pool_size": 7}
+SEMANTIC = {"fpn.levels": ("c2", "c3", "c4", "c5"), "semantic.num_classes": 3, "semantic.channels": 16}
 # a new detector is held to the contract by one line: its name in MODELS and its settings
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "improved": ("fcos", DENSE),
@@ -52,6 +54,12 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "mask_rcnn": ("mask_rcnn", {**SMALL, **REGIONS, **BOX, **MASK}),
     "keypoint_rcnn": ("keypoint_rcnn", {**SMALL, **REGIONS, **BOX, **KEYPOINT}),
+    "semantic_fpn": ("semantic_fpn", {**SMALL, **SEMANTIC}),
+    "panoptic_fpn": ("panoptic_fpn", {**SMALL, **REGIONS, **BOX, **MASK, **SEMANTIC}),
+    "rotated_faster_rcnn": (
+        "rotated_faster_rcnn",
+        {**SMALL, **REGIONS, **BOX, "rpn.anchor_angles": (-60.0, 0.0, 60.0)},
+    ),
     "fcos_mask": ("fcos_mask", {**DENSE, **MASK}),
 }
 QUICK = {"backbone.norm": "bn", "backbone.frozen_stages": 0}  # learns fast from random weights
@@ -71,12 +79,25 @@ def _built(name: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     return built(kind, NUM_CLASSES, {**settings, **dict(changes)})
 
 
-def ground_truth(boxes: Any, labels: Any, ignore: Any = None) -> GroundTruth:
-    """Boxes whose masks are the boxes themselves, and whose keypoints their centres and corners."""
+def ground_truth(boxes: Any, labels: Any, ignore: Any = None, size_hw: tuple[int, int] = (64, 64)) -> GroundTruth:
+    """Boxes whose masks and rotated boxes are the boxes themselves, and whose keypoints their centres and corners.
+
+    The semantic map has things in them, and one kind of stuff above the other.
+    """
     corners = torch.as_tensor(boxes).reshape(-1, 4).int().tolist()
     masks = [CroppedMask(x1, y1, torch.ones(y2 - y1, x2 - x1, dtype=torch.bool)) for x1, y1, x2, y2 in corners]
     points = [[((x1 + x2) / 2, (y1 + y2) / 2, 2.0), (x1, y1, 1.0)] for x1, y1, x2, y2 in corners]
-    return GroundTruth.of(boxes, labels, ignore, masks, torch.tensor(points).reshape(-1, 2, 3))
+    semantic = torch.ones(size_hw, dtype=torch.uint8)
+    semantic[size_hw[0] // 2 :] = 2
+    for x1, y1, x2, y2 in corners:
+        semantic[y1:y2, x1:x2] = 0
+    rotated = upright_rotated(torch.as_tensor(boxes).reshape(-1, 4))
+    return GroundTruth.of(boxes, labels, ignore, masks, torch.tensor(points).reshape(-1, 2, 3), semantic, rotated)
+
+
+def without_map(one: GroundTruth) -> GroundTruth:
+    """The same ground truth for an image of another size."""
+    return dataclasses.replace(one, semantic=None)
 
 
 BOXES = {
@@ -104,6 +125,11 @@ def forward(model: Any, images: ImageBatch, targets: Targets | None = None, call
 def needs_proposals(model: Any) -> bool:
     """Whether a detector finds no regions itself."""
     return any(entry.build is type(model) and getattr(entry, "needs_proposals", False) for entry in MODELS.values())
+
+
+def detects(model: Any) -> bool:
+    """Whether a model finds objects, and not only the label of each pixel."""
+    return any(entry.build is type(model) and getattr(entry, "detects", True) for entry in MODELS.values())
 
 
 def is_one_class(model: Any) -> bool:

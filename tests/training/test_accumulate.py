@@ -13,6 +13,8 @@ from boxwright.checkpoint import load_checkpoint
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 # 64 channels: with fewer group norm has one channel a group, and the gradient of the bias before it is exactly 0
 SETTINGS = (
     "schedule.steps=2", "schedule.warmup_steps=0", "validation.times=1", "optim.reference_batch=4", "precision=fp32",

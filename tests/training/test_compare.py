@@ -14,6 +14,8 @@ from boxwright.evaluation.matching import gather, match, match_at
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.training.compare import IOUS, Candidate, Comparison, Row, candidate_of, compare, markdown
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 ONE = Classes.named(["thing"])
 
 

@@ -15,8 +15,10 @@ from typing import Any, cast
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from boxwright.checkpoint import load_checkpoint
+from boxwright.cli.main import app
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.inputs import PreparedImage
@@ -29,6 +31,8 @@ from boxwright.structures import Classes, Detections, DetectSettings, Targets
 from boxwright.training.accelerator import choose_accelerator
 from boxwright.training.validate import validate
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SETTINGS = [
     "schedule.steps=6", "schedule.warmup_steps=1", "validation.times=2", "validation.batch_size=2",
     "optim.reference_batch=4", "precision=fp32", "model.fpn.channels=16", "model.head.stem_channels=[16]",
@@ -37,7 +41,6 @@ SETTINGS = [
     "optim.kind=sgd", "optim.lr=0.01",
 ]  # fmt: skip
 LAUNCHERS = {
-    "num_gpus": [],  # `train --num-gpus 2` starts them itself
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     # without --multi_gpu, or with --cpu, accelerate starts one process, whatever --num_processes says
     "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -67,11 +70,10 @@ def training(folder: Path, name: str, batch: int) -> list[str | Path]:
     ]  # fmt: skip
 
 
-def run(folder: Path, name: str, launcher: list[str], batch: int) -> Path:
-    ours = ["--num-gpus", "2"] if name == "num_gpus" else []
-    said = launched(*launcher, *training(folder, name, batch), *ours)
-    assert said.count("folder:") == 1  # only the main process talks
-    return folder / "runs" / name
+def command(folder: Path, name: str, batch: int, *options: str) -> None:
+    """The command in this process, and in those that it starts."""
+    done = CliRunner().invoke(app, [*map(str, training(folder, name, batch)[2:]), *options])
+    assert done.exit_code == 0, done.exception
 
 
 def measurements(run: Path) -> list[dict[str, float]]:
@@ -92,14 +94,23 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty = {image["id"] for image in content["images"][::2]}
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in empty]
     ground_truth.write_text(json.dumps(content))
-    return run(folder, "one", [], batch=4)
+    command(folder, "one", 4)
+    return folder / "runs" / "one"
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("launcher", ["num_gpus", "torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_two_processes_equal_one_with_twice_the_batch(one: Path, launcher: str) -> None:
-    port = ["--main_process_port", free_port()] if launcher == "accelerate" else []
-    two = run(one.parents[1], launcher, LAUNCHERS[launcher] + port, batch=2)
+def test_two_processes_equal_one_with_twice_the_batch(
+    one: Path, launcher: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, two = one.parents[1], one.with_name(launcher)
+    if launcher == "num_gpus":
+        command(folder, launcher, 2, "--num-gpus", "2")
+        said = capfd.readouterr().err
+    else:
+        port = ["--main_process_port", free_port()] if launcher == "accelerate" else []
+        said = launched(*LAUNCHERS[launcher], *port, *training(folder, launcher, 2))
+    assert said.count("folder:") == 1  # only the main process talks
     assert [path.name for path in two.parent.iterdir() if path.name.startswith(f"{launcher}-")] == []
     assert_same_learning(one, two)
 
@@ -136,6 +147,9 @@ def assert_same_learning(one: Path, two: Path) -> None:
 
 
 # ---- validation, shared out -----------------------------------------------------------------------------------------
+
+WINDOW = 4
+"""Images that a process looks at in a row."""
 
 
 class Shifted:
@@ -176,43 +190,53 @@ def validation_images(data: Path) -> DetectionDataset:
 def validation(data: Path) -> dict[str, Any]:
     """What the processes of this run find together: losses, COCO figures, and how many they are."""
     accelerator, _ = choose_accelerator("cpu", "fp32")
-    detect_split.WINDOW = 4
     images, classes = validation_images(data), open_folder(data).classes
     detector, share = Shifted(classes), (accelerator.process_index, accelerator.num_processes)
     found = validate(cast(Any, detector), images, limit=9, share=share)
     return {"losses": found.inputs.losses, **found.figures(), "processes": accelerator.num_processes}
 
 
-@pytest.mark.e2e
-def test_validation_that_is_shared_out_finds_the_same_figures(tmp_path: Path) -> None:
-    """Nine images in windows of four and batches of two: the first and last window for one process, one for one."""
-    write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
-    launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
-    shared_out, alone = json.loads((tmp_path / "found.json").read_text()), validation(tmp_path / "data")
-    assert (shared_out.pop("processes"), alone.pop("processes")) == (2, 1)
-    assert 0 < alone["AP"] < alone["AP50"] < 1
-    assert shared_out.pop("losses") == pytest.approx(alone.pop("losses"), rel=1e-6)
-    assert shared_out == alone
-
-
-@pytest.mark.e2e
-def test_a_damaged_image_of_one_process_ends_validation_in_all(tmp_path: Path) -> None:
-    """The second process meets it, in its only window; the first one must not wait for it for ever."""
-    write_shapes(tmp_path / "data", 1, 10, "coco", ShapesConfig(size=96), 0)
-    damaged = validation_images(tmp_path / "data").records[5].path
+@pytest.fixture(scope="module")
+def shared_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes found in images, and what they said of those where the second process meets a damaged one."""
+    folder = tmp_path_factory.mktemp("shared_out")
+    for name in ("whole", "damaged"):
+        write_shapes(folder / name, 1, 10, "coco", ShapesConfig(size=96), 0)
+    damaged = validation_images(folder / "damaged").records[5].path
     damaged.write_bytes(damaged.read_bytes()[:200])
-    launched(*LAUNCHERS["torchrun"], Path(__file__), tmp_path)
-    told = [(tmp_path / f"error{rank}.txt").read_text() for rank in (0, 1)]
+    launched(*LAUNCHERS["torchrun"], Path(__file__), folder)
+    return folder
+
+
+@pytest.mark.e2e
+def test_validation_that_is_shared_out_finds_the_same_figures(
+    shared_out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine images in windows of four and batches of two: the first and last window for one process, one for one."""
+    monkeypatch.setattr(detect_split, "WINDOW", WINDOW)
+    together, alone = json.loads((shared_out / "found.json").read_text()), validation(shared_out / "whole")
+    assert (together.pop("processes"), alone.pop("processes")) == (2, 1)
+    assert 0 < alone["AP"] < alone["AP50"] < 1
+    assert together.pop("losses") == pytest.approx(alone.pop("losses"), rel=1e-6)
+    assert together == alone
+
+
+@pytest.mark.e2e
+def test_a_damaged_image_of_one_process_ends_validation_in_all(shared_out: Path) -> None:
+    """The second process meets it, in its only window; the first one must not wait for it for ever."""
+    damaged = validation_images(shared_out / "damaged").records[5].path
+    told = [(shared_out / f"error{rank}.txt").read_text() for rank in (0, 1)]
     assert told[0] == told[1]
     assert damaged.name in told[0]
 
 
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    detect_split.WINDOW = WINDOW
+    found = validation(folder / "whole")
+    if rank == "0":
+        (folder / "found.json").write_text(json.dumps(found))
     try:
-        found = validation(folder / "data")
+        validation(folder / "damaged")
     except ValueError as error:
         (folder / f"error{rank}.txt").write_text(str(error))
-    else:
-        if rank == "0":
-            (folder / "found.json").write_text(json.dumps(found))

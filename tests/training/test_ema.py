@@ -7,6 +7,8 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.optim import WeightAverage
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 
 def network(value=0.0):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))

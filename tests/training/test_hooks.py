@@ -14,6 +14,8 @@ import boxwright
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.hooks import MOMENTS, Hooks, check_hooks
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SETTINGS = [
     "schedule.steps=4", "validation.times=2", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
     "model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32", "trackers=[]",

@@ -23,6 +23,8 @@ from boxwright.training.speed import LOOK_EVERY, CompilingStep, may_compile, tra
 from boxwright.training.static_batch import padded
 from boxwright.training.step import EagerStep
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SMALL = [
     "schedule.steps=9", "validation.times=1", "data.workers=0", "precision=fp32", "data.train_scales=[]",
     "data.batch_size=2", "optim.reference_batch=2", "model.fpn.channels=16", "model.head.stem_channels=[16]",

@@ -12,6 +12,8 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.training.run import train
 from boxwright.training.signals import StopSignal
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SETTINGS = (
     "schedule.steps=3", "validation.times=3", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
     "model.fpn.channels=16", "model.head.stem_channels=[16]", "precision=fp32", "detect.max_detections=20",

@@ -16,6 +16,8 @@ from boxwright.recipes import load_recipe
 from boxwright.training import trackers
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SETTINGS = (
     "schedule.steps=2", "validation.times=1", "data.batch_size=2", "optim.reference_batch=2", "data.workers=0",
     "precision=fp32", "detect.max_detections=20",

@@ -23,6 +23,8 @@ from boxwright.structures import Classes, Detections
 from boxwright.training import report
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SMALL = (
     "data.batch_size=2", "optim.reference_batch=2", "data.workers=0", "detect.max_detections=30",
     "detect.score_threshold=0.0",

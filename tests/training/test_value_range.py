@@ -15,6 +15,8 @@ from boxwright.inference.predictor import Detector
 from boxwright.training.prepare import image_sets, open_checked
 from boxwright.training.run import train
 
+pytestmark = pytest.mark.usefixtures("without_charts")
+
 SMALL = [
     "model.head.stem_channels=[16]",
     "model.fpn.channels=16",

@@ -18,7 +18,10 @@ def compare(
             "trained; or a checkpoint or run folder."
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO.")],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps."),
+    ],
     minutes: Annotated[float | None, typer.Option(help="Time budget of each training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of minutes: optimiser steps of each training.")] = None,
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OF_MODEL = ("proposals", "tiles", "overlap", "nms_iou", "batch", "device", "precision", "compile")
 """Options on how a checkpoint is run."""
 OF_VOC = ("eleven_point", "plus_one")
+OF_DETECTIONS = ("classes", "metric", "iou", "max_detections", "score_threshold")
 
 
 def evaluate(
@@ -26,7 +27,8 @@ def evaluate(
         Path | None, typer.Argument(help="Checkpoint (or run folder) to evaluate; needs --data.", show_default=False)
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO.")
+        Path | None,
+        typer.Option(help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps."),
     ] = None,
     ground_truth: Annotated[
         Path | None,
@@ -37,7 +39,8 @@ def evaluate(
     detections: Annotated[
         Path | None,
         typer.Option(
-            help="Detections for --ground-truth: COCO results JSON, or a folder of Cartucho, VOC or YOLO text files."
+            help="Detections for --ground-truth: COCO results JSON (panoptic too), or a folder of Cartucho, VOC or "
+            "YOLO text files."
         ),
     ] = None,
     truth: Annotated[Path | None, typer.Option("--truth", hidden=True, help="Old name of --ground-truth.")] = None,
@@ -126,6 +129,12 @@ def evaluate(
     if save is not None:
         _refuse_inside(save, [path for path in (data, ground_truth) if path is not None])
     unreadable = 0
+    if (
+        ground_truth is not None
+        and detections is not None
+        and _evaluated_panoptic(context, ground_truth, detections, split, limit, json_output, save)
+    ):
+        return
     if ground_truth is not None and detections is not None:
         from dataclasses import replace
 
@@ -183,6 +192,7 @@ def evaluate(
                 device=device,
                 precision=precision,
                 compile=compile,
+                maps=save,
                 log=log,
                 progress=progress,
             )
@@ -200,6 +210,32 @@ def evaluate(
         log(f"result files, table and charts are in {save}")
     if unreadable:
         raise typer.Exit(2)
+
+
+def _evaluated_panoptic(
+    context: typer.Context, ground_truth: Path, results: Path, split: str | None, limit: int | None,
+    json_output: bool, save: Path | None,
+) -> bool:  # fmt: skip
+    """Evaluate panoptic results from a file; False where they are detections."""
+    from boxwright.evaluation.panoptic_files import compare_panoptic_files, holds_panoptic_results
+
+    if not holds_panoptic_results(results):
+        return False
+    from boxwright.evaluation.comparison import ground_truth_split
+    from boxwright.evaluation.saving import save_evaluation
+    from boxwright.evaluation.summary import evaluate_detections
+
+    _refuse_given(context, OF_DETECTIONS, "is for detections, and the file has panoptic segments")
+    part = ground_truth_split(ground_truth, split)
+    compared = compare_panoptic_files(part, results, limit)
+    for warning in compared.warnings:
+        log(warning)
+    evaluation = evaluate_detections([], [], part.classes, pixels=compared.figures, objects=False)
+    _print(evaluation, compared.images, 0.5, json_output)
+    if save is not None:
+        save_evaluation(save, evaluation, [], [], part.classes, image_ids=[], paths=[])
+        log(f"figures and tables are in {save}")
+    return True
 
 
 def _check(
@@ -244,10 +280,14 @@ def _print(evaluation: Evaluation, images: int, iou: float, json_output: bool) -
     if json_output:
         typer.echo(json.dumps(evaluation.figures, allow_nan=False))
         return
+    from boxwright.evaluation.pixel_tables import pixel_tables, rich_table
     from boxwright.evaluation.report import class_table
     from boxwright.evaluation.summary import headline
 
     console = table_console(highlight=False)
-    console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
+    if evaluation.rows:
+        console.print(class_table(evaluation.rows, iou, voc=evaluation.figures["metric"] == "voc"))
+    for table in () if evaluation.pixels is None else pixel_tables(evaluation.pixels):
+        console.print(rich_table(table))
     for line in (f"\n{counted(images, 'image')}", *headline(evaluation)):
         typer.echo(line)

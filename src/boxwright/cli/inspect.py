@@ -19,7 +19,7 @@ def inspect(
     recipe: Annotated[
         str, typer.Option(help="Count boxes by the pyramid levels of this recipe's model.")
     ] = "fcos-small",
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image and mask (slower).")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, mask and map (slower).")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     all_findings: Annotated[bool, typer.Option("--all", help="Print every finding, not ten of a kind.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are errors or warnings.")] = False,
@@ -51,6 +51,7 @@ def inspect(
         need_masks=settings.needs_masks,
         value_range=settings.data.value_range,
         tiling=settings.data.tiling(),
+        check_maps=decode or settings.needs_semantic or not dataset.classes.names,
     )
     cut = {name: tiles_of(part, settings) for name, part in report.dataset.splits.items()}
     lost = unclaimed_findings(replace(report.dataset, splits=cut), settings)

@@ -34,8 +34,8 @@ def predict(
     format: Annotated[
         str | None,
         typer.Option(
-            help="Result files to write: some of json, coco, polygons (COCO with masks as polygons), yolo, text and "
-            "masks (PNG), with commas between them.",
+            help="Result files to write: some of json, coco, polygons (COCO with masks as polygons), yolo, text, and "
+            "masks, semantic and panoptic as PNG, with commas between them.",
         ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", hidden=True)] = False,
@@ -96,7 +96,7 @@ def predict(
         bool, typer.Option("--network", help="Let SOURCE be a URL of a video (rtsp://, http://).")
     ] = False,
 ) -> None:
-    """Find objects in images: draw them, and write them as JSON, COCO, YOLO or text, and their masks as PNG.
+    """Find objects in images: draw them, and write them as JSON, COCO, YOLO or text, and masks and maps as PNG.
 
     An image that cannot be read is named on standard error and left out; the exit code is then 2.
     """
@@ -104,8 +104,9 @@ def predict(
     from boxwright.data.inputs import image_paths, refuse_among_images
     from boxwright.data.proposals import read_proposals
     from boxwright.evaluation.result_files import unique_stems
-    from boxwright.inference.prediction_files import PredictionFiles, formats_called
+    from boxwright.inference.prediction_files import PredictionFiles, formats_called, refuse_formats
     from boxwright.inference.predictor import Detector
+    from boxwright.models import MODELS
     from boxwright.visualize import save
     from boxwright.writing import free_folder, writing
 
@@ -136,7 +137,7 @@ def predict(
     if video is not None:
         frames = detector.video(video, step=step, start=start, end=end, **options)
         return write_video(video, frames, video.count(step, start, end), out, draw=draw)
-    _check_masks(checkpoint, detector, formats)
+    refuse_formats(str(checkpoint), formats, detector.recipe.model.name)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in image_paths(source)))
     refuse_among_images(out or Path("predictions"), [Path(source) for source in sources], paths)
@@ -173,8 +174,10 @@ def predict(
     least = detector.score_threshold if score is None else score
     seconds = time.monotonic() - started
     took = f"{seconds:.1f} s, {seconds / max(good + broken, 1):.3f} s an image with {'drawing' if draw else 'decoding'}"
-    objects = f"{counted(count, 'object')} in {counted(good, 'image')}"
-    typer.echo(f"{objects} (score from {least:.2f}); {took}", err=True)
+    said = f"{counted(count, 'object')} in {counted(good, 'image')} (score from {least:.2f})"
+    if not MODELS[detector.recipe.model.name].detects:
+        said = f"a label for each pixel of {counted(good, 'image')}"
+    typer.echo(f"{said}; {took}", err=True)
     typer.echo(str(folder))
     if broken:
         raise typer.Exit(2)
@@ -265,11 +268,3 @@ def _predict_on_ray(
     typer.echo(str(out))
     if report.failures:
         raise typer.Exit(2)
-
-
-def _check_masks(checkpoint: Path, detector: Any, formats: list[str]) -> None:
-    from boxwright.inference.prediction_files import OF_MASKS
-
-    given = [name for name in formats if name in OF_MASKS]
-    if given and not detector.recipe.needs_masks:
-        raise ValueError(f"{checkpoint} predicts boxes and no masks: leave out --format {given[0]}")

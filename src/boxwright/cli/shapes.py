@@ -15,7 +15,10 @@ def shapes(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     train: Annotated[int, typer.Option(help="Training images.")] = 800,
     val: Annotated[int, typer.Option(help="Validation images; they do not depend on --train.")] = 200,
-    layout: Annotated[str, typer.Option(help="voc (XML files, masks as images) or coco (JSON).")] = "voc",
+    layout: Annotated[
+        str,
+        typer.Option(help="voc (XML files, masks as images), coco (JSON), panoptic, semantic or dota (rotated boxes)."),
+    ] = "voc",
     size: Annotated[int, typer.Option(help="Height and width of the images.")] = 256,
     classes: Annotated[int, typer.Option(help="Number of classes, 1 to 8.")] = 6,
     difficulty: Annotated[str, typer.Option(help="easy, medium or hard.")] = "medium",
@@ -34,10 +37,16 @@ def shapes(
     def progress(split: str, indices: Iterator[int], count: int) -> Iterator[int]:
         yield from track(indices, description=f"drawing {split}", total=count, console=console)
 
-    config = ShapesConfig(size=size, num_classes=classes, difficulty=difficulty)  # type: ignore[arg-type]
+    stuff = layout in ("panoptic", "semantic")
+    config = ShapesConfig(
+        size=size, num_classes=classes, difficulty=difficulty, stuff=stuff, rotated=layout == "dota",  # type: ignore[arg-type]
+    )  # fmt: skip
     write_shapes(folder, train, val, layout, config, seed, progress)  # type: ignore[arg-type]
-    names = ", ".join(config.classes.names)
+    classes_of = config.classes
+    names = ", ".join(classes_of.semantic_names if layout == "semantic" else classes_of.names + classes_of.stuff)
     typer.echo(
         f"{folder}: {train} training and {counted(val, 'validation image')} in {layout.upper()} layout ({names})"
     )
-    typer.echo(f"next: boxwright train fcos --data {shlex.quote(str(folder))}")
+    own = {"panoptic": "panoptic-fpn-shapes", "semantic": "semantic-fpn-shapes", "dota": "rotated-faster-rcnn-shapes"}
+    recipe = own.get(layout, "fcos")
+    typer.echo(f"next: boxwright train {recipe} --data {shlex.quote(str(folder))}")

@@ -30,7 +30,9 @@ def train(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO, which is detected."),
+        typer.Option(
+            help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps: detected."
+        ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,
     train_split: Annotated[str, typer.Option(help="Split to train on.")] = "train",

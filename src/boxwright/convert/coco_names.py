@@ -19,6 +19,16 @@ COCO_NAMES = {
     85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
 }  # fmt: skip
 COCO_CLASSES = Classes(tuple(COCO_NAMES.values()), tuple(COCO_NAMES))
+COCO_STUFF = (
+    "banner", "blanket", "bridge", "cardboard", "counter", "curtain", "door-stuff", "floor-wood", "flower", "fruit",
+    "gravel", "house", "light", "mirror-stuff", "net", "pillow", "platform", "playingfield", "railroad", "river",
+    "road", "roof", "sand", "sea", "shelf", "snow", "stairs", "tent", "towel", "wall-brick", "wall-stone", "wall-tile",
+    "wall-wood", "water-other", "window-blind", "window-other", "tree-merged", "fence-merged", "ceiling-merged",
+    "sky-other-merged", "cabinet-merged", "table-merged", "floor-other-merged", "pavement-merged", "mountain-merged",
+    "grass-merged", "dirt-merged", "paper-merged", "food-other-merged", "building-other-merged", "rock-merged",
+    "wall-other-merged", "rug-merged",
+)  # fmt: skip
+"""The stuff of COCO's panoptic annotations, in the order of their ids (92 to 200, with gaps)."""
 PERSON = Classes(("person",), (1,), COCO_PERSON)
 NUM_IDS = 91
 """Channels of torchvision's detectors: the ids 0 to 90, of which 0 and ten more are no category."""

@@ -22,6 +22,7 @@ from boxwright.convert import (
     detectron2,
     mmdetection,
     mmdetection_rcnn,
+    semantic,
     torchvision,
     torchvision_rcnn,
     two_stage,
@@ -107,7 +108,8 @@ def _usual(model: Mapping[str, Any]) -> dict[str, Any]:
         "rpn.anchor_sizes": [sides] if single else [[side] for side in sides], "rpn.anchor_ratios": [0.5, 1, 2],
         "rpn.nms_iou": 0.7, "rpn.test_candidates": 6000 if single else 1000, "rpn.test_proposals": 1000,
         "box.pool_size": 14 if at(model, "box.stage_head") else 7, "box.offset_weights": [10, 10, 5, 5],
-        "mask.pool_size": 14,
+        "mask.pool_size": 14, "semantic.num_classes": 54, "semantic.channels": 128, "semantic.norm": "gn",
+        "panoptic.min_score": 0.5, "panoptic.max_overlap": 0.5, "panoptic.min_stuff_area": 4096,
     }  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def _plain(value: Any) -> Any:
     """Numbers as they are shown, for comparing those of YAML, tuples and formulas."""
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
-    return float(f"{value:.6g}")
+    return value if isinstance(value, str) else float(f"{value:.6g}")
 
 
 def export_state(
@@ -154,7 +156,7 @@ def _layout(model: Mapping[str, Any], num_classes: int, to: str) -> Layout:
     name = model["name"]
     channels = model["compat"].get("class_channels")
     count = max(channels) + 1 if channels else num_classes
-    prefix = "detector." if name == "mask_rcnn" else ""
+    prefix = {"mask_rcnn": "detector.", "panoptic_fpn": "instances.detector."}.get(name, "")
     if to == "course":
         style = "003" if at(model, "head.centerness_on") == "class" else "001"
         if name == "fcos":
@@ -171,6 +173,8 @@ def _layout(model: Mapping[str, Any], num_classes: int, to: str) -> Layout:
         if to == "torchvision":
             return torchvision.retinanet_layout(count, len(head["stem_channels"]), head["norm"] == "gn")
         return detectron2.retinanet_layout(count, len(anchors["scales"]) * len(anchors["ratios"]))
+    if name == "semantic_fpn":
+        return semantic.layout()
     if to == "torchvision":
         mobile, second = str(model["backbone"]["name"]).startswith("mobilenet"), model["fpn"]["norm"] == "bn"
         return torchvision_rcnn.layout(prefix, count + 1, second=second, mobile=mobile)

@@ -17,8 +17,10 @@ from boxwright.ops.anchors import cell_anchors
 
 NEARLY = 1e-6
 """Relative: what is nearer is equal, and left as it is, so that a file that came from there goes back unchanged."""
-_FIRST = ("backbone.body.conv1.weight", "trunk.backbone.body.conv1.weight", "detector.trunk.backbone.body.conv1.weight")
-_OFFSETS = ("head.box_offsets.bias", "rpn.offsets.bias", "detector.rpn.offsets.bias")
+_FIRST = tuple(
+    f"{held}backbone.body.conv1.weight" for held in ("", "trunk.", "detector.trunk.", "instances.detector.trunk.")
+)  # fmt: skip
+_OFFSETS = ("head.box_offsets.bias", *(f"{held}rpn.offsets.bias" for held in ("", "detector.", "instances.detector.")))
 
 
 def unit_pixels(weights: Mapping[str, Tensor], model: Mapping[str, Any]) -> dict[str, Tensor]:

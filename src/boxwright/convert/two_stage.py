@@ -1,5 +1,5 @@
-"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid; and its
-Faster R-CNN of rotated boxes (RRPN), which has the same names and five offsets a box.
+"""Detectron2's two-stage detectors: RPN, Fast, Faster, Mask and Keypoint R-CNN on C4, DC5 and a pyramid, Panoptic FPN;
+and its Faster R-CNN of rotated boxes (RRPN), which has the same names and five offsets a box.
 
 What a file does not say is taken as the zoo has it: the limits of proposals, and that the only map of a C5 detector is
 dilated (DC5).
@@ -23,6 +23,7 @@ from boxwright.convert.detectron2 import (
     pyramid_rows,
 )
 from boxwright.convert.keymap import Layout, Plan, Rows
+from boxwright.convert.semantic import semantic_of, semantic_rows, with_stuff
 from boxwright.structures import Classes
 
 _RPN, _ROI = "proposal_generator.rpn_head.", "roi_heads."
@@ -51,23 +52,16 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         raise ValueError("a mask head on stored proposals (no proposal network) is not known here")
     if pointed and (masked or not proposed or not pyramid):
         raise ValueError("a keypoint head is known only on a pyramid with a proposal network, and without masks")
-    turned = proposed and _is_rotated(state)
-    if turned and (masked or pointed or not boxed or not pyramid):
-        raise ValueError("a proposal network of rotated boxes is known only on a pyramid, with a box head alone")
-    prefix = "detector." if masked or pointed else ""
-    name = (
-        "rotated_faster_rcnn"
-        if turned
-        else "mask_rcnn"
-        if masked
-        else "keypoint_rcnn"
-        if pointed
-        else "rpn"
-        if not boxed
-        else "faster_rcnn"
-        if proposed
-        else "fast_rcnn"
-    )
+    labelled = "sem_seg_head.predictor.weight" in state
+    if labelled and not (masked and pyramid):
+        raise ValueError("a semantic head beside a detector is known only with masks and on a pyramid (Panoptic FPN)")
+    turned = _is_rotated(state, boxes_alone=boxed and pyramid and not (masked or pointed or labelled))
+    prefix = "instances.detector." if labelled else "detector." if masked or pointed else ""
+    kinds = {
+        "panoptic_fpn": labelled, "rotated_faster_rcnn": turned, "mask_rcnn": masked, "keypoint_rcnn": pointed,
+        "rpn": not boxed, "faster_rcnn": proposed, "fast_rcnn": True,
+    }  # fmt: skip
+    name = next(kind for kind, given in kinds.items() if given)
     model: dict[str, Any] = {
         "name": name, "backbone": backbone, "fpn": {"levels": levels, "channels": channels},
         "compat": {"pad_multiple": 32 if pyramid else 1},
@@ -77,9 +71,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     classes = Classes(("object",), (1,))
     detect: dict[str, Any] = DETECT
     if boxed:
-        model["box"] = _boxes(state)
-        if turned:
-            del model["box"]["regression"]
+        model["box"] = _boxes(state, rotated=turned)
         classes = numbered_classes(int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1)
     else:
         limit = 2000 if pyramid else 1000
@@ -94,10 +86,14 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
         model["rpn"]["train_proposals"] = 1500
         if len(classes) == 1 and model["keypoint"]["num_keypoints"] == 17:
             classes = PERSON
+    if labelled:
+        model["semantic"] = {**semantic_of(state), "loss_weight": 0.5}
+        classes = with_stuff(classes, model["semantic"]["num_classes"])
     kind = "FPN" if pyramid else "DC5" if levels == ("c5",) else "C4"
     return Plan(
-        architecture=f"{name} {kind}", model=model, layout=layout(prefix, levels, stage=kind == "C4"),
-        classes=classes, resize=RESIZE, detect=detect, notes=tuple(notes),
+        architecture=name if labelled else f"{name} {kind}", model=model,
+        layout=layout(prefix, levels, stage=kind == "C4"), classes=classes, resize=RESIZE, detect=detect,
+        notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -112,10 +108,15 @@ def _pyramid(state: State) -> tuple[tuple[str, ...], int | None]:
     return (f"c{last}",), None
 
 
-def _is_rotated(state: State) -> bool:
-    """Whether the proposal network learns five offsets an anchor, not four."""
+def _is_rotated(state: State, *, boxes_alone: bool) -> bool:
+    """Whether the proposal network learns five offsets an anchor, not four; ValueError beside other heads."""
+    if f"{_RPN}anchor_deltas.weight" not in state:
+        return False
     scores, offsets = (state[f"{_RPN}{name}.weight"].shape[0] for name in ("objectness_logits", "anchor_deltas"))
-    return int(offsets) == 5 * int(scores)
+    turned = int(offsets) == 5 * int(scores)
+    if turned and not boxes_alone:
+        raise ValueError("a proposal network of rotated boxes is known only on a pyramid, with a box head alone")
+    return turned
 
 
 def _proposals(state: State, pyramid: bool, angles: int) -> dict[str, Any]:
@@ -133,10 +134,10 @@ def _proposals(state: State, pyramid: bool, angles: int) -> dict[str, Any]:
     }
 
 
-def _boxes(state: State) -> dict[str, Any]:
+def _boxes(state: State, *, rotated: bool) -> dict[str, Any]:
     classes = int(state[f"{_ROI}box_predictor.cls_score.weight"].shape[0]) - 1
     sides = int(state[f"{_ROI}box_predictor.bbox_pred.weight"].shape[0])
-    settings: dict[str, Any] = {"regression": "agnostic" if sides == 4 and classes > 1 else "class"}
+    settings: dict[str, Any] = {} if rotated else {"regression": "agnostic" if sides == 4 and classes > 1 else "class"}
     if f"{_ROI}res5.0.conv1.weight" in state:
         return {**settings, "stage_head": True, "pool_size": 14}
     convolutions = indices(state, rf"{re.escape(_ROI)}box_head\.conv(\d+)\.")
@@ -180,9 +181,10 @@ def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
         *((rf"{mine}box\.head\.layers\.{k}\.", f"{_ROI}box_head.fc{k + 1}.") for k in range(4)),
         (rf"{mine}box\.class_logits\.", f"{_ROI}box_predictor.cls_score."),
         (rf"{mine}box\.offsets\.", f"{_ROI}box_predictor.bbox_pred."),
-        *mask_rows(),
+        *mask_rows(mine.removesuffix(r"detector\.")),
         *((rf"keypoint\.head\.convolutions\.{2 * k}\.", f"{_ROI}keypoint_head.conv_fcn{k + 1}.") for k in range(16)),
         (r"keypoint\.head\.predictor\.", f"{_ROI}keypoint_head.score_lowres."),
+        *semantic_rows(),
     ]
     return Layout(
         family=FAMILY, rows=rows, dropped=DROPPED,
@@ -190,10 +192,10 @@ def layout(prefix: str, levels: tuple[str, ...], *, stage: bool) -> Layout:
     )  # fmt: skip
 
 
-def mask_rows() -> Rows:
-    """The table of the mask branch."""
+def mask_rows(mine: str = "") -> Rows:
+    """The table of the mask branch; `mine` is an expression of what our Mask R-CNN is called within ours."""
     return [
-        *((rf"mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.mask_fcn{k + 1}.") for k in range(8)),
-        (r"mask\.head\.upsampled\.", f"{_ROI}mask_head.deconv."),
-        (r"mask\.head\.predictor\.", f"{_ROI}mask_head.predictor."),
+        *((rf"{mine}mask\.head\.convolutions\.{2 * k}\.", f"{_ROI}mask_head.mask_fcn{k + 1}.") for k in range(8)),
+        (rf"{mine}mask\.head\.upsampled\.", f"{_ROI}mask_head.deconv."),
+        (rf"{mine}mask\.head\.predictor\.", f"{_ROI}mask_head.predictor."),
     ]

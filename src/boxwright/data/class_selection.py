@@ -1,7 +1,7 @@
 """Choosing, merging and matching classes: labels are [0, K) inside, names and original ids come out as they went in.
 
 A subset or a merge is given as text such as "car,person" or "car+truck=vehicle,person"; the classes of a model and of
-a dataset are matched by name.
+a dataset are matched by name. It is of classes of objects; stuff stays, unless the text names some of it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from boxwright.data.records import Federated, LabelledFolder, Record, Split
+from boxwright.data.formats.numbered_pixels import ObjectPixels
+from boxwright.data.records import Annotation, Federated, LabelledFolder, Record, Split
 from boxwright.structures import Classes
+from boxwright.structures.classes import IGNORED
 from boxwright.wording import counted, listed
 
 _Data = TypeVar("_Data", LabelledFolder, Split)
@@ -23,11 +25,21 @@ ONE_CLASS = Classes(("object",), (0,))
 def select_classes(data: _Data, spec: str) -> _Data:
     """The same data with only the classes named in `spec`, in that order; objects of other classes are dropped.
 
+    Stuff stays as it is where none is named, else only what is named; the pixels of what is dropped are of no label.
     "car,person" selects two classes, "car+truck=vehicle" merges two into one, which gets the id of the first. Raises
     ValueError for an unknown name, with the most similar known one.
     """
-    chosen, mapping = parse_classes(data.classes, spec)
-    return _mapped(data, chosen, mapping)
+    known = data.classes
+    parts = [part.strip() for part in spec.split(",")]
+    named = tuple(dict.fromkeys(part for part in parts if part in known.stuff))
+    rest = ",".join(part for part in parts if part not in known.stuff)
+    id_of = dict(zip(known.stuff, known.stuff_ids, strict=True))
+    stuff = named or known.stuff
+    ids = tuple(id_of[name] for name in stuff)
+    if named and not rest:
+        return _mapped(data, Classes((), (), None, stuff, ids), (None,) * len(known))
+    chosen, mapping = parse_classes(known, rest)
+    return _mapped(data, replace(chosen, stuff=stuff, stuff_ids=ids), mapping)
 
 
 def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None, ...]]:
@@ -50,6 +62,8 @@ def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None,
         if equals and not new:
             raise ValueError(f"classes {part!r}: the name after = is missing")
         for member in members:
+            if member in known.stuff:
+                raise ValueError(f"classes {part!r}: {member!r} is stuff, which can be chosen but not merged")
             if member not in known.names:
                 raise ValueError(_unknown(member, known.names))
             label = known.names.index(member)
@@ -66,7 +80,7 @@ def parse_classes(known: Classes, spec: str) -> tuple[Classes, tuple[int | None,
 def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
     """For each label of the data, the model's label of the same name: 0, 1, 2, ... if the order is the same.
 
-    Raises ValueError with both lists if the names differ.
+    Raises ValueError with both lists if the names differ, those of stuff too where the model has any.
 
     >>> check_same_classes(Classes.named(["a", "b"]), Classes.named(["b", "a"], first_id=1))
     (1, 0)
@@ -76,7 +90,20 @@ def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
             f"the classes differ: the model has {len(model)} ({', '.join(model.names)}), the data has {len(data)} "
             f"({', '.join(data.names)}); choose the data's classes with --classes or take another model"
         )
+    if model.stuff and set(model.stuff) != set(data.stuff):
+        theirs = ", ".join(data.stuff) if data.stuff else "none: it has no label of every pixel"
+        raise ValueError(
+            f"the stuff differs: the model has {len(model.stuff)} ({', '.join(model.stuff)}), the data has {theirs}; "
+            "choose the data's classes with --classes or take another model"
+        )
     return tuple(model.names.index(name) for name in data.names)
+
+
+def without_stuff(data: _Data) -> _Data:
+    """The same data as a detector of objects only has it."""
+    if not data.classes.stuff or not data.classes.names:
+        return data
+    return _mapped(data, replace(data.classes, stuff=(), stuff_ids=()), range(len(data.classes)))
 
 
 def as_one_class(data: _Data) -> _Data:
@@ -87,16 +114,17 @@ def as_one_class(data: _Data) -> _Data:
 def relabelled(data: _Data, model: Classes) -> _Data:
     """The same data with the labels of a model that has the same class names; the data's own ids stay with their names.
 
-    For a class-agnostic model all classes become one.
+    For a class-agnostic model all classes become one; for one without stuff there is none.
     """
     if model == ONE_CLASS:
         return as_one_class(data)
     mapping = check_same_classes(model, data.classes)
-    if mapping == tuple(range(len(mapping))):
+    if mapping == tuple(range(len(mapping))) and model.stuff == data.classes.stuff:
         return data
-    id_of = dict(zip(data.classes.names, data.classes.ids, strict=True))
-    ids = tuple(id_of[name] for name in model.names)
-    return _mapped(data, Classes(model.names, ids, data.classes.skeleton), mapping)
+    known = data.classes
+    id_of = dict(zip(known.names + known.stuff, known.ids + known.stuff_ids, strict=True))
+    ids, stuff_ids = (tuple(id_of[name] for name in names) for names in (model.names, model.stuff))
+    return _mapped(data, Classes(model.names, ids, known.skeleton, model.stuff, stuff_ids), mapping)
 
 
 def _mapped(data: _Data, classes: Classes, mapping: Sequence[int | None]) -> _Data:
@@ -122,9 +150,23 @@ def _mapped_split(split: Split, classes: Classes, mapping: Sequence[int | None])
     for record in split.records:
         pairs = [(item, mapping[item.label]) for item in record.annotations]
         kept = tuple(replace(item, label=label) for item, label in pairs if label is not None)
-        records.append(replace(record, annotations=kept, federated=_mapped_federated(record, mapping, parts)))
+        semantic = _mapped_pixels(record, split.classes, classes, [item for item, label in pairs if label is None])
+        said = _mapped_federated(record, mapping, parts)
+        records.append(replace(record, annotations=kept, federated=said, semantic=semantic))
     frequencies = _mapped_frequencies(split.frequencies, len(classes), mapping)
     return replace(split, records=tuple(records), classes=classes, frequencies=frequencies)
+
+
+def _mapped_pixels(record: Record, old: Classes, new: Classes, dropped: Sequence[Annotation]) -> Any:
+    """Where the labels of the pixels of an image stand, as those of the new classes; None where these have no stuff."""
+    semantic, names = record.semantic, new.semantic_names
+    if semantic is None or not names:
+        return None
+    numbers = {item.segmentation.index for item in dropped if isinstance(item.segmentation, ObjectPixels)}
+    semantic = semantic.without(numbers) if numbers else semantic
+    if names == old.semantic_names:
+        return semantic
+    return semantic.relabelled([names.index(name) if name in names else IGNORED for name in old.semantic_names])
 
 
 def _mapped_federated(record: Record, mapping: Sequence[int | None], parts: dict[int, set[int]]) -> Federated | None:

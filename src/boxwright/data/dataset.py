@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from boxwright.data.inputs import PreparedImage, TiledImage, prepare, prepare_ti
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import Record, Split
+from boxwright.data.semantic_maps import semantic_map_of
 from boxwright.data.tiles import cut_ground_truth
 from boxwright.data.transforms import Compose, Sample, resize_ground_truth, resize_proposals, resize_sample
 from boxwright.ops.image import ResizeRule, fit_image, resize_plan
@@ -58,6 +59,8 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         augmentation: Augmentation | None = None,
         masks: bool = False,
         num_keypoints: int = 0,
+        semantic: bool = False,
+        rotated: bool = False,
         cache: bool | None = None,
         proposals: StoredProposals | None = None,
         value_range: ValueRange = "auto",
@@ -70,6 +73,9 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         rule: how they are resized.
         augmentation: for keys with a seed.
         masks: whether ground truth has masks.
+        num_keypoints: how many keypoints each of its objects has; 0 for none.
+        semantic: whether it has the label of every pixel.
+        rotated: whether it has rotated boxes; that of an object without an angle is upright.
         cache: whether decoded, resized images are kept in memory; if not given, where they fit.
         proposals: those of the images.
         value_range: of pixels of more than 8 bits.
@@ -78,12 +84,12 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         """
         self.tiling, self.min_visible = tiling, min_visible
         self.value_range = value_range
-        self.records = split.records
+        self.records, self.classes = split.records, split.classes
         self.frequencies = split.frequencies
         self.rule = rule
         self.augmentation = augmentation
         self.masks = masks
-        self.num_keypoints = num_keypoints
+        self.num_keypoints, self.semantic, self.rotated = num_keypoints, semantic, rotated
         self.proposals = proposals
         self._kept: list[tuple[Tensor, tuple[int, int]]] | None = None
         self._joined: Tensor | None = None
@@ -123,7 +129,7 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             # Forked workers see it without share_memory_, which would hold one open file per image, of 1024 allowed.
             files = [[self.records[index] for index in tiles] for tiles in self.of_each_file()]
             self._kept = [kept for part in pool.map(self._decode_tiles, files) for kept in part]
-        if self.masks:  # decoding them takes longer than copying an image
+        if self.masks or self.semantic:  # decoding them takes longer than copying an image
             sizes = [hw for _, hw in self._kept]
             self._ground_truths = [self._resized_ground_truth(*row) for row in zip(self.records, sizes, strict=True)]
 
@@ -134,8 +140,9 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return [resize_plan(hw or first, self.rule).size_hw for hw in sizes]
 
     def size_in_memory(self) -> int:
-        """Bytes of all images at network size."""
-        return sum(3 * height * width for height, width in self.network_sizes())
+        """Bytes of all images at network size, with the labels of their pixels if they have them."""
+        each = 4 if self.semantic else 3
+        return sum(each * height * width for height, width in self.network_sizes())
 
     def _decode_tiles(self, records: Sequence[Record]) -> list[tuple[Tensor, tuple[int, int]]]:
         """Records of one file, each as a resized image and its size before; the file is decoded once."""
@@ -170,11 +177,8 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         if self._kept is None:
             image = self.original(index)
             hw = (int(image.shape[1]), int(image.shape[2]))
-            sample = Sample(
-                image,
-                ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints),
-                self._proposed(record, hw),
-            )
+            own = self._ground_truth(record, hw, masks=self.masks, semantic=self.semantic)
+            sample = Sample(image, own, self._proposed(record, hw))
             return resize_sample(sample, self.rule), hw
         image, hw = self._kept[index]
         ground_truth = self._ground_truths[index] if self._ground_truths else self._resized_ground_truth(record, hw)
@@ -188,8 +192,13 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         return None if self.proposals is None else self.proposals.of(record.path, hw)
 
     def _resized_ground_truth(self, record: Record, hw: tuple[int, int]) -> GroundTruth:
-        return resize_ground_truth(
-            ground_truth_of(record, hw, masks=self.masks, num_keypoints=self.num_keypoints), hw, self.rule
+        own = self._ground_truth(record, hw, masks=self.masks, semantic=self.semantic)
+        return resize_ground_truth(own, hw, self.rule)
+
+    def _ground_truth(self, record: Record, hw: tuple[int, int], *, masks: bool, semantic: bool) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in its pixels."""
+        return ground_truth_of(
+            record, hw, masks=masks, num_keypoints=self.num_keypoints, semantic=semantic, rotated=self.rotated
         )
 
     def original(self, index: int) -> Tensor:
@@ -204,26 +213,31 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
             return record.stated_hw
         return self._kept[index][1] if self._kept is not None else image_size(record.path)
 
-    def network_ground_truth(self, index: int, hw: tuple[int, int], *, masks: bool = False) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in network pixels; masks if asked for."""
-        if masks and self._ground_truths:
+    def network_ground_truth(
+        self, index: int, hw: tuple[int, int], *, masks: bool = False, semantic: bool = False
+    ) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in network pixels; masks and map if asked for."""
+        if (masks, semantic) == (self.masks, self.semantic) and self._ground_truths:
             return self._ground_truths[index]
-        return resize_ground_truth(
-            ground_truth_of(self.records[index], hw, masks=masks, num_keypoints=self.num_keypoints), hw, self.rule
-        )
+        own = self._ground_truth(self.records[index], hw, masks=masks, semantic=semantic)
+        return resize_ground_truth(own, hw, self.rule)
 
-    def original_ground_truth(self, index: int, hw: tuple[int, int]) -> GroundTruth:
-        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once."""
+    def original_ground_truth(self, index: int, hw: tuple[int, int], *, with_map: bool = True) -> GroundTruth:
+        """The ground truth of an image whose file has the size `hw`, in its pixels; decoded once, but for its map.
+
+        The map of an image, which takes as much memory as a third of it, can be left out.
+        """
+        record = self.records[index]
         if index not in self._original_ground_truths:
-            self._original_ground_truths[index] = ground_truth_of(
-                self.records[index], hw, masks=self.masks, num_keypoints=self.num_keypoints
-            )
-        return self._original_ground_truths[index]
+            self._original_ground_truths[index] = self._ground_truth(record, hw, masks=self.masks, semantic=False)
+        known = self._original_ground_truths[index]
+        return replace(known, semantic=semantic_map_of(record, hw)) if self.semantic and with_map else known
 
     def network_ground_truths(self, index: int, prepared: PreparedImage | TiledImage) -> list[GroundTruth]:
         """The ground truth of an image as it was prepared, in network pixels: its own, or that of each of its tiles."""
         if isinstance(prepared, PreparedImage):
-            return [self.network_ground_truth(index, prepared.original_hw, masks=self.masks)]
+            hw = prepared.original_hw
+            return [self.network_ground_truth(index, hw, masks=self.masks, semantic=self.semantic)]
         whole = self.original_ground_truth(index, prepared.original_hw)
         return [
             resize_ground_truth(cut_ground_truth(whole, window, self.min_visible), tile.original_hw, self.rule)

@@ -67,7 +67,8 @@ class DrawnDataset(Dataset[DrawnSample]):
             hw = self.images.original_hw(index)
             view = View.whole(index, resize_plan(hw, self.images.rule).size_hw)
             if self.objects is None:
-                objects = self.images.network_ground_truth(index, hw, masks=self.images.masks)
+                images = self.images
+                objects = images.network_ground_truth(index, hw, masks=images.masks, semantic=images.semantic)
                 self._views[index] = Sample(view, objects, self.images.network_proposals(index, hw)), hw
             else:
                 moved = MovedObjects(self.objects, (Part(index),))

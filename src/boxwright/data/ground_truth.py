@@ -1,4 +1,4 @@
-"""An image's annotations as the ground truth of training and evaluation: clipped boxes, decoded masks, keypoints."""
+"""An image's annotations as ground truth: clipped boxes, decoded masks, keypoints, and labels of pixels."""
 
 from __future__ import annotations
 
@@ -7,28 +7,40 @@ from dataclasses import replace
 
 import torch
 
-from boxwright.data.formats.voc_masks import ObjectPixels
+from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.records import Annotation, Record
+from boxwright.data.semantic_maps import semantic_map_of
 from boxwright.data.tiles import cut_ground_truth
+from boxwright.ops.rotated import rotated_around
 from boxwright.structures import CroppedMask, GroundTruth
 
 Box = tuple[float, float, float, float]
 
 
-def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0) -> GroundTruth:
+def ground_truth_of(
+    record: Record, hw: tuple[int, int], *, masks: bool = False, num_keypoints: int = 0, semantic: bool = False,
+    rotated: bool = False,
+) -> GroundTruth:  # fmt: skip
     """The ground truth of an image, or of a tile, of size `hw`: boxes clipped to it, with their masks if `masks`, and
     their `num_keypoints` keypoints, which stay where they are; an object that has none gets such of visibility 0.
+    With `rotated` it has rotated boxes, which stay where they are too: of an object without an angle it is upright, of
+    one whose outline is four corners the box around them.
 
     Boxes that are not finite or have no area inside the image are left out; preflight reports them. With `masks`, an
-    object without a mask gets `CroppedMask.unknown`. Raises ValueError with the annotation's place for a mask that
-    cannot be decoded.
+    object without a mask gets `CroppedMask.unknown`; with `semantic`, an image without a map one of 255. Raises
+    ValueError with the annotation's place for a mask or map that cannot be decoded.
     """
     if record.tile is not None:
         whole = ground_truth_of(
-            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints
-        )
+            replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints,
+            semantic=semantic, rotated=rotated,
+        )  # fmt: skip
         return cut_ground_truth(whole, record.tile.window)
-    kept = [(item, box) for item in record.annotations if (box := clip_box(item.box, hw)) is not None]
+    kept = [
+        (item, box)
+        for item in record.annotations
+        if (box := clip_box(item.box, hw)) is not None and not (rotated and is_flat(item))
+    ]
     return GroundTruth.of(
         [box for _, box in kept],
         [item.label for item, _ in kept],
@@ -37,7 +49,38 @@ def ground_truth_of(record: Record, hw: tuple[int, int], *, masks: bool = False,
         torch.tensor([_keypoints(item, num_keypoints) for item, _ in kept]).reshape(len(kept), num_keypoints, 3)
         if num_keypoints
         else None,
+        semantic_map_of(record, hw) if semantic else None,
+        torch.tensor([_rotated(item, box) for item, box in kept]).reshape(-1, 5) if rotated else None,
     )
+
+
+FLATTEST = 0.01
+"""Pixels: a rotated box with a shorter side has no area; its corners lie on a line."""
+
+
+def is_flat(item: Annotation) -> bool:
+    """Whether an object has a rotated box without area, or with a number that is not finite."""
+    if item.rotated is None:
+        return False
+    return not all(map(math.isfinite, item.rotated)) or min(item.rotated[2:4]) < FLATTEST
+
+
+def has_corners(item: Annotation) -> bool:
+    """Whether the outline of an object is one polygon of four corners, as that of a rotated box in YOLO's files."""
+    polygons = item.segmentation
+    return isinstance(polygons, list) and len(polygons) == 1 and isinstance(polygons[0], list) and len(polygons[0]) == 8
+
+
+def _rotated(item: Annotation, box: Box) -> tuple[float, ...]:
+    """The rotated box of an object: its own, the one around four corners, or its upright box."""
+    if item.rotated is not None:
+        return item.rotated
+    if has_corners(item):
+        around: list[float] = rotated_around(torch.tensor(item.segmentation[0]).reshape(4, 2)).tolist()
+        if min(around[2:4]) >= FLATTEST:
+            return tuple(around)
+    x1, y1, x2, y2 = box
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0
 
 
 def _keypoints(item: Annotation, count: int) -> list[tuple[float, float, float]]:

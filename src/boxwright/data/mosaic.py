@@ -65,7 +65,7 @@ def mosaic(
     for sample, (x1, y1, x2, y2) in zip(samples, quadrants, strict=True):
         placement = _fill(sample.size_hw, size_hw, (x1, y1, x2, y2), scales)
         parts.append((sample.image, placement))
-        ground_truths.append(on_window(sample.ground_truth, placement, min_visibility))
+        ground_truths.append(on_window(sample.ground_truth, placement, size_hw, min_visibility))
         placed = place_proposals(sample.proposals, placement)
         proposals += [] if placed is None else [placed]
     canvas = on_canvas(size_hw, parts)
@@ -92,7 +92,7 @@ def _fill(
 
 
 def join_ground_truths(several: Sequence[GroundTruth | MovedObjects]) -> GroundTruth | MovedObjects:
-    """The objects of several images as one ground truth; masks are kept if every image with objects has them."""
+    """The ground truth of several images on one canvas; masks are kept if every image with objects has them."""
     moved = [one for one in several if isinstance(one, MovedObjects)]
     if moved:
         return MovedObjects.joined(moved)
@@ -107,12 +107,20 @@ def join_ground_truths(several: Sequence[GroundTruth | MovedObjects]) -> GroundT
         torch.cat([ground_truth.labels for ground_truth in ground_truths]),
         torch.cat([ground_truth.ignore for ground_truth in ground_truths]),
         masks,
-        _joined_keypoints(ground_truths),
+        _joined("keypoints", ground_truths),
+        _joined_maps(ground_truths),
+        _joined("rotated", ground_truths),
     )
 
 
-def _joined_keypoints(ground_truths: Sequence[GroundTruth]) -> Tensor | None:
-    """Keypoints of all objects, if every image with objects has them."""
-    given = [one.keypoints for one in ground_truths if one.keypoints is not None]
-    every = all(one.keypoints is not None for one in ground_truths if len(one))
+def _joined(field: str, ground_truths: Sequence[GroundTruth]) -> Tensor | None:
+    """Keypoints or rotated boxes of all objects, if every image with objects has them."""
+    given = [rows for one in ground_truths if (rows := getattr(one, field)) is not None]
+    every = all(field in one for one in ground_truths if len(one))
     return torch.cat(given) if given and every else None
+
+
+def _joined_maps(ground_truths: Sequence[GroundTruth]) -> Tensor | None:
+    """The map of a canvas of which every image has another part, and 255 elsewhere."""
+    given = [one.semantic for one in ground_truths if one.semantic is not None]
+    return torch.stack(given).amin(0) if given else None

@@ -17,7 +17,7 @@ from boxwright.structures import Classes
 class Annotation:
     """One annotated object as read: `label` in [0, K), `where` gives file and line or id for reports.
 
-    `segmentation` is a COCO polygon list or run-length dict, or `voc_masks.ObjectPixels`, not yet decoded.
+    `segmentation` is a COCO polygon list or run-length dict, or `numbered_pixels.ObjectPixels`, not yet decoded.
     `keypoints` are x, y, visibility (0 not annotated, 1 hidden, 2 visible) of each keypoint of `Classes.skeleton`.
     `rotated` is cx, cy, w, h, degrees counter-clockwise as seen, in [-180, 180); `box` is then its upright hull.
     """
@@ -58,7 +58,8 @@ class Record:
     the reader could not use. With `tile` the record is a part of its image: `stated_hw` is the size of that part, and
     the annotations are those that are seen there, still in the pixels of the whole image. `federated`: what is known of
     the classes where not every one was looked for in every image (LVIS); `void`: the run-length code of the pixels that
-    count for nothing (Cityscapes).
+    count for nothing (Cityscapes); `semantic`: where the label of every pixel stands, not yet decoded
+    (`formats.numbered_pixels.LabelPixels`).
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Record:
     tile: TileOf | None = None
     federated: Federated | None = None
     void: Any = None
+    semantic: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,8 @@ class Split:
 class LabelledFolder:
     """A folder of labelled images as read: its format, classes, and splits by name.
 
-    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "yolo", "lists" or "shapes".
+    `format`: "voc", "cvat", "cityscapes", "lvis", "coco", "panoptic", "dota", "yolo", "semantic", "lists" or
+    "shapes".
 
     `notes` are sentences on automatic decisions, such as a validation split that was made.
     """

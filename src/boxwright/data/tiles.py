@@ -49,7 +49,7 @@ def cut_split(split: Split, tiling: Tiling, *, min_visible: float, empty: float)
 
 
 def _learnt(tile: Record) -> bool:
-    return any(not item.ignore for item in tile.annotations)
+    return tile.semantic is not None or any(not item.ignore for item in tile.annotations)
 
 
 def _cut(record: Record, tiling: Tiling, min_visible: float) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Augmentation and resizing of an image together with its boxes, labels, ignore flags, masks and keypoints.
+"""Augmentation and resizing of an image together with its boxes, masks, keypoints, angles and the labels of pixels.
 
 Pixels are transformed by torchvision's `transforms.v2`. A step is any callable `Sample -> Sample`. Randomness comes
 from torch's global generator only, which the loader seeds for each sample. Shape legend: G = objects of the image, H W
@@ -11,7 +11,7 @@ and masks are kept consistent in a single place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,9 +21,12 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes
 
 from boxwright.data.moved_objects import MovedObjects
+from boxwright.data.placed_maps import fit_map, place_map
 from boxwright.data.placed_masks import place_mask, tight_box
+from boxwright.data.placed_rotated import place_rotated, resized_by, seen_hulls
 from boxwright.data.view import ColourChange, Tile, View
 from boxwright.ops.image import Placement, ResizeRule, fit_image, padded_canvas, paste_window, resize_plan
+from boxwright.ops.rotated import flip_rotated
 from boxwright.structures import CroppedMask, GroundTruth
 
 
@@ -96,32 +99,46 @@ def place_ground_truth(
     *,
     centred: bool = False,
     min_side: float = 1.0,
+    canvas_hw: tuple[int, int] | None = None,
 ) -> GroundTruth:
-    """The ground truth visible in a placed window, in canvas coordinates.
+    """The ground truth visible in a placed window, in canvas coordinates; the canvas is the window if not given.
 
     An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if
     `centred`, if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not
     become background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
+    Of a rotated box its own area and centre count, and the hull is cut, not the box.
     `ops.move_boxes` does the same for a batch without masks, with the same numbers.
     """
+    semantic = ground_truth.semantic
+    if semantic is not None:
+        semantic = place_map(semantic, placement, canvas_hw or placement.size_hw)
     if not len(ground_truth):
-        return ground_truth
+        return ground_truth if semantic is None else replace(ground_truth, semantic=semantic)
     # in NumPy: for so few numbers torch takes longer to begin than to compute
     origin, limits = (np.array(placement.window[i : i + 2] * 2, dtype=np.float32) for i in (0, 2))
     scale, corner = (np.array(pair * 2, dtype=np.float32) for pair in (placement.scale_xy, placement.corner_xy))
     own = ground_truth.boxes.numpy()
     clipped = own.clip(origin, limits)
     boxes = torch.from_numpy((clipped - origin) * scale + corner)
+    turned = None if ground_truth.rotated is None else place_rotated(ground_truth.rotated, placement)
+    boxes = boxes if turned is None else turned.boxes
     sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
     enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
     if centred:
         centres = (own[:, :2] + own[:, 2:]) / 2
         enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
+    if turned is not None:
+        enough = (turned.share >= min_visibility).numpy() & (turned.centred.numpy() | (not centred))
     left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
+    if turned is not None:
+        left &= turned.share > 0
     points = place_keypoints(ground_truth.keypoints, placement)
     if ground_truth.masks is None:
         shown = None if points is None else points[left]
-        return GroundTruth(boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown)
+        angled = None if turned is None else turned.rotated[left]
+        return GroundTruth(
+            boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown, semantic, angled
+        )
 
     cut = (clipped != own).any(1)
     indices, masks = [], []
@@ -136,7 +153,9 @@ def place_ground_truth(
         masks.append(mask)
     chosen = torch.tensor(indices, dtype=torch.int64)
     shown = None if points is None else points[chosen]
-    return GroundTruth(boxes[chosen], ground_truth.labels[chosen], ground_truth.ignore[chosen], tuple(masks), shown)
+    angled = None if turned is None else turned.rotated[chosen]
+    labels, ignore = ground_truth.labels[chosen], ground_truth.ignore[chosen]
+    return GroundTruth(boxes[chosen], labels, ignore, tuple(masks), shown, semantic, angled)
 
 
 def place_keypoints(keypoints: Tensor | None, placement: Placement) -> Tensor | None:
@@ -163,12 +182,17 @@ def place_proposals(proposals: Tensor | None, placement: Placement) -> Tensor | 
 
 
 def on_window(
-    ground_truth: GroundTruth | MovedObjects, placement: Placement, min_visibility: float, *, centred: bool = False
+    ground_truth: GroundTruth | MovedObjects,
+    placement: Placement,
+    canvas_hw: tuple[int, int],
+    min_visibility: float,
+    *,
+    centred: bool = False,
 ) -> GroundTruth | MovedObjects:
     """What a placed window shows of ground truth, or of moved objects; see `place_ground_truth`."""
     if isinstance(ground_truth, MovedObjects):
         return ground_truth.placed(placement, min_visibility, centred=centred)
-    return place_ground_truth(ground_truth, placement, min_visibility, centred=centred)
+    return place_ground_truth(ground_truth, placement, min_visibility, centred=centred, canvas_hw=canvas_hw)
 
 
 def resize_sample(sample: Sample, rule: ResizeRule) -> Sample:
@@ -208,8 +232,14 @@ def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: Re
     if points is not None:
         moved = points[..., :2] * torch.tensor(plan.scale_xy) + torch.tensor(offset)
         points = torch.cat([moved, points[..., 2:]], dim=-1) * (points[..., 2:] > 0)
-    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points)
-    return resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
+    turned = ground_truth.rotated
+    if turned is not None:
+        turned = resized_by(turned, plan.scale_xy, offset)
+        boxes = seen_hulls(turned, boxes, (*offset, offset[0] + plan.image_hw[1], offset[1] + plan.image_hw[0]))
+    resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points, rotated=turned)
+    shown = resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
+    labels = ground_truth.semantic
+    return shown if labels is None else replace(shown, semantic=fit_map(labels, plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +300,10 @@ def _flipped(sample: Sample, axis: int, mirrored: tuple[int, ...]) -> Sample:
     if points is not None:
         points = points[:, list(mirrored)] if mirrored else points.clone()
         points[..., axis] = torch.where(points[..., 2] > 0, extent - points[..., axis], 0.0)
-    return Sample(flipped, GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points), turned)
+    semantic = None if ground_truth.semantic is None else ground_truth.semantic.flip(1 - axis)
+    angled = None if ground_truth.rotated is None else flip_rotated(ground_truth.rotated, extent, axis)
+    changed = replace(ground_truth, boxes=boxes, masks=masks, keypoints=points, semantic=semantic, rotated=angled)
+    return Sample(flipped, changed, turned)
 
 
 def _turned(boxes: Tensor, axis: int, extent: int) -> Tensor:
@@ -311,7 +344,7 @@ class ScaleJitter:
             corner = (_whole_number(width - size_hw[1]), _whole_number(height - size_hw[0]))
             placement = Placement((0, 0, width, height), size_hw, corner)
         canvas = on_canvas((height, width), [(sample.image, placement)])
-        ground_truth = on_window(sample.ground_truth, placement, self.min_visibility)
+        ground_truth = on_window(sample.ground_truth, placement, (height, width), self.min_visibility)
         return Sample(canvas, ground_truth, place_proposals(sample.proposals, placement))
 
 
@@ -350,7 +383,7 @@ class RandomIoUCrop:
         x, y = chosen["left"], chosen["top"]
         placement = Placement((x, y, x + chosen["width"], y + chosen["height"]), size_hw, (0, 0))
         canvas = on_canvas(size_hw, [(sample.image, placement)])
-        shown = on_window(given, placement, min_visibility=0.0, centred=True)
+        shown = on_window(given, placement, size_hw, min_visibility=0.0, centred=True)
         return Sample(canvas, shown, place_proposals(sample.proposals, placement))
 
 

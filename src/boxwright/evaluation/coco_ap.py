@@ -1,4 +1,4 @@
-"""COCO average precision and recall for boxes, masks and keypoints, with undefined cases handled.
+"""COCO average precision and recall for boxes, rotated boxes, masks and keypoints, with undefined cases handled.
 
 The counting is done by faster-coco-eval, whose figures equal those of pycocotools. Its input is prepared here: image
 and annotation ids run from 1 (the COCO tools take an id of 0 for "unmatched" and lose true positives), areas are always
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from boxwright.data.formats.federated import FREQUENCIES
 from boxwright.evaluation.federated import Federation, counted_detections
+from boxwright.evaluation.rotated_ap import by_rotated_overlap, rotated_fields
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, Skeleton
 
 KEYPOINT_LIMITS = (20,)
@@ -27,8 +28,8 @@ AREA_RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1
 NAMED = 20  # classes in a note; LVIS has 1203
 AT_ONCE = 100  # classes that are counted together
 
-Kind = Literal["boxes", "masks", "keypoints"]
-IOU_TYPE = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
+Kind = Literal["boxes", "rotated", "masks", "keypoints"]
+IOU_TYPE = {"boxes": "bbox", "rotated": "bbox", "masks": "segm", "keypoints": "keypoints"}
 
 Areas = Sequence[Sequence[float | None] | None]
 
@@ -58,6 +59,12 @@ class CocoResult:
     kind: str
     notes: tuple[str, ...]
     by_frequency: dict[str, float | None] | None = None
+
+    @classmethod
+    def undefined(cls) -> CocoResult:
+        """That of a model that finds no objects."""
+        recalls = dict.fromkeys((1, 10, 100))
+        return cls(None, None, None, None, None, None, recalls, None, None, None, None, {}, {}, "boxes", ())
 
     def figures(self, prefix: str = "") -> dict[str, Any]:
         """The result as one JSON object, under the usual names (AP50, ARs, ...).
@@ -99,7 +106,9 @@ def coco_ap(
     In AP of keypoints the overlap is COCO's object keypoint similarity with the sigmas of `classes.skeleton`, an object
     without an annotated keypoint is an ignore region, and COCO's own limit is 20 detections (`KEYPOINT_LIMITS`).
 
-    Raises ValueError if lengths differ, a score is NaN, or masks or keypoints are requested and missing.
+    In AP of "rotated" boxes the overlap is that of the rotated boxes, and the area is theirs (`rotated_ap`).
+
+    Raises ValueError if lengths differ, a score is NaN, or masks, keypoints or rotated boxes are requested and missing.
     """
     _check(detections, ground_truths, classes, kind, areas)
     if federation is not None:
@@ -193,6 +202,8 @@ def _check(
             (len(ground_truth) and ground_truth.masks is None) or (len(found) and found.masks is None)
         ):
             raise ValueError(f"image {index}: AP of masks needs masks in the ground truth and in the detections")
+        if kind == "rotated" and any(len(one) and one.rotated is None for one in (ground_truth, found)):
+            raise ValueError(f"image {index}: AP of rotated boxes needs them in the ground truth and in the detections")
         if kind == "keypoints":
             _check_keypoints(found, ground_truth, index, classes.skeleton)
         given = None if areas is None else areas[index]
@@ -242,6 +253,8 @@ def _ground_truth_rows(
             if kind == "keypoints" and ground_truth.keypoints is not None:
                 points = ground_truth.keypoints[thing]
                 row |= {"keypoints": _keypoint_numbers(points), "num_keypoints": int((points[:, 2] > 0).sum())}
+            if kind == "rotated" and ground_truth.rotated is not None:
+                row |= rotated_fields(ground_truth.rotated[thing])
             rows.append(row)
     return rows
 
@@ -258,6 +271,8 @@ def _found_rows(detections: Sequence[Detections], kind: str) -> list[dict[str, A
                 row |= {"segmentation": mask.encoded(found.size_hw), "area": int(mask.bitmap.sum())}
             if kind == "keypoints" and found.keypoints is not None:
                 row["keypoints"] = _keypoint_numbers(found.keypoints[thing])
+            if kind == "rotated" and found.rotated is not None:
+                row |= rotated_fields(found.rotated[thing])
             rows.append(row)
     return rows
 
@@ -311,7 +326,10 @@ def _count(
         COCO({"info": {}, "images": images, "annotations": rows, "categories": categories}, print_function=quiet)
         for rows in (ground_truth_rows, found_rows)
     ]
-    evaluation = COCOeval_faster(
+    evaluator = COCOeval_faster
+    if kind == "rotated":
+        evaluator = by_rotated_overlap(COCOeval_faster, ground_truth_rows, found_rows)
+    evaluation = evaluator(
         *tables,
         iouType=IOU_TYPE[kind],
         ranges=AREA_RANGES,

@@ -65,7 +65,7 @@ def compare_files(
         federation, voids = None, None
         warnings = text.warnings
     else:
-        part = _split(ground_truth, split)
+        part = ground_truth_split(ground_truth, split)
         records = sorted(part.records, key=lambda record: image_order(record.image_id))
         known = part.classes
         voids = [record.void for record in records] if any(record.void for record in records) else None
@@ -103,7 +103,7 @@ def compare_files(
     )
 
 
-def _split(path: Path, name: str | None) -> Split:
+def ground_truth_split(path: Path, name: str | None) -> Split:
     """The requested split, or the only one."""
     if name is not None:
         return find_split(open_folder(path), name)

@@ -6,8 +6,10 @@ All evaluation uses this function: validation while training, the metrics at the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +22,13 @@ from boxwright.data.inputs import WINDOW, Ahead, PreparedImage, TiledImage
 from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.loss_sums import LossSums
+from boxwright.evaluation.pixel_counts import PixelCounts, PixelFigures, pixel_counts
 from boxwright.structures import Classes, Detections, DetectSettings, GroundTruth
 
 MOST_DETECTIONS = 100
 """Of an image in COCO's AP."""
+KEPT_PIXELS = 40_000_000
+"""Of the first images of a split, whose maps are kept to be drawn: 200 MB."""
 HIGHEST_SCORE = 0.05
 """Highest score threshold for evaluation: a higher one would cut off the tail of the precision-recall curves."""
 
@@ -62,6 +67,8 @@ class SplitDetections:
     notes: dict[int, str] = field(default_factory=dict)
     """Notes on defects of images that could be read."""
     floors: dict[str, float] = field(default_factory=dict)
+    pixels: PixelCounts | None = None
+    """What the maps of all images come to, where data and model have them."""
 
     @classmethod
     def joined(cls, parts: Sequence[SplitDetections]) -> SplitDetections:
@@ -69,7 +76,9 @@ class SplitDetections:
         images = {index: one for part in parts for index, one in part.images.items()}
         notes = {index: note for part in parts for index, note in part.notes.items()}
         losses, floors = _added([part.losses for part in parts]), _added([part.floors for part in parts])
-        return cls(images, losses, sum(part.count for part in parts), notes, floors)
+        pixels = [part.pixels for part in parts if part.pixels is not None]
+        total = reduce(operator.add, pixels) if pixels else None
+        return cls(images, losses, sum(part.count for part in parts), notes, floors, total)
 
 
 def _added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -102,6 +111,10 @@ class EvaluationInputs:
     floors: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     """What decoding and detecting took, wall time; 0 where it was not measured."""
+    pixels: PixelFigures | None = None
+    """Figures of the labels of pixels and of segments, where data and model have them."""
+    objects: bool = True
+    """Whether the model finds objects at all."""
     tiled: bool = False
     """Whether images were cut into tiles, so that one may have more detections than a network gives."""
 
@@ -141,6 +154,7 @@ def detect_split(
     losses: bool = False,
     share: tuple[int, int] = (0, 1),
     most: int | None = None,
+    on_maps: Callable[[int, Detections], object] | None = None,
 ) -> Iterator[SplitDetections]:
     """Run a detector over the images of a split, window by window (`WINDOW` images are sorted into batches together).
 
@@ -153,6 +167,8 @@ def detect_split(
         losses: also compute the losses (not for exported files).
         share: (r, n): process r of n takes the windows r, r + n, ... Windows are the same for any number of processes.
         most: detections of an image that is cut into tiles; all if not given.
+        on_maps: is given each record's index with its detections, while they have their maps: those of a large split
+            do not fit into memory, so only the first images keep theirs (`KEPT_PIXELS`).
     """
     rank, world = share
     count = min(limit or len(images), len(images))
@@ -171,19 +187,31 @@ def detect_split(
     def refused(index: int, problem: str) -> Unreadable:
         return ValueError(f"{images.records[index].path}: {problem}")
 
+    room = KEPT_PIXELS
     # only the last block of the split is shorter, so the windows taken from `source` are this process's blocks
     source = (index for block in blocks for index in block)
     for indices, held in Ahead(source, WINDOW, MEMORY, need_of, attempt, refused):
         good = [(index, one) for index, one in zip(indices, held, strict=True) if not isinstance(one, Exception)]
         sums = LossSums([part for i, one in good if losses for part in images.network_ground_truths(i, one)])
         found = detector.detect_prepared([one for _, one in good], settings, size, sums if losses else None, most)
+        pixels: PixelCounts | None = None
+        for place, (index, _) in enumerate(good if images.semantic else ()):
+            one = found[place]
+            ground_truth = images.original_ground_truth(index, one.size_hw)
+            counts = pixel_counts(one, ground_truth, images.classes)
+            if counts is not None:
+                pixels = counts if pixels is None else pixels + counts
+            if on_maps is not None:
+                on_maps(index, one)
+            room -= one.size_hw[0] * one.size_hw[1]
+            found[place] = one if room >= 0 else replace(one, semantic=None, panoptic=None)
         results_of: dict[int, Detections | Unreadable] = {
             index: one for index, one in zip(indices, held, strict=True) if isinstance(one, Exception)
         }
         results_of.update(zip((index for index, _ in good), found, strict=True))
         notes = {index: one.note for index, one in good if one.note}
         added, floors = ({k: float(v) for k, v in part.items()} for part in (sums.sums, sums.floors))
-        yield SplitDetections(results_of, added, sums.count, notes, floors)
+        yield SplitDetections(results_of, added, sums.count, notes, floors, pixels)
 
 
 def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes: Classes) -> EvaluationInputs:
@@ -198,7 +226,8 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
     return EvaluationInputs(
         detections=[replace(one, classes=classes) for one in detections],
         ground_truths=[
-            images.original_ground_truth(index, one.size_hw) for index, one in zip(order, detections, strict=True)
+            images.original_ground_truth(index, one.size_hw, with_map=one.semantic is not None)
+            for index, one in zip(order, detections, strict=True)
         ],
         classes=classes,
         image_ids=[record.image_id for record in records],
@@ -210,6 +239,7 @@ def with_ground_truth(found: SplitDetections, images: DetectionDataset, classes:
         federation=Federation.of([record.federated for record in records], images.frequencies),
         voids=[record.void for record in records] if any(record.void for record in records) else None,
         unreadable=len(found.images) - len(order),
+        pixels=None if found.pixels is None else found.pixels.figures(classes),
         tiled=images.tiling is not None,
         losses={name: value / max(1, found.count) for name, value in found.losses.items()},
         floors={name: value / max(1, found.count) for name, value in found.floors.items()},

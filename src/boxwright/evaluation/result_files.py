@@ -23,6 +23,7 @@ import numpy as np
 
 from boxwright.evaluation.matching import Floats
 from boxwright.evaluation.written_names import file_stems, name_of_row, names_of_stems, row_name
+from boxwright.ops.rotated import rotated_corners
 from boxwright.ops.run_lengths import rle_extent
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.writing import writing
@@ -67,6 +68,20 @@ def write_text_results(folder: Path, detections: Sequence[Detections], stems: Se
         rows = zip(found.names, found.scores.tolist(), found.boxes.tolist(), strict=True)
         lines = [f"{row_name(name)} {_join([score, *box])}\n" for name, score, box in rows]
         _write(folder / f"{stem}.txt", "".join(lines))
+
+
+def write_dota_results(folder: Path, found: Detections, stem: str) -> None:
+    """A line for each rotated box, `image score x1 y1 x2 y2 x3 y3 x4 y4`, added to the file of its class."""
+    if found.rotated is None or not len(found):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    names = found.names if found.classes is None else found.classes.names
+    files = dict(zip(names, file_stems(names), strict=True))
+    corners = rotated_corners(found.rotated.double()).flatten(1).tolist()
+    for name, score, places in zip(found.names, found.scores.tolist(), corners, strict=True):
+        file = folder / f"Task1_{files[name]}.txt"
+        with writing(file), file.open("a", encoding="utf-8") as lines:
+            lines.write(f"{stem} {_join([score, *places])}\n")
 
 
 def write_text_ground_truth(

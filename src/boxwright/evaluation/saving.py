@@ -8,6 +8,7 @@ from pathlib import Path
 
 from boxwright.evaluation import result_files
 from boxwright.evaluation.federated import counted
+from boxwright.evaluation.pixel_tables import write_pixel_tables
 from boxwright.evaluation.report import write_report
 from boxwright.evaluation.summary import Evaluation
 from boxwright.evaluation.voc_report import write_voc_report
@@ -34,6 +35,10 @@ def save_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     with writing(folder / "metrics.json") as path:
         path.write_text(json.dumps(evaluation.figures, indent=1) + "\n", encoding="utf-8")
+    if evaluation.pixels is not None:
+        write_pixel_tables(folder, evaluation.pixels)
+    if not evaluation.per_class:  # no objects: no result files nor curves of them
+        return folder
     stems = result_files.unique_stems(paths)
     result_files.write_coco_results(folder / "predictions.json", detections, image_ids)
     result_files.write_text_results(folder / "detection-results", detections, stems)

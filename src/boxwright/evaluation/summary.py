@@ -14,10 +14,14 @@ from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
 from boxwright.evaluation.federated import Federation, counted
 from boxwright.evaluation.matching import gather, match
+from boxwright.evaluation.pixel_counts import PixelFigures
 from boxwright.evaluation.report import ClassRow, class_rows
+from boxwright.evaluation.rotated_ap import have_rotated
 from boxwright.evaluation.voc_ap import VocResult, voc_ap
 from boxwright.structures import Classes, Detections, GroundTruth
 
+PREFIXES = {"masks": "segm_", "rotated": "rotated_"}
+"""Of the names of figures that are not of upright boxes."""
 METRICS = ("coco", "lvis", "cityscapes", "voc")
 NOT_FEDERATED = (
     "metric lvis is for LVIS data: the ground truth has no neg_category_ids, not_exhaustive_category_ids or frequency; "
@@ -46,6 +50,8 @@ class Evaluation:
     voc: VocResult | None = None
     iou: float = 0.5
     federation: Federation | None = None
+    pixels: PixelFigures | None = None
+    """Figures of the labels of pixels and of segments, where there are any."""
 
 
 def check_metric(metric: str, iou: float) -> None:
@@ -69,16 +75,21 @@ def evaluate_detections(
     voids: Sequence[Any] | None = None,
     eleven_point: bool = False,
     plus_one: bool = True,
+    pixels: PixelFigures | None = None,
+    objects: bool = True,
 ) -> Evaluation:
     """Evaluate detections against the ground truth of the same images, in order, by COCO's, LVIS's or VOC's rule.
 
     `iou` is the IoU threshold of VOC AP, of the table's precision, recall and F1, and of the best score threshold; COCO
     AP has its own ten. `max_detections` is COCO's highest limit for each class of an image, 100 if not given; the lower
     ones are 1, 10 and 100; or LVIS's limit for each image, 300. With a `federation` COCO's rule is LVIS's, and "lvis"
-    needs one, as "cityscapes" needs masks and the `voids` of its images. Raises ValueError for an unknown metric, an
-    `iou` outside (0, 1], or data that the metric is not for.
+    needs one, as "cityscapes" needs masks and the `voids` of its images. `pixels` are figures of the maps that images
+    have beside their objects; without `objects`, or classes of them, they are all there is. Raises ValueError for an
+    unknown metric, an `iou` outside (0, 1], or data that the metric is not for.
     """
     check_metric(metric, iou)
+    if not objects or not classes.names:
+        return _without_objects(pixels, metric, iou)
     if metric == "lvis" and federation is None:
         raise ValueError(NOT_FEDERATED)
     if metric == "cityscapes" and (voids is None or not have_masks(detections, ground_truths)):
@@ -87,9 +98,9 @@ def evaluate_detections(
         federation = None
     elif federation is not None and max_detections is not None:
         federation = replace(federation, limit=max_detections)
-    pixels, voc = metric == "voc" and plus_one, None
+    last_pixel, voc = metric == "voc" and plus_one, None
     counting = counted(detections, ground_truths, federation)
-    matches = match(gather(*counting), len(classes), iou, plus_one=pixels)
+    matches = match(gather(*counting), len(classes), iou, plus_one=last_pixel)
     curves = curves_of(matches, iou)
     best = find_best_threshold(curves)
     if metric == "voc":
@@ -102,15 +113,15 @@ def evaluate_detections(
         most = max_detections or 100
         limits = sorted({1, min(10, most), min(100, most), most}) if federation is None else None
 
-        def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+        def ap_of(kind: Literal["boxes", "rotated", "masks"]) -> CocoResult:
             return coco_ap(
                 detections, ground_truths, classes, kind=kind, max_detections=limits, areas=areas, federation=federation
             )
 
         coco = ap_of("boxes")
         figures, per_class, notes = coco.figures(), coco.per_class, coco.notes
-        if have_masks(detections, ground_truths):
-            figures |= ap_of("masks").figures("segm_")
+        for kind in _other_kinds(detections, ground_truths):
+            figures |= ap_of(kind).figures(PREFIXES[kind])
         if have_keypoints(detections, ground_truths):
             points = coco_ap(
                 detections, ground_truths, classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
@@ -124,10 +135,30 @@ def evaluate_detections(
         "precision": best.precision,
         "recall": best.recall,
     }
+    if pixels is not None:
+        figures |= pixels.figures()
     diagnosis = diagnose(counting[0], ground_truths, classes)
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     rows = class_rows(ground_truths, classes, curves, best, per_class)
-    return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou, federation)
+    return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou, federation, pixels)
+
+
+def _other_kinds(
+    detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]
+) -> list[Literal["rotated", "masks"]]:
+    """What AP is computed of beside upright boxes."""
+    masks = have_masks(detections, ground_truths)
+    rotated = have_rotated(detections, ground_truths)
+    return [*(["masks"] if masks else []), *(["rotated"] if rotated else [])]  # type: ignore[list-item]
+
+
+def _without_objects(pixels: PixelFigures | None, metric: str, iou: float) -> Evaluation:
+    """The evaluation of a model that labels pixels and finds no objects: AP is undefined."""
+    if metric != "coco":
+        raise ValueError(f"metric {metric} is for objects, and there are none: leave it out")
+    figures: dict[str, Any] = {"metric": "semantic", "AP": None, "AP50": None, "AP75": None, "AP50_interval": None}
+    figures |= {"best_f1": None, "notes": [], "diagnosis": []} | ({} if pixels is None else pixels.figures())
+    return Evaluation(figures, {}, [], (), (), iou=iou, pixels=pixels)
 
 
 def have_masks(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth]) -> bool:
@@ -160,18 +191,24 @@ def headline(evaluation: Evaluation) -> list[str]:
         lines = [f"{show('mAP')} (IoU {figures['iou']:g}, {points}, boxes {pixels} their last pixel)"]
     elif figures["metric"] == "cityscapes":
         lines = [f"{show('AP')}  {show('AP50')} (masks, by Cityscapes's definition)"]
+    elif figures["metric"] == "semantic":
+        lines = []
     else:
         recalls = [*(key for key in figures if key.startswith("AR")), "recall50"]
         rows = [["AP", "AP50", "AP75"], ["APs", "APm", "APl"], *([["APr", "APc", "APf"]] if "APr" in figures else [])]
         lines = ["  ".join(map(show, keys)) for keys in (*rows, recalls)]
         if "segm_AP" in figures:
             lines += ["  ".join(show(f"segm_{key}") for key in row) for row in rows]
+        if "rotated_AP" in figures:
+            lines += ["  ".join(show(f"rotated_{key}") for key in row) for row in rows[:2]]
         if "keypoint_AP" in figures:
             keys = (["keypoint_AP", "keypoint_AP50", "keypoint_AP75"], ["keypoint_APm", "keypoint_APl"])
             lines += ["  ".join(map(show, row)) for row in keys]
         interval = figures["AP50_interval"]
         if interval:
             lines.append(f"AP50 lies between {interval[0]:.3f} and {interval[1]:.3f} (95 % bootstrap interval)")
+    if evaluation.pixels is not None:
+        lines += evaluation.pixels.lines()
     best = figures["best_f1"]
     if best:
         lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,18 +23,23 @@ from boxwright.evaluation.detect_split import (
 )
 from boxwright.evaluation.diagnosis.diagnose import NEAR_ZERO
 from boxwright.evaluation.federated import Federation
+from boxwright.evaluation.map_files import MapFiles
 from boxwright.evaluation.saving import save_evaluation
 from boxwright.evaluation.summary import NOT_CITYSCAPES, NOT_FEDERATED, Evaluation, check_metric, evaluate_detections
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.inference.tiles import of_each_tile, tiling_of
+from boxwright.models import MODELS
 from boxwright.ops.tiling import Tiling
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.wording import counted
 
 UNREADABLE = ("missing-image", "unreadable-image")
 """Findings of preflight about an image that cannot be read."""
-LOGGED = (*UNREADABLE, "no-usable-object", "bad-mask", "empty-mask", "mask-off-box")
+LOGGED = (
+    *UNREADABLE, "no-usable-object", "bad-mask", "empty-mask", "mask-off-box", "missing-map", "bad-map", "map-size",
+    "unknown-label", "unknown-segment",
+)  # fmt: skip
 """Findings of preflight that change the figures, or what is compared."""
 _LOG = logging.getLogger("boxwright.evaluate")
 
@@ -93,6 +98,7 @@ def evaluate(
     device: str = "auto",
     precision: str = "auto",
     compile: bool = False,
+    maps: str | Path | None = None,
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationResult:
@@ -120,6 +126,8 @@ def evaluate(
         tiles, overlap: cut images into tiles of so many pixels, as `Detector.predict` does; the recipe's if not given.
             AP is that of whole images, and counts all their detections unless `max_detections` says how many.
         device, precision, compile: as for `Detector.load`.
+        maps: a folder for the segments and labels of pixels that the model gives, in COCO's panoptic format and as PNG
+            files: those of a large split do not fit into memory.
         log: is called with a sentence for whatever is left out; the logger "boxwright.evaluate" if not given.
         progress: is called with the images done and those to do.
 
@@ -146,6 +154,7 @@ def evaluate(
         tiles=tiles,
         overlap=overlap,
         metric=metric,
+        maps_folder=None if maps is None else Path(maps),
         log=log,
         progress=progress,
     )
@@ -161,6 +170,8 @@ def evaluate(
         voids=inputs.voids,
         eleven_point=eleven_point,
         plus_one=plus_one,
+        pixels=inputs.pixels,
+        objects=inputs.objects,
     )
     return EvaluationResult(_with_unclaimed(evaluation, detector, inputs), inputs)
 
@@ -181,6 +192,7 @@ def evaluate_checkpoint(
     tiles: Tiling | int | Literal["recipe"] | None = "recipe",
     overlap: float | None = None,
     metric: str = "coco",
+    maps_folder: Path | None = None,
     log: Callable[[str], object] = _LOG.warning,
     progress: Callable[[int, int], object] | None = None,
 ) -> EvaluationInputs:
@@ -198,8 +210,10 @@ def evaluate_checkpoint(
         raise ValueError(f"{data}: {NOT_FEDERATED}")
     if metric == "cityscapes" and not (detector.recipe.needs_masks and any(record.void for record in part.records)):
         raise ValueError(f"{data}: {NOT_CITYSCAPES}")
-    needed = detector.recipe.needs_masks
-    report = preflight(replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed)
+    needed, maps = detector.recipe.needs_masks, detector.recipe.needs_semantic
+    report = preflight(
+        replace(dataset, splits={part.name: part}, classes=part.classes), check_masks=needed, check_maps=maps
+    )
     checked = report.dataset.splits[part.name]
     if not len(checked):
         raise ValueError(f"{data}: split {split} has no usable image")
@@ -212,7 +226,8 @@ def evaluate_checkpoint(
     detector.check_proposals(stored)
     images = DetectionDataset(
         checked, detector.resize, masks=masks, num_keypoints=_evaluated_keypoints(detector, part.classes, data, log),
-        cache=False, proposals=stored, value_range=detector.value_range, tiling=tiling,
+        semantic=maps, rotated=detector.recipe.needs_rotated, cache=False, proposals=stored,
+        value_range=detector.value_range, tiling=tiling,
     )  # fmt: skip
     most = max_detections if tiling is None else of_each_tile(max_detections, detector.settings)
     settings = evaluation_settings(detector.settings, score_threshold, most, nms_iou)
@@ -221,15 +236,24 @@ def evaluate_checkpoint(
             log(f"{finding.where}: {finding.message}")
     if needed and not masks:
         log(f"{data} has no masks: only boxes are evaluated")
-    count, parts, started = min(limit or len(images), len(images)), [], time.monotonic()
-    for found in detect_split(detector, images, settings, batch=batch, limit=limit, most=max_detections):
-        parts.append(found)
-        if progress is not None:
-            progress(sum(len(one.images) for one in parts), count)
+    count, started = min(limit or len(images), len(images)), time.monotonic()
+    writer = MapFiles(maps_folder, images) if maps_folder is not None and maps else None
+    parts = detect_split(
+        detector,
+        images,
+        settings,
+        batch=batch,
+        limit=limit,
+        most=max_detections,
+        on_maps=None if writer is None else writer.add,
+    )
+    joined = SplitDetections.joined(list(_told(parts, count, progress)))
     seconds = time.monotonic() - started
-    joined = SplitDetections.joined(parts)
+    if writer is not None:
+        writer.close()
     _log_images(joined, images, log)
-    evaluated = with_ground_truth(joined, images, part.classes)
+    objects = MODELS[detector.recipe.model.name].detects and bool(part.classes.names)
+    evaluated = replace(with_ground_truth(joined, images, part.classes), objects=objects)
     if not evaluated.detections:
         raise ValueError(f"{data}: split {split} has no usable image")
     if evaluated.unreadable:
@@ -239,6 +263,18 @@ def evaluate_checkpoint(
         )
     before = sum(finding.kind in UNREADABLE for finding in report.findings)
     return replace(evaluated, unreadable=evaluated.unreadable + before, seconds=seconds)
+
+
+def _told(
+    parts: Iterator[SplitDetections], count: int, progress: Callable[[int, int], object] | None
+) -> Iterator[SplitDetections]:
+    """The same parts; `progress` is told how many images they have come to."""
+    done = 0
+    for part in parts:
+        done += len(part.images)
+        if progress is not None:
+            progress(done, count)
+        yield part
 
 
 def _evaluated_keypoints(detector: Detector, classes: Classes, data: Path, log: Callable[[str], object]) -> int:

@@ -6,24 +6,48 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from boxwright.evaluation.result_files import write_text_results, write_yolo_results
-from boxwright.structures import Detections
-from boxwright.visualize import mask_image
+from PIL import Image
+
+from boxwright.evaluation.result_files import write_dota_results, write_text_results, write_yolo_results
+from boxwright.models import MODELS
+from boxwright.structures import Classes, Detections
+from boxwright.visualize import mask_image, panoptic_image, semantic_image
 from boxwright.writing import GrowingJson, writing
 
 FORMATS = {
-    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask or rotated box (centre x and y, width, height, "
-    "degrees) of each object, by the path of the image",
-    "coco": "detections.coco.json: a COCO result file; masks as run-length codes, rotated boxes as rbbox",
+    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask, rotated box of each object, by its image's path",
+    "coco": "detections.coco.json: a COCO result file; masks as run-length codes",
     "polygons": "the same file, with masks as polygons",
     "yolo": "labels/NAME.txt: class index, centre, width and height as shares of the image, score",
+    "dota": "dota/Task1_CLASS.txt: image, score and corners of each rotated box, as DOTA's server takes them",
     "text": "text/NAME.txt: class name, score, x1, y1, x2, y2",
     "masks": "masks/NAME.png: 0, or n where the n-th object of the image is",
+    "semantic": "semantic/NAME.png: the number of each pixel's label, and semantic.json: their names",
+    "panoptic": "panoptic/NAME.png and panoptic.json: segments as in COCO's panoptic results",
 }
 """Names of the formats, and what each writes."""
 OF_MASKS = ("polygons", "masks")
 """Formats that only a detector with masks can write."""
+OF_MAPS = ("semantic", "panoptic")
+"""Formats that only a model with such maps can write."""
+
+
+def refuse_formats(checkpoint: str, formats: Sequence[str], model: str) -> None:
+    """Raise ValueError for formats that a model, by its name in `MODELS`, has nothing to write into."""
+    entry = MODELS[model]
+    for name in formats:
+        if name in OF_MASKS and not entry.needs_masks and entry.detects:
+            raise ValueError(f"{checkpoint} predicts boxes and no masks: leave out --format {name}")
+        if name not in OF_MAPS and not entry.detects:
+            raise ValueError(f"{checkpoint} labels pixels and finds no objects: --format semantic, not {name}")
+        if name == "dota" and not entry.needs_rotated:
+            raise ValueError(f"{checkpoint} predicts no rotated boxes: leave out --format dota")
+        if name == "semantic" and not entry.needs_semantic:
+            raise ValueError(f"{checkpoint} predicts no semantic map: leave out --format semantic")
+        if name == "panoptic" and not (entry.needs_semantic and entry.needs_masks):
+            raise ValueError(f"{checkpoint} predicts no panoptic map: leave out --format panoptic")
 
 
 def formats_called(text: str) -> tuple[str, ...]:
@@ -56,7 +80,10 @@ class PredictionFiles:
         self.formats = frozenset(formats)
         coco = self.formats & {"coco", "polygons"}
         self._by_path = GrowingJson(folder / "detections.json", "{}") if "json" in self.formats else None
+        self._unnamed = True
         self._rows = GrowingJson(folder / "detections.coco.json", "[]") if coco else None
+        segments = "panoptic" in self.formats
+        self._segments = GrowingJson(folder / "panoptic.json", "[]", "annotations") if segments else None
 
     def add(self, path: Path, name: str, found: Detections) -> None:
         """Write the detections of an image, which is called `name` where its path cannot be."""
@@ -67,18 +94,49 @@ class PredictionFiles:
             self._rows.add(",\n".join(map(json.dumps, rows)))
         if "yolo" in self.formats:
             write_yolo_results(self.folder / "labels", [found], [name])
+        if "dota" in self.formats:
+            write_dota_results(self.folder / "dota", found, name)
         if "text" in self.formats:
             write_text_results(self.folder / "text", [found], [name])
         if "masks" in self.formats:
-            file = self.folder / "masks" / f"{name}.png"
-            file.parent.mkdir(exist_ok=True)
-            image = mask_image(found)
+            self._save(mask_image(found), "masks", name)
+        if "semantic" in self.formats and found.semantic is not None:
+            self._save(semantic_image(found.semantic), "semantic", name)
+            self._write_names(found.classes)
+        if self._segments is not None and found.panoptic is not None:
+            self._save(panoptic_image(found.panoptic.map), "panoptic", name)
+            self._segments.add(json.dumps(_panoptic_entry(name, found)))
+
+    def _save(self, image: Image.Image, kind: str, name: str) -> None:
+        file = self.folder / kind / f"{name}.png"
+        file.parent.mkdir(exist_ok=True)
+        with writing(file):
+            image.save(file)
+
+    def _write_names(self, classes: Classes | None) -> None:
+        """The name of each label of a semantic map, once."""
+        file = self.folder / "semantic.json"
+        if classes is not None and self._unnamed:
+            self._unnamed = False
             with writing(file):
-                image.save(file)
+                text = json.dumps(dict(enumerate(classes.semantic_names)), ensure_ascii=False, indent=1)
+                file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _panoptic_entry(name: str, found: Detections) -> dict[str, Any]:
+    """An image of COCO's panoptic results; ids of categories are those of the user's own files."""
+    classes, panoptic = found.classes, found.panoptic
+    assert panoptic is not None
+    segments = []
+    for one in panoptic.segments:
+        ids = None if classes is None else classes.ids if one.thing else classes.stuff_ids
+        row: dict[str, Any] = {"id": one.id, "category_id": ids[one.label] if ids else one.label, "area": one.area}
+        segments.append(row | {"isthing": int(one.thing)} | ({} if one.score is None else {"score": one.score}))
+    return {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
 
 
 def _json_entry(path: Path, found: Detections) -> str:
-    """Names, scores, boxes (x1, y1, x2, y2), run-length codes of masks and rotated boxes of an image, by its path."""
+    """Names, scores, boxes (x1, y1, x2, y2), codes of masks, and rotated boxes of an image, by its path."""
     rows = [
         {"name": one.name, "score": one.score, "box": list(one.box)}
         | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})

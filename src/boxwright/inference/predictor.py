@@ -209,8 +209,7 @@ class Detector:
                 uint8, a tensor (3, H, W) uint8 or float in [0, 1], a batch of them (B, 3, H, W).
             options: see `PredictOptions`.
 
-        Raises FileNotFoundError or ValueError where an image cannot be read, and ValueError for an option that does not
-        fit the detector.
+        Raises FileNotFoundError or ValueError for an image that cannot be read or an option that does not fit.
         """
         found = self.stream(images, **options)
         return [one if one.masks is None else replace(one, masks=one.whole_masks()) for one in found]
@@ -221,8 +220,7 @@ class Detector:
         """`predict` for any number of images, in their order; masks stay cropped to their objects.
 
         Two windows of images are in memory at a time: the one being processed, sorted into batches of one size, and
-        the next, which is decoded and resized meanwhile. Decoded images take `memory` GiB at most: windows of large
-        images are shorter, and the largest images are processed one by one.
+        the next, which is being decoded. They take `memory` GiB at most: windows of large images are shorter.
         """
         for one in self.try_stream(images, **options):
             if isinstance(one, Exception):
@@ -279,9 +277,11 @@ class Detector:
             raise ValueError(f"{self.recipe.model.name} {wants}")
 
     def check_tiles(self, tiling: Tiling | None) -> None:
-        """Raise ValueError where images are to be cut for a detector whose regions are those of whole images."""
-        if tiling is not None and self.needs_proposals:
-            raise ValueError(f"{self.recipe.model.name} takes proposals of whole images: it cannot detect in tiles")
+        """Raise ValueError where images are to be cut for a model that needs whole ones."""
+        wants = (self.needs_proposals, self.recipe.needs_semantic, self.recipe.needs_rotated)
+        if tiling is not None and any(wants):
+            given = "takes proposals of" if wants[0] else "labels" if wants[1] else "finds rotated boxes in"
+            raise ValueError(f"{self.recipe.model.name} {given} whole images: it cannot detect in tiles")
 
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None
@@ -372,7 +372,8 @@ class _Window:
 
     def restore(self, rows: list[int], images: ImageBatch, padded: PaddedDetections) -> None:
         """Take the detections of a batch, mapped back to the original images."""
-        for row, found in zip(rows, padded.restore(images, self._detector.paste), strict=False):
+        merging = getattr(self._detector.recipe.model, "panoptic", None)  # of a model with segments
+        for row, found in zip(rows, padded.restore(images, self._detector.paste, merging), strict=False):
             self._found[row] = replace(found, classes=self._detector.classes, path=self._good[row].path)
 
     def detect(self, use: DeviceUse | None) -> None:

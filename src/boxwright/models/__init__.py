@@ -12,9 +12,11 @@ from boxwright.models.fcos import FCOS, FCOSConfig
 from boxwright.models.fcos_mask import FCOSMask, FCOSMaskConfig
 from boxwright.models.keypoint_rcnn import KeypointRCNN, KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from boxwright.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig
 from boxwright.models.retinanet import RetinaNet, RetinaNetConfig
 from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNN, RotatedFasterRCNNConfig
 from boxwright.models.rpn import RPN, RPNConfig
+from boxwright.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
 from boxwright.structures import DetectSettings
 
 __all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry"]
@@ -24,8 +26,9 @@ class ModelEntry(NamedTuple):
     """A detector's config dataclass and its class, which is called with one such config and the number of classes.
 
     With `one_class` all classes of the data are one, "object"; with `needs_proposals` it wants stored proposals, with
-    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_rotated` rotated boxes. `holds` names the
-    detector that a mask or keypoint model holds, whose sections it has.
+    `needs_masks` it learns masks, with `needs_keypoints` keypoints, with `needs_semantic` semantic maps, with
+    `needs_rotated` rotated boxes; without `detects` it finds no objects. `holds` names the detector that a model with
+    masks or keypoints holds, whose sections it has.
     """
 
     config: type[ModelConfig]
@@ -35,6 +38,8 @@ class ModelEntry(NamedTuple):
     needs_masks: bool = False
     holds: str | None = None
     needs_keypoints: bool = False
+    needs_semantic: bool = False
+    detects: bool = True
     needs_rotated: bool = False
 
 
@@ -46,6 +51,10 @@ MODELS: dict[str, ModelEntry] = {
     "faster_rcnn": ModelEntry(FasterRCNNConfig, FasterRCNN),
     "mask_rcnn": ModelEntry(MaskRCNNConfig, MaskRCNN, needs_masks=True, holds="faster_rcnn"),
     "keypoint_rcnn": ModelEntry(KeypointRCNNConfig, KeypointRCNN, holds="faster_rcnn", needs_keypoints=True),
+    "semantic_fpn": ModelEntry(SemanticFPNConfig, SemanticFPN, needs_semantic=True, detects=False),
+    "panoptic_fpn": ModelEntry(
+        PanopticFPNConfig, PanopticFPN, needs_masks=True, holds="mask_rcnn", needs_semantic=True
+    ),
     "rotated_faster_rcnn": ModelEntry(RotatedFasterRCNNConfig, RotatedFasterRCNN, needs_rotated=True),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }

@@ -55,6 +55,8 @@ class RotatedBoxSettings:
     positive_fraction: float = 0.25
     beta: float = 0.0
     """Of the smooth-L1 loss: 0 is L1 (Detectron2)."""
+    half_turns: bool = False
+    """Learn the shorter of the two turns to a box, whose ends are alike; else that to its first edge (Detectron2)."""
     offset_weights: RotatedWeights = (10.0, 10.0, 5.0, 5.0, 1.0)
     """Offsets are learnt times these; the last is the turn, in radians."""
 
@@ -147,7 +149,10 @@ class RotatedBoxBranch(nn.Module):
             entropy = entropy * label_weights(sampled.labels, self.class_weights).flatten()
         own = sampled.labels.clamp(min=0)[..., None, None].expand(-1, -1, 1, 5)
         offsets = logits.offsets.gather(2, own)[:, :, 0]  # (B, S, 5)
-        wanted = encode_rotated(sampled.boxes, sampled.ground_truth_boxes, self.settings.offset_weights)
+        settings = self.settings
+        wanted = encode_rotated(
+            sampled.boxes, sampled.ground_truth_boxes, settings.offset_weights, half_turns=settings.half_turns
+        )
         box = smooth_l1(offsets, wanted, sampled.positive.to(offsets.dtype), self.settings.beta)
         return {"classification": (entropy * sampled.real.flatten()).sum() / total, "box": box / total}
 
@@ -172,4 +177,3 @@ class RotatedBoxBranch(nn.Module):
             boxes, values, torch.where(good, labels, -1), settings.nms_iou, settings.max_detections
         )
         return PaddedDetections(rotated_hull(boxes), values, labels, counts, rotated=boxes)
-

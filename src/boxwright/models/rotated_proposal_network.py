@@ -59,6 +59,8 @@ class RotatedProposalSettings:
     positive_fraction: float = 0.5
     beta: float = 0.0
     """Of the smooth-L1 loss: 0 is L1 (Detectron2)."""
+    half_turns: bool = False
+    """Learn the shorter of the two turns to a box, whose ends are alike; else that to its first edge (Detectron2)."""
     normaliser: Literal["sampled", "nominal"] = "sampled"
     """Divide losses by the anchors drawn, or by `samples` an image, drawn or not (Detectron2)."""
     train_candidates: int = 2000
@@ -125,7 +127,7 @@ class RotatedProposalNetwork(nn.Module):
         grids = [
             grid_locations(
                 (level.shape[2], level.shape[3]), stride, device=level.device, grid=self.settings.anchor_grid
-            )  # fmt: skip
+            )
             for level, stride in zip(levels, self.strides, strict=True)
         ]
         return rotated_pyramid_anchors(grids, list(self.cells))
@@ -154,7 +156,7 @@ class RotatedProposalNetwork(nn.Module):
         nominal = self.settings.normaliser == "nominal"
         total = len(real) * self.settings.samples if nominal else real.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum")
-        wanted = encode_rotated(outputs.anchors[rows], boxes)
+        wanted = encode_rotated(outputs.anchors[rows], boxes, half_turns=self.settings.half_turns)
         box = smooth_l1(offsets, wanted, positive.to(offsets.dtype), self.settings.beta)
         return {"objectness": objectness / total, "proposal_box": box / total}
 

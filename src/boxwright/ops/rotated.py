@@ -90,13 +90,16 @@ def resize_rotated(boxes: Tensor, factors_xy: Tensor) -> Tensor:
     return torch.cat([boxes[..., :2] * factors_xy, torch.stack([width, height, angle], -1)], -1)
 
 
-def flip_rotated(boxes: Tensor, width: float | Tensor) -> Tensor:
-    """Rotated boxes (..., 5) of an image of this width that is mirrored, left and right exchanged.
+def flip_rotated(boxes: Tensor, extent: float, axis: int = 0) -> Tensor:
+    """Rotated boxes (..., 5) of an image that is mirrored along x (axis 0) or y (axis 1), where it has this extent.
 
     >>> flip_rotated(torch.tensor([5.0, 5.0, 4.0, 2.0, 30.0]), 20).tolist()
     [15.0, 5.0, 4.0, 2.0, -30.0]
     """
-    return torch.cat([width - boxes[..., :1], boxes[..., 1:4], wrap_angles(-boxes[..., 4:])], -1)
+    columns = [*boxes.unbind(-1)]
+    columns[axis] = extent - columns[axis]
+    columns[4] = wrap_angles(-columns[4])
+    return torch.stack(columns, -1)
 
 
 def clip_rotated(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
@@ -114,6 +117,16 @@ def clip_rotated(boxes: Tensor, sizes_hw: Tensor) -> Tensor:
     high = (centre + sides / 2).clamp(min=0).minimum(limits)
     clipped = torch.cat([(low + high) / 2, sides.minimum(high - low), angle], -1)
     return torch.where(angle.abs() <= UPRIGHT_DEGREES, clipped, torch.cat([centre, sides, angle], -1))
+
+
+def restore_rotated(boxes: Tensor, scale_xy: Tensor, offset_xy: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Rotated boxes (B, N, 5) of a batch in its original images; upright ones are clipped to their sizes (B, 2).
+
+    Network coordinates are original coordinates * scale_xy (B, 2) + offset_xy (B, 2).
+    """
+    offset, scale, sizes = (part.to(boxes.device) for part in (offset_xy[:, None], scale_xy[:, None], sizes_hw))
+    moved = torch.cat([boxes[..., :2] - offset, boxes[..., 2:]], -1)
+    return clip_rotated(resize_rotated(moved, 1 / scale), sizes)
 
 
 def rotated_around(corners: Tensor) -> Tensor:

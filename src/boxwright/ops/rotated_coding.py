@@ -18,10 +18,13 @@ RotatedWeights = tuple[float, float, float, float, float]
 ONES: RotatedWeights = (1.0, 1.0, 1.0, 1.0, 1.0)
 
 
-def encode_rotated(reference: Tensor, boxes: Tensor, weights: RotatedWeights = ONES) -> Tensor:
+def encode_rotated(
+    reference: Tensor, boxes: Tensor, weights: RotatedWeights = ONES, *, half_turns: bool = False
+) -> Tensor:  # fmt: skip
     """Offsets (..., 5) that lead from reference (..., 5) to boxes (..., 5), each times its weight.
 
-    Boxes without area (padding and background rows) give finite offsets, which the caller masks.
+    With `half_turns` both ends of a box are alike, and the turn is the shorter of the two that lead to it, at most 90
+    degrees. Boxes without area (padding and background rows) give finite offsets, which the caller masks.
 
     >>> turned = encode_rotated(torch.tensor([0.0, 0, 10, 20, 170]), torch.tensor([5.0, 5, 10, 20, -170]))
     >>> turned.round(decimals=4).tolist() == torch.tensor([0.5, 0.25, 0, 0, 0.3491]).tolist()
@@ -30,7 +33,10 @@ def encode_rotated(reference: Tensor, boxes: Tensor, weights: RotatedWeights = O
     sides = reference[..., 2:4].clamp(min=1e-6)
     shift = (boxes[..., :2] - reference[..., :2]) / sides
     growth = (boxes[..., 2:4].clamp(min=1e-6) / sides).log()
-    turn = torch.deg2rad(wrap_angles(boxes[..., 4:] - reference[..., 4:]))
+    turn = wrap_angles(boxes[..., 4:] - reference[..., 4:])
+    if half_turns:
+        turn = (turn + 90) % 180 - 90
+    turn = torch.deg2rad(turn)
     offsets = torch.cat([shift, growth, turn], -1)
     return torch.stack([column * weight for column, weight in zip(offsets.unbind(-1), weights, strict=True)], dim=-1)
 

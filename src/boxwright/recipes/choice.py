@@ -21,6 +21,9 @@ ALIASES = {
     "mask-rcnn": "mask-rcnn-small",
     "fcos-mask": "fcos-mask-small",
     "keypoint-rcnn": "keypoint-rcnn-small",
+    "rotated-faster-rcnn": "rotated-faster-rcnn-small",
+    "panoptic-fpn": "panoptic-fpn-small",
+    "semantic-fpn": "semantic-fpn-small",
 }
 """Short names, and the recipes that a user's own data can start from on every machine."""
 MEDIUM = {name: f"{name}-medium" for name in ("fcos", "retinanet", "faster-rcnn", "mask-rcnn", "fcos-mask")}

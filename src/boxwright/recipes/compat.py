@@ -65,7 +65,9 @@ def rules(library: str, model: Mapping[str, Any]) -> Rules:
     name = model["name"]
     known = {
         "torchvision": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn"),
-        "detectron2": ("fcos", "retinanet", "rpn", "fast_rcnn", "faster_rcnn", "mask_rcnn"),
+        "detectron2": (
+            "fcos", "retinanet", "rpn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "semantic_fpn", "panoptic_fpn",
+        ),
         "adelaidet": ("fcos",),
         "mmdetection": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn"),
         "course": ("fcos", "faster_rcnn"),
@@ -177,9 +179,9 @@ def _detectron2(model: Mapping[str, Any]) -> Rules:
         "backbone.dilated_c5": levels == ["c5"], "box.stage_head": levels == ["c4"], "box.norm": "none",
         "box.pool_aligned": True, "box.pool_sampling": 0, "box.level_slack": 0.0, "box.min_side": 0.0,
         "mask.pool_aligned": True, "mask.pool_sampling": 0, "mask.level_slack": 0.0, "mask.norm": "none",
-        "mask.paste": "exact",
+        "mask.paste": "exact", "semantic.norm": OneOf(("gn", "none")),
     }  # fmt: skip
-    return Rules(chosen, fixed, resize if model["name"] == "rpn" else resize | ALL_PAIRS)
+    return Rules(chosen, fixed, resize if model["name"] in ("rpn", "semantic_fpn") else resize | ALL_PAIRS)
 
 
 def _torchvision(model: Mapping[str, Any]) -> Rules:

@@ -296,6 +296,11 @@ class Recipe(Section):
         return MODELS[self.model.name].needs_masks
 
     @property
+    def needs_semantic(self) -> bool:
+        """Whether the recipe's model learns the label of every pixel."""
+        return MODELS[self.model.name].needs_semantic
+
+    @property
     def needs_rotated(self) -> bool:
         """Whether the recipe's model learns rotated boxes."""
         return MODELS[self.model.name].needs_rotated

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from boxwright.nn.norm import speed_up_group_norms
+
 FEWEST_CHANNELS = (128, 64)
 """In and out. Below, moving tiles costs more than the products that are saved."""
 FEWEST_TILES = 12
@@ -161,8 +163,10 @@ def wide_convolutions(model: nn.Module) -> list[str]:
 def speed_up(model: nn.Module, device: torch.device, precision: str) -> None:
     """Use Winograd's algorithm below `model`, in place, where it is the faster one: in fp32 on a CPU.
 
-    Not where `SWITCH` or `direct_convolutions` says otherwise.
+    In bf16, fast group norms. Neither where `direct_convolutions` says so; `SWITCH` is for Winograd's.
     """
+    if not _direct.get():
+        speed_up_group_norms(model, device, precision)
     setting = os.environ.get(SWITCH, "")
     if setting not in ("", "0", "1"):
         raise ValueError(f"{SWITCH}: expected 0 or 1, got {setting!r}")
@@ -172,7 +176,7 @@ def speed_up(model: nn.Module, device: torch.device, precision: str) -> None:
 
 @contextmanager
 def direct_convolutions() -> Iterator[None]:
-    """Networks that `speed_up` sees within keep torch's own convolutions: for references to compare with."""
+    """Networks that `speed_up` sees within keep torch's own layers: for references to compare with."""
     before = _direct.set(True)
     try:
         yield

@@ -15,6 +15,7 @@ from boxwright.structures.detections import Detections, ImageBatch, PaddedDetect
 from boxwright.structures.ground_truth import GroundTruth, GroundTruthObject
 from boxwright.structures.losses import Losses
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.panoptic import Panoptic, PanopticSegment, PanopticSettings
 from boxwright.structures.proposals import Proposals
 from boxwright.structures.skeleton import Skeleton
 from boxwright.structures.targets import Targets
@@ -30,6 +31,9 @@ __all__ = [
     "ImageBatch",
     "Losses",
     "PaddedDetections",
+    "Panoptic",
+    "PanopticSegment",
+    "PanopticSettings",
     "Proposals",
     "Skeleton",
     "Targets",

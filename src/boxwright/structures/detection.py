@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from boxwright.structures.masks import CroppedMask
 
 
@@ -24,3 +26,9 @@ class Detection:
     mask: CroppedMask | None = None
     keypoints: tuple[tuple[float, float, float], ...] | None = None
     rotated: tuple[float, float, float, float, float] | None = None
+
+
+def five_numbers(rotated: Tensor) -> tuple[float, float, float, float, float]:
+    """One rotated box (5,) as a `Detection` has it."""
+    cx, cy, width, height, angle = rotated.tolist()
+    return cx, cy, width, height, angle

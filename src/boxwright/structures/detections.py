@@ -1,7 +1,7 @@
 """Detections, and the batch of images that they are found in: to network pixels, and back.
 
 Both are in one file because the second mapping is the inverse of the first. Shape legend: B = images, N = detections at
-most, D = detections, M = side of a mask grid, H W = height and width in pixels.
+most, D = detections, M = side of a mask grid, P = keypoints, S = semantic classes, H W = height and width in pixels.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike
 from boxwright.ops.keypoints import decode_heatmaps
-from boxwright.ops.mask_paste import Paste, mask_polygons, paste_masks
-from boxwright.ops.rotated import clip_rotated, resize_rotated, rotated_corners, rotated_hull
+from boxwright.ops.mask_paste import Paste, paste_masks
+from boxwright.ops.rotated import restore_rotated, rotated_hull
+from boxwright.ops.semantic import semantic_labels
 from boxwright.structures.classes import Classes
-from boxwright.structures.detection import Detection
-from boxwright.structures.masks import CroppedMask
+from boxwright.structures.detection import Detection, five_numbers
+from boxwright.structures.masks import CroppedMask, whole_planes
+from boxwright.structures.panoptic import Panoptic, PanopticSettings, merge_panoptic
 from boxwright.structures.rows import Rows, has_field, rows_of
+from boxwright.structures.written import as_supervision, coco_row
 from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
+
+SEMANTIC_STRIDE = 4
+"""Network pixels to a cell of `PaddedDetections.semantic`, along each axis."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -86,8 +92,7 @@ class ImageBatch:
         if isinstance(rows, int):
             height, width = self.sizes_hw[rows].tolist()
             return self.pixels[rows, :, :height, :width]
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor[rows.to(tensor.device)] for tensor in tensors))
+        return self._each(lambda tensor: tensor[rows.to(tensor.device)])
 
     @classmethod
     def of(
@@ -140,15 +145,31 @@ class ImageBatch:
             return normal
         return normal.contiguous(memory_format=torch.channels_last)
 
+    def to_original(self, points: Tensor, first: int = 0) -> Tensor:
+        """Network coordinates x, y (n, ..., 2 or 4), of the images from `first` on, in their originals, on the CPU."""
+        last, pairs = first + len(points), points.shape[-1] // 2
+        shape = (len(points), *[1] * (points.dim() - 2), 2 * pairs)
+        scale, offset = (
+            part[first:last].cpu().repeat(1, pairs).view(shape) for part in (self.scale_xy, self.offset_xy)
+        )
+        return (points - offset) / scale
+
+    def semantic_labels(self, logits: Tensor, image: int) -> Tensor:
+        """The semantic map (H, W) uint8 of one image from its logits (S, h, w), at its original pixels, on the CPU."""
+        fields = (self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
+        return semantic_labels(logits, SEMANTIC_STRIDE, *(part[image].tolist() for part in fields)).cpu()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """The same batch on another device."""
-        tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> ImageBatch:
         """The same batch in pinned memory, for an asynchronous copy to a GPU."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         tensors = (self.pixels, self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return ImageBatch(*(tensor.pin_memory() for tensor in tensors))
+        return ImageBatch(*(change(tensor) for tensor in tensors))
 
 
 class PaddedDetections(NamedTuple):
@@ -156,8 +177,8 @@ class PaddedDetections(NamedTuple):
 
     Rows from `counts` on are padding: box 0, score 0, label -1. Boxes are in network pixels. `masks`
     (B, N, M, M), where a detector gives them, are probabilities on a grid over each box; `heatmaps` (B, N, P, M, M), of
-    a keypoint detector, logits over each box of where its P keypoints are. `rotated` (B, N, 5), of a rotated detector,
-    are the boxes whose upright hulls `boxes` are (`ops.rotated`).
+    a keypoint detector, logits over each box of where its P keypoints are; `semantic` (B, S, h, w), of a model with
+    semantic maps, logits of its S classes at stride 4; `rotated` (B, N, 5), the boxes that `boxes` are the hulls of.
     """
 
     boxes: Tensor
@@ -166,6 +187,7 @@ class PaddedDetections(NamedTuple):
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    semantic: Tensor | None = None
     rotated: Tensor | None = None
 
     def cpu(self) -> PaddedDetections:
@@ -178,38 +200,39 @@ class PaddedDetections(NamedTuple):
         grids = (None if part is None else change(part) for part in self[4:])
         return PaddedDetections(boxes, scores, labels, counts, *grids)
 
-    def restore(self, images: ImageBatch, paste: Paste = "exact") -> list[Detections]:
-        """Detections of each image on the CPU, in the pixels of the original; masks are pasted and cropped.
+    def restore(
+        self, images: ImageBatch, paste: Paste = "exact", panoptic: PanopticSettings | None = None
+    ) -> list[Detections]:
+        """Detections of each image on the CPU, in the pixels of the original, with everything that their model gives.
 
-        Keypoints are decoded in network pixels, as the references do, and then moved. Rotated boxes that are upright
-        are clipped to the image; the others, which may leave it, are not, and their hulls are.
+        Masks are pasted as `paste` says, and merged with the semantic map as `panoptic` says, if it is given.
         """
-        in_network, scores, labels, numbers, grids, heatmaps, _ = self.cpu()
+        in_network, scores, labels, numbers, grids, heatmaps, _, turned = self._replace(semantic=None).cpu()
         counts = numbers.tolist()
-        scale = images.scale_xy.cpu().repeat(1, 2)[:, None]  # (B, 1, 4)
-        offset = images.offset_xy.cpu().repeat(1, 2)[:, None]
-        boxes = (in_network - offset) / scale
-        turned = None if self.rotated is None else self._restored_rotated(images)
+        boxes = images.to_original(in_network)
         if turned is not None:
+            turned = restore_rotated(turned, images.scale_xy, images.offset_xy, images.original_hw)
             boxes = rotated_hull(turned)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
             rows = slice(0, counts[image])
-            limits = torch.tensor([width, height, width, height])
-            own = boxes[image, rows].clamp(min=0).minimum(limits)
-            masks = None
+            own, limits = boxes[image, rows], torch.tensor([width, height, width, height])
+            masks = points = semantic = merged = None
             if grids is not None:
                 # into the box before clipping: a mask that leaves the image must not be squeezed
-                pasted = paste_masks(grids[image, rows], boxes[image, rows], (height, width), how=paste)
+                pasted = paste_masks(grids[image, rows], own, (height, width), how=paste)
                 masks = tuple(CroppedMask(*part) for part in pasted)
-            points = None
-            if heatmaps is not None:
+            if heatmaps is not None:  # decoded in network pixels, as the references do, and then moved
                 points = decode_heatmaps(heatmaps[image, rows].float(), in_network[image, rows])
-                points[..., :2] = (points[..., :2] - offset[image, 0, :2]) / scale[image, 0, :2]
-            size_hw = (height, width)
+                points[..., :2] = images.to_original(points[None, ..., :2], image)[0]
+            if self.semantic is not None:  # where its logits are
+                semantic = images.semantic_labels(self.semantic[image], image)
+                if panoptic is not None and masks is not None:
+                    merged = merge_panoptic(masks, scores[image, rows], labels[image, rows], semantic, panoptic)
             found.append(
                 Detections(
-                    own, scores[image, rows], labels[image, rows], size_hw, masks=masks, keypoints=points,
+                    own.clamp(min=0).minimum(limits), scores[image, rows], labels[image, rows], (height, width),
+                    masks=masks, keypoints=points, semantic=semantic, panoptic=merged,
                     rotated=None if turned is None else turned[image, rows],
                 )
             )  # fmt: skip
@@ -227,8 +250,9 @@ class PaddedDetections(NamedTuple):
 class Detections:
     """The detections in one image, best first: boxes (D, 4), scores (D,), labels (D,), masks and keypoints if any.
 
-    `rotated` (D, 5), of a rotated detector, are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen
-    (`ops.rotated`); `boxes` then are their upright hulls, cut to the image.
+    `semantic` (H, W) uint8, where the model gives it, has an index into `classes.semantic_names` for each pixel (255
+    where the network did not see), and `panoptic` the segments that masks and semantic map were merged to. `rotated`
+    (D, 5) are cx, cy, w, h and degrees (`ops.rotated`), and `boxes` then their upright hulls, cut to the image.
 
     Boxes and masks are in the pixels of the original image of `size_hw`. Masks are (D, H, W) bool, as `predict` gives
     them, or cropped to their objects, as `stream` and evaluation keep them. Keypoints (D, P, 3) are x, y and
@@ -248,14 +272,19 @@ class Detections:
     masks: Tensor | tuple[CroppedMask, ...] | None = None
     path: str | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
+    panoptic: Panoptic | None = None
     rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
-        for name, expected in (("boxes", (count, 4)), ("scores", (count,)), ("labels", (count,))):
-            got = tuple(getattr(self, name).shape)
-            if got != expected:
-                raise ValueError(f"{name}: expected {'(D, 4)' if name == 'boxes' else expected}, got {got}")
+        parts = (self.boxes, self.scores, self.labels, self.rotated)
+        for name, part, columns in zip(
+            ("boxes", "scores", "labels", "rotated"), parts, ((4,), (), (), (5,)), strict=True
+        ):
+            if part is not None and tuple(part.shape) != (count, *columns):
+                expected = "(D, 4)" if name == "boxes" else (count, *columns)
+                raise ValueError(f"{name}: expected {expected}, got {tuple(part.shape)}")
         if isinstance(self.masks, tuple):
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
         elif self.masks is not None:
@@ -265,8 +294,11 @@ class Detections:
             got = tuple(self.keypoints.shape)
             good = len(got) == 3 and got[0] == count and got[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {got}")
-        if self.rotated is not None:
-            require(self.rotated.shape == (count, 5), f"rotated: expected ({count}, 5), got {tuple(self.rotated.shape)}")
+        merged = None if self.panoptic is None else self.panoptic.map
+        for name, map_ in (("semantic", self.semantic), ("panoptic", merged)):
+            if map_ is not None:
+                got = tuple(map_.shape)
+                require(got == tuple(self.size_hw), f"{name}: expected {tuple(self.size_hw)}, got {got}")
         if self.classes is not None and count:
             highest, known = int(self.labels.max()), len(self.classes.names)
             if highest >= known:
@@ -300,13 +332,8 @@ class Detections:
         x1, y1, x2, y2 = self.boxes[row].tolist()
         label = int(self.labels[row])
         mask = None if self.masks is None else self.mask(row)
-        points = (
-            None if self.keypoints is None else tuple((x, y, score) for x, y, score in self.keypoints[row].tolist())
-        )
-        turned = None
-        if self.rotated is not None:
-            cx, cy, width, height, angle = self.rotated[row].tolist()
-            turned = (cx, cy, width, height, angle)
+        points = None if self.keypoints is None else tuple((x, y, s) for x, y, s in self.keypoints[row].tolist())
+        turned = None if self.rotated is None else five_numbers(self.rotated[row])
         return Detection((x1, y1, x2, y2), self.scores[row].item(), label, self._name(label), mask, points, turned)
 
     @property
@@ -326,9 +353,13 @@ class Detections:
         elif masks is not None:
             masks = masks[keep]
         chosen = (self.boxes[keep], self.scores[keep], self.labels[keep])
-        points = None if self.keypoints is None else self.keypoints[keep]
-        turned = None if self.rotated is None else self.rotated[keep]
-        return Detections(*chosen, self.size_hw, self.classes, masks, self.path, points, rotated=turned)
+        points, turned = (None if part is None else part[keep] for part in (self.keypoints, self.rotated))
+        panoptic = self.panoptic
+        if panoptic is not None:
+            panoptic = panoptic.select(torch.arange(len(self), device=keep.device)[keep].tolist())
+        return Detections(
+            *chosen, self.size_hw, self.classes, masks, self.path, points, self.semantic, panoptic, turned
+        )  # fmt: skip
 
     def above(self, score: float) -> Detections:
         """The detections whose score is at least `score`."""
@@ -336,12 +367,7 @@ class Detections:
 
     def whole_masks(self) -> Tensor | None:
         """Masks of the size of the image (D, H, W) bool, None if there are none."""
-        if not isinstance(self.masks, tuple):
-            return self.masks
-        planes = torch.zeros(len(self), *self.size_hw, dtype=torch.bool)
-        for plane, mask in zip(planes, self.masks, strict=True):
-            mask.draw(plane)
-        return planes
+        return whole_planes(self.masks, self.size_hw) if isinstance(self.masks, tuple) else self.masks
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one detection, cropped to its object. Raises ValueError where there are no masks."""
@@ -364,53 +390,28 @@ class Detections:
 
         The image's id is the name of its file without suffix if not given. Masks are written as compressed run-length
         codes, or as polygons along the edges of their pixels; keypoints as x, y, score one after the other, half a
-        pixel to the left and up, since COCO counts from the centre of a pixel. COCO knows no rotated boxes: `bbox` is
-        their hull, and `rbbox` beside it cx, cy, w, h, degrees. Raises ValueError without an id where no file is known.
+        pixel to the left and up, since COCO counts from the centre of a pixel; a rotated box as `rotated`, cx, cy, w, h
+        and degrees. Raises ValueError without an id where no file is known.
         """
         if image_id is None:
             require(self.path is not None, "to_coco: these detections are of no file: give the id of their image")
             image_id = Path(str(self.path)).stem
         ids = self.classes.ids if self.classes else None
-        rows: list[dict[str, Any]] = []
-        for index, (box, score, label) in enumerate(
-            zip(self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        ):
-            x1, y1, x2, y2 = box
-            row = {
-                "image_id": image_id,
-                "category_id": ids[label] if ids else label,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-            }
-            if self.masks is not None:
-                mask = self.mask(index)
-                row["segmentation"] = (
-                    mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(self.size_hw)
-                )
-            if self.keypoints is not None:
-                points = self.keypoints[index].double() - torch.tensor([0.5, 0.5, 0.0])
-                row["keypoints"] = points.flatten().tolist()
-            if self.rotated is not None:
-                row["rbbox"] = self.rotated[index].tolist()
-            rows.append(row)
-        return rows
+        return [
+            coco_row(
+                image_id, ids[label] if ids else label, self.boxes[index], score,
+                None if self.masks is None else self.mask(index), self.size_hw,
+                None if self.keypoints is None else self.keypoints[index], polygons=polygons,
+                rotated=None if self.rotated is None else self.rotated[index],
+            )
+            for index, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
+        ]  # fmt: skip
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, for its trackers, annotators and zones.
 
-        Raises ImportError where the package supervision is not installed.
+        Keypoints are its `data["keypoints"]` (D, P, 3) x, y, score, corners of rotated boxes its `data["xyxyxyxy"]`
+        (D, 4, 2). Raises ImportError where the package supervision is not installed.
         """
-        try:
-            import supervision
-        except ImportError as error:
-            raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
-        masks, data = self.whole_masks(), {"class_name": self.names}
-        if self.rotated is not None:  # as supervision keeps oriented boxes: the four corners
-            data["xyxyxyxy"] = rotated_corners(self.rotated).cpu().numpy()
-        return supervision.Detections(
-            xyxy=self.boxes.cpu().numpy(),
-            confidence=self.scores.cpu().numpy(),
-            class_id=self.labels.cpu().numpy(),
-            mask=None if masks is None else masks.cpu().numpy(),
-            data=data,
-        )
+        parts, more = (self.boxes, self.scores, self.labels, self.names), (self.keypoints, self.rotated)
+        return as_supervision(*parts, self.whole_masks(), *more)

@@ -1,6 +1,6 @@
-"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints and rotated boxes.
+"""The ground truth of one image: boxes, labels, ignore flags, masks, keypoints, labels of pixels, rotated boxes.
 
-Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object.
+Shape legend: G = ground-truth boxes of the image, K = classes, P = keypoints of an object, H W = size of the image.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class GroundTruthObject(NamedTuple):
 class GroundTruth:
     """The ground truth of one image: boxes (G, 4), labels (G,) int64, ignore (G,) bool, and more if any.
 
-    Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible. Rotated boxes
-    (G, 5) float32 are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen (`ops.rotated`). They are
-    never cut: `boxes` are the upright hulls of what the image shows of them.
-    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). A number or iterating
-    gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
+    Keypoints (G, P, 3) float32 are x, y and visibility: 0 for not annotated, 1 for hidden, 2 for visible.
+    `ignore` marks regions that do not count in loss and evaluation (COCO crowd, VOC difficult). `semantic` (H, W) uint8
+    is the label of every pixel of the image, a number of `Classes.semantic_names`, or 255 where it is not known.
+    Rotated boxes (G, 5) float32 are cx, cy, w, h and degrees in [-180, 180), counter-clockwise as seen (`ops.rotated`).
+    They are never cut: `boxes` are the upright hulls of what the image shows of them. A
+    number or iterating gives a `GroundTruthObject`, a slice, flags or numbers the ground truth of these objects.
 
     >>> ground_truth = GroundTruth.of([[0, 0, 8, 8], [2, 2, 6, 6]], [1, 0])
     >>> ground_truth[-1].box, [one.label for one in ground_truth], len(ground_truth[ground_truth.labels == 1])
@@ -56,6 +57,7 @@ class GroundTruth:
     ignore: Tensor
     masks: tuple[CroppedMask, ...] | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
     rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +75,10 @@ class GroundTruth:
             good = len(shape) == 3 and shape[0] == count and shape[2] == 3
             require(good, f"keypoints: expected ({count}, P, 3), got {shape}")
             require(dtype == torch.float32, f"keypoints: expected float32, got {dtype}")
+        if self.semantic is not None:
+            shape, dtype = tuple(self.semantic.shape), self.semantic.dtype
+            good = len(shape) == 2 and dtype == torch.uint8
+            require(good, f"semantic: expected (H, W) uint8, got {shape} {dtype}")
         if self.rotated is not None:
             _check_rotated(self.rotated, count)
         if count:
@@ -121,7 +127,7 @@ class GroundTruth:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
         points = None if self.keypoints is None else self.keypoints[rows]
         turned = None if self.rotated is None else self.rotated[rows]
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, turned)
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic, turned)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
@@ -146,6 +152,7 @@ class GroundTruth:
         ignore: Any = None,
         masks: Sequence[CroppedMask] | None = None,
         keypoints: Any = None,
+        semantic: Any = None,
         rotated: Any = None,
     ) -> GroundTruth:
         """Ground truth from anything tensor-like; without flags no object is ignored.
@@ -157,9 +164,10 @@ class GroundTruth:
         labels = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
         flags = torch.zeros(len(labels)) if ignore is None else torch.as_tensor(ignore)
         points = None if keypoints is None else torch.as_tensor(keypoints, dtype=torch.float32)
+        given = None if masks is None else tuple(masks)
+        plane = None if semantic is None else torch.as_tensor(semantic)
         turned = None if rotated is None else torch.as_tensor(rotated, dtype=torch.float32).reshape(-1, 5)
-        ignored = flags.to(torch.bool).reshape(-1)
-        return cls(boxes, labels, ignored, None if masks is None else tuple(masks), points, turned)
+        return cls(boxes, labels, flags.to(torch.bool).reshape(-1), given, points, plane, turned)
 
 
 def _check_rotated(rotated: Tensor, count: int) -> None:

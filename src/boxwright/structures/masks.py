@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,3 +75,11 @@ class CroppedMask(NamedTuple):
             return CroppedMask(self.x, self.y, self.bitmap[:0, :0])
         top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         return CroppedMask(self.x + left, self.y + top, self.bitmap[top:bottom, left:right].clone())
+
+
+def whole_planes(masks: Sequence[CroppedMask], size_hw: tuple[int, int]) -> Tensor:
+    """Cropped masks of an image as masks of its size, (D, H, W) bool."""
+    planes = torch.zeros(len(masks), *size_hw, dtype=torch.bool)
+    for plane, mask in zip(planes, masks, strict=True):
+        mask.draw(plane)
+    return planes

@@ -1,7 +1,7 @@
 """The ground truth of a batch, padded, as losses take it.
 
 Shape legend: B = images, G = ground-truth boxes (the padded maximum of a batch), K = classes,
-P = keypoints of an object.
+P = keypoints of an object, H W = pixels of the batch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from boxwright.ops.mask_targets import PackedMasks, pack_masks
 from boxwright.ops.rotated import resize_rotated
+from boxwright.structures.classes import IGNORED
 from boxwright.structures.detections import require
 from boxwright.structures.ground_truth import GroundTruth
 from boxwright.structures.masks import CroppedMask
@@ -25,7 +27,8 @@ class Targets:
 
     Padding rows are marked by `valid` only, never by their coordinates. Masks keep the size of their objects.
     Keypoints (B, G, P, 3) are x, y and visibility, rotated boxes (B, G, 5) as in `GroundTruth`; those of padding rows
-    are 0.
+    are 0. `semantic` (B, H, W) uint8 is the label of every pixel, 255 where it is not known and in the padding of an
+    image.
     """
 
     boxes: Tensor
@@ -34,6 +37,7 @@ class Targets:
     valid: Tensor
     masks: PackedMasks | None = None
     keypoints: Tensor | None = None
+    semantic: Tensor | None = None
     rotated: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +56,10 @@ class Targets:
             shape = tuple(self.keypoints.shape)
             good = len(shape) == 4 and shape[:2] == (batch, count) and shape[3] == 3
             require(good, f"keypoints: expected ({batch}, {count}, P, 3), got {shape}")
+        if self.semantic is not None:
+            shape, dtype = tuple(self.semantic.shape), self.semantic.dtype
+            good = len(shape) == 3 and shape[0] == batch and dtype == torch.uint8
+            require(good, f"semantic: expected ({batch}, H, W) uint8, got {shape} {dtype}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -77,45 +85,62 @@ class Targets:
             valid=pad([torch.ones(len(ground_truth), dtype=torch.bool) for ground_truth in ground_truths]),
             masks=_packed(ground_truths, count) if with_masks else None,
             keypoints=_padded_keypoints(ground_truths, count),
+            semantic=_padded_maps([one.semantic for one in ground_truths]),
             rotated=_padded_rotated(ground_truths, count),
         )
 
-    def image(self, index: int) -> GroundTruth:
-        """The ground truth of one image, without padding, on the CPU."""
+    def image(self, index: int, size_hw: tuple[int, int] | None = None) -> GroundTruth:
+        """The ground truth of one image, without padding rows, on the CPU.
+
+        A semantic map is cut to `size_hw`, the height and width of the image; without, it is as large as the batch.
+        """
         keep = self.valid[index]
         boxes, labels, ignore = self.boxes[index][keep], self.labels[index][keep], self.ignore[index][keep]
         masks = None if self.masks is None else _unpacked(self.masks, index, keep)
         points = None if self.keypoints is None else self.keypoints[index][keep].cpu()
+        semantic = None if self.semantic is None else self.semantic[index].cpu()
+        if semantic is not None and size_hw is not None:
+            semantic = semantic[: size_hw[0], : size_hw[1]]
         turned = None if self.rotated is None else self.rotated[index][keep].cpu()
-        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, turned)
+        return GroundTruth(boxes.cpu(), labels.cpu(), ignore.cpu(), masks, points, semantic, turned)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same targets on another device."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
         masks = self.masks and PackedMasks(*(t.to(device, non_blocking=non_blocking) for t in self.masks))
-        points = None if self.keypoints is None else self.keypoints.to(device, non_blocking=non_blocking)
-        turned = None if self.rotated is None else self.rotated.to(device, non_blocking=non_blocking)
-        return Targets(boxes, labels, ignore, valid, masks, points, turned)
+        points, semantic, turned = (
+            None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.keypoints, self.semantic, self.rotated)
+        )
+        return Targets(boxes, labels, ignore, valid, masks, points, semantic, turned)
 
     def pin_memory(self) -> Targets:
         """The same targets in pinned memory, for an asynchronous copy to a GPU."""
         tensors = (self.boxes, self.labels, self.ignore, self.valid)
         boxes, labels, ignore, valid = (tensor.pin_memory() for tensor in tensors)
         masks = self.masks and PackedMasks(*(tensor.pin_memory() for tensor in self.masks))
-        points = None if self.keypoints is None else self.keypoints.pin_memory()
-        turned = None if self.rotated is None else self.rotated.pin_memory()
-        return Targets(boxes, labels, ignore, valid, masks, points, turned)
+        points, semantic, turned = (
+            None if tensor is None else tensor.pin_memory() for tensor in (self.keypoints, self.semantic, self.rotated)
+        )
+        return Targets(boxes, labels, ignore, valid, masks, points, semantic, turned)
 
-    def scaled(self, factors_xy: Tensor) -> Targets:
-        """The same targets for images resized by the factors (2,) of width and height."""
+    def scaled(self, factors_xy: Tensor, size_hw: tuple[int, int] | None = None) -> Targets:
+        """The same targets for images resized by the factors (2,) of width and height.
+
+        A semantic map becomes `size_hw`, the height and width of the resized batch, which it needs.
+        """
         factors = factors_xy.repeat(2)
         masks = self.masks and self.masks._replace(frame=self.masks.frame * factors)
         points = self.keypoints
         if points is not None:
             points = points * torch.cat([factors_xy, factors_xy.new_ones(1)])
+        semantic = self.semantic
+        if semantic is not None:
+            assert size_hw is not None
+            semantic = F.interpolate(semantic[:, None], size_hw, mode="nearest-exact")[:, 0]
         turned = None if self.rotated is None else resize_rotated(self.rotated, factors_xy)
-        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points, turned)
+        return Targets(self.boxes * factors, self.labels, self.ignore, self.valid, masks, points, semantic, turned)
 
 
 def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tensor | None:
@@ -129,6 +154,19 @@ def _padded_keypoints(ground_truths: Sequence[GroundTruth], count: int) -> Tenso
     for row, points in zip(full, given, strict=True):
         if points is not None:
             row[: len(points)] = points
+    return full
+
+
+def _padded_maps(maps: Sequence[Tensor | None]) -> Tensor | None:
+    """Semantic maps (B, H, W) of several images, 255 where an image has none; None if no image has one."""
+    given = [one for one in maps if one is not None]
+    if not given:
+        return None
+    height, width = (max(one.shape[axis] for one in given) for axis in (0, 1))
+    full = given[0].new_full((len(maps), height, width), IGNORED)
+    for row, one in zip(full, maps, strict=True):
+        if one is not None:
+            row[: one.shape[0], : one.shape[1]] = one
     return full
 
 

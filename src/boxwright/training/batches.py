@@ -56,7 +56,8 @@ class LoadedBatches:
 class DrawnBatches:
     """Batches that are made on a device, of images that are stored there, or of those that each is sent with.
 
-    The ground truth of all images is stored there too, unless it has masks or keypoints: then the host transforms it.
+    The ground truth of all images is stored there too, unless it has masks, keypoints, maps or angles, which the host
+    moves.
     With `graphs` a GPU makes batches of stored images as CUDA graphs; `log` is told where it cannot.
     """
 
@@ -66,7 +67,8 @@ class DrawnBatches:
     ) -> None:  # fmt: skip
         self.images, self.workers, self.device, self.stored, self.log = images, workers, device, stored, log
         self.graphs = graphs and device.type == "cuda" and stored is not None
-        self.objects = None if images.masks or images.num_keypoints else store_objects(images)
+        on_host = images.masks or images.num_keypoints or images.semantic or images.rotated
+        self.objects = None if on_host else store_objects(images)
         self.samples = DrawnDataset(images, self.objects, send_images=stored is None)
         starts = None if stored is None else stored.starts
         self.collate = DrawnCollate(images, starts, few_shapes=self.graphs)

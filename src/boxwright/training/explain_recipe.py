@@ -80,7 +80,7 @@ def describe_seen(recipe: Recipe, seen: FirstBatch, box: int | None) -> list[str
         f"{one.path.name}: {sample_words(one.sampled)}" for one in seen.images if one.sampled is not None
     ]  # fmt: skip
     held = MODELS[recipe.model.name].holds or recipe.model.name
-    if held == "faster_rcnn":
+    if held in ("faster_rcnn", "mask_rcnn"):
         lines.append("Which proposals it would learn from depends on its network: a checkpoint draws them.")
     return lines
 

@@ -8,7 +8,7 @@ was taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from boxwright.wording import counted, listed
 
 KINDS = {
     "fcos_mask": "fcos", "rpn": "two stages", "fast_rcnn": "two stages", "faster_rcnn": "two stages",
-    "mask_rcnn": "two stages",
+    "mask_rcnn": "two stages", "panoptic_fpn": "two stages",
 }  # fmt: skip
 """Detectors whose heads are made alike, by a common name; any other is a kind of its own."""
 PARTS = {
@@ -32,6 +32,7 @@ PARTS = {
     "rpn": "proposal network",
     "box": "box branch",
     "mask": "mask branch",
+    "semantic": "semantic branch",
 }
 """What the first word of a tensor's name stands for; any other belongs to the head."""
 OF_LOSSES = ("mean_positives",)
@@ -83,7 +84,9 @@ def load_weights(model: DetectionModel, classes: Classes, checkpoint: Checkpoint
         theirs, part, per_class = partners.get(name), _part(name), with_classes.get(name, 0)
         if theirs is not None and per_class and channels:
             theirs = _without_spare_channels(theirs, per_class, channels)
-        if theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
+        if theirs is not None and "semantic.head.predictor." in name:
+            kept = _keep_labels(tensor, theirs, classes.semantic_names, checkpoint.classes.semantic_names)
+        elif theirs is not None and theirs.shape == tensor.shape and (same_order or not per_class):
             tensor.copy_(theirs)
             kept = True
         elif theirs is not None and per_class and _fits(theirs, tensor, per_class, old, len(classes)):
@@ -106,6 +109,16 @@ def load_weights(model: DetectionModel, classes: Classes, checkpoint: Checkpoint
     return sentence
 
 
+def _keep_labels(tensor: Tensor, theirs: Tensor, names: Sequence[str], known: Sequence[str]) -> bool:
+    """Copy the rows of those labels of a semantic map that the checkpoint knows by name; whether there are any."""
+    rows = [(row, known.index(name)) for row, name in enumerate(names) if name in known]
+    if theirs.shape[1:] != tensor.shape[1:] or len(theirs) != len(known) or len(tensor) != len(names):
+        return False
+    for row, other in rows:
+        tensor[row] = theirs[other]
+    return bool(rows)
+
+
 def _called(checkpoint: Checkpoint) -> str:
     """What a checkpoint's detector is called: by its library, or by its recipe."""
     origin = checkpoint.origin or {}
@@ -116,7 +129,7 @@ def _called(checkpoint: Checkpoint) -> str:
 
 def _plain(name: str) -> str:
     """A tensor's name without the parts that only hold others; the last stage as a head (C4) is the backbone's."""
-    name = name.removeprefix("detector.").removeprefix("trunk.")
+    name = name.removeprefix("instances.").removeprefix("detector.").removeprefix("trunk.")
     return name.replace("box.head.stage.", "backbone.body.layer4.", 1) if name.startswith("box.head.stage.") else name
 
 
@@ -144,7 +157,7 @@ def _partners(own: Mapping[str, Tensor], config: Any, checkpoint: Checkpoint) ->
                 plain = f"fpn.{match[1]}.{their_levels.index(level)}{plain[match.end() :]}"
             elif not extras_alike:
                 continue
-        elif part not in ("backbone", "mask branch") and not alike:
+        elif part not in ("backbone", "mask branch", "semantic branch") and not alike:
             continue
         if plain in theirs:
             found[name] = theirs[plain]

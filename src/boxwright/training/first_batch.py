@@ -77,8 +77,8 @@ def first_batch(
     images = DetectionDataset(
         opened.train, recipe.data.resize.rule(), 
         augmentation=augmentation(recipe.data.augment, opened.classes.skeleton),
-        masks=recipe.needs_masks, num_keypoints=recipe.num_keypoints, cache=False, proposals=stored,
-        value_range=recipe.data.value_range,
+        masks=recipe.needs_masks, num_keypoints=recipe.num_keypoints, semantic=recipe.needs_semantic,
+        rotated=recipe.needs_rotated, cache=False, proposals=stored, value_range=recipe.data.value_range,
     )  # fmt: skip
     progress = Progress.at_start(scaled(recipe, len(images.records), world=1), fixed=True)
     until = recipe.data.augment.mosaic_until

@@ -89,7 +89,7 @@ def training_speed(recipe: Recipe, *, device: str = "auto", num_classes: int = 8
 
 
 def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) -> Batch:
-    """A batch of noise at network size with random objects (and masks, or proposals, where the recipe needs them)."""
+    """A batch of noise at network size with random objects, and masks, labels or proposals if the recipe needs any."""
     generator = torch.Generator().manual_seed(0)
     count = recipe.data.batch_size
     pixels = torch.randint(0, 256, (count, 3, *size_hw), generator=generator, dtype=torch.uint8)
@@ -98,7 +98,10 @@ def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) 
         boxes = _boxes(OBJECTS, size_hw, generator)
         labels = torch.randint(0, num_classes, (OBJECTS,), generator=generator)
         masks = [_filled(box) for box in boxes.tolist()] if recipe.needs_masks else None
-        ground_truths.append(GroundTruth.of(boxes, labels, masks=masks))
+        semantic = None
+        if recipe.needs_semantic:
+            semantic = torch.randint(0, 2, size_hw, generator=generator, dtype=torch.uint8)
+        ground_truths.append(GroundTruth.of(boxes, labels, masks=masks, semantic=semantic))
     stored = None
     if MODELS[recipe.model.name].needs_proposals:
         stored = Proposals.of([_boxes(PROPOSALS, size_hw, generator) for _ in range(count)])

@@ -7,19 +7,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from boxwright.data.checks.preflight import PreflightReport, preflight
 from boxwright.data.checks.report_text import finding_line
 from boxwright.data.class_balance import balanced_weights, images_by_class, repeat_factors
-from boxwright.data.class_selection import as_one_class
+from boxwright.data.class_selection import as_one_class, without_stuff
 from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
+from boxwright.data.ground_truth import has_corners
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
-from boxwright.data.records import Split
+from boxwright.data.records import Record, Split
 from boxwright.data.sampler import aspects_of
 from boxwright.data.tiles import cut_split
 from boxwright.data.transforms import (
@@ -35,6 +36,8 @@ from boxwright.inference.claims import unclaimed_findings, without_proposal
 from boxwright.models import MODELS
 from boxwright.models.class_weights import weights_by_name
 from boxwright.models.fast_rcnn import FastRCNNConfig
+from boxwright.models.panoptic_fpn import PanopticFPNConfig
+from boxwright.models.semantic_fpn import SemanticFPNConfig
 from boxwright.ops.points import level_ranges
 from boxwright.recipes.schema import Augment, Recipe
 from boxwright.structures import Classes, Skeleton
@@ -54,9 +57,9 @@ class CheckedData:
     report: PreflightReport
 
     def settled(self, recipe: Recipe) -> Recipe:
-        """The recipe with what its data decided: the range of values, and class weights as numbers.
+        """The recipe with what its data decided: range of values, class weights as numbers, how many semantic classes.
 
-        (`data.value_range=auto`; `class_weights` by name or "balanced".)
+        (`data.value_range=auto`; `class_weights` by name or "balanced"; `model.semantic.num_classes=null`.)
         """
         section = recipe.data.model_copy(update={"value_range": self.report.value_range})
         weights, names = recipe.class_weights, self.classes.names
@@ -64,7 +67,11 @@ class CheckedData:
             weights = balanced_weights(self.train.records, len(names))
         elif isinstance(weights, dict):
             weights = weights_by_name(weights, names)
-        return recipe.model_copy(update={"data": section, "class_weights": weights})
+        model: Any = recipe.model
+        if isinstance(model, SemanticFPNConfig | PanopticFPNConfig):
+            semantic = replace(model.semantic, num_classes=len(self.classes.semantic_names))
+            model = replace(model, semantic=semantic)
+        return recipe.model_copy(update={"data": section, "class_weights": weights, "model": model})
 
 
 def open_checked(
@@ -79,18 +86,23 @@ def open_checked(
 ) -> CheckedData:
     """Open a data folder, check it, and pick the two splits; what was decided is logged."""
     dataset = open_folder(path, classes=classes)
-    log(f"data: {dataset.root} ({dataset.format}), classes: {', '.join(dataset.classes.names)}")
+    log(f"data: {dataset.root} ({dataset.format}), classes: {_classes_in_words(dataset.classes)}")
     for note in dataset.notes:
         log(f"data: {note}")
     if MODELS[recipe.model.name].one_class:
         dataset = as_one_class(dataset)
         log("data: this detector finds objects of any class, so all are one class, object")
+    if MODELS[recipe.model.name].detects:
+        _require_objects(path, dataset.classes, recipe.name)
+    if not recipe.needs_semantic:
+        dataset = without_stuff(dataset)
     wanted = {name: find_split(dataset, name) for name in [train_split, *([] if overfit else [val_split])]}
     bounds = getattr(getattr(recipe.model, "assignment", None), "level_bounds", None)
     ranges = None if bounds is None else level_ranges(bounds)
     report = preflight(
         replace(dataset, splits=wanted), level_ranges=ranges, resize=recipe.data.resize.rule(),
         need_masks=recipe.needs_masks, value_range=recipe.data.value_range, tiling=recipe.data.tiling(),
+        check_maps=recipe.needs_semantic,
     )  # fmt: skip
     train = find_split(report.dataset, train_split)
     lost = unclaimed_findings(replace(report.dataset, splits={train_split: tiles_of(train, recipe)}), recipe)
@@ -101,19 +113,9 @@ def open_checked(
         if finding.kind == "narrow-values":
             log(f"data: {finding_line(finding)}")
     report = replace(report, findings=(*report.findings, *lost))
-    if not any(record.annotations for record in train.records):
-        raise ValueError(f"{path}: split {train_split} has no labelled object to learn from")
-    if recipe.needs_masks:
-        _require_masks(path, train, recipe.name, report)
-    if recipe.num_keypoints:
-        _require_keypoints(path, train, recipe)
+    _require_what_is_learnt(path, train, recipe, report)
     if overfit is not None:
-        labelled = tuple(record for record in train.records if record.annotations)
-        if len(labelled) < overfit:
-            raise ValueError(
-                f"--overfit {overfit}: split {train_split} has {counted(len(labelled), 'image')} with objects"
-            )
-        train = train.with_records(labelled[:overfit])
+        train = _first_labelled(train, overfit)
     val = train if overfit is not None else find_split(report.dataset, val_split)
     if not len(val):
         raise ValueError(f"{path}: split {val_split} has no usable image to validate on; name another: --val-split")
@@ -122,6 +124,39 @@ def open_checked(
     unit = "image" if recipe.data.tiles.size is None else "tile"
     log(f"data: {counted(len(train), unit)} to train on ({train.name}), {len(val)} to validate on ({val.name})")
     return CheckedData(train, val, dataset.classes, report)
+
+
+def _require_what_is_learnt(path: str | Path, train: Split, recipe: Recipe, report: PreflightReport) -> None:
+    """Refuse data without that which a recipe learns."""
+    if not any(map(_labelled, train.records)):
+        raise ValueError(f"{path}: split {train.name} has no labelled object to learn from")
+    if recipe.needs_masks:
+        _require_masks(path, train, recipe.name, report)
+    if recipe.num_keypoints:
+        _require_keypoints(path, train, recipe)
+    if recipe.needs_semantic:
+        _require_maps(path, train, recipe)
+    if recipe.needs_rotated:
+        _require_rotated(path, train, recipe)
+
+
+def _first_labelled(train: Split, count: int) -> Split:
+    """The first images that have something to learn; ValueError where there are fewer."""
+    labelled = tuple(filter(_labelled, train.records))
+    if len(labelled) < count:
+        what = "objects" if train.classes.names else "labels"
+        raise ValueError(f"--overfit {count}: split {train.name} has {counted(len(labelled), 'image')} with {what}")
+    return train.with_records(labelled[:count])
+
+
+def _labelled(record: Record) -> bool:
+    """Whether an image has something to learn from."""
+    return bool(record.annotations) or record.semantic is not None
+
+
+def _classes_in_words(classes: Classes) -> str:
+    things, stuff = ", ".join(classes.names), ", ".join(classes.stuff)
+    return f"{things}; stuff: {stuff}" if things and stuff else things or f"stuff: {stuff}"
 
 
 def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda _: None) -> Split:
@@ -134,6 +169,12 @@ def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda
         return split
     if MODELS[recipe.model.name].needs_proposals:
         raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
+    if recipe.needs_rotated:
+        raise ValueError(
+            f"data.tiles: {recipe.name} finds rotated boxes, which are not merged: cut the images yourself"
+        )
+    if recipe.needs_semantic:
+        raise ValueError(f"data.tiles: {recipe.name} labels whole images: it cannot be trained on tiles")
     cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
     log(f"data: {sentence}")
     return cut
@@ -163,6 +204,31 @@ def _require_masks(path: str | Path, train: Split, recipe: str, report: Prefligh
         )
 
 
+def _require_objects(path: str | Path, classes: Classes, recipe: str) -> None:
+    """Refuse data without objects for a detector of objects."""
+    if not classes.names:
+        raise ValueError(
+            f"{path}: {recipe} finds objects, but the data has none: all its classes are stuff "
+            f"({', '.join(classes.stuff)}), labels of pixels; train a semantic recipe"
+        )
+
+
+def _require_maps(path: str | Path, train: Split, recipe: Recipe) -> None:
+    """Refuse data without labels of pixels, or with another number of them than the recipe learns."""
+    names = train.classes.semantic_names
+    if not any(record.semantic is not None for record in train.records):
+        raise ValueError(
+            f"{path}: {recipe.name} learns the label of every pixel, but the data has none; give COCO panoptic "
+            "(panoptic_train2017.json with its PNG files), or images/ and labels/ of PNG files with classes.txt"
+        )
+    wanted = getattr(getattr(recipe.model, "semantic", None), "num_classes", None)
+    if wanted not in (None, len(names)):
+        raise ValueError(
+            f"{path}: {recipe.name} learns {counted(wanted, 'label')} of a pixel, but the data has {len(names)} "
+            f"({', '.join(names)}); set model.semantic.num_classes={len(names)}"
+        )
+
+
 def _require_keypoints(path: str | Path, train: Split, recipe: Recipe) -> None:
     """Refuse data without keypoints, or with another number of them than the recipe learns."""
     skeleton, wanted = train.classes.skeleton, counted(recipe.num_keypoints, "keypoint")
@@ -180,6 +246,16 @@ def _require_keypoints(path: str | Path, train: Split, recipe: Recipe) -> None:
     if not any(point[2] > 0 for item in objects for point in item.keypoints or ()):
         raise ValueError(
             f"{path}: {recipe.name} learns keypoints, but no object of split {train.name} has one to learn"
+        )
+
+
+def _require_rotated(path: str | Path, train: Split, recipe: Recipe) -> None:
+    """Refuse data without any rotated box for a detector of rotated boxes."""
+    objects = [item for record in train.records for item in record.annotations]
+    if not any(item.rotated is not None or has_corners(item) for item in objects):
+        raise ValueError(
+            f"{path}: {recipe.name} learns rotated boxes, but none of the {counted(len(objects), 'object')} of split "
+            f"{train.name} has an angle; give DOTA's labelTxt/, or YOLO rows with four corners, or train faster-rcnn"
         )
 
 
@@ -245,15 +321,16 @@ def image_sets(
     """Training and validation images, and the aspect of each training image."""
     resize = recipe.data.resize
     pipeline = augmentation(recipe.data.augment, data.classes.skeleton) if augment else None
-    masks, points = recipe.needs_masks, recipe.num_keypoints
+    masks, points, maps = recipe.needs_masks, recipe.num_keypoints, recipe.needs_semantic
     cache, values = recipe.data.cache, recipe.data.value_range
     train = DetectionDataset(
-        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, cache=cache,
-        proposals=proposals, value_range=values,
+        data.train, resize.training_rule(), augmentation=pipeline, masks=masks, num_keypoints=points, semantic=maps,
+        rotated=recipe.needs_rotated, cache=cache, proposals=proposals, value_range=values,
     )  # fmt: skip
     val = DetectionDataset(
-        data.val, resize.rule(), masks=masks, num_keypoints=points, cache=cache, proposals=proposals,
-        value_range=values, tiling=recipe.data.tiling(), min_visible=recipe.data.tiles.min_visible,
+        data.val, resize.rule(), masks=masks, num_keypoints=points, semantic=maps, rotated=recipe.needs_rotated,
+        cache=cache, proposals=proposals, value_range=values, tiling=recipe.data.tiling(),
+        min_visible=recipe.data.tiles.min_visible,
     )  # fmt: skip
     return train, val, aspects_of(data.train)
 

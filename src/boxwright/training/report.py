@@ -15,6 +15,7 @@ from boxwright.data.loader import Batch, Collate
 from boxwright.data.sampler import StepSampler
 from boxwright.evaluation.curves import best_threshold, score_curves
 from boxwright.evaluation.page.facts import RunFacts
+from boxwright.evaluation.pixel_tables import write_pixel_tables
 from boxwright.evaluation.report import write_report as write_metrics
 from boxwright.ops.image import resize_plan
 from boxwright.ops.points import level_ranges
@@ -60,7 +61,7 @@ def draw_training_batch(batch: Batch, classes: Classes, path: Path) -> None:
     images, ground_truths = [], []
     for index, (height, width) in enumerate(batch.images.sizes_hw.tolist()[:SHOWN]):
         images.append(batch.images.pixels[index, :, :height, :width])
-        ground_truths.append(batch.targets.image(index))
+        ground_truths.append(batch.targets.image(index, (height, width)))
     save_batch(images, ground_truths, classes, path, max_images=SHOWN)
 
 
@@ -97,6 +98,8 @@ def draw_validation(
 def default_score(result: ValidationResult, classes: Classes) -> float | None:
     """The score threshold with the best F1; None where nothing was found."""
     inputs = result.inputs
+    if not inputs.objects:
+        return None
     best = best_threshold(score_curves(inputs.detections, inputs.ground_truths, len(classes)))
     return None if best is None else best.score
 
@@ -116,7 +119,10 @@ def write_report(
     """
     plot_results(results.rows, folder / "results.png")
     inputs = result.inputs
-    write_metrics(folder, inputs.detections, inputs.ground_truths, classes, result.coco.per_class)
+    if inputs.objects:
+        write_metrics(folder, inputs.detections, inputs.ground_truths, classes, result.coco.per_class)
+    if inputs.pixels is not None:
+        write_pixel_tables(folder, inputs.pixels)
     draw_validation(images, result, classes, score or 0.3, folder)
     evaluation = result.evaluation()
     figures: dict[str, object] = {**evaluation.figures, "score_threshold": score}

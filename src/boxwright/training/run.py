@@ -91,7 +91,7 @@ def train(
     Args:
         recipe: a recipe's name, its short alias, or a YAML path; "fcos@auto" is the one that fits the machine. If not
             given, "fcos"; with `weights`, their own network and the settings for fine-tuning it.
-        data: a folder of labelled images (VOC, COCO, LVIS, Cityscapes, CVAT or YOLO).
+        data: a folder of labelled images (VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps).
         overrides: recipe settings such as `optim.lr=0.01`.
         classes: a subset or merge of classes, such as "car+truck=vehicle,person".
         train_split, val_split: names of the splits to train and validate on; "train" and "val" if not given.
@@ -299,8 +299,7 @@ def _concluded(recorder: Recorder, validate: Validator, val_set: DetectionDatase
         validated = asked.val_split if asked.overfit is None else asked.train_split
         page = report.PageOf(recipe.name, asked.data, asked.train_split, validated) if recipe.report else None
         figures = report.write_report(folder, recorder.results, result, val_set, recorder.classes, score, page)
-        kind = "AP" if result.segm is None else "mask AP"
-        best_so_far = f" (best {kind} {progress.best_ap:.4f} at step {progress.best_step})"
+        best_so_far = f" (best {result.best_by} {progress.best_ap:.4f} at step {progress.best_step})"
         if result.ap is None:  # it was undefined at every step: the images are the same
             best_so_far = ""
         display.log(f"finished: {result.summary()} with the last weights{best_so_far}")

@@ -28,7 +28,7 @@ def scale_index(data: Data, seed: int, step: int, horizon: Horizon | None) -> in
 
 
 def scale_batch(batch: Batch, factor: float) -> Batch:
-    """The whole batch at another size, on its device: pixels, sizes, boxes, masks and proposals."""
+    """The whole batch at another size, on its device: pixels, sizes, boxes, masks, maps and proposals."""
     images, targets, indices, proposals = batch
     height, width = (max(32, round(side * factor)) for side in images.pixels.shape[-2:])
     sides = (width / images.pixels.shape[-1], height / images.pixels.shape[-2])
@@ -40,4 +40,4 @@ def scale_batch(batch: Batch, factor: float) -> Batch:
     scaled = ImageBatch(pixels, sizes, images.original_hw, images.scale_xy * factors, images.offset_xy * factors)
     if proposals is not None:
         proposals = proposals.scaled(*sides)
-    return Batch(scaled, targets.scaled(factors), indices, proposals)
+    return Batch(scaled, targets.scaled(factors, (height, width)), indices, proposals)

@@ -15,6 +15,7 @@ from torch import nn
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.loader import Batch
+from boxwright.nn.norm import speed_up_group_norms
 from boxwright.recipes.schema import Recipe
 from boxwright.runtime.cuda_graphs import Capture, CudaCapture
 from boxwright.runtime.precision import compile_parts, plain_parts
@@ -94,6 +95,7 @@ def training_step(
         log: is told what was decided, and why.
     """
     device, processes = accelerator.device, accelerator.num_processes
+    speed_up_group_norms(state.model, device, precision)
     capture = None if recipe.speed == "eager" else graph_capture(device)
     if capture is not None and processes > 1 and any(isinstance(p, nn.SyncBatchNorm) for p in state.model.modules()):
         log("CUDA graphs: processes meet in each sync_bn: steps are taken operation by operation")

@@ -16,6 +16,7 @@ from torch import Tensor
 from boxwright.data.loader import Batch
 from boxwright.data.moved_objects import padded_count
 from boxwright.structures import ImageBatch, Proposals, Targets
+from boxwright.structures.classes import IGNORED
 
 SIDES = (1, 8, 16, 32, 64)
 """Pixels: height and width of a batch are padded to a multiple of one of these."""
@@ -50,6 +51,7 @@ def padded(batch: Batch, multiple: int = 1) -> Batch:
     wider = Targets(
         _pad(targets.boxes, 0, 0, 0, rows), _pad(targets.labels, 0, rows), _pad(targets.ignore, 0, rows),
         _pad(targets.valid, 0, rows),
+        semantic=None if targets.semantic is None else _wider(targets.semantic, (pixels.shape[-2], pixels.shape[-1])),
         rotated=None if targets.rotated is None else _pad(targets.rotated, 0, 0, 0, rows),
     )  # fmt: skip
     if proposals is not None:
@@ -67,11 +69,18 @@ def _pad(tensor: Tensor, *sides: int) -> Tensor:
     return F.pad(tensor, sides) if any(sides) else tensor
 
 
+def _wider(semantic: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Semantic maps (B, H, W) with as many pixels as the batch; what is added is of label 255."""
+    down, right = size_hw[0] - semantic.shape[1], size_hw[1] - semantic.shape[2]
+    return F.pad(semantic, (0, right, 0, down), value=IGNORED) if down or right else semantic
+
+
 def tensors_of(batch: Batch) -> list[Tensor]:
     """All tensors of a batch without masks, in a fixed order."""
     images, targets, _, proposals = batch
     found = [images.pixels, images.sizes_hw, images.original_hw, images.scale_xy, images.offset_xy]
     found += [targets.boxes, targets.labels, targets.ignore, targets.valid]
+    found += [] if targets.semantic is None else [targets.semantic]
     found += [] if targets.rotated is None else [targets.rotated]
     if proposals is not None:
         found += [proposals.boxes, proposals.scores, proposals.valid]
@@ -86,10 +95,11 @@ def with_tensors(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         change(images.pixels), change(images.sizes_hw), change(images.original_hw), change(images.scale_xy),
         change(images.offset_xy),
     )  # fmt: skip
-    turned = None if targets.rotated is None else change(targets.rotated)
     boxes = Targets(
-        change(targets.boxes), change(targets.labels), change(targets.ignore), change(targets.valid), rotated=turned
-    )
+        change(targets.boxes), change(targets.labels), change(targets.ignore), change(targets.valid),
+        semantic=None if targets.semantic is None else change(targets.semantic),
+        rotated=None if targets.rotated is None else change(targets.rotated),
+    )  # fmt: skip
     if proposals is not None:
         level = None if proposals.level is None else change(proposals.level)
         proposals = Proposals(change(proposals.boxes), change(proposals.scores), change(proposals.valid), level)

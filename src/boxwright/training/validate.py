@@ -20,25 +20,45 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
+from boxwright.evaluation.rotated_ap import have_rotated
 from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
 from boxwright.recipes.schema import Recipe
 from boxwright.structures import Classes
 from boxwright.training.columns import FLOOR, Row
 
 
 class ValidationResult(NamedTuple):
-    """COCO figures of the boxes and, where the model gives them, of masks or keypoints; and their inputs."""
+    """COCO figures of boxes and, where the model gives them, of masks, keypoints or rotated boxes; and their inputs."""
 
     coco: CocoResult
     inputs: EvaluationInputs
     segm: CocoResult | None = None
     points: CocoResult | None = None
+    rotated: CocoResult | None = None
 
     @property
     def ap(self) -> float | None:
-        """The figure that says which weights are best: AP of masks or keypoints where there are any, else of boxes."""
-        return (self.segm or self.points or self.coco).ap
+        """The figure that says which weights are best: PQ, else AP of masks, keypoints or rotated boxes where there are
+        any, else AP of boxes; mIoU of a model that finds no objects.
+        """
+        pixels = self.inputs.pixels
+        if pixels is not None and pixels.panoptic is not None:
+            return pixels.panoptic.all.pq
+        if pixels is not None and not self.inputs.objects:
+            return pixels.semantic.mean_iou
+        return (self.segm or self.points or self.rotated or self.coco).ap
+
+    @property
+    def best_by(self) -> str:
+        """What `ap` is called in a line of the log."""
+        pixels = self.inputs.pixels
+        if pixels is not None and pixels.panoptic is not None:
+            return "PQ"
+        if not self.inputs.objects:
+            return "mIoU"
+        return "AP" if self.segm is None else "mask AP"
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
@@ -50,23 +70,38 @@ class ValidationResult(NamedTuple):
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
         if self.points is not None:
             row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
+        if self.rotated is not None:
+            row |= {"val/rotated_AP": self.rotated.ap, "val/rotated_AP50": self.rotated.ap50}
+        if self.inputs.pixels is not None:
+            figures = self.inputs.pixels.figures()
+            row |= {f"val/{key}": figures[key] for key in ("mIoU", "PQ", "SQ", "RQ") if key in figures}
         return row
 
     def figures(self) -> dict[str, Any]:
         """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
         masks = self.segm.figures("segm_") if self.segm else {}
-        return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {})
+        pixels = {} if self.inputs.pixels is None else self.inputs.pixels.figures()
+        points = self.points.figures("keypoint_") if self.points else {}
+        turned = self.rotated.figures("rotated_") if self.rotated else {}
+        return self.coco.figures() | masks | points | turned | pixels
 
     def evaluation(self) -> Evaluation:
         """Everything that `evaluate` says of the same checkpoint and split."""
         one = self.inputs
         return evaluate_detections(
             one.detections, one.ground_truths, one.classes,
-            max_detections=one.most_detections, areas=one.areas, federation=one.federation,
+            max_detections=one.most_detections, areas=one.areas, federation=one.federation, pixels=one.pixels,
+            objects=one.objects,
         )  # fmt: skip
 
     def summary(self) -> str:
-        """AP and AP50 of the boxes, and of masks and keypoints where there are any, for a line of the log."""
+        """AP and AP50 of the boxes, and of masks, keypoints and maps where there are any, for a line of the log."""
+        pixels = "" if self.inputs.pixels is None else self.inputs.pixels.summary()
+        if not self.inputs.objects:
+            return pixels or "mIoU undefined (no pixel of the validation images has a label)"
+        return "  ".join(filter(None, (self._objects(), pixels)))
+
+    def _objects(self) -> str:
         ap, ap50, segm = self.coco.ap, self.coco.ap50, self.segm
         if ap is None or ap50 is None:
             return "AP undefined (no object in the validation images)"
@@ -80,7 +115,10 @@ class ValidationResult(NamedTuple):
             points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
         elif self.points is not None:
             points = "  keypoint AP undefined"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}"
+        turned = ""
+        if self.rotated is not None and self.rotated.ap is not None and self.rotated.ap50 is not None:
+            turned = f"  rotated AP {self.rotated.ap:.4f}  AP50 {self.rotated.ap50:.4f}"
+        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}{turned}"
 
 
 def validate(
@@ -97,14 +135,17 @@ def validate(
     for _, one in sorted(joined.images.items()):
         if isinstance(one, Exception):  # not before the gathering, where the other processes would wait for this one
             raise one
-    inputs = with_ground_truth(joined, images, detector.classes)
+    objects = MODELS[detector.recipe.model.name].detects and bool(detector.classes.names)
+    inputs = replace(with_ground_truth(joined, images, detector.classes), objects=objects)
+    if not objects:
+        return ValidationResult(CocoResult.undefined(), inputs)
     found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
     most, federation = inputs.most_detections, inputs.federation
     limits = None if most is None or federation is not None else (1, 10, 100, most)
     if most is not None and federation is not None:
         federation = replace(federation, limit=most)
 
-    def ap_of(kind: Literal["boxes", "masks"]) -> CocoResult:
+    def ap_of(kind: Literal["boxes", "rotated", "masks"]) -> CocoResult:
         return coco_ap(
             found, ground_truths, detector.classes,
             kind=kind, max_detections=limits, areas=areas, federation=federation,
@@ -116,7 +157,8 @@ def validate(
         points = coco_ap(
             found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
         )
-    return ValidationResult(ap_of("boxes"), inputs, segm, points)
+    turned = ap_of("rotated") if have_rotated(found, ground_truths) else None
+    return ValidationResult(ap_of("boxes"), inputs, segm, points, turned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Draw ground truth or detections on an image: boxes, masks and legible label tags.
+"""Draw ground truth or detections on an image: boxes, masks, stuff and legible label tags.
 
 Shape legend: G = ground-truth boxes, D = detections, H W = height and width of the image in pixels. A class index has
 the same colour in every image. Tags stay inside the image and do not overlap; in crowded images they are shortened, and
@@ -24,7 +24,9 @@ from boxwright.data.image_io.file_types import SUFFIXES_OF
 from boxwright.ops.rotated import rotated_corners
 from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
+from boxwright.visualize.rotated import draw_rotated
 from boxwright.visualize.skeletons import draw_keypoints
+from boxwright.visualize.stuff import Region, stuff_regions
 from boxwright.writing import printable
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -60,15 +62,17 @@ def draw(
     masks: bool = True,
     ids: Sequence[int] | None = None,
 ) -> Image.Image:
-    """An image with boxes, masks, skeletons and label tags drawn on it, as a Pillow image.
+    """An image with boxes, masks, skeletons, stuff and label tags drawn on it, as a Pillow image.
 
     Args:
         image: a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); uint8, or float in [0, 1].
         found: `Detections` or `GroundTruth` in the pixels of this image. Ignored regions are grey, dashed and hatched.
+            Of detections with a panoptic map those are drawn that have a segment, as large as that is. Rotated boxes
+            are drawn in place of their hulls.
         classes: the names; those of the detections, else the label numbers, if not given.
         min_score: detections with a lower score are left out.
         scale: how many times as large as the image the drawing is.
-        masks: whether masks are drawn.
+        masks: whether masks are drawn, and the regions of a panoptic or semantic map.
         ids: the identity of each object, which then has the colour of its identity, and its number in the tag.
 
     Raises ValueError where the image is of no such kind, or the detections are of an image of another size.
@@ -94,15 +98,30 @@ def draw(
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         drawn = drawn.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX)
     items = _items(found, classes, min_score, scale, drawn.size, ids)
+    panoptic, regions = getattr(found, "panoptic", None), []
+    if masks and (panoptic is not None or getattr(found, "semantic", None) is not None):
+        regions = stuff_regions(found, getattr(found, "classes", None) if classes is None else classes)
+        parts = [((0, 0, region.mask), class_colour(region.colour)) for region in regions]
+        drawn = with_masks(drawn, parts, scale, thickness=1)
+    if panoptic is not None:
+        own = {one.row: one.id for one in panoptic.segments if one.row is not None}
+        items = [item for item in items if item.index in own]
     if masks and found.masks is not None and items:
-        areas = [(found.mask(item.index), item.colour) for item in items]
+        shapes = [
+            found.mask(item.index) if panoptic is None else (0, 0, panoptic.mask(own[item.index])) for item in items
+        ]
+        areas = [(shape, item.colour) for shape, item in zip(shapes, items, strict=True)]
         drawn = with_masks(drawn, areas, scale, thickness=max(1, round(_line_width(drawn.size) / 2)))
-    _draw_boxes(drawn, items)
+    turned = getattr(found, "rotated", None)
+    if turned is None:
+        _draw_boxes(drawn, items)
+    else:
+        draw_rotated(drawn, [(turned[item.index], item.colour) for item in items], scale, _line_width(drawn.size))
     if found.keypoints is not None:
         names = getattr(found, "classes", None) if classes is None else classes
         lines = getattr(getattr(names, "skeleton", None), "lines", ())
         draw_keypoints(drawn, [found.keypoints[item.index] for item in items], lines, scale, _line_width(drawn.size))
-    draw_tags(drawn, items)
+    draw_tags(drawn, [*items, *(_named(region, scale, drawn.size) for region in regions)])
     return drawn
 
 
@@ -165,6 +184,14 @@ def _items(
         corners = None if turned is None else tuple((x, y) for x, y in turned[index].tolist())
         items.append(Item(rectangle, label, ignore, texts, index, corners))
     return sorted(items, key=lambda item: -item.area)
+
+
+def _named(region: Region, scale: float, size: tuple[int, int]) -> Item:
+    """The name of a region as the tag of a point in its middle, with room for a word."""
+    x, y = (min(round(place * scale), side - 1) for place, side in zip(region.middle(), size, strict=True))
+    name = region.name if region.name.isprintable() else printable(region.name)
+    left, right = max(0, x - size[0] // 8), min(size[0], x + size[0] // 8 + 1)
+    return Item((left, y, right, y + 1), region.colour, False, (name, name), -1)
 
 
 def _line_width(size: tuple[int, int]) -> int:

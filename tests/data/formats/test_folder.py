@@ -66,7 +66,17 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         "coco": "coco",
         "yolo": "yolo",
     }
-    assert [reader.name for reader in READERS] == ["lists", "voc", "cvat", "cityscapes", "lvis", "coco", "yolo"]
+    assert [reader.name for reader in READERS] == [
+        "lists",
+        "voc",
+        "cvat",
+        "cityscapes",
+        "lvis",
+        "coco",
+        "panoptic",
+        "yolo",
+        "semantic",
+    ]
 
 
 def test_a_file_may_be_given(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from boxwright.data.checks.preflight import preflight
+from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.formats.voc import read_voc
-from boxwright.data.formats.voc_masks import ObjectPixels, write_object_pixels
+from boxwright.data.formats.voc_masks import write_object_pixels
 from boxwright.data.ground_truth import ground_truth_of, mask_of
 from boxwright.structures import CroppedMask
 
@@ -119,7 +120,7 @@ def test_a_mask_that_was_corrected_is_read_again(voc: Path) -> None:
 
 
 def test_an_enormous_one_is_refused_and_not_opened(voc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boxwright.data.formats.voc_masks.MAX_PIXELS", 2399)
+    monkeypatch.setattr("boxwright.data.formats.numbered_pixels.MAX_PIXELS", 2399)
     record = read_voc(voc).splits["train"].records[0]
     with pytest.raises(ValueError, match="60 x 40 pixels are more than the limit of 2399"):
         mask_of(record.annotations[0], HW)

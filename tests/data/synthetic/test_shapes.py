@@ -257,3 +257,32 @@ def test_the_verb_writes_and_says_what_comes_next(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, arguments)
     assert isinstance(refused.exception, ValueError)
     assert "not empty" in str(refused.exception)
+
+
+@pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
+def test_stuff_fills_the_background_with_textures_and_objects_are_things(difficulty: str) -> None:
+    config = ShapesConfig(size=96, difficulty=difficulty, max_pixels=50, stuff=True)  # type: ignore[arg-type]
+    assert config.classes.semantic_names == ("things", "checks", "dots", "plain", "stripes")
+    assert ShapesConfig(size=96).classes.stuff == ()
+    seen = np.zeros(5, int)
+    for index in range(12):
+        image, ground_truth = draw_shapes(config, 0, index)
+        semantic = ground_truth.semantic
+        assert semantic is not None
+        things = torch.zeros(96, 96, dtype=torch.bool)
+        for mask in ground_truth.masks or ():
+            height, width = mask.bitmap.shape
+            things[mask.y : mask.y + height, mask.x : mask.x + width] |= mask.bitmap
+        assert torch.equal(things, semantic == 0)
+        assert 1 <= len(semantic.unique()) - 1 <= 4
+        seen += np.bincount(semantic.flatten().numpy(), minlength=5)
+        assert np.array_equal(image, draw_shapes(config, 0, index)[0])
+    assert (seen / seen.sum() > 0.05).all()
+
+
+def test_layouts_with_maps_are_for_images_with_stuff_and_the_others_for_those_without(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="layout 'panoptic': expected only images with stuff"):
+        write_shapes(tmp_path / "a", 1, 1, "panoptic", SMALL)
+    with pytest.raises(ValueError, match=r"layout 'voc': .*stuff=False.*got stuff=True"):
+        write_shapes(tmp_path / "a", 1, 1, "voc", ShapesConfig(stuff=True))
+    assert not (tmp_path / "a").exists()

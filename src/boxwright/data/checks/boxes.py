@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boxwright.data.checks.masks import checked_mask
-from boxwright.data.ground_truth import Box, clip_box
+from boxwright.data.ground_truth import Box, clip_box, is_flat
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.structures import Classes
 
@@ -56,6 +56,8 @@ def _box_problem(item: Annotation, name: str, hw: tuple[int, int], clipped: Box 
         side = "left of its left" if x1 > x2 else "above its upper"
         message = f"the {name} has a reversed box: its {'right' if x1 > x2 else 'lower'} side lies {side} side"
         return replace(bad, kind="reversed-box", severity="error", message=message)
+    if is_flat(item):
+        return replace(bad, kind="zero-area-box", message=f"the {name} has a rotated box whose corners lie on a line")
     if x1 == x2 or y1 == y2:
         return replace(bad, kind="zero-area-box", message=f"the {name} has a box of {x2 - x1:g} x {y2 - y1:g} pixels")
     if clipped is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from boxwright.data.formats.voc_masks import ObjectPixels
+from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.ground_truth import Box, clip_box, mask_of
 from boxwright.data.records import Annotation, Problem
 from boxwright.ops.masks import check_outline

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from boxwright.data.checks.balance import balance_problems
 from boxwright.data.checks.boxes import checked_annotations, coordinate_problems
 from boxwright.data.checks.images import ImageState, look_at_images, range_of, same_content, value_problems
+from boxwright.data.checks.maps import MapState, look_at_maps, map_problems, pixels_by_class, value_findings
 from boxwright.data.image_io.value_range import ValueRange
 from boxwright.data.records import LabelledFolder, Problem, Record, Split
 from boxwright.ops.image import ResizeRule, resize_plan
@@ -43,6 +44,8 @@ class SplitStatistics:
     side_px: tuple[float, float, float] | None
     smallest_hw: tuple[int, int] | None
     largest_hw: tuple[int, int] | None
+    pixels: dict[str, int] = field(default_factory=dict)
+    """Of each label of a semantic map, where maps were decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class PreflightReport:
             "root": str(self.dataset.root),
             "format": self.dataset.format,
             "classes": [{"id": i, "name": name} for i, name in zip(classes.ids, classes.names, strict=True)],
+            "stuff": [{"id": i, "name": name} for i, name in zip(classes.stuff_ids, classes.stuff, strict=True)],
             "notes": list(self.dataset.notes),
             "level_ranges": _plain(self.level_ranges),
             "splits": {name: _plain(asdict(values)) for name, values in self.statistics.items()},
@@ -90,26 +94,32 @@ def preflight(
     need_masks: bool = False,
     value_range: ValueRange = "auto",
     tiling: Tiling | None = None,
+    check_maps: bool = False,
 ) -> PreflightReport:
     """Check every image and box of a dataset; returns the findings and the data without what is invalid.
 
     level_ranges: the model's, in network pixels, with the resizing rule that leads there; check_pixels: decode every
     image instead of reading headers; check_masks: decode every mask; need_masks: also report objects without a mask;
     value_range: how pixels of more than 8 bits are scaled; "auto" is decided by the first split; tiling: the tiles that
-    images are cut into before they are resized.
+    images are cut into before they are resized; check_maps: decode every map of pixels' labels, of which else only the
+    size is looked at.
     """
     states = look_at_images(
         (record.path for split in dataset.splits.values() for record in split.records), decode=check_pixels
     )
     findings: list[Problem] = []
     splits: dict[str, Split] = {}
+    pixels: dict[str, dict[str, int]] = {}
     for name, split in dataset.splits.items():
         findings.extend(split.problems)
         sizes = [states[record.path].hw for record in split.records]
         findings.extend(coordinate_problems(split, sizes, dataset.format))
+        maps = look_at_maps(split.records, sizes, decode=check_maps) if split.classes.stuff else [None] * len(split)
+        findings.extend(value_findings(split.records, maps, split))
+        pixels[name] = pixels_by_class(maps, split.classes.semantic_names if check_maps else ())
         records: list[Record] = []
-        for record in split.records:
-            clean, found = _check_record(record, states[record.path], split, check_masks, need_masks)
+        for record, labels in zip(split.records, maps, strict=True):
+            clean, found = _check_record(record, states[record.path], split, check_masks, need_masks, labels)
             findings.extend(found)
             records.extend([clean] if clean else [])
         splits[name] = replace(split, records=tuple(records))
@@ -122,8 +132,12 @@ def preflight(
     findings.extend(value_problems(states, settled, was_auto=value_range == "auto"))
     findings.extend(_duplicate_images(dataset, states))
     findings.extend(_class_problems(dataset, splits))
+    findings.extend(_stuff_problems(dataset, pixels))
     ranges = tuple(level_ranges or ())
-    statistics = {name: _statistics(split, states, ranges, resize, tiling) for name, split in splits.items()}
+    statistics = {
+        name: replace(_statistics(split, states, ranges, resize, tiling), pixels=pixels[name])
+        for name, split in splits.items()
+    }
     # trainval repeats the findings of train and val.
     unique = {(finding.kind, finding.where, finding.message): finding for finding in reversed(findings)}
     ordered = sorted(reversed(unique.values()), key=lambda finding: _SEVERITY[finding.severity])
@@ -131,7 +145,7 @@ def preflight(
 
 
 def _check_record(
-    record: Record, state: ImageState, split: Split, masks: bool, need_masks: bool
+    record: Record, state: ImageState, split: Split, masks: bool, need_masks: bool, labels: MapState | None
 ) -> tuple[Record | None, list[Problem]]:
     if state.hw is None:
         bad = Problem("", str(record.path), f"{state.fault}; it is left out", quarantined=True, severity="error")
@@ -144,12 +158,18 @@ def _check_record(
         problems.append(_size_problem(record, record.stated_hw, state.hw, state.turned))
     annotations, found = checked_annotations(record, state.hw, split.classes, masks=masks, need_masks=need_masks)
     problems.extend(found)
+    of_map = list(map_problems(record, labels, split))
+    problems.extend(of_map)
+    if any(problem.quarantined for problem in of_map):
+        return None, problems
+    if labels is not None and labels.fault:
+        record = replace(record, semantic=None)
     lost = len(record.annotations) + record.rejected
     if not annotations and lost:
         message = f"{counted(lost, 'object')} labelled and none usable, so the image must not count as background: "
         problems.append(Problem("no-usable-object", str(record.path), f"{message}it is left out", quarantined=True))
         return None, problems
-    if not annotations:
+    if not annotations and split.classes.names:
         message = "no object is labelled: it counts as background"
         problems.append(Problem("empty-image", str(record.path), message, severity="note"))
     return replace(record, annotations=annotations, stated_hw=state.hw), problems
@@ -223,6 +243,16 @@ def _class_problems(dataset: LabelledFolder, splits: dict[str, Split]) -> Iterab
             yield Problem("class-missing-in-split", str(dataset.root), message, severity=severity)
 
 
+def _stuff_problems(dataset: LabelledFolder, pixels: dict[str, dict[str, int]]) -> Iterable[Problem]:
+    """Stuff of which no pixel was found, where pixels were counted."""
+    if not any(pixels.values()):
+        return
+    never = [name for name in dataset.classes.stuff if not any(counts.get(name) for counts in pixels.values())]
+    if never:
+        message = f"no split has a pixel of {listed(never)}"
+        yield Problem("class-without-pixels", str(dataset.root), message, severity="note")
+
+
 def _statistics(
     split: Split,
     states: dict[Path, ImageState],
@@ -252,7 +282,7 @@ def _statistics(
                 per_level[level] += low <= reach < high
     return SplitStatistics(
         images=len(split.records),
-        empty=sum(not record.annotations for record in split.records),
+        empty=sum(not record.annotations and record.semantic is None for record in split.records),
         objects=len(sides),
         ignored=ignored,
         per_class=per_class,

@@ -26,18 +26,23 @@ def print_report(report: PreflightReport, console: Console, shown: int | None = 
     At most `shown` findings of a kind are printed (None: all).
     """
     dataset = report.dataset
-    size = counted(len(dataset.classes), "class")
+    things, stuff = len(dataset.classes), len(dataset.classes.stuff)
+    size = f"{counted(things or stuff, 'class')}{'' if things else ' of stuff'}"
+    size += f" and {stuff} of stuff" if things and stuff else ""
     root = escape(printable(str(dataset.root)))
     console.print(f"[bold]{root}[/]: {dataset.format}, {size}", soft_wrap=True)
     for note in dataset.notes:
         console.print(f"  {printable(note)}", soft_wrap=True, markup=False, emoji=False)
     console.print(_images(report))
-    if report.level_ranges:
+    if report.level_ranges and dataset.classes.names:
         console.print(_levels(report))
     most = len(dataset.classes) if shown is None else _CLASSES_SHOWN
-    console.print(_classes(report, most))
+    if dataset.classes.names:
+        console.print(_classes(report, most))
     if len(dataset.classes) > most:
         console.print(f" ... and {counted(len(dataset.classes) - most, 'class')} more; --all shows them\n")
+    if any(values.pixels for values in report.statistics.values()):
+        console.print(_pixels(report))
     _print_findings(report, console, shown)
 
 
@@ -94,6 +99,19 @@ def _classes(report: PreflightReport, most: int) -> Table:
     for identity, label in list(zip(classes.ids, classes.names, strict=True))[:most]:
         counts = (values.per_class[label] for values in report.statistics.values())
         table.add_row(_as_it_is(label), str(identity), *map(str, counts))
+    return table
+
+
+def _pixels(report: PreflightReport) -> Table:
+    table = _table("Pixels by class", "class")
+    for name in report.statistics:
+        table.add_column(_as_it_is(name), justify="right")
+    for label in report.dataset.classes.semantic_names:
+        shares = (
+            values.pixels.get(label, 0) / max(1, sum(values.pixels.values())) for values in report.statistics.values()
+        )
+        table.add_row(_as_it_is(label), *(f"{share:.1%}" for share in shares))
+    table.caption = "share of the pixels that have a class"
     return table
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 
-from boxwright.data.formats.voc_masks import indexed_pixels
+from boxwright.data.formats.numbered_pixels import numbered_pixels
 from boxwright.data.image_io.decode import MAX_PIXELS
 from boxwright.data.records import Annotation, Problem
 from boxwright.ops.masks import encode_cropped, encode_rle
@@ -72,8 +72,7 @@ def read_objects(file: Path) -> Annotated:
 
 
 def _stored(file: Path) -> Plane:
-    state = file.stat()
-    return indexed_pixels(file, state.st_mtime_ns, state.st_size).astype(np.int32)
+    return numbered_pixels(file).astype(np.int32)
 
 
 def _painted(file: Path, problems: list[Problem]) -> Plane:

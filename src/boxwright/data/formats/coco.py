@@ -37,19 +37,19 @@ _PEEK = 65536  # bytes in which one of the keys of a COCO file must occur
 def recognises_coco(path: Path) -> bool:
     """Whether a path is a JSON file, or a folder with JSON files in a layout that `read_coco` supports."""
     if path.is_file():
-        return path.suffix.lower() == ".json" and not recognises_lists(path)
+        return path.suffix.lower() == ".json" and not is_panoptic_name(path.name) and not recognises_lists(path)
     return bool(_annotation_files(path))
 
 
 def read_coco(path: Path, class_names: Sequence[str] | None = None) -> LabelledFolder:
     """Read a COCO folder or file; classes are ordered by category id unless `class_names` gives the order."""
-    files = {_split_of(path): path} if path.is_file() else _annotation_files(path)
+    files = {split_of(path): path} if path.is_file() else _annotation_files(path)
     if not files:
         raise ValueError(f"{path}: no COCO annotation file here")
-    root = _root_of(path) if path.is_file() else path
+    root = root_of(path) if path.is_file() else path
 
     def finder(file: Path, split: str) -> ImageFinder:
-        return ImageFinder(list(_image_folders(root, file, split)), root, split)
+        return ImageFinder(list(image_folders(root, file, split)), root, split)
 
     return read_coco_files(root, "coco", files, finder, class_names)
 
@@ -139,7 +139,7 @@ def _annotation_files(root: Path) -> dict[str, Path]:
         files = _coco_files(folder) if folder is not None else []
         instances = [file for file in files if file.stem.lower().startswith("instances")]
         if instances or files:
-            return _by_split(instances or files)
+            return by_split(instances or files)
     found = {split: _coco_files(folder) for split, folder in split_folders(root).items()}
     for files in found.values():
         if len(files) > 1:
@@ -148,7 +148,13 @@ def _annotation_files(root: Path) -> dict[str, Path]:
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    return [folder / name for name in files_in(folder) if name.lower().endswith(".json") and _looks_coco(folder / name)]
+    names = [name for name in files_in(folder) if name.lower().endswith(".json") and not is_panoptic_name(name)]
+    return [folder / name for name in names if _looks_coco(folder / name)]
+
+
+def is_panoptic_name(name: str) -> bool:
+    """Whether a JSON file is called as those of COCO panoptic are, which have segments in place of objects."""
+    return name.lower().startswith("panoptic")
 
 
 def _looks_coco(file: Path) -> bool:
@@ -165,9 +171,10 @@ def _looks_coco(file: Path) -> bool:
     return file.name.lower().startswith(("instances", "_annotations"))
 
 
-def _by_split(files: list[Path]) -> dict[str, Path]:
+def by_split(files: list[Path]) -> dict[str, Path]:
+    """COCO files by the splits that their names stand for; ValueError where two stand for one."""
     if len(files) == 1:
-        return {_split_of(files[0]): files[0]}
+        return {split_of(files[0]): files[0]}
     result: dict[str, Path] = {}
     for file in files:
         split = _named_split(file) or file.stem
@@ -182,7 +189,7 @@ def _by_split(files: list[Path]) -> dict[str, Path]:
     return result
 
 
-def _split_of(file: Path) -> str:
+def split_of(file: Path) -> str:
     """The split of a single file: by its name, by its folder's name, or train."""
     return _named_split(file) or split_name(file.parent.name) or "train"
 
@@ -191,7 +198,8 @@ def _named_split(file: Path) -> str | None:
     return split_in_name(file.stem.lower().removesuffix(".coco"))
 
 
-def _root_of(file: Path) -> Path:
+def root_of(file: Path) -> Path:
+    """The folder of the dataset that an annotation file belongs to."""
     return file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
 
 
@@ -206,7 +214,7 @@ def _named_in(base: Path, file: Path) -> Path | None:
     return base / max(names, key=len) if names else None
 
 
-def _image_folders(root: Path, file: Path, split: str) -> Iterator[Path]:
+def image_folders(root: Path, file: Path, split: str) -> Iterator[Path]:
     """Where the images of a split may be, the most likely place first."""
     for base in (root, subfolder(root, "images", "jpegimages", "imgs", "data", "pictures")):
         if base is not None:

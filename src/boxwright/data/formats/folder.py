@@ -12,10 +12,13 @@ from typing import NamedTuple
 from boxwright.data.class_selection import select_classes
 from boxwright.data.formats.cityscapes import CITYSCAPES_LAYOUT, read_cityscapes, recognises_cityscapes
 from boxwright.data.formats.coco import COCO_LAYOUT, read_coco, recognises_coco
+from boxwright.data.formats.coco_panoptic import PANOPTIC_LAYOUT, read_panoptic, recognises_panoptic
 from boxwright.data.formats.cvat import CVAT_LAYOUT, read_cvat, recognises_cvat
+from boxwright.data.formats.dota import DOTA_LAYOUT, read_dota, recognises_dota
 from boxwright.data.formats.json_lists import LISTS_LAYOUT, read_lists, recognises_lists
 from boxwright.data.formats.listing import images_below, split_name, split_order
 from boxwright.data.formats.lvis import LVIS_LAYOUT, read_lvis, recognises_lvis
+from boxwright.data.formats.semantic_folder import SEMANTIC_LAYOUT, read_semantic, recognises_semantic
 from boxwright.data.formats.voc import VOC_LAYOUT, read_voc, recognises_voc
 from boxwright.data.formats.yolo import YOLO_LAYOUT, read_yolo, recognises_yolo
 from boxwright.data.records import LabelledFolder, Record, Split
@@ -39,7 +42,10 @@ READERS = (
     Reader("cityscapes", CITYSCAPES_LAYOUT, recognises_cityscapes, read_cityscapes),
     Reader("lvis", LVIS_LAYOUT, recognises_lvis, read_lvis),
     Reader("coco", COCO_LAYOUT, recognises_coco, read_coco),
+    Reader("panoptic", PANOPTIC_LAYOUT, recognises_panoptic, read_panoptic),
+    Reader("dota", DOTA_LAYOUT, recognises_dota, read_dota),
     Reader("yolo", YOLO_LAYOUT, recognises_yolo, read_yolo),
+    Reader("semantic", SEMANTIC_LAYOUT, recognises_semantic, read_semantic),
 )
 VALIDATION_SHARE = 0.1
 
@@ -56,7 +62,8 @@ def open_folder(
     path = Path(path)
     reader, notes = _reader_for(path)
     dataset = reader.read(path, class_names)
-    if not any(record.annotations for split in dataset.splits.values() for record in split.records):
+    records = [record for split in dataset.splits.values() for record in split.records]
+    if not any(record.annotations or record.semantic is not None for record in records):
         problems = [problem for split in dataset.splits.values() for problem in split.problems]
         hint = f"; the first problem is {problems[0].where}: {problems[0].message}" if problems else ""
         raise ValueError(f"{path}: no image has a labelled object ({reader.name} layout){hint}")
@@ -125,6 +132,8 @@ def _reader_for(path: Path) -> tuple[Reader, tuple[str, ...]]:
     if fitting:
         others = ", ".join(reader.name for reader in fitting[1:])
         also = f"{path} fits several layouts; it is read as {fitting[0].name} (also found: {others})"
+        if "panoptic" in others:
+            also += "; for objects and stuff of its panoptic files give one of them, such as panoptic_train2017.json"
         return fitting[0], (also,) if others else ()
     if errors:
         raise errors[0]

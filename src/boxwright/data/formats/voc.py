@@ -26,7 +26,8 @@ from boxwright.data.formats.listing import (
     split_order,
     subfolder,
 )
-from boxwright.data.formats.voc_masks import FOLDER, ObjectPixels
+from boxwright.data.formats.numbered_pixels import ObjectPixels
+from boxwright.data.formats.voc_masks import FOLDER
 from boxwright.data.formats.voc_xml import VocFile, read_voc_file
 from boxwright.data.records import Annotation, LabelledFolder, Problem, Record, Split
 from boxwright.reading.xml_text import root_element

@@ -50,10 +50,14 @@ DIFFICULTIES = {
 
 
 class Silhouette(NamedTuple):
-    """An object's outline on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool."""
+    """An object's outline on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool.
+
+    `around` is the rotated box around it (`ops.rotated`), along its own axes, in pixels of the patch.
+    """
 
     opacity: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.bool_]
+    around: tuple[float, float, float, float, float]
 
 
 def _round_trip(radius: float, count: int, start: float = 0.0) -> Points:
@@ -88,7 +92,8 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
     """A class's outline, rotated and stretched (width over height), scaled to the given longer side."""
     cos, sin = round(math.cos(math.radians(degrees)), 6), round(math.sin(math.radians(degrees)), 6)
     turn = np.array([[cos, sin], [-sin, cos]])
-    outlines = [(outline * [math.sqrt(aspect), 1 / math.sqrt(aspect)]) @ turn for outline in OUTLINES[name]]
+    upright = [outline * [math.sqrt(aspect), 1 / math.sqrt(aspect)] for outline in OUTLINES[name]]
+    outlines = [outline @ turn for outline in upright]
     low, high = outlines[0].min(0), outlines[0].max(0)
     fine = 4 if longer_side < 80 else 2  # drawn larger and reduced: smooth edges
     scale = (longer_side - 1 / fine) / float((high - low).max())  # Pillow includes the pixels of both ends
@@ -99,7 +104,11 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
         corners = ((outline - low) * scale + 1) * fine
         draw.polygon([(x, y) for x, y in corners.round(3).tolist()], fill=0 if index else 255)
     opacity = np.asarray(image.reduce(fine))
-    return Silhouette(opacity, opacity >= 128)
+    first, last = upright[0].min(0), upright[0].max(0)
+    x, y = ((first + last) / 2 @ turn - low) * scale + 1 + 0.5 / fine
+    sides = (last - first) * scale + 1 / fine
+    angle = (180 - degrees) % 360 - 180  # the turn above is clockwise as seen
+    return Silhouette(opacity, opacity >= 128, (float(x), float(y), float(sides[0]), float(sides[1]), angle))
 
 
 def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 0.5) -> Canvas:
@@ -138,7 +147,7 @@ def paint(canvas: Canvas, shape: Silhouette, x: int, y: int, colour: Canvas, sha
     under += (surface - under) * opacity
 
 
-def _smooth_noise(random: np.random.Generator, size: int, cells: int, channels: int) -> Canvas:
+def smooth_noise(random: np.random.Generator, size: int, cells: int, channels: int) -> Canvas:
     """Noise (H, W, channels) in [-1, 1] that changes over 1 / `cells` of the image."""
     coarse = random.integers(0, 256, (cells, cells, channels), np.uint8)
     image = Image.fromarray(coarse if channels == 3 else coarse[..., 0])
@@ -152,7 +161,7 @@ def _pattern(random: np.random.Generator, size: int) -> Canvas:
     if kind == 0:
         return np.zeros((1, 1, 1), np.float32)
     if kind == 1:
-        blobs = _smooth_noise(random, size, int(random.integers(5, 14)), 1) > np.float32(0.25)
+        blobs = smooth_noise(random, size, int(random.integers(5, 14)), 1) > np.float32(0.25)
         return np.where(blobs, np.float32(1), np.float32(-1))
     period = int(random.integers(8, 40)) * 16
     slope_x, slope_y = (int(value) for value in random.integers(-16, 17, 2))
@@ -166,9 +175,9 @@ def _pattern(random: np.random.Generator, size: int) -> Canvas:
 def background(random: np.random.Generator, size: int, texture: float) -> Canvas:
     """A textured ground (H, W, 3): a colour, a gradient, noise at three scales and a pattern."""
     ground = vivid_colour(random) * np.float32(0.7) + np.float32(25)
-    canvas = _smooth_noise(random, size, 3, 3) * np.float32(texture * (0.4 + random.random()))
-    grain = _smooth_noise(random, size, int(random.integers(8, 24)), 1) * np.float32(texture * random.random())
-    grain += _smooth_noise(random, size, size // 4, 1) * np.float32(0.5 * texture * random.random())
+    canvas = smooth_noise(random, size, 3, 3) * np.float32(texture * (0.4 + random.random()))
+    grain = smooth_noise(random, size, int(random.integers(8, 24)), 1) * np.float32(texture * random.random())
+    grain += smooth_noise(random, size, size // 4, 1) * np.float32(0.5 * texture * random.random())
     grain = grain + _pattern(random, size) * np.float32(0.6 * texture * random.random())
     canvas += grain
     canvas += ground
@@ -238,7 +247,7 @@ def _normal_table() -> npt.NDArray[np.float32]:
 def expose(random: np.random.Generator, canvas: Canvas, lighting: float, noise: float) -> npt.NDArray[np.uint8]:
     """The image (H, W, 3) uint8 of a canvas as a camera sees it: uneven lighting, gamma, sensor noise."""
     size = canvas.shape[0]
-    light = 1 + _smooth_noise(random, size, 2, 1) * np.float32(lighting * random.random())
+    light = 1 + smooth_noise(random, size, 2, 1) * np.float32(lighting * random.random())
     light *= np.float32(1 + lighting * (random.random() - 0.5))
     lit = (canvas * light).clip(0, 255).astype(np.uint8)
     gamma = 1 + lighting * (2 * random.random() - 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.sax.saxutils import escape
@@ -32,13 +32,17 @@ from boxwright.data.synthetic.drawing import (
     paint,
     silhouette,
 )
+from boxwright.data.synthetic.stuff import STUFF, textured_regions
+from boxwright.data.synthetic.write_dota import write_dota
+from boxwright.data.synthetic.write_panoptic import write_maps, write_panoptic
 from boxwright.data.transforms import Sample
 from boxwright.ops.masks import encode_rle
+from boxwright.ops.rotated import rotated_hull
 from boxwright.structures import Classes, CroppedMask, GroundTruth, Skeleton
 from boxwright.writing import writing
 
 Pixels = npt.NDArray[np.uint8]
-Layout = Literal["voc", "coco"]
+Layout = Literal["voc", "coco", "panoptic", "semantic", "dota"]
 
 # Validation images start at this index, so that they do not depend on the number of training images.
 SKELETON = Skeleton(
@@ -47,6 +51,8 @@ SKELETON = Skeleton(
 """The keypoints of a shape: centre and corners of the box around it as if nothing hid it."""
 VALIDATION_START = 1_000_000
 PLACEMENT_TRIES = 25
+ROTATED_ASPECT = 3.0
+"""Largest ratio of the sides of a rotated object, whatever the difficulty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,10 @@ class ShapesConfig:
     """What the images look like: side in pixels, number of classes, difficulty, number and size of the objects.
 
     An object's size is the longer side of its whole box, at most 5/8 of the image, even if `max_pixels` is larger. If
-    objects would hide each other too much, an image has fewer than the drawn number, but at least one.
+    objects would hide each other too much, an image has fewer than the drawn number, but at least one. With `stuff` the
+    background is of textures that are classes of stuff (`synthetic.stuff`), and the ground truth has a semantic map.
+    With `rotated` objects are turned by any angle and up to three times as long as wide; the ground truth has rotated
+    boxes around whole objects, and their hulls as boxes.
     """
 
     size: int = 256
@@ -64,6 +73,8 @@ class ShapesConfig:
     max_objects: int = 12
     min_pixels: int = 12
     max_pixels: int = 160
+    stuff: bool = False
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         if self.difficulty not in DIFFICULTIES:
@@ -90,11 +101,12 @@ class ShapesConfig:
     @property
     def classes(self) -> Classes:
         """The classes, by name, as a VOC folder orders them; their ids in COCO files count from 1."""
-        return Classes.named(sorted(list(OUTLINES)[: self.num_classes]), first_id=1)
+        named = Classes.named(sorted(list(OUTLINES)[: self.num_classes]), first_id=1)
+        return Classes(named.names, named.ids, stuff=STUFF) if self.stuff else named
 
 
 class _Placed(NamedTuple):
-    """One painted object: label, corner and size of its patch on the image; area and box with nothing hidden."""
+    """One painted object: label, corner and size of its patch; area, box and rotated box with nothing hidden."""
 
     label: int
     x: int
@@ -102,6 +114,7 @@ class _Placed(NamedTuple):
     hw: tuple[int, int]
     area: int
     box: tuple[int, int, int, int]
+    around: tuple[float, float, float, float, float]
 
 
 def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, GroundTruth]:
@@ -111,6 +124,10 @@ def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, Gr
     random = np.random.Generator(np.random.PCG64([seed, index]))
     level = DIFFICULTIES[config.difficulty]
     canvas = background(random, config.size, level.texture)
+    textures: Pixels | None = None
+    if config.stuff:  # a generator of its own: nothing else is drawn differently
+        own = np.random.Generator(np.random.PCG64([seed, index, len(STUFF)]))
+        canvas, textures = textured_regions(own, config.size, level.texture, level.hue_spread)
     canvas = draw_distractors(random, canvas, int(random.integers(level.distractors[0], level.distractors[1] + 1)))
     owner = np.zeros((config.size, config.size), np.uint8)  # which object is on top: its number from 1, or 0
     placed: list[_Placed] = []
@@ -118,7 +135,13 @@ def draw_shapes(config: ShapesConfig, seed: int, index: int) -> tuple[Pixels, Gr
     for _ in range(int(random.integers(config.min_objects, config.max_objects + 1))):
         _add_object(random, config, level, canvas, owner, placed, visible)
     image = expose(random, canvas, level.lighting, level.noise)
-    return image, _ground_truth(owner, placed)
+    ground_truth = _ground_truth(owner, placed)
+    if config.rotated:
+        ground_truth = _with_rotated(ground_truth, placed, config.size)
+    if textures is not None:
+        labels = np.where(owner > 0, np.uint8(0), textures + np.uint8(1))
+        ground_truth = replace(ground_truth, semantic=torch.from_numpy(labels))
+    return image, ground_truth
 
 
 def _add_object(
@@ -133,8 +156,8 @@ def _add_object(
     """Paint one more object where it does not hide earlier ones too much, if there is such a place."""
     label = int(random.integers(config.num_classes))
     longer = config.min_pixels + (config.largest - config.min_pixels) * float(random.random())
-    degrees = level.rotation * float(2 * random.random() - 1)
-    aspect = level.aspect ** float(2 * random.random() - 1)
+    degrees = (180 if config.rotated else level.rotation) * float(2 * random.random() - 1)
+    aspect = (ROTATED_ASPECT if config.rotated else level.aspect) ** float(2 * random.random() - 1)
     shape = silhouette(config.classes.names[label], longer, degrees, aspect)
     height, width = shape.mask.shape
     area = int(np.count_nonzero(shape.mask))
@@ -160,7 +183,9 @@ def _add_object(
         paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
         left, top, right, bottom = _extent(shape.mask)
         box = (x + left, y + top, x + right, y + bottom)
-        placed.append(_Placed(label, x, y, (height, width), area, box))
+        cx, cy, *sides_and_angle = shape.around
+        around = (x + cx, y + cy, *sides_and_angle)
+        placed.append(_Placed(label, x, y, (height, width), area, box, around))
         below[mask] = len(placed)
         return
 
@@ -195,6 +220,12 @@ def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
         boxes.append([x + x1, y + y1, x + x2, y + y2])
         masks.append(CroppedMask(x + x1, y + y1, torch.from_numpy(plane[y1:y2, x1:x2].copy())))
     return GroundTruth.of(boxes, [part.label for part in placed], None, masks, points)
+
+
+def _with_rotated(ground_truth: GroundTruth, placed: list[_Placed], size: int) -> GroundTruth:
+    """The ground truth with rotated boxes of whole objects, and their hulls as boxes."""
+    rotated = torch.tensor([part.around for part in placed]).reshape(-1, 5)
+    return replace(ground_truth, boxes=rotated_hull(rotated).clamp(0, size), rotated=rotated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +275,31 @@ def write_shapes(
 ) -> Path:
     """Write a shapes dataset into a new or empty folder, in VOC or COCO layout, and return the folder.
 
+    Images with stuff are written as COCO panoptic, or as a folder of semantic maps, and only as these; those with
+    rotated boxes in DOTA's layout.
     `progress` wraps the loop over a split's images: it gets the split's name, the indices and their number. Raises
     ValueError for a folder that is not empty.
     """
-    folder, config = Path(folder), config or ShapesConfig()
-    if layout not in ("voc", "coco"):
-        raise ValueError(f"layout {layout!r}: expected voc or coco")
+    if layout not in ("voc", "coco", "panoptic", "semantic", "dota"):
+        raise ValueError(f"layout {layout!r}: expected voc, coco, panoptic, semantic or dota")
+    with_maps = layout in ("panoptic", "semantic")
+    folder, config = Path(folder), config or ShapesConfig(stuff=with_maps, rotated=layout == "dota")
+    if config.stuff != with_maps:
+        wanted = f"only images with stuff, ShapesConfig(stuff={with_maps})"
+        raise ValueError(f"layout {layout!r}: expected {wanted}, got stuff={config.stuff}")
+    if config.rotated != (layout == "dota"):
+        raise ValueError(
+            f"layout {layout!r}: ShapesConfig(rotated={config.rotated}); dota has rotated boxes, no other does"
+        )
     splits = shapes_splits(config, seed, train, val)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: exists and is not empty; choose a new folder (nothing was written)")
-    image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
-    image_folder.mkdir(parents=True, exist_ok=True)
     for name, source in splits.items():
         if not len(source):
             continue
+        image_folder = folder / ("JPEGImages" if layout == "voc" else "images")
+        image_folder = image_folder / name if layout in ("semantic", "dota") else image_folder
+        image_folder.mkdir(parents=True, exist_ok=True)
         indices: Iterator[int] = iter(range(len(source)))
         entries = []
         for index in progress(name, indices, len(source)) if progress else indices:
@@ -268,8 +310,14 @@ def write_shapes(
             entries.append((file, ground_truth))
         if layout == "voc":
             _write_voc(folder, name, entries, config)
-        else:
+        elif layout == "coco":
             _write_coco(folder, name, entries, config)
+        elif layout == "panoptic":
+            write_panoptic(folder, name, entries, config.classes)
+        elif layout == "dota":
+            write_dota(folder, name, entries, config.classes)
+        else:
+            write_maps(folder, name, entries, config.classes)
     return folder
 
 

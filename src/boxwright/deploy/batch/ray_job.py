@@ -104,6 +104,8 @@ def predict_batch(
     detector = Detector.load(file, "cpu", precision="auto" if precision == "fp16" else precision)
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs a proposal file, which --engine ray does not support; use --engine local")
+    if detector.recipe.needs_rotated:
+        raise ValueError(f"{checkpoint} finds rotated boxes, which --engine ray has no column for; use --engine local")
     least = detector.score_threshold if score is None else score
     settings = Settings(_digest(file), detector.classes.names, least, nms_iou, max_detections, resized, precision)
     folder = Path(out).absolute()

@@ -79,6 +79,8 @@ def detector_graph(
         nms_iou=own.nms_iou if nms_iou is None else nms_iou,
         max_detections=max(100, own.max_detections) if max_detections is None else max_detections,
     )
+    if entry.needs_rotated:
+        raise ValueError("rotated boxes are predicted with torch only: a detector of them cannot be exported")
     if not nms and entry.needs_keypoints:
         raise ValueError(
             "keypoints are predicted for what NMS keeps: a keypoint detector is exported with NMS in the graph"

@@ -158,6 +158,7 @@ def listed(found: Detections, masks: Masks) -> dict[str, Any]:
         "height": height,
         "detections": [
             {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
+            | ({"rotated": row["rotated"]} if "rotated" in row else {})
             | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
             | ({"rotated": row["rbbox"]} if "rbbox" in row else {})
             for name, box, row in zip(found.names, found.boxes.tolist(), rows, strict=True)

@@ -29,7 +29,9 @@ class Advice(NamedTuple):
 def advice(facts: RunFacts) -> list[Advice]:
     """What to do next; never empty."""
     diagnosis = [Advice("Look at this first", sentence) for sentence in facts.evaluation.diagnosis]
-    found = [*diagnosis, *_of_data(facts), *_of_curves(facts), *_of_sizes(facts), *_of_mistakes(facts)]
+    found = [*diagnosis, *_of_data(facts), *_of_curves(facts)]
+    if facts.inputs.objects:
+        found += [*_of_sizes(facts), *_of_mistakes(facts)]
     if facts.split == "test":
         last = Advice("Choose nothing by these figures", "a test split that choices were made by is one no more")
     else:

@@ -11,6 +11,7 @@ from boxwright.evaluation.page.data_section import data_section
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.html import fraction, text
 from boxwright.evaluation.page.mistake_section import mistake_section
+from boxwright.evaluation.page.pixel_section import pixel_section
 from boxwright.evaluation.page.result_sections import (
     class_section,
     confusion_section,
@@ -34,11 +35,16 @@ def report_page(runs: Sequence[RunFacts]) -> str:
     shown: list[tuple[str, str, Callable[[RunFacts], str]]] = [
         ("next", "What to do next", _todo),
         ("training", "Training", training_section),
-        ("classes", "Classes", class_section),
-        ("curves", "Curves over the score", curve_section),
-        ("confusion", "Confusion matrix", confusion_section),
-        ("mistakes", "Mistakes", lambda run: mistake_section(run, worst)),
     ]
+    if any(run.evaluation.pixels is not None for run in runs):
+        shown.append(("pixels", "Pixels", lambda run: pixel_section(run, worst)))
+    if all(run.inputs.objects for run in runs):
+        shown += [
+            ("classes", "Classes", class_section),
+            ("curves", "Curves over the score", curve_section),
+            ("confusion", "Confusion matrix", confusion_section),
+            ("mistakes", "Mistakes", lambda run: mistake_section(run, worst)),
+        ]
     sections += [(key, title, _beside(runs, draw)) for key, title, draw in shown]
     alike = all(run.check == runs[0].check for run in runs)
     told = runs[:1] if alike else runs
@@ -78,10 +84,13 @@ def _headline(run: RunFacts) -> str:
     where = f"{counted(count, 'image')} of {run.split} in {run.data}"
     said = f"{run.name}: recipe {run.recipe}, last weights on {where}.{state}"
     interval, best = figures.get("AP50_interval"), figures["best_f1"]
-    tiles = [("AP", fraction(figures["AP"])), ("AP50", fraction(figures["AP50"]))]
+    of_pixels = ("PQ", "SQ", "RQ", "mIoU", "pixel_accuracy")
+    tiles: list[tuple[str, str]] = [(key, fraction(figures[key])) for key in of_pixels if key in figures]
+    if run.inputs.objects:
+        tiles += [(key, fraction(figures[key])) for key in ("AP", "AP50", "AP75")]
     if interval:
-        tiles[-1] = (f"AP50 ({interval[0]:.2f} to {interval[1]:.2f} at 95 %)", tiles[-1][1])
-    tiles.append(("AP75", fraction(figures["AP75"])))
+        at = tiles.index(("AP50", fraction(figures["AP50"])))
+        tiles[at] = (f"AP50 ({interval[0]:.2f} to {interval[1]:.2f} at 95 %)", tiles[at][1])
     if figures.get("segm_AP") is not None:
         tiles.append(("mask AP", fraction(figures["segm_AP"])))
     if best:

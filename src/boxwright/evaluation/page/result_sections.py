@@ -30,15 +30,18 @@ def training_section(facts: RunFacts) -> str:
             ("AP50", "val/AP50", 2),
             ("mask AP", "val/segm_AP", 3),
             ("mask AP50", "val/segm_AP50", 4),
+            ("PQ", "val/PQ", 5),
+            ("mIoU", "val/mIoU", 6),
         )
     ]
     aps = [line for line in aps if line.x]
     name, steps = printable(facts.name), (0.0, max([1.0, *(float(row["step"]) for row in facts.rows)]))
     loss = line_chart(losses, label=f"Loss by step of {name}", across="step", up="loss", x_range=steps)
-    ap = line_chart(aps, label=f"AP by step of {name}", across="step", up="AP", x_range=steps, y_range=(0, 1))
+    what = "AP" if facts.inputs.objects else "mIoU"
+    ap = line_chart(aps, label=f"{what} by step of {name}", across="step", up=what, x_range=steps, y_range=(0, 1))
     return (
         f'<div class="pair"><figure><h3>Loss</h3>{loss}</figure>'
-        f"<figure><h3>AP on {text(facts.split)}</h3>{ap}</figure></div>"
+        f"<figure><h3>{what} on {text(facts.split)}</h3>{ap}</figure></div>"
     )
 
 

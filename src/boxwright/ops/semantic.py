@@ -1,0 +1,80 @@
+"""Maps of class logits: the loss at the pixels of the network, and the labels at those of the original image.
+
+Shape legend: B = images, S = semantic classes, h w = height and width of the logits, H W of an image. Labels are
+uint8; 255 is ignored. Sources: Kirillov et al., "Panoptic Feature Pyramid Networks", CVPR 2019, section 3; Detectron2
+`SemSegFPNHead` and `sem_seg_postprocess`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = 255
+"""The label of pixels that nobody annotated; in a prediction, of pixels that the network did not see."""
+MOST_LOGITS = 32_000_000
+"""So many logits of an image are computed at a time: its rows are labelled in bands."""
+
+
+def semantic_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
+    """Cross-entropy of logits (B, S, h, w), upsampled by `stride`, the mean over pixels (B, H, W) not 255; or 0.
+
+    >>> round(float(semantic_loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 8, 8, dtype=torch.uint8), 4).exp()), 4)
+    4.0
+    """
+    height, width = labels.shape[1:]
+    upsampled = F.interpolate(logits, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    wanted = labels.to(torch.int64)
+    entropy = F.cross_entropy(upsampled[:, :, :height, :width], wanted, ignore_index=IGNORED, reduction="sum")
+    return entropy / (wanted != IGNORED).sum().clamp(min=1)
+
+
+def semantic_labels(
+    logits: Tensor,
+    stride: int,
+    size_hw: tuple[int, int],
+    original_hw: tuple[int, int],
+    scale_xy: tuple[float, float],
+    offset_xy: tuple[float, float],
+) -> Tensor:
+    """The label (H, W) uint8 of each pixel of the original image, the first of the highest logits (S, h, w).
+
+    Logits are upsampled by `stride`, cut to the network's image of `size_hw`, and resized, bilinearly both times, as
+    Detectron2 does. Network coordinates = original coordinates * scale + offset; a pixel that the network did not see
+    is 255. Each step is linear along an axis, so both are one matrix an axis, and large images are labelled in bands.
+
+    >>> semantic_labels(torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]]), 2, (2, 4), (1, 4), (1.0, 2.0), (0.0, 0.0)).tolist()
+    [[1, 1, 0, 0]]
+    """
+    down, up = (
+        _resampling(
+            logits.shape[1 + axis], stride, size_hw[axis], original_hw[axis], scale_xy[1 - axis], offset_xy[1 - axis]
+        )
+        for axis in (0, 1)
+    )  # (H, h) and (W, w)
+    device = logits.device
+    wide = logits.float() @ up.to(device).T  # (S, h, W)
+    rows = max(1, MOST_LOGITS // (wide.shape[0] * wide.shape[2]))
+    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in down.split(rows)]
+    labels = torch.cat(bands)
+    labels[(down.sum(1) == 0).to(device)] = IGNORED
+    labels[:, (up.sum(1) == 0).to(device)] = IGNORED
+    return labels
+
+
+def _resampling(cells: int, stride: int, size: int, original: int, scale: float, offset: float) -> Tensor:
+    """The weight (original, cells) of each cell of an axis in each pixel; a row of zeros is out of sight."""
+    centres = (torch.arange(original, dtype=torch.float64) + 0.5) * scale + offset  # in network pixels
+    seen = min(size, max(1, round(original * scale + offset)))  # where a canvas is larger than the image, less of it
+    first = max(0, round(offset))
+    pixels = _linear(torch.arange(size, dtype=torch.float64) + 0.5, 0, cells, stride)  # (size, cells)
+    resized = _linear(centres, first, seen, 1) @ pixels[:seen]
+    inside = (centres > 0) & (centres < size)
+    return (resized * inside[:, None]).float()
+
+
+def _linear(centres: Tensor, first: int, last: int, stride: int) -> Tensor:
+    """The weight (N, last) of cells of `stride` pixels, `first` to `last`, in points between their centres."""
+    place = (centres / stride - 0.5).clamp(first, max(first, last - 1))
+    return (1 - (place[:, None] - torch.arange(last, dtype=torch.float64)).abs()).clamp(min=0)
