@@ -51,11 +51,8 @@ def merged(
 ) -> Detections:
     """The detections of an image of size `hw`, best first, `most` at most, from those of its tiles (T,).
 
-    Boxes and masks of `found` are in the pixels of each tile; the result's are in those of the image. Raises ValueError
-    for rotated boxes, which are not joined.
+    Boxes and masks of `found` are in the pixels of each tile; the result's are in those of the image.
     """
-    if any(one.rotated is not None for one in found):
-        raise ValueError("tiles: rotated boxes of several tiles are not joined; detect in whole images (tiles=None)")
     corners = [torch.tensor([x, y, x, y]) for x, y, _, _ in windows]
     boxes = [one.boxes + corner for one, corner in zip(found, corners, strict=True)]
     padded = pad_sequence(boxes, batch_first=True)  # (T, D, 4)

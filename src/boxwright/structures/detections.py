@@ -238,13 +238,6 @@ class PaddedDetections(NamedTuple):
             )  # fmt: skip
         return found
 
-    def _restored_rotated(self, images: ImageBatch) -> Tensor:
-        """The rotated boxes (B, N, 5) on the CPU, in the pixels of each original."""
-        assert self.rotated is not None
-        in_network, scale, offset = self.rotated.cpu(), images.scale_xy.cpu()[:, None], images.offset_xy.cpu()[:, None]
-        placed = torch.cat([in_network[..., :2] - offset, in_network[..., 2:]], -1)
-        return clip_rotated(resize_rotated(placed, 1 / scale), images.original_hw.cpu())
-
 
 @dataclass(frozen=True, slots=True)
 class Detections:

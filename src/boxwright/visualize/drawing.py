@@ -21,7 +21,6 @@ from torch import Tensor
 
 from boxwright.data.image_io.any_image import ImageLike, read_any_image
 from boxwright.data.image_io.file_types import SUFFIXES_OF
-from boxwright.ops.rotated import rotated_corners
 from boxwright.visualize.objects import Names, Objects
 from boxwright.visualize.regions import hatch, with_masks
 from boxwright.visualize.rotated import draw_rotated
@@ -127,17 +126,13 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One object to draw: its rectangle in output pixels, its class or identity, and its tag text, long and short.
-
-    `corners` are those of a rotated box, whose hull the rectangle is.
-    """
+    """One object to draw: its rectangle in output pixels, its class or identity, and its tag text, long and short."""
 
     rectangle: Rectangle
     label: int
     ignored: bool
     texts: tuple[str, str]
     index: int
-    corners: tuple[tuple[float, float], ...] | None = None
 
     @property
     def area(self) -> int:
@@ -161,7 +156,6 @@ def _items(
     scores = found.scores.detach().cpu().tolist() if hasattr(found, "scores") else [None] * len(labels)
     ignored = found.ignore.cpu().tolist() if hasattr(found, "ignore") else [False] * len(labels)
     width, height = size
-    turned = None if found.rotated is None else rotated_corners(found.rotated.detach().cpu().double()) * scale
     items = []
     for index, (box, label, score, ignore) in enumerate(zip(boxes, labels, scores, ignored, strict=True)):
         if (score is not None and not score >= min_score) or not np.isfinite(box).all():
@@ -181,8 +175,7 @@ def _items(
             texts = (f"{name} {score:.2f}", f"{score:.2f}" if classes is not None and len(classes.names) == 1 else name)
         else:
             texts = (f"{name} (ignored)", name) if ignore else (name, name)
-        corners = None if turned is None else tuple((x, y) for x, y in turned[index].tolist())
-        items.append(Item(rectangle, label, ignore, texts, index, corners))
+        items.append(Item(rectangle, label, ignore, texts, index))
     return sorted(items, key=lambda item: -item.area)
 
 
@@ -200,7 +193,7 @@ def _line_width(size: tuple[int, int]) -> int:
 
 
 def _draw_boxes(image: Image.Image, items: Sequence[Item]) -> None:
-    """Draw rectangles, or rotated boxes, thinner for small objects and in crowds; ignored ones dashed and hatched."""
+    """Draw rectangles, thinner for small objects and in crowds; ignored ones dashed and hatched."""
     pen = ImageDraw.Draw(image, "RGBA")
     common = _line_width(image.size)
     if len(items) > 60:
@@ -208,11 +201,6 @@ def _draw_boxes(image: Image.Image, items: Sequence[Item]) -> None:
     for item in items:
         x1, y1, x2, y2 = item.rectangle
         line = min(common, max(1, min(x2 - x1, y2 - y1) // 12))
-        if item.corners is not None and not item.ignored:
-            outline = [*item.corners, *item.corners[:2]]  # one side twice: all corners are joined
-            pen.line(outline, fill=(0, 0, 0, 110), width=line + 2, joint="curve")
-            pen.line(outline, fill=item.colour, width=line, joint="curve")
-            continue
         if item.ignored:
             hatch(pen, item.rectangle, line, common)
             continue

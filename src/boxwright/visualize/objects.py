@@ -26,10 +26,6 @@ class Objects(Protocol):
         """x, y and a visibility or score (N, P, 3); None where there are no keypoints."""
 
     @property
-    def rotated(self) -> Tensor | None:
-        """cx, cy, w, h and degrees of rotated boxes (D, 5), whose hulls `boxes` are; None where boxes are upright."""
-
-    @property
     def masks(self) -> object | None:
         """None where there are no masks."""
 

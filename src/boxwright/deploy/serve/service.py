@@ -147,10 +147,7 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
 
 
 def listed(found: Detections, masks: Masks) -> dict[str, Any]:
-    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2.
-
-    `rotated`, of a rotated detector, is centre x, centre y, width, height and degrees, counter-clockwise as seen.
-    """
+    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2."""
     height, width = found.size_hw
     rows = found.to_coco("", polygons=masks == "polygons")
     return {
@@ -160,7 +157,6 @@ def listed(found: Detections, masks: Masks) -> dict[str, Any]:
             {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
             | ({"rotated": row["rotated"]} if "rotated" in row else {})
             | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
-            | ({"rotated": row["rbbox"]} if "rbbox" in row else {})
             for name, box, row in zip(found.names, found.boxes.tolist(), rows, strict=True)
         ],
     }
