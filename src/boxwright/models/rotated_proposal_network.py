@@ -181,7 +181,9 @@ class RotatedProposalNetwork(nn.Module):
 
 
 def rotated_of(targets: Targets) -> Tensor:
-    """The rotated boxes (B, G, 5) of targets; ValueError where there are none."""
+    """The rotated boxes (B, G, 5) of targets; ValueError where objects have none."""
+    if targets.rotated is None and not targets.boxes.shape[1]:
+        return torch.zeros(*targets.boxes.shape[:2], 5, device=targets.boxes.device)
     if targets.rotated is None:
         raise ValueError("targets: a rotated detector learns rotated boxes, and these targets have none (`rotated`)")
     return targets.rotated

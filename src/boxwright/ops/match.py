@@ -16,6 +16,8 @@ from boxwright.ops.rotated import rotated_area
 from boxwright.ops.rotated_iou import rotated_intersection
 
 _CHUNK_ELEMENTS = 1 << 22  # B * N * g at a time: bounds memory, and stays within the caches of a CPU
+SAME_OVERLAP = 1e-9
+"""Overlaps of rotated boxes in float64 that differ by less are equal: those of one box in two descriptions."""
 INSIDE = 0.5
 """An anchor or proposal lies inside an ignored region if at least this share of its area does."""
 
@@ -62,11 +64,15 @@ def match_boxes(
         claimed: they learn the box whose best they are, the last where there are several (MMDetection).
         left_out: (B, N) candidates that match nothing and are ignored.
 
-    Equal overlaps go to the earlier box. Rotated boxes, of 5 columns on both sides, are matched by their own overlap.
+    Equal overlaps go to the earlier box. Rotated boxes, of 5 columns on both sides, are matched by their overlap in
+    float64: two anchors may be one box (turned by 90 degrees, its sides exchanged), and are best together.
     """
     columns = boxes.shape[-1]
     area_of, intersection = (rotated_area, rotated_intersection) if columns == 5 else (box_area, pairwise_intersection)
     candidates = candidates.expand(len(boxes), -1, columns)
+    tie = 0.0
+    if columns == 5:
+        candidates, boxes, tie = candidates.double(), boxes.double(), SAME_OVERLAP
     if left_out is not None:  # without area they overlap nothing
         candidates = torch.where(left_out[..., None], 0.0, candidates)
     batch, count = candidates.shape[:2]
@@ -87,7 +93,7 @@ def match_boxes(
         best = torch.maximum(best, value)
         if low_quality and count:
             highest = overlap.amax(1, keepdim=True)  # (B, 1, g)
-            lifted = (overlap == highest) & (highest > 0) & (highest >= low_quality_iou)  # (B, N, g)
+            lifted = (overlap >= highest - tie) & (highest > 0) & (highest >= low_quality_iou)  # (B, N, g)
             forced |= lifted.any(-1)
             if claimed:
                 rows = torch.arange(start, start + lifted.shape[-1], device=boxes.device)
