@@ -15,6 +15,7 @@ from torch.utils._sympy.numbers import int_oo
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.models import MODELS, DetectionModel, ModelEntry
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNNConfig
 from boxwright.runtime.description import Description
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.winograd import require_winograd
@@ -85,9 +86,9 @@ def detector_graph(
         )
     if not nms and entry.needs_rotated:
         raise ValueError("rotated boxes have an NMS of their own: a rotated detector is exported with it in the graph")
-    if entry.needs_rotated and not recipe.model.box.pool_sampling:
+    if isinstance(recipe.model, RotatedFasterRCNNConfig) and not recipe.model.box.pool_sampling:
         raise ValueError(
-            "model.box.pool_sampling: 0 takes as many points of a rotated region as it has cells, which a graph cannot; "
+            "model.box.pool_sampling: 0 takes as many points of a rotated region as it has cells, which no graph can; "
             "only a detector trained with another number, such as 2, is exported"
         )
     if not nms and entry.needs_masks:
