@@ -42,7 +42,7 @@ needs_runtime = pytest.mark.skipif(
 RECIPES = {
     "fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-shapes", "fast_rcnn": "fast-rcnn-shapes",
     "faster_rcnn": "faster-rcnn-small", "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
-    "keypoint_rcnn": "keypoint-rcnn-small",
+    "keypoint_rcnn": "keypoint-rcnn-small", "rotated_faster_rcnn": "rotated-faster-rcnn-small",
 }  # fmt: skip
 
 
@@ -256,7 +256,8 @@ def _recorded(name, model=None):
     model = _lively(tiny_detectors.build(name)) if model is None else model
     graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     entry = MODELS[kind]
-    outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints)
+    outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints,
+               *["rotated"] * entry.needs_rotated)  # fmt: skip
     description = Description(
         load_recipe(RECIPES[kind]), Classes.named(["a", "b", "c"]), None, graph.settings, "uint8", True, True, "fp32",
         (0.0,) * 3, (1.0,) * 3, outputs,
