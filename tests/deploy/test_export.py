@@ -43,6 +43,7 @@ RECIPES = {
     "fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-shapes", "fast_rcnn": "fast-rcnn-shapes",
     "faster_rcnn": "faster-rcnn-small", "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
     "keypoint_rcnn": "keypoint-rcnn-small", "semantic_fpn": "semantic-fpn-small", "panoptic_fpn": "panoptic-fpn-small",
+    "rotated_faster_rcnn": "rotated-faster-rcnn-small",
 }  # fmt: skip
 
 
@@ -257,7 +258,7 @@ def _recorded(name, model=None):
     graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     entry = MODELS[kind]
     outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints,
-               *["semantic"] * entry.needs_semantic)  # fmt: skip
+               *["semantic"] * entry.needs_semantic, *["rotated"] * entry.needs_rotated)  # fmt: skip
     description = Description(
         load_recipe(RECIPES[kind]), Classes.named(["a", "b", "c"]), None, graph.settings, "uint8", True, True, "fp32",
         (0.0,) * 3, (1.0,) * 3, outputs,

@@ -76,6 +76,8 @@ def explain_any(
     """
     if not detector.has_network:
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
+    if detector.recipe.needs_rotated:
+        raise ValueError("explain knows upright anchors and regions only, not those of a detector of rotated boxes")
     boxes = None if ground_truth is None else replace(ground_truth, masks=None, keypoints=None)
     if holds_locations(detector.recipe.model):
         return Explained(explain(detector, image, boxes, score=score), ground_truth)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from boxwright.data.checks.keypoints import checked_keypoints
 from boxwright.data.checks.masks import checked_mask
+from boxwright.data.checks.rotated import rotated_problem
 from boxwright.data.ground_truth import Box, clip_box, is_flat
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.structures import Classes
@@ -26,16 +27,16 @@ def checked_annotations(
     """
     kept: list[Annotation] = []
     problems: list[Problem] = []
-    seen: dict[tuple[Box, int], str] = {}
+    seen: dict[tuple[tuple[float, ...], int], str] = {}
     for item in record.annotations:
         name = classes.names[item.label]
         box = clip_box(item.box, hw)
-        problem = _box_problem(item, name, hw, box)
+        problem = _box_problem(item, name, hw, box) or rotated_problem(item, name)
         if problem:
             problems.append(problem)
         if box is None or (problem and problem.quarantined):
             continue
-        first = seen.setdefault((item.box, item.label), item.where)
+        first = seen.setdefault((item.rotated or item.box, item.label), item.where)
         if first is not item.where:
             message = f"the {name} is a duplicate of {first}; it counts twice"
             problems.append(Problem("duplicate-object", item.where, message, item.box))
@@ -69,7 +70,8 @@ def _box_problem(item: Annotation, name: str, hw: tuple[int, int], clipped: Box 
         return replace(bad, kind="outside-box", message=message)
     beyond = max(-x1, -y1, x2 - width, y2 - height)
     if beyond > _SLACK:
-        message = f"the {name} reaches {beyond:.4g} pixels beyond its image of {width} x {height}; it is clipped"
+        message = f"the {name} reaches {beyond:.4g} pixels beyond its image of {width} x {height}; "
+        message += "it is clipped" if item.rotated is None else "what lies outside is not seen"
         return replace(bad, kind="box-beyond-image", message=message, severity="note", quarantined=False)
     return None
 

@@ -22,6 +22,7 @@ from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
 from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.rotated_iou import rotated_iou
 from boxwright.structures import Detections
 from boxwright.wording import counted
 
@@ -130,7 +131,10 @@ def _matched(one: Detections, other: Detections, tolerance: Tolerance) -> Tensor
     """Pairs (M, 2) of rows, each row once: same class, similar score, box (and mask); largest overlap first."""
     if not len(one) or not len(other):
         return torch.empty(0, 2, dtype=torch.int64)
-    overlap = pairwise_iou(one.boxes, other.boxes)
+    if one.rotated is None or other.rotated is None:
+        overlap = pairwise_iou(one.boxes, other.boxes)
+    else:
+        overlap = rotated_iou(one.rotated, other.rotated)
     near = (one.scores[:, None] - other.scores).abs() <= tolerance.score
     alike = (overlap >= tolerance.overlap) & near & (one.labels[:, None] == other.labels)
     pairs: list[tuple[int, int]] = []
