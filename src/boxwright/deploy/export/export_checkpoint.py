@@ -168,6 +168,8 @@ def export_checkpoint(
                 if found.asked
                 else f"nothing was found on {called}, so nothing was compared: give typical images with --images FOLDER"
             )
+        if found.keypoints:
+            log(f"{found.same_keypoints} of {counted(found.keypoints, 'keypoint')} at the same place")
         ap = checkpoint_ap = None
         if data is not None:
             reference.settings = exported.settings  # a higher score that was chosen for the file is no loss
