@@ -106,8 +106,7 @@ def place_ground_truth(
     An object is dropped if less than `min_side` pixels or less than `min_visibility` of its box is left, or, if
     `centred`, if its centre lies outside. An ignored region stays as long as any of it is visible, since it must not
     become background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
-    Of a rotated box its own area and centre count, and the hull is cut, not the box.
-    `ops.move_boxes` does the same for a batch without masks, with the same numbers.
+    Of a rotated box its own area and centre count; its hull is cut. `ops.move_boxes` does the same for upright batches.
     """
     semantic = ground_truth.semantic
     if semantic is not None:
@@ -121,7 +120,8 @@ def place_ground_truth(
     clipped = own.clip(origin, limits)
     boxes = torch.from_numpy((clipped - origin) * scale + corner)
     turned = None if ground_truth.rotated is None else place_rotated(ground_truth.rotated, placement)
-    boxes = boxes if turned is None else turned.boxes
+    if turned is not None:
+        boxes = turned.boxes
     sides, own_sides, clipped_sides = (part[:, 2:] - part[:, :2] for part in (boxes.numpy(), own, clipped))
     enough = clipped_sides.prod(1) >= min_visibility * own_sides.prod(1)
     if centred:
@@ -129,16 +129,14 @@ def place_ground_truth(
         enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
     if turned is not None:
         enough = (turned.share >= min_visibility).numpy() & (turned.centred.numpy() | (not centred))
-    left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
-    if turned is not None:
-        left &= turned.share > 0
+    visible = (sides >= min_side).all(1) if turned is None else (turned.share > 0).numpy() & (sides >= min_side).all(1)
+    left = torch.from_numpy(visible & (enough | ground_truth.ignore.numpy()))
     points = place_keypoints(ground_truth.keypoints, placement)
     if ground_truth.masks is None:
         shown = None if points is None else points[left]
         angled = None if turned is None else turned.rotated[left]
-        return GroundTruth(
-            boxes[left], ground_truth.labels[left], ground_truth.ignore[left], None, shown, semantic, angled
-        )
+        labels, ignore = ground_truth.labels[left], ground_truth.ignore[left]
+        return GroundTruth(boxes[left], labels, ignore, None, shown, semantic, angled)
 
     cut = (clipped != own).any(1)
     indices, masks = [], []

@@ -209,14 +209,13 @@ class PaddedDetections(NamedTuple):
         Masks are pasted as `paste` says, and merged with the semantic map as `panoptic` says, if it is given.
         """
         in_network, scores, labels, numbers, grids, heatmaps, _, turned = self._replace(semantic=None).cpu()
-        counts = numbers.tolist()
         boxes = images.to_original(in_network)
         if turned is not None:
             turned = restore_rotated(turned, images.scale_xy, images.offset_xy, images.original_hw)
             boxes = rotated_hull(turned)
         found = []
         for image, (height, width) in enumerate(images.original_hw.tolist()):
-            rows = slice(0, counts[image])
+            rows = slice(0, int(numbers[image]))
             own, limits = boxes[image, rows], torch.tensor([width, height, width, height])
             masks = points = semantic = merged = None
             if grids is not None:
