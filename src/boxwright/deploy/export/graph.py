@@ -35,7 +35,8 @@ class DetectorGraph(nn.Module):
     """images (B, 3, H, W), sizes (B, 2) as height and width, and proposals (B, R, 4) for Fast R-CNN only.
 
     Gives boxes (B, N, 4) in pixels of the batch, scores (B, N), labels (B, N), counts (B,), masks (B, N, M, M),
-    heatmaps (B, N, P, M, M) of keypoints or rotated boxes (B, N, 5) where the detector has them.
+    heatmaps (B, N, P, M, M) of keypoints or rotated boxes (B, N, 5) where the detector has them, and logits
+    (B, S, h, w) of semantic maps.
     """
 
     def __init__(self, model: DetectionModel, settings: DetectSettings) -> None:
@@ -80,6 +81,8 @@ def detector_graph(
         nms_iou=own.nms_iou if nms_iou is None else nms_iou,
         max_detections=max(100, own.max_detections) if max_detections is None else max_detections,
     )
+    if not nms and not entry.detects:
+        raise ValueError(f"{recipe.model.name} labels pixels and has no NMS to leave out")
     if not nms and entry.needs_keypoints:
         raise ValueError(
             "keypoints are predicted for what NMS keeps: a keypoint detector is exported with NMS in the graph"
@@ -120,7 +123,10 @@ def detector_graph(
 
 def _parts_of(entry: ModelEntry) -> tuple[str, ...]:
     """What a graph gives besides `OUTPUTS`."""
-    needed = {"masks": entry.needs_masks, "heatmaps": entry.needs_keypoints, "rotated": entry.needs_rotated}
+    needed = {
+        "masks": entry.needs_masks, "heatmaps": entry.needs_keypoints, "semantic": entry.needs_semantic,
+        "rotated": entry.needs_rotated,
+    }  # fmt: skip
     return tuple(name for name, given in needed.items() if given)
 
 
