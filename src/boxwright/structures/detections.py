@@ -271,13 +271,12 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
-        parts = (self.boxes, self.scores, self.labels, self.rotated)
-        for name, part, columns in zip(
-            ("boxes", "scores", "labels", "rotated"), parts, ((4,), (), (), (5,)), strict=True
-        ):
-            if part is not None and tuple(part.shape) != (count, *columns):
-                expected = "(D, 4)" if name == "boxes" else (count, *columns)
-                raise ValueError(f"{name}: expected {expected}, got {tuple(part.shape)}")
+        shapes = {"boxes": (count, 4), "scores": (count,), "labels": (count,), "rotated": (count, 5)}
+        for name, expected in shapes.items():
+            part = getattr(self, name)
+            if part is not None and tuple(part.shape) != expected:
+                told = "(D, 4)" if name == "boxes" else expected
+                raise ValueError(f"{name}: expected {told}, got {tuple(part.shape)}")
         if isinstance(self.masks, tuple):
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
         elif self.masks is not None:
