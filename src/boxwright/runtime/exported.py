@@ -97,6 +97,7 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
     boxes, scores, labels = found.boxes[:, :most], found.scores[:, :most], found.labels[:, :most]
     masks = None if found.masks is None else found.masks[:, :most]
     heatmaps = None if found.heatmaps is None else found.heatmaps[:, :most]
+    rotated = None if found.rotated is None else found.rotated[:, :most]
     keep = (scores > settings.score_threshold) & (labels >= 0)  # (B, N)
     return PaddedDetections(
         torch.where(keep[..., None], boxes, 0.0),
@@ -105,6 +106,8 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
         keep.sum(1),
         masks if masks is None else torch.where(keep[..., None, None], masks, 0.0),
         heatmaps if heatmaps is None else torch.where(keep[..., None, None, None], heatmaps, 0.0),
+        found.semantic,
+        rotated if rotated is None else torch.where(keep[..., None], rotated, 0.0),
     )
 
 

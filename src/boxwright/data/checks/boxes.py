@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from boxwright.data.checks.keypoints import checked_keypoints
 from boxwright.data.checks.masks import checked_mask
 from boxwright.data.checks.rotated import rotated_problem
 from boxwright.data.ground_truth import Box, clip_box, is_flat
@@ -21,8 +22,8 @@ def checked_annotations(
 ) -> tuple[tuple[Annotation, ...], list[Problem]]:
     """The usable objects of an image of size `hw`, clipped to it, and a problem for each invalid box.
 
-    `masks` checks every mask too, `need_masks` also reports missing masks. The second of two equal objects is reported
-    and kept, as evaluation tools keep it.
+    `masks` checks every mask too, `need_masks` also reports missing masks; keypoints are checked if there are any. The
+    second of two equal objects is reported and kept, as evaluation tools keep it.
     """
     kept: list[Annotation] = []
     problems: list[Problem] = []
@@ -42,6 +43,9 @@ def checked_annotations(
         clean = item if box == item.box else replace(item, box=box)
         if masks or need_masks:
             clean, fault = checked_mask(clean, name, hw, box, needed=need_masks)
+            problems.extend([fault] if fault else [])
+        if classes.skeleton is not None:
+            clean, fault = checked_keypoints(clean, name, hw, box, classes.skeleton)
             problems.extend([fault] if fault else [])
         kept.append(clean)
     return tuple(kept), problems
