@@ -23,7 +23,7 @@ from boxwright.cli.main import app
 from boxwright.deploy.export import export_checkpoint as export_module
 from boxwright.deploy.export.export_checkpoint import ExportOptions, compared_images, export_checkpoint
 from boxwright.deploy.export.gate import Agreement
-from boxwright.deploy.export.graph import OUTPUTS, DetectorGraph, detector_graph, record, sample_inputs
+from boxwright.deploy.export.graph import OUTPUTS, DetectorGraph, detector_graph, parts_of, record, sample_inputs
 from boxwright.deploy.export.onnx import OPSET, _translations, write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.inference.predictor import Detector
@@ -42,7 +42,7 @@ needs_runtime = pytest.mark.skipif(
 RECIPES = {
     "fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-shapes", "fast_rcnn": "fast-rcnn-shapes",
     "faster_rcnn": "faster-rcnn-small", "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
-    "keypoint_rcnn": "keypoint-rcnn-small",
+    "keypoint_rcnn": "keypoint-rcnn-small", "rotated_faster_rcnn": "rotated-faster-rcnn-small",
 }  # fmt: skip
 
 
@@ -237,6 +237,15 @@ def test_masks_keep_their_nms(tmp_path):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), {}), nms=False)
 
 
+def test_rotated_boxes_keep_their_nms_and_need_a_number_of_points(tmp_path):
+    recipe = load_recipe("rotated-faster-rcnn-small")
+    with pytest.raises(ValueError, match="a rotated detector is exported with it in the graph"):
+        detector_graph(Checkpoint(recipe, Classes.named(["a"]), {}), nms=False)
+    adaptive = load_recipe("rotated-faster-rcnn-small", ["model.box.pool_sampling=0"])
+    with pytest.raises(ValueError, match="only a detector trained with another number, such as 2, is exported"):
+        detector_graph(Checkpoint(adaptive, Classes.named(["a"]), {}))
+
+
 def _lively(model):
     """Weights that keep the signal's size, so that scores differ from place to place."""
     generator = torch.Generator().manual_seed(1)
@@ -253,10 +262,11 @@ def _lively(model):
 def _recorded(name, model=None):
     """A tiny detector's graph (of its own weights, or this model), its description, and its program."""
     kind, _ = tiny_detectors.TINY[name]
-    model = _lively(tiny_detectors.build(name)) if model is None else model
-    graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     entry = MODELS[kind]
-    outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints)
+    changes = {"box.pool_sampling": 2} if entry.needs_rotated else None  # a graph cannot ask how many cells a bin has
+    model = _lively(tiny_detectors.build(name, changes)) if model is None else model
+    graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
+    outputs = (*OUTPUTS, *parts_of(entry))
     description = Description(
         load_recipe(RECIPES[kind]), Classes.named(["a", "b", "c"]), None, graph.settings, "uint8", True, True, "fp32",
         (0.0,) * 3, (1.0,) * 3, outputs,

@@ -112,12 +112,12 @@ def detector_graph(
         precision="fp32",
         mean=mean,
         std=std,
-        outputs=(*OUTPUTS, *_parts_of(entry)),
+        outputs=(*OUTPUTS, *parts_of(entry)),
     )
     return DetectorGraph(model, inside).eval(), description
 
 
-def _parts_of(entry: ModelEntry) -> tuple[str, ...]:
+def parts_of(entry: ModelEntry) -> tuple[str, ...]:
     """What a graph gives besides `OUTPUTS`."""
     needed = {"masks": entry.needs_masks, "heatmaps": entry.needs_keypoints, "rotated": entry.needs_rotated}
     return tuple(name for name, given in needed.items() if given)
