@@ -15,6 +15,7 @@ import typer
 from page_house import run_python, run_sh, write_house
 
 from boxwright.cli.main import VERBS, _fill_in_resume, app
+from boxwright.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -188,6 +189,12 @@ def test_the_file_tree_of_the_readme_is_the_real_one() -> None:
     package = ROOT / "src" / "boxwright"
     folders = {path.parent for path in package.glob("*/__init__.py")}
     assert not folders - listed, f"the file tree leaves out {sorted(str(path) for path in folders - listed)}"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_readme_names_every_detector(name: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").lower()
+    assert name.replace("_", "") in re.sub(r"[-_ ]", "", text)
 
 
 def test_the_readme_image_is_small() -> None:

@@ -478,6 +478,8 @@ class TestDetections:
         assert made["xyxy"].tolist() == [SQUARE, [1.0, 2.0, 5.0, 8.0]]
         assert made["class_id"].tolist() == [1, 0]
         assert made["data"] == {"class_name": ["dog", "cat"]}
+        self.detections(keypoints=torch.ones(2, 4, 3)).to_supervision()
+        assert made["data"]["keypoints"].shape == (2, 4, 3)
 
     def test_without_supervision_one_sentence_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "supervision", None)

@@ -327,3 +327,15 @@ def test_an_identity_has_its_colour_and_texts_of_lines_lie_apart():
         for borders in ([([(5, 70), (5, 75)], "in 1")], 2 * [([(5, 70), (5, 75)], "in 1")])
     )
     assert (two == PAPER).all(-1).sum() > 1.6 * (one == PAPER).all(-1).sum()
+
+
+def test_a_rotated_box_is_drawn_along_its_own_sides_and_not_as_its_hull():
+    turned = torch.tensor([[80.0, 60, 80, 20, 45]])
+    found = detections([[44.6, 24.6, 115.4, 95.4]], rotated=turned)
+    seen = changed(draw(make_image(), found))
+    assert seen[60 - 28, 80 + 28 - 14 : 80 + 28 + 14].any()  # its right end lies above the centre
+    assert not seen[85:95, 100:115].any()  # the hull's lower right corner is empty
+    colours = pixels(draw(make_image(), found))
+    assert (colours == np.array(class_colour(0))).all(-1).sum() > 100
+    truth = GroundTruth.of([[44.6, 24.6, 115.4, 95.4]], [0], rotated=turned)
+    assert not changed(draw(make_image(), truth))[85:95, 100:115].any()

@@ -42,6 +42,13 @@ def test_every_verb_is_listed_and_has_help(verb: str) -> None:
     assert "Usage" in result.stdout
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "track", "serve", "export"])
+def test_help_tells_what_may_stand_for_a_detector(verb: str) -> None:
+    help_ = " ".join(CliRunner().invoke(main.app, [verb, "--help"]).stdout.split())
+    assert "Run folder, checkpoint (also of another library)" in help_
+    assert ("exported file, or a name of `boxwright zoo`" in help_) == (verb != "export")
+
+
 def test_help_of_every_verb_takes_no_torch() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom boxwright.cli import main\n"

@@ -113,15 +113,27 @@ def test_training_losses_are_torchvisions(pair):
     generator = torch.Generator().manual_seed(5)
     images = [torch.rand(3, 96, 128, generator=generator) for _ in range(2)]
     boxes = [torch.tensor([[8.0, 10, 70, 80], [40, 20, 120, 60]]), torch.tensor([[20.0, 5, 60, 90]])]
-    labels = [torch.tensor([1, 3]), torch.tensor([2])]
+    people = len(pair.ids) == 1
+    labels = (
+        [torch.ones(len(b), dtype=torch.int64) for b in boxes] if people else [torch.tensor([1, 3]), torch.tensor([2])]
+    )
+    points = [torch.full((len(b), 17, 3), 1.0) for b in boxes]  # a few of them lie outside of regions
+    for rows, b in zip(points, boxes, strict=True):
+        rows[..., :2] = b[:, None, :2] + (b[:, 2:] - b[:, :2])[:, None] * torch.rand(len(b), 17, 2, generator=generator)
+        rows[:, 3] = 0  # not annotated
     planes = [torch.zeros(len(b), 96, 128, dtype=torch.uint8) for b in boxes]
     for plane, rows in zip(planes, boxes, strict=True):
         for k, (x1, y1, x2, y2) in enumerate(rows.int().tolist()):
             plane[k, y1:y2, x1:x2] = 1
-    wanted = [{"boxes": b, "labels": n, "masks": m} for b, n, m in zip(boxes, labels, planes, strict=True)]
+    wanted = [
+        {"boxes": b, "labels": n, "masks": m, "keypoints": p}
+        for b, n, m, p in zip(boxes, labels, planes, points, strict=True)
+    ]
     ground_truths = [
-        GroundTruth.of(b, [pair.ids.index(int(k)) for k in n], None, [CroppedMask(0, 0, plane.bool()) for plane in m])
-        for b, n, m in zip(boxes, labels, planes, strict=True)
+        GroundTruth.of(
+            b, [pair.ids.index(int(k)) for k in n], None, [CroppedMask(0, 0, plane.bool()) for plane in m], p
+        )
+        for b, n, m, p in zip(boxes, labels, planes, points, strict=True)
     ]
     theirs, ours = pair.theirs.train(), pair.ours.train()
     for part in [*theirs.modules(), *ours.modules()]:
@@ -139,7 +151,7 @@ def test_training_losses_are_torchvisions(pair):
     names = {
         "bbox_regression": "box", "bbox_ctrness": "centerness", "loss_objectness": "objectness",
         "loss_rpn_box_reg": "proposal_box", "loss_classifier": "classification", "loss_box_reg": "box",
-        "loss_mask": "mask",
+        "loss_mask": "mask", "loss_keypoint": "keypoint",
     }  # fmt: skip
     for name, value in expected.items():
         assert float(found[names.get(name, name)]) == pytest.approx(float(value), rel=2e-4), name

@@ -23,12 +23,14 @@ REGIONS = (
     "model.rpn.test_proposals=100",
 )  # fmt: skip
 MASKS = ("model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8")
+KEYPOINTS = ("model.keypoint.conv_channels=[8,8]", "model.keypoint.num_keypoints=4")
 NO_PYRAMID = ("model.fpn.channels=null", "model.rpn.stem_channels=[16]")
 CASES = {
     "detectron2": {
         "fcos-r50-fpn-1x-improved": DENSE, "fcos-r50-fpn-1x": DENSE, "retinanet-r50-fpn-1x": DENSE,
         "faster-rcnn-r50-fpn-1x": REGIONS, "faster-rcnn-r50-dc5-1x": (*REGIONS, *NO_PYRAMID),
         "mask-rcnn-r50-fpn-1x": (*REGIONS, *MASKS), "mask-rcnn-r50-c4-1x": (*NO_PYRAMID, "model.mask.conv_channels=[]"),
+        "keypoint-rcnn-r50-fpn-1x": (*REGIONS, *KEYPOINTS),
         "rpn-r50-fpn-1x": ("model.rpn.stem_channels=[32]",),
     },
     "adelaidet": {"fcos-r50-fpn-1x-improved": DENSE, "fcos-r50-fpn-1x": DENSE},
@@ -38,7 +40,7 @@ CASES = {
     },
     "torchvision": {
         "fcos-r50-fpn-1x-improved": DENSE, "retinanet-r50-fpn-1x": DENSE, "faster-rcnn-r50-fpn-1x": REGIONS,
-        "mask-rcnn-r50-fpn-1x": (*REGIONS, *MASKS),
+        "mask-rcnn-r50-fpn-1x": (*REGIONS, *MASKS), "keypoint-rcnn-r50-fpn-1x": (*REGIONS, *KEYPOINTS),
     },
 }  # fmt: skip
 PAIRS = [(library, name) for library, names in CASES.items() for name in names]
@@ -70,7 +72,7 @@ def found_by(model, settings=DETECT):
 
 @pytest.fixture
 def assert_same(assert_matched):
-    """Two detections of one image matched one to one, and their masks equal but for a few pixels."""
+    """Two detections of one image matched one to one, their masks and keypoints equal but for a few."""
 
     def compare(one, other):
         assert len(one) > 5
@@ -78,6 +80,9 @@ def assert_same(assert_matched):
         assert_matched(one, expected, box=5e-3, score=2e-5, swaps=1)
         if one.masks is not None and torch.equal(one.labels, other.labels):
             assert (one.whole_masks() != other.whole_masks()).float().mean() < 1e-2
+        assert (one.keypoints is None) == (other.keypoints is None)
+        if one.keypoints is not None and torch.equal(one.labels, other.labels):
+            assert ((one.keypoints - other.keypoints)[..., :2].abs().amax(-1) < 0.1).float().mean() > 0.95
 
     return compare
 
@@ -122,6 +127,7 @@ RECORDED = {
     "adelaidet/fcos": "fcos-r50-fpn-1x-improved", "mmdetection/fcos_r50_improved": "fcos-r50-fpn-1x-improved",
     "mmdetection/retinanet_r50": "retinanet-r50-fpn-1x", "mmdetection/faster_rcnn_r50": "faster-rcnn-r50-fpn-1x",
     "mmdetection/mask_rcnn_r50": "mask-rcnn-r50-fpn-1x",
+    "detectron2/keypoint_rcnn_fpn": "keypoint-rcnn-r50-fpn-1x",
 }  # fmt: skip
 WIDTHS = re.compile(r"(backbone\.widths|fpn\.channels|stem_channels|conv_channels|fc_channels|upsampled_channels)$")
 
@@ -152,14 +158,12 @@ def with_widths(own, theirs, prefix=""):
     return merged
 
 
-def test_recipes_on_resnet_50_accept_the_switch_of_detectron2_but_fcos_with_masks_and_keypoints():
+def test_recipes_on_resnet_50_accept_the_switch_of_detectron2_but_fcos_with_masks():
     from boxwright.recipes import recipe_names
 
     for name in (name for name in recipe_names() if "-r50-" in name):
-        if name.startswith(("fcos-mask", "keypoint-rcnn")):
-            with pytest.raises(
-                ValueError, match=r"compat: detectron2 has no detector like (fcos_mask|keypoint_rcnn); it"
-            ):
+        if name.startswith("fcos-mask"):
+            with pytest.raises(ValueError, match="compat: detectron2 has no detector like fcos_mask; it"):
                 load_recipe(name, ["compat=detectron2"])
             continue
         recipe = load_recipe(name, ["compat=detectron2"])
@@ -306,11 +310,13 @@ class TestTheCourse:
 def test_every_switch_is_a_library_and_what_may_be_adapted_is_a_rule_of_some_library():
     from boxwright.recipes.compat import rules
 
-    models = [dump_recipe(load_recipe(name))["model"] for name in ("fcos", "retinanet", "faster-rcnn", "mask-rcnn")]
+    names = ("fcos", "retinanet", "faster-rcnn", "mask-rcnn", "keypoint-rcnn")
+    models = [dump_recipe(load_recipe(name))["model"] for name in names]
     keys = set()
     for library in SWITCHES:
         for model in models:
-            if library != "adelaidet" or model["name"] == "fcos":
+            unknown = {"adelaidet": model["name"] != "fcos", "mmdetection": model["name"] == "keypoint_rcnn"}
+            if not unknown.get(library):
                 found = rules(library, model)
                 keys |= {*found.chosen, *found.fixed}
     assert keys >= ADAPTED

@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from boxwright.data.checks.preflight import preflight
 from boxwright.data.dataset import DetectionDataset
 from boxwright.data.formats.folder import open_folder
+from boxwright.data.synthetic.drawing import OUTLINES, SYMMETRY, silhouette
 from boxwright.data.synthetic.shapes import SKELETON, ShapesConfig, draw_shapes, write_shapes
 from boxwright.data.transforms import HorizontalFlip, Sample, ScaleJitter, resize_sample
 from boxwright.ops.image import ResizeRule
@@ -123,12 +125,84 @@ def test_a_shape_has_its_centre_and_corners_and_coco_files_keep_them(tmp_path):
     for index in range(3):
         drawn = draw_shapes(config, 0, index)[1]
         assert torch.equal(images.base(index).objects.keypoints, drawn.keypoints)
-        inside = (drawn.keypoints[..., 2] > 0).all(1)
-        assert (drawn.keypoints[inside, 1, :2] <= drawn.boxes[inside, :2]).all()
-        assert (drawn.keypoints[inside, 3, :2] >= drawn.boxes[inside, 2:]).all()
+        known, boxes = drawn.keypoints[..., 2:] > 0, drawn.boxes[:, None]
+        points = drawn.keypoints[..., :2]
+        assert ((points >= boxes[..., :2]) & (points <= boxes[..., 2:]) | ~known).all()
+        assert (points[~known.expand_as(points)] == 0).all()
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_a_shape_that_is_turned_until_it_looks_the_same_has_the_same_corners(name):
+    plain, order = silhouette(name, 100, 5, 1.0).keypoints, SYMMETRY.get(name, 72)
+    for turned in (-1, 1, 2):
+        same = silhouette(name, 100, 5 + turned * 360 / order, 1.0).keypoints
+        assert abs(same[1:] - same[1] - plain[1:] + plain[1]).max() < 4
+
+
+@pytest.mark.parametrize("degrees", [-20, 0, 13])
+@pytest.mark.parametrize("name", OUTLINES)
+def test_the_corners_of_a_shape_lie_on_its_edge_on_their_sides_of_the_centre(name, degrees):
+    shape = silhouette(name, 100, degrees, 1.1)
+    centre, corners = shape.keypoints[0], shape.keypoints[1:]
+    for x, y in corners.astype(int):
+        around = shape.mask[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4]
+        assert around.any()
+        assert not around.all()
+    slack = 20 if name in ("triangle", "arrow") else 0  # the tip of one is both upper corners; one has a narrow foot
+    assert (corners[[0, 3], 0] < centre[0] + slack).all()
+    assert (corners[[1, 2], 0] > centre[0] - slack).all()
+    assert corners[:2, 1].max() < corners[2:, 1].min()
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_a_mirrored_shape_has_the_corners_with_the_other_names(name):
+    one, other = (silhouette(name, 90, degrees, 1.1).keypoints for degrees in (14, -14))
+    mirrored = one[list(SKELETON.mirrored)] * [-1, 1]
+    assert abs(mirrored - mirrored[0] - other + other[0]).max() < 1
+
+
+def test_a_keypoint_of_what_another_shape_hides_is_hidden_and_one_outside_the_visible_box_is_not_annotated():
+    counts = torch.zeros(3)
+    for index in range(30):
+        one = draw_shapes(ShapesConfig(size=128, min_objects=4), 0, index)[1]
+        counts += torch.bincount(one.keypoints[..., 2].long().flatten(), minlength=3)
+    assert counts.min() > 10
+    assert counts[2] > 0.6 * counts.sum()
 
 
 def test_a_checkpoint_keeps_names_and_lines(tmp_path):
     classes = Classes(("face",), (3,), EYES)
     save_checkpoint(Checkpoint(load_recipe("keypoint-rcnn-shapes"), classes, {}), tmp_path / "a.pt")
     assert load_checkpoint(tmp_path / "a.pt").classes.skeleton == EYES
+
+
+@pytest.mark.parametrize(
+    ("points", "kind", "message"),
+    [
+        (
+            [10, 20, 2, 6, 12, 1, 60, 12, 2],
+            "keypoint-outside-image",
+            "right_eye of the face lies outside its image of 40",
+        ),
+        ([30, 28, 2, 36, 2, 2, 6, 12, 2], "keypoints-off-box", "2 of the 3 keypoints of the face lie outside its box"),
+        ([6, 12, 2, 6, 12, 2, 6, 12, 1], "keypoints-at-one-point", "all 3 keypoints of the face are at one point"),
+        ([6, 12, 0, 9, 12, 0, 6, 17, 0], "bad-keypoints", "visibility 0, which means not annotated"),
+        ([6, 12, 3, 9, 12, 0, 6, 17, 0], "bad-keypoints", "a visibility of 0, 1 or 2"),
+        ([10, 20, 2, 6, 12, 1, 0, 0, 0], "keypoint-never-annotated", "no object of train has the keypoint right_eye"),
+        ([0] * 9, "missing-keypoints", "1 of 1 object of train has no annotated keypoint"),
+    ],
+)
+def test_keypoints_that_cannot_be_right_are_found_before_training(folder, points, kind, message):
+    report = preflight(folder(keypoints=points))
+    (found,) = (one for one in report.findings if one.kind == kind)
+    assert message in found.message
+
+
+def test_a_keypoint_outside_its_image_is_not_learnt_and_keypoints_elsewhere_cost_an_object_all_of_them(folder):
+    def kept(points):
+        report = preflight(folder(keypoints=points))
+        return report.dataset.splits["train"].records[0].annotations[0].keypoints
+
+    assert kept([10, 20, 2, 6, 12, 1, 60, 12, 2]) == ((10.5, 20.5, 2), (6.5, 12.5, 1), (0, 0, 0))
+    assert kept([30, 28, 2, 36, 2, 2, 6, 12, 2]) is None
+    assert kept([10, 20, 2, 6, 12, 1, 41, 12, 2])[2] == (41.5, 12.5, 2)  # labelling tools round

@@ -84,6 +84,11 @@ def test_a_synthetic_batch_has_what_its_recipe_needs():
         assert (truth.boxes.amax(0) <= torch.tensor([64.0, 48, 64, 48])).all()
         assert all(bool(mask.bitmap.all()) for mask in truth.masks)
     assert batch.proposals is None
+    pointed = synthetic_batch(load_recipe("keypoint-rcnn-small", ["data.batch_size=2"]), 1, (48, 64)).targets
+    assert pointed.keypoints.shape[2:] == (17, 3)
+    inside = (pointed.keypoints[..., :2] >= pointed.boxes[:, :, None, :2]).all()
+    assert inside
+    assert (pointed.keypoints[..., 2] == 2).all()
     fast = synthetic_batch(load_recipe("fast-rcnn-small", ["data.batch_size=2"]), 5, (48, 64))
     assert fast.proposals.boxes.shape == (2, 1000, 4)
 

@@ -1,5 +1,7 @@
 """The gate: what counts as the same, and that a file which finds something else is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -87,3 +89,16 @@ def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_fi
         other.engine.model.head.class_logits.bias += 0.1
     with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
         prove(detector, other, images, "fp32")
+
+
+def test_keypoints_are_compared_where_detections_match():
+    points = torch.tensor([[[2.0, 3, 0.5], [8, 9, 0.5]], [[25, 30, 0.5], [35, 45, 0.5]], [[55, 9, 0.5], [65, 25, 0.5]]])
+    one = replace(ALL, keypoints=points)
+    same = agreement([one], [replace(ALL, keypoints=points + 0.5)], FP32, 0.05, 100)
+    assert (same.share, same.keypoints, same.keypoint_share) == (1, 6, 1)
+    shifted = agreement([one], [replace(ALL, keypoints=points + 2)], FP32, 0.05, 100)
+    assert (shifted.share, shifted.keypoint_share) == (1, 0)
+    swapped = agreement([one], [replace(ALL, keypoints=points.flip(1))], FP32, 0.05, 100)
+    assert swapped.keypoint_share == 0
+    assert agreement([one], [ALL], FP32, 0.05, 100).keypoint_share == 0
+    assert agreement([ALL], [ALL], FP32, 0.05, 100).keypoint_share == 1

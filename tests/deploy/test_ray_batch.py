@@ -225,10 +225,10 @@ def test_without_ray_it_says_how_to_get_it(checkpoint, images, tmp_path, monkeyp
         predict_batch(checkpoint, [images], tmp_path / "out")
 
 
-def worker(checkpoint, out, masks=False):
+def worker(checkpoint, out, masks=False, keypoints=False):
     for name in ("results", "failures", "attempts"):
         (out / name).mkdir(parents=True)
-    return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, masks))
+    return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, masks, keypoints))
 
 
 def test_an_image_that_kills_workers_becomes_a_failure(checkpoint, images, tmp_path):
@@ -274,6 +274,18 @@ def test_masks_are_run_length_codes(images, tmp_path):
     assert len(found) == len(row["masks"]) == 5
     for code, mask in zip(row["masks"], found.masks, strict=True):
         assert torch.equal(decode_rle(code["counts"], tuple(code["size"])), mask)
+
+
+def test_keypoints_are_x_y_score_of_each(images, tmp_path):
+    settings = ("model.backbone.widths=[4,4,4,1]", "model.rpn.stem_channels=[8]", "model.box.fc_channels=[8]",
+                "model.keypoint.conv_channels=[8]", "model.keypoint.pool_size=4")  # fmt: skip
+    path = small_checkpoint(tmp_path / "tiny.pt", "keypoint_rcnn", "keypoint-rcnn-small", *settings)
+    able = worker(path, tmp_path / "out", keypoints=True)
+    able(Chunk.of(list_images([images / "00.png"]))._asdict())
+    (row,) = rows(tmp_path / "out" / "results").values()
+    (found,) = Detector.load(path, "cpu", precision="fp32").predict(images / "00.png", score=0, max_detections=5)
+    assert found.keypoints.shape == (5, 17, 3)
+    torch.testing.assert_close(torch.tensor(row["keypoints"]), found.keypoints)
 
 
 def test_a_full_disk_is_told_in_its_own_words(checkpoint, images, tmp_path, monkeypatch):

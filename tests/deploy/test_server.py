@@ -24,7 +24,7 @@ from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes
+from boxwright.structures import Classes, Skeleton
 
 LIMITS = Limits(num_bytes=200_000, num_pixels=40_000, num_images=8)
 
@@ -43,6 +43,20 @@ def client_of(detector, path, **options):
 def served(detector, checkpoint_file):
     with client_of(detector, checkpoint_file) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory):
+    """The file of a detector with keypoints, of random weights."""
+    torch.manual_seed(0)
+    small = ("model.backbone.widths=[4,4,4,1]", "model.fpn.channels=8", "model.rpn.stem_channels=[8]",
+             "model.box.fc_channels=[8]", "model.keypoint.num_keypoints=3", "model.keypoint.conv_channels=[8]",
+             "model.keypoint.pool_size=4", "data.resize.size=96")  # fmt: skip
+    recipe = load_recipe("keypoint-rcnn-small", small)
+    path = tmp_path_factory.mktemp("points") / "points.pt"
+    face = Skeleton(("nose", "left_eye", "right_eye"), ((0, 1), (0, 2)))
+    save_checkpoint(Checkpoint(recipe, Classes(("face",), (3,), face), recipe.build_model(1).state_dict(), 0.0), path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +159,20 @@ class TestAnswers:
         assert any(one["segmentation"] for one in outlined["detections"])
         assert not any("segmentation" in one for one in plain["detections"])
 
+    def test_keypoints_are_x_y_score_in_pixels_and_the_model_says_what_they_are_called(self, points, images):
+        detector = Detector.load(points, "cpu", precision="fp32")
+        with client_of(detector, points) as client:
+            rows = client.post("/v1/detect?score=0&max_detections=4", content=png(images[0])).json()["detections"]
+            told, other = (
+                client.get("/v1/model").json()["keypoints"],
+                client.post("/v1/detect?masks=rle", content=png(images[0])),
+            )
+        (found,) = detector.predict([torch.from_numpy(images[0]).permute(2, 0, 1)], score=0, max_detections=4)
+        assert len(rows) == 4
+        torch.testing.assert_close(torch.tensor([row["keypoints"] for row in rows]), found.keypoints)
+        assert told == {"names": ["nose", "left_eye", "right_eye"], "lines": [[0, 1], [0, 2]]}
+        assert (other.status_code, "predicts no masks" in other.json()["error"]) == (422, True)
+
     def test_the_model_says_what_it_is(self, served, masks, detector):
         told = served.get("/v1/model").json()
         assert (told["name"], told["recipe"], told["detector"]) == ("tiny.pt", "fcos-small", "fcos")
@@ -152,6 +180,7 @@ class TestAnswers:
         assert all(re.fullmatch("#[0-9a-f]{6}", one["colour"]) for one in told["classes"])
         assert (told["score"], told["runtime"], told["precision"], told["device"]) == (0.6, "torch", "fp32", "cpu")
         assert (told["masks"], masks.get("/v1/model").json()["masks"]) == (False, True)
+        assert told["keypoints"] is None
         assert told["limits"] == {"bytes": 200_000, "pixels": 40_000, "images": 8}
         assert served.get("/healthz").json() == {"status": "ok"}
 
@@ -199,7 +228,7 @@ class TestPage:
         (422, "score: should be a finite number, got nan", "?score=nan", b"", "image/png"),
         (422, "max_detections: should be greater than or equal to 1, got 0", "?max_detections=0", b"", "image/png"),
         (422, "masks: should be 'rle', 'polygons' or 'none', got all", "?masks=all", b"", "image/png"),
-        (422, "masks: tiny.pt predicts boxes and no masks", "?masks=rle", b"", "image/png"),
+        (422, "masks: tiny.pt predicts no masks", "?masks=rle", b"", "image/png"),
         (404, "POST /v1/detect/no: Not Found", "/no", b"", "image/png"),
     ],
 )  # fmt: skip

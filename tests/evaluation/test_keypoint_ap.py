@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from boxwright.data.synthetic.shapes import ShapesConfig, draw_shapes, write_shapes
 from boxwright.evaluation.coco_ap import KEYPOINT_LIMITS, coco_ap
+from boxwright.evaluation.comparison import compare_files
 from boxwright.evaluation.summary import evaluate_detections, headline
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.structures.skeleton import COCO_PERSON
@@ -86,3 +89,71 @@ def test_missing_keypoints_and_other_numbers_of_them_are_told():
         coco_ap([found], [replace(truth, keypoints=None)], PERSON, kind="keypoints")
     with pytest.raises(ValueError, match="image 0: 5 keypoints in the detections, expected 17"):
         coco_ap([replace(found, keypoints=found.keypoints[:, :5])], [truth], PERSON, kind="keypoints")
+
+
+class TestFiles:
+    """`evaluate --ground-truth COCO --detections results.json`."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return write_shapes(tmp_path / "shapes", 1, 4, "coco", ShapesConfig(size=96))
+
+    @pytest.fixture
+    def found(self):
+        """The ground truth, moved a little, as detections."""
+        torch.manual_seed(0)
+        made = []
+        for index in range(4):
+            one = draw_shapes(ShapesConfig(size=96), 0, 1_000_000 + index)[1]
+            points = one.keypoints.clone()
+            points[..., :2] += torch.randn(len(one), 5, 2) * 1.5
+            scores = torch.linspace(0.9, 0.5, len(one))
+            made.append(Detections(one.boxes, scores, one.labels, (96, 96), ShapesConfig().classes, keypoints=points))
+        return made
+
+    def test_results_in_a_file_give_what_the_detections_give(self, folder, found, tmp_path):
+        rows = [row for index, one in enumerate(found) for row in one.to_coco(index + 1)]
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        compared = compare_files(folder / "annotations" / "instances_val.json", tmp_path / "a.json")
+        assert compared.warnings == ()
+        figures = evaluate_detections(
+            compared.detections, compared.ground_truths, compared.classes, areas=compared.areas
+        ).figures
+        assert 0.3 < figures["keypoint_AP"] < 0.99
+        for row in rows:  # as the COCO tools have it: the box of the keypoints stands for one that is not given
+            del row["bbox"]
+        (tmp_path / "b.json").write_text(json.dumps(rows))
+        bare = compare_files(folder / "annotations" / "instances_val.json", tmp_path / "b.json")
+        more = evaluate_detections(bare.detections, bare.ground_truths, bare.classes, areas=bare.areas).figures
+        assert more["keypoint_AP"] == pytest.approx(figures["keypoint_AP"])
+        two = compare_files(folder / "annotations" / "instances_val.json", tmp_path / "b.json", classes="star,ring")
+        assert {one.keypoints.shape[1:] for one in two.ground_truths} == {(5, 3)}
+
+    @pytest.mark.parametrize(
+        ("points", "message"),
+        [
+            ([1, 2, 1, 3, 4], "detection 0: expected keypoints as x, y, score of each, finite numbers"),
+            ([1, 2, "a"] * 5, "detection 0: expected keypoints as x, y, score of each, finite numbers"),
+            ([1, 2, 1] * 4, "detection 1 has 5 keypoints, the first 4: expected as many in each"),
+        ],
+    )
+    def test_keypoints_that_are_none_are_one_sentence(self, folder, found, tmp_path, points, message):
+        rows = [row for index, one in enumerate(found) for row in one.to_coco(index + 1)]
+        rows[0]["keypoints"] = points
+        (tmp_path / "a.json").write_text(json.dumps(rows))
+        with pytest.raises(ValueError, match=message):
+            compare_files(folder / "annotations" / "instances_val.json", tmp_path / "a.json")
+
+    def test_another_number_of_keypoints_than_the_data_has_is_told_and_boxes_are_evaluated(
+        self, folder, found, tmp_path
+    ):
+        rows = [row for index, one in enumerate(found) for row in one.to_coco(index + 1)]
+        (tmp_path / "a.json").write_text(json.dumps([row | {"keypoints": row["keypoints"][:9]} for row in rows]))
+        compared = compare_files(folder / "annotations" / "instances_val.json", tmp_path / "a.json")
+        assert compared.warnings == (
+            "The detections have 3 keypoints each and the ground truth has 5: only boxes are evaluated.",
+        )
+        assert (
+            "keypoint_AP"
+            not in evaluate_detections(compared.detections, compared.ground_truths, compared.classes).figures
+        )

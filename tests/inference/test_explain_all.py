@@ -15,6 +15,7 @@ from boxwright.cli import main
 from boxwright.data.proposals import write_proposals
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference.explain_any import explain_any
+from boxwright.inference.explain_keypoints import describe_keypoints, nearest_object
 from boxwright.inference.explain_masks import mask_overlap
 from boxwright.inference.owners import describe_batch, describe_owned_box, describe_owners, owners_of
 from boxwright.inference.predictor import Detector
@@ -130,6 +131,21 @@ def test_a_mask_is_compared_with_the_one_that_it_overlaps_most():
     assert mask_overlap(found, GroundTruth.of(boxes[2:], [0], masks=masks[2:]), 0) is None
 
 
+def test_keypoints_are_compared_with_those_of_the_object_whose_box_overlaps_most():
+    found = Detections(torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([0.9]), torch.tensor([0]), (8, 8),
+                       keypoints=torch.tensor([[[1.0, 1, 0.9], [3, 3, 0.4]]]))  # fmt: skip
+    boxes, points = [[0, 2, 4, 6], [0, 1, 4, 5], [0, 0, 4, 4]], [[[4, 5, 2], [0, 0, 0]]] * 2 + [[[0, 0, 0]] * 2]
+    ground_truth = GroundTruth.of(boxes, [0, 0, 0], keypoints=points)  # nothing is annotated of the nearest
+    assert nearest_object(found, ground_truth, 0) == 1
+    assert describe_keypoints(found, ground_truth, 0) == [
+        "  Its 2 keypoints, beside those of ground truth box 1:",
+        "    keypoint 0: score 0.90 at x 1.0, y 1.0; visible, 5.0 pixels away.",
+        "    keypoint 1: score 0.40 at x 3.0, y 3.0; not annotated.",
+    ]
+    assert nearest_object(found, GroundTruth.of([[4, 4, 8, 8]], [0], keypoints=points[:1]), 0) is None
+    assert describe_keypoints(found, None, 0)[0] == "  Its 2 keypoints:"
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 SMALL = ["data.resize={mode: fixed, height: 64, width: 96}", "precision=fp32", "model.backbone=mobilenet_v3_small",
@@ -141,6 +157,14 @@ SETTINGS = {
     "fast-rcnn": OF_REGIONS,
     "faster-rcnn": OF_REGIONS,
     "mask-rcnn": [*OF_REGIONS, "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8"],
+    "keypoint-rcnn": [
+        *OF_REGIONS,
+        "model.keypoint.num_keypoints=5",
+        "model.keypoint.conv_channels=[8]",
+        "model.keypoint.pool_size=4",
+        "model.backbone=resnet18",
+        "model.backbone.widths=[8,8,8,1]",
+    ],
     "fcos-mask": ["model.head.stem_channels=[16]", "model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8"],
     "fcos": ["model.head.stem_channels=[16]"],
 }
@@ -152,6 +176,7 @@ DRAWN = {
                   "9_masks"},
 }  # fmt: skip
 DRAWN["faster-rcnn"] = DRAWN["retinanet"] | DRAWN["fast-rcnn"]
+DRAWN["keypoint-rcnn"] = DRAWN["faster-rcnn"] | {"9_keypoints"}
 DRAWN["mask-rcnn"] = DRAWN["faster-rcnn"] | {"9_masks"}
 
 

@@ -44,6 +44,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for layout in ("voc", "coco"):
         folders[layout] = tmp_path_factory.mktemp("shapes") / layout
         write_shapes(folders[layout], 4, 2, layout, ShapesConfig(size=64, num_classes=3, max_objects=3), seed=0)
+    folders["dota"] = tmp_path_factory.mktemp("shapes") / "dota"
+    turned = ShapesConfig(size=64, num_classes=3, max_objects=3, rotated=True)
+    write_shapes(folders["dota"], 4, 2, "dota", turned, seed=0)
     return folders
 
 
@@ -65,6 +68,7 @@ def stored_proposals(folder: Path, file: Path) -> Path:
 def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], runs: Path) -> None:
     entry = MODELS[load_recipe(name).model.name]
     folder = folders["coco" if entry.needs_masks or entry.needs_keypoints else "voc"]
+    folder = folders["dota"] if entry.needs_rotated else folder
     if entry.needs_keypoints:
         overrides = (*overrides, "model.keypoint.num_keypoints=5", "model.keypoint.conv_channels=[16]")
     proposals = stored_proposals(folder, runs / "proposals.npz") if entry.needs_proposals else None

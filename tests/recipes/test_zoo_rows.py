@@ -22,7 +22,7 @@ THEIRS = ["backbone.stride_in_1x1=true", "backbone.widths=[8,8,8,1]", "rpn.ancho
 def test_a_row_has_a_recipe_with_its_figures_and_its_length(row: str) -> None:
     assert ROWS[row] in recipe_names()
     recipe, entry = load_recipe(ROWS[row]), zoo_entry(f"detectron2/{row}")
-    published = [entry.proposal_ar] if entry.ap is None else [entry.ap, entry.mask_ap]
+    published = [entry.proposal_ar] if entry.ap is None else [entry.ap, entry.mask_ap, entry.keypoint_ap]
     assert all(f"{value:.1f} " in recipe.reference for value in published if value is not None)
     assert "model" not in recipe.reference or entry.model_id in recipe.reference
     assert recipe.optim.reference_batch == 16
@@ -76,6 +76,6 @@ def test_a_file_of_a_row_without_a_pyramid_is_of_its_recipes_network(row: str) -
 @pytest.mark.parametrize("row", ROWS)
 def test_the_zoo_counts_the_parameters_of_the_recipe(row: str) -> None:
     with torch.device("meta"):
-        model = load_recipe(ROWS[row]).build_model(80)
+        model = load_recipe(ROWS[row]).build_model(1 if row.startswith("keypoint") else 80)
     millions = sum(value.numel() for value in model.parameters()) / 1e6
     assert millions == pytest.approx(MILLIONS[row.rsplit("_", 1)[0]], abs=0.15)  # frozen norms are buffers

@@ -137,9 +137,15 @@ def test_progress_goes_to_a_terminal_and_never_to_standard_output(net, monkeypat
 
 def test_the_zoo_says_of_each_what_was_published():
     entries = {entry.name: entry for entry in zoo()}
-    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) + len(MMDETECTION_ROWS) == 58
+    assert len(entries) == len(TORCHVISION) + len(DETECTRON2_ROWS) + len(MMDETECTION_ROWS) == 63
     assert entries["torchvision/fcos_resnet50_fpn"].ap == 39.2
     assert entries["detectron2/mask_rcnn_R_50_FPN_3x"].mask_ap == 37.2
+    assert entries["detectron2/keypoint_rcnn_R_50_FPN_1x"].url.endswith(
+        "/COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x/137261548/model_final_04e291.pkl"
+    )
+    keypoints = entries["torchvision/keypointrcnn_resnet50_fpn"]
+    assert (keypoints.ap, keypoints.keypoint_ap) == (54.6, 65.0)
+    assert keypoints.url.endswith("keypointrcnn_resnet50_fpn_coco-fc266e95.pth")
     assert entries["mmdetection/faster_rcnn_r50_fpn_1x_coco"].url.endswith(
         "/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth"
     )

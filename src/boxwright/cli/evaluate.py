@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from boxwright.cli.network_options import DETECTOR
 from boxwright.cli.progress import log, progress_bar
 from boxwright.cli.tables import table_console
 from boxwright.wording import counted
@@ -23,9 +24,7 @@ OF_DETECTIONS = ("classes", "metric", "iou", "max_detections", "score_threshold"
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint (or run folder) to evaluate; needs --data.", show_default=False)
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help=f"{DETECTOR} Needs --data.", show_default=False)] = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps."),

@@ -68,7 +68,7 @@ def explain(
     seed: Annotated[int, typer.Option(help="Seed of the run whose first batch is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Draw what a detector sees in one image, and who owns what: locations or anchors, scores, proposals, masks.
+    """Draw what a detector sees in an image, and who owns what: locations, anchors, scores, proposals, keypoints ...
 
     Without --data there is no ground truth, and only predictions are drawn. With a recipe in place of a checkpoint
     nothing is predicted: the first batch of its training is drawn, or IMAGE. The explanation in words is printed.
@@ -190,7 +190,13 @@ def _of_checkpoint(
     path, ground_truth = Path(image), None
     if data is not None:
         path, ground_truth = labelled_image(
-            image, data, detector.classes, split=split, classes=classes, masks=detector.recipe.needs_masks
+            image,
+            data,
+            detector.classes,
+            split=split,
+            classes=classes,
+            masks=detector.recipe.needs_masks,
+            num_keypoints=detector.recipe.num_keypoints,
         )
     wanted = _free_place(out, path.stem, data, path)
     if detector.tiling is not None:

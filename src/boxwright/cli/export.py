@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.network_options import NETWORK
 from boxwright.cli.progress import log
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    checkpoint: Annotated[Path, typer.Argument(help=NETWORK)],
     format: Annotated[str, typer.Option(help="onnx, openvino (.xml and .bin), or program (torch.export).")] = "onnx",
     out: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Options of `predict` and `track` that say how the network sees images or frames, as arguments of a detector."""
+"""What several verbs say of a detector, and how its network sees images or frames, as arguments of a detector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from boxwright.inference.options import PredictOptions
+
+DETECTOR = "Run folder, checkpoint (also of another library), exported file, or a name of `boxwright zoo`."
+"""The help of an argument that is any detector."""
+NETWORK = "Run folder, checkpoint (also of another library), or a name of `boxwright zoo`."
+"""The help of one that has to hold a torch network."""
 
 
 def check_shares(**values: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from boxwright.cli.network_options import check_shares, network_options
+from boxwright.cli.network_options import DETECTOR, check_shares, network_options
 from boxwright.cli.progress import log
 from boxwright.wording import counted
 from boxwright.writing import printable
@@ -22,7 +22,7 @@ LOCAL_ONLY = ("draw", "format", *OLD_FLAGS, "proposals", "compile", "memory", "t
 
 def predict(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    checkpoint: Annotated[Path, typer.Argument(help=DETECTOR)],
     sources: Annotated[
         list[str], typer.Argument(help="Images, folders, quoted patterns, or one video; listings for Ray.")
     ],

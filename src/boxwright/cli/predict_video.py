@@ -75,15 +75,16 @@ def with_progress(frames: Iterable[T], total: int | None) -> Iterator[T]:
 
 
 def json_line(frame: Frame, found: Detections, ids: Sequence[int] | None = None) -> str:
-    """A frame as a line of JSON: number, time, and name, score, box (x1, y1, x2, y2) and mask of each object.
+    """A frame as a line of JSON: number, time, and each object's name, score, box (x1, y1, x2, y2), mask and keypoints.
 
     Identities, where there are any, come first in each object.
     """
+    from boxwright.inference.prediction_files import beyond_box
+
     rows = [
         ({} if ids is None else {"id": ids[index]})
         | {"name": one.name, "score": one.score, "box": list(one.box)}
-        | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
-        | ({} if one.rotated is None else {"rotated": list(one.rotated)})
+        | beyond_box(one, found)
         for index, one in enumerate(found)
     ]
     return json.dumps({"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}, ensure_ascii=False)

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from boxwright.cli.network_options import DETECTOR
 from boxwright.cli.progress import log
 from boxwright.wording import counted
 
 
 def serve(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt, or an exported file.")
-    ],
+    checkpoint: Annotated[Path, typer.Argument(help=DETECTOR)],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")] = 8000,
     score: Annotated[

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from boxwright.cli.network_options import check_shares, network_options
+from boxwright.cli.network_options import DETECTOR, check_shares, network_options
 
 
 def track(
-    checkpoint: Annotated[Path, typer.Argument(help="A boxwright checkpoint, such as runs/NAME/weights/best.pt.")],
+    checkpoint: Annotated[Path, typer.Argument(help=DETECTOR)],
     source: Annotated[str, typer.Argument(help="A video file, the number of a camera, or with --network a URL.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; a new tracks, tracks-2, ... if not given.")] = None,
     tracker: Annotated[str, typer.Option(help="bytetrack, sort, ocsort, cbiou or botsort.")] = "bytetrack",

@@ -34,11 +34,11 @@ def zoo(
         _print_published(found)
         return
     width = max(len(entry.name) for entry in found)
-    typer.echo(f"{'name':{width}}  box AP  mask AP  M param  GFLOPs  licence       here")
+    typer.echo(f"{'name':{width}}  box AP  mask AP  keypoint AP  M param  GFLOPs  licence       here")
     for entry in found:
         figures = [
-            f"{_figure(entry.ap):>6}", f"{_figure(entry.mask_ap):>7}", f"{_figure(entry.parameters):>7}",
-            f"{_figure(entry.gflops):>6}",
+            f"{_figure(entry.ap):>6}", f"{_figure(entry.mask_ap):>7}", f"{_figure(entry.keypoint_ap):>11}",
+            f"{_figure(entry.parameters):>7}", f"{_figure(entry.gflops):>6}",
         ]  # fmt: skip
         here = "yes" if place_of(entry.url).exists() else "-"
         typer.echo(f"{entry.name:{width}}  {'  '.join(figures)}  {entry.licence:12}  {here}")
@@ -61,14 +61,15 @@ def _print_published(entries: Sequence[ZooEntry]) -> None:
             "none of these has published times: only Detectron2 publishes them (boxwright zoo detectron2/)"
         )
     typer.echo("| published by Detectron2 | schedule | train s/iteration | inference s/image | train GB | box AP | "
-               "mask AP | proposal AR | model id | recipe |")  # fmt: skip
-    typer.echo("|---|---|---|---|---|---|---|---|---|---|")
+               "mask AP | keypoint AP | proposal AR | model id | recipe |")  # fmt: skip
+    typer.echo("|---|---|---|---|---|---|---|---|---|---|---|")
     for entry in known:
         times = entry.published
         assert times is not None
         typer.echo(
             f"| {entry.name.partition('/')[2]} | {entry.schedule} | {times.seconds_per_iteration:.3f} | "
-            f"{times.seconds_per_image:.3f} | {times.memory_gb:.1f} | {_figure(entry.ap)} | {_figure(entry.mask_ap)} | "
+            f"{times.seconds_per_image:.3f} | {times.memory_gb:.1f} | "
+            f"{_figure(entry.ap)} | {_figure(entry.mask_ap)} | {_figure(entry.keypoint_ap)} | "
             f"{_figure(entry.proposal_ar)} | {entry.model_id} | {recipe_of(entry.name)} |"
         )
     typer.echo(

@@ -38,7 +38,7 @@ __all__ = ["ADAPTED", "LIBRARIES", "Exported", "export", "export_state", "write_
 ADAPTED = frozenset({
     "compat.pad_multiple", "compat.clip", "compat.keep_empty", "compat.class_threshold", "compat.scoring",
     "compat.shrink_limited", "rpn.shrink_limited", "box.shrink_limited", "rpn.min_side", "box.min_side",
-    "box.level_slack", "mask.level_slack", "mask.paste",
+    "box.level_slack", "mask.level_slack", "keypoint.level_slack", "mask.paste",
 })  # fmt: skip
 """Rules of detection that no weight was made for: they may be taken as the other library has them, if asked for."""
 _GRIDS = ("compat.anchor_grid", "rpn.anchor_grid")
@@ -108,8 +108,8 @@ def _usual(model: Mapping[str, Any]) -> dict[str, Any]:
         "rpn.anchor_sizes": [sides] if single else [[side] for side in sides], "rpn.anchor_ratios": [0.5, 1, 2],
         "rpn.nms_iou": 0.7, "rpn.test_candidates": 6000 if single else 1000, "rpn.test_proposals": 1000,
         "box.pool_size": 14 if at(model, "box.stage_head") else 7, "box.offset_weights": [10, 10, 5, 5],
-        "mask.pool_size": 14, "semantic.num_classes": 54, "semantic.channels": 128, "semantic.norm": "gn",
-        "panoptic.min_score": 0.5, "panoptic.max_overlap": 0.5, "panoptic.min_stuff_area": 4096,
+        "mask.pool_size": 14, "keypoint.pool_size": 14, "semantic.num_classes": 54, "semantic.channels": 128,
+        "semantic.norm": "gn", "panoptic.min_score": 0.5, "panoptic.max_overlap": 0.5, "panoptic.min_stuff_area": 4096,
     }  # fmt: skip
 
 
@@ -156,7 +156,8 @@ def _layout(model: Mapping[str, Any], num_classes: int, to: str) -> Layout:
     name = model["name"]
     channels = model["compat"].get("class_channels")
     count = max(channels) + 1 if channels else num_classes
-    prefix = {"mask_rcnn": "detector.", "panoptic_fpn": "instances.detector."}.get(name, "")
+    held = {"mask_rcnn": "detector.", "keypoint_rcnn": "detector.", "panoptic_fpn": "instances.detector."}
+    prefix = held.get(name, "")
     if to == "course":
         style = "003" if at(model, "head.centerness_on") == "class" else "001"
         if name == "fcos":

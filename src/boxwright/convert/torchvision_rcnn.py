@@ -40,6 +40,8 @@ KEYPOINT_RCNN = merged(FASTER_RCNN, {
     "keypoint": {"pool_sampling": 2, "pool_aligned": False, "level_slack": 1e-6},
 })  # fmt: skip
 """The same of `keypointrcnn_resnet50_fpn`."""
+LEGACY = "9f466800"
+"""In the name of the older file of `keypointrcnn_resnet50_fpn`, which keeps the eps of its norms."""
 _ROI, _HEAD = "roi_heads.", "rpn.head."
 
 
@@ -64,7 +66,7 @@ def plan(state: State, options: dict[str, Any]) -> Plan:
     name = "maskrcnn" if masked else "keypointrcnn" if pointed else "fasterrcnn"
     name += "_mobilenet_v3_large" + "_320" * small if mobile else "_resnet50"
     architecture = name + "_fpn" + "_v2" * second
-    first_zoo = not second and not mobile and f"{architecture}_coco-" in file
+    first_zoo = not second and not mobile and f"{architecture}_coco-" in file and LEGACY not in file
     eps = 0.0 if first_zoo else None
     model = merged(MASK_RCNN if masked else KEYPOINT_RCNN if pointed else FASTER_RCNN, {
         "backbone": _mobilenet(state, options) if mobile else backbone_of(state, options, eps),

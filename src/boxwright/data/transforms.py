@@ -238,8 +238,7 @@ def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: Re
         boxes = seen_hulls(turned, boxes, (*offset, offset[0] + plan.image_hw[1], offset[1] + plan.image_hw[0]))
     resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points, rotated=turned)
     shown = resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
-    labels = ground_truth.semantic
-    return shown if labels is None else replace(shown, semantic=fit_map(labels, plan))
+    return shown if ground_truth.semantic is None else replace(shown, semantic=fit_map(ground_truth.semantic, plan))
 
 
 @dataclass(frozen=True, slots=True)

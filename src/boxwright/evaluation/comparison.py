@@ -20,6 +20,7 @@ from boxwright.evaluation.joining import Image, join_results, read_text_ground_t
 from boxwright.evaluation.matching import one_pixel_kept
 from boxwright.evaluation.result_files import holds_text_ground_truth, read_results
 from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.wording import counted
 
 Areas = list[list[float | None]]
 
@@ -82,6 +83,9 @@ def compare_files(
     table = read_results(detections, known.names)
     if table.segmentations is not None and not holds_text_ground_truth(ground_truth):
         ground_truths, more = _with_masks(records, ground_truths)
+        warnings += more
+    if table.keypoints is not None and not holds_text_ground_truth(ground_truth):
+        ground_truths, more = _with_keypoints(records, ground_truths, known, table.keypoints.shape[1])
         warnings += more
     if table.format == "yolo":
         images = [_measured(image) for image in images]
@@ -159,6 +163,24 @@ def _with_masks(
     return masked, (f"{len(bad)} masks of the ground truth cannot be used, the first: {bad[0]}.",) if bad else ()
 
 
+def _with_keypoints(
+    records: Sequence[Record], ground_truths: list[GroundTruth], classes: Classes, count: int
+) -> tuple[list[GroundTruth], tuple[str, ...]]:
+    """The ground truth with its keypoints, if the dataset has as many as the detections."""
+    has = "none" if classes.skeleton is None else str(len(classes.skeleton))
+    if has != str(count):
+        return ground_truths, (
+            f"The detections have {counted(count, 'keypoint')} each and the ground truth has {has}: only boxes are "
+            "evaluated.",
+        )
+    bare = ((0.0, 0.0, 0.0),) * count
+    rows = [[item.keypoints or bare for item in record.annotations if _has_area(item)] for record in records]
+    return [
+        replace(one, keypoints=torch.tensor(points, dtype=torch.float32).reshape(len(one), count, 3))
+        for one, points in zip(ground_truths, rows, strict=True)
+    ], ()
+
+
 def _has_area(row: Annotation) -> bool:
     box = torch.tensor(row.box, dtype=torch.float32)  # compared in the precision in which it is stored
     return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
@@ -188,9 +210,9 @@ def _reclassed(
         masks = ground_truth.masks and tuple(
             mask for mask, stays in zip(ground_truth.masks, keep.tolist(), strict=True) if stays
         )
-        wanted.append(
-            GroundTruth(ground_truth.boxes[keep], label_of[ground_truth.labels[keep]], ground_truth.ignore[keep], masks)
-        )
+        points = None if ground_truth.keypoints is None else ground_truth.keypoints[keep]
+        labels = label_of[ground_truth.labels[keep]]
+        wanted.append(GroundTruth(ground_truth.boxes[keep], labels, ground_truth.ignore[keep], masks, points))
         if areas is not None:
             wanted_areas.append([area for area, stays in zip(areas[index], keep.tolist(), strict=True) if stays])
     return found, wanted, None if areas is None else wanted_areas

@@ -113,6 +113,7 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
                 classes,
                 _masks(table, rows, image),
                 path=image.file_name,
+                keypoints=None if table.keypoints is None else torch.from_numpy(table.keypoints[rows]).float(),
             )
         )
     return Joined(detections, _warnings(table, lost_images, lost_classes) + _without_mask(table))

@@ -2,7 +2,7 @@
 
 | format | where | a row |
 |---|---|---|
-| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"[, "segmentation"]}` |
+| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, masks, keypoints |
 | text (Cartucho/mAP) | one file per image | `class score x1 y1 x2 y2`; ground truth `class x1 y1 x2 y2 [difficult]` |
 | VOC | one file per class, `comp4_det_test_<class>.txt` | `image score x1 y1 x2 y2` |
 | YOLO | one file per image | `class cx cy width height score`, as fractions of the image |
@@ -26,6 +26,7 @@ from boxwright.evaluation.written_names import file_stems, name_of_row, names_of
 from boxwright.ops.rotated import rotated_corners
 from boxwright.ops.run_lengths import rle_extent
 from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.wording import counted
 from boxwright.writing import writing
 
 _LARGEST = 1e18  # pixels, or a score: beyond it sums and areas overflow float32
@@ -38,7 +39,7 @@ class ResultTable:
 
     `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc" or "yolo"; for YOLO,
     boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are COCO's,
-    not yet decoded, if any row has one; None for a row without one.
+    not yet decoded, if any row has one; None for a row without one. `keypoints` (N, P, 3) are x, y, score in pixels.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class ResultTable:
     scores: Floats
     boxes: Floats
     segmentations: tuple[Any, ...] | None = None
+    keypoints: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -190,7 +192,32 @@ def _read_coco(path: Path) -> ResultTable:
         raise ValueError(f"{path}: expected a JSON list of detections with image_id, category_id, bbox and score")
     table = _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
     masks = tuple(row.get("segmentation") if _has_mask(row) else None for row in data)
+    table = replace(table, keypoints=_keypoints(path, data))
     return replace(table, segmentations=masks) if any(mask is not None for mask in masks) else table
+
+
+def _keypoints(path: Path, rows: list[dict[str, Any]]) -> Floats | None:
+    """Keypoints (N, P, 3), half a pixel right and down of COCO's; None where the rows have none."""
+    if not any(row.get("keypoints") for row in rows):
+        return None
+    points = [_points_of(f"{path}: detection {index}", row) for index, row in enumerate(rows)]
+    for index, one in enumerate(points):
+        if len(one) != len(points[0]):
+            raise ValueError(
+                f"{path}: detection {index} has {counted(len(one), 'keypoint')}, the first {len(points[0])}: expected "
+                "as many in each"
+            )
+    placed: Floats = np.stack(points) + np.array([0.5, 0.5, 0.0])
+    return placed
+
+
+def _points_of(where: str, row: dict[str, Any]) -> Floats:
+    """The keypoints (P, 3) of a row as they are written."""
+    given = row.get("keypoints") or []
+    numbers = [_finite(value) for value in given] if isinstance(given, list) else [None]
+    if len(numbers) % 3 or None in numbers:
+        raise ValueError(f"{where}: expected keypoints as x, y, score of each, finite numbers, got {given!r:.80}")
+    return np.array(numbers, dtype=np.float64).reshape(-1, 3)
 
 
 def _has_mask(row: dict[str, Any]) -> bool:
@@ -205,6 +232,9 @@ def _coco_row(path: Path, index: int, row: Any) -> tuple[Any, ...]:
         raise ValueError(f"{where}: expected an object with image_id, category_id, bbox and score")
     if row.get("bbox") in (None, []) and "segmentation" in row:  # as the COCO tools do
         row = row | {"bbox": _box_of_mask(where, row)}
+    if row.get("bbox") in (None, []) and row.get("keypoints"):
+        x, y = _points_of(where, row)[:, :2].T
+        row = row | {"bbox": [x.min(), y.min(), np.ptp(x), np.ptp(y)]}
     missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in row]
     if missing:
         hint = "; this looks like ground truth, not detections" if missing == ["score"] else ""

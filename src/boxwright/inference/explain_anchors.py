@@ -1,7 +1,7 @@
 """What a detector with anchors or proposals predicts for one image, beside what its loss asks of it.
 
-RetinaNet, RPN, Fast, Faster and Mask R-CNN. Shape legend: N = anchors on all levels, R = proposals, S = sampled
-regions, K = classes, D = detections. Boxes are absolute (x1, y1, x2, y2) in network pixels.
+RetinaNet, RPN, Fast, Faster, Mask and Keypoint R-CNN. Shape legend: N = anchors on all levels, R = proposals, S =
+sampled regions, K = classes, D = detections. Boxes are absolute (x1, y1, x2, y2) in network pixels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_ground_truth, resize_proposals
 from boxwright.inference.owners import Owners, describe_owned_box, describe_owners, owners_of
 from boxwright.inference.predictor import Detector, TorchEngine
+from boxwright.models import MODELS
 from boxwright.models.box_branch import BoxBranch, SampledRegions
 from boxwright.models.fast_rcnn import FastRCNN
 from boxwright.models.faster_rcnn import FasterRCNN
+from boxwright.models.keypoint_rcnn import KeypointRCNN
 from boxwright.models.mask_rcnn import MaskRCNN
+from boxwright.models.panoptic_fpn import PanopticFPN
 from boxwright.models.proposal_network import AnchorOutputs
 from boxwright.models.retinanet import RetinaNet
 from boxwright.models.rpn import RPN
@@ -64,7 +67,7 @@ class AnchorExplanation:
     regions: Regions | None
     found: Detections
     restored: Detections
-    """The detections in the image's own pixels, with their masks if there are any."""
+    """The detections in the image's own pixels, with their masks or keypoints if there are any."""
     source: Tensor
     score_threshold: float
 
@@ -87,7 +90,12 @@ def explain_anchors(
     if not isinstance(engine, TorchEngine):
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
     model: Any = engine.model
-    inner: Any = model.detector if isinstance(model, MaskRCNN) else model
+    if not MODELS[detector.recipe.model.name].detects:
+        raise ValueError(
+            f"explain shows how objects are found; {detector.recipe.model.name} labels pixels: see predict"
+        )
+    held: Any = model.instances if isinstance(model, PanopticFPN) else model
+    inner: Any = held.detector if isinstance(held, MaskRCNN | KeypointRCNN) else held
     if not isinstance(inner, RetinaNet | RPN | FastRCNN | FasterRCNN):
         raise ValueError(f"explain does not know the parts of this detector, a {type(inner).__name__}")
     hw = (int(image.shape[1]), int(image.shape[2]))
@@ -103,7 +111,8 @@ def explain_anchors(
     )
     restored = replace(padded.restore(images, detector.paste)[0], classes=detector.classes)
     resized = None if ground_truth is None else resize_ground_truth(ground_truth, hw, detector.resize)
-    outputs = raw.detector if isinstance(model, MaskRCNN) else raw
+    outputs = raw.instances if isinstance(model, PanopticFPN) else raw
+    outputs = outputs.detector if isinstance(held, MaskRCNN | KeypointRCNN) else outputs
     scores: Tensor | None = None
     boxes: Tensor | None = None
     regions: Regions | None = None

@@ -18,6 +18,7 @@ from boxwright.inference.explain_anchors import (
     source_box,
     source_words,
 )
+from boxwright.inference.explain_keypoints import draw_keypoint_panels
 from boxwright.inference.explain_masks import draw_masks
 from boxwright.inference.explain_panels import (
     FOUND_COLOUR,
@@ -59,7 +60,8 @@ def write_anchor_explanation(
     """Write the images of an explanation as PNG files; their paths in reading order.
 
     `label` chooses the class of the score maps (the best class of each cell if not given); a ground truth box and a
-    detection are drawn where their numbers are given; `masks` is ground truth with masks, in the image's own pixels.
+    detection are drawn where their numbers are given; `masks` is ground truth with masks or keypoints, in the image's
+    own pixels.
     """
     drawn = [("1_overview", draw_overview(made, made.found, made.ground_truth, made.classes, made.score_threshold))]
     if made.owners is not None:
@@ -80,6 +82,8 @@ def write_anchor_explanation(
         drawn.append((f"8_detection_{detection}", _detection(made, detection)))
     if made.restored.masks is not None:
         drawn.append(("9_masks", draw_masks(made.image, made.restored, masks, detection)))
+    if made.restored.keypoints is not None:
+        drawn.append(("9_keypoints", draw_keypoint_panels(made.image, made.restored, masks, detection)))
     return save_figures(drawn, folder)
 
 

@@ -17,6 +17,7 @@ from boxwright.inference.explain_anchors import (
 )
 from boxwright.inference.explain_anchors_drawing import write_anchor_explanation
 from boxwright.inference.explain_drawing import write_explanation
+from boxwright.inference.explain_keypoints import describe_keypoints
 from boxwright.inference.explain_masks import describe_mask
 from boxwright.inference.predictor import Detector
 from boxwright.models.claims import holds_locations
@@ -29,7 +30,7 @@ class Explained:
 
     made: Explanation | AnchorExplanation
     ground_truth: GroundTruth | None
-    """In the image's own pixels, with its masks if there are any."""
+    """In the image's own pixels, with its masks and keypoints if there are any."""
 
     @property
     def found(self) -> Detections:
@@ -49,6 +50,8 @@ class Explained:
             lines += describe_detection_of(made, detection) if detection is not None else []
         if detection is not None and made.restored.masks is not None:
             lines.append(describe_mask(made.restored, self.ground_truth, detection))
+        if detection is not None and made.restored.keypoints is not None:
+            lines += describe_keypoints(made.restored, self.ground_truth, detection)
         return lines
 
     def write(self, folder: Path, *, box: int | None, detection: int | None, label: int | None) -> list[Path]:
@@ -75,7 +78,7 @@ def explain_any(
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
     if detector.recipe.needs_rotated:
         raise ValueError("explain knows upright anchors and regions only, not those of a detector of rotated boxes")
-    boxes = None if ground_truth is None else replace(ground_truth, masks=None)
+    boxes = None if ground_truth is None else replace(ground_truth, masks=None, keypoints=None)
     if holds_locations(detector.recipe.model):
         return Explained(explain(detector, image, boxes, score=score), ground_truth)
     return Explained(explain_anchors(detector, image, boxes, score=score, proposals=proposals), ground_truth)

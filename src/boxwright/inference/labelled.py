@@ -21,12 +21,13 @@ def labelled_image(
     split: str | None = None,
     classes: str | None = None,
     masks: bool = False,
+    num_keypoints: int = 0,
 ) -> tuple[Path, GroundTruth]:
     """The file of an image of a data folder, and its ground truth in original pixels with the labels of a model.
 
     `image` is a path, a file name or a stem; all splits are searched unless one is given; with `masks` the
-    ground truth has its masks. Raises FileNotFoundError
-    where the data has no such image, ValueError where it has several or where its classes are not those of the model.
+    ground truth has its masks, and it has keypoints where the data has `num_keypoints`. Raises FileNotFoundError where
+    the data has no such image, ValueError where it has several or where its classes are not those of the model.
     """
     dataset = open_folder(data, classes=classes)
     parts = [find_split(dataset, split)] if split else list(dataset.splits.values())
@@ -43,7 +44,9 @@ def labelled_image(
             "give the whole path"
         )
     record = found[0]
-    return record.path, ground_truth_of(record, image_size(record.path), masks=masks)
+    skeleton = dataset.classes.skeleton
+    count = num_keypoints if skeleton is not None and len(skeleton) == num_keypoints else 0
+    return record.path, ground_truth_of(record, image_size(record.path), masks=masks, num_keypoints=count)
 
 
 def _matching(records: dict[Path, Record], image: Path) -> list[Record]:

@@ -12,13 +12,14 @@ from PIL import Image
 
 from boxwright.evaluation.result_files import write_dota_results, write_text_results, write_yolo_results
 from boxwright.models import MODELS
-from boxwright.structures import Classes, Detections
+from boxwright.structures import Classes, Detection, Detections
 from boxwright.visualize import mask_image, panoptic_image, semantic_image
 from boxwright.writing import GrowingJson, writing
 
 FORMATS = {
-    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask, rotated box of each object, by its image's path",
-    "coco": "detections.coco.json: a COCO result file; masks as run-length codes",
+    "json": "detections.json: name, score, box (x1, y1, x2, y2), mask, keypoints, rotated box of each object, by the "
+    "path of the image",
+    "coco": "detections.coco.json: a COCO result file; masks as run-length codes, and keypoints",
     "polygons": "the same file, with masks as polygons",
     "yolo": "labels/NAME.txt: class index, centre, width and height as shares of the image, score",
     "dota": "dota/Task1_CLASS.txt: image, score and corners of each rotated box, as DOTA's server takes them",
@@ -135,12 +136,17 @@ def _panoptic_entry(name: str, found: Detections) -> dict[str, Any]:
     return {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
 
 
+def beyond_box(one: Detection, found: Detections) -> dict[str, Any]:
+    """The run-length code of the mask, keypoints (x, y, score) and rotated box of one of `found`, as JSON.
+
+    Those that it has not are left out.
+    """
+    parts: dict[str, Any] = {} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)}
+    parts |= {} if one.rotated is None else {"rotated": list(one.rotated)}
+    return parts if one.keypoints is None else parts | {"keypoints": [list(point) for point in one.keypoints]}
+
+
 def _json_entry(path: Path, found: Detections) -> str:
-    """Names, scores, boxes (x1, y1, x2, y2), codes of masks, and rotated boxes of an image, by its path."""
-    rows = [
-        {"name": one.name, "score": one.score, "box": list(one.box)}
-        | ({} if one.mask is None else {"mask": one.mask.encoded(found.size_hw)})
-        | ({} if one.rotated is None else {"rotated": list(one.rotated)})
-        for one in found
-    ]
+    """Names, scores, boxes (x1, y1, x2, y2), codes of masks, keypoints and rotated boxes of an image, by its path."""
+    rows = [{"name": one.name, "score": one.score, "box": list(one.box)} | beyond_box(one, found) for one in found]
     return json.dumps({str(path): rows}, indent=1, ensure_ascii=False)[2:-2]

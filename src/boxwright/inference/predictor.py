@@ -278,9 +278,8 @@ class Detector:
 
     def check_tiles(self, tiling: Tiling | None) -> None:
         """Raise ValueError where images are to be cut for a model that needs whole ones."""
-        wants = (self.needs_proposals, self.recipe.needs_semantic, self.recipe.needs_rotated)
-        if tiling is not None and any(wants):
-            given = "takes proposals of" if wants[0] else "labels" if wants[1] else "finds rotated boxes in"
+        given = "takes proposals of" if self.needs_proposals else self.recipe.of_whole_images
+        if tiling is not None and given:
             raise ValueError(f"{self.recipe.model.name} {given} whole images: it cannot detect in tiles")
 
     def settings_with(

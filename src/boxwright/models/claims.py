@@ -17,7 +17,9 @@ from torch import Tensor
 from boxwright.models.faster_rcnn import FasterRCNNConfig
 from boxwright.models.fcos import FCOSConfig
 from boxwright.models.fcos_mask import FCOSMaskConfig
+from boxwright.models.keypoint_rcnn import KeypointRCNNConfig
 from boxwright.models.mask_rcnn import MaskRCNNConfig
+from boxwright.models.panoptic_fpn import PanopticFPNConfig
 from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.retinanet import RetinaNetConfig, level_anchors
 from boxwright.models.rpn import RPNConfig
@@ -43,7 +45,9 @@ def held_detector(config: Any) -> Any:
 
     Fast R-CNN puts the objects themselves among its proposals.
     """
-    if isinstance(config, FCOSMaskConfig | MaskRCNNConfig):
+    if isinstance(config, PanopticFPNConfig):
+        config = config.instances
+    if isinstance(config, FCOSMaskConfig | MaskRCNNConfig | KeypointRCNNConfig):
         config = config.detector
     return config if isinstance(config, FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig) else None
 

@@ -65,7 +65,12 @@ def pool_rotated(
     frames = _frames(levels, strides, boxes.detach().float(), image, level)
     if sampling:
         samples = _even_samples(frames, size, sampling)
-        pooled = F.embedding_bag(samples.cells, table, per_sample_weights=samples.weights, mode="sum")
+        if torch.compiler.is_exporting():  # ONNX has no such product: a runtime would go through the bins one by one
+            pooled = table.new_zeros(samples.cells.shape[0], channels)
+            for cells, weights in zip(samples.cells.unbind(1), samples.weights.unbind(1), strict=True):
+                pooled = pooled + table[cells] * weights[:, None]
+        else:
+            pooled = F.embedding_bag(samples.cells, table, per_sample_weights=samples.weights, mode="sum")
     else:
         grid = (frames.sides / size).ceil().nan_to_num(0).clamp(0, MOST_SAMPLES).to(torch.int64)  # (R, 2): w, h
         parts = [

@@ -49,6 +49,7 @@ REGIONS: Settings = {
     "rpn.stem_norm": "none", "rpn.per_level": False, "rpn.largest_log_ratio": LARGEST_LOG_RATIO,
     "box.largest_log_ratio": LARGEST_LOG_RATIO, "box.pool_from": "size", "box.canonical_level": 4,
     "box.multi_label": True, "box.regression": OneOf(("class", "agnostic")), "mask.canonical_level": 4,
+    "keypoint.canonical_level": 4,
 }  # fmt: skip
 """Of the two-stage detectors of all libraries but the course."""
 RESNET: Settings = {"backbone.name": OneOf(tuple(BLOCKS))}
@@ -64,9 +65,10 @@ def rules(library: str, model: Mapping[str, Any]) -> Rules:
     """
     name = model["name"]
     known = {
-        "torchvision": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn"),
+        "torchvision": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", "keypoint_rcnn"),
         "detectron2": (
-            "fcos", "retinanet", "rpn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "semantic_fpn", "panoptic_fpn",
+            "fcos", "retinanet", "rpn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "keypoint_rcnn", "semantic_fpn",
+            "panoptic_fpn",
         ),
         "adelaidet": ("fcos",),
         "mmdetection": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn"),
@@ -179,7 +181,8 @@ def _detectron2(model: Mapping[str, Any]) -> Rules:
         "backbone.dilated_c5": levels == ["c5"], "box.stage_head": levels == ["c4"], "box.norm": "none",
         "box.pool_aligned": True, "box.pool_sampling": 0, "box.level_slack": 0.0, "box.min_side": 0.0,
         "mask.pool_aligned": True, "mask.pool_sampling": 0, "mask.level_slack": 0.0, "mask.norm": "none",
-        "mask.paste": "exact", "semantic.norm": OneOf(("gn", "none")),
+        "mask.paste": "exact", "keypoint.pool_aligned": True, "keypoint.pool_sampling": 0, "keypoint.level_slack": 0.0,
+        "semantic.norm": OneOf(("gn", "none")),
     }  # fmt: skip
     return Rules(chosen, fixed, resize if model["name"] in ("rpn", "semantic_fpn") else resize | ALL_PAIRS)
 
@@ -209,11 +212,12 @@ def _torchvision(model: Mapping[str, Any]) -> Rules:
         "rpn.anchor_grid": "torchvision", "rpn.anchors_rounded": True, "rpn.min_side": 0.001, "box.pool_sampling": 2,
         "box.pool_aligned": False, "box.level_slack": 1e-6, "box.min_side": 0.01, "mask.pool_sampling": 2,
         "mask.pool_aligned": False, "mask.level_slack": 1e-6, "mask.paste": "torchvision", "compat.pad_multiple": 32,
+        "keypoint.pool_sampling": 2, "keypoint.pool_aligned": False, "keypoint.level_slack": 1e-6,
     }  # fmt: skip
     mobile = str(model["backbone"]["name"]).startswith("mobilenet")
     fixed = {
         **always, **REGIONS, **_decoding("rpn", "box"), "box.regression": "class", "box.stage_head": False,
-        "fpn.norm": OneOf(("none", "bn")), "rpn.pooled_level": True,
+        "fpn.norm": "none" if model["name"] == "keypoint_rcnn" else OneOf(("none", "bn")), "rpn.pooled_level": True,
         "fpn.levels": ["features.13", "features.16"] if mobile else ["c2", "c3", "c4", "c5"],
     }  # fmt: skip
     return Rules(chosen, fixed, resize | ALL_PAIRS)

@@ -306,6 +306,11 @@ class Recipe(Section):
         return MODELS[self.model.name].needs_rotated
 
     @property
+    def of_whole_images(self) -> str:
+        """What the recipe's model does with whole images, which tiles would cut; empty for one that detects in tiles."""
+        return "labels" if self.needs_semantic else "finds rotated boxes in" if self.needs_rotated else ""
+
+    @property
     def num_keypoints(self) -> int:
         """How many keypoints of an object the recipe's model learns; 0 for a model without."""
         return self.model.keypoint.num_keypoints if isinstance(self.model, KeypointRCNNConfig) else 0

@@ -106,7 +106,8 @@ def narrowed(found: PaddedDetections, settings: DetectSettings) -> PaddedDetecti
         keep.sum(1),
         masks if masks is None else torch.where(keep[..., None, None], masks, 0.0),
         heatmaps if heatmaps is None else torch.where(keep[..., None, None, None], heatmaps, 0.0),
-        rotated=rotated if rotated is None else torch.where(keep[..., None], rotated, 0.0),
+        found.semantic,
+        rotated if rotated is None else torch.where(keep[..., None], rotated, 0.0),
     )
 
 

@@ -157,7 +157,8 @@ class ImageBatch:
     def semantic_labels(self, logits: Tensor, image: int) -> Tensor:
         """The semantic map (H, W) uint8 of one image from its logits (S, h, w), at its original pixels, on the CPU."""
         fields = (self.sizes_hw, self.original_hw, self.scale_xy, self.offset_xy)
-        return semantic_labels(logits, SEMANTIC_STRIDE, *(part[image].tolist() for part in fields)).cpu()
+        size_hw, original_hw, scale_xy, offset_xy = (part[image].tolist() for part in fields)
+        return semantic_labels(logits, SEMANTIC_STRIDE, size_hw, original_hw, scale_xy, offset_xy).cpu()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """The same batch on another device."""
@@ -271,13 +272,12 @@ class Detections:
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
-        parts = (self.boxes, self.scores, self.labels, self.rotated)
-        for name, part, columns in zip(
-            ("boxes", "scores", "labels", "rotated"), parts, ((4,), (), (), (5,)), strict=True
-        ):
-            if part is not None and tuple(part.shape) != (count, *columns):
-                expected = "(D, 4)" if name == "boxes" else (count, *columns)
-                raise ValueError(f"{name}: expected {expected}, got {tuple(part.shape)}")
+        shapes = {"boxes": (count, 4), "scores": (count,), "labels": (count,), "rotated": (count, 5)}
+        for name, expected in shapes.items():
+            part = getattr(self, name)
+            if part is not None and tuple(part.shape) != expected:
+                told = "(D, 4)" if name == "boxes" else expected
+                raise ValueError(f"{name}: expected {told}, got {tuple(part.shape)}")
         if isinstance(self.masks, tuple):
             require(len(self.masks) == count, f"masks: expected {count}, got {len(self.masks)}")
         elif self.masks is not None:

@@ -70,6 +70,8 @@ class Row:
     """Of the weights, or of an exported file."""
     train_seconds: float | None
     train_steps: int | None
+    keypoint_ap: float | None = None
+    """AP of keypoints, where data and detector have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ def _rows(entries: Sequence[_Entry], results: Sequence[EvaluationResult]) -> tup
                 figures["AP50"], figures.get("segm_AP"), apart,
                 interval(apart, redrawn - first[1]) if sure and apart is not None else None,
                 each, parameters, megabytes, entry.seconds, entry.steps,
+                figures.get("keypoint_AP"),
             )
         )  # fmt: skip
     return tuple(rows)
@@ -261,9 +264,10 @@ def _seconds_per_image(detectors: Sequence[Detector], paths: Sequence[Path]) -> 
 def markdown(comparison: Comparison) -> str:
     """The rows as a table in Markdown: AP in points of 100, intervals behind, times relative to the first too."""
     rows = comparison.rows
-    masks = any(row.segm_ap is not None for row in rows)
+    masks, points = (any(getattr(row, key) is not None for row in rows) for key in ("segm_ap", "keypoint_ap"))
     trained = any(row.train_seconds is not None for row in rows)
-    heads = ["", "AP", "against the first", "AP50", *(["mask AP"] if masks else []), "ms an image", "parameters", "MB"]
+    heads = ["", "AP", "against the first", "AP50", *["mask AP"] * masks, *["keypoint AP"] * points]
+    heads += ["ms an image", "parameters", "MB"]
     heads += ["steps", "minutes"] if trained else []
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + "---|" * len(heads)]
     for row in rows:
@@ -271,7 +275,7 @@ def markdown(comparison: Comparison) -> str:
         name = printable(row.name).replace("|", "\\|")  # which would begin a column
         cells = [f"`{name}`", _with_interval(row.ap, row.ap_interval),
                  _with_interval(row.difference, row.difference_interval, signed=True), _points(row.ap50)]  # fmt: skip
-        cells += [_points(row.segm_ap)] if masks else []
+        cells += [_points(row.segm_ap)] * masks + [_points(row.keypoint_ap)] * points
         cells += [
             f"{1000 * row.seconds_per_image:.1f} ({ratio:.2f}x)",
             "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M",

@@ -23,7 +23,7 @@ from boxwright.wording import counted, listed
 
 KINDS = {
     "fcos_mask": "fcos", "rpn": "two stages", "fast_rcnn": "two stages", "faster_rcnn": "two stages",
-    "mask_rcnn": "two stages", "panoptic_fpn": "two stages",
+    "mask_rcnn": "two stages", "keypoint_rcnn": "two stages", "panoptic_fpn": "two stages",
 }  # fmt: skip
 """Detectors whose heads are made alike, by a common name; any other is a kind of its own."""
 PARTS = {
@@ -33,6 +33,7 @@ PARTS = {
     "box": "box branch",
     "mask": "mask branch",
     "semantic": "semantic branch",
+    "keypoint": "keypoint branch",
 }
 """What the first word of a tensor's name stands for; any other belongs to the head."""
 OF_LOSSES = ("mean_positives",)
@@ -157,7 +158,7 @@ def _partners(own: Mapping[str, Tensor], config: Any, checkpoint: Checkpoint) ->
                 plain = f"fpn.{match[1]}.{their_levels.index(level)}{plain[match.end() :]}"
             elif not extras_alike:
                 continue
-        elif part not in ("backbone", "mask branch", "semantic branch") and not alike:
+        elif part not in ("backbone", "mask branch", "keypoint branch", "semantic branch") and not alike:
             continue
         if plain in theirs:
             found[name] = theirs[plain]

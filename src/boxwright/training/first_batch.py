@@ -13,6 +13,7 @@ from boxwright.data.loader import Batch, make_loader
 from boxwright.data.sampler import StepSampler, aspects_of
 from boxwright.inference.explain_anchors import SEED
 from boxwright.inference.owners import Owners, owners_of
+from boxwright.models import MODELS
 from boxwright.models.box_branch import SampledRegions, box_branch
 from boxwright.models.claims import held_detector
 from boxwright.models.fast_rcnn import FastRCNNConfig
@@ -102,6 +103,8 @@ def first_batch(
 
 def check_known(recipe: Recipe) -> None:
     """Raise ValueError for a detector of which it is not known what its places are: one of a user's own."""
+    if recipe.model.name in MODELS and not MODELS[recipe.model.name].detects:
+        raise ValueError(f"explain shows who owns the objects, and {recipe.model.name} learns labels of pixels")
     if held_detector(recipe.model) is None and not isinstance(recipe.model, FastRCNNConfig):
         raise ValueError(f"explain does not know the parts of this detector, {recipe.model.name}")
 

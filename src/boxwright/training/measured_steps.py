@@ -89,7 +89,7 @@ def training_speed(recipe: Recipe, *, device: str = "auto", num_classes: int = 8
 
 
 def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) -> Batch:
-    """A batch of noise at network size with random objects, and masks, labels or proposals if the recipe needs any."""
+    """A batch of noise at network size with random objects, and the masks, keypoints, labels or proposals it needs."""
     generator = torch.Generator().manual_seed(0)
     count = recipe.data.batch_size
     pixels = torch.randint(0, 256, (count, 3, *size_hw), generator=generator, dtype=torch.uint8)
@@ -98,10 +98,11 @@ def synthetic_batch(recipe: Recipe, num_classes: int, size_hw: tuple[int, int]) 
         boxes = _boxes(OBJECTS, size_hw, generator)
         labels = torch.randint(0, num_classes, (OBJECTS,), generator=generator)
         masks = [_filled(box) for box in boxes.tolist()] if recipe.needs_masks else None
+        points = _points(boxes, recipe.num_keypoints, generator) if recipe.num_keypoints else None
         semantic = None
         if recipe.needs_semantic:
             semantic = torch.randint(0, 2, size_hw, generator=generator, dtype=torch.uint8)
-        ground_truths.append(GroundTruth.of(boxes, labels, masks=masks, semantic=semantic))
+        ground_truths.append(GroundTruth.of(boxes, labels, masks=masks, keypoints=points, semantic=semantic))
     stored = None
     if MODELS[recipe.model.name].needs_proposals:
         stored = Proposals.of([_boxes(PROPOSALS, size_hw, generator) for _ in range(count)])
@@ -114,6 +115,13 @@ def _boxes(count: int, size_hw: tuple[int, int], generator: torch.Generator) -> 
     sides = limits * (0.05 + 0.45 * torch.rand(count, 2, generator=generator))
     corners = (limits - sides) * torch.rand(count, 2, generator=generator)
     return torch.cat([corners, corners + sides], dim=1)
+
+
+def _points(boxes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Visible keypoints (N, count, 3) anywhere in boxes (N, 4)."""
+    corner, sides = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
+    points = corner + sides * torch.rand(len(boxes), count, 2, generator=generator)
+    return torch.cat([points, torch.full((len(boxes), count, 1), 2.0)], dim=2)
 
 
 def _filled(box: list[float]) -> CroppedMask:

@@ -25,7 +25,20 @@ from boxwright.writing import printable, writing
 Values = npt.NDArray[np.float64]
 
 TRAIN_COLOUR, VALIDATION_COLOUR, FLOOR_COLOUR = "#1f5fbf", "#d9541e", "#6b6b6b"
-SHOWN_SCORES = ("AP", "AP50", "AP75", "segm_AP", "segm_AP50", "mIoU", "PQ", "precision", "recall", "F1")
+SHOWN_SCORES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "segm_AP",
+    "segm_AP50",
+    "keypoint_AP",
+    "keypoint_AP50",
+    "mIoU",
+    "PQ",
+    "precision",
+    "recall",
+    "F1",
+)
 MOST_CLASSES_SHOWN = 40
 CELL_SIDE = 480  # pixels of an image on a contact sheet
 

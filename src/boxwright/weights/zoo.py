@@ -20,7 +20,10 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ZooEntry:
-    """One set of COCO weights: AP on val2017, million parameters and GFLOPs an image, as far as published."""
+    """One set of COCO weights: AP on val2017, million parameters and GFLOPs an image, as far as published.
+
+    With keypoints `ap` is that of the boxes of persons, the only class.
+    """
 
     name: str
     ap: float | None
@@ -36,6 +39,7 @@ class ZooEntry:
     model_id: str | None = None
     """Detectron2's number for a training run."""
     published: Published | None = None
+    keypoint_ap: float | None = None
 
 
 TORCHVISION = (
@@ -48,10 +52,11 @@ TORCHVISION = (
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "maskrcnn_resnet50_fpn",
     "maskrcnn_resnet50_fpn_v2",
+    "keypointrcnn_resnet50_fpn",
 )
 # name: (box AP, mask AP, the end of the address); from Detectron2's MODEL_ZOO.md and model_zoo.py.
 # An RPN has no AP, but an average recall.
-_BOXES, _MASKS = "COCO-Detection/", "COCO-InstanceSegmentation/"
+_BOXES, _MASKS, _KEYPOINTS = "COCO-Detection/", "COCO-InstanceSegmentation/", "COCO-Keypoints/"
 DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "retinanet_R_50_FPN_1x": (37.4, None, "190397773/model_final_bfca0b.pkl"),
     "retinanet_R_50_FPN_3x": (38.7, None, "190397829/model_final_5bd44e.pkl"),
@@ -79,10 +84,20 @@ DETECTRON2_ROWS: dict[str, tuple[float | None, float | None, str]] = {
     "mask_rcnn_R_101_DC5_3x": (41.9, 37.3, "138363294/model_final_0464b7.pkl"),
     "mask_rcnn_R_101_FPN_3x": (42.9, 38.6, "138205316/model_final_a3ec72.pkl"),
     "mask_rcnn_X_101_32x8d_FPN_3x": (44.3, 39.5, "139653917/model_final_2d9806.pkl"),
+    "keypoint_rcnn_R_50_FPN_1x": (53.6, None, "137261548/model_final_04e291.pkl"),
+    "keypoint_rcnn_R_50_FPN_3x": (55.4, None, "137849621/model_final_a6e10b.pkl"),
+    "keypoint_rcnn_R_101_FPN_3x": (56.4, None, "138363331/model_final_997cc7.pkl"),
+    "keypoint_rcnn_X_101_32x8d_FPN_3x": (57.3, None, "139686956/model_final_5ad38f.pkl"),
 }
 
 PROPOSAL_AR = {"rpn_R_50_C4_1x": 51.6, "rpn_R_50_FPN_1x": 58.0}
 """Average recall of 1000 proposals; from Detectron2's MODEL_ZOO.md, as all that follows."""
+KEYPOINT_AP = {
+    "keypoint_rcnn_R_50_FPN_1x": 64.0,
+    "keypoint_rcnn_R_50_FPN_3x": 65.5,
+    "keypoint_rcnn_R_101_FPN_3x": 66.1,
+    "keypoint_rcnn_X_101_32x8d_FPN_3x": 66.0,
+}
 HARDWARE = "8 NVIDIA V100, 16 images an iteration; inference of single images on one of them"
 """What Detectron2 measured its times and its memory (of one GPU) with."""
 PUBLISHED = {
@@ -112,6 +127,10 @@ PUBLISHED = {
     "mask_rcnn_R_101_DC5_3x": Published(0.545, 0.092, 7.6),
     "mask_rcnn_R_101_FPN_3x": Published(0.340, 0.056, 4.6),
     "mask_rcnn_X_101_32x8d_FPN_3x": Published(0.690, 0.103, 7.2),
+    "keypoint_rcnn_R_50_FPN_1x": Published(0.315, 0.072, 5.0),
+    "keypoint_rcnn_R_50_FPN_3x": Published(0.316, 0.066, 5.0),
+    "keypoint_rcnn_R_101_FPN_3x": Published(0.390, 0.076, 6.1),
+    "keypoint_rcnn_X_101_32x8d_FPN_3x": Published(0.738, 0.121, 8.7),
 }
 
 MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0/"
@@ -168,6 +187,9 @@ MILLIONS = {
     "mask_rcnn_R_101_DC5": 191.4,
     "mask_rcnn_R_101_FPN": 63.4,
     "mask_rcnn_X_101_32x8d_FPN": 107.6,
+    "keypoint_rcnn_R_50_FPN": 59.1,
+    "keypoint_rcnn_R_101_FPN": 78.1,
+    "keypoint_rcnn_X_101_32x8d_FPN": 122.2,
 }
 """Parameters of Detectron2's detectors, counted in ours; it publishes neither them nor operations."""
 
@@ -201,7 +223,7 @@ def _torchvision_entry(name: str) -> ZooEntry:
     """Torchvision publishes these figures with its weights."""
     from torchvision.models import get_model_weights
 
-    weights: Any = next(iter(get_model_weights(name)))
+    weights: Any = get_model_weights(name).DEFAULT
     meta = weights.meta
     figures = meta["_metrics"]["COCO-val2017"]
     return ZooEntry(
@@ -212,17 +234,18 @@ def _torchvision_entry(name: str) -> ZooEntry:
         meta["_ops"],
         "BSD-3-Clause",
         weights.url,
+        keypoint_ap=figures.get("kp_map"),
     )
 
 
 def _detectron2_entry(name: str) -> ZooEntry:
     ap, mask_ap, end = DETECTRON2_ROWS[name]
-    folder = _MASKS if name.startswith("mask") else _BOXES
+    folder = {"mask": _MASKS, "keypoint": _KEYPOINTS}.get(name.partition("_")[0], _BOXES)
     url = f"{DETECTRON2}{folder}{name}/{end}"
     return ZooEntry(
         f"detectron2/{name}", ap, mask_ap, MILLIONS[name.rsplit("_", 1)[0]], None, "CC-BY-SA-3.0", url,
         proposal_ar=PROPOSAL_AR.get(name), schedule=name.rpartition("_")[2], model_id=end.partition("/")[0],
-        published=PUBLISHED[name],
+        published=PUBLISHED[name], keypoint_ap=KEYPOINT_AP.get(name),
     )  # fmt: skip
 
 

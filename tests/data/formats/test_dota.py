@@ -63,6 +63,36 @@ def test_lines_and_images_that_cannot_be_used_are_told(tmp_path):
     assert "expected x1 y1 x2 y2 x3 y3 x4 y4 class difficult" in row.message
 
 
+def test_corners_out_of_order_and_boxes_that_reach_out_of_their_image_are_told_and_kept(tmp_path):
+    crossed, beyond = "10 20 30 20 10 28 30 28 ship 0", "60 40 100 40 100 50 60 50 ship 0"
+    skewed = "10 10 30 12 30 24 10 20 ship 0"  # nearly a rectangle
+    folder_with(tmp_path, {"a": f"{crossed}\n{beyond}\n{skewed}\n", "b": SHIP})
+    report = preflight(open_folder(tmp_path), check_masks=True)
+    found = {finding.kind: finding for finding in report.findings}
+    assert set(found) >= {"not-a-rectangle", "box-beyond-image"}
+    assert report.counts()["not-a-rectangle"] == 1
+    assert "not in order: their outline fills 0% of the smallest rectangle" in found["not-a-rectangle"].message
+    assert "what lies outside is not seen" in found["box-beyond-image"].message
+    records = {record.image_id: record for split in report.dataset.splits.values() for record in split.records}
+    assert [item.box for item in records["a"].annotations][1] == (60, 40, 80, 50)
+    assert records["a"].annotations[1].rotated == (80, 45, 40, 10, 0)
+    assert len(records["a"].annotations) == 3
+
+
+def test_objects_of_one_hull_and_two_angles_are_no_duplicates(tmp_path):
+    one, other = "20 10 40 30 36 34 16 14 ship 0", "36 10 40 14 20 34 16 30 ship 0"  # mirror images
+    folder_with(tmp_path, {"a": f"{one}\n{other}\n{one}\n", "b": SHIP})
+    assert preflight(open_folder(tmp_path)).counts()["duplicate-object"] == 1
+
+
+def test_the_corners_are_an_outline_for_models_with_masks(tmp_path):
+    folder_with(tmp_path, {"a": PLANE, "b": SHIP})
+    split = open_folder(tmp_path).splits["train"]
+    images = DetectionDataset(split, ResizeRule("none"), masks=True, cache=False)
+    areas = {int(mask.bitmap.sum()) for index in range(len(images)) for mask in images.base(index).objects.masks}
+    assert areas <= {160, *range(180, 221)}
+
+
 def test_a_folder_without_an_object_says_what_a_line_is(tmp_path):
     folder_with(tmp_path, {"a": HEADER})
     with pytest.raises(ValueError, match="no line of labelTxt/ has an object"):

@@ -74,6 +74,7 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         "lvis",
         "coco",
         "panoptic",
+        "dota",
         "yolo",
         "semantic",
     ]

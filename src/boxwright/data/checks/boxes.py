@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from boxwright.data.checks.keypoints import checked_keypoints
 from boxwright.data.checks.masks import checked_mask
+from boxwright.data.checks.rotated import rotated_problem
 from boxwright.data.ground_truth import Box, clip_box, is_flat
 from boxwright.data.records import Annotation, Problem, Record, Split
 from boxwright.structures import Classes
@@ -20,27 +22,30 @@ def checked_annotations(
 ) -> tuple[tuple[Annotation, ...], list[Problem]]:
     """The usable objects of an image of size `hw`, clipped to it, and a problem for each invalid box.
 
-    `masks` checks every mask too, `need_masks` also reports missing masks. The second of two equal objects is reported
-    and kept, as evaluation tools keep it.
+    `masks` checks every mask too, `need_masks` also reports missing masks; keypoints are checked if there are any. The
+    second of two equal objects is reported and kept, as evaluation tools keep it.
     """
     kept: list[Annotation] = []
     problems: list[Problem] = []
-    seen: dict[tuple[Box, int], str] = {}
+    seen: dict[tuple[tuple[float, ...], int], str] = {}
     for item in record.annotations:
         name = classes.names[item.label]
         box = clip_box(item.box, hw)
-        problem = _box_problem(item, name, hw, box)
+        problem = _box_problem(item, name, hw, box) or rotated_problem(item, name)
         if problem:
             problems.append(problem)
         if box is None or (problem and problem.quarantined):
             continue
-        first = seen.setdefault((item.box, item.label), item.where)
+        first = seen.setdefault((item.rotated or item.box, item.label), item.where)
         if first is not item.where:
             message = f"the {name} is a duplicate of {first}; it counts twice"
             problems.append(Problem("duplicate-object", item.where, message, item.box))
         clean = item if box == item.box else replace(item, box=box)
         if masks or need_masks:
             clean, fault = checked_mask(clean, name, hw, box, needed=need_masks)
+            problems.extend([fault] if fault else [])
+        if classes.skeleton is not None:
+            clean, fault = checked_keypoints(clean, name, hw, box, classes.skeleton)
             problems.extend([fault] if fault else [])
         kept.append(clean)
     return tuple(kept), problems
@@ -65,7 +70,8 @@ def _box_problem(item: Annotation, name: str, hw: tuple[int, int], clipped: Box 
         return replace(bad, kind="outside-box", message=message)
     beyond = max(-x1, -y1, x2 - width, y2 - height)
     if beyond > _SLACK:
-        message = f"the {name} reaches {beyond:.4g} pixels beyond its image of {width} x {height}; it is clipped"
+        message = f"the {name} reaches {beyond:.4g} pixels beyond its image of {width} x {height}; "
+        message += "it is clipped" if item.rotated is None else "what lies outside is not seen"
         return replace(bad, kind="box-beyond-image", message=message, severity="note", quarantined=False)
     return None
 

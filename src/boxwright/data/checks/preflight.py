@@ -17,6 +17,7 @@ from typing import Any
 from boxwright.data.checks.balance import balance_problems
 from boxwright.data.checks.boxes import checked_annotations, coordinate_problems
 from boxwright.data.checks.images import ImageState, look_at_images, range_of, same_content, value_problems
+from boxwright.data.checks.keypoints import unannotated_keypoints
 from boxwright.data.checks.maps import MapState, look_at_maps, map_problems, pixels_by_class, value_findings
 from boxwright.data.image_io.value_range import ValueRange
 from boxwright.data.records import LabelledFolder, Problem, Record, Split
@@ -123,6 +124,7 @@ def preflight(
             findings.extend(found)
             records.extend([clean] if clean else [])
         splits[name] = replace(split, records=tuple(records))
+        findings.extend(unannotated_keypoints(splits[name], dataset.root))
         if split.records and not records:
             message = f"none of the {counted(len(split), 'image')} of {name} can be used"
             findings.append(Problem("no-image-left", str(dataset.root), message, severity="error"))

@@ -148,6 +148,12 @@ class CocoRows:
                 f"0, 1 or 2 for each of {', '.join(skeleton.names)}; only the box is used"
             )
             self.problems.append(Problem("bad-keypoints", where, message))
+        elif not any(visible for _, _, visible in points) and any(given):
+            message = (
+                "every keypoint has a place and visibility 0, which means not annotated: only the box is used; write 2 "
+                "for what is visible and 1 for what is hidden"
+            )
+            self.problems.append(Problem("bad-keypoints", where, message))
         return points
 
     def _problem(self, kind: str, place: str, message: str, box: Corners | None = None) -> None:

@@ -3,8 +3,9 @@
     train/images/P0001.png  train/labelTxt/P0001.txt   or   images/train/P0001.png  labelTxt/train/P0001.txt
 
 The lines at the top of a file (`imagesource:...`, `gsd:...`) are left out, as are images without a file. The rotated
-of an object is the one of least area around its corners; its side w lies along the first edge. A difficult object is
-ignored: it counts neither in loss nor in evaluation.
+box of an object is the one of least area around its corners; its side w lies along the first edge. The corners stay its
+outline, so that a model with masks can learn it. A difficult object is ignored: it counts neither in loss nor in
+evaluation.
 """
 
 from __future__ import annotations
@@ -173,6 +174,13 @@ def _annotations(rows: Sequence[_Row], label_of: dict[str, int], file: Path) -> 
     rotated = rotated_around(torch.tensor([row.corners for row in rows], dtype=torch.float64).reshape(-1, 4, 2))
     boxes, turned = rotated_hull(rotated).tolist(), rotated.tolist()
     return tuple(
-        Annotation(tuple(box), label_of[row.name], f"{file}:{row.line}", ignore=row.difficult, rotated=tuple(angled))
+        Annotation(
+            tuple(box),
+            label_of[row.name],
+            f"{file}:{row.line}",
+            row.difficult,
+            [list(row.corners)],
+            rotated=tuple(angled),
+        )
         for row, box, angled in zip(rows, boxes, turned, strict=True)
     )

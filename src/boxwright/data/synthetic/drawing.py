@@ -50,13 +50,15 @@ DIFFICULTIES = {
 
 
 class Silhouette(NamedTuple):
-    """An object's outline on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool.
+    """An object on its own patch: opacity (h, w) uint8 with smooth edges, mask (h, w) bool, keypoints (5, 2) x, y:
+    its centre and its corners, clockwise from the upper left one (`_keypoints`).
 
     `around` is the rotated box around it (`ops.rotated`), along its own axes, in pixels of the patch.
     """
 
     opacity: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.bool_]
+    keypoints: Points
     around: tuple[float, float, float, float, float]
 
 
@@ -86,6 +88,36 @@ def _outlines() -> dict[str, tuple[Points, ...]]:
 
 
 OUTLINES = _outlines()
+CORNERS = {
+    "square": (0, 1, 2, 3),
+    "triangle": (0, 1, 2),
+    "star": (0, 2, 4, 6, 8),
+    "cross": (11, 2, 5, 8),
+    "arrow": (6, 1, 3, 4),
+    "hourglass": (0, 1, 3, 4),
+}
+"""Which points of an outline are its corners, clockwise; those of a cross are the inner ones, and circles have none."""
+SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4, "arrow": 1, "hourglass": 2}
+"""By how many rotations an outline comes to lie on itself, about."""
+
+
+def _keypoints(name: str, outline: Points, degrees: float) -> Points:
+    """Centre and four corners (5, 2) of an outline that was rotated: upper left, upper right, lower right, lower left.
+
+    They can be told from the image alone. Where a rotated outline looks like an unrotated one, the corners are counted
+    from where they lie now: the upper left corner of a square is the upper left one at any angle. The upper tip of a
+    triangle is both of its upper corners; that of a star is none. A circle's are where it reaches farthest diagonally.
+    """
+    if name not in CORNERS:
+        diagonal = outline @ np.array([[-1.0, 1, 1, -1], [-1, -1, 1, 1]])  # (N, 4)
+        return np.concatenate([np.zeros((1, 2)), outline[diagonal.argmax(0)]])
+    corners = outline[list(CORNERS[name])]
+    corners = np.roll(corners, round(degrees * SYMMETRY[name] / 360) * len(corners) // SYMMETRY[name], axis=0)
+    if name == "triangle":
+        corners = corners[[0, 0, 1, 2]]
+    elif name == "star":
+        corners = corners[[4, 1, 2, 3]]
+    return np.concatenate([np.zeros((1, 2)), corners])
 
 
 def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> Silhouette:
@@ -104,11 +136,13 @@ def silhouette(name: str, longer_side: float, degrees: float, aspect: float) -> 
         corners = ((outline - low) * scale + 1) * fine
         draw.polygon([(x, y) for x, y in corners.round(3).tolist()], fill=0 if index else 255)
     opacity = np.asarray(image.reduce(fine))
+    keypoints = (_keypoints(name, outlines[0], degrees) - low) * scale + 1 + 0.5 / fine
     first, last = upright[0].min(0), upright[0].max(0)
     x, y = ((first + last) / 2 @ turn - low) * scale + 1 + 0.5 / fine
     sides = (last - first) * scale + 1 / fine
     angle = (180 - degrees) % 360 - 180  # the turn above is clockwise as seen
-    return Silhouette(opacity, opacity >= 128, (float(x), float(y), float(sides[0]), float(sides[1]), angle))
+    around = (float(x), float(y), float(sides[0]), float(sides[1]), angle)
+    return Silhouette(opacity, opacity >= 128, keypoints, around)
 
 
 def vivid_colour(random: np.random.Generator, hue: float = 0.0, spread: float = 0.5) -> Canvas:

@@ -1,8 +1,8 @@
 """The synthetic shapes dataset: images with exact boxes, masks and keypoints, drawn from a seed, without any file.
 
 An image is determined by its configuration, its seed and its index. Shape legend: G = objects of the image, H W = its
-size. Boxes are tight around the visible part of each object, masks are that part; keypoints
-(`SKELETON`) are those of the whole object, hidden or not.
+size. Boxes are tight around the visible part of each object, masks are that part; keypoints (`SKELETON`) are those of
+the whole object that lie in its box, hidden or not.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from boxwright.data.synthetic.drawing import (
     OUTLINES,
     Canvas,
     Difficulty,
+    Points,
     background,
     contrasting_colour,
     draw_distractors,
@@ -48,7 +49,9 @@ Layout = Literal["voc", "coco", "panoptic", "semantic", "dota"]
 SKELETON = Skeleton(
     ("centre", "top_left", "top_right", "bottom_right", "bottom_left"), ((1, 2), (2, 3), (3, 4), (4, 1))
 )  # fmt: skip
-"""The keypoints of a shape: centre and corners of the box around it as if nothing hid it."""
+"""The keypoints of a shape: its centre and its corners (`drawing.CORNERS`)."""
+_TIP = 2.0  # pixels: a keypoint so far outside its box is the tip of a corner that smooth edges cut off
+_PARTS = 8  # of a pixel, that keypoints are rounded to: exact in float32, also when half a pixel is taken off
 VALIDATION_START = 1_000_000
 PLACEMENT_TRIES = 25
 ROTATED_ASPECT = 3.0
@@ -106,14 +109,14 @@ class ShapesConfig:
 
 
 class _Placed(NamedTuple):
-    """One painted object: label, corner and size of its patch; area, box and rotated box with nothing hidden."""
+    """One painted object: label, corner and size of its patch; area, keypoints and rotated box with nothing hidden."""
 
     label: int
     x: int
     y: int
     hw: tuple[int, int]
     area: int
-    box: tuple[int, int, int, int]
+    keypoints: Points
     around: tuple[float, float, float, float, float]
 
 
@@ -181,11 +184,10 @@ def _add_object(
         colour = contrasting_colour(random, under, level.contrast, label / config.num_classes, level.hue_spread)
         shading = random.random(2) * 0.3 - 0.15
         paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
-        left, top, right, bottom = _extent(shape.mask)
-        box = (x + left, y + top, x + right, y + bottom)
+        keypoints = (shape.keypoints + np.array([x, y])) * _PARTS
         cx, cy, *sides_and_angle = shape.around
         around = (x + cx, y + cy, *sides_and_angle)
-        placed.append(_Placed(label, x, y, (height, width), area, box, around))
+        placed.append(_Placed(label, x, y, (height, width), area, keypoints.round() / _PARTS, around))
         below[mask] = len(placed)
         return
 
@@ -196,18 +198,25 @@ def _extent(plane: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _keypoints(owner: Pixels, number: int, box: tuple[int, int, int, int]) -> list[tuple[float, float, float]]:
-    """Keypoints of an object: visible, hidden (1) under another object, or not annotated (0) outside the image."""
+def _keypoints(
+    owner: Pixels, number: int, points: Points, box: tuple[int, int, int, int]
+) -> list[tuple[float, float, float]]:
+    """Keypoints of an object as x, y, visibility: visible, hidden (1) under another object, or not annotated (0).
+
+    One outside the box of what is visible is not annotated, nor are two or more that are hidden: nobody could tell from
+    the image where they are.
+    """
+    rows: list[tuple[float, float, float]] = []
     x1, y1, x2, y2 = box
-    points = []
-    for x, y in (((x1 + x2) / 2, (y1 + y2) / 2), (x1, y1), (x2, y1), (x2, y2), (x1, y2)):
-        if not (0 <= x <= owner.shape[1] and 0 <= y <= owner.shape[0]):
-            points.append((0.0, 0.0, 0.0))
+    for x, y in points.tolist():
+        inside = min(max(x, x1), x2), min(max(y, y1), y2)
+        if max(abs(inside[0] - x), abs(inside[1] - y)) > _TIP:
+            rows.append((0.0, 0.0, 0.0))
             continue
-        row = min(int(y - (y == y2)), owner.shape[0] - 1)  # the pixel of a corner that lies in the box
-        column = min(int(x - (x == x2)), owner.shape[1] - 1)
-        points.append((float(x), float(y), 1.0 if owner[max(row, 0), max(column, 0)] not in (0, number) else 2.0))
-    return points
+        under = owner[min(int(inside[1]), owner.shape[0] - 1), min(int(inside[0]), owner.shape[1] - 1)]
+        rows.append((*inside, 1.0 if under > number else 2.0))
+    hidden = sum(visible == 1 for _, _, visible in rows)
+    return rows if hidden < 2 else [row if row[2] == 2 else (0.0, 0.0, 0.0) for row in rows]
 
 
 def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
@@ -216,8 +225,9 @@ def _ground_truth(owner: Pixels, placed: list[_Placed]) -> GroundTruth:
         x, y = max(part.x, 0), max(part.y, 0)
         plane = owner[y : part.y + part.hw[0], x : part.x + part.hw[1]] == number
         x1, y1, x2, y2 = _extent(plane)
-        points.append(_keypoints(owner, number, part.box))
-        boxes.append([x + x1, y + y1, x + x2, y + y2])
+        box = (x + x1, y + y1, x + x2, y + y2)
+        points.append(_keypoints(owner, number, part.keypoints, box))
+        boxes.append(list(box))
         masks.append(CroppedMask(x + x1, y + y1, torch.from_numpy(plane[y1:y2, x1:x2].copy())))
     return GroundTruth.of(boxes, [part.label for part in placed], None, masks, points)
 

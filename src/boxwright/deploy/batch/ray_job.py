@@ -126,6 +126,7 @@ def predict_batch(
             max_detections,
             resized,
             detector.recipe.needs_masks,
+            detector.recipe.num_keypoints > 0,
         )
         del detector
         objects = 0

@@ -1,8 +1,8 @@
 """A worker of a batch job: loads the detector once, and turns chunks of images into files of rows.
 
 A row of results is an image: key, size, boxes (D, 4) x1, y1, x2, y2 in its pixels, scores, labels, names and category
-ids (D), best first, and masks (D) as COCO's run-length codes if the detector predicts them. A row of failures is an
-image and the reason, in one sentence.
+ids (D), best first, masks (D) as COCO's run-length codes and keypoints (D, P, 3) x, y, score if the detector
+predicts them. A row of failures is an image and the reason, in one sentence.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Job:
     max_detections: int | None
     resized: bool
     masks: bool
+    keypoints: bool = False
 
 
 class Chunk(NamedTuple):
@@ -105,9 +106,7 @@ class Worker:
         else:
             found = [one for index, entry in enumerate(entries) for one in self._alone(attempt, index, entry)]
         results = [
-            _result(entry, one, self.job.masks)
-            for entry, one in zip(entries, found, strict=True)
-            if isinstance(one, Found)
+            _result(entry, one, self.job) for entry, one in zip(entries, found, strict=True) if isinstance(one, Found)
         ]
         failures = [
             {"image": entry.key, "why": one.why}
@@ -116,7 +115,7 @@ class Worker:
         ]
         for name, rows, schema in (
             ("failures", failures, failure_schema()),
-            ("results", results, result_schema(self.job.masks)),
+            ("results", results, result_schema(self.job.masks, self.job.keypoints)),
         ):
             if rows:
                 _write_rows(folder / name / f"{row['name']}.parquet", rows, schema)
@@ -220,7 +219,7 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def result_schema(masks: bool) -> Any:
+def result_schema(masks: bool, keypoints: bool) -> Any:
     """The columns of the table of results."""
     arrow = required("pyarrow", "ray")
     number = arrow.float32()
@@ -237,6 +236,8 @@ def result_schema(masks: bool) -> Any:
     }
     if masks:
         columns["masks"] = arrow.list_(arrow.struct({"size": arrow.list_(arrow.int32()), "counts": arrow.string()}))
+    if keypoints:
+        columns["keypoints"] = arrow.list_(arrow.list_(arrow.list_(number)))
     return arrow.schema(columns)
 
 
@@ -251,7 +252,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
     write_whole(path, lambda place: required("pyarrow.parquet", "ray").write_table(table, place, compression="zstd"))
 
 
-def _result(entry: Entry, one: Found, masks: bool) -> dict[str, Any]:
+def _result(entry: Entry, one: Found, job: Job) -> dict[str, Any]:
     found = one.detections
     height, width = found.size_hw
     coco = found.to_coco("")
@@ -266,7 +267,11 @@ def _result(entry: Entry, one: Found, masks: bool) -> dict[str, Any]:
         "category_ids": [row["category_id"] for row in coco],
         "note": one.note,
     }
-    return row | {"masks": [code["segmentation"] for code in coco]} if masks else row
+    if job.masks:
+        row["masks"] = [code["segmentation"] for code in coco]
+    if job.keypoints:
+        row["keypoints"] = [] if found.keypoints is None else found.keypoints.tolist()
+    return row
 
 
 def _out_of_memory(error: Exception) -> bool:

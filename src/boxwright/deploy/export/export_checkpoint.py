@@ -159,12 +159,15 @@ def export_checkpoint(
         exported = Detector.load(partial, "cpu")
         log(f"comparing on {called} ...")
         found = prove(reference, exported, compared, options.precision)
-        log(
-            f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
-            f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
-            if found.asked
-            else f"nothing was found on {called}, so nothing was compared: give typical images with --images FOLDER"
-        )
+        if found.labels is not None:
+            log(f"{found.labels:.2%} of an image's pixels or more have the same label")
+        if MODELS[source.recipe.model.name].detects:
+            log(
+                f"{found.found} of {counted(found.asked, 'detection')} found again, in mixed batches; "
+                f"boxes within {found.box_pixels:.2g} pixels, scores within {found.score:.2g}"
+                if found.asked
+                else f"nothing was found on {called}, so nothing was compared: give typical images with --images FOLDER"
+            )
         ap = checkpoint_ap = None
         if data is not None:
             reference.settings = exported.settings  # a higher score that was chosen for the file is no loss

@@ -38,36 +38,55 @@ class Tolerance:
     """Least IoU of the two boxes."""
     score: float
     share: float
+    keypoints: float
+    """Share of the keypoints of matching detections that must lie at the same place: fewer, as a heatmap may have two
+    peaks of nearly the same height."""
+
+    def reach(self, side: float) -> float:
+        """How many pixels the keypoints of an object of this longer side may be apart: one, and what a box may be."""
+        return 1 + (1 - self.overlap) * side
 
 
 TOLERANCES = {
-    "fp32": Tolerance(overlap=0.99, score=1e-3, share=0.995),
-    "bf16": Tolerance(overlap=0.8, score=0.05, share=0.9),
-    "int8": Tolerance(overlap=0.5, score=0.2, share=0.7),
+    "fp32": Tolerance(overlap=0.99, score=1e-3, share=0.995, keypoints=0.95),
+    "bf16": Tolerance(overlap=0.8, score=0.05, share=0.9, keypoints=0.7),
+    "int8": Tolerance(overlap=0.5, score=0.2, share=0.7, keypoints=0.5),
 }
 """By the precision of the exported file. What bf16 and int8 really cost is AP, compared where there is data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well two detectors agree: detections that need a match, those that have one, their largest differences."""
+    """How well two detectors agree: detections that need a match, those that have one, their largest differences.
+
+    Of the keypoints of matching detections, how many there are and how many lie at the same place.
+    """
 
     asked: int
     found: int
     box_pixels: float
     score: float
+    keypoints: int = 0
+    same_keypoints: int = 0
+    labels: float | None = None
+    """Share of the pixels with one label in both semantic maps, where the model gives them."""
 
     @property
     def share(self) -> float:
         """Share of the detections that need a match; 1 where there are none."""
         return self.found / self.asked if self.asked else 1.0
 
+    @property
+    def keypoint_share(self) -> float:
+        """Share of the keypoints; 1 where there are none."""
+        return self.same_keypoints / self.keypoints if self.keypoints else 1.0
+
 
 def agreement(
     expected: Sequence[Detections], got: Sequence[Detections], tolerance: Tolerance, least: float, most: int
 ) -> Agreement:
     """Match detections of the same images one to one; lists end at the score `least` and the number `most`."""
-    asked = found = 0
+    asked = found = points = same_points = 0
     largest_box = largest_score = 0.0
     for one, other in zip(expected, got, strict=True):
         matches = _matched(one, other, tolerance)
@@ -78,9 +97,29 @@ def agreement(
             found += len(rows)
         boxes = (one.boxes[matches[:, 0]] - other.boxes[matches[:, 1]]).abs()
         scores = (one.scores[matches[:, 0]] - other.scores[matches[:, 1]]).abs()
+        apart = _keypoints_apart(one, other, matches, tolerance)
+        points, same_points = points + len(apart), same_points + int((apart <= 1).sum())
         largest_box = max(largest_box, float(boxes.max()) if len(boxes) else 0.0)
         largest_score = max(largest_score, float(scores.max()) if len(scores) else 0.0)
-    return Agreement(asked, found, largest_box, largest_score)
+    maps = [(one.semantic, other.semantic) for one, other in zip(expected, got, strict=True)]
+    same = [float((a == b).float().mean()) for a, b in maps if a is not None and b is not None]
+    return Agreement(asked, found, largest_box, largest_score, points, same_points, min(same, default=None))
+
+
+def _keypoints_apart(one: Detections, other: Detections, matches: Tensor, tolerance: Tolerance) -> Tensor:
+    """How far apart the keypoints (M P,) of matching detections (M, 2) lie, 1 being as far as the tolerance allows.
+
+    Infinite where one side has no keypoints, or another number of them, and the other has some.
+    """
+    first, second = one.keypoints, other.keypoints
+    if first is None or second is None or first.shape[1:] != second.shape[1:]:
+        numbers = [points.shape[1] for points in (first, second) if points is not None]
+        return torch.full((len(matches) * max(numbers, default=0),), torch.inf)
+    boxes = one.boxes[matches[:, 0]]
+    sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+    reach = torch.tensor([tolerance.reach(side) for side in sides.tolist()])
+    steps = first[matches[:, 0], :, :2] - second[matches[:, 1], :, :2]  # (M, P, 2)
+    return (steps.square().sum(-1).sqrt() / reach[:, None]).flatten()
 
 
 def _end(one: Detections, least: float, most: int) -> float:
@@ -150,12 +189,26 @@ def prove(checkpoint: Detector, exported: Detector, images: Sequence[Tensor], pr
         sum(one.found for one in results),
         max(one.box_pixels for one in results),
         max(one.score for one in results),
+        sum(one.keypoints for one in results),
+        sum(one.same_keypoints for one in results),
+        min((one.labels for one in results if one.labels is not None), default=None),
     )
+    if total.labels is not None and total.labels < tolerance.share:
+        raise ValueError(
+            f"the exported file does not label pixels as the checkpoint does: of an image {total.labels:.1%} have the "
+            f"same label, expected {tolerance.share:.1%}"
+        )
     if total.share < tolerance.share:
         raise ValueError(
             f"the exported file does not find what the checkpoint finds: {total.found} of "
             f"{counted(total.asked, 'detection')} were found again ({total.share:.1%}, expected "
             f"{tolerance.share:.1%}) on {counted(len(images), 'image')}"
+        )
+    if total.keypoint_share < tolerance.keypoints:
+        raise ValueError(
+            f"the exported file does not find the keypoints that the checkpoint finds: {total.same_keypoints} of "
+            f"{counted(total.keypoints, 'keypoint')} lie at the same place ({total.keypoint_share:.1%}, expected "
+            f"{tolerance.keypoints:.1%}) on {counted(len(images), 'image')}"
         )
     return total
 

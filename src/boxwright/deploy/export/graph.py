@@ -15,6 +15,7 @@ from torch.utils._sympy.numbers import int_oo
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.models import MODELS, DetectionModel, ModelEntry
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNNConfig
 from boxwright.runtime.description import Description
 from boxwright.runtime.folding import fold_norms
 from boxwright.runtime.winograd import require_winograd
@@ -34,7 +35,8 @@ class DetectorGraph(nn.Module):
     """images (B, 3, H, W), sizes (B, 2) as height and width, and proposals (B, R, 4) for Fast R-CNN only.
 
     Gives boxes (B, N, 4) in pixels of the batch, scores (B, N), labels (B, N), counts (B,), masks (B, N, M, M),
-    heatmaps (B, N, P, M, M) of keypoints or rotated boxes (B, N, 5) where the detector has them.
+    heatmaps (B, N, P, M, M) of keypoints or rotated boxes (B, N, 5) where the detector has them, and logits
+    (B, S, h, w) of semantic maps.
     """
 
     def __init__(self, model: DetectionModel, settings: DetectSettings) -> None:
@@ -79,15 +81,17 @@ def detector_graph(
         nms_iou=own.nms_iou if nms_iou is None else nms_iou,
         max_detections=max(100, own.max_detections) if max_detections is None else max_detections,
     )
+    if not nms and not entry.detects:
+        raise ValueError(f"{recipe.model.name} labels pixels and has no NMS to leave out")
     if not nms and entry.needs_keypoints:
         raise ValueError(
             "keypoints are predicted for what NMS keeps: a keypoint detector is exported with NMS in the graph"
         )
     if not nms and entry.needs_rotated:
         raise ValueError("rotated boxes have an NMS of their own: a rotated detector is exported with it in the graph")
-    if entry.needs_rotated and not recipe.model.box.pool_sampling:
+    if isinstance(recipe.model, RotatedFasterRCNNConfig) and not recipe.model.box.pool_sampling:
         raise ValueError(
-            "model.box.pool_sampling: 0 takes as many points of a rotated region as it has cells, which a graph cannot; "
+            "model.box.pool_sampling: 0 takes as many points of a rotated region as it has cells, which no graph can; "
             "only a detector trained with another number, such as 2, is exported"
         )
     if not nms and entry.needs_masks:
@@ -112,14 +116,17 @@ def detector_graph(
         precision="fp32",
         mean=mean,
         std=std,
-        outputs=(*OUTPUTS, *parts_of(entry)),
+        outputs=(*OUTPUTS, *_parts_of(entry)),
     )
     return DetectorGraph(model, inside).eval(), description
 
 
-def parts_of(entry: ModelEntry) -> tuple[str, ...]:
+def _parts_of(entry: ModelEntry) -> tuple[str, ...]:
     """What a graph gives besides `OUTPUTS`."""
-    needed = {"masks": entry.needs_masks, "heatmaps": entry.needs_keypoints, "rotated": entry.needs_rotated}
+    needed = {
+        "masks": entry.needs_masks, "heatmaps": entry.needs_keypoints, "semantic": entry.needs_semantic,
+        "rotated": entry.needs_rotated,
+    }  # fmt: skip
     return tuple(name for name, given in needed.items() if given)
 
 

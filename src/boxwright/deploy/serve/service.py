@@ -17,7 +17,7 @@ from boxwright.deploy.serve.batching import Batcher
 from boxwright.deploy.serve.uploads import Limits, Places, Refused, Upload, image_of, uploads_in
 from boxwright.inference.predictor import Detector
 from boxwright.runtime.exported import ExportedEngine
-from boxwright.structures import Detections, DetectSettings
+from boxwright.structures import Detections, DetectSettings, Skeleton
 from boxwright.visualize.drawing import class_colour
 
 Masks: TypeAlias = Literal["rle", "polygons", "none"]
@@ -78,7 +78,7 @@ class Service:
         Files of a form that are refused have the reason in their place. Raises Refused where all are.
         """
         if masks in ("rle", "polygons") and not self.detector.recipe.needs_masks:
-            raise Refused(422, f"masks: {self.path.name} predicts boxes and no masks; leave masks={masks} out")
+            raise Refused(422, f"masks: {self.path.name} predicts no masks; leave masks={masks} out")
         kind: Masks = masks or "rle"
         least = self.description["score"] if score is None else score
         tiled = self.detector.tiling is not None  # where settings are those of a tile
@@ -127,12 +127,14 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
     """The description of what is served: classes with ids and colours, scores, runtime and limits."""
     engine: Any = detector.engine
     exported = isinstance(engine, ExportedEngine)
+    skeleton = skeleton_of(detector)
     limits = options.limits
     return {
         "name": path.name,
         "recipe": detector.recipe.name,
         "detector": detector.recipe.model.name,
         "masks": detector.recipe.needs_masks,
+        "keypoints": None if skeleton is None else {"names": skeleton.names, "lines": skeleton.lines},
         "classes": [
             {"label": name, "category_id": number, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(index))}
             for index, (name, number) in enumerate(zip(detector.classes.names, detector.classes.ids, strict=True))
@@ -146,10 +148,21 @@ def described(detector: Detector, path: Path, options: ServeOptions) -> dict[str
     }
 
 
+def skeleton_of(detector: Detector) -> Skeleton | None:
+    """Names and lines of the keypoints that a detector predicts; names are numbers where it knows none."""
+    if not detector.recipe.num_keypoints:
+        return None
+    return detector.classes.skeleton or Skeleton(tuple(str(number) for number in range(detector.recipe.num_keypoints)))
+
+
 def listed(found: Detections, masks: Masks) -> dict[str, Any]:
-    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2."""
+    """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2.
+
+    Keypoints are x, y, score of each, in pixels as boxes are.
+    """
     height, width = found.size_hw
     rows = found.to_coco("", polygons=masks == "polygons")
+    keypoints = [None] * len(found) if found.keypoints is None else found.keypoints.tolist()
     return {
         "width": width,
         "height": height,
@@ -157,6 +170,7 @@ def listed(found: Detections, masks: Masks) -> dict[str, Any]:
             {"label": name, "category_id": row["category_id"], "score": row["score"], "box": box}
             | ({"rotated": row["rotated"]} if "rotated" in row else {})
             | ({"segmentation": row["segmentation"]} if masks != "none" and "segmentation" in row else {})
-            for name, box, row in zip(found.names, found.boxes.tolist(), rows, strict=True)
+            | ({} if points is None else {"keypoints": points})
+            for name, box, row, points in zip(found.names, found.boxes.tolist(), rows, keypoints, strict=True)
         ],
     }

@@ -32,6 +32,8 @@ def training_section(facts: RunFacts) -> str:
             ("mask AP50", "val/segm_AP50", 4),
             ("PQ", "val/PQ", 5),
             ("mIoU", "val/mIoU", 6),
+            ("keypoint AP", "val/keypoint_AP", 3),  # no detector has masks and keypoints
+            ("keypoint AP50", "val/keypoint_AP50", 4),
         )
     ]
     aps = [line for line in aps if line.x]
