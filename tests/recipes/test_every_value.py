@@ -29,7 +29,10 @@ SIZES = {"short_side": ("data.resize.size=48", "data.resize.max_size=96"), "none
          "fixed": ("data.resize.height=48", "data.resize.width=64")}  # fmt: skip
 RECIPES = {"fcos": "fcos-small", "retinanet": "retinanet-small", "rpn": "rpn-small", "faster_rcnn": "faster-rcnn-small",
            "mask_rcnn": "mask-rcnn-small", "fcos_mask": "fcos-mask-small",
-           "keypoint_rcnn": "keypoint-rcnn-shapes"}  # fmt: skip
+           "keypoint_rcnn": "keypoint-rcnn-shapes", "semantic_fpn": "semantic-fpn-small",
+           "panoptic_fpn": "panoptic-fpn-small", "rotated_faster_rcnn": "rotated-faster-rcnn-small"}  # fmt: skip
+LAYOUTS = {"semantic-fpn-small": "panoptic", "panoptic-fpn-small": "panoptic", "rotated-faster-rcnn-small": "dota"}
+"""Of the data of a recipe; COCO's for any other."""
 NOT_HERE = {
     "precision": ("fp16",),  # needs a GPU; tests/training/test_fp16.py
     "norm": ("sync_bn",), "stem_norm": ("sync_bn",),
@@ -88,10 +91,15 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "coco"
-    write_shapes(folder, 4, 2, "coco", ShapesConfig(size=64, num_classes=3, max_objects=3), seed=0)
-    return folder
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = {}
+    for layout in ("coco", "panoptic", "dota"):
+        config = ShapesConfig(
+            size=64, num_classes=3, max_objects=3, stuff=layout == "panoptic", rotated=layout == "dota"
+        )  # fmt: skip
+        found[layout] = tmp_path_factory.mktemp("data") / layout
+        write_shapes(found[layout], 4, 2, layout, config, seed=0)
+    return found
 
 
 def test_every_detector_that_can_be_trained_alone_is_here() -> None:
@@ -103,12 +111,13 @@ def test_every_detector_that_can_be_trained_alone_is_here() -> None:
 
 @pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])
 def test_trains_two_steps_and_predicts(
-    recipe: str, number: int, settings: dict[str, Any], data: Path, tmp_path: Path
+    recipe: str, number: int, settings: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ) -> None:
     overrides = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
     overrides += [*TINY, *SIZES[settings.get("data.resize.mode", "short_side")]]
+    data = folders[LAYOUTS.get(recipe, "coco")]
     result = train(recipe, data, overrides=overrides, runs=tmp_path, device="cpu")
     assert result.finished
-    assert 0 <= result.metrics["AP"] <= 1
+    assert 0 <= result.metrics["mIoU" if recipe == "semantic-fpn-small" else "AP"] <= 1
     image = next(iter(sorted(data.rglob("*.jpg"))))
     assert Detector.load(result.last, "cpu").predict(image, score=0.0)[0].size_hw == (64, 64)

@@ -47,6 +47,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders["dota"] = tmp_path_factory.mktemp("shapes") / "dota"
     turned = ShapesConfig(size=64, num_classes=3, max_objects=3, rotated=True)
     write_shapes(folders["dota"], 4, 2, "dota", turned, seed=0)
+    folders["panoptic"] = tmp_path_factory.mktemp("shapes") / "panoptic"
+    textured = ShapesConfig(size=64, num_classes=3, max_objects=3, stuff=True)
+    write_shapes(folders["panoptic"], 4, 2, "panoptic", textured, seed=0)
     return folders
 
 
@@ -68,7 +71,7 @@ def stored_proposals(folder: Path, file: Path) -> Path:
 def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], runs: Path) -> None:
     entry = MODELS[load_recipe(name).model.name]
     folder = folders["coco" if entry.needs_masks or entry.needs_keypoints else "voc"]
-    folder = folders["dota"] if entry.needs_rotated else folder
+    folder = folders["dota"] if entry.needs_rotated else folders["panoptic"] if entry.needs_semantic else folder
     if entry.needs_keypoints:
         overrides = (*overrides, "model.keypoint.num_keypoints=5", "model.keypoint.conv_channels=[16]")
     proposals = stored_proposals(folder, runs / "proposals.npz") if entry.needs_proposals else None
@@ -78,9 +81,11 @@ def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], r
     losses = [value for row in rows for key, value in row.items() if key.startswith("train/")]
     assert losses
     assert all(0 <= value < 1e4 for value in losses)
-    assert 0 <= result.metrics["AP"] <= 1
+    assert 0 <= result.metrics["AP" if entry.detects else "mIoU"] <= 1
     checkpoint = load_checkpoint(result.last)
     assert checkpoint.training["progress"]["step"] == 2
+    if entry.needs_semantic:
+        overrides = (*overrides, "model.semantic.num_classes=5")  # that of the data, which training writes down
     assert checkpoint.recipe == load_recipe(name, overrides)
     assert type(checkpoint.build()) is entry.build
     # pytest keeps the folders of three sessions, and these files are large

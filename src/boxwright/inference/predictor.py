@@ -278,9 +278,8 @@ class Detector:
 
     def check_tiles(self, tiling: Tiling | None) -> None:
         """Raise ValueError where images are to be cut for a model that needs whole ones."""
-        given = "takes proposals of" if self.needs_proposals else self.recipe.of_whole_images
-        if tiling is not None and given:
-            raise ValueError(f"{self.recipe.model.name} {given} whole images: it cannot detect in tiles")
+        if tiling is not None and (why := self.recipe.of_whole_images):
+            raise ValueError(f"{self.recipe.model.name} {why} whole images: it cannot detect in tiles")
 
     def settings_with(
         self, *, score: float | None = None, nms_iou: float | None = None, max_detections: int | None = None

@@ -99,8 +99,8 @@ def _frames(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, ima
     """The frames of boxes (R, 5) in network pixels."""
     sizes = [(*map_.shape[2:], map_.shape[0] * map_.shape[2] * map_.shape[3]) for map_ in levels]
     start, rows = 0, []
-    for (height, width, cells), stride in zip(sizes, strides, strict=True):
-        rows.append((height, width, start, stride))
+    for (map_height, map_width, cells), stride in zip(sizes, strides, strict=True):
+        rows.append((map_height, map_width, start, stride))
         start += cells
     table = [[torch.full((), number, dtype=torch.int64, device=boxes.device) for number in row] for row in rows]
     height, width, first, stride = torch.stack([torch.stack(row) for row in table])[level].unbind(1)  # (R,) each

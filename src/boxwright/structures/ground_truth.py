@@ -126,8 +126,8 @@ class GroundTruth:
         if masks is not None:
             masks = tuple(masks[row] for row in torch.arange(len(self), device=rows.device)[rows].tolist())
         points = None if self.keypoints is None else self.keypoints[rows]
-        turned = None if self.rotated is None else self.rotated[rows]
-        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic, turned)
+        angled = None if self.rotated is None else self.rotated[rows]
+        return GroundTruth(self.boxes[rows], self.labels[rows], self.ignore[rows], masks, points, self.semantic, angled)
 
     def mask(self, index: int) -> CroppedMask:
         """The mask of one object. Raises ValueError where there are no masks."""
