@@ -308,7 +308,9 @@ class Recipe(Section):
     @property
     def of_whole_images(self) -> str:
         """What the recipe's model does with whole images, which tiles would cut; empty where it can detect in tiles."""
-        return "labels" if self.needs_semantic else "finds rotated boxes in" if self.needs_rotated else ""
+        entry = MODELS[self.model.name]
+        kinds = (entry.needs_proposals, "takes proposals of"), (entry.needs_semantic, "labels")
+        return next((what for is_so, what in (*kinds, (entry.needs_rotated, "finds rotated boxes in")) if is_so), "")
 
     @property
     def num_keypoints(self) -> int:
