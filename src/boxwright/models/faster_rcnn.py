@@ -40,7 +40,7 @@ class FasterRCNNConfig:
     compat: ChannelCompat = ChannelCompat()
 
     def __post_init__(self) -> None:
-        check_anchors(self.fpn, self.rpn)
+        check_anchors(self.fpn, self.rpn.pooled_level, self.rpn.anchor_sizes)
 
 
 class FasterRCNNOutputs(NamedTuple):

@@ -253,8 +253,8 @@ class ProposalNetwork(nn.Module):
         return Proposals(boxes, scores, origin >= 0, origin.clamp(min=0))
 
 
-def check_anchors(trunk: TrunkSection, rpn: ProposalSettings) -> None:
+def check_anchors(trunk: TrunkSection, pooled_level: bool, anchor_sizes: Sequence[object]) -> None:
     """Raise ValueError where a two-stage config has not as many entries of anchor sizes as maps."""
-    count = len(trunk.levels) + (trunk.channels is not None and rpn.pooled_level)
-    if len(rpn.anchor_sizes) != count:
-        raise ValueError(f"rpn.anchor_sizes: expected one entry for each of the {count} levels, got {rpn.anchor_sizes}")
+    count = len(trunk.levels) + (trunk.channels is not None and pooled_level)
+    if len(anchor_sizes) != count:
+        raise ValueError(f"rpn.anchor_sizes: expected one entry for each of the {count} levels, got {anchor_sizes}")

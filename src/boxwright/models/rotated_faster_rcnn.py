@@ -38,7 +38,7 @@ class RotatedFasterRCNNConfig:
     compat: PaddingCompat = PaddingCompat()
 
     def __post_init__(self) -> None:
-        check_anchors(self.fpn, self.rpn)
+        check_anchors(self.fpn, self.rpn.pooled_level, self.rpn.anchor_sizes)
 
 
 class RotatedFasterRCNN(nn.Module):

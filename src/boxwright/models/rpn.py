@@ -37,7 +37,7 @@ class RPNConfig:
     compat: PaddingCompat = PaddingCompat()
 
     def __post_init__(self) -> None:
-        check_anchors(self.fpn, self.rpn)
+        check_anchors(self.fpn, self.rpn.pooled_level, self.rpn.anchor_sizes)
 
 
 class RPN(nn.Module):

@@ -162,17 +162,13 @@ def _classes_in_words(classes: Classes) -> str:
 def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda _: None) -> Split:
     """The images of a split after preflight, or the tiles that are trained on where the recipe cuts them.
 
-    Raises ValueError for a detector that takes proposals of whole images.
+    Raises ValueError for a model that needs whole images.
     """
     tiles, tiling = recipe.data.tiles, recipe.data.tiling()
     if tiling is None:
         return split
-    if MODELS[recipe.model.name].needs_proposals:
-        raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
-    if recipe.of_whole_images:
-        raise ValueError(
-            f"data.tiles: {recipe.name} {recipe.of_whole_images} whole images: it cannot be trained on tiles"
-        )
+    if why := recipe.of_whole_images:
+        raise ValueError(f"data.tiles: {recipe.name} {why} whole images: it cannot be trained on tiles")
     cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
     log(f"data: {sentence}")
     return cut
