@@ -132,7 +132,7 @@ def _even_samples(frames: _Frames, size: int, sampling: int) -> _Samples:
     step = (place.float() + 0.5) / (size * sampling) - 0.5  # of the side of a box, from its centre
     x = step.reshape(1, 1, size, 1, sampling) * frames.sides[:, 0].reshape(-1, 1, 1, 1, 1)
     y = step.reshape(1, size, 1, sampling, 1) * frames.sides[:, 1].reshape(-1, 1, 1, 1, 1)
-    x, y = torch.broadcast_tensors(x, y)  # (R, s, s, sampling, sampling)  # type: ignore[no-untyped-call]
+    x, y = x + torch.zeros_like(y), y + torch.zeros_like(x)  # (R, s, s, sampling, sampling)
     own = _Frames(*(rows.reshape(-1, *[1] * 4, *rows.shape[1:]) for rows in frames))
     cells, weights = _bilinear(own, x, y, torch.full_like(own.cos, sampling * sampling))
     bins = frames.first.shape[0] * size * size  # len() would make it a constant in an exported graph
