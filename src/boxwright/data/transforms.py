@@ -130,8 +130,6 @@ def place_ground_truth(
     if turned is not None:
         enough = (turned.share >= min_visibility).numpy() & (turned.centred.numpy() | (not centred))
     left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
-    if turned is not None:
-        left &= turned.share > 0
     points = place_keypoints(ground_truth.keypoints, placement)
     if ground_truth.masks is None:
         shown = None if points is None else points[left]
