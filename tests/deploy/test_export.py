@@ -238,6 +238,15 @@ def test_masks_keep_their_nms(tmp_path):
         detector_graph(Checkpoint(recipe, Classes.named(["a"]), {}), nms=False)
 
 
+def test_rotated_boxes_keep_their_nms_and_need_a_number_of_points():
+    recipe = load_recipe("rotated-faster-rcnn-small")
+    with pytest.raises(ValueError, match="a rotated detector is exported with it in the graph"):
+        detector_graph(Checkpoint(recipe, Classes.named(["a"]), {}), nms=False)
+    adaptive = load_recipe("rotated-faster-rcnn-small", ["model.box.pool_sampling=0"])
+    with pytest.raises(ValueError, match=r"model\.box\.pool_sampling: 0 takes as many points of a rotated region"):
+        detector_graph(Checkpoint(adaptive, Classes.named(["a"]), {}))
+
+
 def _lively(model):
     """Weights that keep the signal's size, so that scores differ from place to place."""
     generator = torch.Generator().manual_seed(1)
@@ -254,9 +263,10 @@ def _lively(model):
 def _recorded(name, model=None):
     """A tiny detector's graph (of its own weights, or this model), its description, and its program."""
     kind, _ = tiny_detectors.TINY[name]
-    model = _lively(tiny_detectors.build(name)) if model is None else model
-    graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     entry = MODELS[kind]
+    changes = {"box.pool_sampling": 2} if entry.needs_rotated else None  # a graph cannot ask how many cells a bin has
+    model = _lively(tiny_detectors.build(name, changes)) if model is None else model
+    graph = DetectorGraph(model, DetectSettings(score_threshold=0.001)).eval()
     outputs = (*OUTPUTS, *["masks"] * entry.needs_masks, *["heatmaps"] * entry.needs_keypoints,
                *["semantic"] * entry.needs_semantic, *["rotated"] * entry.needs_rotated)  # fmt: skip
     description = Description(

@@ -279,3 +279,16 @@ class TestAtTheThresholds:
         )  # fmt: skip
         assert torch.equal((owner[0] < 0) & ~ignored[0], iou <= low)
         assert torch.equal(ignored[0], (iou > low) & (iou < high))
+
+
+def test_two_anchors_that_are_one_rotated_box_are_best_together():
+    """A box turned by 90 degrees with its sides exchanged is the same one; rounding would favour one of the two."""
+    wanted = torch.tensor([[50.0, 47, 70, 33, 21]])
+    for angle in (-60.0, -30.0, 0.0):
+        twins = torch.tensor([[48.0, 48, 90.5096664, 45.2548332, angle + 90], [48, 48, 45.2548332, 90.5096664, angle]])
+        far = torch.tensor([[500.0, 500, 64, 64, 0]])
+        found = match_boxes(
+            torch.cat([twins, far]), wanted[None], torch.tensor([[True]]), torch.tensor([[False]]),
+            positive_iou=0.99, negative_iou=0.3, low_quality=True,
+        )  # fmt: skip
+        assert found.owner[0].tolist() == [0, 0, -1]

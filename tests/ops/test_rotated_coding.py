@@ -11,6 +11,7 @@ from boxwright.ops.coding import encode_boxes
 from boxwright.ops.rotated import rotated_hull, upright_rotated, wrap_angles
 from boxwright.ops.rotated_anchors import rotated_cell_anchors, rotated_pyramid_anchors
 from boxwright.ops.rotated_coding import decode_rotated, encode_rotated
+from boxwright.ops.rotated_iou import rotated_iou
 
 HEAD = (10.0, 10.0, 5.0, 5.0, 1.0)
 
@@ -69,3 +70,14 @@ def test_anchors_are_placed_cell_by_cell():
 def test_anchors_without_size_shape_or_angle_are_refused(wrong):
     with pytest.raises(ValueError, match="at least one angle"):
         rotated_cell_anchors(*wrong)
+
+
+def test_with_half_turns_the_offset_is_the_shorter_turn_and_leads_to_the_same_rectangle():
+    anchors, boxes = random_rotated(40, 1), random_rotated(40, 2)
+    for rows in (anchors, boxes):
+        rows[:, 2:4] += 5  # no ratio that is clamped
+    offsets = encode_rotated(anchors, boxes, half_turns=True)
+    assert offsets[:, 4].abs().max() <= torch.pi / 2 + 1e-5
+    back = decode_rotated(anchors, offsets)
+    assert rotated_iou(back, boxes).diagonal().min() > 0.999
+    torch.testing.assert_close(offsets[:, :4], encode_rotated(anchors, boxes)[:, :4])

@@ -65,7 +65,12 @@ def pool_rotated(
     frames = _frames(levels, strides, boxes.detach().float(), image, level)
     if sampling:
         samples = _even_samples(frames, size, sampling)
-        pooled = F.embedding_bag(samples.cells, table, per_sample_weights=samples.weights, mode="sum")
+        if torch.compiler.is_exporting():  # ONNX has no such product: a runtime would go through the bins one by one
+            pooled = table.new_zeros(samples.cells.shape[0], channels)
+            for cells, weights in zip(samples.cells.unbind(1), samples.weights.unbind(1), strict=True):
+                pooled = pooled + table[cells] * weights[:, None]
+        else:
+            pooled = F.embedding_bag(samples.cells, table, per_sample_weights=samples.weights, mode="sum")
     else:
         grid = (frames.sides / size).ceil().nan_to_num(0).clamp(0, MOST_SAMPLES).to(torch.int64)  # (R, 2): w, h
         parts = [
@@ -73,7 +78,7 @@ def pool_rotated(
             for part in _parts(grid.prod(1) * size * size)
         ]
         pooled = torch.cat(parts) if parts else table.new_zeros(0, channels)
-    return pooled.reshape(len(boxes), size, size, channels).permute(0, 3, 1, 2)
+    return pooled.reshape(boxes.shape[0], size, size, channels).permute(0, 3, 1, 2)
 
 
 class _Frames(NamedTuple):
@@ -97,7 +102,8 @@ def _frames(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, ima
     for (height, width, cells), stride in zip(sizes, strides, strict=True):
         rows.append((height, width, start, stride))
         start += cells
-    height, width, first, stride = torch.tensor(rows, device=boxes.device)[level].unbind(1)  # (R,) int64 each
+    table = [[torch.full((), number, dtype=torch.int64, device=boxes.device) for number in row] for row in rows]
+    height, width, first, stride = torch.stack([torch.stack(row) for row in table])[level].unbind(1)  # (R,) each
     centre, sides = boxes[:, :2] / stride[:, None] - 0.5, boxes[:, 2:4] / stride[:, None]
     radians = torch.deg2rad(boxes[:, 4])
     return _Frames(centre, sides, radians.cos(), radians.sin(), height, width, first + image * height * width)
@@ -130,7 +136,7 @@ def _even_samples(frames: _Frames, size: int, sampling: int) -> _Samples:
     x, y = torch.broadcast_tensors(x, y)  # (R, s, s, sampling, sampling)
     own = _Frames(*(rows.reshape(-1, *[1] * 4, *rows.shape[1:]) for rows in frames))
     cells, weights = _bilinear(own, x, y, torch.full_like(own.cos, sampling * sampling))
-    bins = len(frames.first) * size * size
+    bins = frames.first.shape[0] * size * size  # len() would make it a constant in an exported graph
     return _Samples(cells.reshape(bins, sampling * sampling * 4), weights.reshape(bins, sampling * sampling * 4))
 
 

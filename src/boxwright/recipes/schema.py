@@ -307,7 +307,7 @@ class Recipe(Section):
 
     @property
     def of_whole_images(self) -> str:
-        """What the recipe's model does with whole images, which tiles would cut; empty for one that detects in tiles."""
+        """What the recipe's model does with whole images, which tiles would cut; empty where it can detect in tiles."""
         return "labels" if self.needs_semantic else "finds rotated boxes in" if self.needs_rotated else ""
 
     @property

@@ -33,6 +33,8 @@ SHOWN_SCORES = (
     "segm_AP50",
     "keypoint_AP",
     "keypoint_AP50",
+    "rotated_AP",
+    "rotated_AP50",
     "mIoU",
     "PQ",
     "precision",

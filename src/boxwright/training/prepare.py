@@ -169,12 +169,10 @@ def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda
         return split
     if MODELS[recipe.model.name].needs_proposals:
         raise ValueError(f"data.tiles: {recipe.name} takes proposals of whole images: it cannot be trained on tiles")
-    if recipe.needs_rotated:
+    if recipe.of_whole_images:
         raise ValueError(
-            f"data.tiles: {recipe.name} finds rotated boxes, which are not merged: cut the images yourself"
+            f"data.tiles: {recipe.name} {recipe.of_whole_images} whole images: it cannot be trained on tiles"
         )
-    if recipe.needs_semantic:
-        raise ValueError(f"data.tiles: {recipe.name} labels whole images: it cannot be trained on tiles")
     cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
     log(f"data: {sentence}")
     return cut

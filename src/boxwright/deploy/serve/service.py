@@ -158,7 +158,7 @@ def skeleton_of(detector: Detector) -> Skeleton | None:
 def listed(found: Detections, masks: Masks) -> dict[str, Any]:
     """The size of an image and its detections, best first, as JSON data; boxes are x1, y1, x2, y2.
 
-    Keypoints are x, y, score of each, in pixels as boxes are.
+    Keypoints are x, y, score of each, in pixels as boxes are; rotated boxes cx, cy, w, h and degrees.
     """
     height, width = found.size_hw
     rows = found.to_coco("", polygons=masks == "polygons")

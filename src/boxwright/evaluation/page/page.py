@@ -93,8 +93,9 @@ def _headline(run: RunFacts) -> str:
         tiles[at] = (f"AP50 ({interval[0]:.2f} to {interval[1]:.2f} at 95 %)", tiles[at][1])
     if figures.get("segm_AP") is not None:
         tiles.append(("mask AP", fraction(figures["segm_AP"])))
-    if figures.get("keypoint_AP") is not None:
-        tiles += [(f"keypoint {name}", fraction(figures[f"keypoint_{name}"])) for name in ("AP", "AP50")]
+    for kind in ("keypoint", "rotated"):
+        if figures.get(f"{kind}_AP") is not None:
+            tiles += [(f"{kind} {name}", fraction(figures[f"{kind}_{name}"])) for name in ("AP", "AP50")]
     if best:
         tiles.append((f"best F1, at score {best['score_threshold']:.3f}", fraction(best["f1"])))
         tiles += [("precision there", fraction(best["precision"])), ("recall there", fraction(best["recall"]))]

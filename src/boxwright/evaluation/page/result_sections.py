@@ -32,8 +32,10 @@ def training_section(facts: RunFacts) -> str:
             ("mask AP50", "val/segm_AP50", 4),
             ("PQ", "val/PQ", 5),
             ("mIoU", "val/mIoU", 6),
-            ("keypoint AP", "val/keypoint_AP", 3),  # no detector has masks and keypoints
+            ("keypoint AP", "val/keypoint_AP", 3),  # no detector has masks and keypoints, nor rotated boxes beside them
             ("keypoint AP50", "val/keypoint_AP50", 4),
+            ("rotated AP", "val/rotated_AP", 3),
+            ("rotated AP50", "val/rotated_AP50", 4),
         )
     ]
     aps = [line for line in aps if line.x]
