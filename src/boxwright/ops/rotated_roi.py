@@ -97,14 +97,13 @@ class _Frames(NamedTuple):
 
 def _frames(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor) -> _Frames:
     """The frames of boxes (R, 5) in network pixels."""
-    sizes = [(*map_.shape[2:], map_.shape[0] * map_.shape[2] * map_.shape[3]) for map_ in levels]
     start, rows = 0, []
-    for (height, width, cells), stride in zip(sizes, strides, strict=True):
-        rows.append((height, width, start, stride))
-        start += cells
-    table = [[torch.full((), number, dtype=torch.int64, device=boxes.device) for number in row] for row in rows]
-    height, width, first, stride = torch.stack([torch.stack(row) for row in table])[level].unbind(1)  # (R,) each
-    centre, sides = boxes[:, :2] / stride[:, None] - 0.5, boxes[:, 2:4] / stride[:, None]
+    for map_, stride in zip(levels, strides, strict=True):
+        numbers = (map_.shape[2], map_.shape[3], start, stride)
+        rows.append(torch.stack([torch.full((), one, dtype=torch.int64, device=boxes.device) for one in numbers]))
+        start += map_.shape[0] * map_.shape[2] * map_.shape[3]
+    height, width, first, step = torch.stack(rows)[level].unbind(1)  # (R,) each
+    centre, sides = boxes[:, :2] / step[:, None] - 0.5, boxes[:, 2:4] / step[:, None]
     radians = torch.deg2rad(boxes[:, 4])
     return _Frames(centre, sides, radians.cos(), radians.sin(), height, width, first + image * height * width)
 
