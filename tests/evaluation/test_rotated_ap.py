@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from boxwright.evaluation.coco_ap import coco_ap
+from boxwright.evaluation.matching import gather, match
 from boxwright.evaluation.summary import evaluate_detections, headline
+from boxwright.evaluation.voc_ap import voc_ap
 from boxwright.ops.rotated import rotated_hull
 from boxwright.structures import Classes, Detections, GroundTruth
 
@@ -69,6 +71,41 @@ def test_it_stands_beside_ap_of_upright_boxes_in_every_report():
     assert any("rotated_AP 1.0000" in line for line in headline(evaluation))
     upright = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), HW, CLASSES)
     assert "rotated_AP" not in evaluate_detections([upright], [ground_truth(LONG)], CLASSES).figures
+
+
+def crossing():
+    turned = LONG.clone()
+    turned[:, 4] = -45
+    return turned
+
+
+def test_voc_ap_and_the_table_are_by_rotated_overlap_as_in_dota():
+    for rotated, expected in ((LONG, 1.0), (crossing(), 0.0)):
+        result = voc_ap([found(rotated)], [ground_truth(LONG)], CLASSES, plus_one=True)
+        assert result.mean_ap == pytest.approx(expected)
+        assert "The overlap is that of rotated boxes, as in DOTA." in result.notes
+        assert match(gather([found(rotated)], [ground_truth(LONG)]), 1).hit.tolist() == [bool(expected)]
+    evaluation = evaluate_detections([found(crossing())] * 2, [ground_truth(LONG)] * 2, CLASSES)
+    assert (evaluation.figures["AP50"], evaluation.figures["rotated_AP50"]) == (1, 0)
+    assert (evaluation.figures["AP50_interval"], evaluation.figures["rotated_AP50_interval"]) == ([1, 1], [0, 0])
+    assert evaluation.figures["best_f1"] is None
+    assert "by the overlap of rotated boxes" in evaluation.notes[-1]
+
+
+def test_an_ignored_rotated_object_is_no_hit_and_no_miss_in_voc_ap():
+    both = torch.cat([LONG, torch.tensor([[40.0, 40, 30, 10, 10]])])
+    result = voc_ap([found(both)], [ground_truth(both, [True, False])], CLASSES)
+    assert result.mean_ap == pytest.approx(1.0)
+    assert result.classes["ship"].objects == 1
+
+
+def test_sets_of_which_some_have_no_angles_are_matched_by_upright_boxes():
+    upright = Detections(rotated_hull(crossing()), torch.tensor([0.9]), torch.tensor([0]), HW, CLASSES)
+    assert gather([upright], [ground_truth(LONG)]).rotated is None
+    assert match(gather([upright], [ground_truth(LONG)]), 1).hit.tolist() == [True]
+    several = gather([found(torch.cat([LONG, crossing()]))], [ground_truth(LONG)]).above(0.8)
+    assert len(several.rotated) == 1
+    assert several.keeping(several.scores > 0, several.ground_truth_labels > 0).ground_truth_rotated.shape == (0, 5)
 
 
 def test_boxes_without_angles_are_refused():

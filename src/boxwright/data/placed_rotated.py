@@ -14,7 +14,7 @@ from boxwright.ops.rotated_iou import shared_area
 
 class PlacedRotated(NamedTuple):
     """Rotated boxes (G, 5) in canvas coordinates, the upright hulls (G, 4) of what is seen of them, the share of its
-    area (G,) that is seen of each, and whether its centre (G,) is.
+    area (G,) that is seen of each, and whether its centre (G,) is. The hull of a box that is not seen is empty.
     """
 
     rotated: Tensor
@@ -39,7 +39,8 @@ def place_rotated(rotated: Tensor, placement: Placement) -> PlacedRotated:
     moved = resized_by(moved, placement.scale_xy, placement.corner_xy)
     height, width = placement.size_hw
     limits = torch.cat([corner, corner + torch.tensor([width, height])])
-    return PlacedRotated(moved, inside(rotated_hull(moved), limits), share, centred)
+    boxes = inside(rotated_hull(moved), limits) * (share > 0)[:, None]  # a corner of a hull may be seen, and no box
+    return PlacedRotated(moved, boxes, share, centred)
 
 
 def resized_by(rotated: Tensor, scale_xy: tuple[float, float], offset_xy: tuple[float, float]) -> Tensor:

@@ -129,8 +129,7 @@ def place_ground_truth(
         enough &= ((centres > origin[:2]) & (centres < limits[:2])).all(1)
     if turned is not None:
         enough = (turned.share >= min_visibility).numpy() & (turned.centred.numpy() | (not centred))
-    visible = (sides >= min_side).all(1) if turned is None else (turned.share > 0).numpy() & (sides >= min_side).all(1)
-    left = torch.from_numpy(visible & (enough | ground_truth.ignore.numpy()))
+    left = torch.from_numpy((sides >= min_side).all(1) & (enough | ground_truth.ignore.numpy()))
     points = place_keypoints(ground_truth.keypoints, placement)
     if ground_truth.masks is None:
         shown = None if points is None else points[left]

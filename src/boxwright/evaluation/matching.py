@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boxwright.evaluation.rotated_ap import have_rotated
+from boxwright.ops.rotated import rotated_area
+from boxwright.ops.rotated_iou import shared_area
 from boxwright.structures import Detections, GroundTruth
 from boxwright.wording import counted
 
@@ -30,7 +33,8 @@ class Gathered:
     """Detections and ground truth of many images in flat arrays, each row with the index of its image.
 
     boxes (D, 4), scores (D,), labels (D,), images (D,); ground_truth_boxes (G, 4), ground_truth_labels (G,),
-    ground_truth_ignore (G,), ground_truth_images (G,); sizes_hw (N, 2) of the N images.
+    ground_truth_ignore (G,), ground_truth_images (G,); sizes_hw (N, 2) of the N images. Where all of them have rotated
+    boxes, rotated (D, 5) and ground_truth_rotated (G, 5): then these are matched, not their hulls.
     """
 
     boxes: Floats
@@ -42,6 +46,13 @@ class Gathered:
     ground_truth_ignore: Flags
     ground_truth_images: Integers
     sizes_hw: Integers
+    rotated: Floats | None = None
+    ground_truth_rotated: Floats | None = None
+
+    @property
+    def upright(self) -> Gathered:
+        """The same set, matched by upright boxes."""
+        return replace(self, rotated=None, ground_truth_rotated=None)
 
     @property
     def order(self) -> Integers:
@@ -60,6 +71,7 @@ class Gathered:
             scores=self.scores[detections],
             labels=self.labels[detections],
             images=self.images[detections],
+            rotated=None if self.rotated is None else self.rotated[detections],
         )
         if objects is None:
             return kept
@@ -69,6 +81,7 @@ class Gathered:
             ground_truth_labels=self.ground_truth_labels[objects],
             ground_truth_ignore=self.ground_truth_ignore[objects],
             ground_truth_images=self.ground_truth_images[objects],
+            ground_truth_rotated=None if self.ground_truth_rotated is None else self.ground_truth_rotated[objects],
         )
 
 
@@ -102,6 +115,7 @@ def gather(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth
     scores = _floats([found.scores for found in detections], ())
     if np.isnan(scores).any():
         raise ValueError(f"{counted(int(np.isnan(scores).sum()), 'detection')} with a score that is not a number")
+    rotated = have_rotated(detections, ground_truths)
     return Gathered(
         boxes=_floats([found.boxes for found in detections], (4,)),
         scores=scores,
@@ -114,7 +128,13 @@ def gather(detections: Sequence[Detections], ground_truths: Sequence[GroundTruth
             np.arange(len(ground_truths)), [len(ground_truth) for ground_truth in ground_truths]
         ),
         sizes_hw=np.array([found.size_hw for found in detections], dtype=np.int64).reshape(-1, 2),
+        rotated=_rotated(detections) if rotated else None,
+        ground_truth_rotated=_rotated(ground_truths) if rotated else None,
     )
+
+
+def _rotated(several: Sequence[Detections] | Sequence[GroundTruth]) -> Floats:
+    return _floats([one.rotated for one in several if one.rotated is not None], (5,))
 
 
 def _floats(parts: list[Tensor], tail: tuple[int, ...]) -> Floats:
@@ -171,12 +191,28 @@ def whole_pixels(boxes: Floats) -> Floats:
     return np.concatenate([boxes[:, :2], np.where(boxes[:, 2:] <= step, boxes[:, :2], boxes[:, 2:])], 1)
 
 
+def rotated_overlaps(rotated: Floats, ground_truth_rotated: Floats, crowd: Flags | None = None) -> Floats:
+    """Intersection over union (P,) of rotated boxes (P, 5) row by row; over the first box's area where `crowd` (P,).
+
+    >>> rotated_overlaps(np.array([[5.0, 5, 4, 2, 0]]), np.array([[5.0, 5, 4, 2, 90]])).round(4).tolist()
+    [0.3333]
+    """
+    first, second = torch.from_numpy(rotated), torch.from_numpy(ground_truth_rotated)
+    inside = shared_area(first, second).numpy()
+    area = rotated_area(first).numpy()
+    whole = area + rotated_area(second).numpy() - inside
+    if crowd is not None:
+        whole = np.where(crowd, area, whole)
+    return np.asarray(np.divide(inside, whole, out=np.zeros_like(inside), where=whole > 0))
+
+
 def candidate_pairs(
     gathered: Gathered, iou: float, *, class_agnostic: bool = False, plus_one: bool = False, crowd: bool = True
 ) -> tuple[Integers, Integers, Floats]:
     """All pairs of a detection and an object of one image (and class) with an IoU of at least `iou`: indices, IoU (P,).
 
-    crowd: overlap with an ignored object is relative to the area of the detection alone (COCO's rule).
+    crowd: overlap with an ignored object is relative to the area of the detection alone (COCO's rule). Rotated boxes
+    have no last pixel: `plus_one` is for upright ones.
     """
     ground_truth_boxes = whole_pixels(gathered.ground_truth_boxes) if plus_one else gathered.ground_truth_boxes
     first: list[Integers] = []
@@ -184,7 +220,10 @@ def candidate_pairs(
     values: list[Floats] = []
     for found, ground_truth in _same_place(gathered, class_agnostic):
         flags = gathered.ground_truth_ignore[ground_truth] if crowd else None
-        value = overlaps(gathered.boxes[found], ground_truth_boxes[ground_truth], flags, plus_one=plus_one)
+        if gathered.rotated is not None and gathered.ground_truth_rotated is not None:
+            value = rotated_overlaps(gathered.rotated[found], gathered.ground_truth_rotated[ground_truth], flags)
+        else:
+            value = overlaps(gathered.boxes[found], ground_truth_boxes[ground_truth], flags, plus_one=plus_one)
         keep = value >= min(iou, 1 - 1e-10)
         first.append(found[keep])
         second.append(ground_truth[keep])

@@ -13,7 +13,7 @@ from boxwright.evaluation.curves import best_threshold as find_best_threshold
 from boxwright.evaluation.curves import curves_of
 from boxwright.evaluation.diagnosis.diagnose import diagnose
 from boxwright.evaluation.federated import Federation, counted
-from boxwright.evaluation.matching import gather, match
+from boxwright.evaluation.matching import Gathered, Matches, gather, match
 from boxwright.evaluation.pixel_counts import PixelFigures
 from boxwright.evaluation.report import ClassRow, class_rows
 from boxwright.evaluation.rotated_ap import have_rotated
@@ -100,7 +100,8 @@ def evaluate_detections(
         federation = replace(federation, limit=max_detections)
     last_pixel, voc = metric == "voc" and plus_one, None
     counting = counted(detections, ground_truths, federation)
-    matches = match(gather(*counting), len(classes), iou, plus_one=last_pixel)
+    gathered = gather(*counting)
+    matches = match(gathered, len(classes), iou, plus_one=last_pixel)
     curves = curves_of(matches, iou)
     best = find_best_threshold(curves)
     if metric == "voc":
@@ -127,8 +128,9 @@ def evaluate_detections(
                 detections, ground_truths, classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
             )
             figures |= points.figures("keypoint_")
-        interval = bootstrap_ap(matches) if len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5 else None
-        figures["AP50_interval"] = None if interval is None else list(interval)
+        several = len(ground_truths) > 1 and coco.ap50 is not None and iou == 0.5
+        figures |= _intervals(gathered, matches, len(classes), several)
+        notes = (*notes, *_how_matched(gathered))
     figures["best_f1"] = best and {
         "score_threshold": best.score,
         "f1": best.f1,
@@ -141,6 +143,21 @@ def evaluate_detections(
     figures |= {"notes": list(notes), "diagnosis": list(diagnosis)}
     rows = class_rows(ground_truths, classes, curves, best, per_class)
     return Evaluation(figures, per_class, rows, notes, diagnosis, voc, iou, federation, pixels)
+
+
+def _intervals(gathered: Gathered, matches: Matches, num_classes: int, several: bool) -> dict[str, list[float] | None]:
+    """The 95 % interval of AP50 over images, and that of rotated boxes where these are matched; None of one image."""
+    of = {"AP50_interval": matches}
+    if gathered.rotated is not None:
+        of = {"AP50_interval": match(gathered.upright, num_classes), "rotated_AP50_interval": matches}
+    found = {key: bootstrap_ap(one) if several else None for key, one in of.items()}
+    return {key: None if interval is None else list(interval) for key, interval in found.items()}
+
+
+def _how_matched(gathered: Gathered) -> tuple[str, ...]:
+    if gathered.rotated is None:
+        return ()
+    return ("Precision, recall, F1 and the best threshold are by the overlap of rotated boxes.",)
 
 
 def _other_kinds(

@@ -65,6 +65,8 @@ def voc_ap(
 
     eleven_point: mean precision at recall 0, 0.1, ..., 1 (VOC 2007) instead of the area under the curve (from 2010).
     plus_one: boxes include their right and lower pixel, as in the VOC kit, whose boxes are integers.
+    Where detections and ground truth all have rotated boxes, the overlap is theirs: DOTA's AP of oriented boxes, whose
+    kit is this rule at an overlap of 0.5.
     Classes without ground truth are left out of the mean and listed in `notes`.
     """
     gathered = gather(detections, ground_truths)
@@ -86,7 +88,10 @@ def voc_ap(
         results[name] = VocClass(ap, objects, precision, recall, gathered.scores[rows])
     known = [result.ap for result in results.values() if result.ap is not None]
     mean_ap = sum(known) / len(known) if known else None
-    return VocResult(mean_ap, results, iou, eleven_point, plus_one, _notes(results, len(gathered.scores)))
+    notes = _notes(results, len(gathered.scores))
+    if gathered.rotated is not None:
+        notes = (*notes, "The overlap is that of rotated boxes, as in DOTA.")
+    return VocResult(mean_ap, results, iou, eleven_point, plus_one, notes)
 
 
 def _claims(gathered: Gathered, plus_one: bool) -> tuple[Integers, Floats]:

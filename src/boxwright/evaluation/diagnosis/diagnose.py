@@ -44,7 +44,7 @@ def diagnose(
 
     Detections and ground truth are meant to belong to the same images in the same order.
     """
-    gathered = gather(detections, ground_truths)
+    gathered = gather(detections, ground_truths).upright  # remedies move upright boxes
     gathered = gathered.keeping(np.isfinite(gathered.boxes).all(1) & np.isfinite(gathered.scores))
     if gathered.ground_truth_ignore.all():
         return ("AP is undefined: the ground truth holds no object that counts.",)
