@@ -86,7 +86,7 @@ class GrowingJson:
         key: the list or object is the value of this key of an object, which is the whole file.
         """
         self.path = path
-        opening, closing = brackets
+        opening, closing = brackets[0], brackets[1]
         if key is not None:
             opening, closing = f"{{{json.dumps(key)}: {opening}", closing + "}"
         self._closing, self._first = f"\n{closing}".encode(), len(opening.encode())

@@ -7,6 +7,8 @@ uint8; 255 is ignored. Sources: Kirillov et al., "Panoptic Feature Pyramid Netwo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,10 +35,10 @@ def semantic_loss(logits: Tensor, labels: Tensor, stride: int) -> Tensor:
 def semantic_labels(
     logits: Tensor,
     stride: int,
-    size_hw: tuple[int, int],
-    original_hw: tuple[int, int],
-    scale_xy: tuple[float, float],
-    offset_xy: tuple[float, float],
+    size_hw: Sequence[int],
+    original_hw: Sequence[int],
+    scale_xy: Sequence[float],
+    offset_xy: Sequence[float],
 ) -> Tensor:
     """The label (H, W) uint8 of each pixel of the original image, the first of the highest logits (S, h, w).
 
@@ -56,7 +58,7 @@ def semantic_labels(
     device = logits.device
     wide = logits.float() @ up.to(device).T  # (S, h, W)
     rows = max(1, MOST_LOGITS // (wide.shape[0] * wide.shape[2]))
-    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in down.split(rows)]
+    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in torch.split(down, rows)]
     labels = torch.cat(bands)
     labels[(down.sum(1) == 0).to(device)] = IGNORED
     labels[:, (up.sum(1) == 0).to(device)] = IGNORED
