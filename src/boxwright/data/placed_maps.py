@@ -12,15 +12,13 @@ from boxwright.ops.image import Placement, ResizePlan
 from boxwright.structures.classes import IGNORED
 
 
-def place_map(labels: Tensor | None, placement: Placement, canvas_hw: tuple[int, int]) -> Tensor | None:
+def place_map(labels: Tensor, placement: Placement, canvas_hw: tuple[int, int]) -> Tensor:
     """The map of a canvas of that size: each pixel of the placed window has the label at its centre, others are 255.
 
     >>> half = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)
     >>> place_map(half, Placement((0, 0, 2, 1), (1, 4), (1, 0)), (2, 5)).tolist()
     [[255, 1, 1, 2, 2], [255, 255, 255, 255, 255]]
     """
-    if labels is None:
-        return None
     x1, y1, x2, y2 = placement.window
     (height, width), (left, top) = placement.size_hw, placement.corner_xy
     scale_x, scale_y = placement.scale_xy
@@ -36,10 +34,8 @@ def _sampled(length: int, scale: float, first: int, end: int) -> Tensor:
     return (centres.floor().long() + first).clamp(first, end - 1)
 
 
-def fit_map(labels: Tensor | None, plan: ResizePlan) -> Tensor | None:
+def fit_map(labels: Tensor, plan: ResizePlan) -> Tensor:
     """The map of an image that is resized by a plan: 255 where its canvas is larger, cut where that is smaller."""
-    if labels is None:
-        return None
     height, width = labels.shape
     corner = (0, 0) if plan.crop is not None else (int(plan.offset_xy[0]), int(plan.offset_xy[1]))
     canvas = plan.size_hw if plan.crop is None else plan.image_hw

@@ -106,7 +106,9 @@ def place_ground_truth(
     become background. A box that the window cuts is shrunk to what is left of its mask, if it has one (with a pixel).
     `ops.move_boxes` does the same for a batch without masks, with the same numbers.
     """
-    semantic = place_map(ground_truth.semantic, placement, canvas_hw or placement.size_hw)
+    semantic = ground_truth.semantic
+    if semantic is not None:
+        semantic = place_map(semantic, placement, canvas_hw or placement.size_hw)
     if not len(ground_truth):
         return ground_truth if semantic is None else replace(ground_truth, semantic=semantic)
     # in NumPy: for so few numbers torch takes longer to begin than to compute
@@ -219,7 +221,7 @@ def resize_ground_truth(ground_truth: GroundTruth, hw: tuple[int, int], rule: Re
         points = torch.cat([moved, points[..., 2:]], dim=-1) * (points[..., 2:] > 0)
     resized = GroundTruth(boxes, ground_truth.labels, ground_truth.ignore, masks, points)
     shown = resized if crop is None else place_ground_truth(resized, crop, min_visibility=0.0, min_side=SLIVER)
-    return replace(shown, semantic=fit_map(ground_truth.semantic, plan))
+    return shown if ground_truth.semantic is None else replace(shown, semantic=fit_map(ground_truth.semantic, plan))
 
 
 @dataclass(frozen=True, slots=True)

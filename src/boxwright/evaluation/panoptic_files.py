@@ -63,17 +63,17 @@ def compare_panoptic_files(part: Split, results: Path, limit: int | None = None)
     records = part.records[:limit]
     for record in records:
         hw = record.stated_hw or image_size(record.path)
-        truth = ground_truth_of(record, hw, masks=True, semantic=True)
-        assert truth.semantic is not None
+        ground_truth = ground_truth_of(record, hw, masks=True, semantic=True)
+        assert ground_truth.semantic is not None
         row = rows.get(record.image_id)
         if row is None:
             absent.append(str(record.path.name))
             found = Segments(torch.zeros(hw, dtype=torch.int32), (), ())
         else:
             found = _segments(results, row, finder, classes, hw)
-        confusion = label_confusion(_labels(found, classes), truth.semantic, len(classes.semantic_names))
+        confusion = label_confusion(_labels(found, classes), ground_truth.semantic, len(classes.semantic_names))
         number = len(classes.names) + len(classes.stuff)
-        counts = PixelCounts(confusion, panoptic_counts(found, segments_of(truth, classes), number))
+        counts = PixelCounts(confusion, panoptic_counts(found, segments_of(ground_truth, classes), number))
         total = counts if total is None else total + counts
     if total is None:
         raise ValueError(f"{results}: the ground truth has no image")

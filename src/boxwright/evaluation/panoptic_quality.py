@@ -49,18 +49,19 @@ class PanopticCounts:
         )  # fmt: skip
 
 
-def panoptic_counts(found: Segments, truth: Segments, num_classes: int) -> PanopticCounts:
+def panoptic_counts(found: Segments, ground_truth: Segments, num_classes: int) -> PanopticCounts:
     """The counts of one image; both maps have 0 for nothing and n for the n-th segment.
 
     Raises ValueError for maps of different sizes.
     """
-    if found.map.shape != truth.map.shape:
-        raise ValueError(f"panoptic maps: predicted {tuple(found.map.shape)}, ground truth {tuple(truth.map.shape)}")
+    if found.map.shape != ground_truth.map.shape:
+        sizes = f"predicted {tuple(found.map.shape)}, ground truth {tuple(ground_truth.map.shape)}"
+        raise ValueError(f"panoptic maps: {sizes}")
     columns = len(found.labels) + 1
-    pairs = truth.map.flatten().long() * columns + found.map.flatten().long()
-    shared = torch.bincount(pairs, minlength=(len(truth.labels) + 1) * columns).reshape(-1, columns).double()
-    own, predicted = torch.tensor(truth.labels, dtype=torch.int64), torch.tensor(found.labels, dtype=torch.int64)
-    crowd = torch.tensor(truth.crowd, dtype=torch.bool)
+    pairs = ground_truth.map.flatten().long() * columns + found.map.flatten().long()
+    shared = torch.bincount(pairs, minlength=(len(ground_truth.labels) + 1) * columns).reshape(-1, columns).double()
+    own, predicted = torch.tensor(ground_truth.labels, dtype=torch.int64), torch.tensor(found.labels, dtype=torch.int64)
+    crowd = torch.tensor(ground_truth.crowd, dtype=torch.bool)
     both = shared[1:, 1:]  # (N true, N predicted)
     void = shared[0, 1:]  # of each predicted segment
     area_true, area_found = shared[1:].sum(1), shared[:, 1:].sum(0)

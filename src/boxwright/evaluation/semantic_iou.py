@@ -17,7 +17,7 @@ from torch import Tensor
 from boxwright.structures.classes import IGNORED
 
 
-def label_confusion(found: Tensor, truth: Tensor, num_labels: int) -> Tensor:
+def label_confusion(found: Tensor, ground_truth: Tensor, num_labels: int) -> Tensor:
     """The confusion matrix (K, K + 1) of predicted labels (H, W) and true ones; a prediction from K on is none.
 
     Raises ValueError for maps of different sizes, or a true label that is neither below K nor 255.
@@ -25,9 +25,9 @@ def label_confusion(found: Tensor, truth: Tensor, num_labels: int) -> Tensor:
     >>> label_confusion(torch.tensor([[0, 1, 255]]), torch.tensor([[0, 0, 1]]), 2).tolist()
     [[1, 1, 0], [0, 0, 1]]
     """
-    if found.shape != truth.shape:
-        raise ValueError(f"semantic maps: predicted {tuple(found.shape)}, ground truth {tuple(truth.shape)}")
-    rows, columns = truth.flatten().long(), found.flatten().long().clamp(max=num_labels)
+    if found.shape != ground_truth.shape:
+        raise ValueError(f"semantic maps: predicted {tuple(found.shape)}, ground truth {tuple(ground_truth.shape)}")
+    rows, columns = ground_truth.flatten().long(), found.flatten().long().clamp(max=num_labels)
     known = rows != IGNORED
     rows, columns = rows[known], columns[known]
     if len(rows) and int(rows.max()) >= num_labels:

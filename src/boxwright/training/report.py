@@ -69,7 +69,8 @@ def draw_first_batches(
     images: DetectionDataset, aspects: Sequence[float], classes: Classes, recipe: Recipe, seed: int, folder: Path
 ) -> None:
     """What the network will be shown: statistics of the labels, and the first three batches."""
-    draw_labels(images, classes, recipe, folder / "labels.jpg")
+    if classes.names:  # else there are no boxes to count
+        draw_labels(images, classes, recipe, folder / "labels.jpg")
     size = min(recipe.data.batch_size, SHOWN)
     collate = Collate(images.rule)
     sampler = StepSampler(

@@ -20,6 +20,7 @@ from boxwright.evaluation.detect_split import (
     evaluation_settings,
     with_ground_truth,
 )
+from boxwright.evaluation.pixel_counts import PixelFigures
 from boxwright.evaluation.summary import Evaluation, evaluate_detections, have_keypoints, have_masks
 from boxwright.inference.predictor import Detector
 from boxwright.models import MODELS
@@ -35,26 +36,28 @@ class ValidationResult(NamedTuple):
     inputs: EvaluationInputs
     segm: CocoResult | None = None
     points: CocoResult | None = None
+    pixels: PixelFigures | None = None
+    """Figures of the labels of pixels and of segments, where the model gives them."""
+    objects: bool = True
+    """Whether the model finds objects: without, those of the boxes are undefined."""
 
     @property
     def ap(self) -> float | None:
         """The figure that says which weights are best: PQ, else AP of masks or keypoints where there are any, else AP
         of boxes; mIoU of a model that finds no objects.
         """
-        pixels = self.inputs.pixels
-        if pixels is not None and pixels.panoptic is not None:
-            return pixels.panoptic.all.pq
-        if pixels is not None and not self.inputs.objects:
-            return pixels.semantic.mean_iou
+        if self.pixels is not None and self.pixels.panoptic is not None:
+            return self.pixels.panoptic.all.pq
+        if self.pixels is not None and not self.objects:
+            return self.pixels.semantic.mean_iou
         return (self.segm or self.points or self.coco).ap
 
     @property
     def best_by(self) -> str:
         """What `ap` is called in a line of the log."""
-        pixels = self.inputs.pixels
-        if pixels is not None and pixels.panoptic is not None:
+        if self.pixels is not None and self.pixels.panoptic is not None:
             return "PQ"
-        if not self.inputs.objects:
+        if not self.objects:
             return "mIoU"
         return "AP" if self.segm is None else "mask AP"
 
@@ -68,15 +71,15 @@ class ValidationResult(NamedTuple):
             row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
         if self.points is not None:
             row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
-        if self.inputs.pixels is not None:
-            figures = self.inputs.pixels.figures()
+        if self.pixels is not None:
+            figures = self.pixels.figures()
             row |= {f"val/{key}": figures[key] for key in ("mIoU", "PQ", "SQ", "RQ") if key in figures}
         return row
 
     def figures(self) -> dict[str, Any]:
         """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
         masks = self.segm.figures("segm_") if self.segm else {}
-        pixels = {} if self.inputs.pixels is None else self.inputs.pixels.figures()
+        pixels = {} if self.pixels is None else self.pixels.figures()
         return self.coco.figures() | masks | (self.points.figures("keypoint_") if self.points else {}) | pixels
 
     def evaluation(self) -> Evaluation:
@@ -90,8 +93,8 @@ class ValidationResult(NamedTuple):
 
     def summary(self) -> str:
         """AP and AP50 of the boxes, and of masks, keypoints and maps where there are any, for a line of the log."""
-        pixels = "" if self.inputs.pixels is None else self.inputs.pixels.summary()
-        if not self.inputs.objects:
+        pixels = "" if self.pixels is None else self.pixels.summary()
+        if not self.objects:
             return pixels or "mIoU undefined (no pixel of the validation images has a label)"
         return "  ".join(filter(None, (self._objects(), pixels)))
 
@@ -129,7 +132,7 @@ def validate(
     objects = MODELS[detector.recipe.model.name].detects and bool(detector.classes.names)
     inputs = replace(with_ground_truth(joined, images, detector.classes), objects=objects)
     if not objects:
-        return ValidationResult(CocoResult.undefined(), inputs)
+        return ValidationResult(CocoResult.undefined(), inputs, pixels=inputs.pixels, objects=False)
     found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
     most, federation = inputs.most_detections, inputs.federation
     limits = None if most is None or federation is not None else (1, 10, 100, most)
@@ -148,7 +151,7 @@ def validate(
         points = coco_ap(
             found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
         )
-    return ValidationResult(ap_of("boxes"), inputs, segm, points)
+    return ValidationResult(ap_of("boxes"), inputs, segm, points, inputs.pixels)
 
 
 @dataclass(frozen=True, slots=True)
