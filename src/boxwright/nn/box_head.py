@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from boxwright.nn.norm import Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNetVariant, resnet_stage, stage_widths
+from boxwright.nn.towers import Tower
 
 
 class BoxHead(nn.Module):
@@ -33,7 +34,7 @@ class BoxHead(nn.Module):
                 nn.init.zeros_(convolution.bias)
             layers += [convolution, *([] if norm == "none" else [make_norm(norm, width)]), nn.ReLU(inplace=True)]
             in_channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = Tower(*layers)
         self.channels = in_channels * size**2
         self.layers = nn.ModuleList()
         for width in fc_channels:

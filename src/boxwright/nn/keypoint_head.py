@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from boxwright.nn.towers import Tower
+
 
 class KeypointHead(nn.Module):
     """3x3 convolutions with ReLU, a 4x4 transposed convolution of stride 2, and bilinear upsampling by 2."""
@@ -21,7 +23,7 @@ class KeypointHead(nn.Module):
         for width in conv_channels:
             layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             in_channels = width
-        self.convolutions = nn.Sequential(*layers)
+        self.convolutions = Tower(*layers)
         self.predictor = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
