@@ -13,6 +13,7 @@ from benchmarks.gpu_inference import SETTINGS, _engine, _pixels
 from benchmarks.gpu_setting import Figure, Setting
 from benchmarks.turns import in_turn
 from boxwright.nn.gpu_kernels import GPU_KERNELS, kernels_work
+from boxwright.nn.kernel_layers import use_kernels
 from boxwright.nn.towers import conv_tower
 from boxwright.runtime.precision import autocast, choose_precision
 from boxwright.structures import ImageBatch
@@ -43,6 +44,7 @@ def _tower(setting: Setting, norm: Any) -> tuple[nn.Module, Tensor]:
     """Four convolutions of 256 channels, and the map of stride 8 of a batch of 16."""
     width, (height, wide) = setting.large(256, 16), setting.size_hw
     tower = conv_tower(width, [width] * 4, norm).to(setting.device, memory_format=torch.channels_last)
+    use_kernels(tower)
     maps = torch.randn(setting.large(16, 2), width, height // 8, wide // 8, device=setting.device)
     return tower, maps.to(memory_format=torch.channels_last)
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from boxwright.nn import gpu_kernels
 from boxwright.nn.group_norm import GroupNorm, NormalisedGroups
-from boxwright.nn.norm import make_norm
+from boxwright.nn.kernel_layers import Tower, use_kernels
 from boxwright.nn.rectify import rectified
-from boxwright.nn.towers import Tower, conv_tower, through_tower
+from boxwright.nn.towers import conv_tower
 
 CHECKS = Path(__file__).parents[1] / "support" / "kernel_checks.py"
 LAST = torch.channels_last
@@ -66,28 +66,31 @@ def test_interpreted_for_longer(name):
 
 class TestPlainWay:
     def test_a_cpu_takes_torchs_operators(self):
-        norm, maps = make_norm("gn", 64), torch.randn(2, 64, 5, 7).to(memory_format=LAST)
+        norm, maps = GroupNorm(32, 64), torch.randn(2, 64, 5, 7).to(memory_format=LAST)
         assert not gpu_kernels.takes_kernels(maps)
         assert torch.equal(norm(maps), F.group_norm(maps, 32, norm.weight, norm.bias))
         assert torch.equal(norm.of(maps, rectifies=True), F.relu(norm(maps)))
 
+    @pytest.mark.parametrize("kind", ["none", "gn", "frozen_bn", "bn"])
+    def test_a_tower_computes_what_it_did(self, kind):
+        torch.manual_seed(0)
+        tower, maps = conv_tower(4, [8, 8], kind), torch.randn(2, 4, 5, 5)
+        wanted, names = tower(maps), list(tower.state_dict())
+        use_kernels(tower)
+        assert isinstance(tower, Tower) is (kind in ("none", "gn"))
+        assert torch.equal(tower(maps), wanted)
+        assert list(tower.state_dict()) == names
+
     def test_an_empty_batch_stays_empty(self):
-        tower = conv_tower(8, [8], "gn")
+        use_kernels(tower := conv_tower(8, [8], "gn"))
         assert tower(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
 
-    def test_a_tower_is_its_layers_one_after_the_other(self):
-        torch.manual_seed(0)
-        for norm in ("none", "gn", "bn", "frozen_bn"):
-            tower, maps = conv_tower(4, [8, 8], norm), torch.randn(2, 4, 5, 5)
-            wanted = maps
-            for layer in tower:
-                wanted = layer(wanted)
-            assert torch.equal(tower(maps), wanted)
-
-    def test_a_tower_leaves_out_norms_that_are_folded(self):
-        tower = Tower(nn.Conv2d(2, 3, 3), nn.Identity(), nn.ReLU(inplace=True))
-        assert torch.equal(tower(maps := torch.randn(1, 2, 4, 4)), tower[0](maps).relu())
-        assert torch.equal(through_tower(tower, maps), tower(maps))
+    def test_relu_is_never_left_out(self):
+        use_kernels(tower := nn.Sequential(nn.Conv2d(2, 3, 1), nn.Identity(), nn.ReLU(), nn.Conv2d(3, 2, 1), nn.ReLU()))
+        maps = torch.randn(1, 2, 4, 4)
+        assert torch.equal(tower(maps), tower[3](tower[0](maps).relu()).relu())
+        alone = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 3, 1))
+        assert use_kernels(alone) == 0
 
     def test_a_shortcut_is_added_before_relu(self):
         layer, maps, shortcut = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 4), torch.randn(1, 3, 4, 4)
@@ -122,6 +125,7 @@ class TestOnAGPU:
     def test_a_tower_learns_what_it_does_without_kernels(self, norm, monkeypatch):
         torch.manual_seed(0)
         tower = conv_tower(64, [64, 64], norm).cuda().to(memory_format=LAST)
+        use_kernels(tower)
         maps = torch.randn(2, 64, 19, 23, device="cuda").to(memory_format=LAST)
 
         def learnt():
@@ -138,6 +142,7 @@ class TestOnAGPU:
 
     def test_is_captured_as_a_graph(self):
         tower = conv_tower(64, [64], "gn").cuda().to(memory_format=LAST).bfloat16()
+        use_kernels(tower)
         maps = torch.randn(2, 64, 8, 8, device="cuda", dtype=torch.bfloat16).to(memory_format=LAST)
         with torch.no_grad():
             wanted = tower(maps)

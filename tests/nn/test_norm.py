@@ -114,7 +114,7 @@ class TestTower:
 
     def test_has_a_norm_after_each_convolution_where_asked(self):
         kinds = [type(part).__name__ for part in conv_tower(16, [16, 16], "gn")]
-        assert kinds == ["Conv2d", "GroupNorm", "ReLU"] * 2
+        assert kinds == ["Conv2d", "ChannelNorm", "ReLU"] * 2
 
     def test_weights_are_small_normal_numbers_and_biases_zero(self):
         torch.manual_seed(0)

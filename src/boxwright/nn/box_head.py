@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from boxwright.nn.norm import Norm, make_norm, replace_batch_norm
 from boxwright.nn.resnet import ResNetVariant, resnet_stage, stage_widths
-from boxwright.nn.towers import Tower
 
 
 class BoxHead(nn.Module):
@@ -34,7 +33,7 @@ class BoxHead(nn.Module):
                 nn.init.zeros_(convolution.bias)
             layers += [convolution, *([] if norm == "none" else [make_norm(norm, width)]), nn.ReLU(inplace=True)]
             in_channels = width
-        self.convolutions = Tower(*layers)
+        self.convolutions = nn.Sequential(*layers)
         self.channels = in_channels * size**2
         self.layers = nn.ModuleList()
         for width in fc_channels:

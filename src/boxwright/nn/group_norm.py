@@ -46,10 +46,7 @@ class NormalisedGroups(Function):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm that also takes a map of a single pixel with one channel a group, where torch's own raises.
-
-    A coarse level of a small image is such a map; what comes out is the shift alone.
-    """
+    """Group norm of maps (B, C, ...), by a kernel of ours where they can be given to one."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self.of(input)

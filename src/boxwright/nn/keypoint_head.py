@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from boxwright.nn.towers import Tower
-
 
 class KeypointHead(nn.Module):
     """3x3 convolutions with ReLU, a 4x4 transposed convolution of stride 2, and bilinear upsampling by 2."""
@@ -23,7 +21,7 @@ class KeypointHead(nn.Module):
         for width in conv_channels:
             layers += [nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             in_channels = width
-        self.convolutions = Tower(*layers)
+        self.convolutions = nn.Sequential(*layers)
         self.predictor = nn.ConvTranspose2d(in_channels, num_keypoints, 4, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from boxwright.nn.norm import Norm, make_norm
-from boxwright.nn.towers import Tower
 
 
 class MaskHead(nn.Module):
@@ -36,7 +35,7 @@ class MaskHead(nn.Module):
             layers.append(nn.Conv2d(in_channels, width, 3, padding=1, bias=norm == "none"))
             layers += [*([] if norm == "none" else [make_norm(norm, width)]), nn.ReLU(inplace=True)]
             in_channels = width
-        self.convolutions = Tower(*layers)
+        self.convolutions = nn.Sequential(*layers)
         self.upsampled = nn.ConvTranspose2d(in_channels, upsampled_channels, 2, stride=2)
         self.predictor = nn.Conv2d(upsampled_channels, num_classes, 1)
         for module in self.modules():

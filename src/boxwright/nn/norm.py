@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozen
-
-from boxwright.nn.group_norm import GroupNorm
 
 Norm = Literal["none", "gn", "bn", "sync_bn", "frozen_bn"]
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -44,12 +43,23 @@ def group_count(channels: int, groups: int = 32) -> int:
     return next(count for count in range(min(groups, channels), 0, -1) if channels % count == 0)
 
 
+class ChannelNorm(nn.GroupNorm):
+    """Group norm with one channel a group that also takes a map of a single pixel, where torch's own raises.
+
+    A coarse level of a small image is such a map; what comes out is the shift alone.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def make_norm(kind: Norm, channels: int, eps: float = 1e-5) -> nn.Module:
     """One normalisation layer for maps of `channels`."""
     if kind == "none":
         return nn.Identity()
     if kind == "gn":
-        return GroupNorm(group_count(channels), channels, eps=eps)
+        groups = group_count(channels)
+        return (ChannelNorm if groups == channels else nn.GroupNorm)(groups, channels, eps=eps)
     if kind == "bn":
         return nn.BatchNorm2d(channels, eps=eps)
     if kind == "sync_bn":

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Literal
 
 from torch import Tensor, nn
 
-from boxwright.nn.group_norm import GroupNorm
 from boxwright.nn.norm import Norm, make_norm
-from boxwright.nn.rectify import passes_on, rectified
 
 
 class LevelNorm(nn.ModuleList):
@@ -20,26 +17,10 @@ class LevelNorm(nn.ModuleList):
         super().__init__(nn.BatchNorm2d(channels) for _ in range(num_levels))
 
 
-class Tower(nn.Sequential):
-    """Layers one after the other; a convolution or group norm and the ReLU after it in one pass on a GPU."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return through_tower(self, input)
-
-
-def through_tower(tower: nn.Sequential, level: Tensor, index: int = 0) -> Tensor:
+def through_tower(tower: nn.Sequential, level: Tensor, index: int) -> Tensor:
     """A tower applied to the map of level `index`, also where its norms differ from level to level."""
-    layers = [layer[index] if isinstance(layer, LevelNorm) else layer for layer in tower]
-    layers = [layer for layer in layers if not passes_on(layer)]
-    for layer, following in zip_longest(layers, layers[1:]):
-        if isinstance(layer, nn.ReLU):
-            continue  # it is taken with the layer before
-        if not isinstance(following, nn.ReLU):
-            level = layer(level)
-        elif isinstance(layer, GroupNorm):
-            level = layer.of(level, rectifies=True)
-        else:
-            level = rectified(layer, level)
+    for layer in tower:
+        level = layer[index](level) if isinstance(layer, LevelNorm) else layer(level)
     return level
 
 
@@ -50,7 +31,7 @@ def conv_tower(
     *,
     bias: bool = True,
     num_levels: int = 1,
-) -> Tower:
+) -> nn.Sequential:
     """3x3 convolution, norm and ReLU for every width; weights N(0, 0.01), biases 0 (RetinaNet, section 4.1).
 
     `bias` False leaves out the biases of convolutions that a norm follows, as torchvision does in some heads.
@@ -66,7 +47,7 @@ def conv_tower(
             layers.append(make_norm(norm, width))
         layers.append(nn.ReLU(inplace=True))
         in_channels = width
-    tower = Tower(*layers)
+    tower = nn.Sequential(*layers)
     init_dense(tower)
     return tower
 
