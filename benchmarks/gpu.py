@@ -24,7 +24,7 @@ import torch
 if not __package__:  # as a file: python benchmarks/gpu.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import gpu_inference, gpu_training
+from benchmarks import gpu_inference, gpu_kernels, gpu_training
 from benchmarks.gpu_setting import Figure, Setting
 from benchmarks.table import machine
 from boxwright.runtime.devices import device_called
@@ -51,6 +51,7 @@ PARTS = (
     Part("bccd", 50, gpu_training.bccd),
     Part("faster rcnn step", 45, gpu_training.faster_rcnn),
     Part("mask rcnn step", 50, gpu_training.mask_rcnn),
+    Part("kernels", 15, gpu_kernels.kernels),
     Part("folder", 20, gpu_inference.folder),
     Part("depthwise", 15, gpu_training.depthwise),
     Part("compiled inference", 30, gpu_inference.compiled),

@@ -30,7 +30,7 @@ from boxwright.inference.tiles import merged, of_each_tile, tiling_of
 from boxwright.inference.tracking import track_video
 from boxwright.inference.video_stream import detect_video
 from boxwright.models import MODELS, DetectionModel
-from boxwright.nn.pointwise import use_products
+from boxwright.nn.kernel_layers import ready_for_gpu
 from boxwright.ops.image import ResizeRule
 from boxwright.ops.mask_paste import Paste
 from boxwright.ops.tiling import Tiling
@@ -72,7 +72,7 @@ class TorchEngine:
         else:
             speed_up(self.model, device, self.precision)
             if device.type == "cuda":
-                use_products(self.model)
+                ready_for_gpu(self.model)
         graphed = capture is not None or device.type == "cuda"
         self.graphed = GraphedDetect(self._detected, device, capture) if graphed else None
 

@@ -41,8 +41,12 @@ class NormedConv2d(nn.Conv2d):
         take_over(self, plain)
         self.norms: Norms = ()
 
+    def weight_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """Those that compute the norm too."""
+        return normed_weights(self, self.norms)
+
     def forward(self, input: Tensor) -> Tensor:
-        return convolved(self, input, *normed_weights(self, self.norms))
+        return convolved(self, input, *self.weight_and_bias())
 
 
 def take_over(new: nn.Conv2d, plain: nn.Conv2d) -> None:

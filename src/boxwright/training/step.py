@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.data.loader import Batch
+from boxwright.nn.kernel_layers import use_kernels
 from boxwright.nn.norm import BATCH_NORMS
 from boxwright.runtime.precision import autocast
 from boxwright.structures import Losses
@@ -71,6 +72,8 @@ class EagerStep:
         meets_once: bool = False,
     ) -> None:
         self.state, self.accelerator, self.clip_norm = state, accelerator, clip_norm
+        if accelerator.device.type == "cuda":
+            use_kernels(state.model)
         self._arithmetic = autocast(accelerator.device, precision)
         meets_once = meets_once and accelerator.num_processes > 1
         # what accelerate calls evaluation is a network without DistributedDataParallel around it
