@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tiny_detectors import BOXES, TINY, build, forward, image, is_one_class
+from tiny_detectors import BOXES, TINY, build, detects, forward, image, is_one_class
 
 from boxwright.models.class_weights import weigh_classes, weights_by_name
 from boxwright.ops.losses import label_weights
 from boxwright.recipes import load_recipe
 from boxwright.structures import ImageBatch, Targets
 
-WEIGHED = [name for name in TINY if not is_one_class(build(name))]
+WEIGHED = [name for name in TINY if detects(build(name)) and not is_one_class(build(name))]
 IMAGES = ImageBatch.of([image(1), image(2)])
 TARGETS = Targets.of([BOXES["one"], BOXES["two"]])  # of classes 1, 0 and 2
 
@@ -40,6 +40,8 @@ def test_the_classification_loss_is_linear_in_the_weights_and_no_other_knows_the
 def test_a_detector_without_classes_a_wrong_number_and_names_are_refused():
     with pytest.raises(ValueError, match="rpn tells no classes apart"):
         weigh_classes(build("rpn"), (1.0,))
+    with pytest.raises(ValueError, match="semantic_fpn tells no classes apart"):
+        weigh_classes(build("semantic_fpn"), (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="expected 3, one for each class, got 2"):
         weigh_classes(build("improved"), (1.0, 2.0))
     with pytest.raises(ValueError, match="expected numbers in the order of classes, got balanced"):

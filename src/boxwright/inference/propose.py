@@ -12,6 +12,7 @@ from boxwright.data.image_io.decode import Unreadable
 from boxwright.data.inputs import PreparedImage, TiledImage
 from boxwright.data.proposals import write_proposals
 from boxwright.inference.predictor import Detector
+from boxwright.models import require_objects
 from boxwright.structures import Detections
 from boxwright.wording import counted
 
@@ -46,6 +47,7 @@ def write_proposals_of(
     if out.resolve().is_relative_to(root):
         raise ValueError(f"{out}: is inside the data folder {data}, which is never written to; choose another --out")
     detector = Detector.load(checkpoint, device)
+    require_objects(detector.recipe.model.name, "take a proposal network, such as one trained as rpn")
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs proposals itself: take a proposal network, such as one trained as rpn")
     dataset = open_folder(data)

@@ -23,6 +23,7 @@ from boxwright.data.inputs import PreparedImage, TiledImage
 from boxwright.inference.options import PredictOptions
 from boxwright.inference.video import Frame, Video
 from boxwright.inference.video_stream import detect_video
+from boxwright.models import require_objects
 from boxwright.runtime.missing import required
 from boxwright.structures import Detections
 
@@ -144,6 +145,8 @@ def track_video(
     Raises FileNotFoundError or ValueError where there is no video, ImportError without the package, at the call.
     """
     algorithm = algorithm_called(tracker)  # before a camera starts
+    if (recipe := getattr(detector, "recipe", None)) is not None:
+        require_objects(recipe.model.name, "there is nothing to track; boxwright predict draws the labels of a video")
     opened = source if isinstance(source, Video) else Video(source)
     chosen = options.get("score")
     score = detector.score_threshold if chosen is None else chosen

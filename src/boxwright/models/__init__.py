@@ -19,7 +19,7 @@ from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
 from boxwright.structures import DetectSettings
 
-__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry"]
+__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry", "require_objects"]
 
 
 class ModelEntry(NamedTuple):
@@ -58,3 +58,14 @@ MODELS: dict[str, ModelEntry] = {
     "rotated_faster_rcnn": ModelEntry(RotatedFasterRCNNConfig, RotatedFasterRCNN, needs_rotated=True),
     "fcos_mask": ModelEntry(FCOSMaskConfig, FCOSMask, needs_masks=True, holds="fcos"),
 }
+
+
+def require_objects(name: str, instead: str) -> None:
+    """Raise ValueError for a model, by its name, that finds no objects; `instead` says what wants them, and what to do.
+
+    >>> require_objects("semantic_fpn", "there is nothing to track")
+    Traceback (most recent call last):
+    ValueError: semantic_fpn labels pixels and finds no objects: there is nothing to track
+    """
+    if not MODELS[name].detects:
+        raise ValueError(f"{name} labels pixels and finds no objects: {instead}")

@@ -24,6 +24,7 @@ from boxwright.data.inputs import refuse_among_images
 from boxwright.deploy.batch.listing import Entry, list_images
 from boxwright.deploy.batch.worker import Chunk, Job, Worker, write_whole
 from boxwright.inference.predictor import Detector
+from boxwright.models import require_objects
 from boxwright.runtime.devices import parse_device
 from boxwright.runtime.missing import required
 from boxwright.weights.download import fetched_file, is_remote
@@ -102,6 +103,8 @@ def predict_batch(
     required("ray.data", "ray")
     file = _detector_file(checkpoint)
     detector = Detector.load(file, "cpu", precision="auto" if precision == "fp16" else precision)
+    name = detector.recipe.model.name
+    require_objects(name, "--engine ray writes tables of objects; use --engine local")
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs a proposal file, which --engine ray does not support; use --engine local")
     if detector.recipe.needs_rotated:

@@ -174,7 +174,8 @@ def export_checkpoint(
         if data is not None:
             reference.settings = exported.settings  # a higher score that was chosen for the file is no loss
             checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
-            log(f"AP {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
+            figure = "AP" if MODELS[source.recipe.model.name].detects else "mIoU"
+            log(f"{figure} {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
             _check_ap(out, ap, checkpoint_ap, options.precision)
         files = sorted(Path(folder).iterdir())
         for file in files:
@@ -241,8 +242,10 @@ def _check_ap(out: Path, ap: float, checkpoint_ap: float, precision: Precision) 
 
 
 def average_precision(detector: Detector, data: Path, split: str) -> float:
-    """COCO AP of a detector on a split of a labelled folder."""
+    """COCO AP of a detector on a split of a labelled folder; mIoU of a model that finds no objects."""
     evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
+    if not MODELS[detector.recipe.model.name].detects:
+        return (evaluated.pixels and evaluated.pixels.semantic.mean_iou) or 0.0
     federation = evaluated.federation
     return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes, federation=federation).ap or 0.0
 

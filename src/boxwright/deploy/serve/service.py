@@ -16,6 +16,7 @@ from boxwright.data.inputs import image_threads
 from boxwright.deploy.serve.batching import Batcher
 from boxwright.deploy.serve.uploads import Limits, Places, Refused, Upload, image_of, uploads_in
 from boxwright.inference.predictor import Detector
+from boxwright.models import require_objects
 from boxwright.runtime.exported import ExportedEngine
 from boxwright.structures import Detections, DetectSettings, Skeleton
 from boxwright.visualize.drawing import class_colour
@@ -47,8 +48,9 @@ class Service:
         path: of its checkpoint or exported file; clients see the last part only.
         options: score threshold, batching and limits.
 
-        Raises ValueError for a detector that needs proposals.
+        Raises ValueError for a detector that needs proposals, and for a model that finds no objects.
         """
+        require_objects(detector.recipe.model.name, "the server answers with objects; use boxwright predict")
         if detector.needs_proposals:
             raise ValueError(
                 f"{path}: {detector.recipe.model.name} needs proposals for every image and cannot be served"
