@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from boxwright.recipes import load_recipe, recipe_names
-from boxwright.recipes.choice import ALIASES, Machine, choose, settled, this_machine
+from boxwright.recipes.choice import ALIASES, MEDIUM, Machine, choose, settled, this_machine
 
 BIG, SMALL_CARD, NONE = Machine("NVIDIA H100", 79.1), Machine("NVIDIA GTX 1060", 6.0), Machine(None)
 
@@ -45,7 +45,7 @@ def test_a_short_name_means_the_same_everywhere_and_the_log_says_what_auto_would
     assert note.startswith(f"recipe: {name} is {ALIASES[name]}")
     assert note.endswith(f"({reason})")
     auto = {ALIASES[name]: "the same"}.get(recipe, recipe)
-    assert (f"{name}@auto would be {auto} here" in note) == (name not in ("rpn", "fast-rcnn", "keypoint-rcnn"))
+    assert (f"{name}@auto would be {auto} here" in note) == (name in MEDIUM)
 
 
 def test_a_recipe_that_is_named_was_not_chosen() -> None:

@@ -64,7 +64,7 @@ def rotated_intersection(first: Tensor, second: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling():  # an exported graph has no chunks, whose number depends on sizes
         return shared_area(first[..., :, None, :], second[..., None, :, :])
-    leading = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])  # type: ignore[no-untyped-call]
+    leading = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
     count, other = first.shape[-2], second.shape[-2]
     batch = leading.numel()
     first = first.expand(*leading, count, 5).reshape(batch, count, 5)

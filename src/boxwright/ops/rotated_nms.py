@@ -60,7 +60,7 @@ def _row_by_row(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int)
     keep = torch.zeros_like(labels, dtype=torch.bool)
     known = (labels >= 0).nonzero()[:, 0]
     kept = known[:0]
-    for rows in torch.split(known, max(FEWEST_ROWS, limit)):  # worse rows cannot change what better ones have decided
+    for rows in known.split(max(FEWEST_ROWS, limit)):  # worse rows cannot change what better ones have decided
         before = _beaten(boxes[kept], labels[kept], boxes[rows], labels[rows], iou_threshold).any(0)
         rows = rows[~before]
         beaten = _beaten(boxes[rows], labels[rows], boxes[rows], labels[rows], iou_threshold).numpy()

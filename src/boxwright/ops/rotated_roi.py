@@ -98,12 +98,12 @@ class _Frames(NamedTuple):
 def _frames(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, image: Tensor, level: Tensor) -> _Frames:
     """The frames of boxes (R, 5) in network pixels."""
     start, rows = 0, []
-    for map_, step in zip(levels, strides, strict=True):
-        rows.append((map_.shape[2], map_.shape[3], start, step))
+    for map_, stride in zip(levels, strides, strict=True):
+        numbers = (map_.shape[2], map_.shape[3], start, stride)
+        rows.append(torch.stack([torch.full((), one, dtype=torch.int64, device=boxes.device) for one in numbers]))
         start += map_.shape[0] * map_.shape[2] * map_.shape[3]
-    table = [[torch.full((), number, dtype=torch.int64, device=boxes.device) for number in row] for row in rows]
-    height, width, first, stride = torch.stack([torch.stack(row) for row in table])[level].unbind(1)  # (R,) each
-    centre, sides = boxes[:, :2] / stride[:, None] - 0.5, boxes[:, 2:4] / stride[:, None]
+    height, width, first, step = torch.stack(rows)[level].unbind(1)  # (R,) each
+    centre, sides = boxes[:, :2] / step[:, None] - 0.5, boxes[:, 2:4] / step[:, None]
     radians = torch.deg2rad(boxes[:, 4])
     return _Frames(centre, sides, radians.cos(), radians.sin(), height, width, first + image * height * width)
 
@@ -132,7 +132,7 @@ def _even_samples(frames: _Frames, size: int, sampling: int) -> _Samples:
     step = (place.float() + 0.5) / (size * sampling) - 0.5  # of the side of a box, from its centre
     x = step.reshape(1, 1, size, 1, sampling) * frames.sides[:, 0].reshape(-1, 1, 1, 1, 1)
     y = step.reshape(1, size, 1, sampling, 1) * frames.sides[:, 1].reshape(-1, 1, 1, 1, 1)
-    x, y = x + torch.zeros_like(y), y + torch.zeros_like(x)  # (R, s, s, sampling, sampling)
+    x, y = torch.broadcast_tensors(x, y)  # (R, s, s, sampling, sampling)
     own = _Frames(*(rows.reshape(-1, *[1] * 4, *rows.shape[1:]) for rows in frames))
     cells, weights = _bilinear(own, x, y, torch.full_like(own.cos, sampling * sampling))
     bins = frames.first.shape[0] * size * size  # len() would make it a constant in an exported graph

@@ -115,11 +115,12 @@ class GroundTruth:
             x1, y1, x2, y2 = self.boxes[rows].tolist()
             mask = None if self.masks is None else self.masks[rows]
             points = None if self.keypoints is None else self.keypoints[rows]
-            one = GroundTruthObject((x1, y1, x2, y2), int(self.labels[rows]), bool(self.ignore[rows]), mask, points)
-            if self.rotated is None:
-                return one
-            cx, cy, width, height, angle = self.rotated[rows].tolist()
-            return one._replace(rotated=(cx, cy, width, height, angle))
+            turned = None
+            if self.rotated is not None:
+                cx, cy, width, height, angle = self.rotated[rows].tolist()
+                turned = cx, cy, width, height, angle
+            label, ignore = int(self.labels[rows]), bool(self.ignore[rows])
+            return GroundTruthObject((x1, y1, x2, y2), label, ignore, mask, points, turned)
         rows = rows.to(self.boxes.device)
         masks = self.masks
         if masks is not None:

@@ -185,8 +185,8 @@ def _add_object(
         shading = random.random(2) * 0.3 - 0.15
         paint(canvas, shape, x, y, colour, (float(shading[0]), float(shading[1])))
         keypoints = (shape.keypoints + np.array([x, y])) * _PARTS
-        cx, cy, *rest = shape.around
-        around = (x + cx, y + cy, rest[0], rest[1], rest[2])
+        cx, cy, *sides_and_angle = shape.around
+        around = (x + cx, y + cy, *sides_and_angle)
         placed.append(_Placed(label, x, y, (height, width), area, keypoints.round() / _PARTS, around))
         below[mask] = len(placed)
         return
