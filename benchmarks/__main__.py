@@ -10,8 +10,9 @@ import runpy
 import sys
 
 BENCHMARKS = {
+    "norms": "group norm of dense heads, ours and torch's: seconds",
     "nms": "our NMS in Python and torchvision's kernel: seconds",
-    "detectors": "size and speed of the seven detectors beside each other: a minute",
+    "detectors": "size and speed of the detectors beside each other: a minute",
     "inference": "FCOS against torchvision's, the course's network against its own loop: 4 minutes",
     "depthwise": "a training step of a depthwise backbone against timm's own loop: a minute",
     "mixed": "images of many shapes: batches of one size against padded ones: a minute",

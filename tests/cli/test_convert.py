@@ -132,7 +132,20 @@ def test_the_zoo_is_listed_with_figures_licence_and_addresses(boxwright):
     done = boxwright("zoo", "retinanet", "--addresses")
     assert done.code == 0
     lines = done.out.splitlines()
-    assert lines[0].split() == ["name", "box", "AP", "mask", "AP", "M", "param", "GFLOPs", "licence", "here"]
+    assert lines[0].split() == [
+        "name",
+        "box",
+        "AP",
+        "mask",
+        "AP",
+        "keypoint",
+        "AP",
+        "M",
+        "param",
+        "GFLOPs",
+        "licence",
+        "here",
+    ]
     assert "torchvision/retinanet_resnet50_fpn" in lines[1]
     assert "36.4" in lines[1]
     assert lines[2].strip() == "https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth"
@@ -153,6 +166,7 @@ def test_the_published_tables_are_printed_as_the_docs_have_them(boxwright):
         "0.070",
         "5.0",
         "39.0",
+        "-",
         "-",
         "-",
         "137849425",

@@ -309,6 +309,8 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
             tiled=False,
             most_detections=None,
             seconds=0.5,
+            pixels=None,
+            objects=True,
         )  # fmt: skip
 
     monkeypatch.setattr("boxwright.inference.evaluate.evaluate_checkpoint", evaluate_checkpoint)

@@ -190,7 +190,8 @@ def test_nothing_is_written_among_the_images(call, folder, place):
         (("FOLDER", "--device", "gpu"), "device 'gpu': expected auto, cpu, cuda, cuda:N or mps"),
         (
             ("FOLDER", "--format", "json,jolo"),
-            "--format: expected some of json, coco, polygons, yolo, text, masks, got 'jolo', did you mean yolo?",
+            "--format: expected some of json, coco, polygons, yolo, dota, text, masks, semantic, panoptic, got 'jolo', "
+            "did you mean yolo?",
         ),
         (("FOLDER", "--format", "masks"), "predicts boxes and no masks: leave out --format masks"),
         (("FOLDER", "--precision", "int4"), "precision: expected auto, fp32, bf16 or fp16, got 'int4'"),

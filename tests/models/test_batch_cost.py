@@ -40,7 +40,8 @@ def test_assignment_and_loss_of_four_images_take_the_operations_of_one(name):
     assert counts[0] == counts[1] > 50
 
 
-@pytest.mark.parametrize("name", TINY)
+# NMS of rotated boxes on a CPU goes through images one by one
+@pytest.mark.parametrize("name", [name for name in TINY if name != "rotated_faster_rcnn"])
 def test_forward_and_loss_of_five_images_take_the_operations_of_two(name):
     """Sampling of anchors and regions, too. Not of one: rows of one image are contiguous where others are copied."""
     counts = []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from other_device import OTHER, Away, OtherDevice, one_layout_for_group_norm
+from other_device import OTHER, Away, OtherDevice, one_layout_for_group_norm, one_way_for_depthwise_gradients
 from tiny_detectors import BOXES, QUICK, TINY, build, detects, forward, image, total
 
 from boxwright.models.box_branch import BoxBranch
@@ -32,6 +32,7 @@ def learn_and_find(name, device):
 @pytest.mark.parametrize("name", TINY)
 def test_a_detector_on_another_device_is_the_same(name, monkeypatch):
     one_layout_for_group_norm(monkeypatch)
+    one_way_for_depthwise_gradients(monkeypatch)
     # regions of padding, which a CPU leaves out, change how sums are rounded
     monkeypatch.setattr(BoxBranch, "cuts_padding", lambda self, device: False)
     expected, weights, found = learn_and_find(name, "cpu")

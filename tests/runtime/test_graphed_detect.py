@@ -45,7 +45,11 @@ def assert_same(found, expected):
             torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in ("baseline", "course", "rpn")])
+LEFT_OUT = ("baseline", "course", "rpn", "rotated_faster_rcnn")
+"""Like another one; and NMS of rotated boxes waits for the device: such detections are not captured."""
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name not in LEFT_OUT])
 def test_a_replayed_detection_is_that_of_the_network_bit_for_bit(name):
     recording, plain, capture = engines(name)
     wants = needs_proposals(plain.model)
@@ -56,7 +60,8 @@ def test_a_replayed_detection_is_that_of_the_network_bit_for_bit(name):
     assert (recording.graphed.why_no_graphs, capture.recorded, capture.replayed) == (None, 1, 3)
     for found, expected in results:  # compared at the end: a later replay must not overwrite what was given
         assert_same(found, expected)
-    assert len({float(found.scores.sum()) for found, _ in results}) == len(results)  # of different images
+    of_each = [found.scores if found.semantic is None else found.semantic for found, _ in results]
+    assert len({float(part.sum()) for part in of_each}) == len(results)  # of different images
 
 
 def test_each_shape_and_each_setting_has_a_graph_of_its_own_and_the_longest_unused_is_dropped(monkeypatch):

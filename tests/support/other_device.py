@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from boxwright.nn import depthwise
+
 OTHER = torch.device("meta")
 
 
@@ -26,6 +28,11 @@ def one_layout_for_group_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     plain = torch.group_norm
     monkeypatch.setattr(torch, "group_norm", lambda pixels, *rest: plain(pixels.contiguous(), *rest))
+
+
+def one_way_for_depthwise_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both devices: on a CPU those of wide filters are put together from narrow ones, in another order of sums."""
+    monkeypatch.setattr(depthwise, "FAST_COLUMNS", 99)
 
 
 class Away(Tensor):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from other_device import OTHER, OtherDevice, one_layout_for_group_norm
+from other_device import OTHER, OtherDevice, one_layout_for_group_norm, one_way_for_depthwise_gradients
 from torch.autograd.grad_mode import inference_mode
 from torch.optim import optimizer
 
@@ -57,7 +57,8 @@ def other(monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", ["fcos-small", pytest.param("mask-rcnn-small", marks=pytest.mark.slow)])
-def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path):
+def test_a_run_on_another_device_is_the_same(recipe, data, other, tmp_path, monkeypatch):
+    one_way_for_depthwise_gradients(monkeypatch)
     expected = train(recipe, data, overrides=SMALL, runs=tmp_path / "here", device="cpu")
     AcceleratorState._reset_state(reset_partial_state=True)
     with other:

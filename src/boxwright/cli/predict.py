@@ -34,8 +34,8 @@ def predict(
     format: Annotated[
         str | None,
         typer.Option(
-            help="Result files to write: some of json, coco, polygons (COCO with masks as polygons), yolo, text, and "
-            "masks, semantic and panoptic as PNG, with commas between them.",
+            help="Result files to write: some of json, coco, polygons (COCO with masks as polygons), yolo, dota, text, "
+            "and masks, semantic and panoptic as PNG, with commas between them.",
         ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", hidden=True)] = False,
