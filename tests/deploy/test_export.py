@@ -296,7 +296,9 @@ def _assert_finds_the_same(run, graph, description):
             torch.testing.assert_close(torch.as_tensor(one)[rows], other[rows], rtol=1e-4, atol=5e-3)
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "semantic_fpn", pytest.param("fcos_mask", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["semantic_fpn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mask_rcnn", "fcos_mask"))]
+)
 def test_two_stages_and_masks_are_the_same_as_a_program(name):
     """What the FCOS of the other tests has not; every detector in every runtime takes minutes."""
     graph, description, program = _recorded(name)

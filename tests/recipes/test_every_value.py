@@ -109,7 +109,15 @@ def test_every_detector_that_can_be_trained_alone_is_here() -> None:
     assert {("data.resize.filter", "plain"), ("data.resize.mode", "letterbox"), ("model.loss.box", "l1")} <= tried
 
 
-@pytest.mark.parametrize(("recipe", "number", "settings"), CASES, ids=[f"{name}-{number}" for name, number, _ in CASES])
+def marks(recipe: str, number: int) -> tuple[pytest.MarkDecorator, ...]:
+    """Models that hold another one have its values too: all but their first settings are for `make test-long`."""
+    return (pytest.mark.slow,) if recipe in LAYOUTS and number else ()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "number", "settings"),
+    [pytest.param(*case, id=f"{case[0]}-{case[1]}", marks=marks(*case[:2])) for case in CASES],
+)
 def test_trains_two_steps_and_predicts(
     recipe: str, number: int, settings: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def two_steps(name: str, overrides: tuple[str, ...], folders: dict[str, Path], r
 
 LIKE_ANOTHER = re.compile(
     r"-(r101|x101|dc5|3x|shapes|lvis|cityscapes)\b|^(retinanet|faster-rcnn|mask-rcnn|fcos-mask)-(medium|lite)$"
+    r"|^(semantic-fpn|panoptic-fpn|rotated-faster-rcnn)-r50-"
 )
 """Other sizes, lengths and images of recipes that are tried: for `make test-long`."""
 

@@ -99,7 +99,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("launcher", ["num_gpus", "torchrun", pytest.param("accelerate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(  # torchrun starts the tests of validation and of buffers below
+    "launcher", ["num_gpus", *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "accelerate"))]
+)
 def test_two_processes_equal_one_with_twice_the_batch(
     one: Path, launcher: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
