@@ -318,12 +318,31 @@ class TestPaddedDetections:
         assert found.labels.tolist() == [2]
         assert found.size_hw == (300, 400)
 
+    def test_keypoints_go_back_to_their_own_original(self):
+        heatmaps = torch.full((2, 1, 1, 8, 8), -9.0)
+        heatmaps[..., 2, 5] = 9.0  # the sixth column and the third row of a box
+        padded = PaddedDetections(
+            torch.tensor([[[10.0, 20, 26, 36]]] * 2), torch.ones(2, 1), torch.zeros(2, 1, dtype=torch.int64),
+            torch.tensor([1, 1]), heatmaps=heatmaps,
+        )  # fmt: skip
+        images = ImageBatch.of(
+            [torch.zeros(3, 50, 50)] * 2, [(50, 50), (100, 25)], [(1, 1), (2, 0.5)], [(0, 0), (4, 6)]
+        )
+        one, other = (found.keypoints[0, 0, :2] for found in padded.restore(images))
+        torch.testing.assert_close(one, torch.tensor([21.0, 25.0]), atol=1, rtol=0)
+        torch.testing.assert_close(other, (one - torch.tensor([4.0, 6])) / torch.tensor([2.0, 0.5]))
+
     def test_end_at_the_border_of_the_original(self):
         (found,) = self.restored([0.0, 0.0, 100.0, 50.0], (1.0, 1.0), (10.0, 20.0), (25, 60))
         assert found.boxes.tolist() == [[0.0, 0.0, 60.0, 25.0]]
 
 
 class TestDetections:
+    def test_keypoints_are_written_from_the_centre_of_a_pixel(self):
+        points = torch.tensor([[[1.5, 2.5, 0.75]], [[3.0, 4.0, 0.25]]])
+        rows = self.detections(keypoints=points).to_coco(1)
+        assert [row["keypoints"] for row in rows] == [[1.0, 2.0, 0.75], [2.5, 3.5, 0.25]]
+
     def detections(self, **more):
         return Detections(
             torch.tensor([SQUARE, [1.0, 2.0, 5.0, 8.0]]),

@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from boxwright.checkpoint import Checkpoint
 from boxwright.deploy.export.gate import TOLERANCES, agreement, gate_images, prove, synthetic_images
 from boxwright.inference.predictor import Detector
-from boxwright.structures import CroppedMask, Detections
+from boxwright.models import MODELS
+from boxwright.recipes import load_recipe
+from boxwright.structures import Classes, CroppedMask, Detections
 
 FP32 = TOLERANCES["fp32"]
 
@@ -89,6 +92,23 @@ def test_a_detector_that_finds_something_else_is_refused(detector, checkpoint_fi
         other.engine.model.head.class_logits.bias += 0.1
     with pytest.raises(ValueError, match="does not find what the checkpoint finds"):
         prove(detector, other, images, "fp32")
+
+
+def test_labels_of_pixels_are_compared_and_others_are_refused(images):
+    def semantic(row):
+        classes = Classes((), (), stuff=("sky", "road"))
+        torch.manual_seed(0)
+        model = MODELS["semantic_fpn"]
+        recipe = load_recipe("semantic-fpn-small", ["model.semantic.num_classes=2", "model.fpn.channels=8"])
+        weights = model.build(recipe.model, 0).state_dict()
+        key = next(name for name in weights if name.endswith("predictor.bias"))
+        weights[key] = torch.tensor(row)
+        return Detector(Checkpoint(recipe, classes, weights), "cpu", precision="fp32")
+
+    sky = prove(semantic([100.0, 0.0]), semantic([100.0, 0.0]), images, "fp32")
+    assert (sky.labels, sky.asked) == (1, 0)
+    with pytest.raises(ValueError, match=r"does not label pixels as the checkpoint does: of an image 0.0% have the"):
+        prove(semantic([100.0, 0.0]), semantic([0.0, 100.0]), images, "fp32")
 
 
 def test_keypoints_are_compared_where_detections_match():

@@ -19,10 +19,11 @@ from boxwright.inference.explain_keypoints import describe_keypoints, nearest_ob
 from boxwright.inference.explain_masks import mask_overlap
 from boxwright.inference.owners import describe_batch, describe_owned_box, describe_owners, owners_of
 from boxwright.inference.predictor import Detector
-from boxwright.models.claims import assigned, place_boxes, place_levels
+from boxwright.models.claims import assigned, held_detector, place_boxes, place_levels
 from boxwright.ops.image import ResizePlan
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, ImageBatch, Targets
+from boxwright.training.first_batch import check_known
 
 CLASSES = Classes.named("abc")
 HW = (64, 64)
@@ -53,6 +54,41 @@ def test_owners_are_those_that_the_loss_asks_for(name, objects, monkeypatch):
     assert torch.equal(ours.ignored, theirs.ignored)
     if name != "two_stage_course":  # whose rule leaves objects without an anchor
         assert (objects == "none") == (not bool((ours.owner >= 0).any()))
+
+
+def test_the_detector_within_a_model_is_found():
+    for name, kind in (("panoptic_fpn", "faster_rcnn"), ("keypoint_rcnn", "faster_rcnn"), ("fcos_mask", "fcos")):
+        assert held_detector(build(name).config).name == kind
+    assert held_detector(build("semantic_fpn").config) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "message"),
+    [
+        ("semantic-fpn-small", Classes((), (), stuff=("d", "e")), "semantic_fpn l"),
+        ("rotated-faster-rcnn-small", CLASSES, "explain knows upright anchors and regions only"),
+    ],
+)
+def test_a_model_without_upright_places_is_refused(name, classes, message):
+    with pytest.raises(ValueError, match=message):
+        check_known(load_recipe(name))
+    recipe = load_recipe(name, ["model.backbone=mobilenet_v3_small"])
+    weights = recipe.build_model(len(classes)).state_dict()
+    with pytest.raises(ValueError, match=message):
+        explain_any(Detector(Checkpoint(recipe, classes, weights), "cpu"), (image(1) * 255).byte())
+
+
+def test_objects_of_a_panoptic_model_are_explained(tmp_path):
+    classes = Classes(("a", "b", "c"), (0, 1, 2), stuff=("d", "e"))
+    model = build("panoptic_fpn")
+    recipe = load_recipe("panoptic-fpn-small")
+    recipe = recipe.model_copy(update={"model": model.config})
+    detector = Detector(Checkpoint(recipe, classes, model.state_dict()), "cpu")
+    explained = explain_any(detector, (image(1) * 255).byte(), BOXES["two"], score=0.0)
+    assert len(explained.found)
+    assert explained.lines(0, 0)
+    names = {path.name for path in explained.write(tmp_path, box=0, detection=0, label=None)}
+    assert {"3_owners.png", "6_regions.png", "9_masks.png"} <= names
 
 
 NO_PLACES = ("fast_rcnn", "semantic_fpn", "rotated_faster_rcnn")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from boxwright.inference.predictor import TorchEngine
 from boxwright.models.fcos import FCOS, FCOSConfig, FCOSPyramid
 from boxwright.models.sections import BackboneSection
+from boxwright.nn.towers import conv_tower
 from boxwright.runtime import winograd
 from boxwright.runtime.winograd import WinogradConv2d, transform_filters, use_winograd, wide_convolutions
 
@@ -136,3 +137,15 @@ def test_the_operator_promises_what_it_gives(count):
     x = torch.randn(count, 128, 9, 14)
     torch.library.opcheck(winograd.winograd, (x, convolution.weight, convolution.bias))
     assert winograd.winograd(x, convolution.weight, convolution.bias).shape == (count, 130, 9, 14)
+
+
+def test_an_engine_in_bf16_on_a_cpu_has_the_fast_group_norms() -> None:
+    def kinds(precision: str) -> set[str]:
+        tower = conv_tower(64, [64, 16], "gn")
+        TorchEngine(tower, torch.device("cpu"), precision=precision)
+        return {type(part).__name__ for part in tower.modules() if isinstance(part, torch.nn.GroupNorm)}
+
+    with winograd.direct_convolutions():
+        assert kinds("bf16") == {"GroupNorm", "ChannelNorm"}
+    assert kinds("fp32") == {"GroupNorm", "ChannelNorm"}
+    assert kinds("bf16") == {"ContiguousNorm"}

@@ -40,7 +40,8 @@ def state_at(progress):
 def result_of(ap, losses=None, floors=None):
     """A validation with this AP."""
     return ValidationResult(
-        SimpleNamespace(ap=ap, ap50=0.6, ap75=0.1), SimpleNamespace(losses=losses or {}, floors=floors or {})
+        SimpleNamespace(ap=ap, ap50=0.6, ap75=0.1),
+        SimpleNamespace(losses=losses or {}, floors=floors or {}, pixels=None, objects=True),
     )
 
 
@@ -328,3 +329,27 @@ def test_a_run_with_a_budget_does_not_speak_of_the_recipes_steps():
     recipe = load_recipe("fcos-small")
     assert "3000 steps" in scaled(recipe, 100, 1).sentence
     assert "steps" not in scaled(recipe, 100, 1, minutes=2.0).sentence.replace("reference", "")
+
+
+def test_weights_are_the_best_by_the_figure_of_what_the_model_learns_most() -> None:
+    def ap(value):
+        return SimpleNamespace(ap=value, ap50=value)
+
+    def chosen(segm=None, points=None, rotated=None, panoptic=None, pixels=True, objects=True):
+        maps = SimpleNamespace(
+            panoptic=panoptic and SimpleNamespace(all=SimpleNamespace(pq=panoptic)),
+            semantic=SimpleNamespace(mean_iou=0.7),
+            summary=lambda: "maps",
+        )
+        inputs = SimpleNamespace(pixels=maps if pixels else None, objects=objects)
+        result = ValidationResult(ap(0.1), inputs, segm and ap(segm), points and ap(points), rotated and ap(rotated))
+        return result.best_by, result.ap, result.summary()
+
+    boxes = "AP 0.1000  AP50 0.1000"
+    assert chosen(pixels=False) == ("AP", 0.1, boxes)
+    assert chosen(segm=0.2, pixels=False) == ("mask AP", 0.2, f"{boxes}  mask AP 0.2000  AP50 0.2000")
+    assert chosen(points=0.3, pixels=False)[:2] == ("keypoint AP", 0.3)
+    assert chosen(rotated=0.4, pixels=False)[:2] == ("rotated AP", 0.4)
+    assert chosen(segm=0.2, panoptic=0.6)[:2] == ("PQ", 0.6)
+    assert chosen(segm=0.2)[:2] == ("mask AP", 0.2)  # mIoU alone says nothing of the objects
+    assert chosen(objects=False) == ("mIoU", 0.7, "maps")

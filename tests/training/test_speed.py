@@ -46,6 +46,16 @@ def test_a_machine_without_a_gpu_refuses_graphs_before_anything_is_made(start: A
     assert not any(tmp_path.iterdir())
 
 
+def test_a_step_in_bf16_on_a_cpu_has_the_fast_group_norms() -> None:
+    def norms(precision: str) -> set[str]:
+        some = trained("improved")
+        training_step(some.state, some.accelerator, precision, load_recipe("fcos-small"))
+        return {type(part).__name__ for part in some.state.model.modules() if isinstance(part, torch.nn.GroupNorm)}
+
+    assert norms("bf16") == {"ContiguousNorm"}
+    assert "ContiguousNorm" not in norms("fp32")
+
+
 def test_the_key_says_how_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     some = trained("improved")
     recipe = {name: load_recipe("fcos-small", [f"speed={name}"]) for name in ("auto", "eager", "graphs", "compiled")}

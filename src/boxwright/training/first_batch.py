@@ -102,9 +102,11 @@ def first_batch(
 
 
 def check_known(recipe: Recipe) -> None:
-    """Raise ValueError for a detector of which it is not known what its places are: one of a user's own."""
-    if recipe.model.name in MODELS and not MODELS[recipe.model.name].detects:
+    """Raise ValueError for a model without places that own objects, or of which they are not known: one of a user's."""
+    if not MODELS[recipe.model.name].detects:
         raise ValueError(f"explain shows who owns the objects, and {recipe.model.name} learns labels of pixels")
+    if recipe.needs_rotated:
+        raise ValueError("explain knows upright anchors and regions only, not those of a detector of rotated boxes")
     if held_detector(recipe.model) is None and not isinstance(recipe.model, FastRCNNConfig):
         raise ValueError(f"explain does not know the parts of this detector, {recipe.model.name}")
 

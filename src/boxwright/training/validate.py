@@ -37,11 +37,27 @@ class ValidationResult(NamedTuple):
     inputs: EvaluationInputs
     segm: CocoResult | None = None
     points: CocoResult | None = None
-    pixels: PixelFigures | None = None
-    """Figures of the labels of pixels and of segments, where the model gives them."""
-    objects: bool = True
-    """Whether the model finds objects: without, those of the boxes are undefined."""
     rotated: CocoResult | None = None
+
+    @property
+    def pixels(self) -> PixelFigures | None:
+        """Figures of the labels of pixels and of segments, where the model gives them."""
+        return self.inputs.pixels
+
+    @property
+    def objects(self) -> bool:
+        """Whether the model finds objects: without, the figures of boxes are undefined."""
+        return self.inputs.objects
+
+    @property
+    def _beside(self) -> list[tuple[str, str, CocoResult]]:
+        """The figures of what objects have beside upright boxes: prefix of their names, name in the log, figures."""
+        every = (
+            ("segm_", "mask AP", self.segm),
+            ("keypoint_", "keypoint AP", self.points),
+            ("rotated_", "rotated AP", self.rotated),
+        )
+        return [(prefix, name, one) for prefix, name, one in every if one is not None]
 
     @property
     def ap(self) -> float | None:
@@ -52,7 +68,7 @@ class ValidationResult(NamedTuple):
             return self.pixels.panoptic.all.pq
         if self.pixels is not None and not self.objects:
             return self.pixels.semantic.mean_iou
-        return (self.segm or self.points or self.rotated or self.coco).ap
+        return self._beside[0][2].ap if self._beside else self.coco.ap
 
     @property
     def best_by(self) -> str:
@@ -61,9 +77,7 @@ class ValidationResult(NamedTuple):
             return "PQ"
         if not self.objects:
             return "mIoU"
-        if self.segm is not None or self.points is not None:
-            return "keypoint AP" if self.segm is None else "mask AP"
-        return "AP" if self.rotated is None else "rotated AP"
+        return self._beside[0][1] if self._beside else "AP"
 
     def columns(self) -> Row:
         """What a row of results says of it; mean losses over the images, their total first."""
@@ -71,12 +85,8 @@ class ValidationResult(NamedTuple):
         found |= {name + FLOOR: value for name, value in self.inputs.floors.items()}
         row: Row = {f"val/{name}": value for name, value in found.items()}
         row |= {"val/AP": self.coco.ap, "val/AP50": self.coco.ap50, "val/AP75": self.coco.ap75}
-        if self.segm is not None:
-            row |= {"val/segm_AP": self.segm.ap, "val/segm_AP50": self.segm.ap50}
-        if self.points is not None:
-            row |= {"val/keypoint_AP": self.points.ap, "val/keypoint_AP50": self.points.ap50}
-        if self.rotated is not None:
-            row |= {"val/rotated_AP": self.rotated.ap, "val/rotated_AP50": self.rotated.ap50}
+        for prefix, _, one in self._beside:
+            row |= {f"val/{prefix}AP": one.ap, f"val/{prefix}AP50": one.ap50}
         if self.pixels is not None:
             figures = self.pixels.figures()
             row |= {f"val/{key}": figures[key] for key in ("mIoU", "PQ", "SQ", "RQ") if key in figures}
@@ -84,11 +94,10 @@ class ValidationResult(NamedTuple):
 
     def figures(self) -> dict[str, Any]:
         """The COCO figures as one JSON object; those of masks are called `segm_AP`, of keypoints `keypoint_AP`, ..."""
-        masks = self.segm.figures("segm_") if self.segm else {}
-        pixels = {} if self.pixels is None else self.pixels.figures()
-        points = self.points.figures("keypoint_") if self.points else {}
-        turned = self.rotated.figures("rotated_") if self.rotated else {}
-        return self.coco.figures() | masks | points | turned | pixels
+        figures = self.coco.figures()
+        for prefix, _, one in self._beside:
+            figures |= one.figures(prefix)
+        return figures | ({} if self.pixels is None else self.pixels.figures())
 
     def evaluation(self) -> Evaluation:
         """Everything that `evaluate` says of the same checkpoint and split."""
@@ -107,23 +116,13 @@ class ValidationResult(NamedTuple):
         return "  ".join(filter(None, (self._objects(), pixels)))
 
     def _objects(self) -> str:
-        ap, ap50, segm = self.coco.ap, self.coco.ap50, self.segm
-        if ap is None or ap50 is None:
+        if self.coco.ap is None or self.coco.ap50 is None:
             return "AP undefined (no object in the validation images)"
-        masks = ""
-        if segm is not None and segm.ap is not None and segm.ap50 is not None:
-            masks = f"  mask AP {segm.ap:.4f}  AP50 {segm.ap50:.4f}"
-        elif segm is not None:
-            masks = "  mask AP undefined"
-        points = ""
-        if self.points is not None and self.points.ap is not None and self.points.ap50 is not None:
-            points = f"  keypoint AP {self.points.ap:.4f}  AP50 {self.points.ap50:.4f}"
-        elif self.points is not None:
-            points = "  keypoint AP undefined"
-        turned = ""
-        if self.rotated is not None and self.rotated.ap is not None and self.rotated.ap50 is not None:
-            turned = f"  rotated AP {self.rotated.ap:.4f}  AP50 {self.rotated.ap50:.4f}"
-        return f"AP {ap:.4f}  AP50 {ap50:.4f}{masks}{points}{turned}"
+        words = [f"AP {self.coco.ap:.4f}  AP50 {self.coco.ap50:.4f}"]
+        for _, name, one in self._beside:
+            known = one.ap is not None and one.ap50 is not None
+            words.append(f"{name} {one.ap:.4f}  AP50 {one.ap50:.4f}" if known else f"{name} undefined")
+        return "  ".join(words)
 
 
 def validate(
@@ -143,7 +142,7 @@ def validate(
     objects = MODELS[detector.recipe.model.name].detects and bool(detector.classes.names)
     inputs = replace(with_ground_truth(joined, images, detector.classes), objects=objects)
     if not objects:
-        return ValidationResult(CocoResult.undefined(), inputs, pixels=inputs.pixels, objects=False)
+        return ValidationResult(CocoResult.undefined(), inputs)
     found, ground_truths, areas = inputs.detections, inputs.ground_truths, inputs.areas
     most, federation = inputs.most_detections, inputs.federation
     limits = None if most is None or federation is not None else (1, 10, 100, most)
@@ -163,7 +162,7 @@ def validate(
             found, ground_truths, detector.classes, kind="keypoints", max_detections=KEYPOINT_LIMITS, areas=areas
         )
     turned = ap_of("rotated") if have_rotated(found, ground_truths) else None
-    return ValidationResult(ap_of("boxes"), inputs, segm, points, inputs.pixels, rotated=turned)
+    return ValidationResult(ap_of("boxes"), inputs, segm, points, turned)
 
 
 @dataclass(frozen=True, slots=True)
