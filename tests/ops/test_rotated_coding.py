@@ -72,12 +72,24 @@ def test_anchors_without_size_shape_or_angle_are_refused(wrong):
         rotated_cell_anchors(*wrong)
 
 
-def test_with_half_turns_the_offset_is_the_shorter_turn_and_leads_to_the_same_rectangle():
+@pytest.mark.parametrize("period", [180, 90])
+def test_with_a_period_the_offset_is_the_shortest_turn_and_leads_to_the_same_rectangle(period):
     anchors, boxes = random_rotated(40, 1), random_rotated(40, 2)
     for rows in (anchors, boxes):
         rows[:, 2:4] += 5  # no ratio that is clamped
-    offsets = encode_rotated(anchors, boxes, half_turns=True)
-    assert offsets[:, 4].abs().max() <= torch.pi / 2 + 1e-5
-    back = decode_rotated(anchors, offsets)
-    assert rotated_iou(back, boxes).diagonal().min() > 0.999
-    torch.testing.assert_close(offsets[:, :4], encode_rotated(anchors, boxes)[:, :4])
+    offsets = encode_rotated(anchors, boxes, period=period)
+    assert offsets[:, 4].abs().max() <= math.radians(period / 2) + 1e-5
+    assert rotated_iou(decode_rotated(anchors, offsets), boxes).diagonal().min() > 0.999
+    torch.testing.assert_close(offsets[:, :2], encode_rotated(anchors, boxes)[:, :2])
+    if period == 180:
+        torch.testing.assert_close(offsets[:, 2:4], encode_rotated(anchors, boxes)[:, 2:4])
+
+
+def test_with_a_quarter_as_period_all_four_names_of_a_rectangle_are_learnt_as_one():
+    names = torch.tensor([[0.0, 0, 30, 10, 20], [0, 0, 10, 30, 110], [0, 0, 30, 10, -160], [0, 0, 10, 30, -70]])
+    anchors = torch.tensor([[4.0, 2, 20, 20, 0], [4, 2, 12, 24, 90]])[:, None]
+    offsets = encode_rotated(anchors, names, period=90)  # (2, 4, 5)
+    torch.testing.assert_close(offsets, offsets[:, :1].expand(-1, 4, -1), atol=1e-6, rtol=1e-5)
+    assert offsets[0, 0, 4].item() == pytest.approx(math.radians(20))
+    assert offsets[1, 0, 2].item() == pytest.approx(math.log(10 / 12))  # that of w, at 110 degrees
+    assert not torch.allclose(encode_rotated(anchors, names, period=180)[:, 1], offsets[:, 1])

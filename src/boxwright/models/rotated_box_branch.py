@@ -26,7 +26,7 @@ from boxwright.ops.assign import gather_rows
 from boxwright.ops.losses import label_weights, smooth_l1
 from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.ops.rotated import clip_rotated, rotated_hull
-from boxwright.ops.rotated_coding import RotatedWeights, decode_rotated, encode_rotated
+from boxwright.ops.rotated_coding import AnglePeriod, RotatedWeights, decode_rotated, encode_rotated
 from boxwright.ops.rotated_nms import select_rotated
 from boxwright.ops.rotated_roi import pool_rotated, rotated_levels
 from boxwright.ops.select import top_candidates
@@ -55,8 +55,9 @@ class RotatedBoxSettings:
     positive_fraction: float = 0.25
     beta: float = 0.0
     """Of the smooth-L1 loss: 0 is L1 (Detectron2)."""
-    half_turns: bool = False
-    """Learn the shorter of the two turns to a box, whose ends are alike; else that to its first edge (Detectron2)."""
+    angle_period: AnglePeriod = 360
+    """Learn the box as it is named (360, Detectron2), or the shortest turn to its rectangle: 180 for either end of it,
+    90 for any side, with w and h exchanged."""
     offset_weights: RotatedWeights = (10.0, 10.0, 5.0, 5.0, 1.0)
     """Offsets are learnt times these; the last is the turn, in radians."""
 
@@ -151,7 +152,7 @@ class RotatedBoxBranch(nn.Module):
         offsets = logits.offsets.gather(2, own)[:, :, 0]  # (B, S, 5)
         settings = self.settings
         wanted = encode_rotated(
-            sampled.boxes, sampled.ground_truth_boxes, settings.offset_weights, half_turns=settings.half_turns
+            sampled.boxes, sampled.ground_truth_boxes, settings.offset_weights, period=settings.angle_period
         )
         box = smooth_l1(offsets, wanted, sampled.positive.to(offsets.dtype), self.settings.beta)
         return {"classification": (entropy * sampled.real.flatten()).sum() / total, "box": box / total}

@@ -28,7 +28,7 @@ from boxwright.ops.match import match_boxes, sample_balanced
 from boxwright.ops.points import grid_locations
 from boxwright.ops.rotated import clip_rotated
 from boxwright.ops.rotated_anchors import ANGLES, rotated_cell_anchors, rotated_pyramid_anchors
-from boxwright.ops.rotated_coding import decode_rotated, encode_rotated
+from boxwright.ops.rotated_coding import AnglePeriod, decode_rotated, encode_rotated
 from boxwright.ops.rotated_nms import select_rotated
 from boxwright.ops.select import best_rows
 from boxwright.structures import ImageBatch, Proposals, Targets
@@ -59,8 +59,9 @@ class RotatedProposalSettings:
     positive_fraction: float = 0.5
     beta: float = 0.0
     """Of the smooth-L1 loss: 0 is L1 (Detectron2)."""
-    half_turns: bool = False
-    """Learn the shorter of the two turns to a box, whose ends are alike; else that to its first edge (Detectron2)."""
+    angle_period: AnglePeriod = 360
+    """Learn the box as it is named (360, Detectron2), or the shortest turn to its rectangle: 180 for either end of it,
+    90 for any side, with w and h exchanged."""
     normaliser: Literal["sampled", "nominal"] = "sampled"
     """Divide losses by the anchors drawn, or by `samples` an image, drawn or not (Detectron2)."""
     train_candidates: int = 2000
@@ -156,7 +157,7 @@ class RotatedProposalNetwork(nn.Module):
         nominal = self.settings.normaliser == "nominal"
         total = len(real) * self.settings.samples if nominal else real.sum().clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum")
-        wanted = encode_rotated(outputs.anchors[rows], boxes, half_turns=self.settings.half_turns)
+        wanted = encode_rotated(outputs.anchors[rows], boxes, period=self.settings.angle_period)
         box = smooth_l1(offsets, wanted, positive.to(offsets.dtype), self.settings.beta)
         return {"objectness": objectness / total, "proposal_box": box / total}
 

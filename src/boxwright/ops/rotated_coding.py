@@ -8,6 +8,8 @@ Offsets are (dx, dy, dw, dh, da): the shift of the centre in sides w and h of th
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -16,15 +18,18 @@ from boxwright.ops.rotated import wrap_angles
 
 RotatedWeights = tuple[float, float, float, float, float]
 ONES: RotatedWeights = (1.0, 1.0, 1.0, 1.0, 1.0)
+AnglePeriod = Literal[360, 180, 90]
+"""The turn in degrees after which a box is learnt as the same one."""
 
 
 def encode_rotated(
-    reference: Tensor, boxes: Tensor, weights: RotatedWeights = ONES, *, half_turns: bool = False
+    reference: Tensor, boxes: Tensor, weights: RotatedWeights = ONES, *, period: AnglePeriod = 360
 ) -> Tensor:  # fmt: skip
     """Offsets (..., 5) that lead from reference (..., 5) to boxes (..., 5), each times its weight.
 
-    With `half_turns` both ends of a box are alike, and the turn is the shorter of the two that lead to it, at most 90
-    degrees. Boxes without area (padding and background rows) give finite offsets, which the caller masks.
+    A rectangle has four names: turned by 180 degrees it is itself, and so it is turned by 90 with w and h exchanged.
+    With a period of 360 the offsets lead to the box as it is named, with 180 or 90 to the rectangle, by the shortest
+    turn: at most half the period. Boxes without area (padding, background) give finite offsets, which the caller masks.
 
     >>> turned = encode_rotated(torch.tensor([0.0, 0, 10, 20, 170]), torch.tensor([5.0, 5, 10, 20, -170]))
     >>> turned.round(decimals=4).tolist() == torch.tensor([0.5, 0.25, 0, 0, 0.3491]).tolist()
@@ -32,12 +37,13 @@ def encode_rotated(
     """
     sides = reference[..., 2:4].clamp(min=1e-6)
     shift = (boxes[..., :2] - reference[..., :2]) / sides
-    growth = (boxes[..., 2:4].clamp(min=1e-6) / sides).log()
-    turn = wrap_angles(boxes[..., 4:] - reference[..., 4:])
-    if half_turns:
-        turn = (turn + 90) % 180 - 90
-    turn = torch.deg2rad(turn)
-    offsets = torch.cat([shift, growth, turn], -1)
+    wanted = boxes[..., 2:4].clamp(min=1e-6)
+    whole = wrap_angles(boxes[..., 4:] - reference[..., 4:])
+    turn = (whole + period / 2) % period - period / 2
+    if period == 90:
+        quarters = ((whole - turn) / 90).round()
+        wanted = torch.where(quarters % 2 == 1, wanted.flip(-1), wanted)
+    offsets = torch.cat([shift, (wanted / sides).log(), torch.deg2rad(turn)], -1)
     return torch.stack([column * weight for column, weight in zip(offsets.unbind(-1), weights, strict=True)], dim=-1)
 
 
