@@ -93,6 +93,7 @@ def test_the_table_for_a_gpu_has_every_row_whatever_fails(module, tiny, tmp_path
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_some_rows_for_a_gpu_can_be_measured_on_a_cpu(module, tiny):
     gpu = module("gpu")
     parts = [part for part in gpu.PARTS if part.name in ("bccd", "latency")]

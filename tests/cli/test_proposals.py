@@ -23,8 +23,7 @@ def folder(voc, tmp_path):
 
 def test_a_proposal_network_feeds_fast_rcnn(boxwright, folder, tmp_path):
     runs = tmp_path / "runs"
-    assert boxwright("train", "rpn", *QUICK, "--data", folder, "--runs", runs, "--device", "cpu").code == 0
-    run = boxwright("train", "rpn", *QUICK, "--data", folder, "--runs", runs, "--name", "again", "--device", "cpu")
+    run = boxwright("train", "rpn", *QUICK, "--data", folder, "--runs", runs, "--device", "cpu")
     assert "all are one class, object" in run.err
     rpn = Path(run.out.strip())
     evaluated = boxwright("evaluate", rpn, "--data", folder, "--json", "--max-detections", 150)

@@ -36,7 +36,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_two_steps_with_more_images_in_memory_than_files_may_be_open(tmp_path: Path) -> None:
     write_shapes(tmp_path / "data", 80, 2, "voc", ShapesConfig(size=64), 0)
     (tmp_path / "script.py").write_text(SCRIPT)

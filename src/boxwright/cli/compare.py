@@ -20,7 +20,9 @@ def compare(
     ],
     data: Annotated[
         Path,
-        typer.Option(help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps."),
+        typer.Option(
+            help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO, DOTA or maps."
+        ),
     ],
     minutes: Annotated[float | None, typer.Option(help="Time budget of each training.")] = None,
     steps: Annotated[int | None, typer.Option(help="Instead of minutes: optimiser steps of each training.")] = None,

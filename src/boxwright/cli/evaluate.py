@@ -27,7 +27,9 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Argument(help=f"{DETECTOR} Needs --data.", show_default=False)] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps."),
+        typer.Option(
+            help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO, DOTA or maps."
+        ),
     ] = None,
     ground_truth: Annotated[
         Path | None,

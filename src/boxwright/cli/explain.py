@@ -35,7 +35,7 @@ def explain(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of labelled images (VOC, COCO, LVIS, Cityscapes, CVAT or YOLO) with its ground truth."
+            help="Folder of labelled images (VOC, COCO, LVIS, Cityscapes, CVAT, YOLO or DOTA) with its ground truth."
         ),
     ] = None,
     split: Annotated[

@@ -13,7 +13,9 @@ from boxwright.wording import counted
 
 def proposals(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (or run folder) of a proposal network, such as RPN.")],
-    data: Annotated[Path, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT or YOLO.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of labelled images: VOC, COCO, LVIS, Cityscapes, CVAT, YOLO or DOTA.")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, .npz.")],
     split: Annotated[str | None, typer.Option(help="Only this split; all of them if not given.")] = None,
     max_proposals: Annotated[

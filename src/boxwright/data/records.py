@@ -19,7 +19,8 @@ class Annotation:
 
     `segmentation` is a COCO polygon list or run-length dict, or `numbered_pixels.ObjectPixels`, not yet decoded.
     `keypoints` are x, y, visibility (0 not annotated, 1 hidden, 2 visible) of each keypoint of `Classes.skeleton`.
-    `rotated` is cx, cy, w, h, degrees counter-clockwise as seen, in [-180, 180); `box` is then its upright hull.
+    `rotated` is cx, cy, w, h, degrees counter-clockwise as seen, in [-180, 180); `box` is then its upright hull, or the
+    box around an ellipse in it.
     """
 
     box: tuple[float, float, float, float]

@@ -91,7 +91,7 @@ def train(
     Args:
         recipe: a recipe's name, its short alias, or a YAML path; "fcos@auto" is the one that fits the machine. If not
             given, "fcos"; with `weights`, their own network and the settings for fine-tuning it.
-        data: a folder of labelled images (VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO or maps).
+        data: a folder of labelled images (VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO, DOTA or maps).
         overrides: recipe settings such as `optim.lr=0.01`.
         classes: a subset or merge of classes, such as "car+truck=vehicle,person".
         train_split, val_split: names of the splits to train and validate on; "train" and "val" if not given.

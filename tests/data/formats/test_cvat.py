@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from boxwright.data.formats.cvat import read_cvat, recognises_cvat
 from boxwright.data.formats.folder import open_folder
-from boxwright.data.ground_truth import mask_of
+from boxwright.data.ground_truth import ground_truth_of, mask_of
+from boxwright.ops.rotated import rotated_hull
 
 META = "<meta><task><labels>{}</labels></task></meta>"
 BOX = '<box label="dog" occluded="0" xtl="1" ytl="2.5" xbr="30" ybr="20" z_order="0"/>'
@@ -58,6 +60,26 @@ def test_every_shape_with_an_area_is_an_object(tmp_path: Path) -> None:
     assert items[2].segmentation == [[1, 1, 11.5, 1, 11, 9]]
     drawn = mask_of(items[3], (40, 60))
     assert (drawn.x, drawn.y, drawn.bitmap.tolist()) == (5, 5, [[True, True]])
+
+
+def test_turned_shapes_are_rotated_boxes_too(tmp_path: Path) -> None:
+    box = '<box label="dog" xtl="10" ytl="10" xbr="30" ybr="20" rotation="30"/>'
+    ellipse = '<ellipse label="dog" cx="30" cy="20" rx="8" ry="3" rotation="300.5"/>'
+    upright = '<box label="dog" xtl="1" ytl="2" xbr="9" ybr="8"/>'
+    save(tmp_path, image("a.png", box, ellipse, upright))
+    record = read_cvat(tmp_path).splits["train"].records[0]
+    assert [item.rotated for item in record.annotations] == [
+        pytest.approx((20, 15, 20, 10, -30)),  # CVAT turns clockwise, as seen
+        pytest.approx((30, 20, 16, 6, 59.5)),
+        None,
+    ]
+    ground_truth = ground_truth_of(record, (40, 60), rotated=True)
+    assert ground_truth.rotated is not None
+    assert ground_truth.rotated[2].tolist() == [5, 5, 8, 6, 0]
+    hulls = rotated_hull(ground_truth.rotated)
+    torch.testing.assert_close(hulls[[0, 2]], ground_truth.boxes[[0, 2]])
+    inside = ground_truth.boxes[1]  # the box around an ellipse lies in that around its corners
+    assert bool((inside[:2] > hulls[1, :2]).all() and (inside[2:] < hulls[1, 2:]).all())
 
 
 @pytest.mark.parametrize(

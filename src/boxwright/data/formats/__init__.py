@@ -1,1 +1,1 @@
-"""Annotation formats: VOC, COCO, LVIS, Cityscapes, YOLO and CVAT folders as records."""
+"""Annotation formats: VOC, COCO, LVIS, Cityscapes, YOLO, CVAT and DOTA folders as records."""

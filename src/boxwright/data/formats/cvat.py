@@ -133,7 +133,11 @@ def _annotations(
             kind = "bad-box"
             message = f"the {shape.label} is a {shape.kind} that cannot be used: {shape.fault}"
         else:
-            kept.append(Annotation(shape.box, labels[shape.label], where, segmentation=shape.segmentation))
+            kept.append(
+                Annotation(
+                    shape.box, labels[shape.label], where, segmentation=shape.segmentation, rotated=shape.rotated
+                )
+            )
         if kind:
             message = f"{message} (image {image.name!r:.80})"
             problems.append(Problem(kind, where, message, shape.box, quarantined=True, severity="error"))

@@ -18,13 +18,16 @@ from boxwright.reading.xml_text import parse_xml
 from boxwright.wording import counted
 
 Box = tuple[float, float, float, float]
+Rotated = tuple[float, float, float, float, float]
 _SHAPES = ("box", "polygon", "mask", "ellipse", "polyline", "points", "cuboid", "skeleton")
 _MOST_PIXELS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class CvatShape:
-    """One shape: its line, kind and label, its box or else the reason why it has none, and its mask in COCO's form."""
+    """One shape: its line, kind and label, its box or else the reason why it has none, its mask in COCO's form, and its
+    rotated box (`Annotation.rotated`) if it is turned: that of an ellipse is around the ellipse.
+    """
 
     line: int
     kind: str
@@ -32,6 +35,7 @@ class CvatShape:
     box: Box | None
     segmentation: Any = None
     fault: str = ""
+    rotated: Rotated | None = None
 
 
 @dataclass(slots=True)
@@ -114,13 +118,15 @@ def _image(attributes: dict[str, str], line: int) -> CvatImage:
 
 def _shape(kind: str, attributes: dict[str, str], line: int, hw: tuple[int, int] | None) -> CvatShape:
     label = attributes.get("label", "").strip()
+    mask: Any = None
+    rotated: Rotated | None = None
     try:
         if kind == "box":
             x1, y1, x2, y2 = _fields(attributes, "xtl", "ytl", "xbr", "ybr")
-            box, mask = _turned((x1, y1, x2, y2), attributes), None
+            box, rotated = _turned((x1, y1, x2, y2), attributes)
         elif kind == "ellipse":
             x, y, across, down = _fields(attributes, "cx", "cy", "rx", "ry")
-            box, mask = _turned((x - across, y - down, x + across, y + down), attributes, ellipse=True), None
+            box, rotated = _turned((x - across, y - down, x + across, y + down), attributes, ellipse=True)
         elif kind == "polygon":
             points = _points(attributes)
             box = (min(points[0::2]), min(points[1::2]), max(points[0::2]), max(points[1::2]))
@@ -131,7 +137,7 @@ def _shape(kind: str, attributes: dict[str, str], line: int, hw: tuple[int, int]
             raise ValueError("only boxes, polygons, masks and ellipses are objects here")
     except ValueError as error:
         return CvatShape(line, kind, label, None, fault=str(error))
-    return CvatShape(line, kind, label, box, mask)
+    return CvatShape(line, kind, label, box, mask, rotated=rotated)
 
 
 def _fields(attributes: dict[str, str], *names: str) -> list[float]:
@@ -148,18 +154,21 @@ def _fields(attributes: dict[str, str], *names: str) -> list[float]:
     return values
 
 
-def _turned(box: Box, attributes: dict[str, str], *, ellipse: bool = False) -> Box:
-    """The upright box around a box (or the ellipse in it) that is rotated about its centre, in degrees clockwise."""
+def _turned(box: Box, attributes: dict[str, str], *, ellipse: bool = False) -> tuple[Box, Rotated | None]:
+    """The upright box around a box (or the ellipse in it) that is rotated about its centre, and its rotated box, if it
+    is turned; CVAT's degrees are clockwise as seen.
+    """
     degrees = _fields(attributes, "rotation")[0] if "rotation" in attributes else 0.0
     if not degrees or not all(map(math.isfinite, (*box, degrees))):
-        return box
+        return box, None
     x, y, across, down = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2, (box[3] - box[1]) / 2
     cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
     if ellipse:
         reach_x, reach_y = math.hypot(across * cosine, down * sine), math.hypot(across * sine, down * cosine)
     else:
         reach_x, reach_y = across * cosine + down * sine, across * sine + down * cosine
-    return x - reach_x, y - reach_y, x + reach_x, y + reach_y
+    rotated = (x, y, 2 * across, 2 * down, (180 - degrees) % 360 - 180)
+    return (x - reach_x, y - reach_y, x + reach_x, y + reach_y), rotated
 
 
 def _points(attributes: dict[str, str]) -> list[float]:
