@@ -31,7 +31,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of labelled images, detected: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO, DOTA, maps."
+            help="Folder of labelled images: VOC, COCO (panoptic too), LVIS, Cityscapes, CVAT, YOLO, DOTA or maps."
         ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Select or merge classes: 'person,car+truck=vehicle'.")] = None,

@@ -18,7 +18,7 @@ class Gain(NamedTuple):
 
 
 BROUGHT = (
-    Gain("bccd", 0.613, 0.597),
+    Gain("bccd", 0.605, 0.600),
     Gain("nuclei", 0.430, 0.465),
     Gain("fod", 0.473, 0.692),
     Gain("fod-two", 0.763, 0.787),
