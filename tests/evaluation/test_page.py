@@ -13,10 +13,13 @@ from boxwright.evaluation.detect_split import EvaluationInputs
 from boxwright.evaluation.page.advice import advice
 from boxwright.evaluation.page.charts import Line, line_chart, ticks
 from boxwright.evaluation.page.comparing import standings
+from boxwright.evaluation.page.data_section import ground_truth_marks
+from boxwright.evaluation.page.drawn import marked_image, small_image
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.mistakes import KINDS, find_mistakes
 from boxwright.evaluation.page.page import report_page
 from boxwright.evaluation.summary import evaluate_detections
+from boxwright.ops.rotated import rotated_hull
 from boxwright.structures import Classes, Detections, GroundTruth
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=http://a.b/c onerror=x>', "two\nlines", "\ud800", "]]>&amp;", " "]
@@ -231,3 +234,30 @@ def test_text_has_the_contrast_of_wcag_aa_and_lines_that_of_graphics(scheme):
             assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
     for number in range(1, 9):
         assert contrast(colours[f"c{number}"], colours["paper"]) >= 3, number
+
+
+def test_rotated_boxes_are_drawn_turned_and_upright_ones_are_not() -> None:
+    """SVG turns clockwise, so that 30 degrees counter-clockwise are -30 there."""
+    rotated = torch.tensor([[20.0, 10, 16, 4, 30]])
+    turned = GroundTruth.of(rotated_hull(rotated).tolist(), [0], rotated=rotated)
+    (mark,) = ground_truth_marks(turned, ["ship"])
+    image = small_image(torch.zeros(3, 24, 40, dtype=torch.uint8))
+    drawn = marked_image(image, [mark], "a ship")
+    place = 'x="12.0" y="8.0" width="16.0" height="4.0" transform="rotate(-30.0 20.0 10.0)"'
+    assert f'<rect class="object" {place}/>' in drawn
+    (mark,) = ground_truth_marks(GroundTruth.of([[1.0, 2, 9, 8]], [0]), ["ship"])
+    upright = marked_image(image, [mark], "a ship")
+    assert '<rect class="object" x="1.0" y="2.0" width="8.0" height="6.0"/>' in upright
+
+
+def test_the_gallery_of_mistakes_draws_rotated_boxes() -> None:
+    wanted, across = torch.tensor([[50.0, 40, 40, 10, 30]]), torch.tensor([[50.0, 40, 40, 10, -60]])
+    classes = Classes.named(["ship"])
+    truth = GroundTruth.of(rotated_hull(wanted).tolist(), [0], rotated=wanted)
+    found = Detections(
+        rotated_hull(across), torch.tensor([0.9]), torch.tensor([0]), (100, 100), classes, rotated=across
+    )  # fmt: skip
+    page = report_page([facts_of([found], [truth], classes)])
+    place = 'x="30.0" y="35.0" width="40.0" height="10.0"'
+    assert f'<rect class="object" {place} transform="rotate(-30.0 50.0 40.0)"/>' in page
+    assert f'<rect class="wrong" {place} transform="rotate(60.0 50.0 40.0)"/>' in page

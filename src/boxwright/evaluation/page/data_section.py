@@ -94,9 +94,15 @@ def _samples(facts: RunFacts, most: int) -> str:
 
 def ground_truth_marks(ground_truth: GroundTruth, names: Sequence[str]) -> list[Mark]:
     """The objects of an image; of a crowd only the boxes."""
-    rows = zip(ground_truth.boxes.tolist(), ground_truth.labels.tolist(), ground_truth.ignore.tolist(), strict=True)
+    turned = [None] * len(ground_truth) if ground_truth.rotated is None else ground_truth.rotated.tolist()
+    rows = zip(
+        ground_truth.boxes.tolist(), ground_truth.labels.tolist(), ground_truth.ignore.tolist(), turned, strict=True
+    )
     tagged = len(ground_truth) <= 8
     return [
-        Mark((box[0], box[1], box[2], box[3]), "ignored" if ignored else "object", names[label] if tagged else "")
-        for box, label, ignored in rows
-    ]
+        Mark(
+            (box[0], box[1], box[2], box[3]), "ignored" if ignored else "object", names[label] if tagged else "",
+            rotated=rotated,
+        )
+        for box, label, ignored, rotated in rows
+    ]  # fmt: skip

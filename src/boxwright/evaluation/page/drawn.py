@@ -29,6 +29,8 @@ class Mark:
     text: str = ""
     dim: bool = False
     """Whether it is drawn thinner, as what the image is not shown for."""
+    rotated: Sequence[float] | None = None
+    """The rotated box (`ops.rotated`) that is drawn, if `box` is only its hull."""
 
 
 class SmallImage(NamedTuple):
@@ -51,8 +53,7 @@ def marked_image(image: SmallImage, marks: Sequence[Mark], alt: str) -> str:
     size = max(width, height) / 26  # of the tags, in pixels of the image
     parts = [f'<image href="{uri}" width="{width}" height="{height}"/>']
     for mark in marks:
-        x1, y1, x2, y2 = mark.box
-        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" height="{max(y2 - y1, 0):.1f}"'
+        place = _place(mark)
         dim = " dim" if mark.dim else ""
         parts.append(f'<rect class="casing{dim}" {place}/><rect class="{mark.style}{dim}" {place}/>')
     for mark in marks:
@@ -67,6 +68,17 @@ def marked_image(image: SmallImage, marks: Sequence[Mark], alt: str) -> str:
             )
     label = escape(printable(alt))
     return f'<svg class="image" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _place(mark: Mark) -> str:
+    """Where the rectangle of a box lies, as attributes; SVG turns clockwise, rotated boxes the other way."""
+    x1, y1, x2, y2 = mark.box
+    turn = ""
+    if mark.rotated is not None:
+        x, y, width, height, degrees = mark.rotated
+        x1, y1, x2, y2 = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        turn = f' transform="rotate({-degrees:.1f} {x:.1f} {y:.1f})"'
+    return f'x="{x1:.1f}" y="{y1:.1f}" width="{max(x2 - x1, 0):.1f}" height="{max(y2 - y1, 0):.1f}"{turn}'
 
 
 def embedded(image: Image.Image, longest: int = LONGEST) -> str:

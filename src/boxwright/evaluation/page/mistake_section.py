@@ -68,12 +68,16 @@ def _figure(facts: RunFacts, image: int, kind: str) -> str:
         lost = all_mistakes.of_object[row] == MISSED
         style = "ignored" if one.ground_truth_ignore[row] else "missed" if lost else "object"
         words = names[int(one.ground_truth_labels[row])] if kind == MISSED and row in tags else ""
-        marks.append(Mark(_corners(one.ground_truth_boxes[row].tolist()), style, words, dim=row not in about))
+        turned = None if one.ground_truth_rotated is None else one.ground_truth_rotated[row].tolist()
+        box = _corners(one.ground_truth_boxes[row].tolist())
+        marks.append(Mark(box, style, words, dim=row not in about, rotated=turned))
     for row in found:
         own = all_mistakes.of_detection[row]
         words = f"{names[int(one.labels[row])]} {one.scores[row]:.2f}" if kind != MISSED and row in tags else ""
         style = "wrong" if own else "right"
-        marks.append(Mark(_corners(one.boxes[row].tolist()), style, words, dim=own != kind or kind == MISSED))
+        turned = None if one.rotated is None else one.rotated[row].tolist()
+        box = _corners(one.boxes[row].tolist())
+        marks.append(Mark(box, style, words, dim=own != kind or kind == MISSED, rotated=turned))
     marks.sort(key=lambda mark: not mark.dim)  # what the image is shown for lies on top
     path = facts.inputs.paths[image]
     objects = int(np.sum((one.ground_truth_images == image) & ~one.ground_truth_ignore))
