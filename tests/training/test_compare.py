@@ -117,6 +117,19 @@ def shapes_folder(tmp_path):
     return tmp_path / "shapes"
 
 
+def test_figures_that_one_candidate_has_are_columns_of_all():
+    rows = (
+        Row("a", "a.pt", 0.5, None, 0.75, 0.4, None, None, 0.01, None, 8.0, None, None, miou=0.9, pq=0.7),
+        Row("b", "b.pt", None, None, None, None, None, None, 0.01, None, 8.0, None, None, miou=0.8),
+    )
+    heads, _, first, second = (line.split(" | ") for line in markdown(Comparison(rows, None, 10)).splitlines())
+    assert heads[3:7] == ["AP50", "mask AP", "mIoU", "PQ"]
+    assert first[3:7] == ["75.0", "40.0", "90.0", "70.0"]
+    assert second[3:7] == ["-", "-", "80.0", "-"]
+    (turned,) = (Row("a", "a.pt", 0.5, None, 0.75, None, None, None, 0.01, None, 8.0, None, None, rotated_ap=0.3),)
+    assert "| AP50 | rotated AP | ms an image |" in markdown(Comparison((turned,), None, 10))
+
+
 @pytest.mark.e2e
 def test_two_recipes_and_a_checkpoint_of_them(tmp_path, shapes_folder):
     tiny = "data.resize.size=48 data.resize.max_size=64 data.workers=0 data.batch_size=2 validation.times=1"

@@ -72,6 +72,18 @@ class Row:
     train_steps: int | None
     keypoint_ap: float | None = None
     """AP of keypoints, where data and detector have them."""
+    rotated_ap: float | None = None
+    """AP of rotated boxes, where data and detector have them."""
+    miou: float | None = None
+    """Of semantic maps, where data and model have them."""
+    pq: float | None = None
+    """Panoptic quality, where data and model have segments."""
+
+
+FURTHER = {
+    "segm_ap": "mask AP", "keypoint_ap": "keypoint AP", "rotated_ap": "rotated AP", "miou": "mIoU", "pq": "PQ",
+}  # fmt: skip
+"""Figures of what not all models find, and their columns: shown where one of the candidates has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +244,7 @@ def _rows(entries: Sequence[_Entry], results: Sequence[EvaluationResult]) -> tup
                 figures["AP50"], figures.get("segm_AP"), apart,
                 interval(apart, redrawn - first[1]) if sure and apart is not None else None,
                 each, parameters, megabytes, entry.seconds, entry.steps,
-                figures.get("keypoint_AP"),
+                figures.get("keypoint_AP"), figures.get("rotated_AP"), figures.get("mIoU"), figures.get("PQ"),
             )
         )  # fmt: skip
     return tuple(rows)
@@ -264,10 +276,9 @@ def _seconds_per_image(detectors: Sequence[Detector], paths: Sequence[Path]) -> 
 def markdown(comparison: Comparison) -> str:
     """The rows as a table in Markdown: AP in points of 100, intervals behind, times relative to the first too."""
     rows = comparison.rows
-    masks, points = (any(getattr(row, key) is not None for row in rows) for key in ("segm_ap", "keypoint_ap"))
+    more = {key: head for key, head in FURTHER.items() if any(getattr(row, key) is not None for row in rows)}
     trained = any(row.train_seconds is not None for row in rows)
-    heads = ["", "AP", "against the first", "AP50", *["mask AP"] * masks, *["keypoint AP"] * points]
-    heads += ["ms an image", "parameters", "MB"]
+    heads = ["", "AP", "against the first", "AP50", *more.values(), "ms an image", "parameters", "MB"]
     heads += ["steps", "minutes"] if trained else []
     lines = [" | ".join(["", *heads, ""]).strip(), "|" + "---|" * len(heads)]
     for row in rows:
@@ -275,7 +286,7 @@ def markdown(comparison: Comparison) -> str:
         name = printable(row.name).replace("|", "\\|")  # which would begin a column
         cells = [f"`{name}`", _with_interval(row.ap, row.ap_interval),
                  _with_interval(row.difference, row.difference_interval, signed=True), _points(row.ap50)]  # fmt: skip
-        cells += [_points(row.segm_ap)] * masks + [_points(row.keypoint_ap)] * points
+        cells += [_points(getattr(row, key)) for key in more]
         cells += [
             f"{1000 * row.seconds_per_image:.1f} ({ratio:.2f}x)",
             "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
