@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -24,12 +25,13 @@ from boxwright.data.inputs import refuse_among_images
 from boxwright.deploy.batch.listing import Entry, list_images
 from boxwright.deploy.batch.worker import Chunk, Job, Worker, write_whole
 from boxwright.inference.predictor import Detector
-from boxwright.models import require_objects
+from boxwright.models import left_out, require_objects
 from boxwright.runtime.devices import parse_device
 from boxwright.runtime.missing import required
 from boxwright.weights.download import fetched_file, is_remote
 from boxwright.wording import counted
 
+_LOG = logging.getLogger("boxwright.batch")
 MOST_A_CHUNK = 128
 INIT_DEATHS = 3
 """Workers in a row that may die during their start before the job fails."""
@@ -104,7 +106,10 @@ def predict_batch(
     file = _detector_file(checkpoint)
     detector = Detector.load(file, "cpu", precision="auto" if precision == "fp16" else precision)
     name = detector.recipe.model.name
-    require_objects(name, "--engine ray writes tables of objects; use --engine local")
+    instead = "--engine ray writes tables of objects; use --engine local"
+    require_objects(name, instead)
+    if told := left_out(name, instead):
+        _LOG.warning(told)
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs a proposal file, which --engine ray does not support; use --engine local")
     if detector.recipe.needs_rotated:
