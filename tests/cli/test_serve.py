@@ -40,3 +40,17 @@ def test_without_the_extra_it_says_how_to_get_it(boxwright, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     boxwright("serve", "none.pt", "--port", 0).refused("uvicorn", "pip install 'boxwright[serve]'")
+
+
+@pytest.mark.parametrize("detector", ["panoptic_fpn", "mask_rcnn"])
+def test_what_the_answers_leave_out_is_said_when_it_starts(boxwright, monkeypatch, detector):
+    known = {"name": "a.pt", "detector": detector, "classes": [1], "runtime": "torch", "precision": "fp32",
+             "device": "cpu"}  # fmt: skip
+
+    def served(*given, ready, **options):
+        ready("http://127.0.0.1:1", known)
+
+    monkeypatch.setattr("boxwright.deploy.serve.server.serve", served)
+    ended = boxwright("serve", "a.pt")
+    assert ended.out == "http://127.0.0.1:1\n"
+    assert ("labels pixels too, which are left out" in ended.err) == (detector == "panoptic_fpn")
