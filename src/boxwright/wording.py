@@ -19,12 +19,12 @@ def counted(count: int | float, noun: str) -> str:
 def plural(noun: str, count: float = 2) -> str:
     """The plural of a noun, or its singular for a count of 1.
 
-    >>> plural("process"), plural("key"), plural("batch"), plural("image", 1)
-    ('processes', 'keys', 'batches', 'image')
+    >>> plural("process"), plural("key"), plural("batch"), plural("epoch"), plural("image", 1)
+    ('processes', 'keys', 'batches', 'epochs', 'image')
     """
     if count == 1:
         return noun
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("epoch"):
         return f"{noun}es"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
