@@ -126,7 +126,7 @@ def test_figures_that_one_candidate_has_are_columns_of_all():
     assert heads[3:7] == ["AP50", "mask AP", "mIoU", "PQ"]
     assert first[3:7] == ["75.0", "40.0", "90.0", "70.0"]
     assert second[3:7] == ["-", "-", "80.0", "-"]
-    (turned,) = (Row("a", "a.pt", 0.5, None, 0.75, None, None, None, 0.01, None, 8.0, None, None, rotated_ap=0.3),)
+    turned = Row("a", "a.pt", 0.5, None, 0.75, None, None, None, 0.01, None, 8.0, None, None, rotated_ap=0.3)
     assert "| AP50 | rotated AP | ms an image |" in markdown(Comparison((turned,), None, 10))
 
 
