@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_masks import decode_rle
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.cli.predict_video import json_line
 from boxwright.recipes import load_recipe
-from boxwright.structures import Classes
+from boxwright.structures import Classes, Detections, Panoptic, PanopticSegment
 
 pytest.importorskip("av", reason="pip install 'boxwright[video]'")
 from fractions import Fraction
 
-from boxwright.inference.video import Video, VideoWriter
+from boxwright.inference.video import Frame, Video, VideoWriter
 
 TINY = ["model.fpn.channels=16", "model.head.stem_channels=[]", "data.resize.size=64"]
 
@@ -104,3 +106,27 @@ def test_what_does_not_go_with_a_video_is_refused(boxwright, checkpoint, clip, t
     assert not list(Path().iterdir())
     monkeypatch.setitem(sys.modules, "av", None)
     boxwright("predict", checkpoint, clip).refused("pip install 'boxwright[video]'")
+
+
+def test_a_line_has_the_segments_of_a_model_that_labels_pixels():
+    classes = Classes(("cat",), (17,), stuff=("sky", "road"), stuff_ids=(92, 101))
+    segments = (PanopticSegment(1, 0, True, 0.75, 0, 2), PanopticSegment(3, 1, False, None, None, 4))
+    ids = torch.tensor([[1, 1, 3], [3, 3, 3]], dtype=torch.int32)
+    semantic = torch.tensor([[0, 0, 2], [2, 255, 255]], dtype=torch.uint8)
+    parts = (torch.tensor([[0.0, 0, 2, 1]]), torch.tensor([0.75]), torch.tensor([0]), (2, 3), classes)
+    frame = Frame(4, 0.5, np.zeros((2, 3, 3), np.uint8))
+    merged = json.loads(json_line(frame, Detections(*parts, semantic=semantic, panoptic=Panoptic(ids, segments))))
+    cat, road = merged["segments"]
+    assert {key: value for key, value in cat.items() if key != "segmentation"} == {
+        "label": "cat", "id": 1, "category_id": 17, "area": 2, "isthing": 1, "score": 0.75, "detection": 0
+    }  # fmt: skip
+    assert (road["label"], road["category_id"], road["area"], road["isthing"]) == ("road", 101, 4, 0)
+    for row, number in ((cat, 1), (road, 3)):
+        mask = decode_rle(row["segmentation"]["counts"], tuple(row["segmentation"]["size"]))
+        assert torch.equal(mask, ids == number)
+    labels = json.loads(json_line(frame, Detections(*parts, semantic=semantic)))["segments"]
+    assert [(row["label"], row["category_id"], row["area"]) for row in labels] == [
+        ("things", None, 2),
+        ("road", 101, 2),
+    ]
+    assert "segments" not in json.loads(json_line(frame, Detections(*parts)))

@@ -42,10 +42,9 @@ def test_without_the_extra_it_says_how_to_get_it(boxwright, monkeypatch):
     boxwright("serve", "none.pt", "--port", 0).refused("uvicorn", "pip install 'boxwright[serve]'")
 
 
-@pytest.mark.parametrize("detector", ["panoptic_fpn", "mask_rcnn"])
-def test_what_the_answers_leave_out_is_said_when_it_starts(boxwright, monkeypatch, detector):
-    known = {"name": "a.pt", "detector": detector, "classes": [1], "runtime": "torch", "precision": "fp32",
-             "device": "cpu"}  # fmt: skip
+def test_it_says_what_it_serves(boxwright, monkeypatch):
+    known = {"name": "a.pt", "detector": "panoptic_fpn", "classes": [1], "stuff": [2, 3], "runtime": "torch",
+             "precision": "fp32", "device": "cpu"}  # fmt: skip
 
     def served(*given, ready, **options):
         ready("http://127.0.0.1:1", known)
@@ -53,4 +52,4 @@ def test_what_the_answers_leave_out_is_said_when_it_starts(boxwright, monkeypatc
     monkeypatch.setattr("boxwright.deploy.serve.server.serve", served)
     ended = boxwright("serve", "a.pt")
     assert ended.out == "http://127.0.0.1:1\n"
-    assert ("labels pixels too, which are left out" in ended.err) == (detector == "panoptic_fpn")
+    assert "a.pt (panoptic_fpn, 3 classes, torch fp32 on cpu)" in ended.err

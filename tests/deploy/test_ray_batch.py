@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,21 +21,22 @@ from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
 from boxwright.deploy.batch.listing import list_images
 from boxwright.deploy.batch.ray_job import _alone, predict_batch, ray_cluster
-from boxwright.deploy.batch.worker import Attempt, Chunk, Job, Worker
+from boxwright.deploy.batch.worker import Attempt, Chunk, Job, Worker, further_columns
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 
 pytest.importorskip("ray.data", reason="the package ray, of the extra ray, is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the package pyarrow, of the extra ray, is not installed")
+TWO = Classes(("cat", "dog"), (4, 9))
 SAME = {"precision": "fp32", "batch": 1, "device": "cpu"}
 
 
-def small_checkpoint(path, name, recipe_name, *settings):
+def small_checkpoint(path, name, recipe_name, *settings, classes=TWO):
     torch.manual_seed(0)
     recipe = load_recipe(recipe_name, ["model.fpn.channels=16", "data.resize.size=64", *settings])
-    model = recipe.build_model(2)
-    save_checkpoint(Checkpoint(recipe, Classes(("cat", "dog"), (4, 9)), model.state_dict(), 0.0), path)
+    model = recipe.build_model(len(classes))
+    save_checkpoint(Checkpoint(recipe, classes, model.state_dict(), 0.0), path)
     return path
 
 
@@ -225,10 +227,20 @@ def test_without_ray_it_says_how_to_get_it(checkpoint, images, tmp_path, monkeyp
         predict_batch(checkpoint, [images], tmp_path / "out")
 
 
-def worker(checkpoint, out, masks=False, keypoints=False):
+def worker(checkpoint, out):
     for name in ("results", "failures", "attempts"):
         (out / name).mkdir(parents=True)
-    return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, masks, keypoints))
+    further = further_columns(Detector.load(checkpoint, "cpu").recipe)
+    return Worker(Job(str(checkpoint), str(out), "cpu", "fp32", 2, 0.0, None, 5, True, further))
+
+
+def one_row(path, image, out):
+    """The row of an image, and what `predict` finds in it."""
+    worker(path, out)(Chunk.of(list_images([image]))._asdict())
+    assert rows(out / "failures") == {}
+    (row,) = rows(out / "results").values()
+    (found,) = Detector.load(path, "cpu", precision="fp32").predict(image, score=0, max_detections=5)
+    return row, found
 
 
 def test_an_image_that_kills_workers_becomes_a_failure(checkpoint, images, tmp_path):
@@ -267,10 +279,7 @@ def test_masks_are_run_length_codes(images, tmp_path):
     settings = ("model.backbone=mobilenet_v3_small", "model.head.stem_channels=[16]", "model.mask.conv_channels=[8]",
                 "model.mask.upsampled_channels=8")  # fmt: skip
     path = small_checkpoint(tmp_path / "tiny.pt", "fcos_mask", "fcos-mask-small", *settings)
-    able = worker(path, tmp_path / "out", masks=True)
-    able(Chunk.of(list_images([images / "00.png"]))._asdict())
-    (row,) = rows(tmp_path / "out" / "results").values()
-    (found,) = Detector.load(path, "cpu", precision="fp32").predict(images / "00.png", score=0, max_detections=5)
+    row, found = one_row(path, images / "00.png", tmp_path / "out")
     assert len(found) == len(row["masks"]) == 5
     for code, mask in zip(row["masks"], found.masks, strict=True):
         assert torch.equal(decode_rle(code["counts"], tuple(code["size"])), mask)
@@ -280,12 +289,52 @@ def test_keypoints_are_x_y_score_of_each(images, tmp_path):
     settings = ("model.backbone.widths=[4,4,4,1]", "model.rpn.stem_channels=[8]", "model.box.fc_channels=[8]",
                 "model.keypoint.conv_channels=[8]", "model.keypoint.pool_size=4")  # fmt: skip
     path = small_checkpoint(tmp_path / "tiny.pt", "keypoint_rcnn", "keypoint-rcnn-small", *settings)
-    able = worker(path, tmp_path / "out", keypoints=True)
-    able(Chunk.of(list_images([images / "00.png"]))._asdict())
-    (row,) = rows(tmp_path / "out" / "results").values()
-    (found,) = Detector.load(path, "cpu", precision="fp32").predict(images / "00.png", score=0, max_detections=5)
+    row, found = one_row(path, images / "00.png", tmp_path / "out")
     assert found.keypoints.shape == (5, 17, 3)
     torch.testing.assert_close(torch.tensor(row["keypoints"]), found.keypoints)
+
+
+OF_REGIONS = ("model.backbone.widths=[4,4,4,1]", "model.rpn.stem_channels=[8]", "model.box.fc_channels=[8]")
+OF_PIXELS = ("model.semantic.num_classes=3", "model.semantic.channels=8")
+
+
+def test_rotated_boxes_stand_beside_their_hulls(images, tmp_path):
+    path = small_checkpoint(tmp_path / "tiny.pt", "rotated_faster_rcnn", "rotated-faster-rcnn-small", *OF_REGIONS)
+    row, found = one_row(path, images / "00.png", tmp_path / "out")
+    assert found.rotated.shape == (5, 5)
+    torch.testing.assert_close(torch.tensor(row["rotated"]), found.rotated)
+    torch.testing.assert_close(torch.tensor(row["boxes"]), found.boxes)
+
+
+def map_of(data):
+    return np.asarray(Image.open(BytesIO(data))).astype(int)
+
+
+def test_maps_are_png_files_with_the_segments_of_coco(images, tmp_path):
+    masks = ("model.mask.conv_channels=[8]", "model.mask.upsampled_channels=8", "model.panoptic.min_score=0.0",
+             "model.panoptic.min_stuff_area=0")  # fmt: skip
+    classes = Classes(("cat", "dog"), (4, 9), stuff=("sky", "road"), stuff_ids=(30, 31))
+    path = small_checkpoint(
+        tmp_path / "tiny.pt", "panoptic_fpn", "panoptic-fpn-small", *OF_REGIONS, *OF_PIXELS, *masks, classes=classes
+    )
+    row, found = one_row(path, images / "00.png", tmp_path / "out")
+    assert np.array_equal(map_of(row["semantic"]), found.semantic.numpy())
+    colours = map_of(row["panoptic"])
+    assert np.array_equal(colours @ [1, 256, 65536], found.panoptic.map.numpy())
+    told = [(one["id"], one["category_id"], one["area"], one["isthing"]) for one in row["segments"]]
+    ids = [(classes.ids if one.thing else classes.stuff_ids)[one.label] for one in found.panoptic.segments]
+    assert told == [(s.id, key, s.area, s.thing) for s, key in zip(found.panoptic.segments, ids, strict=True)]
+    assert {*ids} & {30, 31}
+
+
+def test_a_model_of_pixels_gives_its_map_and_no_objects(images, tmp_path):
+    settings = ("model.backbone.widths=[4,4,4,1]", *OF_PIXELS)
+    classes = Classes((), (), stuff=("sky", "road", "wall"))
+    path = small_checkpoint(tmp_path / "tiny.pt", "semantic_fpn", "semantic-fpn-small", *settings, classes=classes)
+    row, found = one_row(path, images / "00.png", tmp_path / "out")
+    assert np.array_equal(map_of(row["semantic"]), found.semantic.numpy())
+    assert row["boxes"] == []
+    assert "segments" not in row
 
 
 def test_a_full_disk_is_told_in_its_own_words(checkpoint, images, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
@@ -56,6 +57,35 @@ def points(tmp_path_factory):
     path = tmp_path_factory.mktemp("points") / "points.pt"
     face = Skeleton(("nose", "left_eye", "right_eye"), ((0, 1), (0, 2)))
     save_checkpoint(Checkpoint(recipe, Classes(("face",), (3,), face), recipe.build_model(1).state_dict(), 0.0), path)
+    return path
+
+
+OF_PIXELS = ("model.backbone.widths=[4,4,4,1]", "model.fpn.channels=8", "data.resize.size=96",
+             "model.semantic.num_classes=3", "model.semantic.channels=8")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def panoptic(tmp_path_factory):
+    """The file of a model with panoptic maps, of random weights: everything becomes a segment."""
+    torch.manual_seed(0)
+    small = (*OF_PIXELS, "model.rpn.stem_channels=[8]", "model.box.fc_channels=[8]", "model.mask.conv_channels=[8]",
+             "model.mask.upsampled_channels=8", "model.panoptic.min_score=0.0", "model.panoptic.min_stuff_area=0",
+             "model.panoptic.max_overlap=0.9")  # fmt: skip
+    recipe = load_recipe("panoptic-fpn-small", small)
+    path = tmp_path_factory.mktemp("panoptic") / "panoptic.pt"
+    classes = Classes(("cat", "dog"), (4, 9), stuff=("sky", "road"), stuff_ids=(30, 31))
+    save_checkpoint(Checkpoint(recipe, classes, recipe.build_model(2).state_dict(), 0.0), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    """The file of a model with semantic maps only, of random weights."""
+    torch.manual_seed(0)
+    recipe = load_recipe("semantic-fpn-small", OF_PIXELS)
+    path = tmp_path_factory.mktemp("pixels") / "pixels.pt"
+    classes = Classes((), (), stuff=("sky", "road", "wall"), stuff_ids=(7, 3, 5))
+    save_checkpoint(Checkpoint(recipe, classes, recipe.build_model(0).state_dict(), 0.0), path)
     return path
 
 
@@ -173,6 +203,59 @@ class TestAnswers:
         assert told == {"names": ["nose", "left_eye", "right_eye"], "lines": [[0, 1], [0, 2]]}
         assert (other.status_code, "predicts no masks" in other.json()["error"]) == (422, True)
 
+    def test_segments_are_those_of_the_panoptic_map_and_maps_are_png_files(self, panoptic, images):
+        detector = Detector.load(panoptic, "cpu", precision="fp32")
+        with client_of(detector, panoptic) as client:
+            coded, outlined, plain, mapped = (
+                client.post(f"/v1/detect?score=0{query}", content=png(images[0])).json()
+                for query in ("", "&masks=polygons", "&masks=none", "&maps=png")
+            )
+            told = client.get("/v1/model").json()
+        (found,) = detector.predict(images[0], score=0)
+        assert [one.thing for one in found.panoptic.segments] == sorted(
+            (one.thing for one in found.panoptic.segments), reverse=True
+        )
+        assert {one.thing for one in found.panoptic.segments} == {True, False}
+        names = {True: ("cat", "dog"), False: ("sky", "road")}
+        ids = {True: (4, 9), False: (30, 31)}
+        for one, row, other in zip(found.panoptic.segments, coded["segments"], outlined["segments"], strict=True):
+            mask = decode_rle(row["segmentation"]["counts"], tuple(row["segmentation"]["size"]))
+            assert torch.equal(mask, found.panoptic.mask(one.id))
+            assert torch.equal(rasterise_polygons(other["segmentation"], (96, 128)), mask)
+            assert (row["label"], row["category_id"]) == (names[one.thing][one.label], ids[one.thing][one.label])
+            assert (row["area"], row["isthing"], row.get("detection")) == (int(mask.sum()), one.thing, one.row)
+        assert not any("segmentation" in one for one in plain["segments"] + plain["detections"])
+        assert not {"semantic", "panoptic"} & {*coded}
+        semantic, merged = (
+            np.asarray(Image.open(BytesIO(b64decode(mapped[name])))).astype(int) for name in ("semantic", "panoptic")
+        )
+        assert np.array_equal(semantic, found.semantic.numpy())
+        assert np.array_equal(merged @ [1, 256, 65536], found.panoptic.map.numpy())
+        assert (told["masks"], told["segments"]) == (True, True)
+        listed = [("things", None), ("sky", 30), ("road", 31)]
+        assert [(one["label"], one["category_id"]) for one in told["stuff"]] == listed
+
+    def test_a_model_of_pixels_answers_with_a_segment_for_each_label(self, pixels, images):
+        detector = Detector.load(pixels, "cpu", precision="fp32")
+        with client_of(detector, pixels) as client:
+            answer = client.post("/v1/detect", content=png(images[0])).json()
+            mapped = client.post("/v1/detect?maps=png&masks=none", content=png(images[0])).json()
+            told = client.get("/v1/model").json()
+        (found,) = detector.predict(images[0])
+        assert answer["detections"] == []
+        labels = found.semantic.unique().tolist()
+        assert len(labels) > 1
+        assert [row["label"] for row in answer["segments"]] == [("sky", "road", "wall")[label] for label in labels]
+        assert [row["category_id"] for row in answer["segments"]] == [(7, 3, 5)[label] for label in labels]
+        for row, label in zip(answer["segments"], labels, strict=True):
+            mask = decode_rle(row["segmentation"]["counts"], tuple(row["segmentation"]["size"]))
+            assert torch.equal(mask, found.semantic == label)
+            assert (row["area"], row["isthing"]) == (int(mask.sum()), 0)
+        assert np.array_equal(np.asarray(Image.open(BytesIO(b64decode(mapped["semantic"])))), found.semantic.numpy())
+        assert "panoptic" not in mapped
+        assert (told["classes"], told["masks"], told["segments"]) == ([], False, True)
+        assert [one["label"] for one in told["stuff"]] == ["sky", "road", "wall"]
+
     def test_the_model_says_what_it_is(self, served, masks, detector):
         told = served.get("/v1/model").json()
         assert (told["name"], told["recipe"], told["detector"]) == ("tiny.pt", "fcos-small", "fcos")
@@ -180,6 +263,7 @@ class TestAnswers:
         assert all(re.fullmatch("#[0-9a-f]{6}", one["colour"]) for one in told["classes"])
         assert (told["score"], told["runtime"], told["precision"], told["device"]) == (0.6, "torch", "fp32", "cpu")
         assert (told["masks"], masks.get("/v1/model").json()["masks"]) == (False, True)
+        assert (told["segments"], told["stuff"]) == (False, [])
         assert told["keypoints"] is None
         assert told["limits"] == {"bytes": 200_000, "pixels": 40_000, "images": 8}
         assert served.get("/healthz").json() == {"status": "ok"}
@@ -229,6 +313,8 @@ class TestPage:
         (422, "max_detections: should be greater than or equal to 1, got 0", "?max_detections=0", b"", "image/png"),
         (422, "masks: should be 'rle', 'polygons' or 'none', got all", "?masks=all", b"", "image/png"),
         (422, "masks: tiny.pt predicts no masks", "?masks=rle", b"", "image/png"),
+        (422, "maps: should be 'png', got all", "?maps=all", b"", "image/png"),
+        (422, "maps: tiny.pt labels no pixels; leave maps=png out", "?maps=png", b"", "image/png"),
         (404, "POST /v1/detect/no: Not Found", "/no", b"", "image/png"),
     ],
 )  # fmt: skip

@@ -10,7 +10,6 @@ from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.deploy.export.graph import detector_graph
-from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.inference.prediction_files import PredictionFiles, refuse_formats
 from boxwright.inference.predictor import Detector
 from boxwright.inference.propose import write_proposals_of
@@ -43,9 +42,7 @@ def test_it_labels_every_pixel_and_finds_nothing(detector):
     assert found.draw(torch.zeros(3, 70, 50, dtype=torch.uint8)).size == (50, 70)
 
 
-def test_the_server_tracking_proposals_and_exports_without_nms_refuse_it(checkpoint, detector, tmp_path):
-    with pytest.raises(ValueError, match="labels pixels and finds no objects: the server answers with objects"):
-        Service(detector, tmp_path / "best.pt", ServeOptions())
+def test_tracking_proposals_and_exports_without_nms_refuse_it(checkpoint, detector, tmp_path):
     with pytest.raises(ValueError, match="no objects: there is nothing to track"):
         detector.track(VIDEO)
     with pytest.raises(ValueError, match="has no NMS to leave out"):

@@ -77,9 +77,10 @@ def with_progress(frames: Iterable[T], total: int | None) -> Iterator[T]:
 def json_line(frame: Frame, found: Detections, ids: Sequence[int] | None = None) -> str:
     """A frame as a line of JSON: number, time, and each object's name, score, box (x1, y1, x2, y2), mask and keypoints.
 
-    Identities, where there are any, come first in each object.
+    Identities, where there are any, come first in each object. Of a model that labels pixels there are segments too.
     """
     from boxwright.inference.prediction_files import beyond_box
+    from boxwright.structures.written import segment_rows
 
     rows = [
         ({} if ids is None else {"id": ids[index]})
@@ -87,4 +88,7 @@ def json_line(frame: Frame, found: Detections, ids: Sequence[int] | None = None)
         | beyond_box(one, found)
         for index, one in enumerate(found)
     ]
-    return json.dumps({"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}, ensure_ascii=False)
+    line = {"frame": frame.number, "seconds": round(frame.seconds, 6), "objects": rows}
+    if found.semantic is not None and found.classes is not None:
+        line["segments"] = segment_rows(found.semantic, found.panoptic, found.classes)
+    return json.dumps(line, ensure_ascii=False)

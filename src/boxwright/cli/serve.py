@@ -41,17 +41,14 @@ def serve(
     from boxwright.deploy.serve.server import serve as run
     from boxwright.deploy.serve.service import ServeOptions
     from boxwright.deploy.serve.uploads import Limits
-    from boxwright.models import left_out
 
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score: expected 0 to 1, got {score}")
 
     def ready(address: str, known: dict[str, Any]) -> None:
-        if told := left_out(known["detector"], "the server answers with objects; use boxwright predict"):
-            log(told)
         log(
-            f"{known['name']} ({known['detector']}, {counted(len(known['classes']), 'class')}, {known['runtime']} "
-            f"{known['precision']} on {known['device']}); stop it with Ctrl-C"
+            f"{known['name']} ({known['detector']}, {counted(len(known['classes'] + known['stuff']), 'class')}, "
+            f"{known['runtime']} {known['precision']} on {known['device']}); stop it with Ctrl-C"
         )
         typer.echo(address)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from boxwright.data.dataset import DetectionDataset
 from boxwright.evaluation.result_files import unique_stems
-from boxwright.structures import Classes, Detections
+from boxwright.structures import Detections
+from boxwright.structures.written import segments_info
 from boxwright.visualize.label_images import panoptic_image, semantic_image
 from boxwright.writing import writing
 
@@ -35,7 +36,7 @@ class MapFiles:
             self._save(semantic_image(found.semantic), "semantic", name)
         if found.panoptic is not None:
             self._save(panoptic_image(found.panoptic.map), "panoptic", name)
-            segments = segments_info(found, self.images.classes)
+            segments = segments_info(found.panoptic, self.images.classes)
             key = self.images.records[index].image_id
             self.rows.append({"image_id": key, "file_name": name, "segments_info": segments})
 
@@ -55,14 +56,3 @@ class MapFiles:
         with writing(self.folder / name) as path:
             text = json.dumps(content, ensure_ascii=False) + "\n"
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def segments_info(found: Detections, classes: Classes) -> list[dict[str, Any]]:
-    """COCO's rows of the segments of an image, with the user's own category ids."""
-    assert found.panoptic is not None
-    rows = []
-    for one in found.panoptic.segments:
-        key = (classes.ids if one.thing else classes.stuff_ids)[one.label]
-        row: dict[str, Any] = {"id": one.id, "category_id": key, "area": one.area, "isthing": int(one.thing)}
-        rows.append(row if one.score is None else row | {"score": one.score})
-    return rows

@@ -13,6 +13,7 @@ from PIL import Image
 from boxwright.evaluation.result_files import write_dota_results, write_text_results, write_yolo_results
 from boxwright.models import MODELS
 from boxwright.structures import Classes, Detection, Detections
+from boxwright.structures.written import segments_info
 from boxwright.visualize import mask_image, panoptic_image, semantic_image
 from boxwright.writing import GrowingJson, writing
 
@@ -105,7 +106,8 @@ class PredictionFiles:
             self._write_names(found.classes)
         if self._segments is not None and found.panoptic is not None:
             self._save(panoptic_image(found.panoptic.map), "panoptic", name)
-            self._segments.add(json.dumps(_panoptic_entry(name, found)))
+            segments = segments_info(found.panoptic, found.classes)
+            self._segments.add(json.dumps({"image_id": name, "file_name": f"{name}.png", "segments_info": segments}))
 
     def _save(self, image: Image.Image, kind: str, name: str) -> None:
         file = self.folder / kind / f"{name}.png"
@@ -121,18 +123,6 @@ class PredictionFiles:
             with writing(file):
                 text = json.dumps(dict(enumerate(classes.semantic_names)), ensure_ascii=False, indent=1)
                 file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _panoptic_entry(name: str, found: Detections) -> dict[str, Any]:
-    """An image of COCO's panoptic results; ids of categories are those of the user's own files."""
-    classes, panoptic = found.classes, found.panoptic
-    assert panoptic is not None
-    segments = []
-    for one in panoptic.segments:
-        ids = None if classes is None else classes.ids if one.thing else classes.stuff_ids
-        row: dict[str, Any] = {"id": one.id, "category_id": ids[one.label] if ids else one.label, "area": one.area}
-        segments.append(row | {"isthing": int(one.thing)} | ({} if one.score is None else {"score": one.score}))
-    return {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
 
 
 def beyond_box(one: Detection, found: Detections) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
 from boxwright.structures import DetectSettings
 
-__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry", "left_out", "require_objects"]
+__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry", "require_objects"]
 
 
 class ModelEntry(NamedTuple):
@@ -69,13 +69,3 @@ def require_objects(name: str, instead: str) -> None:
     """
     if not MODELS[name].detects:
         raise ValueError(f"{name} labels pixels and finds no objects: {instead}")
-
-
-def left_out(name: str, instead: str) -> str | None:
-    """What is to be told where only the objects of a model, by its name, are used; nothing if it finds only objects.
-
-    >>> left_out("panoptic_fpn", "use boxwright predict")
-    'panoptic_fpn labels pixels too, which are left out: use boxwright predict'
-    >>> left_out("mask_rcnn", "use boxwright predict")
-    """
-    return f"{name} labels pixels too, which are left out: {instead}" if MODELS[name].needs_semantic else None

@@ -1,15 +1,20 @@
-"""One detection as a row of a COCO result file, and many as another library's record."""
+"""Detections and segments as rows of COCO result files, and detections as another library's record."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from boxwright.ops.mask_paste import mask_polygons
 from boxwright.ops.rotated import rotated_corners
+from boxwright.structures.classes import IGNORED, Classes
 from boxwright.structures.masks import CroppedMask
+from boxwright.structures.panoptic import Panoptic
+
+Masks: TypeAlias = Literal["rle", "polygons", "none"]
+"""How pixels are written: as COCO's run-length codes, as polygons along their edges, or not."""
 
 
 def coco_row(
@@ -36,6 +41,58 @@ def coco_row(
     if rotated is not None:  # (5,)
         row["rotated"] = rotated.tolist()
     return row
+
+
+def segments_info(panoptic: Panoptic, classes: Classes | None) -> list[dict[str, Any]]:
+    """The segments of an image as COCO's panoptic results have them, with the category ids of the user's own files.
+
+    >>> import torch
+    >>> from boxwright.structures.panoptic import PanopticSegment
+    >>> sky = PanopticSegment(id=1, label=0, thing=False, score=None, row=None, area=1)
+    >>> segments_info(Panoptic(torch.ones(1, 1, dtype=torch.int32), (sky,)), Classes(("cat",), (7,), stuff=("sky",)))
+    [{'id': 1, 'category_id': 8, 'area': 1, 'isthing': 0}]
+    """
+    rows = []
+    for one in panoptic.segments:
+        ids = None if classes is None else classes.ids if one.thing else classes.stuff_ids
+        row: dict[str, Any] = {"id": one.id, "category_id": ids[one.label] if ids else one.label, "area": one.area}
+        rows.append(row | {"isthing": int(one.thing)} | ({} if one.score is None else {"score": one.score}))
+    return rows
+
+
+def segment_rows(
+    semantic: Tensor, panoptic: Panoptic | None, classes: Classes, masks: Masks = "rle"
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The segments of an image as data of their own: those of the panoptic map, else each label of the semantic one.
+
+    As `segments_info`, with the `label`, the `detection` of an object by its row, and a `segmentation` as run-length
+    code or polygons. The label "things" of a semantic map (H, W) has no category id.
+    """
+    if panoptic is not None:
+        return [
+            {"label": (classes.names if one.thing else classes.stuff)[one.label]}
+            | row
+            | ({"detection": one.row} if one.thing else {})
+            | _pixels(panoptic.mask(one.id), masks)
+            for one, row in zip(panoptic.segments, segments_info(panoptic, classes), strict=True)
+        ]
+    names, rows = classes.semantic_names, []
+    numbers = [*[None] * (len(names) - len(classes.stuff)), *classes.stuff_ids]
+    for label in semantic.unique().tolist():
+        if label != IGNORED:
+            plane = semantic == label
+            row = {"label": names[label], "id": len(rows) + 1, "category_id": numbers[label]}
+            rows.append(row | {"area": int(plane.sum()), "isthing": 0} | _pixels(plane, masks))
+    return rows
+
+
+def _pixels(plane: Tensor, masks: Masks) -> dict[str, Any]:
+    """The pixels (H, W) bool of a segment, as they are asked for."""
+    if masks == "none":
+        return {}
+    mask, size_hw = CroppedMask(0, 0, plane).tight(), (plane.shape[0], plane.shape[1])
+    polygons = masks == "polygons"
+    return {"segmentation": mask_polygons(mask.bitmap, mask.x, mask.y) if polygons else mask.encoded(size_hw)}
 
 
 def as_supervision(

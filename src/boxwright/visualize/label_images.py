@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
@@ -25,3 +27,10 @@ def panoptic_image(ids: Tensor) -> Image.Image:
     """
     plane = ids.cpu().numpy().astype(np.uint32)
     return Image.fromarray(np.stack([plane % 256, plane // 256 % 256, plane // 65536], axis=-1).astype(np.uint8))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The bytes of an image as a PNG file."""
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

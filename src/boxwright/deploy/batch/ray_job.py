@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -23,15 +22,13 @@ from typing import Any, NamedTuple
 
 from boxwright.data.inputs import refuse_among_images
 from boxwright.deploy.batch.listing import Entry, list_images
-from boxwright.deploy.batch.worker import Chunk, Job, Worker, write_whole
+from boxwright.deploy.batch.worker import Chunk, Job, Worker, further_columns, write_whole
 from boxwright.inference.predictor import Detector
-from boxwright.models import left_out, require_objects
 from boxwright.runtime.devices import parse_device
 from boxwright.runtime.missing import required
 from boxwright.weights.download import fetched_file, is_remote
 from boxwright.wording import counted
 
-_LOG = logging.getLogger("boxwright.batch")
 MOST_A_CHUNK = 128
 INIT_DEATHS = 3
 """Workers in a row that may die during their start before the job fails."""
@@ -105,15 +102,8 @@ def predict_batch(
     required("ray.data", "ray")
     file = _detector_file(checkpoint)
     detector = Detector.load(file, "cpu", precision="auto" if precision == "fp16" else precision)
-    name = detector.recipe.model.name
-    instead = "--engine ray writes tables of objects; use --engine local"
-    require_objects(name, instead)
-    if told := left_out(name, instead):
-        _LOG.warning(told)
     if detector.needs_proposals:
         raise ValueError(f"{checkpoint} needs a proposal file, which --engine ray does not support; use --engine local")
-    if detector.recipe.needs_rotated:
-        raise ValueError(f"{checkpoint} finds rotated boxes, which --engine ray has no column for; use --engine local")
     least = detector.score_threshold if score is None else score
     settings = Settings(_digest(file), detector.classes.names, least, nms_iou, max_detections, resized, precision)
     folder = Path(out).absolute()
@@ -133,8 +123,7 @@ def predict_batch(
             nms_iou,
             max_detections,
             resized,
-            detector.recipe.needs_masks,
-            detector.recipe.num_keypoints > 0,
+            further_columns(detector.recipe),
         )
         del detector
         objects = 0

@@ -1,8 +1,9 @@
 """A worker of a batch job: loads the detector once, and turns chunks of images into files of rows.
 
 A row of results is an image: key, size, boxes (D, 4) x1, y1, x2, y2 in its pixels, scores, labels, names and category
-ids (D), best first, masks (D) as COCO's run-length codes and keypoints (D, P, 3) x, y, score if the detector
-predicts them. A row of failures is an image and the reason, in one sentence.
+ids (D), best first, and what else the detector predicts: masks (D) as COCO's run-length codes, keypoints (D, P, 3) x,
+y, score, rotated boxes (D, 5), the semantic and the panoptic map as PNG files, and COCO's rows of the segments. A row
+of failures is an image and the reason, in one sentence.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from boxwright.data.inputs import Ahead
 from boxwright.deploy.batch.listing import Entry, read_with_note_of, stored_size_of
 from boxwright.inference.predictor import Detector
 from boxwright.ops.image import ResizeRule
+from boxwright.recipes.schema import Recipe
 from boxwright.runtime.missing import required
 from boxwright.structures import Detections
+from boxwright.structures.written import segments_info
+from boxwright.visualize.label_images import panoptic_image, png_bytes, semantic_image
 
 AT_ONCE = 2
 """Deaths of workers on a chunk after which its images are processed one by one, to find the one that kills them."""
@@ -44,8 +48,8 @@ class Job:
     nms_iou: float | None
     max_detections: int | None
     resized: bool
-    masks: bool
-    keypoints: bool = False
+    further: tuple[str, ...]
+    """Columns of what the detector predicts beside boxes: see `further_columns`."""
 
 
 class Chunk(NamedTuple):
@@ -115,7 +119,7 @@ class Worker:
         ]
         for name, rows, schema in (
             ("failures", failures, failure_schema()),
-            ("results", results, result_schema(self.job.masks, self.job.keypoints)),
+            ("results", results, result_schema(self.job.further)),
         ):
             if rows:
                 _write_rows(folder / name / f"{row['name']}.parquet", rows, schema)
@@ -219,8 +223,18 @@ def write_whole(path: Path, write: Callable[[str], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def result_schema(masks: bool, keypoints: bool) -> Any:
-    """The columns of the table of results."""
+def further_columns(recipe: Recipe) -> tuple[str, ...]:
+    """The columns of what a recipe's model predicts beside boxes."""
+    maps, masks = recipe.needs_semantic, recipe.needs_masks
+    have = {
+        "masks": masks, "keypoints": recipe.num_keypoints > 0, "rotated": recipe.needs_rotated, "semantic": maps,
+        "panoptic": maps and masks, "segments": maps and masks,
+    }  # fmt: skip
+    return tuple(name for name, there in have.items() if there)
+
+
+def result_schema(further: Sequence[str]) -> Any:
+    """The columns of the table of results, with those of `further_columns`."""
     arrow = required("pyarrow", "ray")
     number = arrow.float32()
     columns = {
@@ -234,11 +248,19 @@ def result_schema(masks: bool, keypoints: bool) -> Any:
         "category_ids": arrow.list_(arrow.int64()),
         "note": arrow.string(),
     }
-    if masks:
-        columns["masks"] = arrow.list_(arrow.struct({"size": arrow.list_(arrow.int32()), "counts": arrow.string()}))
-    if keypoints:
-        columns["keypoints"] = arrow.list_(arrow.list_(arrow.list_(number)))
-    return arrow.schema(columns)
+    segment = {
+        "id": arrow.int32(), "category_id": arrow.int64(), "area": arrow.int64(), "isthing": arrow.int8(),
+        "score": number,
+    }  # fmt: skip
+    more = {
+        "masks": arrow.list_(arrow.struct({"size": arrow.list_(arrow.int32()), "counts": arrow.string()})),
+        "keypoints": arrow.list_(arrow.list_(arrow.list_(number))),
+        "rotated": arrow.list_(arrow.list_(number)),
+        "semantic": arrow.binary(),
+        "panoptic": arrow.binary(),
+        "segments": arrow.list_(arrow.struct(segment)),
+    }
+    return arrow.schema(columns | {name: more[name] for name in further})
 
 
 def failure_schema() -> Any:
@@ -267,11 +289,22 @@ def _result(entry: Entry, one: Found, job: Job) -> dict[str, Any]:
         "category_ids": [row["category_id"] for row in coco],
         "note": one.note,
     }
-    if job.masks:
-        row["masks"] = [code["segmentation"] for code in coco]
-    if job.keypoints:
-        row["keypoints"] = [] if found.keypoints is None else found.keypoints.tolist()
-    return row
+    return row | {name: _further(name, found, coco) for name in job.further}
+
+
+def _further(name: str, found: Detections, coco: list[dict[str, Any]]) -> Any:
+    """What stands in one of `further_columns`, of an image with the rows `coco`."""
+    if name == "masks":
+        return [code["segmentation"] for code in coco]
+    if name == "semantic":
+        return None if found.semantic is None else png_bytes(semantic_image(found.semantic))
+    if name in ("panoptic", "segments"):
+        merged = found.panoptic
+        if merged is None:
+            return None
+        return segments_info(merged, found.classes) if name == "segments" else png_bytes(panoptic_image(merged.map))
+    values = found.keypoints if name == "keypoints" else found.rotated
+    return [] if values is None else values.tolist()
 
 
 def _out_of_memory(error: Exception) -> bool:

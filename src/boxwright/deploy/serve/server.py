@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 
-from boxwright.deploy.serve.service import Masks, ServeOptions, Service
+from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Refused
 from boxwright.inference.predictor import Detector
 from boxwright.runtime.missing import required
+from boxwright.structures.written import Masks
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -125,8 +126,10 @@ def build_app(service: Service) -> "FastAPI":
         score: Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False, description="score threshold")] = None,
         max_detections: Annotated[int | None, Query(ge=1, le=MOST_DETECTIONS)] = None,
         masks: Annotated[Masks | None, Query(description="rle if not given and the detector predicts masks")] = None,
+        maps: Annotated[Literal["png"] | None, Query(description="semantic and panoptic map as PNG in base64")] = None,
     ) -> JSONResponse:
-        return JSONResponse(await service.answers(request, score=score, max_detections=max_detections, masks=masks))
+        wanted = {"score": score, "max_detections": max_detections, "masks": masks, "maps": maps is not None}
+        return JSONResponse(await service.answers(request, **wanted))
 
     return app
 

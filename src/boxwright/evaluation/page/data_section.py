@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boxwright.evaluation.page.drawn import Mark, marked_image
+from boxwright.evaluation.page.drawn import LONGEST, Mark, embedded, marked_image
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.html import table, text
 from boxwright.structures import GroundTruth
+from boxwright.visualize.drawing import draw
 from boxwright.wording import counted
 
 FINDINGS_SHOWN = 5
@@ -75,21 +76,30 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _samples(facts: RunFacts, most: int) -> str:
-    """Images evenly taken from those with objects."""
-    one = facts.inputs
-    with_objects = [row for row, ground_truth in enumerate(one.ground_truths) if len(ground_truth)]
-    step = max(1, len(with_objects) // most)
-    figures = []
-    for row in with_objects[::step][:most]:
-        marks = ground_truth_marks(one.ground_truths[row], facts.classes.names)
-        alt = f"{one.paths[row].name} with {counted(len(marks), 'object')} of the ground truth"
-        drawn = marked_image(facts.small(one.paths[row]), marks, alt)
-        figures.append(f"<figure>{drawn}<figcaption>{text(one.paths[row].name)}</figcaption></figure>")
+    """Images evenly taken from those with objects, or with labels of pixels."""
+    labelled = [row for row, one in enumerate(facts.inputs.ground_truths) if len(one) or one.semantic is not None]
+    step = max(1, len(labelled) // most)
+    figures = [_sample(facts, row) for row in labelled[::step][:most]]
     if not figures:
         return '<p class="quiet">No validation image has an object.</p>'
     return (
         f'<h3>Images of {text(facts.split)} with their ground truth</h3><div class="gallery">{"".join(figures)}</div>'
     )
+
+
+def _sample(facts: RunFacts, row: int) -> str:
+    """One image with its ground truth: boxes as sharp lines; masks, keypoints and maps as they are drawn."""
+    path, ground_truth = facts.inputs.paths[row], facts.inputs.ground_truths[row]
+    alt = f"{path.name} with {counted(len(ground_truth), 'object')} of the ground truth"
+    further = (ground_truth.masks, ground_truth.keypoints, ground_truth.semantic)
+    if all(part is None for part in further):
+        shown = marked_image(facts.small(path), ground_truth_marks(ground_truth, facts.classes.names), alt)
+    else:
+        image = facts.read(path)
+        scale = max(1, LONGEST // max(image.shape[1:]))
+        uri = embedded(draw(image, ground_truth, classes=facts.classes, scale=scale))
+        shown = f'<img class="image" src="{uri}" alt="{text(alt)}">'
+    return f"<figure>{shown}<figcaption>{text(path.name)}</figcaption></figure>"
 
 
 def ground_truth_marks(ground_truth: GroundTruth, names: Sequence[str]) -> list[Mark]:
