@@ -5,9 +5,12 @@ import dataclasses
 import pytest
 import torch
 
+from boxwright.convert.export import export
 from boxwright.convert.files import convert_file
 from boxwright.ops.rotated import rotated_hull, wrap_angles
+from boxwright.recipes import dump_recipe
 from boxwright.structures import GroundTruth, ImageBatch, Targets
+from boxwright.weights.backbone_files import read_tensors, state_of
 
 LIMITS = {"train_candidates": 400, "test_candidates": 300, "train_proposals": 400, "test_proposals": 300}
 """The recorded model's config has lower ones than the zoo's models, which its file does not say."""
@@ -55,6 +58,18 @@ def test_rotated_boxes_are_the_recorded_ones(case, prefix):
         assert len(one) == len(boxes) == 100
         size = torch.tensor([one.size_hw[1], one.size_hw[0]] * 2)
         assert (one.boxes - rotated_hull(one.rotated).clamp(min=0).minimum(size)).abs().max() < 1e-3
+
+
+def test_it_goes_back_as_it_came(case, shared):
+    theirs = state_of(read_tensors(shared / "fixtures/detectron2/rrpn_fpn/model.pkl"))
+    converted = case[2]
+    model = dump_recipe(converted.recipe)["model"]
+    back = export(model, len(converted.classes), converted.weights, "detectron2")
+    beside = {key for key in theirs if "cell_anchors" in key or key.startswith("pixel_")}
+    assert set(back.state) == set(theirs) - beside
+    for name, value in back.state.items():
+        torch.testing.assert_close(value, torch.as_tensor(theirs[name]), rtol=1e-6, atol=1e-7)
+    assert any("MODEL.PROPOSAL_GENERATOR.NAME RRPN" in note for note in back.notes)
 
 
 def test_training_losses_are_the_recorded_ones(case):

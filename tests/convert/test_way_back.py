@@ -32,6 +32,7 @@ CASES = {
         "mask-rcnn-r50-fpn-1x": (*REGIONS, *MASKS), "mask-rcnn-r50-c4-1x": (*NO_PYRAMID, "model.mask.conv_channels=[]"),
         "keypoint-rcnn-r50-fpn-1x": (*REGIONS, *KEYPOINTS),
         "rpn-r50-fpn-1x": ("model.rpn.stem_channels=[32]",),
+        "rotated-faster-rcnn-r50-fpn-1x": REGIONS,
     },
     "adelaidet": {"fcos-r50-fpn-1x-improved": DENSE, "fcos-r50-fpn-1x": DENSE},
     "mmdetection": {
@@ -78,6 +79,9 @@ def assert_same(assert_matched):
         assert len(one) > 5
         expected = (other.boxes, other.scores, other.labels)
         assert_matched(one, expected, box=5e-3, score=2e-5, swaps=1)
+        assert (one.rotated is None) == (other.rotated is None)
+        if one.rotated is not None and torch.equal(one.labels, other.labels):
+            assert (one.rotated - other.rotated)[:, :4].abs().max() < 0.05
         if one.masks is not None and torch.equal(one.labels, other.labels):
             assert (one.whole_masks() != other.whole_masks()).float().mean() < 1e-2
         assert (one.keypoints is None) == (other.keypoints is None)
@@ -162,7 +166,7 @@ def test_recipes_on_resnet_50_accept_the_switch_of_detectron2_but_fcos_with_mask
     from boxwright.recipes import recipe_names
 
     for name in (name for name in recipe_names() if "-r50-" in name):
-        if name.startswith(("fcos-mask", "rotated")):  # the second has Detectron2's numbers, and no way back
+        if name.startswith("fcos-mask"):
             kind = load_recipe(name).model.name
             with pytest.raises(ValueError, match=f"compat: detectron2 has no detector like {kind}; it"):
                 load_recipe(name, ["compat=detectron2"])
@@ -212,7 +216,10 @@ def test_without_the_switch_the_reasons_are_told_and_what_would_have_helped():
         export_state(dump_recipe(small)["model"], 3, {}, "detectron2")
 
 
-@pytest.mark.parametrize("name", ["retinanet-r50-fpn-1x", "faster-rcnn-r50-fpn-1x", "mask-rcnn-r50-c4-1x"])
+@pytest.mark.parametrize(
+    "name",
+    ["retinanet-r50-fpn-1x", "faster-rcnn-r50-fpn-1x", "mask-rcnn-r50-c4-1x", "rotated-faster-rcnn-r50-fpn-1x"],
+)
 def test_anchors_at_centres_are_folded_exactly_and_other_rules_are_taken_when_asked(name, tmp_path, assert_same):
     """Half a cell is a constant of dx where anchors double from level to level."""
     overrides = [*NARROW, *(CASES["detectron2"] | {})[name]]

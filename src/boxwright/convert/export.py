@@ -41,6 +41,10 @@ ADAPTED = frozenset({
     "box.level_slack", "mask.level_slack", "keypoint.level_slack", "mask.paste",
 })  # fmt: skip
 """Rules of detection that no weight was made for: they may be taken as the other library has them, if asked for."""
+ROTATED_CONFIG = (
+    "its config needs MODEL.PROPOSAL_GENERATOR.NAME RRPN, MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator, "
+    "MODEL.ROI_HEADS.NAME RROIHeads and MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated"
+)
 _GRIDS = ("compat.anchor_grid", "rpn.anchor_grid")
 
 
@@ -90,6 +94,8 @@ def export(
         notes += told
         if not at(model, "backbone.stride_in_1x1"):
             notes.append("its config needs MODEL.RESNETS.STRIDE_IN_1X1 False, and reading it here --no-stride-in-1x1")
+    if model["name"] == "rotated_faster_rcnn":
+        notes.append(ROTATED_CONFIG)
     notes += [
         f"{key} is {_plain(at(model, key))}, which its config must say (usual: {_plain(usual)})"
         for key, usual in _usual(model).items()
@@ -106,6 +112,7 @@ def _usual(model: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "anchors.sizes": sides, "anchors.scales": [1, 2 ** (1 / 3), 2 ** (2 / 3)], "anchors.ratios": [0.5, 1, 2],
         "rpn.anchor_sizes": [sides] if single else [[side] for side in sides], "rpn.anchor_ratios": [0.5, 1, 2],
+        "rpn.anchor_angles": [-90, 0, 90],
         "rpn.nms_iou": 0.7, "rpn.test_candidates": 6000 if single else 1000, "rpn.test_proposals": 1000,
         "box.pool_size": 14 if at(model, "box.stage_head") else 7, "box.offset_weights": [10, 10, 5, 5],
         "mask.pool_size": 14, "keypoint.pool_size": 14, "semantic.num_classes": 54, "semantic.channels": 128,

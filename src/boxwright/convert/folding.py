@@ -14,6 +14,7 @@ from torch import Tensor
 from boxwright.convert.detectron2 import FAIR_STD_BGR, MEAN_BGR, UNIT_STD, rgb
 from boxwright.nn.resnet import ResNetVariant, stage_widths
 from boxwright.ops.anchors import cell_anchors
+from boxwright.ops.rotated_anchors import rotated_cell_anchors
 
 NEARLY = 1e-6
 """Relative: what is nearer is equal, and left as it is, so that a file that came from there goes back unchanged."""
@@ -66,17 +67,17 @@ def anchors_at_corners(weights: Mapping[str, Tensor], model: Mapping[str, Any]) 
     A box is the anchor's centre plus dx times its width. Half a stride more is a constant of dx where stride over width
     is the same on all levels, as in all pyramids whose anchors double from level to level.
     """
-    cells, strides = _cells(model)  # (L, A, 4), (L,)
-    sides = cells[..., 2:] - cells[..., :2]  # (L, A, 2)
+    sides, strides = _cells(model)  # (L, A, 2), (L,)
     shift = strides[:, None, None] / (2 * sides)
     if bool(((shift / shift[:1] - 1).abs() > NEARLY).any()):
         return None
-    both = torch.cat([shift[0], torch.zeros_like(shift[0])], dim=1).flatten()  # (4 A,): dx, dy, dw, dh of each anchor
+    rest = 3 if model["name"] == "rotated_faster_rcnn" else 2  # dw, dh and, of a rotated box, its turn
+    both = torch.nn.functional.pad(shift[0], (0, rest)).flatten()  # (A (2 + rest),): dx, dy, ... of each anchor
     return {name: value + both.to(value.dtype) if name in _OFFSETS else value for name, value in weights.items()}
 
 
 def _cells(model: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Anchors around the origin of each level, and its stride."""
+    """Sides (L, A, 2) of the anchors at a cell of each level, and its stride."""
     if model["name"] == "retinanet":
         anchors = model["anchors"]
         sizes = [[size * scale for scale in anchors["scales"]] for size in anchors["sizes"]]
@@ -84,5 +85,10 @@ def _cells(model: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     else:
         sizes, ratios = model["rpn"]["anchor_sizes"], model["rpn"]["anchor_ratios"]
         first = 4 if len(sizes) > 1 else 16  # P2, or the one map of C4 and DC5
-    cells = torch.stack([cell_anchors(row, ratios, rounded=False) for row in sizes])
-    return cells.double(), torch.tensor([float(first * 2**level) for level in range(len(sizes))], dtype=torch.float64)
+    if model["name"] == "rotated_faster_rcnn":
+        angles = model["rpn"]["anchor_angles"]
+        sides = torch.stack([rotated_cell_anchors(row, ratios, angles)[:, 2:4] for row in sizes])
+    else:
+        cells = torch.stack([cell_anchors(row, ratios, rounded=False) for row in sizes])
+        sides = cells[..., 2:] - cells[..., :2]
+    return sides.double(), torch.tensor([float(first * 2**level) for level in range(len(sizes))], dtype=torch.float64)

@@ -68,7 +68,7 @@ def rules(library: str, model: Mapping[str, Any]) -> Rules:
         "torchvision": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn", "keypoint_rcnn"),
         "detectron2": (
             "fcos", "retinanet", "rpn", "fast_rcnn", "faster_rcnn", "mask_rcnn", "keypoint_rcnn", "semantic_fpn",
-            "panoptic_fpn",
+            "panoptic_fpn", "rotated_faster_rcnn",
         ),
         "adelaidet": ("fcos",),
         "mmdetection": ("fcos", "retinanet", "faster_rcnn", "mask_rcnn"),
@@ -174,6 +174,14 @@ def _detectron2(model: Mapping[str, Any]) -> Rules:
         return Rules(chosen, fixed, resize)
     levels, pyramid = list(model["fpn"]["levels"]), model["fpn"]["channels"] is not None
     chosen = {"rpn.anchor_grid": "corner", "compat.pad_multiple": 32 if pyramid else 1}
+    if model["name"] == "rotated_faster_rcnn":  # all else of it is Detectron2's
+        chosen["box.pool_sampling"] = 0
+        fixed = {
+            **always, "rpn.pooled_level": True, "rpn.stem_norm": "none", "fpn.norm": "none",
+            "fpn.levels": ["c2", "c3", "c4", "c5"], "backbone.dilated_c5": False, "box.norm": "none",
+            "box.canonical_level": 4,
+        }  # fmt: skip
+        return Rules(chosen, fixed, resize | ALL_PAIRS)
     fixed = {
         **always, **REGIONS, **_decoding("rpn", "box"), "rpn.anchors_rounded": False, "rpn.min_side": 0.0,
         "rpn.score_threshold": 0.0, "rpn.pooled_level": pyramid, "fpn.norm": "none",
