@@ -1,26 +1,29 @@
 """report.html: every mistake is of one kind, names stay data, colours can be read, advice follows from findings."""
 
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from boxwright.evaluation.detect_split import EvaluationInputs
 from boxwright.evaluation.page.advice import advice
 from boxwright.evaluation.page.charts import Line, line_chart, ticks
 from boxwright.evaluation.page.comparing import standings
-from boxwright.evaluation.page.data_section import ground_truth_marks
+from boxwright.evaluation.page.data_section import data_section, ground_truth_marks
 from boxwright.evaluation.page.drawn import marked_image, small_image
 from boxwright.evaluation.page.facts import RunFacts
 from boxwright.evaluation.page.mistakes import KINDS, find_mistakes
 from boxwright.evaluation.page.page import report_page
 from boxwright.evaluation.summary import evaluate_detections
 from boxwright.ops.rotated import rotated_hull
-from boxwright.structures import Classes, Detections, GroundTruth
+from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, Skeleton
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=http://a.b/c onerror=x>', "two\nlines", "\ud800", "]]>&amp;", " "]
 TWO = Classes.named(["cat", "dog"])
@@ -261,3 +264,28 @@ def test_the_gallery_of_mistakes_draws_rotated_boxes() -> None:
     place = 'x="30.0" y="35.0" width="40.0" height="10.0"'
     assert f'<rect class="object" {place} transform="rotate(-30.0 50.0 40.0)"/>' in page
     assert f'<rect class="wrong" {place} transform="rotate(60.0 50.0 40.0)"/>' in page
+
+
+def test_sample_images_show_masks_keypoints_and_labels_of_pixels() -> None:
+    """Boxes are vectors over a small JPEG; what lies in pixels is drawn into it, so that colours differ from black."""
+    bitmap = torch.ones(40, 40, dtype=torch.bool)
+    further = {
+        "masks": [CroppedMask(10, 10, bitmap)],
+        "keypoints": [[[30.0, 30, 2]]],
+        "semantic": torch.ones(100, 100, dtype=torch.uint8),
+    }
+    classes = Classes(("cat",), (1,), Skeleton(("nose",)), stuff=("sky",))
+    for kind, value in further.items():
+        wanted = [GroundTruth.of([[10, 10, 50, 50]], [0], **{kind: value})]
+        section = data_section(facts_of([detections([], classes)], wanted, classes), 1)
+        (coded,) = re.findall(r'<img class="image" src="data:image/jpeg;base64,([^"]+)"', section)
+        pixels = np.asarray(Image.open(BytesIO(b64decode(coded)))).astype(int)
+        assert pixels.shape == (500, 500, 3)
+        y, x = (150, 150) if kind == "keypoints" else (400, 400) if kind == "semantic" else (200, 200)
+        assert pixels[y - 2 : y + 2, x - 2 : x + 2].max() > 60, kind
+    plain = data_section(facts_of([detections([], classes)], [GroundTruth.of([[10, 10, 50, 50]], [0])], classes), 1)
+    assert '<rect class="object"' in plain
+    nothing = GroundTruth.of(torch.zeros(0, 4), [], semantic=torch.zeros(100, 100, dtype=torch.uint8))
+    pixels_only = Classes((), (), stuff=("sky", "road"))
+    of_pixels = data_section(facts_of([detections([], pixels_only)], [nothing], TWO), 1)
+    assert '<img class="image"' in of_pixels
