@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boxwright.data.ground_truth import has_corners
+from boxwright.data.rotated_annotations import has_corners
 from boxwright.data.records import Annotation, Problem
 
 LEAST_FILLED = 0.8
