@@ -2,24 +2,14 @@
 
 import pytest
 import torch
+from rotated_boxes import pixels, random_rotated
 
 from boxwright.ops.rotated import rotated_corners, rotated_hull, upright_rotated
 from boxwright.ops.rotated_iou import rotated_intersection, shared_area, shared_with_polygon
 from boxwright.ops.rotated_tiling import around_along, same_rotated, within
 from boxwright.ops.tiling import Tiling, may_be_cut, same_objects
-from tests.support.rotated_boxes import random_rotated
 
 WINDOW = torch.tensor([20.0, 30, 70, 90])
-
-
-def pixels(boxes, step=0.25, size=100):
-    """Whether the centre of each small pixel of an area lies in each rotated box: (N, size / step, size / step)."""
-    places = (torch.arange(int(size / step)) + 0.5) * step
-    y, x = torch.meshgrid(places, places, indexing="ij")
-    turn = torch.deg2rad(boxes[:, 4])[:, None, None]
-    dx, dy = x - boxes[:, 0, None, None], y - boxes[:, 1, None, None]
-    along, across = dx * turn.cos() - dy * turn.sin(), dx * turn.sin() + dy * turn.cos()
-    return (along.abs() < boxes[:, 2, None, None] / 2) & (across.abs() < boxes[:, 3, None, None] / 2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,7 +96,9 @@ def test_the_box_around_several_covers_them_and_touches_them_on_every_side():
     boxes = random_rotated(6, 3)
     around = around_along(boxes, torch.tensor(33.0))
     assert float(around[4]) == 33
-    torch.testing.assert_close(rotated_intersection(around[None], boxes)[0], boxes[:, 2] * boxes[:, 3], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        rotated_intersection(around[None], boxes)[0], boxes[:, 2] * boxes[:, 3], rtol=1e-4, atol=0
+    )
     for side in (2, 3):
         smaller = around.clone()
         smaller[side] -= 0.5

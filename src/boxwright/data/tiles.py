@@ -103,7 +103,8 @@ ROUNDED = 1e-6
 def visible_rotated_shares(rotated: Tensor, windows: Sequence[Window], hw: tuple[int, int]) -> Tensor:
     """The same for rotated boxes (G, 5), by their own area: (T, G) in [0, 1].
 
-    >>> visible_rotated_shares(torch.tensor([[10.0, 5, 4, 4, 45]]), [(0, 0, 10, 10), (10, 0, 20, 10)], (10, 20)).tolist()
+    >>> square = torch.tensor([[10.0, 5, 4, 4, 45]])
+    >>> visible_rotated_shares(square, [(0, 0, 10, 10), (10, 0, 20, 10)], (10, 20)).tolist()
     [[0.5], [0.5]]
     """
     areas = upright_rotated(torch.tensor([*windows, (0, 0, hw[1], hw[0])], dtype=torch.float64))

@@ -24,10 +24,11 @@ ROUNDED = 1e-3
 def same_rotated(
     boxes: Tensor, scores: Tensor, labels: Tensor, windows: Tensor, cut: Tensor, iou_threshold: float
 ) -> Tensor:
-    """`ops.tiling.same_objects` of rotated boxes (T, D, 5): pairs (M, 2) of rows of the flattened (T * D), surest first.
+    """`ops.tiling.same_objects` of rotated boxes (T, D, 5): pairs (M, 2) of rows of the flattened (T * D), the surest
+    first.
 
-    `cut` (T, D) says which may be cut, as `may_be_cut` has it of their hulls. Only pairs of a class whose hulls meet are
-    compared.
+    `cut` (T, D) says which may be cut, as `may_be_cut` has it of their hulls. Only pairs of a class whose hulls meet
+    are compared.
     """
     count = boxes.shape[1]
     pairs, sure = [boxes.new_zeros((0, 2), dtype=torch.int64)], [boxes.new_zeros(0)]
@@ -38,20 +39,21 @@ def same_rotated(
         near = _meet(hulls[first], hulls[second])  # (P, D, D)
         near &= (labels[first][:, :, None] == labels[second][:, None, :]) & (labels[first] >= 0)[:, :, None]
         pair, left, right = near.nonzero(as_tuple=True)
-        rows = torch.stack([first[pair] * count + left, second[pair] * count + right], dim=1)  # (M, 2)
-        for two_rows, window in zip(rows.split(MEETING_AT_ONCE), shared[pair].split(MEETING_AT_ONCE), strict=True):
-            one, two = flat_boxes[two_rows].unbind(1)  # (M, 5)
+        meeting = torch.stack([first[pair] * count + left, second[pair] * count + right], dim=1)  # (M, 2)
+        parts = (torch.split(rows, MEETING_AT_ONCE) for rows in (meeting, shared[pair]))
+        for rows, window in zip(*parts, strict=True):
+            one, two = flat_boxes[rows].unbind(1)  # (M, 5)
             area, tile = shared_area(one, two), upright_rotated(window)
             of_parts = shared_with_polygon(two, within(rotated_corners(one), window))
             agreement, same = agree(
                 iou_of(area, rotated_area(one), rotated_area(two)),
                 torch.where(of_parts > ROUNDED, of_parts, 0.0),
                 (shared_area(tile, one), shared_area(tile, two)),
-                (flat_cut[two_rows[:, 0]], flat_cut[two_rows[:, 1]]),
+                (flat_cut[rows[:, 0]], flat_cut[rows[:, 1]]),
                 iou_threshold,
             )
-            pairs.append(two_rows[same])
-            sure.append((agreement * flat_scores[two_rows].prod(1))[same].to(boxes.dtype))
+            pairs.append(rows[same])
+            sure.append((agreement * flat_scores[rows].prod(1))[same].to(boxes.dtype))
     return torch.cat(pairs)[torch.cat(sure).argsort(descending=True, stable=True)]
 
 

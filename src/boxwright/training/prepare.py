@@ -20,8 +20,8 @@ from boxwright.data.formats.folder import find_split, open_folder
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Record, Split
-from boxwright.data.sampler import aspects_of
 from boxwright.data.rotated_annotations import has_corners
+from boxwright.data.sampler import aspects_of
 from boxwright.data.tiles import cut_split
 from boxwright.data.transforms import (
     ColourJitter,
