@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from boxwright.inference.predictor import Detector
+from boxwright.ops.tiling import Tiling
+
 TINY = (
     "model.backbone={name: mobilenet_v3_small}", "model.fpn.channels=16", "model.rpn.stem_channels=[16]",
     "model.box.fc_channels=[32]", "model.rpn.test_candidates=60", "model.rpn.train_candidates=60",
@@ -51,9 +54,43 @@ def test_a_rotated_detector_is_trained_evaluated_and_predicts(boxwright: Callabl
     lines = [line.split() for file in Path("found/dota").iterdir() for line in file.read_text().splitlines()]
     assert len(lines) == sum(map(len, by_path.values()))
     assert all(len(line) == 10 for line in lines)
-    boxwright("predict", "run", turned / "images" / "val", "--tiles", 32).refused(
-        "finds rotated boxes in whole images: it cannot detect in tiles"
-    )
+    in_tiles = ("--tiles", 32, "--overlap", 0.5)
+    done = boxwright(
+        "predict", "run", turned / "images" / "val", "--out", "tiled", "--format", "json,dota", "--score", 0.001,
+        *in_tiles,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    tiled = json.loads(Path("tiled/detections.json").read_text())
+    assert [*tiled] == [*by_path]
+    assert tiled != by_path
+    (path,) = [path for path in (turned / "images" / "val").iterdir() if path.stem in next(iter(tiled))]
+    (expected,) = Detector.load("run/weights/best.pt", "cpu").predict(path, score=0.001, tiles=32, overlap=0.5)
+    assert [tuple(row["rotated"]) for row in next(iter(tiled.values()))] == [one.rotated for one in expected]
+    assert max(row["rotated"][0] for row in tiled[next(iter(tiled))]) > 32  # beyond the first tiles
+    assert len(list(Path("tiled").glob("*.jpg"))) == 2
+    done = boxwright("evaluate", "run", "--data", turned, "--json", *in_tiles)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["rotated_per_class"] != figures["rotated_per_class"]
+
+
+@pytest.mark.slow
+def test_a_run_on_tiles_reports_what_evaluate_says_of_its_checkpoint(boxwright: Callable[..., Any]) -> None:
+    done = boxwright("shapes", "large", "--layout", "dota", "--train", 3, "--val", 2, "--size", 128, "--classes", 2)
+    assert done.code == 0, done.err
+    tiles = ("data.tiles.size=64", "data.tiles.overlap=0.25")
+    done = boxwright(
+        "train", "rotated-faster-rcnn-small", *TINY, *tiles, "--data", "large", "--device", "cpu", "--runs", ".",
+        "--name", "cut",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "data: 3 images cut into 27 tiles of 64 pixels" in done.err
+    run = json.loads(Path("cut/metrics.json").read_text())
+    done = boxwright("evaluate", "cut", "--data", "large", "--json")
+    assert done.code == 0, done.err
+    figures = json.loads(done.out)
+    same = ("AP", "rotated_AP", "rotated_AP50", "rotated_per_class")
+    assert {key: figures[key] for key in same} == {key: run[key] for key in same}
+    assert Detector.load("cut/weights/best.pt", "cpu").tiling == Tiling(64, 0.25)
 
 
 def test_data_without_angles_is_refused_for_a_rotated_detector(boxwright: Callable[..., Any]) -> None:

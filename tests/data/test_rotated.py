@@ -140,7 +140,7 @@ def test_images_without_angles_do_not_join_those_with():
 
 def test_a_tile_shows_rotated_boxes_in_its_own_pixels():
     whole = ground_truth()
-    cut = cut_ground_truth(whole, (20, 10, 60, 50), 0.3)
+    cut = cut_ground_truth(whole, (20, 10, 60, 50), HW, 0.3)
     assert len(cut) > 0
     shifted = whole.rotated[cut.labels] - torch.tensor([20.0, 10, 0, 0, 0])
     torch.testing.assert_close(cut.rotated, shifted)

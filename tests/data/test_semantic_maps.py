@@ -124,7 +124,7 @@ def test_the_centre_of_a_pixel_decides_and_enlarging_and_back_is_the_same():
 
 def test_a_tile_shows_its_part():
     whole = sample(blocks()).objects
-    assert torch.equal(cut_ground_truth(whole, (8, 16, 40, 48)).semantic, blocks()[16:48, 8:40])
+    assert torch.equal(cut_ground_truth(whole, (8, 16, 40, 48), whole.semantic.shape).semantic, blocks()[16:48, 8:40])
 
 
 def test_targets_pad_labels_with_255_and_move_them():

@@ -100,10 +100,10 @@ def test_a_cut_mask_is_cut_and_its_box_shrinks_to_what_is_left_of_it():
     bitmap[:, :20] = True
     bitmap[:10] = True  # an L turned over, from (60, 20) to (120, 60)
     whole = GroundTruth.of([[60.0, 20, 120, 60]], [0], masks=[CroppedMask(60, 20, bitmap)])
-    right = cut_ground_truth(whole, (80, 0, 180, 100))
+    right = cut_ground_truth(whole, (80, 0, 180, 100), HW)
     assert right.boxes.tolist() == [[0, 20, 40, 30]]
     assert right.masks[0].bitmap[:10].all()
-    assert cut_ground_truth(whole, (80, 40, 180, 140)).boxes.tolist() == []  # in the box, but none of the object
+    assert cut_ground_truth(whole, (80, 40, 180, 140), HW).boxes.tolist() == []  # in the box, but none of the object
 
 
 def test_the_dataset_gives_the_pixels_of_each_tile_however_they_are_read(tmp_path):

@@ -25,7 +25,7 @@ def seen_in_tiles(objects, windows, masks=False):
     """What a perfect detector finds in each tile: each object of which anything is seen, cut at the tile's border."""
     found = []
     for x1, y1, x2, y2 in windows:
-        part = cut_ground_truth(objects, (x1, y1, x2, y2))
+        part = cut_ground_truth(objects, (x1, y1, x2, y2), HW)
         scores = torch.linspace(0.9, 0.7, len(part))
         found.append(
             Detections(part.boxes, scores, part.labels, (y2 - y1, x2 - x1), CLASSES, part.masks if masks else None)

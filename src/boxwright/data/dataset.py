@@ -238,9 +238,10 @@ class DetectionDataset(Dataset[tuple[Sample, tuple[int, int], int]]):
         if isinstance(prepared, PreparedImage):
             hw = prepared.original_hw
             return [self.network_ground_truth(index, hw, masks=self.masks, semantic=self.semantic)]
-        whole = self.original_ground_truth(index, prepared.original_hw)
+        hw = prepared.original_hw
+        whole = self.original_ground_truth(index, hw)
         return [
-            resize_ground_truth(cut_ground_truth(whole, window, self.min_visible), tile.original_hw, self.rule)
+            resize_ground_truth(cut_ground_truth(whole, window, hw, self.min_visible), tile.original_hw, self.rule)
             for window, tile in zip(prepared.windows, prepared.tiles, strict=True)
         ]
 

@@ -9,9 +9,9 @@ import torch
 
 from boxwright.data.formats.numbered_pixels import ObjectPixels
 from boxwright.data.records import Annotation, Record
+from boxwright.data.rotated_annotations import is_flat, rotated_of
 from boxwright.data.semantic_maps import semantic_map_of
 from boxwright.data.tiles import cut_ground_truth
-from boxwright.ops.rotated import rotated_around
 from boxwright.structures import CroppedMask, GroundTruth
 
 Box = tuple[float, float, float, float]
@@ -35,7 +35,7 @@ def ground_truth_of(
             replace(record, tile=None), record.tile.image_hw, masks=masks, num_keypoints=num_keypoints,
             semantic=semantic, rotated=rotated,
         )  # fmt: skip
-        return cut_ground_truth(whole, record.tile.window)
+        return cut_ground_truth(whole, *record.tile)
     kept = [
         (item, box)
         for item in record.annotations
@@ -50,37 +50,8 @@ def ground_truth_of(
         if num_keypoints
         else None,
         semantic_map_of(record, hw) if semantic else None,
-        torch.tensor([_rotated(item, box) for item, box in kept]).reshape(-1, 5) if rotated else None,
+        torch.tensor([rotated_of(item, box) for item, box in kept]).reshape(-1, 5) if rotated else None,
     )
-
-
-FLATTEST = 0.01
-"""Pixels: a rotated box with a shorter side has no area; its corners lie on a line."""
-
-
-def is_flat(item: Annotation) -> bool:
-    """Whether an object has a rotated box without area, or with a number that is not finite."""
-    if item.rotated is None:
-        return False
-    return not all(map(math.isfinite, item.rotated)) or min(item.rotated[2:4]) < FLATTEST
-
-
-def has_corners(item: Annotation) -> bool:
-    """Whether the outline of an object is one polygon of four corners, as that of a rotated box in YOLO's files."""
-    polygons = item.segmentation
-    return isinstance(polygons, list) and len(polygons) == 1 and isinstance(polygons[0], list) and len(polygons[0]) == 8
-
-
-def _rotated(item: Annotation, box: Box) -> tuple[float, ...]:
-    """The rotated box of an object: its own, the one around four corners, or its upright box."""
-    if item.rotated is not None:
-        return item.rotated
-    if has_corners(item):
-        around: list[float] = rotated_around(torch.tensor(item.segmentation[0]).reshape(4, 2)).tolist()
-        if min(around[2:4]) >= FLATTEST:
-            return tuple(around)
-    x1, y1, x2, y2 = box
-    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0
 
 
 def _keypoints(item: Annotation, count: int) -> list[tuple[float, float, float]]:

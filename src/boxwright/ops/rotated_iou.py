@@ -40,6 +40,23 @@ def shared_area(first: Tensor, second: Tensor) -> Tensor:
     return area.clamp(min=0).minimum(most)
 
 
+def shared_with_polygon(boxes: Tensor, points: Tensor) -> Tensor:
+    """Area (...,) that each rotated box (..., 5) shares with a polygon (..., V, 2), its corners in the order of
+    `rotated_corners`; they may be repeated, and edges may go forth and back. Leading shapes broadcast.
+
+    >>> triangle = torch.tensor([[0.0, 0], [4, 0], [0, 4]])
+    >>> float(shared_with_polygon(torch.tensor([1.0, 1, 2, 2, 0]), triangle))
+    4.0
+    """
+    turn = torch.deg2rad(boxes[..., 4:])
+    cos, sin = turn.cos(), turn.sin()
+    dx, dy = (points - boxes[..., None, :2]).unbind(-1)  # (..., V)
+    x, y = dx * cos - dy * sin, dx * sin + dy * cos  # seen along the sides of the box
+    width, height = (boxes[..., 2:4].clamp(min=0)[..., None, :] / 2).unbind(-1)  # (..., 1)
+    area = -_under_edge(x, y, x.roll(-1, -1), y.roll(-1, -1), width, height).sum(-1)
+    return area.clamp(min=0).minimum(rotated_area(boxes))
+
+
 def _under_edge(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, width: Tensor, height: Tensor) -> Tensor:
     """The integral of clamp(y, -height, height) over x in [-width, width] along the edge from 1 to 2, negative where it
     leads to the left. Shapes broadcast.

@@ -111,21 +111,17 @@ def same_objects(
     """
     count = boxes.shape[1]
     pairs, sure = [boxes.new_zeros((0, 2), dtype=torch.int64)], [boxes.new_zeros(0)]
-    for first, second in _neighbours(windows, max(1, PAIRS_AT_ONCE // max(1, count * count))):
-        low = torch.maximum(windows[first, :2], windows[second, :2])
-        high = torch.minimum(windows[first, 2:], windows[second, 2:])  # (P, 2)
+    for first, second in neighbours(windows, count):
+        low, high = shared_windows(windows, first, second)
         one, two = boxes[first], boxes[second]  # (P, D, 4)
         part_one, part_two = _within(one, low, high), _within(two, low, high)
-        shared = pairwise_intersection(part_one, part_two)  # (P, D, D)
-        area_one, area_two = box_area(part_one)[:, :, None], box_area(part_two)[:, None, :]
-        agreement = shared / (area_one + area_two - shared).clamp(min=1e-9)
-        inside = shared / torch.minimum(area_one, area_two).clamp(min=1e-9)
-        cut_one, cut_two = cut[first][:, :, None], cut[second][:, None, :]
-        is_part = (cut_one & (area_one <= area_two)) | (cut_two & (area_two <= area_one))
-        whole = pairwise_intersection(one, two)
-        iou = whole / (box_area(one)[:, :, None] + box_area(two)[:, None, :] - whole).clamp(min=1e-9)
-        same = (iou > iou_threshold) | (
-            (cut_one | cut_two) & ((agreement > iou_threshold) | (is_part & (inside > INSIDE)))
+        area_one, area_two = box_area(one)[:, :, None], box_area(two)[:, None, :]
+        agreement, same = agree(
+            iou_of(pairwise_intersection(one, two), area_one, area_two),
+            pairwise_intersection(part_one, part_two),  # (P, D, D)
+            (box_area(part_one)[:, :, None], box_area(part_two)[:, None, :]),
+            (cut[first][:, :, None], cut[second][:, None, :]),
+            iou_threshold,
         )
         same &= (labels[first][:, :, None] == labels[second][:, None, :]) & (labels[first] >= 0)[:, :, None]
         pair, left, right = same.nonzero(as_tuple=True)
@@ -134,14 +130,46 @@ def same_objects(
     return torch.cat(pairs)[torch.cat(sure).argsort(descending=True, stable=True)]
 
 
+def iou_of(shared: Tensor, area_one: Tensor, area_two: Tensor) -> Tensor:
+    """Intersection over union from areas, which broadcast; 0 where all are."""
+    return shared / (area_one + area_two - shared).clamp(min=1e-9)
+
+
+def agree(
+    iou: Tensor, shared: Tensor, parts: tuple[Tensor, Tensor], cut: tuple[Tensor, Tensor], iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """The IoU of the parts of two detections in the area that their tiles share, and whether they are one object.
+
+    Of their `iou`, the area that their parts have in common and the areas of these, and whether each may be cut; shapes
+    broadcast.
+    """
+    (area_one, area_two), (cut_one, cut_two) = parts, cut
+    agreement = iou_of(shared, area_one, area_two)
+    inside = shared / torch.minimum(area_one, area_two).clamp(min=1e-9)
+    is_part = (cut_one & (area_one <= area_two)) | (cut_two & (area_two <= area_one))
+    of_parts = (agreement > iou_threshold) | (is_part & (inside > INSIDE))
+    return agreement, (iou > iou_threshold) | ((cut_one | cut_two) & of_parts)
+
+
 def _within(boxes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The parts of boxes (P, D, 4) between corners `low` and `high` (P, 2); reversed, so empty, where there is none."""
     corners = torch.maximum(boxes[..., :2], low[:, None]), torch.minimum(boxes[..., 2:], high[:, None])
     return torch.cat(corners, dim=-1)
 
 
-def _neighbours(windows: Tensor, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs of tiles that share an area, as two rows of numbers (P,), some at a time."""
+def shared_windows(windows: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The area that pairs of tiles share, as its lower and its upper corners (P, 2)."""
+    return (
+        torch.maximum(windows[first, :2], windows[second, :2]),
+        torch.minimum(windows[first, 2:], windows[second, 2:]),
+    )
+
+
+def neighbours(windows: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs of tiles (T, 4) that share an area, as two rows of numbers (P,), some at a time: with so many
+    detections a tile, `PAIRS_AT_ONCE` of these or few more.
+    """
+    at_once = max(1, PAIRS_AT_ONCE // max(1, count * count))
     numbers = torch.arange(len(windows), device=windows.device)
     for row in torch.split(numbers, 256):  # 256 x T, not T x T
         width_height = torch.minimum(windows[row, None, 2:], windows[:, 2:]) - torch.maximum(

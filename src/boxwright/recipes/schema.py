@@ -83,8 +83,8 @@ class Tiles(Section):
     overlap: Annotated[float, Field(ge=0.0, le=MOST_OVERLAP)] = 0.2
     """Share of its side that a tile has in common with its neighbour, at least: larger than the objects, at best."""
     min_visible: Fraction = 0.3
-    """Share of its box that a tile must show of an object for it to be learnt there; an object of which less is seen
-    is to be ignored in that tile."""
+    """Share of its box (its rotated box, where those are learnt) that a tile must show of an object for it to be learnt
+    there; an object of which less is seen is to be ignored in that tile."""
     empty: float = Field(0.25, ge=0.0)
     """Tiles without an object that are trained on, as a share of those with one (evenly from all of them)."""
 
@@ -310,7 +310,7 @@ class Recipe(Section):
         """What the recipe's model does with whole images, which tiles would cut; empty where it can detect in tiles."""
         entry = MODELS[self.model.name]
         kinds = (entry.needs_proposals, "takes proposals of"), (entry.needs_semantic, "labels")
-        return next((what for is_so, what in (*kinds, (entry.needs_rotated, "finds rotated boxes in")) if is_so), "")
+        return next((what for is_so, what in kinds if is_so), "")
 
     @property
     def num_keypoints(self) -> int:

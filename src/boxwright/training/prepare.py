@@ -17,10 +17,10 @@ from boxwright.data.class_balance import balanced_weights, images_by_class, repe
 from boxwright.data.class_selection import as_one_class, without_stuff
 from boxwright.data.dataset import Augmentation, DetectionDataset
 from boxwright.data.formats.folder import find_split, open_folder
-from boxwright.data.ground_truth import has_corners
 from boxwright.data.mosaic import Mosaic
 from boxwright.data.proposals import StoredProposals, read_proposals
 from boxwright.data.records import Record, Split
+from boxwright.data.rotated_annotations import has_corners
 from boxwright.data.sampler import aspects_of
 from boxwright.data.tiles import cut_split
 from boxwright.data.transforms import (
@@ -169,7 +169,9 @@ def tiles_of(split: Split, recipe: Recipe, log: Callable[[str], object] = lambda
         return split
     if why := recipe.of_whole_images:
         raise ValueError(f"data.tiles: {recipe.name} {why} whole images: it cannot be trained on tiles")
-    cut, sentence = cut_split(split, tiling, min_visible=tiles.min_visible, empty=tiles.empty)
+    cut, sentence = cut_split(
+        split, tiling, min_visible=tiles.min_visible, empty=tiles.empty, rotated=recipe.needs_rotated
+    )  # fmt: skip
     log(f"data: {sentence}")
     return cut
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from boxwright.data.checks.keypoints import checked_keypoints
 from boxwright.data.checks.masks import checked_mask
 from boxwright.data.checks.rotated import rotated_problem
-from boxwright.data.ground_truth import Box, clip_box, is_flat
+from boxwright.data.ground_truth import Box, clip_box
 from boxwright.data.records import Annotation, Problem, Record, Split
+from boxwright.data.rotated_annotations import is_flat
 from boxwright.structures import Classes
 
 _SLACK = 1.0  # pixels that a box may end outside without a finding: labelling tools round

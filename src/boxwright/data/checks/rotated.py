@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boxwright.data.ground_truth import has_corners
 from boxwright.data.records import Annotation, Problem
+from boxwright.data.rotated_annotations import has_corners
 
 LEAST_FILLED = 0.8
 """Of the smallest rectangle around four corners, the share that the outline through them fills at least."""
