@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from boxwright.ops.mask_paste import mask_polygons
@@ -46,7 +47,6 @@ def coco_row(
 def segments_info(panoptic: Panoptic, classes: Classes | None) -> list[dict[str, Any]]:
     """The segments of an image as COCO's panoptic results have them, with the category ids of the user's own files.
 
-    >>> import torch
     >>> from boxwright.structures.panoptic import PanopticSegment
     >>> sky = PanopticSegment(id=1, label=0, thing=False, score=None, row=None, area=1)
     >>> segments_info(Panoptic(torch.ones(1, 1, dtype=torch.int32), (sky,)), Classes(("cat",), (7,), stuff=("sky",)))
@@ -76,9 +76,9 @@ def segment_rows(
             | _pixels(panoptic.mask(one.id), masks)
             for one, row in zip(panoptic.segments, segments_info(panoptic, classes), strict=True)
         ]
-    names, rows = classes.semantic_names, []
+    names, rows = classes.semantic_names, list[dict[str, Any]]()
     numbers = [*[None] * (len(names) - len(classes.stuff)), *classes.stuff_ids]
-    for label in semantic.unique().tolist():
+    for label in torch.unique(semantic).tolist():
         if label != IGNORED:
             plane = semantic == label
             row = {"label": names[label], "id": len(rows) + 1, "category_id": numbers[label]}

@@ -128,8 +128,10 @@ def build_app(service: Service) -> "FastAPI":
         masks: Annotated[Masks | None, Query(description="rle if not given and the detector predicts masks")] = None,
         maps: Annotated[Literal["png"] | None, Query(description="semantic and panoptic map as PNG in base64")] = None,
     ) -> JSONResponse:
-        wanted = {"score": score, "max_detections": max_detections, "masks": masks, "maps": maps is not None}
-        return JSONResponse(await service.answers(request, **wanted))
+        answer = await service.answers(
+            request, score=score, max_detections=max_detections, masks=masks, maps=maps is not None
+        )  # fmt: skip
+        return JSONResponse(answer)
 
     return app
 
