@@ -213,8 +213,8 @@ def describe_segments(made: SemanticExplanation) -> list[str]:
     wanted = len(true.labels) - sum(true.crowd)
     matched, told = int(matches.match.any(1).sum()), "undefined" if quality is None else f"{quality:.2f}"
     lines = [
-        f"Segments: {len(found.labels)} predicted; of {wanted} in the ground truth {matched} have one of their class with "
-        f"IoU above 0.5. PQ of this image: {told}."
+        f"Segments: {len(found.labels)} predicted; of {wanted} in the ground truth {matched} have one of their class "
+        f"with IoU above 0.5. PQ of this image: {told}."
     ]
     for word, flags, labels in (("Missed", matches.missed, true.labels), ("Wrong", matches.wrong, found.labels)):
         listed = [label for label, flag in zip(labels, flags.tolist(), strict=True) if flag]

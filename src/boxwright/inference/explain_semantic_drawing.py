@@ -36,6 +36,7 @@ from boxwright.inference.explain_semantic import (
 )
 from boxwright.ops.semantic import IGNORED
 from boxwright.structures import Classes, CroppedMask
+from boxwright.visualize.drawing import NUM_COLOURS
 from boxwright.visualize.stuff import Region, label_colour, label_name
 from boxwright.wording import counted
 
@@ -186,21 +187,31 @@ def _mistakes(made: SemanticExplanation, wrong: Tensor) -> Any:
     return draw_label_maps(own_pixels(made.image), maps, titles, heading, made.classes, opaque=True)
 
 
+def _reddish(colour: tuple[float, float, float]) -> bool:
+    """Whether a colour may be taken for that of what is wrong."""
+    red, green, blue = colour
+    return red > 0.5 and max(green, blue) < 0.6 * red
+
+
 def _segments(made: SemanticExplanation, compared: SegmentComparison) -> Any:
     found, true, matches, _ = compared
     scene, names = own_pixels(made.image), (*made.classes.names, *made.classes.stuff)
     sides, titles = [found], [f"{counted(len(found.labels), 'predicted segment')}"]
     heading = " ".join(describe_segments(made)[:1])
-    colours: list[list[Any]] = [[box_colour(number) for number in range(len(found.labels))]]
+    calm = [colour for colour in map(box_colour, range(NUM_COLOURS)) if not _reddish(colour)]
+
+    def tint_of(number: int) -> tuple[float, float, float]:
+        return calm[number % len(calm)]
+
+    colours: list[list[Any]] = [[tint_of(number) for number in range(len(found.labels))]]
     if true is not None and matches is not None:
         sides.insert(0, true)
         titles.insert(0, f"{counted(len(true.labels), 'segment')} of the ground truth")
         missed, wrong = matches.missed.tolist(), matches.wrong.tolist()
-        own = [WRONG if flag else box_colour(number) for number, flag in enumerate(missed)]
+        own = [WRONG if flag else tint_of(number) for number, flag in enumerate(missed)]
         pairs = dict((column, row) for row, column in matches.match.nonzero().tolist())
         theirs = [
-            box_colour(pairs[number]) if number in pairs else WRONG if flag else GREY
-            for number, flag in enumerate(wrong)
+            tint_of(pairs[number]) if number in pairs else WRONG if flag else GREY for number, flag in enumerate(wrong)
         ]
         colours = [own, theirs]
         heading += " Matched segments have one colour; red: missed on the left, wrong on the right."

@@ -104,8 +104,9 @@ def _shown_map(one: SeenImage) -> Tensor:
     return one.ground_truth.semantic[: one.size_hw[0], : one.size_hw[1]]
 
 
-def _draw_map(one: SeenImage, classes: Classes, heading: str) -> Any:
+def _draw_map(one: SeenImage, classes: Classes) -> Any:
     assert one.ground_truth.semantic is not None
+    heading = "Ground truth: the class of each pixel."
     return draw_label_maps(one, [one.ground_truth.semantic], [one.path.name], heading, classes)
 
 
@@ -137,10 +138,11 @@ def write_seen(recipe: Recipe, seen: FirstBatch, folder: Path, *, most: int, box
             drawn.append((name, draw_owners(one.owners, heading)))
         elif one.sampled is not None:
             drawn.append((name, draw_sampled(one, one.ground_truth, one.sampled, heading)))
-        if one.ground_truth.semantic is not None:
-            beside = f"{heading}Ground truth: the class of each pixel."
-            drawn.append((f"5_semantic{'' if seen.alone else f'_{number}'}", _draw_map(one, seen.classes, beside)))
     index = box_number(seen, box) if seen.alone and objects else None
     if index is not None and first.owners is not None:
         drawn.append((f"4_box_{index}", draw_owned_box(first.owners, index)))
+    for number, one in enumerate(seen.images[:most]):
+        if one.ground_truth.semantic is not None:
+            name = "5_semantic" if seen.alone else f"5_semantic_{number}"
+            drawn.append((name, _draw_map(one, seen.classes)))
     return save_figures(drawn, folder)
