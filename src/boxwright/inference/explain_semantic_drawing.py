@@ -197,7 +197,7 @@ def _segments(made: SemanticExplanation, compared: SegmentComparison) -> Any:
     found, true, matches, _ = compared
     scene, names = own_pixels(made.image), (*made.classes.names, *made.classes.stuff)
     sides, titles = [found], [f"{counted(len(found.labels), 'predicted segment')}"]
-    heading = " ".join(describe_segments(made)[:1])
+    heading = f"{describe_segments(made)[0]} Grey: no segment."
     calm = [colour for colour in map(box_colour, range(NUM_COLOURS)) if not _reddish(colour)]
 
     def tint_of(number: int) -> tuple[float, float, float]:

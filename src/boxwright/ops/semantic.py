@@ -68,8 +68,8 @@ def semantic_confidence(
     It is the softmax of the logits that `semantic_labels` compares; 0 where the network did not see.
 
     >>> logits = torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]])
-    >>> semantic_confidence(logits, 2, (2, 4), (1, 4), (1.0, 2.0), (0.0, 0.0)).round(decimals=2).tolist()
-    [[0.73, 0.62, 0.62, 0.73]]
+    >>> (100 * semantic_confidence(logits, 2, (2, 4), (1, 4), (1.0, 2.0), (0.0, 0.0))).round().tolist()
+    [[73.0, 62.0, 62.0, 73.0]]
     """
     down, up = _weights(logits, stride, size_hw, original_hw, scale_xy, offset_xy)
     chosen = [
