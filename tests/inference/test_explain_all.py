@@ -14,7 +14,7 @@ from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli import main
 from boxwright.data.proposals import write_proposals
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
-from boxwright.inference.explain_any import explain_any
+from boxwright.inference.explain_any import class_names, explain_any
 from boxwright.inference.explain_keypoints import describe_keypoints, nearest_object
 from boxwright.inference.explain_masks import mask_overlap
 from boxwright.inference.owners import describe_batch, describe_owned_box, describe_owners, owners_of
@@ -23,7 +23,6 @@ from boxwright.models.claims import assigned, held_detector, place_boxes, place_
 from boxwright.ops.image import ResizePlan
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, ImageBatch, Targets
-from boxwright.training.first_batch import check_known
 
 CLASSES = Classes.named("abc")
 HW = (64, 64)
@@ -32,11 +31,12 @@ PLAN = ResizePlan(HW, HW, (1.0, 1.0), (0.0, 0.0))
 # ---- laws -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["retinanet", "rpn", "two_stage_course"])
+@pytest.mark.parametrize("name", ["retinanet", "rpn", "two_stage_course", "rotated_faster_rcnn"])
 @pytest.mark.parametrize("objects", ["two", "region", "none"])
 def test_owners_are_those_that_the_loss_asks_for(name, objects, monkeypatch):
     """The loss is given the same boxes, places and rule, and its assignment is recorded."""
-    module = "retinanet" if name == "retinanet" else "proposal_network"
+    modules = {"retinanet": "retinanet", "rotated_faster_rcnn": "rotated_proposal_network"}
+    module = modules.get(name, "proposal_network")
     path = f"boxwright.models.{module}.match_boxes"
     recorded = []
     match = sys.modules[f"boxwright.models.{module}"].match_boxes
@@ -62,22 +62,6 @@ def test_the_detector_within_a_model_is_found():
     assert held_detector(build("semantic_fpn").config) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "classes", "message"),
-    [
-        ("semantic-fpn-small", Classes((), (), stuff=("d", "e")), "semantic_fpn l"),
-        ("rotated-faster-rcnn-small", CLASSES, "explain knows upright anchors and regions only"),
-    ],
-)
-def test_a_model_without_upright_places_is_refused(name, classes, message):
-    with pytest.raises(ValueError, match=message):
-        check_known(load_recipe(name))
-    recipe = load_recipe(name, ["model.backbone=mobilenet_v3_small"])
-    weights = recipe.build_model(len(classes)).state_dict()
-    with pytest.raises(ValueError, match=message):
-        explain_any(Detector(Checkpoint(recipe, classes, weights), "cpu"), (image(1) * 255).byte())
-
-
 def test_objects_of_a_panoptic_model_are_explained(tmp_path):
     classes = Classes(("a", "b", "c"), (0, 1, 2), stuff=("d", "e"))
     model = build("panoptic_fpn")
@@ -86,13 +70,18 @@ def test_objects_of_a_panoptic_model_are_explained(tmp_path):
     detector = Detector(Checkpoint(recipe, classes, model.state_dict()), "cpu")
     explained = explain_any(detector, (image(1) * 255).byte(), BOXES["two"], score=0.0)
     assert len(explained.found)
-    assert explained.lines(0, 0)
+    lines = explained.lines(0, 0)
+    figures = explained.maps.figures()
+    assert any(line.startswith("Segments: ") and "of 4 in the ground truth" in line for line in lines)
+    assert any(f"mIoU {figures.mean_iou:.2f}" in line for line in lines)
     names = {path.name for path in explained.write(tmp_path, box=0, detection=0, label=None)}
-    assert {"3_owners.png", "6_regions.png", "9_masks.png"} <= names
+    assert {"3_owners.png", "6_regions.png", "9_masks.png", "9_segments.png"} <= names
+    assert {f"9_semantic_{name}.png" for name in ("map", "confidence", "classes", "mistakes")} <= names
+    assert class_names(detector) == ("things", "d", "e")
 
 
-NO_PLACES = ("fast_rcnn", "semantic_fpn", "rotated_faster_rcnn")
-"""Which explain refuses, or whose regions are given."""
+NO_PLACES = ("fast_rcnn", "semantic_fpn")
+"""Whose regions are given, or who find no objects."""
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in NO_PLACES])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +54,8 @@ def explain(
         int | None, typer.Option(help="Index of the detection to explain; 0, the best, if not given.")
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="Draw the class maps of this class; the best class if not given.")
+        str | None,
+        typer.Option("--class", help="Draw the class maps of this class; the best class, or all, if not given."),
     ] = None,
     score: Annotated[
         float | None, typer.Option(help="Score threshold of detections; the checkpoint's own if not given.")
@@ -68,7 +69,7 @@ def explain(
     seed: Annotated[int, typer.Option(help="Seed of the run whose first batch is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Draw what a detector sees in an image, and who owns what: locations, anchors, scores, proposals, keypoints ...
+    """Draw what a model sees in an image, and who owns what: locations, anchors, scores, proposals, keypoints, maps ...
 
     Without --data there is no ground truth, and only predictions are drawn. With a recipe in place of a checkpoint
     nothing is predicted: the first batch of its training is drawn, or IMAGE. The explanation in words is printed.
@@ -167,6 +168,14 @@ def _made(out: Path | None, wanted: Path) -> Path:
     return folder
 
 
+def _refuse_objects(name: str, given: Mapping[str, object]) -> None:
+    """Raise ValueError for options about objects of a model that finds none."""
+    from boxwright.models import require_objects
+
+    if refused := [_flag(option) for option, value in given.items() if value is not None]:
+        require_objects(name, f"leave out {', '.join(refused)}")
+
+
 def _of_checkpoint(
     source: str, image: str, data: Path | None, out: Path | None, *, classes: str | None, split: str | None,
     box: int | None, detection: int | None, class_name: str | None, score: float | None, proposals: Path | None,
@@ -177,14 +186,19 @@ def _of_checkpoint(
     from boxwright.data.image_io.decode import image_size, read_image
     from boxwright.data.proposals import read_proposals
     from boxwright.inference.explain_anchors import network_proposals
-    from boxwright.inference.explain_any import explain_any
+    from boxwright.inference.explain_any import class_names, explain_any
     from boxwright.inference.labelled import labelled_image
     from boxwright.inference.predictor import Detector
+    from boxwright.models import MODELS
 
     detector = Detector.load(source, device)
-    if class_name is not None and class_name not in detector.classes.names:
-        raise ValueError(f"--class {class_name}: the model's classes are {', '.join(detector.classes.names)}")
-    label = None if class_name is None else detector.classes.names.index(class_name)
+    detects = MODELS[detector.recipe.model.name].detects
+    if not detects:
+        _refuse_objects(detector.recipe.model.name, {"box": box, "detection": detection, "score": score})
+    names = class_names(detector)
+    if class_name is not None and class_name not in names:
+        raise ValueError(f"--class {class_name}: the model's classes are {', '.join(names)}")
+    label = None if class_name is None else names.index(class_name)
     stored = None if proposals is None else read_proposals(proposals)
     detector.check_proposals(stored)
     path, ground_truth = Path(image), None
@@ -197,6 +211,8 @@ def _of_checkpoint(
             classes=classes,
             masks=detector.recipe.needs_masks,
             num_keypoints=detector.recipe.num_keypoints,
+            semantic=detector.recipe.needs_semantic,
+            rotated=detector.recipe.needs_rotated,
         )
     wanted = _free_place(out, path.stem, data, path)
     if detector.tiling is not None:
@@ -207,7 +223,7 @@ def _of_checkpoint(
     pixels = read_image(path, value_range=detector.value_range)
     regions = None if stored is None else network_proposals(stored, detector, path, image_size(path))
     made = explain_any(detector, pixels, ground_truth, score=score, proposals=regions)
-    if box is None and ground_truth is not None and len(ground_truth):
+    if box is None and detects and ground_truth is not None and len(ground_truth):
         box = 0
     if detection is None and len(made.found):
         detection = 0
@@ -227,6 +243,7 @@ def _of_recipe(
 
     assert data is not None
     recipe = load_recipe(source, settings)
+    _refuse_objects(recipe.model.name, {"box": box})
     found: list[str] = []
     if image is None:
         wanted = _free_place(out, recipe.name, data, None)
@@ -238,4 +255,4 @@ def _of_recipe(
         wanted = _free_place(out, seen.images[0].path.stem, data, seen.images[0].path)
     lines = [*found, *describe_seen(recipe, seen, box)]
     folder = _made(out, wanted)
-    return lines, folder, write_seen(seen, folder, most=images, box=box)
+    return lines, folder, write_seen(recipe, seen, folder, most=images, box=box)

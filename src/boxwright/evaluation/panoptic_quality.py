@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,8 +49,19 @@ class PanopticCounts:
         )  # fmt: skip
 
 
-def panoptic_counts(found: Segments, ground_truth: Segments, num_classes: int) -> PanopticCounts:
-    """The counts of one image; both maps have 0 for nothing and n for the n-th segment.
+class SegmentMatches(NamedTuple):
+    """Which of M predicted segments match which of N true ones, and by which IoU (N, M); which predicted ones (M,) are
+    wrong, and which true ones (N,) are missed.
+    """
+
+    iou: Tensor
+    match: Tensor  # (N, M)
+    wrong: Tensor
+    missed: Tensor
+
+
+def match_segments(found: Segments, ground_truth: Segments) -> SegmentMatches:
+    """The matches of one image; both maps have 0 for nothing and n for the n-th segment.
 
     Raises ValueError for maps of different sizes.
     """
@@ -72,7 +83,16 @@ def panoptic_counts(found: Segments, ground_truth: Segments, num_classes: int) -
     in_crowds = (both * (same & crowd[:, None])).sum(0)
     excused = void + in_crowds > MATCHED * area_found
     there = area_found > 0
-    wrong, missed = there & ~match.any(0) & ~excused, ~crowd & ~match.any(1)
+    return SegmentMatches(iou, match, there & ~match.any(0) & ~excused, ~crowd & ~match.any(1))
+
+
+def panoptic_counts(found: Segments, ground_truth: Segments, num_classes: int) -> PanopticCounts:
+    """The counts of one image; both maps have 0 for nothing and n for the n-th segment.
+
+    Raises ValueError for maps of different sizes.
+    """
+    iou, match, wrong, missed = match_segments(found, ground_truth)
+    own, predicted = torch.tensor(ground_truth.labels, dtype=torch.int64), torch.tensor(found.labels, dtype=torch.int64)
 
     def per_class(labels: Tensor, chosen: Tensor) -> Tensor:
         return torch.bincount(labels[chosen], minlength=num_classes)

@@ -5,6 +5,7 @@ Such an object is learnt as background: it is too small for the cells of the pyr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 
 from boxwright.data.ground_truth import ground_truth_of
+from boxwright.data.placed_rotated import resized_by
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.records import LabelledFolder, Problem, Split
 from boxwright.data.transforms import SLIVER, resize_ground_truth
-from boxwright.models.claims import claimed, held_detector, others, places, unit_of
+from boxwright.models.claims import claimed, held_detector, is_rotated, others, places, unit_of
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.ops.image import ResizeRule, resize_plan
+from boxwright.ops.image import ResizePlan, ResizeRule, resize_plan
+from boxwright.ops.rotated import upright_rotated
 from boxwright.ops.select import clip_boxes
 from boxwright.ops.tiling import SMALLEST
 from boxwright.recipes.schema import Recipe
@@ -74,28 +77,28 @@ def unclaimed_findings(dataset: LabelledFolder, recipe: Recipe) -> tuple[Problem
     """
     findings = []
     for name, split in dataset.splits.items():
-        found = unclaimed(_ground_truths(split), recipe, split.classes)
+        found = unclaimed(_ground_truths(split, recipe.needs_rotated), recipe, split.classes)
         if found is not None:
             severity = "warning" if found.serious else "note"
             message = f"{name}: {found.sentence()}"
             findings.append(Problem("unclaimable-objects", str(dataset.root), message, severity=severity))
-        lost = _cut_off(split, recipe.data.resize.training_rule()) if name.startswith("train") else None
+        lost = _cut_off(split, recipe) if name.startswith("train") else None
         findings += [lost] if lost is not None else []
     return tuple(findings)
 
 
-def _ground_truths(split: Split) -> list[Image]:
+def _ground_truths(split: Split, rotated: bool) -> list[Image]:
     return [
-        (ground_truth_of(row, row.stated_hw), row.stated_hw)
+        (ground_truth_of(row, row.stated_hw, rotated=rotated), row.stated_hw)
         for row in split.records
         if row.stated_hw and row.annotations
     ]
 
 
-def _cut_off(split: Split, rule: ResizeRule) -> Problem | None:
-    """How many objects of the training images lie outside of the centre crop, where the rule is one."""
-    objects = kept = 0
-    for ground_truth, hw in _ground_truths(split) if rule.mode == "centre_crop" else ():
+def _cut_off(split: Split, recipe: Recipe) -> Problem | None:
+    """How many objects of the training images lie outside of the centre crop, where the recipe's rule is one."""
+    rule, objects, kept = recipe.data.resize.training_rule(), 0, 0
+    for ground_truth, hw in _ground_truths(split, recipe.needs_rotated) if rule.mode == "centre_crop" else ():
         objects += len(ground_truth)
         kept += len(resize_ground_truth(replace(ground_truth, masks=None), hw, rule))
     if kept == objects:
@@ -133,7 +136,7 @@ def unclaimed(
         (hurt if bool(bare.any()) else whole).append((ground_truth, hw))
     if not lost:
         return None
-    helps = tuple(_helps(config, hurt, whole, recipe, scales))
+    helps = tuple(_helps(config, hurt, whole, recipe, scales, lost.total()))
     names = classes.names
     return Unclaimed(
         {names[label]: count for label, count in lost.items()}, {names[label]: n for label, n in objects.items()},
@@ -172,15 +175,22 @@ def without_proposal(stored: StoredProposals, split: Split, iou: float) -> str |
 def _some(
     config: Any, images: Sequence[Image], rule: ResizeRule, scale: float, most: int
 ) -> Sequence[Image]:  # fmt: skip
-    """All images, or every so manieth where they are too many to look at each."""
-    pairs = 0
+    """All images, or every so manieth where they are too many to look at each; the one of least work if only one."""
+    pairs = _pairs(config, images, rule, scale)
+    chosen = images[:: max(1, -(-sum(pairs) // most))]
+    return chosen if len(chosen) != 1 else [images[pairs.index(min(pairs))]]
+
+
+def _pairs(config: Any, images: Sequence[Image], rule: ResizeRule, scale: float) -> list[int]:
+    """How many locations or anchors are compared with how many objects, in each image."""
     counts: dict[tuple[int, int], int] = {}
+    pairs = []
     for ground_truth, hw in images:
         size = _times(resize_plan(hw, rule).size_hw, scale)
         if size not in counts:
             counts[size] = places(config, size)
-        pairs += len(ground_truth) * counts[size]
-    return images[:: max(1, -(-pairs // most))]
+        pairs.append(len(ground_truth) * counts[size])
+    return pairs
 
 
 def _times(size_hw: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -193,11 +203,13 @@ def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Seq
     One that a centre crop leaves nothing of is not learnt as background, and counts as if it did.
     """
     by_size: dict[tuple[int, int], list[int]] = {}
-    boxes = []
+    boxes: list[Tensor] = []
+    rotated: list[Tensor | None] = []
     for index, (ground_truth, hw) in enumerate(images):
         plan = resize_plan(hw, rule)
         by_size.setdefault(plan.size_hw, []).append(index)
         boxes.append(ground_truth.boxes * torch.tensor(plan.scale_xy * 2) + torch.tensor(plan.offset_xy * 2))
+        rotated.append(_rotated(ground_truth, plan) if is_rotated(config) else None)
         if plan.crop is not None:
             boxes[-1] = clip_boxes(boxes[-1][None], torch.tensor([plan.size_hw]))[0]
     cut_off = [(rows[:, 2:] - rows[:, :2] < SLIVER).any(1) for rows in boxes]
@@ -206,7 +218,7 @@ def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Seq
         members.sort(key=lambda index: len(boxes[index]))  # so that little is padding
         for start in range(0, len(members), AT_ONCE):
             rows = members[start : start + AT_ONCE]
-            targets = Targets.of([_shown(images[row][0], boxes[row], cut_off[row]) for row in rows])
+            targets = Targets.of([_shown(images[row][0], boxes[row], cut_off[row], rotated[row]) for row in rows])
             found = torch.zeros_like(targets.valid)
             for scale in scales:
                 scaled = _times(size, scale)
@@ -219,23 +231,36 @@ def _claimed(config: Any, images: Sequence[Image], rule: ResizeRule, scales: Seq
     return owns
 
 
-def _shown(ground_truth: GroundTruth, boxes: Tensor, cut_off: Tensor) -> GroundTruth:
-    """The ground truth with other boxes (G, 4); what is cut off is an ignored region in the corner."""
+def _rotated(ground_truth: GroundTruth, plan: ResizePlan) -> Tensor:
+    """The rotated boxes (G, 5) in network pixels, as `resize_ground_truth` has them; upright without any."""
+    boxes = upright_rotated(ground_truth.boxes) if ground_truth.rotated is None else ground_truth.rotated
+    return resized_by(boxes, plan.scale_xy, plan.offset_xy)
+
+
+def _shown(ground_truth: GroundTruth, boxes: Tensor, cut_off: Tensor, rotated: Tensor | None) -> GroundTruth:
+    """Other boxes (G, 4) and rotated ones (G, 5) in their place; what is cut off is an ignored region in a corner."""
     corner = torch.tensor([0.0, 0.0, 1.0, 1.0])
     boxes = torch.where(cut_off[:, None], corner, boxes)
-    return replace(ground_truth, boxes=boxes, ignore=ground_truth.ignore | cut_off, masks=None)
+    if rotated is not None:
+        rotated = torch.where(cut_off[:, None], upright_rotated(corner), rotated)
+    return GroundTruth(boxes, ground_truth.labels, ground_truth.ignore | cut_off, rotated=rotated)
 
 
 def _helps(
-    config: Any, hurt: Sequence[Image], whole: Sequence[Image], recipe: Recipe, scales: Sequence[float]
+    config: Any, hurt: Sequence[Image], whole: Sequence[Image], recipe: Recipe, scales: Sequence[float], lost: int
 ) -> Iterator[str]:  # fmt: skip
-    """Settings that leave fewer objects unclaimed, with how many they leave, of images that lose some and of others."""
+    """Settings that leave fewer objects unclaimed, with how many they leave, of images that lose some and of others.
+
+    What would take too long to try is left out.
+    """
     rule = recipe.data.resize.training_rule()
     tried = [_some(config, part, rule, max(scales), PAIRS_TRIED) for part in (hurt, whole)]
     times = [len(part) / max(1, len(some)) for part, some in zip((hurt, whole), tried, strict=True)]
     about = "about " if max(times) > 1 else ""
 
-    def left(other: Any, other_rule: ResizeRule) -> int:
+    def left(other: Any, other_rule: ResizeRule) -> float:
+        if sum(sum(_pairs(other, some, other_rule, max(scales))) for some in tried) > PAIRS:
+            return math.inf  # it would take too long to find out
         total = 0.0
         for some, factor in zip(tried, times, strict=True):
             owns = _claimed(other, some, other_rule, scales)
@@ -244,7 +269,7 @@ def _helps(
             )
         return round(total)
 
-    now = best = left(config, rule)
+    now = best = min(left(config, rule), lost)  # an estimate of what is known to be lost, or the known number
     advice, enlarged = "", 1.0
     for factor in FACTORS:  # the smallest that leaves few, or else the one that leaves fewest
         larger, words = _larger(recipe, factor, hurt)

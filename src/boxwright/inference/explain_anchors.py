@@ -1,7 +1,8 @@
 """What a detector with anchors or proposals predicts for one image, beside what its loss asks of it.
 
-RetinaNet, RPN, Fast, Faster, Mask and Keypoint R-CNN. Shape legend: N = anchors on all levels, R = proposals, S =
-sampled regions, K = classes, D = detections. Boxes are absolute (x1, y1, x2, y2) in network pixels.
+RetinaNet, RPN, Fast, Faster, Mask and Keypoint R-CNN, and Rotated Faster R-CNN. Shape legend: N = anchors on all
+levels, R = proposals, S = sampled regions, K = classes, D = detections. Boxes are absolute (x1, y1, x2, y2) in network
+pixels; those of a rotated detector are (cx, cy, w, h, degrees), with 5 columns in place of 4, see `ops.rotated`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from torch import Tensor
 
 from boxwright.data.proposals import StoredProposals
 from boxwright.data.transforms import resize_ground_truth, resize_proposals
-from boxwright.inference.owners import Owners, describe_owned_box, describe_owners, owners_of
+from boxwright.inference.owners import (
+    Owners,
+    boxes_of,
+    describe_owned_box,
+    describe_owners,
+    owners_of,
+    pixels_words,
+)
 from boxwright.inference.predictor import Detector, TorchEngine
-from boxwright.models import MODELS
-from boxwright.models.box_branch import BoxBranch, SampledRegions
+from boxwright.models.box_branch import BoxBranch, RegionLogits, SampledRegions
 from boxwright.models.fast_rcnn import FastRCNN
 from boxwright.models.faster_rcnn import FasterRCNN
 from boxwright.models.keypoint_rcnn import KeypointRCNN
@@ -25,10 +32,14 @@ from boxwright.models.mask_rcnn import MaskRCNN
 from boxwright.models.panoptic_fpn import PanopticFPN
 from boxwright.models.proposal_network import AnchorOutputs
 from boxwright.models.retinanet import RetinaNet
+from boxwright.models.rotated_box_branch import RotatedBoxBranch
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNN
 from boxwright.models.rpn import RPN
-from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.box_kinds import ROTATED_COLUMNS, overlaps
 from boxwright.ops.coding import decode_boxes
 from boxwright.ops.image import ResizePlan, fit_image, resize_plan
+from boxwright.ops.rotated import clip_rotated, restore_rotated
+from boxwright.ops.rotated_coding import decode_rotated
 from boxwright.ops.select import clip_boxes
 from boxwright.structures import Classes, Detections, GroundTruth, ImageBatch, Proposals, Targets
 from boxwright.wording import counted
@@ -70,9 +81,14 @@ class AnchorExplanation:
     """The detections in the image's own pixels, with their masks or keypoints if there are any."""
     source: Tensor
     score_threshold: float
+    semantic: Tensor | None = None
+    """Logits (S, h, w) of a panoptic model's semantic map, at stride 4."""
 
     def original(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) in the pixels of the image's file."""
+        """Boxes (D, 4), or rotated ones (D, 5), in the pixels of the image's file."""
+        if boxes.shape[-1] == ROTATED_COLUMNS:
+            scale, offset = torch.tensor([self.plan.scale_xy]), torch.tensor([self.plan.offset_xy])
+            return restore_rotated(boxes[None], scale, offset, torch.tensor([self.image.shape[1:]]))[0]
         return (boxes - torch.tensor(self.plan.offset_xy * 2)) / torch.tensor(self.plan.scale_xy * 2)
 
 
@@ -90,13 +106,9 @@ def explain_anchors(
     if not isinstance(engine, TorchEngine):
         raise ValueError("an exported file contains no torch network: use the checkpoint that it was made from")
     model: Any = engine.model
-    if not MODELS[detector.recipe.model.name].detects:
-        raise ValueError(
-            f"explain shows how objects are found; {detector.recipe.model.name} labels pixels: see predict"
-        )
     held: Any = model.instances if isinstance(model, PanopticFPN) else model
     inner: Any = held.detector if isinstance(held, MaskRCNN | KeypointRCNN) else held
-    if not isinstance(inner, RetinaNet | RPN | FastRCNN | FasterRCNN):
+    if not isinstance(inner, RetinaNet | RPN | FastRCNN | FasterRCNN | RotatedFasterRCNN):
         raise ValueError(f"explain does not know the parts of this detector, a {type(inner).__name__}")
     hw = (int(image.shape[1]), int(image.shape[2]))
     plan = resize_plan(hw, detector.resize)
@@ -107,9 +119,11 @@ def explain_anchors(
     padded = engine.detect(raw, replace(detector.settings, score_threshold=least)).cpu()
     rows = slice(0, int(padded.counts[0]))
     found = Detections(
-        padded.boxes[0, rows], padded.scores[0, rows], padded.labels[0, rows], plan.size_hw, detector.classes
-    )
-    restored = replace(padded.restore(images, detector.paste)[0], classes=detector.classes)
+        padded.boxes[0, rows], padded.scores[0, rows], padded.labels[0, rows], plan.size_hw, detector.classes,
+        rotated=None if padded.rotated is None else padded.rotated[0, rows],
+    )  # fmt: skip
+    merging = getattr(detector.recipe.model, "panoptic", None)  # of a model with segments
+    restored = replace(padded.restore(images, detector.paste, merging)[0], classes=detector.classes)
     resized = None if ground_truth is None else resize_ground_truth(ground_truth, hw, detector.resize)
     outputs = raw.instances if isinstance(model, PanopticFPN) else raw
     outputs = outputs.detector if isinstance(held, MaskRCNN | KeypointRCNN) else outputs
@@ -119,10 +133,10 @@ def explain_anchors(
     if not isinstance(inner, FastRCNN):
         scores, boxes = _of_anchors(inner, outputs)
     by_row, made = scores, boxes
-    if isinstance(inner, FastRCNN | FasterRCNN):
+    if isinstance(inner, FastRCNN | FasterRCNN | RotatedFasterRCNN):
         regions = _regions(inner.box, outputs.proposals, resized)
         with engine.autocast():
-            logits = inner.box(outputs.levels, outputs.proposals.boxes, inner.box.level_of(outputs.proposals))
+            logits = _logits(inner.box, outputs)
         by_row, made = logits.class_logits[0].softmax(-1).cpu()[: len(regions.boxes)], None
     channels = getattr(inner.config.compat, "class_channels", None)
     assert by_row is not None
@@ -140,11 +154,16 @@ def explain_anchors(
         restored=restored,
         source=_sources(found, by_row, made),
         score_threshold=least,
+        semantic=None if padded.semantic is None else padded.semantic[0],
     )
 
 
-def _of_anchors(inner: RetinaNet | RPN | FasterRCNN, outputs: Any) -> tuple[Tensor, Tensor]:
+def _of_anchors(inner: RetinaNet | RPN | FasterRCNN | RotatedFasterRCNN, outputs: Any) -> tuple[Tensor, Tensor]:
     """Probabilities (N, K), or of an object (N, 1), of the anchors, and the boxes (N, 4) that they are refined to."""
+    if isinstance(inner, RotatedFasterRCNN):
+        anchors: AnchorOutputs = outputs.anchors
+        turned = clip_rotated(decode_rotated(anchors.anchors[None], anchors.offsets), anchors.sizes_hw)
+        return anchors.objectness[0].sigmoid()[:, None].cpu(), turned[0].cpu()
     if isinstance(inner, RetinaNet):
         scores, limited = outputs.class_logits[0].sigmoid(), inner.config.compat.shrink_limited
     else:
@@ -154,7 +173,19 @@ def _of_anchors(inner: RetinaNet | RPN | FasterRCNN, outputs: Any) -> tuple[Tens
     return scores.cpu(), clip_boxes(boxes, outputs.sizes_hw)[0].cpu()
 
 
-def _regions(branch: BoxBranch, proposals: Proposals, ground_truth: GroundTruth | None) -> Regions:
+def _logits(branch: BoxBranch | RotatedBoxBranch, outputs: Any) -> RegionLogits:
+    """What the second stage makes of all proposals."""
+    proposals = outputs.proposals
+    if isinstance(branch, RotatedBoxBranch):
+        logits: RegionLogits = branch(outputs.levels, proposals.boxes)
+    else:
+        logits = branch(outputs.levels, proposals.boxes, branch.level_of(proposals))
+    return logits
+
+
+def _regions(
+    branch: BoxBranch | RotatedBoxBranch, proposals: Proposals, ground_truth: GroundTruth | None
+) -> Regions:  # fmt: skip
     """The proposals of an image, and the sample that training would draw from them (with the seed 0)."""
     sampled = None
     if ground_truth is not None:
@@ -209,10 +240,10 @@ def proposal_words(made: AnchorExplanation) -> str:
     if made.owners is not None:
         text += f", kept of {counted(len(made.owners.places), 'anchor')}"
     if made.ground_truth is not None:
-        objects = made.ground_truth.boxes[~made.ground_truth.ignore]
+        objects = boxes_of(made.ground_truth)[~made.ground_truth.ignore]
         covered = 0
         if len(objects) and len(made.regions.boxes):
-            covered = int((pairwise_iou(objects, made.regions.boxes).amax(1) >= FOUND_IOU).sum())
+            covered = int((overlaps(objects, made.regions.boxes).amax(1) >= FOUND_IOU).sum())
         text += f"; objects with one of IoU {FOUND_IOU} or more: {covered} of {len(objects)}"
     return f"{text}."
 
@@ -236,9 +267,9 @@ def describe_box_of(made: AnchorExplanation, index: int) -> list[str]:
     )
     if ground_truth.ignore[index]:
         return lines
-    box = ground_truth.boxes[index][None]
+    box = boxes_of(ground_truth)[index][None]
     if made.regions is not None and len(made.regions.boxes):
-        overlap = pairwise_iou(box, made.regions.boxes)[0]
+        overlap = overlaps(box, made.regions.boxes)[0]
         sampled = made.regions.sampled
         drawn = 0 if sampled is None else int((sampled.owner == index).sum())
         lines.append(
@@ -246,12 +277,10 @@ def describe_box_of(made: AnchorExplanation, index: int) -> list[str]:
             "regions that would be drawn must learn it."
         )
     found = made.found
-    overlaps = torch.where(found.labels == ground_truth.labels[index], pairwise_iou(box, found.boxes)[0], 0.0)
-    if len(found) and float(overlaps.max()) >= FOUND_IOU:
-        best = int(overlaps.argmax())
-        lines.append(
-            f"  Found: detection {best}, score {float(found.scores[best]):.2f}, IoU {float(overlaps[best]):.2f}."
-        )
+    ious = torch.where(found.labels == ground_truth.labels[index], overlaps(box, boxes_of(found))[0], 0.0)
+    if len(found) and float(ious.max()) >= FOUND_IOU:
+        best = int(ious.argmax())
+        lines.append(f"  Found: detection {best}, score {float(found.scores[best]):.2f}, IoU {float(ious[best]):.2f}.")
     else:
         lines.append(f"  Not found: no detection of its class overlaps it by IoU {FOUND_IOU} or more.")
     return lines
@@ -276,11 +305,13 @@ def describe_detection_of(made: AnchorExplanation, index: int) -> list[str]:
     """Lines on one detection: its anchor or proposal, its score, and the ground truth."""
     found = made.found
     check_number(index, len(found), "detection", f"detections from score {made.score_threshold:.2f}")
-    corners = ", ".join(f"{value:.1f}" for value in made.original(found.boxes[index]).tolist())
+    box = boxes_of(found)[index][None]
+    numbers = ", ".join(f"{value:.1f}" for value in made.original(box)[0].tolist())
+    names = "cx, cy, w, h, degrees" if found.rotated is not None else "x1, y1, x2, y2"
     return [
         f"Detection {index}: {found.names[index]}, score {float(found.scores[index]):.2f}.",
         f"  It comes from {source_words(made, index)}.",
-        f"  Its box in the image's own pixels (x1, y1, x2, y2): {corners}.",
+        f"  Its box in the image's own pixels ({names}): {numbers}.",
         *(
             []
             if made.ground_truth is None
@@ -301,9 +332,8 @@ def source_box(made: AnchorExplanation, index: int) -> Tensor:
 def source_words(made: AnchorExplanation, index: int) -> str:
     """That anchor or proposal in words."""
     row, box = int(made.source[index]), source_box(made, index)
-    x1, y1, x2, y2 = box.tolist()
-    overlap = float(pairwise_iou(box[None], made.found.boxes[index][None]))
-    size = f"{x2 - x1:.0f} x {y2 - y1:.0f} pixels, IoU {overlap:.2f} with the box that it was refined to"
+    overlap = float(overlaps(box[None], boxes_of(made.found)[index][None]))
+    size = f"{pixels_words(box)}, IoU {overlap:.2f} with the box that it was refined to"
     if made.regions is not None:
         return f"proposal {row} (of {len(made.regions.boxes)}, best first), {size}"
     assert made.owners is not None
@@ -319,7 +349,7 @@ def nearest_words(made: AnchorExplanation, index: int) -> str | None:
     if nearest is None or made.ground_truth is None:
         return None
     name = made.classes.names[int(made.ground_truth.labels[nearest])]
-    overlap = float(pairwise_iou(made.found.boxes[index][None], made.ground_truth.boxes[nearest][None]))
+    overlap = float(overlaps(boxes_of(made.found)[index][None], boxes_of(made.ground_truth)[nearest][None]))
     return f"The ground truth box that it overlaps most: {nearest}, {name}, IoU {overlap:.2f}."
 
 
@@ -327,5 +357,5 @@ def nearest_box(made: AnchorExplanation, index: int) -> int | None:
     """The ground truth box that a detection overlaps most, if any."""
     if made.ground_truth is None or not len(made.ground_truth):
         return None
-    overlaps = pairwise_iou(made.found.boxes[index][None], made.ground_truth.boxes)[0]
-    return int(overlaps.argmax()) if float(overlaps.max()) > 0 else None
+    ious = overlaps(boxes_of(made.found)[index][None], boxes_of(made.ground_truth))[0]
+    return int(ious.argmax()) if float(ious.max()) > 0 else None

@@ -39,9 +39,10 @@ from boxwright.inference.explain_panels import (
     thin_boxes,
     zoom_to,
 )
+from boxwright.inference.owners import boxes_of
 from boxwright.inference.owners_drawing import draw_owned_box, draw_owners, draw_places
 from boxwright.models.box_branch import SampledRegions
-from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.box_kinds import around, overlaps
 from boxwright.structures import GroundTruth
 
 BEST = 100
@@ -104,7 +105,7 @@ def _scores(made: AnchorExplanation, label: int | None) -> Any:
         show_image(axes, made, faded=True)
         cells = chosen[level.rows].reshape(-1, level.each).amax(1)
         heat_map(axes, level, cells.numpy())
-        for box in made.ground_truth.boxes if made.ground_truth is not None else ():
+        for box in boxes_of(made.ground_truth) if made.ground_truth is not None else ():
             axes.add_patch(thin_box(box, ignored=False))
     heat_scale(figure, panels)
     return figure
@@ -126,8 +127,8 @@ def _covered(axes: Any, made: AnchorExplanation, shown: torch.Tensor) -> None:
     """Ground truth, green where a proposal covers it, else dashed."""
     if made.ground_truth is None:
         return
-    for box, ignored in zip(made.ground_truth.boxes, made.ground_truth.ignore.tolist(), strict=True):
-        covered = len(shown) > 0 and float(pairwise_iou(box[None], shown).max()) >= 0.5
+    for box, ignored in zip(boxes_of(made.ground_truth), made.ground_truth.ignore.tolist(), strict=True):
+        covered = len(shown) > 0 and float(overlaps(box[None], shown).max()) >= 0.5
         if not ignored:
             rectangle(axes, box, GROUND_TRUTH_COLOUR if covered else "white", dashed=not covered, width=1.4)
 
@@ -142,7 +143,7 @@ def draw_sampled(scene: Scene, ground_truth: GroundTruth, sampled: SampledRegion
         show_image(axes, scene, faded=True)
         if axes is panels[1]:
             thin_boxes(axes, sampled.boxes[chosen][:BEST], "#303030", 0.8)
-        for index, box in enumerate(ground_truth.boxes):
+        for index, box in enumerate(boxes_of(ground_truth)):
             mine = chosen & (sampled.owner == index)
             if axes is panels[0] and bool(mine.any()):
                 thin_boxes(axes, sampled.boxes[mine], box_colour(index), 0.9)
@@ -159,15 +160,15 @@ def _detection(made: AnchorExplanation, index: int) -> Any:
     )
     unit = "proposal" if made.regions is not None else "anchor"
     figure, panels = open_panels(made, ["in the image", f"the {unit} and what it was refined to"], heading.strip())
-    both = torch.stack([found.boxes[index], source])
+    box = boxes_of(found)[index]
     for number, axes in enumerate(panels):
         show_image(axes, made)
         if number:
-            zoom_to(axes, made, torch.cat([both[:, :2].amin(0), both[:, 2:].amax(0)]))
+            zoom_to(axes, made, around(torch.stack([box, source])))
         if nearest is not None and made.ground_truth is not None:
-            rectangle(axes, made.ground_truth.boxes[nearest], GROUND_TRUTH_COLOUR, dashed=True, width=1.4)
+            rectangle(axes, boxes_of(made.ground_truth)[nearest], GROUND_TRUTH_COLOUR, dashed=True, width=1.4)
         rectangle(axes, source, POINT_COLOUR, width=4.5)  # seen also where it was hardly changed
-        rectangle(axes, found.boxes[index], FOUND_COLOUR)
+        rectangle(axes, box, FOUND_COLOUR)
     handles = [legend_line(panels[0], "detection", FOUND_COLOUR), legend_line(panels[0], unit, POINT_COLOUR)]
     if nearest is not None:
         handles.append(legend_line(panels[0], "ground truth", GROUND_TRUTH_COLOUR, style="--"))

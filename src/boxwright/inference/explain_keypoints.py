@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from boxwright.inference.explain_panels import (
     FOUND_COLOUR,
     GROUND_TRUTH_COLOUR,
     open_panels,
+    own_pixels,
     rectangle,
     show_image,
     tag,
     zoom_to,
 )
 from boxwright.ops.boxes import pairwise_iou
-from boxwright.ops.image import ResizePlan
 from boxwright.structures import Classes, Detections, GroundTruth, Skeleton
 from boxwright.visualize.skeletons import SHOWN, keypoint_colour
 from boxwright.wording import counted
@@ -25,13 +25,6 @@ from boxwright.wording import counted
 LEAST_IOU = 0.1
 """Of the boxes of a detection and of the object that its keypoints are compared with."""
 _VISIBILITY = ("not annotated", "hidden", "visible")
-
-
-class _OwnPixels(NamedTuple):
-    """An image that is drawn in its own pixels."""
-
-    image: Tensor
-    plan: ResizePlan
 
 
 def nearest_object(found: Detections, ground_truth: GroundTruth | None, detection: int) -> int | None:
@@ -66,8 +59,7 @@ def draw_keypoint_panels(
 ) -> Any:
     """All predicted keypoints beside those of the ground truth; below, those of one detection and of its object."""
     assert found.keypoints is not None
-    height, width = int(image.shape[1]), int(image.shape[2])
-    scene = _OwnPixels(image, ResizePlan((height, width), (height, width), (1.0, 1.0), (0.0, 0.0)))
+    scene = own_pixels(image)
     known = None if ground_truth is None or ground_truth.keypoints is None else ground_truth
     titles = [f"keypoints of {counted(len(found), 'detection')}"]
     titles += [] if known is None else [f"keypoints of {counted(len(known), 'ground truth object')}"]

@@ -8,20 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwright.inference.explain_panels import box_colour, open_panels, rectangle, show_image, zoom_to
-from boxwright.ops.image import ResizePlan
+from boxwright.inference.explain_panels import box_colour, open_panels, own_pixels, rectangle, show_image, zoom_to
 from boxwright.structures import CroppedMask, Detections, GroundTruth
 from boxwright.wording import counted
 
 GREY = (0.55, 0.55, 0.55)
 """Of a mask that overlaps no object's."""
-
-
-class _OwnPixels(NamedTuple):
-    """An image that is drawn in its own pixels."""
-
-    image: Tensor
-    plan: ResizePlan
 
 
 class Overlap(NamedTuple):
@@ -76,7 +68,7 @@ def draw_masks(image: Tensor, found: Detections, ground_truth: GroundTruth | Non
     A predicted mask has the colour of the object whose mask it overlaps most.
     """
     height, width = int(image.shape[1]), int(image.shape[2])
-    scene = _OwnPixels(image, ResizePlan((height, width), (height, width), (1.0, 1.0), (0.0, 0.0)))
+    scene = own_pixels(image)
     masked = None if ground_truth is None or ground_truth.masks is None else ground_truth
     nearest = [None if masked is None else mask_overlap(found, masked, index) for index in range(len(found))]
     titles = [f"{counted(len(found), 'predicted mask')}"]
@@ -103,12 +95,12 @@ def draw_masks(image: Tensor, found: Detections, ground_truth: GroundTruth | Non
         for index, one in enumerate(nearest)
     ]
     show_image(panels[0], scene)
-    _overlay(panels[0], shown, colours, (height, width))
+    overlay(panels[0], shown, colours, (height, width))
     at = 1
     if masked is not None:
         show_image(panels[at], scene)
         ours = [masked.mask(index) for index in range(len(masked))]
-        _overlay(panels[at], ours, [box_colour(index) for index in range(len(masked))], (height, width))
+        overlay(panels[at], ours, [box_colour(index) for index in range(len(masked))], (height, width))
         at += 1
     if detection is not None:
         parts: list[tuple[CroppedMask, Tensor, Any] | None] = [
@@ -122,7 +114,7 @@ def draw_masks(image: Tensor, found: Detections, ground_truth: GroundTruth | Non
             show_image(axes, scene)
             zoom_to(axes, scene, torch.cat([both[:, :2].amin(0), both[:, 2:].amax(0)]))
             if part is not None:
-                _overlay(axes, [part[0]], [part[2]], (height, width))
+                overlay(axes, [part[0]], [part[2]], (height, width))
                 rectangle(axes, part[1], part[2], width=1.4)
     return figure
 
@@ -133,7 +125,7 @@ def _plane(mask: CroppedMask, size_hw: tuple[int, int]) -> Tensor:
     return plane
 
 
-def _overlay(axes: Any, masks: list[CroppedMask], colours: list[Any], size_hw: tuple[int, int]) -> None:
+def overlay(axes: Any, masks: list[CroppedMask], colours: list[Any], size_hw: tuple[int, int]) -> None:
     """Translucent masks with an outline; the first are on top."""
     canvas = np.zeros((*size_hw, 4), dtype=np.float32)
     for mask, colour in reversed(list(zip(masks, colours, strict=True))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from boxwright.evaluation.report import plain_figure
+from boxwright.inference.owners import boxes_of
+from boxwright.ops.box_kinds import around, corners_of
 from boxwright.ops.image import ResizePlan, resize_image
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.visualize import class_colour
@@ -36,6 +38,19 @@ class Scene(Protocol):
 
     @property
     def plan(self) -> ResizePlan: ...
+
+
+class OwnPixels(NamedTuple):
+    """An image that is drawn in its own pixels: a `Scene`."""
+
+    image: Tensor
+    plan: ResizePlan
+
+
+def own_pixels(image: Tensor) -> OwnPixels:
+    """The scene of an image (3, H, W) as it is in its file."""
+    hw = (int(image.shape[1]), int(image.shape[2]))
+    return OwnPixels(image, ResizePlan(hw, hw, (1.0, 1.0), (0.0, 0.0)))
 
 
 class Grid(Protocol):
@@ -101,7 +116,7 @@ def draw_overview(
     figure, panels = open_panels(scene, titles, f"{heading.removesuffix('.')}. Colours are classes.", foot=0.3)
     for axes, shown in zip(panels, sides, strict=True):
         show_image(axes, scene)
-        for index, (box, label) in enumerate(zip(shown.boxes, shown.labels.tolist(), strict=True)):
+        for index, (box, label) in enumerate(zip(boxes_of(shown), shown.labels.tolist(), strict=True)):
             rectangle(axes, box, box_colour(label), width=1.5)
             number_tag(axes, scene, box, index, box_colour(label))
         present = sorted(set(shown.labels.tolist()))
@@ -131,8 +146,8 @@ def show_image(axes: Any, scene: Scene, *, faded: bool = False) -> None:
 
 
 def zoom_to(axes: Any, scene: Scene, box: Tensor) -> None:
-    """Show only the surroundings of a box."""
-    x1, y1, x2, y2 = box.tolist()
+    """Show only the surroundings of a box (4,), or of a rotated one (5,)."""
+    x1, y1, x2, y2 = around(box[None]).tolist()
     height, width = scene.plan.size_hw
     aspect = width / height
     tall = max(y2 - y1, (x2 - x1) / aspect) * 1.7 + 12
@@ -145,13 +160,13 @@ def zoom_to(axes: Any, scene: Scene, box: Tensor) -> None:
 
 
 def rectangle(axes: Any, box: Tensor, colour: Any, *, dashed: bool = False, width: float = 1.8) -> None:
-    """Draw a box (4,)."""
-    from matplotlib.patches import Rectangle
+    """Draw a box (4,), or a rotated one (5,)."""
+    from matplotlib.patches import Polygon
 
-    x1, y1, x2, y2 = box.tolist()
+    corners = corners_of(box).numpy()
     style: dict[str, Any] = {"fill": False, "linestyle": "--" if dashed else "-", "zorder": 3}
     for colour_, width_ in (("black", width + 1.2), (colour, width)):  # a dark seam shows the line on any ground
-        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, edgecolor=colour_, linewidth=width_, **style))
+        axes.add_patch(Polygon(corners, edgecolor=colour_, linewidth=width_, **style))
 
 
 def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 8, anchor: str = "left") -> None:
@@ -172,9 +187,9 @@ def tag(axes: Any, x: float, y: float, text: str, colour: Any, *, size: float = 
 
 
 def number_tag(axes: Any, scene: Scene, box: Tensor, index: int, colour: Any) -> None:
-    """The number of a box at its corner, wholly inside the image."""
-    height, width = scene.plan.size_hw
-    x, y = min(max(float(box[0]), 0.008 * width), 0.95 * width), max(float(box[1]), 0.025 * height)
+    """The number of a box at its first corner, wholly inside the image."""
+    (height, width), (left, top) = scene.plan.size_hw, corners_of(box)[0].tolist()
+    x, y = min(max(left, 0.008 * width), 0.95 * width), min(max(top, 0.025 * height), 0.98 * height)
     tag(axes, x, y, str(index), colour, size=7)
 
 
@@ -208,8 +223,12 @@ def dots(axes: Any, points: Tensor, stride: int, colour: Any, share: float, *, e
 def heat_map(axes: Any, level: Grid, values: npt.NDArray[Any]) -> None:
     """A heat map (h, w) of a level: every cell is as large as its stride, with its location in its middle."""
     rows, columns = level.size_hw
-    cells = values.reshape(rows, columns)
-    extent = (0, columns * level.stride, rows * level.stride, 0)
+    heat_plane(axes, values.reshape(rows, columns), (rows * level.stride, columns * level.stride))
+
+
+def heat_plane(axes: Any, cells: npt.NDArray[Any], size_hw: tuple[int, int]) -> None:
+    """A heat map (h, w) of values from 0 to 1, stretched to this size."""
+    extent = (0, size_hw[1], size_hw[0], 0)
     clear = np.ma.filled(0.05 + 0.75 * cells, 0.0)  # where a value is low, the image shows
     axes.imshow(cells, extent=extent, cmap="plasma", vmin=0, vmax=1, alpha=clear, interpolation="nearest", zorder=1)
 
@@ -224,13 +243,10 @@ def heat_scale(figure: Any, panels: list[Any]) -> None:
 
 def thin_box(box: Tensor, *, ignored: bool) -> Any:
     """A ground truth box that no location of this level learns."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Polygon
 
-    x1, y1, x2, y2 = box.tolist()
-    return Rectangle(
-        (x1, y1),
-        x2 - x1,
-        y2 - y1,
+    return Polygon(
+        corners_of(box).numpy(),
         fill=False,
         edgecolor="#606060",
         linewidth=0.7,
@@ -240,12 +256,11 @@ def thin_box(box: Tensor, *, ignored: bool) -> Any:
 
 
 def thin_boxes(axes: Any, boxes: Tensor, colour: Any, width: float) -> None:
-    """Many boxes (N, 4) as thin lines, of which hundreds may lie over each other."""
+    """Many boxes (N, 4), or rotated ones (N, 5), as thin lines, of which hundreds may lie over each other."""
     from matplotlib.collections import LineCollection
 
-    x1, y1, x2, y2 = boxes.double().unbind(1)
-    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
-    outlines = torch.stack([torch.stack(corner, dim=1) for corner in corners], dim=1).numpy()  # (N, 5, 2)
+    corners = corners_of(boxes.double())
+    outlines = torch.cat([corners, corners[:, :1]], dim=1).numpy()  # (N, 5, 2)
     faint = max(0.25, min(1.0, 12 / max(1, len(boxes))))
     axes.add_collection(LineCollection(list(outlines), colors=[colour], linewidths=width, alpha=faint, zorder=3))
 

@@ -22,11 +22,14 @@ def labelled_image(
     classes: str | None = None,
     masks: bool = False,
     num_keypoints: int = 0,
+    semantic: bool = False,
+    rotated: bool = False,
 ) -> tuple[Path, GroundTruth]:
     """The file of an image of a data folder, and its ground truth in original pixels with the labels of a model.
 
     `image` is a path, a file name or a stem; all splits are searched unless one is given; with `masks` the
-    ground truth has its masks, and it has keypoints where the data has `num_keypoints`. Raises FileNotFoundError where
+    ground truth has its masks, with `semantic` its map of labels, with `rotated` rotated boxes, and it has keypoints
+    where the data has `num_keypoints`. Raises FileNotFoundError where
     the data has no such image, ValueError where it has several or where its classes are not those of the model.
     """
     dataset = open_folder(data, classes=classes)
@@ -46,7 +49,10 @@ def labelled_image(
     record = found[0]
     skeleton = dataset.classes.skeleton
     count = num_keypoints if skeleton is not None and len(skeleton) == num_keypoints else 0
-    return record.path, ground_truth_of(record, image_size(record.path), masks=masks, num_keypoints=count)
+    ground_truth = ground_truth_of(
+        record, image_size(record.path), masks=masks, num_keypoints=count, semantic=semantic, rotated=rotated
+    )
+    return record.path, ground_truth
 
 
 def _matching(records: dict[Path, Record], image: Path) -> list[Record]:

@@ -1,25 +1,35 @@
 """Who must learn what in one image, before any prediction: the object that each location or anchor is assigned to.
 
 Shape legend: N = locations or anchors of all levels, G = ground-truth boxes. Boxes are absolute (x1, y1, x2, y2) in
-network pixels. The assignment is that of the loss (`models/claims.py`).
+network pixels; those of a rotated detector are (cx, cy, w, h, degrees), see `ops.rotated`. The assignment is that of
+the loss (`models/claims.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from boxwright.models.claims import PlaceLevel, assigned, held_detector, place_boxes, place_levels, unit_of
+from boxwright.models.claims import (
+    PlaceLevel,
+    assigned,
+    held_detector,
+    is_rotated,
+    place_boxes,
+    place_levels,
+    unit_of,
+)
 from boxwright.models.fcos import FCOSConfig
 from boxwright.models.retinanet import RetinaNetConfig
-from boxwright.ops.boxes import pairwise_iou
+from boxwright.models.rotated_proposal_network import RotatedProposalSettings
+from boxwright.ops.box_kinds import centres_of, overlaps, size_words
 from boxwright.ops.image import ResizePlan
 from boxwright.ops.points import level_ranges
-from boxwright.structures import Classes, GroundTruth, Targets
+from boxwright.structures import Classes, Detections, GroundTruth, Targets
 from boxwright.wording import counted
 
 SHOWN = 12
@@ -30,9 +40,9 @@ SHOWN = 12
 class Owners:
     """One image, its places (locations or anchors), and the ground truth box that each must learn.
 
-    `places` (N, 4) are anchors, or locations as boxes without area; `owner` (N,) is a row of the ground truth or -1;
-    `ignored` (N,) takes no part in the loss; `overlap` (N,) is the best IoU of an anchor with an object, 0 for
-    locations.
+    `places` (N, 4) are anchors, rotated ones (N, 5), or locations as boxes without area; `owner` (N,) is a row of the
+    ground truth or -1; `ignored` (N,) takes no part in the loss; `overlap` (N,) is the best IoU of an anchor with an
+    object, 0 for locations.
     """
 
     image: Tensor
@@ -55,7 +65,12 @@ class Owners:
     @property
     def points(self) -> Tensor:
         """The centres (N, 2) of the places."""
-        return (self.places[:, :2] + self.places[:, 2:]) / 2
+        return centres_of(self.places)
+
+    @property
+    def boxes(self) -> Tensor:
+        """The ground truth boxes (G, 4), rotated (G, 5) for a rotated detector."""
+        return boxes_of(self.ground_truth)
 
     @property
     def wanted(self) -> list[int]:
@@ -76,6 +91,15 @@ class Owners:
         return next(level for level in self.levels if place < level.rows.stop)
 
 
+def boxes_of(objects: GroundTruth | Detections) -> Tensor:
+    """The rotated boxes (N, 5) of objects that have them, which only rotated detectors give and are given, else (N, 4).
+
+    >>> boxes_of(GroundTruth.of([[0, 0, 8, 8]], [0])).shape
+    torch.Size([1, 4])
+    """
+    return objects.boxes if objects.rotated is None else objects.rotated
+
+
 def owners_of(
     config: Any, image: Tensor, plan: ResizePlan, classes: Classes, ground_truth: GroundTruth,
     size_hw: tuple[int, int] | None = None,
@@ -87,13 +111,15 @@ def owners_of(
     held = held_detector(config)
     if held is None:
         return None
+    if not is_rotated(held):
+        ground_truth = replace(ground_truth, rotated=None)
     targets, own = Targets.of([ground_truth]), torch.tensor([size_hw or plan.size_hw])
     found = assigned(held, plan.size_hw, targets, own)
     places = place_boxes(held, plan.size_hw)
     overlap = torch.zeros(len(places))
-    objects = ground_truth.boxes[~ground_truth.ignore]
+    objects = boxes_of(ground_truth)[~ground_truth.ignore]
     if not isinstance(held, FCOSConfig) and len(objects):
-        overlap = pairwise_iou(places, objects).amax(1)
+        overlap = overlaps(places, objects).amax(1)
     return Owners(
         image, plan, classes, held, place_levels(held, plan.size_hw), places, ground_truth, found.owner[0],
         found.ignored[0], overlap,
@@ -117,7 +143,7 @@ def rule_of(config: Any) -> str:
         )
     low, high = iou_bounds(config)
     best = " Each object has at least its best anchors, however poor."
-    if not isinstance(config, RetinaNetConfig):
+    if not isinstance(config, RetinaNetConfig) and not isinstance(config.rpn, RotatedProposalSettings):
         least = config.rpn.low_quality_iou
         best = best if config.rpn.low_quality and least == 0 else ""
         if config.rpn.low_quality and least > 0:
@@ -176,7 +202,7 @@ def poorly_covered(owners: Owners) -> list[int]:
     """The ground truth boxes that no anchor overlaps as much as positive anchors should, but have some nevertheless."""
     if isinstance(owners.config, FCOSConfig) or not len(owners.ground_truth):
         return []
-    best = pairwise_iou(owners.places, owners.ground_truth.boxes).amax(0)
+    best = overlaps(owners.places, owners.boxes).amax(0)
     high, lost = iou_bounds(owners.config)[1], owners.unowned
     return [box for box in owners.wanted if float(best[box]) < high and box not in lost]
 
@@ -189,20 +215,24 @@ def describe_owned_box(owners: Owners, index: int) -> list[str]:
     per_level = ", ".join(f"{level.name} {owners.count(index, level.rows)}" for level in owners.levels)
     lines.append(f"  {owners.unit.capitalize()}s that must learn it: {per_level}.")
     if not isinstance(owners.config, FCOSConfig):
-        overlap = pairwise_iou(owners.places, owners.ground_truth.boxes[index][None])[:, 0]
+        overlap = overlaps(owners.places, owners.boxes[index][None])[:, 0]
         best = int(overlap.argmax())
-        x1, y1, x2, y2 = owners.places[best].tolist()
         lines.append(
-            f"  Its best anchor is of {owners.level_of(best).name}, {x2 - x1:.0f} x {y2 - y1:.0f} pixels: IoU "
+            f"  Its best anchor is of {owners.level_of(best).name}, {pixels_words(owners.places[best])}: IoU "
             f"{float(overlap[best]):.2f}."
         )
     return lines
 
 
 def _named(owners: Owners, box: int) -> str:
-    x1, y1, x2, y2 = owners.ground_truth.boxes[box].tolist()
     name = owners.classes.names[int(owners.ground_truth.labels[box])]
-    return f"{box} ({name}, {x2 - x1:.0f} x {y2 - y1:.0f})"
+    return f"{box} ({name}, {size_words(owners.boxes[box])})"
+
+
+def pixels_words(box: Tensor) -> str:
+    """The size of an anchor or a proposal, and how it is turned, if it is."""
+    size, turn, angle = size_words(box).partition(" turned")
+    return f"{size} pixels{turn}{angle}"
 
 
 def describe_batch(batch: Sequence[Owners]) -> list[str]:

@@ -21,9 +21,9 @@ from boxwright.inference.explain_panels import (
     thin_boxes,
     zoom_to,
 )
-from boxwright.inference.owners import Owners, learnt_words, rule_of
+from boxwright.inference.owners import Owners, boxes_of, learnt_words, rule_of
 from boxwright.models.claims import PlaceLevel
-from boxwright.ops.boxes import pairwise_iou
+from boxwright.ops.box_kinds import around, overlaps
 from boxwright.structures import GroundTruth
 from boxwright.wording import counted
 
@@ -83,7 +83,7 @@ def _draw_level(axes: Any, owners: Owners, level: PlaceLevel) -> None:
     axes.scatter(crosses[:, 0], crosses[:, 1], marker="x", s=14, linewidths=0.8, color="black", zorder=4)
     ground_truth = owners.ground_truth
     for index in range(len(ground_truth)):
-        box, colour, mine = ground_truth.boxes[index], box_colour(index), owner == index
+        box, colour, mine = owners.boxes[index], box_colour(index), owner == index
         if index in owners.unowned:
             rectangle(axes, box, POINT_COLOUR, dashed=True, width=1.4)
             number_tag(axes, owners, box, index, POINT_COLOUR)
@@ -99,7 +99,7 @@ def _draw_level(axes: Any, owners: Owners, level: PlaceLevel) -> None:
 
 def draw_owned_box(owners: Owners, index: int) -> Any:
     """One ground truth box, with the places of each level that must learn it."""
-    box = owners.ground_truth.boxes[index]
+    box = owners.boxes[index]
     name = owners.classes.names[int(owners.ground_truth.labels[index])]
     titles = [
         f"{level.name}: {counted(owners.count(index, level.rows), owners.unit)} must learn it"
@@ -117,10 +117,10 @@ def draw_owned_box(owners: Owners, index: int) -> Any:
         mine, points = owners.owner[level.rows] == index, owners.points[level.rows]
         shown = box[None]
         if owners.unit == "anchor":
-            overlaps, anchors = _overlaps(owners, level, box), owners.places[level.rows]
-            chosen = anchors[mine] if bool(mine.any()) else anchors[overlaps.argmax()][None]
+            ious, anchors = _overlaps(owners, level, box), owners.places[level.rows]
+            chosen = anchors[mine] if bool(mine.any()) else anchors[ious.argmax()][None]
             shown = torch.cat([shown, chosen])
-        zoom_to(axes, owners, torch.cat([shown[:, :2].amin(0), shown[:, 2:].amax(0)]))
+        zoom_to(axes, owners, around(shown))
         if len(shown) > 1:
             if bool(mine.any()):
                 thin_boxes(axes, shown[1:], "#ffb000", 1.2)
@@ -133,14 +133,14 @@ def draw_owned_box(owners: Owners, index: int) -> Any:
 
 
 def _overlaps(owners: Owners, level: PlaceLevel, box: Tensor) -> Tensor:
-    return pairwise_iou(owners.places[level.rows], box[None])[:, 0]
+    return overlaps(owners.places[level.rows], box[None])[:, 0]
 
 
 def draw_ground_truth(scene: Scene, ground_truth: GroundTruth, names: tuple[str, ...], heading: str) -> Any:
     """An image with its numbered ground truth boxes."""
     figure, (axes,) = open_panels(scene, [f"{counted(len(ground_truth), 'ground truth box')}"], heading)
     show_image(axes, scene)
-    for index, (box, label) in enumerate(zip(ground_truth.boxes, ground_truth.labels.tolist(), strict=True)):
+    for index, (box, label) in enumerate(zip(boxes_of(ground_truth), ground_truth.labels.tolist(), strict=True)):
         rectangle(axes, box, box_colour(label), dashed=bool(ground_truth.ignore[index]), width=1.5)
         number_tag(axes, scene, box, index, box_colour(label))
     return figure

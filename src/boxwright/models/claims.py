@@ -2,14 +2,15 @@
 
 Decided by the functions that its loss calls, on the geometry of one image alone, without a network. Shape legend:
 B = images,
-P = locations, N = anchors, G = ground-truth boxes. Boxes are absolute (x1, y1, x2, y2) in network pixels.
+P = locations, N = anchors, G = ground-truth boxes. Boxes are absolute (x1, y1, x2, y2) in network pixels; those of a
+rotated detector are (cx, cy, w, h, degrees), see `ops.rotated`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,14 +23,18 @@ from boxwright.models.mask_rcnn import MaskRCNNConfig
 from boxwright.models.panoptic_fpn import PanopticFPNConfig
 from boxwright.models.proposal_network import ProposalSettings
 from boxwright.models.retinanet import RetinaNetConfig, level_anchors
+from boxwright.models.rotated_faster_rcnn import RotatedFasterRCNNConfig
+from boxwright.models.rotated_proposal_network import RotatedProposalSettings, rotated_of
 from boxwright.models.rpn import RPNConfig
 from boxwright.ops.anchors import cell_anchors, pyramid_anchors
 from boxwright.ops.assign import Assignment, assign_locations
 from boxwright.ops.match import centred_outside, match_boxes
 from boxwright.ops.points import grid_locations, level_ranges, pyramid_locations
+from boxwright.ops.rotated_anchors import rotated_cell_anchors, rotated_pyramid_anchors
 from boxwright.structures import Targets
 
 Size = tuple[int, int]
+AnchorConfig: TypeAlias = RetinaNetConfig | RPNConfig | FasterRCNNConfig | RotatedFasterRCNNConfig
 _STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 
@@ -49,12 +54,18 @@ def held_detector(config: Any) -> Any:
         config = config.instances
     if isinstance(config, FCOSMaskConfig | MaskRCNNConfig | KeypointRCNNConfig):
         config = config.detector
-    return config if isinstance(config, FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig) else None
+    known = FCOSConfig | RetinaNetConfig | RPNConfig | FasterRCNNConfig | RotatedFasterRCNNConfig
+    return config if isinstance(config, known) else None
 
 
 def holds_locations(config: Any) -> bool:
     """Whether the detector of a config predicts at locations: FCOS, with masks or without."""
     return isinstance(held_detector(config), FCOSConfig)
+
+
+def is_rotated(config: Any) -> bool:
+    """Whether the detector of a config has rotated anchors, and learns rotated boxes."""
+    return isinstance(held_detector(config), RotatedFasterRCNNConfig)
 
 
 def unit_of(config: Any) -> str:
@@ -84,6 +95,11 @@ def assigned(config: Any, size_hw: Size, targets: Targets, sizes_hw: Tensor | No
             center_radius=config.assignment.center_radius, coarse_areas=config.compat.level_range_ends == "open",
         )  # fmt: skip
     anchors, outside = _anchors(config, size_hw), None
+    if isinstance(config, RotatedFasterRCNNConfig):
+        return match_boxes(
+            anchors, rotated_of(targets), valid, ignore, positive_iou=config.rpn.positive_iou,
+            negative_iou=config.rpn.negative_iou, low_quality=True,
+        )  # fmt: skip
     if isinstance(config, RetinaNetConfig):
         rule: Any = config.assignment
         best_anchors, padding = config.compat.best_anchors, config.compat.padding
@@ -130,16 +146,19 @@ def place_levels(config: Any, size_hw: Size) -> tuple[PlaceLevel, ...]:
 
 
 def place_boxes(config: Any, size_hw: Size) -> Tensor:
-    """The anchors (N, 4) of an image; locations are boxes without area."""
+    """The anchors (N, 4), or rotated ones (N, 5), of an image; locations are boxes without area."""
     if isinstance(config, FCOSConfig):
         return _locations(config, size_hw)[0].repeat(1, 2)
     return _anchors(config, size_hw)
 
 
-def cell_shapes(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig) -> list[Tensor]:
-    """The anchors (A, 4) at one cell of each level, around the origin."""
+def cell_shapes(config: AnchorConfig) -> list[Tensor]:
+    """The anchors (A, 4), or rotated ones (A, 5), at one cell of each level, around the origin."""
     if isinstance(config, RetinaNetConfig):
         return [level_anchors(config, size) for size in config.anchors.sizes]
+    if isinstance(config, RotatedFasterRCNNConfig):
+        ratios, angles = config.rpn.anchor_ratios, config.rpn.anchor_angles
+        return [rotated_cell_anchors(sizes, ratios, angles) for sizes in config.rpn.anchor_sizes]
     rpn: ProposalSettings = config.rpn
     return [cell_anchors(sizes, rpn.anchor_ratios, rounded=rpn.anchors_rounded) for sizes in rpn.anchor_sizes]
 
@@ -157,14 +176,16 @@ def _locations(config: FCOSConfig, size_hw: Size) -> tuple[Tensor, Tensor, Tenso
 
 
 @lru_cache(maxsize=64)
-def _anchors(config: RetinaNetConfig | RPNConfig | FasterRCNNConfig, size_hw: Size) -> Tensor:
-    """Anchors (N, 4)."""
+def _anchors(config: AnchorConfig, size_hw: Size) -> Tensor:
+    """Anchors (N, 4), rotated ones (N, 5)."""
     grid = config.compat.anchor_grid if isinstance(config, RetinaNetConfig) else config.rpn.anchor_grid
     padded = _padded(size_hw, config.compat.pad_multiple)
     grids = [
         grid_locations(level.size_hw, level.stride, grid=grid, padded_hw=padded)
         for level in place_levels(config, size_hw)
     ]
+    if isinstance(config, RotatedFasterRCNNConfig):
+        return rotated_pyramid_anchors(grids, cell_shapes(config))
     return pyramid_anchors(grids, cell_shapes(config))
 
 
@@ -173,7 +194,7 @@ def places(config: Any, size_hw: Size) -> int:
     return len(_locations(config, size_hw)[0] if isinstance(config, FCOSConfig) else _anchors(config, size_hw))
 
 
-def _trunk_strides(config: RPNConfig | FasterRCNNConfig) -> list[int]:
+def _trunk_strides(config: RPNConfig | FasterRCNNConfig | RotatedFasterRCNNConfig) -> list[int]:
     strides = [_STRIDES[level] for level in config.fpn.levels]
     if config.backbone.dilated_c5 and config.fpn.levels[-1] == "c5":
         strides[-1] = 16
@@ -206,14 +227,18 @@ def others(config: Any) -> list[Other]:
         changed = replace(config, anchors=replace(anchors, ratios=ratios))
         found.append(Other(f"model.anchors.ratios={_listed(ratios)}", changed))
     else:
-        rpn: ProposalSettings = config.rpn
+        rpn: ProposalSettings | RotatedProposalSettings = config.rpn
         smaller = tuple(tuple(side / 2 for side in sizes) for sizes in rpn.anchor_sizes)
         changed = replace(config, rpn=replace(rpn, anchor_sizes=smaller))
         found.append(Other(f"model.rpn.anchor_sizes={_listed(smaller)}", changed))
         ratios = _more_ratios(rpn.anchor_ratios)
         changed = replace(config, rpn=replace(rpn, anchor_ratios=ratios))
         found.append(Other(f"model.rpn.anchor_ratios={_listed(ratios)}", changed))
-        if not rpn.low_quality:
+        if isinstance(rpn, RotatedProposalSettings):
+            angles = _more_angles(rpn.anchor_angles)
+            changed = replace(config, rpn=replace(rpn, anchor_angles=angles))
+            found.append(Other(f"model.rpn.anchor_angles={_listed(angles)}", changed))
+        elif not rpn.low_quality:
             changed = replace(config, rpn=replace(rpn, low_quality=True))
             found.append(Other("model.rpn.low_quality=true", changed))
     return found
@@ -221,6 +246,13 @@ def others(config: Any) -> list[Other]:
 
 def _more_ratios(ratios: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted({*ratios, min(ratios) / 4, max(ratios) * 4}))
+
+
+def _more_angles(angles: tuple[float, ...]) -> tuple[float, ...]:
+    """The angles and those half-way to the next, half a turn on from the last to the first."""
+    ends = sorted(angles)
+    middles = [(one + other) / 2 for one, other in zip(ends, [*ends[1:], ends[0] + 180], strict=True)]
+    return tuple(sorted({*angles, *(angle if angle < 180 else angle - 180 for angle in middles)}))
 
 
 def _listed(values: Any) -> str:

@@ -7,7 +7,7 @@ uint8; 255 is ignored. Sources: Kirillov et al., "Panoptic Feature Pyramid Netwo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,20 +49,60 @@ def semantic_labels(
     >>> semantic_labels(torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]]), 2, (2, 4), (1, 4), (1.0, 2.0), (0.0, 0.0)).tolist()
     [[1, 1, 0, 0]]
     """
+    down, up = _weights(logits, stride, size_hw, original_hw, scale_xy, offset_xy)
+    labels = torch.cat([band.argmax(0).to(torch.uint8) for band in _bands(logits, down, up)])
+    return labels.masked_fill_(_unseen(down, up).to(logits.device), IGNORED)
+
+
+def semantic_confidence(
+    logits: Tensor,
+    stride: int,
+    size_hw: Sequence[int],
+    original_hw: Sequence[int],
+    scale_xy: Sequence[float],
+    offset_xy: Sequence[float],
+    label: int | None = None,
+) -> Tensor:
+    """The probability (H, W) of a label at each pixel of the original image, or of the one that the pixel gets.
+
+    It is the softmax of the logits that `semantic_labels` compares; 0 where the network did not see.
+
+    >>> logits = torch.tensor([[[0.0, 2.0]], [[1.0, 1.0]]])
+    >>> (100 * semantic_confidence(logits, 2, (2, 4), (1, 4), (1.0, 2.0), (0.0, 0.0))).round().tolist()
+    [[73.0, 62.0, 62.0, 73.0]]
+    """
+    down, up = _weights(logits, stride, size_hw, original_hw, scale_xy, offset_xy)
+    chosen = [
+        probabilities.amax(0) if label is None else probabilities[label]
+        for probabilities in (band.softmax(0) for band in _bands(logits, down, up))
+    ]
+    return torch.cat(chosen).masked_fill_(_unseen(down, up).to(logits.device), 0.0)
+
+
+def _weights(
+    logits: Tensor, stride: int, size_hw: Sequence[int], original_hw: Sequence[int], scale_xy: Sequence[float],
+    offset_xy: Sequence[float],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """How much each cell weighs in each pixel: (H, h) down the image, and (W, w) across it."""
     down, up = (
         _resampling(
             logits.shape[1 + axis], stride, size_hw[axis], original_hw[axis], scale_xy[1 - axis], offset_xy[1 - axis]
         )
         for axis in (0, 1)
-    )  # (H, h) and (W, w)
-    device = logits.device
-    wide = logits.float() @ up.to(device).T  # (S, h, W)
+    )
+    return down, up
+
+
+def _bands(logits: Tensor, down: Tensor, up: Tensor) -> Iterator[Tensor]:
+    """The logits (S, rows, W) of the pixels of the original image, band by band from the top."""
+    wide = logits.float() @ up.to(logits.device).T  # (S, h, W)
     rows = max(1, MOST_LOGITS // (wide.shape[0] * wide.shape[2]))
-    bands = [(band.to(device) @ wide).argmax(0).to(torch.uint8) for band in torch.split(down, rows)]
-    labels = torch.cat(bands)
-    labels[(down.sum(1) == 0).to(device)] = IGNORED
-    labels[:, (up.sum(1) == 0).to(device)] = IGNORED
-    return labels
+    return (band.to(logits.device) @ wide for band in torch.split(down, rows))
+
+
+def _unseen(down: Tensor, up: Tensor) -> Tensor:
+    """Which pixels (H, W) the network did not see."""
+    return (down.sum(1) == 0)[:, None] | (up.sum(1) == 0)
 
 
 def _resampling(cells: int, stride: int, size: int, original: int, scale: float, offset: float) -> Tensor:

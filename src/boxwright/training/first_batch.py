@@ -38,7 +38,7 @@ class SeenImage(NamedTuple):
     path: Path
     ground_truth: GroundTruth
     owners: Owners | None
-    """None for Fast R-CNN, which has regions instead."""
+    """None for Fast R-CNN, which has regions instead, and for a model that finds no objects."""
     sampled: SampledRegions | None
     """Regions drawn from stored proposals; None for other detectors."""
 
@@ -102,11 +102,9 @@ def first_batch(
 
 
 def check_known(recipe: Recipe) -> None:
-    """Raise ValueError for a model without places that own objects, or of which they are not known: one of a user's."""
+    """Raise ValueError for a detector whose places that own objects are not known: one of a user's."""
     if not MODELS[recipe.model.name].detects:
-        raise ValueError(f"explain shows who owns the objects, and {recipe.model.name} learns labels of pixels")
-    if recipe.needs_rotated:
-        raise ValueError("explain knows upright anchors and regions only, not those of a detector of rotated boxes")
+        return
     if held_detector(recipe.model) is None and not isinstance(recipe.model, FastRCNNConfig):
         raise ValueError(f"explain does not know the parts of this detector, {recipe.model.name}")
 

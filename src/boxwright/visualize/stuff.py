@@ -43,6 +43,19 @@ class Region(NamedTuple):
         return int(columns[one] - 1) * step + step // 2, int(rows[one] - 1) * step + step // 2
 
 
+def label_name(label: int, classes: Any) -> str:
+    """What a label of a semantic map is called: its name, or its number where `classes` know none."""
+    names = getattr(classes, "semantic_names", ())
+    return str(names[label]) if label < len(names) else str(label)
+
+
+def label_colour(label: int, classes: Any) -> int:
+    """The number of the colour of a label of a semantic map: stuff goes on where the classes of objects end."""
+    things = len(getattr(classes, "names", ()))
+    first = int(bool(things and getattr(classes, "stuff", ())))  # label 0 is that of things
+    return THINGS_COLOUR if label < first else things + label - first
+
+
 def stuff_regions(found: Any, classes: Any) -> list[Region]:
     """The regions of detections or ground truth, largest first; `classes` name them, or their numbers do.
 
@@ -59,14 +72,9 @@ def stuff_regions(found: Any, classes: Any) -> list[Region]:
             if not one.thing
         ]
     elif semantic is not None:
-        names = getattr(classes, "semantic_names", ())
         first = int(bool(things and stuff))  # label 0 is that of things
         regions = [
-            Region(
-                semantic == label,
-                names[label] if label < len(names) else str(label),
-                THINGS_COLOUR if label < first else things + label - first,
-            )
+            Region(semantic == label, label_name(label, classes), label_colour(label, classes))
             for label in semantic.unique().tolist()
             if label != IGNORED and not (label < first and found.masks is not None)
         ]
