@@ -256,6 +256,16 @@ class TestAnswers:
         assert (told["classes"], told["masks"], told["segments"]) == ([], False, True)
         assert [one["label"] for one in told["stuff"]] == ["sky", "road", "wall"]
 
+    def test_a_model_of_pixels_lists_no_objects_that_it_never_finds(self, pixels, tmp_path):
+        detector = Detector.load(pixels, "cpu", precision="fp32")
+        classes = Classes(("cat", "dog"), (4, 9), stuff=("sky", "road"))  # of data with objects: label 0 is any of them
+        checkpoint = Checkpoint(detector.recipe, classes, detector.recipe.build_model(0).state_dict(), 0.0)
+        save_checkpoint(checkpoint, tmp_path / "things.pt")
+        with client_of(Detector.load(tmp_path / "things.pt", "cpu", precision="fp32"), pixels) as client:
+            told = client.get("/v1/model").json()
+        assert told["classes"] == []
+        assert [one["label"] for one in told["stuff"]] == ["things", "sky", "road"]
+
     def test_the_model_says_what_it_is(self, served, masks, detector):
         told = served.get("/v1/model").json()
         assert (told["name"], told["recipe"], told["detector"]) == ("tiny.pt", "fcos-small", "fcos")
