@@ -26,6 +26,8 @@ from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Skeleton
+from boxwright.visualize.drawing import class_colour
+from boxwright.visualize.stuff import THINGS_COLOUR
 
 LIMITS = Limits(num_bytes=200_000, num_pixels=40_000, num_images=8)
 
@@ -234,6 +236,9 @@ class TestAnswers:
         assert (told["masks"], told["segments"]) == (True, True)
         listed = [("things", None), ("sky", 30), ("road", 31)]
         assert [(one["label"], one["category_id"]) for one in told["stuff"]] == listed
+        colours = [one["colour"] for one in told["classes"] + told["stuff"]]
+        drawn = [class_colour(number) for number in (0, 1, THINGS_COLOUR, 2, 3)]  # as `predict` draws them
+        assert colours == ["#{:02x}{:02x}{:02x}".format(*one) for one in drawn]
 
     def test_a_model_of_pixels_answers_with_a_segment_for_each_label(self, pixels, images):
         detector = Detector.load(pixels, "cpu", precision="fp32")
