@@ -125,8 +125,8 @@ def test_a_line_has_the_segments_of_a_model_that_labels_pixels():
         mask = decode_rle(row["segmentation"]["counts"], tuple(row["segmentation"]["size"]))
         assert torch.equal(mask, ids == number)
     labels = json.loads(json_line(frame, Detections(*parts, semantic=semantic)))["segments"]
-    assert [(row["label"], row["category_id"], row["area"]) for row in labels] == [
-        ("things", None, 2),
-        ("road", 101, 2),
+    assert [(row["id"], row["label"], row["category_id"], row["area"]) for row in labels] == [
+        (1, "things", None, 2),
+        (2, "road", 101, 2),
     ]
     assert "segments" not in json.loads(json_line(frame, Detections(*parts)))

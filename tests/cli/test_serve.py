@@ -43,7 +43,8 @@ def test_without_the_extra_it_says_how_to_get_it(boxwright, monkeypatch):
 
 
 def test_it_says_what_it_serves(boxwright, monkeypatch):
-    known = {"name": "a.pt", "detector": "panoptic_fpn", "classes": [1], "stuff": [2, 3], "runtime": "torch",
+    ids, of_stuff = [{"category_id": 1}, {"category_id": 0}], [{"category_id": None}, {"category_id": 7}]
+    known = {"name": "a.pt", "detector": "panoptic_fpn", "classes": ids, "stuff": of_stuff, "runtime": "torch",
              "precision": "fp32", "device": "cpu"}  # fmt: skip
 
     def served(*given, ready, **options):

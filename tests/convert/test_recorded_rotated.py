@@ -69,7 +69,10 @@ def test_it_goes_back_as_it_came(case, shared):
     assert set(back.state) == set(theirs) - beside
     for name, value in back.state.items():
         torch.testing.assert_close(value, torch.as_tensor(theirs[name]), rtol=1e-6, atol=1e-7)
-    assert any("MODEL.PROPOSAL_GENERATOR.NAME RRPN" in note for note in back.notes)
+    (said,) = (note for note in back.notes if "MODEL.PROPOSAL_GENERATOR.NAME RRPN" in note)
+    assert "MODEL.RPN.BBOX_REG_WEIGHTS (1, 1, 1, 1, 1)" in said  # Detectron2's default has four, and it stops there
+    assert any("box.offset_weights is [10.0, 10.0, 5.0, 5.0, 1.0], which its config must say" in note
+               for note in back.notes)  # fmt: skip
 
 
 def test_training_losses_are_the_recorded_ones(case):

@@ -245,6 +245,13 @@ def test_anchors_at_centres_are_folded_exactly_and_other_rules_are_taken_when_as
     assert_same(found_by(taken), found_by(there))
 
 
+def test_samples_of_rotated_regions_in_other_numbers_than_those_of_detectron2_are_refused():
+    """What is pooled differs, and a file does not say it."""
+    recipe = load_recipe("rotated-faster-rcnn-r50-fpn-1x", [*NARROW, *REGIONS, "model.box.pool_sampling=2"])
+    with pytest.raises(ValueError, match=r"box\.pool_sampling 2 \(there 0\)"):
+        export_state(dump_recipe(recipe)["model"], 3, {}, "detectron2")
+
+
 def test_anchors_that_do_not_double_are_not_folded():
     recipe = load_recipe("retinanet-r50-fpn-1x", [*NARROW, *DENSE, "model.anchors.sizes=[32,60,128,256,512]"])
     with pytest.raises(ValueError, match=r"compat\.anchor_grid 'centre' \(there 'corner'\)"):

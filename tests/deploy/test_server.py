@@ -26,6 +26,8 @@ from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Skeleton
+from boxwright.visualize.drawing import class_colour
+from boxwright.visualize.stuff import THINGS_COLOUR
 
 LIMITS = Limits(num_bytes=200_000, num_pixels=40_000, num_images=8)
 
@@ -234,6 +236,9 @@ class TestAnswers:
         assert (told["masks"], told["segments"]) == (True, True)
         listed = [("things", None), ("sky", 30), ("road", 31)]
         assert [(one["label"], one["category_id"]) for one in told["stuff"]] == listed
+        colours = [one["colour"] for one in told["classes"] + told["stuff"]]
+        drawn = [class_colour(number) for number in (0, 1, THINGS_COLOUR, 2, 3)]  # as `predict` draws them
+        assert colours == ["#{:02x}{:02x}{:02x}".format(*one) for one in drawn]
 
     def test_a_model_of_pixels_answers_with_a_segment_for_each_label(self, pixels, images):
         detector = Detector.load(pixels, "cpu", precision="fp32")
@@ -255,6 +260,16 @@ class TestAnswers:
         assert "panoptic" not in mapped
         assert (told["classes"], told["masks"], told["segments"]) == ([], False, True)
         assert [one["label"] for one in told["stuff"]] == ["sky", "road", "wall"]
+
+    def test_a_model_of_pixels_lists_no_objects_that_it_never_finds(self, pixels, tmp_path):
+        detector = Detector.load(pixels, "cpu", precision="fp32")
+        classes = Classes(("cat", "dog"), (4, 9), stuff=("sky", "road"))  # of data with objects: label 0 is any of them
+        checkpoint = Checkpoint(detector.recipe, classes, detector.recipe.build_model(0).state_dict(), 0.0)
+        save_checkpoint(checkpoint, tmp_path / "things.pt")
+        with client_of(Detector.load(tmp_path / "things.pt", "cpu", precision="fp32"), pixels) as client:
+            told = client.get("/v1/model").json()
+        assert told["classes"] == []
+        assert [one["label"] for one in told["stuff"]] == ["things", "sky", "road"]
 
     def test_the_model_says_what_it_is(self, served, masks, detector):
         told = served.get("/v1/model").json()

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from io import BytesIO
@@ -24,6 +25,7 @@ from boxwright.evaluation.page.page import report_page
 from boxwright.evaluation.summary import evaluate_detections
 from boxwright.ops.rotated import rotated_hull
 from boxwright.structures import Classes, CroppedMask, Detections, GroundTruth, Skeleton
+from boxwright.visualize.drawing import draw
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=http://a.b/c onerror=x>', "two\nlines", "\ud800", "]]>&amp;", " "]
 TWO = Classes.named(["cat", "dog"])
@@ -289,3 +291,21 @@ def test_sample_images_show_masks_keypoints_and_labels_of_pixels() -> None:
     pixels_only = Classes((), (), stuff=("sky", "road"))
     of_pixels = data_section(facts_of([detections([], pixels_only)], [nothing], TWO), 1)
     assert '<img class="image"' in of_pixels
+
+
+def test_sample_images_that_are_large_are_drawn_as_small_as_they_are_shown(monkeypatch):
+    """Else labels and lines are shrunk with the image, to letters of a few pixels."""
+    drawn = []
+
+    def keep(image, *args, **settings):
+        drawn.append(draw(image, *args, **settings))
+        return drawn[-1]
+
+    monkeypatch.setattr("boxwright.evaluation.page.data_section.draw", keep)
+    wanted = GroundTruth.of([[100, 100, 500, 500]], [0], semantic=torch.ones(800, 1400, dtype=torch.uint8))
+    classes = Classes(("cat",), (1,), stuff=("sky",))
+    facts = facts_of([detections([], classes)], [GroundTruth.empty()], classes)
+    facts = replace(facts, inputs=replace(facts.inputs, ground_truths=[wanted]),
+                    read=lambda path: torch.zeros(3, 800, 1400, dtype=torch.uint8))  # fmt: skip
+    data_section(facts, 1)
+    assert [one.size for one in drawn] == [(560, 320)]

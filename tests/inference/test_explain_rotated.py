@@ -1,6 +1,7 @@
 """`explain` of rotated detectors: anchors and boxes are turned in what is asked of the loss, in words and drawings."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,9 @@ def test_detections_are_those_of_predict(checkpoint, data):
     assert len(found)
     torch.testing.assert_close(made.original(made.found.rotated), found.rotated, atol=1e-3, rtol=0)
     assert torch.equal(made.found.labels, found.labels)
+    moved = replace(made, plan=made.plan._replace(offset_xy=(3.0, 5.0)))  # the image elsewhere in what is seen
+    shifted = made.found.rotated + torch.tensor([3.0, 5, 0, 0, 0])
+    torch.testing.assert_close(moved.original(shifted), found.rotated, atol=1e-3, rtol=0)
 
 
 def test_a_checkpoint_is_drawn_and_told(checkpoint, data, call, tmp_path):

@@ -126,6 +126,9 @@ def test_the_cut_parts_are_joined_along_the_best_ones_sides_and_a_whole_one_wins
     empty = one(windows[1], right, 0.9)[:0]
     found = merged([one(windows[0], alone, 0.8), empty], windows, (100, 180), 0.6, None)
     assert found.boxes.tolist() == [[75, 45, 115, 55]]
+    outside = [10.0, 50, 40, 10, 0.0]
+    found = merged([one(windows[0], outside, 0.8), empty], windows, (100, 180), 0.6, None)
+    assert (found.rotated.tolist(), found.boxes.tolist()) == ([outside], [[0, 45, 30, 55]])
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,10 @@ def serve(
         raise ValueError(f"--score: expected 0 to 1, got {score}")
 
     def ready(address: str, known: dict[str, Any]) -> None:
+        numbers = [one["category_id"] for one in known["classes"] + known["stuff"]]
+        classes = counted(sum(number is not None for number in numbers), "class")  # "things" are none of the user's
         log(
-            f"{known['name']} ({known['detector']}, {counted(len(known['classes'] + known['stuff']), 'class')}, "
+            f"{known['name']} ({known['detector']}, {classes}, "
             f"{known['runtime']} {known['precision']} on {known['device']}); stop it with Ctrl-C"
         )
         typer.echo(address)

@@ -43,7 +43,8 @@ ADAPTED = frozenset({
 """Rules of detection that no weight was made for: they may be taken as the other library has them, if asked for."""
 ROTATED_CONFIG = (
     "its config needs MODEL.PROPOSAL_GENERATOR.NAME RRPN, MODEL.ANCHOR_GENERATOR.NAME RotatedAnchorGenerator, "
-    "MODEL.ROI_HEADS.NAME RROIHeads and MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated"
+    "MODEL.ROI_HEADS.NAME RROIHeads, MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlignRotated and MODEL.RPN.BBOX_REG_WEIGHTS "
+    "(1, 1, 1, 1, 1)"
 )
 _GRIDS = ("compat.anchor_grid", "rpn.anchor_grid")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from boxwright.deploy.serve.uploads import Limits
 from boxwright.inference.predictor import Detector
+from boxwright.models import MODELS
 from boxwright.runtime.exported import ExportedEngine
 from boxwright.structures import Classes, Detections, Skeleton
 from boxwright.structures.written import Masks, segment_rows
@@ -17,11 +18,15 @@ from boxwright.visualize.stuff import THINGS_COLOUR
 
 
 def described(detector: Detector, path: Path, score: float | None, limits: Limits) -> dict[str, Any]:
-    """The description of what is served: classes with ids and colours, scores, runtime and limits."""
+    """The description of what is served: classes with ids and colours, scores, runtime and limits.
+
+    `classes` are those of the objects, none of a model that finds none; `stuff` are the labels of a semantic map.
+    """
     engine: Any = detector.engine
     exported = isinstance(engine, ExportedEngine)
     skeleton = skeleton_of(detector)
     classes, recipe = detector.classes, detector.recipe
+    objects = zip(classes.names, classes.ids, strict=True) if MODELS[recipe.model.name].detects else ()
     return {
         "name": path.name,
         "recipe": recipe.name,
@@ -29,10 +34,7 @@ def described(detector: Detector, path: Path, score: float | None, limits: Limit
         "masks": recipe.needs_masks,
         "segments": recipe.needs_semantic,
         "keypoints": None if skeleton is None else {"names": skeleton.names, "lines": skeleton.lines},
-        "classes": [
-            _class(name, number, index)
-            for index, (name, number) in enumerate(zip(classes.names, classes.ids, strict=True))
-        ],
+        "classes": [_class(name, number, index) for index, (name, number) in enumerate(objects)],
         "stuff": _stuff(classes) if recipe.needs_semantic else [],
         "score": detector.score_threshold if score is None else score,
         "least_score": detector.settings.score_threshold if exported else 0.0,

@@ -96,7 +96,8 @@ def _sample(facts: RunFacts, row: int) -> str:
         shown = marked_image(facts.small(path), ground_truth_marks(ground_truth, facts.classes.names), alt)
     else:
         image = facts.read(path)
-        scale = max(1, LONGEST // max(image.shape[1:]))
+        longest = max(image.shape[1:])
+        scale = LONGEST // longest or LONGEST / longest  # as large as it is shown: labels of a larger one get too small
         uri = embedded(draw(image, ground_truth, classes=facts.classes, scale=scale))
         shown = f'<img class="image" src="{uri}" alt="{text(alt)}">'
     return f"<figure>{shown}<figcaption>{text(path.name)}</figcaption></figure>"
