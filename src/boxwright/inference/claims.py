@@ -175,10 +175,12 @@ def without_proposal(stored: StoredProposals, split: Split, iou: float) -> str |
 def _some(
     config: Any, images: Sequence[Image], rule: ResizeRule, scale: float, most: int
 ) -> Sequence[Image]:  # fmt: skip
-    """All images, or every so manieth where they are too many to look at each; the one of least work if only one."""
+    """All images, or every so manieth where they are too many to look at each; if only one, that of least work which
+    has objects.
+    """
     pairs = _pairs(config, images, rule, scale)
     chosen = images[:: max(1, -(-sum(pairs) // most))]
-    return chosen if len(chosen) != 1 else [images[pairs.index(min(pairs))]]
+    return chosen if len(chosen) != 1 else [images[pairs.index(min(filter(None, pairs), default=0))]]
 
 
 def _pairs(config: Any, images: Sequence[Image], rule: ResizeRule, scale: float) -> list[int]:

@@ -51,7 +51,7 @@ def semantic_labels(
     """
     down, up = _weights(logits, stride, size_hw, original_hw, scale_xy, offset_xy)
     labels = torch.cat([band.argmax(0).to(torch.uint8) for band in _bands(logits, down, up)])
-    return labels.masked_fill_(_unseen(down, up).to(logits.device), IGNORED)
+    return labels.masked_fill_(_unseen(down, up, logits.device), IGNORED)
 
 
 def semantic_confidence(
@@ -76,7 +76,7 @@ def semantic_confidence(
         probabilities.amax(0) if label is None else probabilities[label]
         for probabilities in (band.softmax(0) for band in _bands(logits, down, up))
     ]
-    return torch.cat(chosen).masked_fill_(_unseen(down, up).to(logits.device), 0.0)
+    return torch.cat(chosen).masked_fill_(_unseen(down, up, logits.device), 0.0)
 
 
 def _weights(
@@ -100,9 +100,10 @@ def _bands(logits: Tensor, down: Tensor, up: Tensor) -> Iterator[Tensor]:
     return (band.to(logits.device) @ wide for band in torch.split(down, rows))
 
 
-def _unseen(down: Tensor, up: Tensor) -> Tensor:
-    """Which pixels (H, W) the network did not see."""
-    return (down.sum(1) == 0)[:, None] | (up.sum(1) == 0)
+def _unseen(down: Tensor, up: Tensor, device: torch.device) -> Tensor:
+    """Which pixels (H, W) the network did not see; only rows and columns are copied to the device."""
+    rows, columns = ((weights.sum(1) == 0).to(device) for weights in (down, up))
+    return rows[:, None] | columns
 
 
 def _resampling(cells: int, stride: int, size: int, original: int, scale: float, offset: float) -> Tensor:
