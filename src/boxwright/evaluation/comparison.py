@@ -55,8 +55,8 @@ def compare_files(
     """Read ground truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
 
     `split` is needed if a folder has several. `classes` selects a subset or merges, by the ground truth's names. Boxes
-    are not clipped to the image, unless they are the hulls of rotated boxes. With `plus_one` they include their last pixel, so that one with x2 = x1 is one pixel
-    wide. Raises ValueError or FileNotFoundError with one sentence.
+    are not clipped to the image, but for the hulls of rotated boxes. With `plus_one` they include their last pixel, so
+    that one with x2 = x1 is one pixel wide. Raises ValueError or FileNotFoundError with one sentence.
     """
     if not ground_truth.exists():
         raise FileNotFoundError(f"{ground_truth}: there is no such file or folder of ground truth")

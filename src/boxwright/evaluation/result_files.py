@@ -40,10 +40,10 @@ DOTA_FILE = re.compile(r"Task1_(?P<name>.+)")
 class ResultTable:
     """Rows of a result file before they are joined with images: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
 
-    `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc", "yolo" or "dota"; for YOLO,
-    boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are COCO's,
-    not yet decoded, if any row has one; None for a row without one. `keypoints` (N, P, 3) are x, y, score in pixels,
-    `rotated` (N, 5) the boxes that `boxes` are the hulls of.
+    `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc", "yolo" or "dota"; for
+    YOLO, boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are
+    COCO's, not yet decoded, if any row has one; None for a row without one. `keypoints` (N, P, 3) are x, y, score in
+    pixels, `rotated` (N, 5) the boxes that `boxes` are the hulls of.
     """
 
     source: Path
