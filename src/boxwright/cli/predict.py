@@ -106,7 +106,7 @@ def predict(
     from boxwright.evaluation.result_files import unique_stems
     from boxwright.inference.prediction_files import PredictionFiles, formats_called, refuse_formats
     from boxwright.inference.predictor import Detector
-    from boxwright.models import MODELS
+    from boxwright.models import MODELS, refuse_of_objects
     from boxwright.visualize import save
     from boxwright.writing import free_folder, writing
 
@@ -130,6 +130,7 @@ def predict(
         )
     video = _video_of(context, sources, network, formats, engine)
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
+    refuse_of_objects(detector.recipe.model.name, score=score, nms_iou=nms_iou, max_detections=max_detections)
     options = network_options(
         score=score, nms_iou=nms_iou, max_detections=max_detections, no_resize=no_resize, tiles=tiles,
         overlap=overlap, batch=batch, memory=memory,
