@@ -43,8 +43,8 @@ def test_without_the_extra_it_says_how_to_get_it(boxwright, monkeypatch):
 
 
 def test_it_says_what_it_serves(boxwright, monkeypatch):
-    known = {"name": "a.pt", "detector": "panoptic_fpn", "classes": [1], "stuff": [2, 3], "runtime": "torch",
-             "precision": "fp32", "device": "cpu"}  # fmt: skip
+    known = {"name": "a.pt", "detector": "panoptic_fpn", "classes": [{"category_id": 1}], "runtime": "torch",
+             "stuff": [{"category_id": key} for key in (None, 2, 3)], "precision": "fp32", "device": "cpu"}  # fmt: skip
 
     def served(*given, ready, **options):
         ready("http://127.0.0.1:1", known)

@@ -46,8 +46,9 @@ def serve(
         raise ValueError(f"--score: expected 0 to 1, got {score}")
 
     def ready(address: str, known: dict[str, Any]) -> None:
+        stuff = [one for one in known["stuff"] if one["category_id"] is not None]  # "things" is no class of its own
         log(
-            f"{known['name']} ({known['detector']}, {counted(len(known['classes'] + known['stuff']), 'class')}, "
+            f"{known['name']} ({known['detector']}, {counted(len(known['classes'] + stuff), 'class')}, "
             f"{known['runtime']} {known['precision']} on {known['device']}); stop it with Ctrl-C"
         )
         typer.echo(address)
