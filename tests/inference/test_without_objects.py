@@ -9,11 +9,15 @@ import torch
 from PIL import Image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.deploy.export.export_checkpoint import ExportOptions, export_checkpoint
 from boxwright.deploy.export.graph import detector_graph
+from boxwright.deploy.serve.server import serve
+from boxwright.deploy.serve.service import ServeOptions
+from boxwright.inference.evaluate import evaluate
 from boxwright.inference.prediction_files import PredictionFiles, refuse_formats
 from boxwright.inference.predictor import Detector
 from boxwright.inference.propose import write_proposals_of
-from boxwright.models import require_objects
+from boxwright.models import refuse_of_objects, require_objects
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, Detections, Panoptic, PanopticSegment
 
@@ -52,6 +56,21 @@ def test_tracking_proposals_and_exports_without_nms_refuse_it(checkpoint, detect
     with pytest.raises(ValueError, match="no objects: take a proposal network"):
         write_proposals_of(tmp_path / "best.pt", tmp_path / "data", tmp_path / "out.npz")
     require_objects("panoptic_fpn", "")
+
+
+def test_settings_of_detections_are_refused(checkpoint, detector, tmp_path):
+    save_checkpoint(checkpoint, tmp_path / "best.pt")
+    with pytest.raises(ValueError, match="leave out --score-threshold, --nms-iou"):
+        evaluate(detector, tmp_path, score_threshold=0.5, nms_iou=0.5)
+    with pytest.raises(ValueError, match="leave out --metric voc"):
+        evaluate(detector, tmp_path, metric="voc")
+    with pytest.raises(ValueError, match="leave out --max-detections"):
+        export_checkpoint(tmp_path / "best.pt", options=ExportOptions(max_detections=5))
+    options = {"host": "127.0.0.1", "port": 0, "device": "cpu", "precision": "fp32", "ready": print}
+    with pytest.raises(ValueError, match="leave out --score"):
+        serve(tmp_path / "best.pt", ServeOptions(score=0.5), **options)
+    refuse_of_objects("semantic_fpn", score=None)
+    refuse_of_objects("panoptic_fpn", score=0.5)
 
 
 def test_tiles_are_refused(detector):

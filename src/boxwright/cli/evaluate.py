@@ -40,8 +40,8 @@ def evaluate(
     detections: Annotated[
         Path | None,
         typer.Option(
-            help="Detections for --ground-truth: COCO results JSON (panoptic too), or a folder of Cartucho, VOC or "
-            "YOLO text files."
+            help="Detections for --ground-truth: COCO results JSON (panoptic too), or a folder of Cartucho, VOC, "
+            "YOLO or DOTA text files."
         ),
     ] = None,
     truth: Annotated[Path | None, typer.Option("--truth", hidden=True, help="Old name of --ground-truth.")] = None,

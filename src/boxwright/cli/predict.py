@@ -106,7 +106,7 @@ def predict(
     from boxwright.evaluation.result_files import unique_stems
     from boxwright.inference.prediction_files import PredictionFiles, formats_called, refuse_formats
     from boxwright.inference.predictor import Detector
-    from boxwright.models import MODELS
+    from boxwright.models import MODELS, refuse_of_objects
     from boxwright.visualize import save
     from boxwright.writing import free_folder, writing
 
@@ -130,13 +130,15 @@ def predict(
         )
     video = _video_of(context, sources, network, formats, engine)
     detector = Detector.load(checkpoint, device, precision=precision, compile=compile)
+    refuse_of_objects(detector.recipe.model.name, score=score, nms_iou=nms_iou, max_detections=max_detections)
+    detects = MODELS[detector.recipe.model.name].detects
     options = network_options(
         score=score, nms_iou=nms_iou, max_detections=max_detections, no_resize=no_resize, tiles=tiles,
         overlap=overlap, batch=batch, memory=memory,
     )  # fmt: skip
     if video is not None:
         frames = detector.video(video, step=step, start=start, end=end, **options)
-        return write_video(video, frames, video.count(step, start, end), out, draw=draw)
+        return write_video(video, frames, video.count(step, start, end), out, draw=draw, detects=detects)
     refuse_formats(str(checkpoint), formats, detector.recipe.model.name)
     stored = None if proposals is None else read_proposals(proposals)
     paths = list(dict.fromkeys(path for source in sources for path in image_paths(source)))
@@ -175,7 +177,7 @@ def predict(
     seconds = time.monotonic() - started
     took = f"{seconds:.1f} s, {seconds / max(good + broken, 1):.3f} s an image with {'drawing' if draw else 'decoding'}"
     said = f"{counted(count, 'object')} in {counted(good, 'image')} (score from {least:.2f})"
-    if not MODELS[detector.recipe.model.name].detects:
+    if not detects:
         said = f"a label for each pixel of {counted(good, 'image')}"
     typer.echo(f"{said}; {took}", err=True)
     typer.echo(str(folder))

@@ -26,9 +26,12 @@ EVERY = 10.0
 
 def write_video(
     video: Video, found: Generator[tuple[Frame, Detections], None, None], total: int | None, out: Path | None, *,
-    draw: bool,
+    draw: bool, detects: bool = True,
 ) -> None:  # fmt: skip
-    """Write `annotated.mp4` and `frames.jsonl` into a folder; both are complete for what was processed at any end."""
+    """Write `annotated.mp4` and `frames.jsonl` into a folder; both are complete for what was processed at any end.
+
+    `detects`: whether the model finds objects, or labels pixels only.
+    """
     from boxwright.inference.video import VideoWriter
     from boxwright.visualize import draw as drawn
 
@@ -56,8 +59,9 @@ def write_video(
     if video.damaged:
         log(f"{video.source}: damaged: {counted(video.damaged, 'packet')} could not be decoded and are left out")
     seconds = max(time.monotonic() - started, 1e-9)
+    said = f"{counted(objects, 'object')} in" if detects else "a label for each pixel of"
     typer.echo(
-        f"{counted(objects, 'object')} in {counted(count, 'frame')}; {seconds:.1f} s, {count / seconds:.1f} frames/s",
+        f"{said} {counted(count, 'frame')}; {seconds:.1f} s, {count / seconds:.1f} frames/s",
         err=True,
     )
     typer.echo(str(folder))

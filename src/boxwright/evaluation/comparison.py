@@ -11,9 +11,10 @@ import torch
 
 from boxwright.data.class_selection import parse_classes, select_classes
 from boxwright.data.formats.folder import READERS, find_split, open_folder
-from boxwright.data.ground_truth import mask_of
+from boxwright.data.ground_truth import clip_box, ground_truth_of, mask_of
 from boxwright.data.image_io.decode import image_size
 from boxwright.data.records import Annotation, Record, Split
+from boxwright.data.rotated_annotations import has_corners, is_flat
 from boxwright.evaluation.coco_ap import image_order
 from boxwright.evaluation.federated import Federation
 from boxwright.evaluation.joining import Image, join_results, read_text_ground_truth
@@ -54,8 +55,8 @@ def compare_files(
     """Read ground truth (a COCO JSON file, a VOC, COCO or YOLO folder, or text files) and detections for it.
 
     `split` is needed if a folder has several. `classes` selects a subset or merges, by the ground truth's names. Boxes
-    are not clipped to the image. With `plus_one` they include their last pixel, so that one with x2 = x1 is one pixel
-    wide. Raises ValueError or FileNotFoundError with one sentence.
+    are not clipped to the image, but for the hulls of rotated boxes. With `plus_one` they include their last pixel, so
+    that one with x2 = x1 is one pixel wide. Raises ValueError or FileNotFoundError with one sentence.
     """
     if not ground_truth.exists():
         raise FileNotFoundError(f"{ground_truth}: there is no such file or folder of ground truth")
@@ -87,7 +88,10 @@ def compare_files(
     if table.keypoints is not None and not holds_text_ground_truth(ground_truth):
         ground_truths, more = _with_keypoints(records, ground_truths, known, table.keypoints.shape[1])
         warnings += more
-    if table.format == "yolo":
+    if table.rotated is not None and areas is not None:
+        ground_truths, areas, more = _with_rotated(records, ground_truths, areas)
+        warnings += more
+    if table.format in ("yolo", "dota"):
         images = [_measured(image) for image in images]
     joined = join_results(table, images, known)
     found = joined.detections
@@ -181,6 +185,22 @@ def _with_keypoints(
     ], ()
 
 
+def _with_rotated(
+    records: Sequence[Record], ground_truths: list[GroundTruth], areas: Areas
+) -> tuple[list[GroundTruth], Areas, tuple[str, ...]]:
+    """The ground truth with its rotated boxes, if the dataset has any, and `areas` of what is left of it."""
+    if not any(item.rotated is not None or has_corners(item) for record in records for item in record.annotations):
+        return ground_truths, areas, (
+            "The detections have rotated boxes and the ground truth has none: only upright boxes are evaluated.",
+        )  # fmt: skip
+    turned, kept = [], []
+    for record in records:
+        hw = record.stated_hw or image_size(record.path)
+        turned.append(ground_truth_of(record, hw, rotated=True))
+        kept.append([item.area for item in record.annotations if clip_box(item.box, hw) and not is_flat(item)])
+    return turned, kept, ()
+
+
 def _has_area(row: Annotation) -> bool:
     box = torch.tensor(row.box, dtype=torch.float32)  # compared in the precision in which it is stored
     return bool(torch.isfinite(box).all() and (box[2:] > box[:2]).all())
@@ -211,8 +231,9 @@ def _reclassed(
             mask for mask, stays in zip(ground_truth.masks, keep.tolist(), strict=True) if stays
         )
         points = None if ground_truth.keypoints is None else ground_truth.keypoints[keep]
-        labels = label_of[ground_truth.labels[keep]]
-        wanted.append(GroundTruth(ground_truth.boxes[keep], labels, ground_truth.ignore[keep], masks, points))
+        turned = None if ground_truth.rotated is None else ground_truth.rotated[keep]
+        boxes, labels, ignore = ground_truth.boxes[keep], label_of[ground_truth.labels[keep]], ground_truth.ignore[keep]
+        wanted.append(GroundTruth(boxes, labels, ignore, masks, points, rotated=turned))
         if areas is not None:
             wanted_areas.append([area for area, stays in zip(areas[index], keep.tolist(), strict=True) if stays])
     return found, wanted, None if areas is None else wanted_areas

@@ -98,6 +98,8 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
     boxes = table.boxes
     if table.format == "yolo":
         boxes = _to_pixels(table, of_image, images)
+    elif table.format == "dota":
+        boxes = _cut(boxes, of_image, images)
     keep = np.flatnonzero(~lost_images & ~lost_classes)
     keep = keep[np.lexsort((-table.scores[keep], of_image[keep]))]
     bounds = np.searchsorted(of_image[keep], np.arange(len(images) + 1))
@@ -114,6 +116,7 @@ def join_results(table: ResultTable, images: Sequence[Image], classes: Classes) 
                 _masks(table, rows, image),
                 path=image.file_name,
                 keypoints=None if table.keypoints is None else torch.from_numpy(table.keypoints[rows]).float(),
+                rotated=None if table.rotated is None else torch.from_numpy(table.rotated[rows]).float(),
             )
         )
     return Joined(detections, _warnings(table, lost_images, lost_classes) + _without_mask(table))
@@ -193,6 +196,13 @@ def _to_pixels(table: ResultTable, of_image: Integers, images: Sequence[Image]) 
         name = images[int(used[(sizes[used] <= 0).any(1)][0])].file_name
         raise ValueError(f"{table.source}: boxes are fractions, but the size of image {name} is not known")
     return table.boxes * sizes[of_image][:, [1, 0, 1, 0]]
+
+
+def _cut(boxes: np.ndarray, of_image: Integers, images: Sequence[Image]) -> np.ndarray:
+    """Hulls (N, 4) cut to their images, where the size of these is known."""
+    sizes = np.array([image.size_hw if any(image.size_hw) else (np.inf, np.inf) for image in images]).reshape(-1, 2)
+    cut: np.ndarray = np.clip(boxes, 0.0, sizes[of_image][:, [1, 0, 1, 0]])
+    return cut
 
 
 def _warnings(table: ResultTable, lost_images: np.ndarray, lost_classes: np.ndarray) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 | format | where | a row |
 |---|---|---|
-| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, masks, keypoints |
+| COCO | one JSON list | `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`, and masks, ... |
 | text (Cartucho/mAP) | one file per image | `class score x1 y1 x2 y2`; ground truth `class x1 y1 x2 y2 [difficult]` |
 | VOC | one file per class, `comp4_det_test_<class>.txt` | `image score x1 y1 x2 y2` |
 | YOLO | one file per image | `class cx cy width height score`, as fractions of the image |
+| DOTA | one file per class, `Task1_<class>.txt` | `image score x1 y1 x2 y2 x3 y3 x4 y4`, corners of a rotated box |
 
 Coordinates are written so that reading them gives the same float32 values.
 """
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from boxwright.evaluation.matching import Floats
 from boxwright.evaluation.written_names import file_stems, name_of_row, names_of_stems, row_name
-from boxwright.ops.rotated import rotated_corners
+from boxwright.ops.rotated import rotated_around, rotated_corners, rotated_hull
 from boxwright.ops.run_lengths import rle_extent
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.wording import counted
@@ -31,15 +33,17 @@ from boxwright.writing import writing
 
 _LARGEST = 1e18  # pixels, or a score: beyond it sums and areas overflow float32
 VOC_FILE = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
+DOTA_FILE = re.compile(r"Task1_(?P<name>.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
     """Rows of a result file before they are joined with images: boxes (N, 4) x1, y1, x2, y2 and scores (N,).
 
-    `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc" or "yolo"; for YOLO,
-    boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are COCO's,
-    not yet decoded, if any row has one; None for a row without one. `keypoints` (N, P, 3) are x, y, score in pixels.
+    `images` and `classes` (N) are ids or names as in the file. format is "coco", "text", "voc", "yolo" or "dota"; for
+    YOLO, boxes are fractions of the image and classes are indices into the list of classes. `segmentations` (N) are
+    COCO's, not yet decoded, if any row has one; None for a row without one. `keypoints` (N, P, 3) are x, y, score in
+    pixels, `rotated` (N, 5) the boxes that `boxes` are the hulls of.
     """
 
     source: Path
@@ -50,6 +54,7 @@ class ResultTable:
     boxes: Floats
     segmentations: tuple[Any, ...] | None = None
     keypoints: Floats | None = None
+    rotated: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -145,10 +150,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
-    """Detections from a COCO result file, or from a text, VOC or YOLO folder, which are distinguished by their content.
+    """Detections from a COCO result file, or from a text, VOC, YOLO or DOTA folder, which are told apart by content.
 
-    A folder holds VOC files if they are named `comp4_det_<split>_<class>.txt` or after names in `class_names`. Raises
-    ValueError with file and row, or FileNotFoundError.
+    A folder holds VOC files if they are named `comp4_det_<split>_<class>.txt` or after names in `class_names`, and
+    DOTA's if all are named `Task1_<class>.txt`. Raises ValueError with file and row, or FileNotFoundError.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder of detections")
@@ -159,6 +164,8 @@ def read_results(path: Path, class_names: Sequence[str] = ()) -> ResultTable:
     if not files or (path.is_file() and path.suffix != ".txt"):
         raise ValueError(f"{path}: expected a COCO result file (.json) or a folder of .txt files with detections")
     stems = {file.stem for file in files}
+    if all(DOTA_FILE.fullmatch(stem) for stem in stems):
+        return _read_dota(path, files, class_names)
     as_classes = {*class_names, *file_stems(class_names)}
     if any(VOC_FILE.fullmatch(stem) for stem in stems) or (class_names and stems <= as_classes):
         return _read_voc(path, files, class_names)
@@ -192,7 +199,7 @@ def _read_coco(path: Path) -> ResultTable:
         raise ValueError(f"{path}: expected a JSON list of detections with image_id, category_id, bbox and score")
     table = _table(path, "coco", [_coco_row(path, index, row) for index, row in enumerate(data)])
     masks = tuple(row.get("segmentation") if _has_mask(row) else None for row in data)
-    table = replace(table, keypoints=_keypoints(path, data))
+    table = replace(table, keypoints=_keypoints(path, data), rotated=_rotated(path, data))
     return replace(table, segmentations=masks) if any(mask is not None for mask in masks) else table
 
 
@@ -209,6 +216,21 @@ def _keypoints(path: Path, rows: list[dict[str, Any]]) -> Floats | None:
             )
     placed: Floats = np.stack(points) + np.array([0.5, 0.5, 0.0])
     return placed
+
+
+def _rotated(path: Path, rows: list[dict[str, Any]]) -> Floats | None:
+    """Rotated boxes (N, 5) of a file in which all rows have one; None where none has."""
+    if not any(row.get("rotated") for row in rows):
+        return None
+    for index, row in enumerate(rows):
+        given = row.get("rotated")
+        numbers = [_finite(value) for value in given] if isinstance(given, list) else []
+        if len(numbers) != 5 or None in numbers:
+            raise ValueError(
+                f"{path}: detection {index}: expected rotated as cx, cy, w, h and degrees, five finite numbers in each "
+                f"detection, got {given!r:.80}"
+            )
+    return np.array([row["rotated"] for row in rows], dtype=np.float64)
 
 
 def _points_of(where: str, row: dict[str, Any]) -> Floats:
@@ -292,6 +314,17 @@ def _read_voc(path: Path, files: list[Path], class_names: Sequence[str]) -> Resu
             image, numbers = _text_row(where, line, 5)
             rows.append((image, names[given[file]], *numbers))
     return _table(path, "voc", rows)
+
+
+def _read_dota(path: Path, files: list[Path], class_names: Sequence[str]) -> ResultTable:
+    given = {file: str(file.stem).removeprefix("Task1_") for file in files}
+    names = names_of_stems(given.values(), class_names)
+    rows = [(names[given[file]], *_text_row(where, line, 9)) for file in files for where, line in _lines(file)]
+    numbers = torch.tensor([found for _, _, found in rows], dtype=torch.float64).reshape(-1, 9)
+    rotated = rotated_around(numbers[:, 1:].reshape(-1, 4, 2))
+    images, classes = tuple(image for _, image, _ in rows), tuple(name for name, _, _ in rows)
+    hulls = rotated_hull(rotated).numpy()
+    return ResultTable(path, "dota", images, classes, numbers[:, 0].numpy(), hulls, rotated=rotated.numpy())
 
 
 def _is_yolo(words: list[str]) -> bool:

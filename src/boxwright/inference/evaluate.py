@@ -29,7 +29,7 @@ from boxwright.evaluation.summary import NOT_CITYSCAPES, NOT_FEDERATED, Evaluati
 from boxwright.inference.claims import unclaimed
 from boxwright.inference.predictor import Detector
 from boxwright.inference.tiles import of_each_tile, tiling_of
-from boxwright.models import MODELS
+from boxwright.models import MODELS, refuse_of_objects, require_objects
 from boxwright.ops.tiling import Tiling
 from boxwright.structures import Classes, Detections, GroundTruth
 from boxwright.wording import counted
@@ -140,6 +140,10 @@ def evaluate(
         if isinstance(checkpoint, Detector)
         else Detector.load(checkpoint, device, precision=precision, compile=compile)
     )
+    model = detector.recipe.model.name
+    refuse_of_objects(model, score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections)
+    if metric != "coco":
+        require_objects(model, f"leave out --metric {metric}")
     inputs = evaluate_checkpoint(
         detector,
         data,

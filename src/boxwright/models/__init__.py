@@ -19,7 +19,15 @@ from boxwright.models.rpn import RPN, RPNConfig
 from boxwright.models.semantic_fpn import SemanticFPN, SemanticFPNConfig
 from boxwright.structures import DetectSettings
 
-__all__ = ["MODELS", "DetectSettings", "DetectionModel", "ModelConfig", "ModelEntry", "require_objects"]
+__all__ = [
+    "MODELS",
+    "DetectSettings",
+    "DetectionModel",
+    "ModelConfig",
+    "ModelEntry",
+    "refuse_of_objects",
+    "require_objects",
+]
 
 
 class ModelEntry(NamedTuple):
@@ -69,3 +77,15 @@ def require_objects(name: str, instead: str) -> None:
     """
     if not MODELS[name].detects:
         raise ValueError(f"{name} labels pixels and finds no objects: {instead}")
+
+
+def refuse_of_objects(name: str, **given: float | None) -> None:
+    """Raise ValueError for settings of detections that are `given` for a model, by its name, that finds no objects.
+
+    >>> refuse_of_objects("semantic_fpn", score=None, nms_iou=0.5)
+    Traceback (most recent call last):
+    ValueError: semantic_fpn labels pixels and finds no objects: leave out --nms-iou
+    """
+    options = [f"--{option.replace('_', '-')}" for option, value in given.items() if value is not None]
+    if options:
+        require_objects(name, f"leave out {', '.join(options)}")

@@ -49,7 +49,7 @@ def checked_mask(
             "kept without it"
         )
         return bare, Problem("mask-off-box", item.where, message, item.box, severity="error")
-    beyond = _beyond(item, hw)
+    beyond = _beyond(item, hw) if item.rotated is None else 0.0  # its corners may lie outside: `box-beyond-image` tells
     if beyond > _SLACK:
         message = (
             f"the mask of the {name} reaches {beyond:.4g} pixels beyond its image of {hw[1]} x {hw[0]}; it is "

@@ -26,7 +26,7 @@ from boxwright.evaluation.coco_ap import coco_ap
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.predictor import Detector
-from boxwright.models import MODELS
+from boxwright.models import MODELS, refuse_of_objects
 from boxwright.runtime.description import Description
 from boxwright.runtime.exported import SUFFIX_OF, Format, network_pixels
 from boxwright.runtime.openvino import computes_bf16
@@ -198,7 +198,8 @@ def beside(checkpoint: Path, options: ExportOptions) -> Path:
 
 
 def _check_given(name: str, options: ExportOptions, data: Path | None) -> None:
-    """Raise ValueError for what would otherwise fail after minutes of work."""
+    """Raise ValueError for what would have no effect, or would otherwise fail after minutes of work."""
+    refuse_of_objects(name, score=options.score, nms_iou=options.nms_iou, max_detections=options.max_detections)
     if MODELS[name].needs_proposals and data is not None:
         raise ValueError(f"{name} needs proposals, which export does not read: leave --data out")
     if MODELS[name].needs_proposals and options.precision == "int8":

@@ -17,6 +17,7 @@ import torch
 from boxwright.deploy.serve.service import ServeOptions, Service
 from boxwright.deploy.serve.uploads import Refused
 from boxwright.inference.predictor import Detector
+from boxwright.models import refuse_of_objects
 from boxwright.runtime.missing import required
 from boxwright.structures.written import Masks
 
@@ -59,6 +60,7 @@ def serve(
         required(package, "serve")
     with _listener(host, port) as listener:
         detector = Detector.load(checkpoint, device, precision=precision)
+        refuse_of_objects(detector.recipe.model.name, score=options.score)
         service = Service(detector, Path(checkpoint), options)
         blank = torch.zeros(3, 64, 64, dtype=torch.uint8)
         detector.predict(blank, score=options.score)  # warm-up, which also fails early
