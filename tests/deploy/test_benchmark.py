@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
 from boxwright.cli.main import app
-from boxwright.deploy.benchmark import RUNTIMES, FolderSpeed, Runtime, available_runtimes, measure_speed
+from boxwright.deploy.benchmark import RUNTIMES, FolderSpeed, Runtime, available_runtimes, main_figure, measure_speed
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes
 from boxwright.training.measured_steps import synthetic_batch
@@ -139,7 +139,8 @@ def test_ap_is_compared_to_the_checkpoint_in_torch_whatever_is_listed(checkpoint
 
     for name, stub in (
         ("build_runtimes", runtimes), ("available_runtimes", lambda *_, **__: dict.fromkeys(RUNTIMES, "")),
-        ("measure_speed", lambda made, *_, **__: [(1.0, 1.0)] * len(made)), ("average_precision", ap),
+        ("measure_speed", lambda made, *_, **__: [(1.0, 1.0)] * len(made)),
+        ("figures_on", lambda *given: {"AP": ap(*given)}),
         ("network_images", lambda *_: [torch.zeros(3, 96, 96)]),
         ("folder_speed", lambda *_: FolderSpeed(8, 12.5, 0.25)),
     ):  # fmt: skip
@@ -192,3 +193,14 @@ def test_a_detector_without_regions_of_its_own_is_refused(tmp_path):
     save_checkpoint(Checkpoint(recipe, Classes.named(["a"]), {}), tmp_path / "fast.pt")
     done = run(tmp_path / "fast.pt", "--runtimes", "torch")
     assert "fast_rcnn needs proposals for every image" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "figure"),
+    [
+        ("mask-rcnn-small", "AP"), ("rotated-faster-rcnn-small", "rotated_AP"), ("semantic-fpn-small", "mIoU"),
+        ("panoptic-fpn-small", "PQ"),
+    ],
+)  # fmt: skip
+def test_runtimes_are_compared_by_the_figure_of_the_model(recipe, figure):
+    assert main_figure(load_recipe(recipe)) == figure

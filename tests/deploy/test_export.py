@@ -53,7 +53,7 @@ def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, i
     prove = export_module.prove
     monkeypatch.setattr(export_module, "prove", lambda *words: compared.extend(words[2]) or prove(*words))
     monkeypatch.setattr(
-        export_module, "average_precision", lambda detector, *_: measured.append(detector.settings) or 0
+        export_module, "figures_on", lambda detector, *_: measured.append(detector.settings) or {"AP": 0.0}
     )
     out = tmp_path / "models" / "tiny.pt2"
     options = ExportOptions(format="program", score=0.4, max_detections=70, nms_iou=0.5)
@@ -97,10 +97,10 @@ def test_images_to_compare_on_are_those_given_or_of_the_data_or_drawn(labelled, 
 )  # fmt: skip
 def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precision, ap, passes):
     """The checkpoint's is 0.5. In fp32 a file that is better is not the same; int8 may gain by chance."""
-    found = iter((0.5, ap))
+    found = iter(({"AP": 0.5, "PQ": 0.7}, {"AP": ap, "PQ": 0.7}))
     stubs = {
         "record": lambda *_: None, "write_onnx": lambda _, path, *__: path.write_bytes(b"graph"),
-        "write_openvino": lambda _, path, *__: path.write_bytes(b"model"), "average_precision": lambda *_: next(found),
+        "write_openvino": lambda _, path, *__: path.write_bytes(b"model"), "figures_on": lambda *_: next(found),
         "Detector": Mock(load=lambda *_: SimpleNamespace(settings=None)),
         "detector_graph": lambda *_, **__: (None, None),
         "replace": lambda description, **_: description,
@@ -112,13 +112,21 @@ def test_ap_decides_too(checkpoint_file, labelled, tmp_path, monkeypatch, precis
     said, out = [], tmp_path / "out" / "tiny.xml"
     if passes:
         written = export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
-        assert (written.ap, written.checkpoint_ap, out.read_bytes()) == (ap, 0.5, b"model")
+        assert (written.figures, out.read_bytes()) == ({"AP": (ap, 0.5), "PQ": (0.7, 0.7)}, b"model")
+        assert any(f"AP {ap:.4f}, of the checkpoint 0.5000; PQ 0.7000, of" in line for line in said)
         assert any("nothing was compared: give typical images with --images FOLDER" in line for line in said)
         return
     allowed = "0.001 more or less is allowed for fp32" if precision == "fp32" else "0.005 less is allowed for int8"
     with pytest.raises(ValueError, match=f"tiny.xml was not written: its AP is {ap}, .*0.5000; {allowed}"):
         export_checkpoint(checkpoint_file, out, options, data=labelled, log=said.append)
     assert list(out.parent.iterdir()) == []
+
+
+def test_every_figure_decides(tmp_path):
+    out = tmp_path / "tiny.onnx"
+    export_module._check_figures(out, {"AP": (0.5, 0.5), "rotated_AP": (0.3, 0.3005)}, "fp32")
+    with pytest.raises(ValueError, match=r"its rotated_AP is 0\.2000, that of the checkpoint 0\.3000"):
+        export_module._check_figures(out, {"AP": (0.5, 0.5), "rotated_AP": (0.2, 0.3)}, "fp32")
 
 
 def test_nothing_is_left_of_an_export_that_is_ended(checkpoint_file, tmp_path):

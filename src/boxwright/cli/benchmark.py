@@ -111,6 +111,7 @@ def _runtimes(
         build_runtimes,
         evaluate_runtimes,
         folder_speed,
+        main_figure,
         measure_speed,
         network_images,
     )
@@ -172,6 +173,7 @@ def _runtimes(
             "height": height,
             "width": width,
             "batch": batch,
+            "figure": main_figure(source.recipe),
             "torch_ap": torch_ap,
             "runtimes": rows,
         }
@@ -179,18 +181,19 @@ def _runtimes(
         typer.echo(json.dumps(printed))
         return
     typer.echo(f"{source.recipe.model.name}, images of {height} x {width}, batches of {batch}\n")
-    _print_table(rows)
+    figure = main_figure(source.recipe)
+    _print_table(rows, figure)
     where_from = "in memory" if images is None else "from files"
     typer.echo(
         f"\npredict with {names[0]}, {counted(whole.images, 'image')} {where_from}: "
         f"{whole.images_per_second:.2f} images/s; the device waited {whole.waited:.0%} of the time"
     )
     if torch_ap is not None and "torch" not in names:
-        typer.echo(f"\nAP of the checkpoint in torch fp32, which is not listed: {torch_ap:.4f}")
+        typer.echo(f"\n{figure} of the checkpoint in torch fp32, which is not listed: {torch_ap:.4f}")
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    typer.echo("| runtime | latency | images/s | against the first | file | AP | against torch fp32 |")
+def _print_table(rows: list[dict[str, Any]], figure: str) -> None:
+    typer.echo(f"| runtime | latency | images/s | against the first | file | {figure} | against torch fp32 |")
     typer.echo("|---|---|---|---|---|---|---|")
     for row in rows:
         ap = "- | -" if row["ap"] is None else f"{row['ap']:.4f} | {row['ap_difference']:+.4f}"

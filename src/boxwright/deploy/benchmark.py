@@ -18,13 +18,14 @@ from torch import Tensor
 
 from boxwright.checkpoint import Checkpoint
 from boxwright.data.image_io.any_image import ImageLike
-from boxwright.deploy.export.export_checkpoint import average_precision, calibration_inputs
+from boxwright.deploy.export.export_checkpoint import calibration_inputs, figures_on
 from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import write_openvino
 from boxwright.inference.overlap import DeviceUse
 from boxwright.inference.predictor import Detector
 from boxwright.ops.image import fit_image, resize_plan
+from boxwright.recipes.schema import Recipe
 from boxwright.runtime.openvino import computes_bf16
 from boxwright.runtime.precision import choose_precision
 from boxwright.runtime.winograd import direct_convolutions
@@ -170,15 +171,27 @@ def folder_speed(detector: Detector, images: Sequence[ImageLike], batch: int) ->
     return FolderSpeed(len(images), len(images) / seconds, use.waited)
 
 
+def main_figure(recipe: Recipe) -> str:
+    """The figure that runtimes are compared by: AP, or what stands for it of a model that gives more than boxes."""
+    if recipe.needs_semantic:
+        return "PQ" if recipe.needs_masks else "mIoU"
+    return "rotated_AP" if recipe.needs_rotated else "AP"
+
+
 def evaluate_runtimes(
     runtimes: Sequence[Runtime], checkpoint: Checkpoint, device: torch.device, data: Path, split: str
 ) -> tuple[float, list[float]]:
-    """AP of the checkpoint in torch fp32 with direct convolutions, and AP of each runtime."""
-    points = [average_precision(one.detector, data, split) for one in runtimes]
+    """The `main_figure` of the checkpoint in torch fp32 with direct convolutions, and of each runtime."""
+    name = main_figure(checkpoint.recipe)
+
+    def figure_of(detector: Detector) -> float:
+        return figures_on(detector, data, split).get(name, 0.0)
+
+    points = [figure_of(one.detector) for one in runtimes]
     with direct_convolutions():
         plain = Detector(checkpoint, device, precision="fp32")
     plain.settings = runtimes[0].detector.settings
-    return average_precision(plain, data, split), points
+    return figure_of(plain), points
 
 
 def network_images(detector: Detector, images: Sequence[Tensor]) -> list[Tensor]:

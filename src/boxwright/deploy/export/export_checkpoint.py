@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from boxwright.deploy.export.graph import detector_graph, record
 from boxwright.deploy.export.onnx import write_onnx
 from boxwright.deploy.export.openvino import Inputs, write_openvino
 from boxwright.deploy.export.program import write_program
-from boxwright.evaluation.coco_ap import coco_ap
+from boxwright.evaluation.summary import evaluate_detections
 from boxwright.inference.evaluate import evaluate_checkpoint
 from boxwright.inference.loading import open_checkpoint
 from boxwright.inference.predictor import Detector
@@ -35,9 +35,10 @@ from boxwright.structures import ImageBatch
 from boxwright.wording import counted
 
 Precision = Literal["fp32", "bf16", "int8"]
-LARGEST_AP_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
-"""By precision: AP of the checkpoint minus AP of the exported file, at most. In fp32, where both must be the same
-detector, a gain counts as a loss does; what bf16 and int8 gain by chance, through rounding, is no fault."""
+LARGEST_LOSS = {"fp32": 0.001, "bf16": 0.001, "int8": 0.005}
+"""By precision: a figure of the checkpoint minus that of the exported file, at most. In fp32, where both must be the
+same detector, a gain counts as a loss does; what bf16 and int8 gain by chance, through rounding, is no fault."""
+FIGURES = ("AP", "segm_AP", "keypoint_AP", "rotated_AP", "mIoU", "PQ")
 CALIBRATION_IMAGES = 128
 _LOG = logging.getLogger("boxwright.export")
 
@@ -68,8 +69,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.format not in SUFFIX_OF:
             raise ValueError(f"format {self.format!r}: expected {', '.join(SUFFIX_OF)}")
-        if self.precision not in LARGEST_AP_LOSS:
-            raise ValueError(f"precision {self.precision!r}: expected {', '.join(LARGEST_AP_LOSS)}")
+        if self.precision not in LARGEST_LOSS:
+            raise ValueError(f"precision {self.precision!r}: expected {', '.join(LARGEST_LOSS)}")
         if self.precision != "fp32" and self.format != "openvino":
             raise ValueError(f"precision {self.precision} is for --format openvino; {self.format} files are fp32")
         if (self.precision == "int8") != (self.calibration is not None):
@@ -87,9 +88,8 @@ class Exported:
     size: int
     """Bytes, with those of the .bin file of an OpenVINO model."""
     agreement: Agreement
-    ap: float | None = None
-    """COCO AP of the file, in [0, 1], where labelled data was given."""
-    checkpoint_ap: float | None = None
+    figures: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of the file and of its checkpoint, in [0, 1], where labelled data was given: see `figures_on`."""
 
 
 def export_checkpoint(
@@ -110,7 +110,7 @@ def export_checkpoint(
         options: format, precision and what is fixed in the file; if not given, the format that the suffix of `out`
             says (.onnx, .xml, .pt2), in fp32.
         images: a folder of images to compare on; if not given, those of `data`, or else synthetic ones.
-        data: a labelled folder; AP of both is compared on its `split` too.
+        data: a labelled folder; the figures of both on its `split` are compared too.
         log: is called with a line of text for each step; the logger "boxwright.export" if not given.
 
     Raises ValueError where the file does not pass the comparison, or where `out` and the options do not fit.
@@ -170,18 +170,19 @@ def export_checkpoint(
             )
         if found.keypoints:
             log(f"{found.same_keypoints} of {counted(found.keypoints, 'keypoint')} at the same place")
-        ap = checkpoint_ap = None
+        figures: dict[str, tuple[float, float]] = {}
         if data is not None:
             reference.settings = exported.settings  # a higher score that was chosen for the file is no loss
-            checkpoint_ap, ap = (average_precision(one, data, split) for one in (reference, exported))
-            figure = "AP" if MODELS[source.recipe.model.name].detects else "mIoU"
-            log(f"{figure} {ap:.4f}, of the checkpoint {checkpoint_ap:.4f} ({data}, {split})")
-            _check_ap(out, ap, checkpoint_ap, options.precision)
+            of_checkpoint, of_file = (figures_on(one, data, split) for one in (reference, exported))
+            figures = {name: (of_file[name], figure) for name, figure in of_checkpoint.items()}
+            told = "; ".join(f"{name} {own:.4f}, of the checkpoint {was:.4f}" for name, (own, was) in figures.items())
+            log(f"{told} ({data}, {split})")
+            _check_figures(out, figures, options.precision)
         files = sorted(Path(folder).iterdir())
         for file in files:
             shutil.move(file, out.parent / file.name)
     size = sum((out.parent / file.name).stat().st_size for file in files)
-    return Exported(out, size, found, ap, checkpoint_ap)
+    return Exported(out, size, found, figures)
 
 
 def beside(checkpoint: Path, options: ExportOptions) -> Path:
@@ -233,22 +234,29 @@ def compared_images(images: Path | None, data: Path | None, split: str) -> tuple
     return gate_images(whole), f"{called}, whole and cut"
 
 
-def _check_ap(out: Path, ap: float, checkpoint_ap: float, precision: Precision) -> None:
-    loss, most = round(checkpoint_ap - ap, 6), LARGEST_AP_LOSS[precision]
-    if loss > most or (precision == "fp32" and -loss > most):
-        raise ValueError(
-            f"{out} was not written: its AP is {ap:.4f}, that of the checkpoint {checkpoint_ap:.4f}; "
-            f"{most:g} {'more or less' if precision == 'fp32' else 'less'} is allowed for {precision}"
-        )
+def _check_figures(out: Path, figures: Mapping[str, tuple[float, float]], precision: Precision) -> None:
+    most = LARGEST_LOSS[precision]
+    for name, (own, was) in figures.items():
+        loss = round(was - own, 6)
+        if loss > most or (precision == "fp32" and -loss > most):
+            raise ValueError(
+                f"{out} was not written: its {name} is {own:.4f}, that of the checkpoint {was:.4f}; "
+                f"{most:g} {'more or less' if precision == 'fp32' else 'less'} is allowed for {precision}"
+            )
 
 
-def average_precision(detector: Detector, data: Path, split: str) -> float:
-    """COCO AP of a detector on a split of a labelled folder; mIoU of a model that finds no objects."""
-    evaluated = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
-    if not MODELS[detector.recipe.model.name].detects:
-        return (evaluated.pixels and evaluated.pixels.semantic.mean_iou) or 0.0
-    federation = evaluated.federation
-    return coco_ap(evaluated.detections, evaluated.ground_truths, evaluated.classes, federation=federation).ap or 0.0
+def figures_on(detector: Detector, data: Path, split: str) -> dict[str, float]:
+    """The figures of a detector on a split of a labelled folder, by the names that `evaluate` gives them.
+
+    COCO AP of boxes and of what else it finds (masks, keypoints, rotated boxes), mIoU and PQ of its maps.
+    """
+    found = evaluate_checkpoint(detector, data, split, score_threshold=detector.settings.score_threshold)
+    every = evaluate_detections(
+        found.detections, found.ground_truths, found.classes, max_detections=found.most_detections, areas=found.areas,
+        federation=found.federation, pixels=found.pixels, objects=found.objects,
+    ).figures  # fmt: skip
+    names = FIGURES if found.objects else FIGURES[-2:]
+    return {name: every[name] or 0.0 for name in names if name in every}
 
 
 def calibration_inputs(detector: Detector, description: Description, folder: str | Path) -> Iterator[Inputs]:
