@@ -75,9 +75,14 @@ def test_a_semantic_model_is_trained_on_maps_alone_and_detectors_say_that_they_c
     assert "mIoU" in done.err
     run = json.loads(Path("run/metrics.json").read_text())
     assert run["AP"] is None
-    done = boxwright("evaluate", "run", "--data", data)
+    done = boxwright("evaluate", "run", "--data", data, "--save", "saved")
     assert done.code == 0, done.err
     assert f"mIoU {run['mIoU']:.4f}" in done.out
+    files = ("--ground-truth", data, "--split", "val", "--detections", "saved/semantic")
+    done = boxwright("evaluate", *files, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["mIoU"] == pytest.approx(run["mIoU"], abs=1e-9)
+    boxwright("evaluate", *files, "--metric", "voc").refused("is for detections, and these are labels of pixels")
     other = stuff("panoptic")
     boxwright("evaluate", "run", "--data", other).refused("the classes differ")
     boxwright("evaluate", "run", "--data", data, "--metric", "voc").refused("finds no objects: leave out --metric voc")

@@ -40,8 +40,8 @@ def evaluate(
     detections: Annotated[
         Path | None,
         typer.Option(
-            help="Detections for --ground-truth: COCO results JSON (panoptic too), or a folder of Cartucho, VOC, "
-            "YOLO or DOTA text files."
+            help="Detections for --ground-truth: COCO results JSON (panoptic too), a folder of Cartucho, VOC, YOLO or "
+            "DOTA text files, or of label maps (PNG)."
         ),
     ] = None,
     truth: Annotated[Path | None, typer.Option("--truth", hidden=True, help="Old name of --ground-truth.")] = None,
@@ -133,7 +133,7 @@ def evaluate(
     if (
         ground_truth is not None
         and detections is not None
-        and _evaluated_panoptic(context, ground_truth, detections, split, limit, json_output, save)
+        and _evaluated_maps(context, ground_truth, detections, split, limit, json_output, save)
     ):
         return
     if ground_truth is not None and detections is not None:
@@ -213,22 +213,25 @@ def evaluate(
         raise typer.Exit(2)
 
 
-def _evaluated_panoptic(
+def _evaluated_maps(
     context: typer.Context, ground_truth: Path, results: Path, split: str | None, limit: int | None,
     json_output: bool, save: Path | None,
 ) -> bool:  # fmt: skip
-    """Evaluate panoptic results from a file; False where they are detections."""
+    """Evaluate panoptic results from a file, or label maps; False where they are detections."""
     from boxwright.evaluation.panoptic_files import compare_panoptic_files, holds_panoptic_results
+    from boxwright.evaluation.semantic_files import compare_semantic_files, holds_semantic_results
 
-    if not holds_panoptic_results(results):
+    segments = holds_panoptic_results(results)
+    if not segments and not holds_semantic_results(results):
         return False
     from boxwright.evaluation.comparison import ground_truth_split
     from boxwright.evaluation.saving import save_evaluation
     from boxwright.evaluation.summary import evaluate_detections
 
-    _refuse_given(context, OF_DETECTIONS, "is for detections, and the file has panoptic segments")
+    has = "the file has panoptic segments" if segments else "these are labels of pixels"
+    _refuse_given(context, OF_DETECTIONS, f"is for detections, and {has}")
     part = ground_truth_split(ground_truth, split)
-    compared = compare_panoptic_files(part, results, limit)
+    compared = (compare_panoptic_files if segments else compare_semantic_files)(part, results, limit)
     for warning in compared.warnings:
         log(warning)
     evaluation = evaluate_detections([], [], part.classes, pixels=compared.figures, objects=False)
