@@ -81,3 +81,11 @@ def test_the_models_order_keeps_names_and_ids(order: list[str], labels: list[int
     assert [data.classes.names[label] for label in labels_of(data)] == [known.names[label] for label in labels]
     assert [data.classes.ids[label] for label in labels_of(data)] == [known.ids[label] for label in labels]
     assert data.notes == ()
+
+
+def test_objects_on_one_side_only_are_told_as_such():
+    pixels, objects = Classes((), (), stuff=("sky", "road")), Classes(("cat",), (1,), stuff=("sky", "road"))
+    with pytest.raises(ValueError, match=r"the data has classes of objects \(cat\), the model labels of pixels only"):
+        check_same_classes(pixels, objects)
+    with pytest.raises(ValueError, match=r"the model has classes of objects \(cat\), the data labels of pixels only"):
+        check_same_classes(objects, pixels)

@@ -85,6 +85,12 @@ def check_same_classes(model: Classes, data: Classes) -> tuple[int, ...]:
     >>> check_same_classes(Classes.named(["a", "b"]), Classes.named(["b", "a"], first_id=1))
     (1, 0)
     """
+    if bool(model.names) != bool(data.names):  # --classes cannot help there
+        with_objects, without = ("the model", "the data") if model.names else ("the data", "the model")
+        raise ValueError(
+            f"the classes differ: {with_objects} has classes of objects ({', '.join(model.names or data.names)}), "
+            f"{without} labels of pixels only; evaluate on data of the kind that the model was trained on"
+        )
     if set(model.names) != set(data.names):
         raise ValueError(
             f"the classes differ: the model has {len(model)} ({', '.join(model.names)}), the data has {len(data)} "
