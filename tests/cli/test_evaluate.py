@@ -317,7 +317,8 @@ def test_checkpoint_is_measured_as_evaluate_checkpoint_found_it(call, monkeypatc
 
     def load(checkpoint, device, *, precision, compile):
         seen["precision"] = precision
-        return checkpoint
+        model = types.SimpleNamespace(name="fcos")
+        return types.SimpleNamespace(path=checkpoint, recipe=types.SimpleNamespace(model=model))
 
     monkeypatch.setattr("boxwright.inference.predictor.Detector.load", load)
     code, out, err = call("best.pt", "--data", tmp_path, "--json", "--batch", "3", "--limit", "4",

@@ -27,8 +27,8 @@ from boxwright.structures import Detections, DetectSettings, GroundTruth, ImageB
 
 LONGER = {
     "faster_rcnn": 75,
-    "mask_rcnn": 75,
-    "keypoint_rcnn": 150,
+    "mask_rcnn": 110,
+    "keypoint_rcnn": 220,
     "panoptic_fpn": 75,
     "rotated_faster_rcnn": 110,
     "two_stage_course": 75,

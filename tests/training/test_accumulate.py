@@ -52,7 +52,8 @@ def trained(folder: Path, batch: int, accumulate: int) -> tuple[dict[str, Any], 
 @pytest.mark.e2e
 def test_two_steps_of_twice_two_images_are_two_steps_of_four(tmp_path: Path) -> None:
     data_with_the_same_boxes(tmp_path / "data")
-    (whole, row), (halves, row_of_halves) = trained(tmp_path, 4, 1), trained(tmp_path, 2, 2)
+    with torch.backends.mkldnn.flags(enabled=False):  # which takes other algorithms for other batch sizes
+        (whole, row), (halves, row_of_halves) = trained(tmp_path, 4, 1), trained(tmp_path, 2, 2)
     assert whole["progress"]["step"] == halves["progress"]["step"] == 2
     for key, value in whole["model"].items():  # float32 sums in another order
         torch.testing.assert_close(halves["model"][key], value, rtol=1e-4, atol=1e-6, msg=key)

@@ -142,7 +142,7 @@ def _classes(made: SemanticExplanation, label: int | None) -> Any:
     chosen = present[:SHOWN] if label is None else [label]
     heading = "Probability of each class."
     if len(present) > len(chosen) and label is None:
-        heading = f"Probability of the {len(chosen)} classes of most pixels; --class draws another."
+        heading = f"Probability of the {counted(len(chosen), 'class')} of most pixels; --class draws another."
     if label is not None:
         heading = f"Probability of {label_name(label, made.classes)}."
     if made.wanted is not None:
