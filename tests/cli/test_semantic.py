@@ -38,3 +38,10 @@ def test_of_a_video_it_says_that_frames_are_labelled(boxwright):
     done = boxwright("predict", "best.pt", "a.mp4", "--out", "found", "--no-draw")
     assert done.code == 0, done.err
     assert "a label for each pixel of 2 frames" in done.err
+
+
+@pytest.mark.parametrize("option", ["--iou", "--score-threshold", "--nms-iou", "--max-detections"])
+def test_evaluate_refuses_them_too(boxwright, option):
+    done = boxwright("evaluate", "best.pt", "--data", ".", option, "1")
+    assert done.code == 2
+    assert f"semantic_fpn labels pixels and finds no objects: leave out {option}" in done.err

@@ -1,5 +1,6 @@
 """A small detector with random but lively weights, saved as a checkpoint, and images to feed it."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
+from boxwright.cli import main
 from boxwright.inference.predictor import Detector
 from boxwright.recipes import load_recipe
 from boxwright.structures import Classes, ImageBatch
@@ -70,3 +72,20 @@ def images() -> list[np.ndarray]:
 def scene():
     """Makes an image (H, W, 3) of a height, a width and a seed."""
     return draw_scene
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs `boxwright explain` in this process: exit code, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["boxwright", "explain", *map(str, words)])
+        try:
+            main.run()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

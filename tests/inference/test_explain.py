@@ -1,6 +1,5 @@
 """`explain`: its owners are those of the loss, its detections those of `predict`; its words and images are there."""
 
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from boxwright.cli import main
 from boxwright.inference.explain import (
     describe,
     describe_box,
@@ -261,23 +259,6 @@ def test_images_of_an_empty_tall_letterboxed_image(checkpoint_file, scene, tmp_p
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs `boxwright explain` in this process: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["boxwright", "explain", *map(str, words)])
-        try:
-            main.run()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

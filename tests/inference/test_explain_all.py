@@ -11,7 +11,6 @@ from PIL import Image
 from tiny_detectors import BOXES, TINY, build, forward, image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.cli import main
 from boxwright.data.proposals import write_proposals
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.inference.explain_any import class_names, explain_any
@@ -235,22 +234,9 @@ def lattice(data, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Runs `boxwright explain` in this process: exit code, standard output, standard error."""
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["boxwright", "explain", *map(str, words)])
-        try:
-            main.run()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def checkpoint_of(name, data, folder):

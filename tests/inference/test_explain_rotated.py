@@ -1,6 +1,5 @@
 """`explain` of rotated detectors: anchors and boxes are turned in what is asked of the loss, in words and drawings."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image
 from tiny_detectors import build, forward, image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.cli import main
 from boxwright.data.checks.preflight import preflight
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.placed_rotated import resized_by
@@ -139,21 +137,6 @@ def checkpoint(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     save_checkpoint(Checkpoint(recipe, classes, recipe.build_model(len(classes)).state_dict()), path)
     return path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["boxwright", "explain", *map(str, words)])
-        try:
-            main.run()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def test_detections_are_those_of_predict(checkpoint, data):

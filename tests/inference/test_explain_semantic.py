@@ -1,6 +1,5 @@
 """`explain` of models that label pixels: maps, confidence and mistakes are those of prediction and evaluation."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image
 from tiny_detectors import ground_truth, image
 
 from boxwright.checkpoint import Checkpoint, save_checkpoint
-from boxwright.cli import main
 from boxwright.data.formats.folder import open_folder
 from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 from boxwright.evaluation.pixel_counts import pixel_counts
@@ -138,21 +136,6 @@ def checkpoint(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "best.pt"
     save_checkpoint(Checkpoint(recipe, classes, recipe.build_model(len(classes)).state_dict()), path)
     return path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["boxwright", "explain", *map(str, words)])
-        try:
-            main.run()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def test_the_map_is_that_of_predict_and_its_figures_those_of_evaluation(checkpoint, data):

@@ -106,3 +106,13 @@ def test_the_box_around_several_covers_them_and_touches_them_on_every_side():
         assert lost.max() > 1e-3
     one = random_rotated(1, 5)
     torch.testing.assert_close(around_along(one, one[0, 4])[None], one, atol=1e-3, rtol=0)
+
+
+def test_a_box_that_ends_where_the_shared_area_begins_is_no_part_of_another() -> None:
+    """It has no part there but the rounding of 0, of which any share would be more than a half."""
+    windows = torch.tensor([[0, 0, 100, 100], [80, 0, 180, 100]])
+    ends_at_80 = torch.tensor([64.38392639160156, 69.2278060913086, 14.059072494506836, 31.23215103149414, 90.0])
+    further = torch.tensor([89.68621063232422, 70.10801696777344, 25.1980037689209, 19.812625885009766, 135.04104614])
+    boxes, some = torch.stack([ends_at_80, further])[:, None], torch.ones(2, 1)
+    found = same_rotated(boxes, some, some.long(), windows, some.bool(), 0.4)
+    assert found.tolist() == []

@@ -141,7 +141,10 @@ def evaluate(
         else Detector.load(checkpoint, device, precision=precision, compile=compile)
     )
     model = detector.recipe.model.name
-    refuse_of_objects(model, score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections)
+    refuse_of_objects(
+        model, score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections,
+        iou=None if iou == 0.5 else iou,
+    )  # fmt: skip
     if metric != "coco":
         require_objects(model, f"leave out --metric {metric}")
     inputs = evaluate_checkpoint(
