@@ -41,7 +41,9 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder of images to run on (and to calibrate int8); synthetic ones if not given."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled folder: compute AP in each runtime.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled folder: compute AP (rotated AP, PQ, mIoU) in each runtime.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     runtimes: Annotated[
         str | None, typer.Option(help="Such as torch,onnx,openvino-int8; all but torch-compiled if not given.")
