@@ -1,4 +1,7 @@
-"""Rows of `benchmarks.gpu` that compare our kernels (`nn/gpu_kernels.py`) with torch's operators, the peer here."""
+"""Rows of `benchmarks.gpu` that compare our kernels (`nn/gpu_kernels.py`) with torch's operators, the peer here.
+
+First what each kernel did when it was tried, then towers and a detector with those kernels that are used for it.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,28 @@ from torch import Tensor, nn
 from benchmarks.gpu_inference import SETTINGS, _engine, _pixels
 from benchmarks.gpu_setting import Figure, Setting
 from benchmarks.turns import in_turn
-from boxwright.nn.gpu_kernels import GPU_KERNELS, kernels_work
+from boxwright.nn.gpu_kernels import GPU_KERNELS
 from boxwright.nn.kernel_layers import use_kernels
+from boxwright.nn.kernel_trial import LARGE, SMALL, tried, try_kernels
 from boxwright.nn.towers import conv_tower
-from boxwright.runtime.precision import autocast, choose_precision
+from boxwright.runtime.precision import DTYPES, autocast, choose_precision
 from boxwright.structures import ImageBatch
 
 
 def _both(work: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Seconds with our kernels and without them."""
+    """Seconds with our kernels, as they are used, and without them."""
+    before = os.environ.get(GPU_KERNELS)
 
-    def switched(to: str) -> None:
-        os.environ[GPU_KERNELS] = to
+    def without() -> None:
+        os.environ[GPU_KERNELS] = "0"
         try:
             work()
         finally:
             del os.environ[GPU_KERNELS]
+            if before is not None:
+                os.environ[GPU_KERNELS] = before
 
-    times = in_turn({"ours": lambda: switched("1"), "torch": lambda: switched("0")}, rounds)
+    times = in_turn({"ours": work, "torch": without}, rounds)
     return times["ours"], times["torch"]
 
 
@@ -52,8 +59,15 @@ def _tower(setting: Setting, norm: Any) -> tuple[nn.Module, Tensor]:
 def kernels(setting: Setting) -> Sequence[Figure]:
     """Towers with group norm and without a norm, forwards and learning, and FCOS R50-FPN operation by operation."""
     rounds, precision = setting.large(15, 1), choose_precision("auto", setting.device)
-    state = "in use" if setting.device.type == "cuda" and kernels_work(setting.device) else "not in use"
+    dtype = DTYPES.get(precision, torch.float32)
+    used = try_kernels(setting.device, dtype)
+    state = ", ".join(sorted(used)) or "none"
     found = []
+    for trial in (
+        tried(setting.device, dtype, large=SMALL if setting.tiny else LARGE) if setting.device.type == "cuda" else []
+    ):
+        title = f"{trial.kernel}, {precision}, forwards and backwards, torch's operators = 1"
+        found.append(Figure(title, f"difference {trial.difference:.1e}", ratio=f"{trial.gain:.2f}"))
     for norm in ("gn", "none"):
         tower, maps = _tower(setting, norm)
 
@@ -68,7 +82,7 @@ def kernels(setting: Setting) -> Sequence[Figure]:
             with autocast(setting.device, precision):
                 tower(maps)
 
-        title = f"tower of 4 convolutions, norm {norm}, {precision} (kernels {state})"
+        title = f"tower of 4 convolutions, norm {norm}, {precision} (kernels: {state})"
         found += [_row(f"{title}, inference", _both(infer, rounds)), _row(f"{title}, learning", _both(learn, rounds))]
     engine, images = _engine(setting, graphs=False), ImageBatch.of(list(_pixels(setting, setting.large(16, 2))))
     images = images.to(setting.device)

@@ -5,16 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from boxwright.nn import gpu_kernels
+from boxwright.nn import gpu_kernels, kernel_trial
 from boxwright.nn.group_norm import GroupNorm, NormalisedGroups
 from boxwright.nn.kernel_layers import Tower, use_kernels
+from boxwright.nn.kernel_trial import tried
 from boxwright.nn.rectify import rectified
 from boxwright.nn.towers import conv_tower
 
@@ -32,6 +32,8 @@ QUICK = (
     "rectified_is_the_plain_way_bit_for_bit",
     "rectified_without_a_shortcut_or_a_bias",
     "rectified_is_written_over_its_maps",
+    "what_lies_around_maps_is_neither_read_nor_written",
+    "what_kernels_compute_passes_their_trial",
 )
 LONG = (
     "group_norm_is_torchs_to_float64",
@@ -68,7 +70,7 @@ def test_interpreted_for_longer(name):
 class TestPlainWay:
     def test_a_cpu_takes_torchs_operators(self):
         norm, maps = GroupNorm(32, 64), torch.randn(2, 64, 5, 7).to(memory_format=LAST)
-        assert not gpu_kernels.takes_kernels(maps)
+        assert not gpu_kernels.takes_kernels(maps, "group norm")
         assert torch.equal(norm(maps), F.group_norm(maps, 32, norm.weight, norm.bias))
         assert torch.equal(norm.of(maps, rectifies=True), F.relu(norm(maps)))
 
@@ -98,29 +100,32 @@ class TestPlainWay:
         assert torch.equal(rectified(layer, maps, shortcut), F.relu(layer(maps) + shortcut))
 
 
-def test_kernels_are_off_unless_asked_for(monkeypatch):
-    maps = torch.zeros(1, 8, 2, 2).to(memory_format=LAST)
-    seen = SimpleNamespace(
-        is_cuda=True, dtype=maps.dtype, numel=maps.numel, is_contiguous=maps.is_contiguous, device="cuda"
-    )  # fmt: skip
-    monkeypatch.setattr(gpu_kernels, "kernels_work", lambda device: True)
-    for value, on in ((None, False), ("0", False), ("1", True)):
-        monkeypatch.delenv(gpu_kernels.GPU_KERNELS, raising=False)
-        if value is not None:
-            monkeypatch.setenv(gpu_kernels.GPU_KERNELS, value)
-        assert gpu_kernels.takes_kernels(seen) is on
-
-
 @pytest.fixture
 def kernels_on(monkeypatch):
+    """Every kernel, on a GPU, in all types."""
     monkeypatch.setenv(gpu_kernels.GPU_KERNELS, "1")
+    monkeypatch.setattr(gpu_kernels, "IN_USE", in_use := {})
+    monkeypatch.setattr(kernel_trial, "IN_USE", in_use)
+    for dtype in (torch.float32, torch.bfloat16):
+        kernel_trial.try_kernels(torch.device("cuda"), dtype)
 
 
 @needs_gpu
 @pytest.mark.usefixtures("kernels_on")
 class TestOnAGPU:
-    def test_kernels_compile(self):
-        assert gpu_kernels.kernels_work(torch.device("cuda", 0))
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_kernels_are_right_at_their_trial(self, dtype):
+        found = tried(torch.device("cuda"), dtype)
+        assert [(trial.kernel, trial.right) for trial in found] == [("group norm", True), ("bias and ReLU", True)], (
+            found
+        )
+
+    def test_chance_is_left_as_it_was(self):
+        torch.cuda.manual_seed(3)
+        wanted = torch.rand(4, device="cuda")
+        torch.cuda.manual_seed(3)
+        tried(torch.device("cuda"), torch.float32)
+        assert torch.equal(torch.rand(4, device="cuda"), wanted)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_group_norm_is_torchs(self, dtype):

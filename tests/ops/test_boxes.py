@@ -3,7 +3,7 @@ import torch
 from torchvision import ops as reference
 
 from boxwright.ops.boxes import box_area, pairwise_iou
-from boxwright.ops.losses import matched_iou
+from boxwright.ops.losses import iou_of_distances, matched_iou
 from boxwright.ops.select import clip_boxes
 
 
@@ -82,6 +82,28 @@ class TestMatchedIou:
         first, second = random_boxes(12, 11), random_boxes(12, 12)
         shaped = matched_iou(first.view(3, 4, 4), second.view(3, 4, 4))
         assert torch.equal(shaped.flatten(), matched_iou(first, second))
+
+
+class TestIouOfDistances:
+    """Sides as distances from one point, (..., 4) left, top, right and bottom; some lie beyond the other side."""
+
+    @pytest.mark.parametrize("generalised", [False, True])
+    @pytest.mark.parametrize("smoothing", [0.0, 1.0])
+    def test_is_that_of_the_boxes_to_the_last_digit(self, generalised, smoothing):
+        draw = torch.Generator().manual_seed(0)
+        first, second = (torch.rand(2, 60, 4, generator=draw) * 20 - 4 for _ in range(2))
+        second[0, 0] = first[0, 0]
+        first.requires_grad_()
+
+        def around_a_point(distances):
+            return torch.cat([-distances[..., :2], distances[..., 2:]], dim=-1)
+
+        settings = {"generalised": generalised, "smoothing": smoothing}
+        found = iou_of_distances(first, second, **settings)
+        wanted = matched_iou(around_a_point(first), around_a_point(second), **settings)
+        assert torch.equal(found, wanted)
+        slope, other = (torch.autograd.grad(value.sum(), first)[0] for value in (found, wanted))
+        torch.testing.assert_close(slope, other, rtol=1e-6, atol=1e-7)
 
 
 class TestClipBoxes:

@@ -14,8 +14,11 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 import torch.nn.functional as F
 
+from boxwright.nn import kernel_trial
 from boxwright.nn.group_norm import NormalisedGroups
+from boxwright.nn.group_norm_kernels import gradients, normalised, statistics
 from boxwright.nn.rectify import Rectified
+from boxwright.nn.rectify_kernels import rectify_, rectify_backward
 
 LAST = torch.channels_last
 SHAPES = ((2, 6, 5, 7, 3), (1, 48, 3, 2, 24), (2, 4, 1, 1, 1), (1, 320, 4, 9, 32))
@@ -164,9 +167,47 @@ def rectified_is_written_over_its_maps():
     assert (maps >= 0).all()
 
 
+def surrounded(tensor, number):
+    """The same tensor in the middle of memory that is full of a number, and that memory."""
+    beside = 1000
+    memory = torch.full((tensor.numel() + 2 * beside,), number, dtype=tensor.dtype)
+    inside = memory[beside:-beside].as_strided(tensor.shape, tensor.stride(), beside)
+    return inside.copy_(tensor), memory
+
+
+def what_lies_around_maps_is_neither_read_nor_written():
+    for *shape, groups in SHAPES:
+        maps, (weight, bias) = maps_of(shape), (one.detach() for one in parameters(shape[1]))
+        given, shortcut = maps_of(shape, offset=1.0), maps_of(shape, offset=-1.0)
+        found = []
+        for number in (0.0, torch.nan):
+            (one, two, three, four, five), memories = zip(
+                *(surrounded(tensor, number) for tensor in (maps, weight, bias, given, shortcut)), strict=True
+            )
+            mean, inverse = statistics(one, groups, 1e-5)
+            found.append([
+                mean, inverse, normalised(one, mean, inverse, two, three, True),
+                *gradients(four, one, mean, inverse, two, three, True), rectify_(one, three, five),
+                *rectify_backward(four, one, True),
+            ])  # fmt: skip
+            assert all(
+                (memory[side].isnan().all() if number != 0.0 else (memory[side] == 0).all())
+                for memory in memories for side in (slice(1000), slice(-1000, None))
+            )  # fmt: skip
+        assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def what_kernels_compute_passes_their_trial():
+    large, kernel_trial.ROUNDS = (1, 48, 20, 11), 1
+    for dtype in (torch.float32, torch.bfloat16):
+        for trial in kernel_trial.tried(torch.device("cpu"), dtype, large=large):
+            near_enough = trial.difference <= kernel_trial.WITHIN[dtype] * (2 if dtype == torch.bfloat16 else 1)
+            assert near_enough, trial  # the interpreter cuts where a GPU rounds
+
+
 CHECKS = {
     name: check for name, check in list(globals().items())
-    if name.startswith(("group_norm", "rectified", "what_is")) and callable(check)
+    if name.startswith(("group_norm", "rectified", "what_")) and callable(check)
 }  # fmt: skip
 
 

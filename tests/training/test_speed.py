@@ -1,5 +1,6 @@
 """How a run takes its steps: what the key `speed` means on each device, and that compiling is decided by seconds."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,18 @@ def test_the_scale_of_the_loss_is_read_by_a_recording() -> None:
         step.state.scaler = accelerator.scaler
     batches = [batch(n, (32, 32), 3) for n in range(SEEN_BEFORE + 6)]
     capture = RecordedGraph()
-    losses = run(steps[0], [padded(one) for one in batches])
-    assert run(GraphStep(steps[1], capture), batches) == losses
+    graphs, scales = GraphStep(steps[1], capture), []
+    for number, one in enumerate(batches):
+        losses = run(steps[0], [padded(one)], number)
+        assert run(graphs, [one], number) == losses
+        both = [step.state.scaler.get_scale() for step in steps if step.state.scaler is not None]
+        assert both[0] == both[1]
+        scales.append(both[0])
     assert capture.replayed == 5
     assert same(*steps)
-    scales = [step.state.scaler.get_scale() for step in steps if step.state.scaler is not None]
-    assert scales[0] == scales[1] != 2.0**125
+    replayed = scales[-6:]  # from the step before the first replay on
+    assert any(now > before for before, now in pairwise(replayed))
+    assert any(now < before for before, now in pairwise(replayed))
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

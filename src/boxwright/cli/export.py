@@ -27,7 +27,7 @@ def export(
         Path | None,
         typer.Option(help="Folder of images to compare on; those of --data, or else synthetic ones, if not given."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP too.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled folder: compare AP (mIoU, PQ) too.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data; val if not given.")] = None,
     normalise: Annotated[
         bool, typer.Option(help="Normalise pixels in the graph; otherwise the caller does (float32 input).")
@@ -52,8 +52,10 @@ def export(
     """Write a detector for another runtime, and check that it gives the same detections.
 
     The file is run on images, alone and in batches of mixed sizes, and is kept only if it gives the detections of the
-    checkpoint. With --data its AP is compared too, in points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8 0.5
-    less. `predict`, `evaluate` and `serve` take it like a checkpoint. Prints its path.
+    checkpoint. With --data its figures are compared too (AP of boxes, masks, keypoints and rotated boxes, mIoU, PQ), in
+    points of 100: fp32 within 0.1, bf16 at most 0.1 less, int8 0.5 less.
+
+    `predict`, `evaluate` and `serve` take it like a checkpoint. Prints its path.
     """
     from boxwright.deploy.export.export_checkpoint import ExportOptions, export_checkpoint
 

@@ -72,7 +72,7 @@ class TorchEngine:
         else:
             speed_up(self.model, device, self.precision)
             if device.type == "cuda":
-                ready_for_gpu(self.model)
+                ready_for_gpu(self.model, device, DTYPES.get(self.precision, torch.float32))
         graphed = capture is not None or device.type == "cuda"
         self.graphed = GraphedDetect(self._detected, device, capture) if graphed else None
 

@@ -53,7 +53,7 @@ class GroupNorm(nn.GroupNorm):
 
     def of(self, maps: Tensor, *, rectifies: bool = False) -> Tensor:
         """The norm of maps (B, C, ...), or the ReLU of it."""
-        if maps.dim() == 4 and takes_kernels(maps):
+        if maps.dim() == 4 and takes_kernels(maps, "group norm"):
             found: Tensor = NormalisedGroups.apply(
                 maps, self.weight, self.bias, self.num_groups, self.eps, rectifies
             )  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, nn
 
 from boxwright.nn.group_norm import GroupNorm
+from boxwright.nn.kernel_trial import try_kernels
 from boxwright.nn.norm import ChannelNorm
 from boxwright.nn.pointwise import use_products
 from boxwright.nn.rectify import passes_on, rectified
@@ -44,10 +48,18 @@ def use_kernels(model: nn.Module) -> int:
     return count
 
 
-def ready_for_gpu(model: nn.Module) -> None:
+def use_tried_kernels(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, log: Callable[[str], None] = lambda text: None
+) -> None:
+    """On a GPU, `use_kernels`, and try them there if any layer takes them; `log` is told what came out."""
+    if device.type == "cuda" and use_kernels(model):
+        try_kernels(device, dtype, log)
+
+
+def ready_for_gpu(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Let a network that detects on a GPU multiply matrices for 1 x 1 convolutions and take our kernels, in place."""
     use_products(model)
-    use_kernels(model)
+    use_tried_kernels(model, device, dtype)
 
 
 def _is_tower(part: nn.Sequential) -> bool:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from boxwright.nn.gpu_kernels import takes_kernels
+from boxwright.nn.gpu_kernels import Kernel, takes_kernels
 from boxwright.nn.pointwise import is_pointwise
+
+KERNEL: Kernel = "bias and ReLU"
 
 
 class Rectified(Function):
@@ -55,11 +57,11 @@ def rectified(layer: nn.Module, maps: Tensor, shortcut: Tensor | None = None) ->
     >>> torch.equal(rectified(layer, maps), layer(maps).relu())
     True
     """
-    parts = _without_bias(layer, maps) if isinstance(layer, nn.Conv2d) and takes_kernels(maps) else None
+    parts = _without_bias(layer, maps) if isinstance(layer, nn.Conv2d) and takes_kernels(maps, KERNEL) else None
     out, bias = (layer(maps), None) if parts is None else parts
     alone = bias is None and shortcut is None  # ReLU by itself is one pass anyhow
-    if not alone and takes_kernels(out) and out.data_ptr() != maps.data_ptr():
-        same = shortcut is None or (takes_kernels(shortcut) and shortcut.dtype == out.dtype)
+    if not alone and takes_kernels(out, KERNEL) and out.data_ptr() != maps.data_ptr():
+        same = shortcut is None or (takes_kernels(shortcut, KERNEL) and shortcut.dtype == out.dtype)
         if same and (shortcut is None or shortcut.shape == out.shape):
             found: Tensor = Rectified.apply(out, bias, shortcut)
             return found

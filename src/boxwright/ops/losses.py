@@ -40,9 +40,9 @@ def focal_loss(
     negative = (1 - alpha) * logits.sigmoid().pow(gamma) * F.softplus(logits)
     positive = labels >= 0
     own = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (B, P)
-    charge = alpha * (-own).sigmoid().pow(gamma) * F.softplus(-own)
-    refund = (1 - alpha) * own.sigmoid().pow(gamma) * F.softplus(own)
-    difference = torch.where(positive & keep, charge - refund, 0.0)
+    both = torch.stack([-own, own])  # (2, B, P)
+    charge, refund = (both.sigmoid().pow(gamma) * F.softplus(both)).unbind()
+    difference = torch.where(positive & keep, alpha * charge - (1 - alpha) * refund, 0.0)
     if weights is None:
         return negative.sum() + difference.sum()
     return ((negative.sum(-1) + difference) * weights).sum()
@@ -68,9 +68,7 @@ def box_loss(predicted: Tensor, target: Tensor, weights: Tensor, kind: BoxLoss, 
     target = torch.where(counts[..., None], target, 1.0)
     if kind == "l1":
         return ((predicted - target).abs().mean(-1) * weights).sum()
-    overlap = matched_iou(
-        _around_origin(predicted), _around_origin(target), generalised=kind == "giou", smoothing=smoothing
-    )
+    overlap = iou_of_distances(predicted, target, generalised=kind == "giou", smoothing=smoothing)
     loss = 1 - overlap if kind == "giou" else -overlap.clamp(min=1e-6).log()
     return (loss * weights).sum()
 
@@ -92,20 +90,44 @@ def matched_iou(
     bx1, by1, bx2, by2 = second.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
-    intersection = width * height
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
-    iou = (intersection + smoothing) / (union + smoothing + eps)
-    if not generalised:
-        return iou
-    hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
-    hull_height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
-    hull = hull_width * hull_height
-    return iou - (hull - union) / (hull + eps)
+    areas = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1)
+    hull = None
+    if generalised:
+        hull_width = torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)
+        hull_height = torch.maximum(ay2, by2) - torch.minimum(ay1, by1)
+        hull = hull_width * hull_height
+    return _iou(width * height, areas, hull, eps, smoothing)
 
 
-def _around_origin(distances: Tensor) -> Tensor:
-    """The box (..., 4) whose sides lie at these distances from the origin."""
-    return torch.cat([-distances[..., :2], distances[..., 2:]], dim=-1)
+def iou_of_distances(
+    first: Tensor, second: Tensor, *, generalised: bool = False, eps: float = 1e-7, smoothing: float = 0.0
+) -> Tensor:
+    """`matched_iou` (...,) of boxes given as distances (..., 4) from one point to their left, top, right and bottom.
+
+    What both boxes share reaches as far as the nearer of each side, their hull as far as the farther (UnitBox, Yu et
+    al. 2016): the same numbers with fewer operations.
+
+    >>> iou_of_distances(torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([[1.0, 1.0, 3.0, 1.0]])).item()
+    0.5
+    """
+    left, top, right, bottom = torch.minimum(first, second).unbind(-1)
+    intersection = (left + right).clamp(min=0) * (top + bottom).clamp(min=0)
+    areas = _area(first) + _area(second)
+    hull = _area(torch.maximum(first, second)) if generalised else None
+    return _iou(intersection, areas, hull, eps, smoothing)
+
+
+def _area(distances: Tensor) -> Tensor:
+    left, top, right, bottom = distances.unbind(-1)
+    return (left + right) * (top + bottom)
+
+
+def _iou(intersection: Tensor, areas: Tensor, hull: Tensor | None, eps: float, smoothing: float) -> Tensor:
+    """IoU from the intersection and the sum of both areas, GIoU where there is a hull; all (...,)."""
+    union = areas - intersection
+    smooth, whole = (intersection + smoothing, union + smoothing) if smoothing else (intersection, union)
+    iou = smooth / (whole + eps)
+    return iou if hull is None else iou - (hull - union) / (hull + eps)
 
 
 def smooth_l1(predicted: Tensor, target: Tensor, weights: Tensor, beta: float = 0.0) -> Tensor:

@@ -100,7 +100,7 @@ def training_step(
     if capture is not None and processes > 1 and any(isinstance(p, nn.SyncBatchNorm) for p in state.model.modules()):
         log("CUDA graphs: processes meet in each sync_bn: steps are taken operation by operation")
         capture = None
-    eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm, meets_once=capture is not None)
+    eager = EagerStep(state, accelerator, precision, recipe.optim.clip_norm, meets_once=capture is not None, log=log)
     if capture is None:
         return eager
     graphs = GraphStep(eager, capture, log, multiple)

@@ -6,7 +6,7 @@ one: batches and settings in, losses out, and the state has moved one step on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from boxwright.data.loader import Batch
-from boxwright.nn.kernel_layers import use_kernels
+from boxwright.nn.kernel_layers import use_tried_kernels
 from boxwright.nn.norm import BATCH_NORMS
-from boxwright.runtime.precision import autocast
+from boxwright.runtime.precision import DTYPES, autocast
 from boxwright.structures import Losses
 from boxwright.training.columns import FLOOR
 from boxwright.training.gradient_mean import GradientMean
@@ -60,6 +60,7 @@ class EagerStep:
         clip_norm: of the gradients, at most.
         meets_once: processes average their gradients after the backward pass and not during it (`gradient_mean.py`):
             such a step can be captured.
+        log: is told which of our kernels a GPU uses, and why.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class EagerStep:
         clip_norm: float | None = None,
         *,
         meets_once: bool = False,
+        log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.state, self.accelerator, self.clip_norm = state, accelerator, clip_norm
-        if accelerator.device.type == "cuda":
-            use_kernels(state.model)
+        use_tried_kernels(state.model, accelerator.device, DTYPES.get(precision, torch.float32), log)
         self._arithmetic = autocast(accelerator.device, precision)
         meets_once = meets_once and accelerator.num_processes > 1
         # what accelerate calls evaluation is a network without DistributedDataParallel around it
