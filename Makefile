@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
-# two processes, a test file in one of them: half the time on two cores
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# two processes, a test file in one of them: half the time on two cores; the commands that tests start are compiled once
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile
 STAMP := $(VENV)/.installed
 
 .PHONY: demo docs test test-long test-oldest check lint tests bench notebooks format clean

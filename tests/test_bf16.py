@@ -26,8 +26,8 @@ from boxwright.training.signals import StopSignal
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("without_charts")]
 
 SETTINGS = (
-    "schedule.steps=100", "schedule.warmup_steps=10", "data.workers=0", "model.fpn.channels=32",
-    "model.head.stem_channels=[32]",
+    "schedule.steps=60", "schedule.warmup_steps=10", "data.workers=0", "model.backbone.widths=[16,16,16,1]",
+    "model.fpn.channels=32", "model.head.stem_channels=[32]",
     "ema_decay=0.9", "optim.lr=0.004", "optim.reference_batch=8",
 )  # fmt: skip
 

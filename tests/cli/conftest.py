@@ -1,15 +1,50 @@
 """What the tests of whole commands share: running a verb in this process, and small VOC folders."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import pytest
 from PIL import Image
 
 from boxwright.cli import main
+from boxwright.evaluation import report, voc_report
+from boxwright.training import plots
+
+CHARTS = (report, voc_report, plots)
+plain_figure = report.plain_figure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_charts() -> Iterator[None]:
+    """Charts are put together but not painted, which takes longer than a short run: their files are blank.
+
+    `real_charts` is for tests of what is painted; `tests/training/test_plots.py` and others look at all of it.
+    """
+
+    def blank_figure(width: float, height: float) -> Any:
+        figure = plain_figure(width, height)
+
+        def savefig(path: Path, **_: object) -> None:
+            size = (round(inches * figure.dpi) for inches in figure.get_size_inches())
+            Image.new("RGB", tuple(size), "white").save(path)
+
+        figure.savefig = savefig
+        return figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in CHARTS:
+            patch.setattr(module, "plain_figure", blank_figure)
+        yield
+
+
+@pytest.fixture
+def real_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are painted."""
+    for module in CHARTS:
+        monkeypatch.setattr(module, "plain_figure", plain_figure)
 
 
 class Ended(NamedTuple):

@@ -187,6 +187,7 @@ def test_a_validation_split_without_images(tmp_path: Path, boxwright: Call, voc:
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("real_charts")
 def test_any_class_and_file_name_from_training_to_prediction(
     tmp_path: Path, boxwright: Call, voc: Voc, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,13 @@ RECIPES = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def two_images(monkeypatch):
+    """Where no images are given, a file is compared on two instead of six, whole and cut."""
+    drawn = export_module.synthetic_images()[:2]
+    monkeypatch.setattr(export_module, "synthetic_images", lambda: drawn)
+
+
 def test_a_program_is_written_after_it_was_compared(checkpoint_file, labelled, images, tmp_path, monkeypatch):
     """On images of the data, and by AP, from the same score on and up to the same number as the file."""
     said, measured, compared = [], [], []
@@ -141,6 +148,7 @@ def test_nothing_is_left_of_an_export_that_is_ended(checkpoint_file, tmp_path):
     assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.usefixtures("two_images")
 def test_a_file_that_does_not_pass_is_not_left(checkpoint_file, recorded, tmp_path, monkeypatch):
     program, bias = recorded[0], "model.head.box_distances.bias"
     monkeypatch.setitem(program.state_dict, bias, torch.nn.Parameter(program.state_dict[bias].detach() + 1.0))
@@ -226,6 +234,7 @@ def test_a_file_lies_beside_its_checkpoint_if_nothing_else_is_said(tmp_path, mon
     assert seen == [str(weights / "last.onnx"), "../runs/mine/weights/mine.onnx", "here.onnx", "name.onnx"]
 
 
+@pytest.mark.usefixtures("two_images")
 def test_without_options_the_suffix_says_the_format(checkpoint_file, recorded, tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO", "boxwright.export")
     compared = []

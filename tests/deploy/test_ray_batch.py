@@ -105,6 +105,7 @@ def finished(cluster, checkpoint, images, tmp_path_factory):
     return report, out, killed
 
 
+@pytest.mark.slow
 def test_an_image_has_one_row_though_a_worker_is_killed(finished, images):
     report, out, killed = finished
     assert any(in_the_middle for _, in_the_middle in killed)
@@ -118,6 +119,7 @@ def test_an_image_has_one_row_though_a_worker_is_killed(finished, images):
     assert not [path for path in out.rglob("*") if path.name.endswith(".partial")]
 
 
+@pytest.mark.slow
 def test_the_rows_are_what_the_detector_says(finished, checkpoint, images):
     detector = Detector.load(checkpoint, "cpu", precision="fp32")
     for path, row in rows(finished[1] / "results").items():

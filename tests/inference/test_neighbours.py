@@ -107,7 +107,8 @@ def test_over_a_split(losses: bool, images: list[np.ndarray], tmp_path: Path) ->
         assert_alike(one, together[index])
 
 
-@pytest.mark.parametrize("suffix", ["onnx", pytest.param("pt2", marks=pytest.mark.slow)])
+@pytest.mark.slow  # `tests/deploy/test_runtime.py` compares files with their checkpoint, alone and in batches
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
 def test_of_exported_files(suffix: str, images: list[np.ndarray], tmp_path: Path) -> None:
     """With group norm, whose statistics a padded batch would change."""
     if not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):

@@ -33,6 +33,8 @@ LONGER = {
     "rotated_faster_rcnn": 110,
     "two_stage_course": 75,
 }  # steps: stage two learns from what stage one has learnt
+SLOWEST = ("keypoint_rcnn", "panoptic_fpn", "rotated_faster_rcnn")
+"""Of learning by heart: `test_golden.py` follows their first steps."""
 EVERYTHING = DetectSettings(score_threshold=0.0, max_detections=50)
 
 
@@ -347,7 +349,9 @@ def test_a_one_stage_step_does_not_wait_for_the_gpu(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWEST else name for name in TINY]
+)
 def test_one_image_is_learnt_by_heart(name):
     """The sanity check of all training code: the loss collapses, and the image's boxes come back."""
     model = build(name, QUICK).train()

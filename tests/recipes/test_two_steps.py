@@ -28,6 +28,7 @@ TINY = (
     "schedule.steps=2",
     "validation.times=1",
     "precision=fp32",
+    "detect.max_detections=20",
 )
 # the published recipes have the depth and the heads that they say, on a backbone of a thirtieth of its weights; with
 # all of them it is for `make test-long`

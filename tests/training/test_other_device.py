@@ -17,7 +17,7 @@ from boxwright.runtime.winograd import direct_convolutions
 from boxwright.training import run
 from boxwright.training.run import train
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("without_charts")]
 SMALL = [
     "schedule.steps=2", "data.workers=0", "data.batch_size=2", "data.resize.mode=none", "validation.times=2",
     "model.backbone=mobilenet_v3_small", "optim.accumulate=2",

@@ -19,7 +19,7 @@ from boxwright.data.synthetic.shapes import ShapesConfig, write_shapes
 STEPS = 24
 SETTINGS = [
     f"schedule.steps={STEPS}", "schedule.warmup_steps=4", "validation.times=3", "data.batch_size=4",
-    "optim.reference_batch=4", "data.workers=1", "precision=bf16", "ema_decay=0.9", "model.fpn.channels=16",
+    "optim.reference_batch=4", "data.workers=1", "ema_decay=0.9", "model.fpn.channels=16",
     "model.head.stem_channels=[16]", "data.augment.mosaic=0.5", "data.augment.scale_jitter=[0.7,1.4]",
     "data.augment.iou_crop=0.2", "data.train_scales=[0.75,1.0]", "detect.max_detections=20",
     "data.repeat_threshold=0.9", "class_weights=balanced",
