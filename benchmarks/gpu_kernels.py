@@ -60,6 +60,7 @@ def kernels(setting: Setting) -> Sequence[Figure]:
     """Towers with group norm and without a norm, forwards and learning, and FCOS R50-FPN operation by operation."""
     rounds, precision = setting.large(15, 1), choose_precision("auto", setting.device)
     dtype = DTYPES.get(precision, torch.float32)
+    os.environ.setdefault(GPU_KERNELS, "auto")  # they are off unless asked for
     used = try_kernels(setting.device, dtype)
     state = ", ".join(sorted(used)) or "none"
     found = []

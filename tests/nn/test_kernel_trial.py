@@ -102,13 +102,17 @@ def nothing_tried(monkeypatch):
     monkeypatch.setattr(gpu_kernels, "IN_USE", in_use := {})
     monkeypatch.setattr(kernel_trial, "IN_USE", in_use)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    monkeypatch.delenv(GPU_KERNELS, raising=False)
+    monkeypatch.setenv(GPU_KERNELS, "auto")
 
 
 FASTER, SLOWER = Trial("group norm", True, 1e-7, 3.0), Trial("bias and ReLU", True, 0.0, 0.9)
 
 
 class TestDecision:
+    def test_nothing_is_tried_unless_asked_for(self, monkeypatch):
+        monkeypatch.delenv(GPU_KERNELS)
+        assert not try_kernels(CARD, torch.float32, trials=lambda *given: pytest.fail("tried"))
+
     def test_nothing_is_used_untried(self):
         assert not takes_kernels(map_of_a_card(), "group norm")
 

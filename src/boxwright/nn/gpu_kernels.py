@@ -17,7 +17,8 @@ from torch import Tensor
 Kernel = Literal["group norm", "bias and ReLU"]
 
 GPU_KERNELS = "BOXWRIGHT_GPU_KERNELS"
-"""Environment variable: 0 keeps torch's operators, 1 takes every kernel that is right, also where it is not faster."""
+"""Environment variable: auto tries the kernels, 1 takes every one that is right, also where it is not faster;
+without it torch's operators are kept, until a card has run `tests/nn/test_gpu_kernels.py`."""
 IN_USE: dict[tuple[torch.device, torch.dtype], frozenset[str]] = {}
 """By device and type of the maps, the kernels in use there: those that `kernel_trial.try_kernels` chose."""
 
@@ -35,5 +36,5 @@ def takes_kernels(maps: Tensor, kernel: Kernel) -> bool:
 
 
 def wanted() -> str:
-    """What the environment variable says: 0, 1 or nothing."""
+    """What the environment variable says: auto, 1, 0 or nothing."""
     return os.environ.get(GPU_KERNELS, "")

@@ -67,7 +67,7 @@ def try_kernels(
     """Try the kernels on a GPU with maps of a type, once in a process; from then on `takes_kernels` knows.
 
     Args:
-        device: a GPU; nothing is tried elsewhere.
+        device: a GPU; nothing is tried elsewhere, nor unless the environment variable `GPU_KERNELS` asks for it.
         dtype: of the maps: what the network computes in.
         log: is told what was measured and decided.
         trials: makes the comparisons in place of `tried`.
@@ -75,7 +75,7 @@ def try_kernels(
     Returns:
         The kernels in use. None where Triton does not work with this GPU: a warning says why.
     """
-    if device.type != "cuda" or wanted() == "0":
+    if device.type != "cuda" or wanted() not in ("auto", "1"):
         return frozenset()
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     if (device, dtype) in IN_USE:
