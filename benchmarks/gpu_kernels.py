@@ -60,7 +60,18 @@ def kernels(setting: Setting) -> Sequence[Figure]:
     """Towers with group norm and without a norm, forwards and learning, and FCOS R50-FPN operation by operation."""
     rounds, precision = setting.large(15, 1), choose_precision("auto", setting.device)
     dtype = DTYPES.get(precision, torch.float32)
-    os.environ.setdefault(GPU_KERNELS, "auto")  # they are off unless asked for
+    before = os.environ.get(GPU_KERNELS)
+    os.environ[GPU_KERNELS] = before or "auto"  # they are off unless asked for
+    try:
+        return _rows(setting, rounds, precision, dtype)
+    finally:
+        del os.environ[GPU_KERNELS]
+        if before is not None:
+            os.environ[GPU_KERNELS] = before
+
+
+def _rows(setting: Setting, rounds: int, precision: str, dtype: torch.dtype) -> Sequence[Figure]:
+    """Trials, towers and a detector, with the kernels that are used for it."""
     used = try_kernels(setting.device, dtype)
     state = ", ".join(sorted(used)) or "none"
     found = []

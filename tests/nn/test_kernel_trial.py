@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch.nn.functional as F
 
 from boxwright.nn import gpu_kernels, kernel_trial
 from boxwright.nn.gpu_kernels import GPU_KERNELS, takes_kernels
+from boxwright.nn.group_norm import GroupNorm
 from boxwright.nn.kernel_layers import use_tried_kernels
 from boxwright.nn.kernel_trial import Trial, Way, tried, try_kernels
+from boxwright.nn.rectify import rectified
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
 LARGE = (1, 8, 9, 5)
@@ -87,7 +90,44 @@ class TestTrial:
 
     def test_nothing_without_memory(self, monkeypatch):
         monkeypatch.setattr(kernel_trial, "_room", lambda device: 1000)
-        assert tried(CPU, torch.float32, lambda asked: pytest.fail("asked for"), LARGE) == []
+        with pytest.raises(torch.OutOfMemoryError):
+            tried(CPU, torch.float32, lambda asked: pytest.fail("asked for"), LARGE)
+
+    def test_a_variant_that_is_wrong_is_wrong(self):
+        def half(*given):
+            return plain(*given) / 2
+
+        for variants, right in (([(plain, plain)], True), ([(half, plain)], False)):
+            way = Way("group norm", plain, plain, plain, variants)
+            assert tried(CPU, torch.float32, lambda asked, way=way: [way], LARGE)[0].right is right
+
+    def test_what_is_wrong_on_small_maps_only_is_wrong(self):
+        def cut(maps, weight, bias):
+            return plain(maps, weight, bias) * (0.5 if maps.shape[1] == kernel_trial.SMALL[1] else 1.0)
+
+        assert not trial_of(cut).right
+
+    def test_right_is_what_float32_gives_and_not_what_torch_does(self):
+        assert trial_of(plain, torchs=lambda *given: plain(*given) / 2).right
+
+    def test_another_number_of_gradients_is_wrong(self):
+        found = trial_of(lambda maps, weight, bias: plain(maps, weight, bias.detach()))
+        assert (found.right, found.difference) == (False, torch.inf)
+
+    def test_a_small_part_is_too_much_in_float32(self):
+        assert not trial_of(lambda *given: plain(*given) * 1.002).right
+
+    def test_maps_are_channels_last_and_nothing_is_cast(self):
+        def looks(maps, weight, bias):
+            assert maps.is_contiguous(memory_format=torch.channels_last)
+            assert not torch.is_autocast_enabled("cpu")
+            return plain(maps, weight, bias)
+
+        with torch.autocast("cpu", torch.bfloat16):
+            assert trial_of(looks).right
+
+    def test_each_kernel_that_layers_ask_for_is_tried(self):
+        assert [way.kernel for way in kernel_trial.ways_of(torch.float32)] == list(get_args(gpu_kernels.Kernel))
 
 
 def map_of_a_card(dtype=torch.float32, channels_last=True):
@@ -167,12 +207,48 @@ class TestDecision:
         assert len(one) == 1
         assert not try_kernels(CARD, torch.float32, trials=fails)
 
-    def test_without_triton_nothing_is_said(self, recwarn):
-        def missing(device, dtype):
-            raise ImportError("triton")
+    def test_too_little_memory_is_said_and_decides_nothing(self, recwarn):
+        def full(device, dtype):
+            raise torch.OutOfMemoryError("out of memory")
 
-        assert not try_kernels(CARD, torch.float32, trials=missing)
+        said = []
+        assert not try_kernels(CARD, torch.float32, said.append, full)
+        assert said == ["GPU kernels: too little memory is free to try them: torch's operators are used"]
         assert not recwarn
+        assert try_kernels(CARD, torch.float32, trials=lambda *given: [FASTER])
+
+    def test_what_is_hardly_faster_is_not_used(self):
+        assert not try_kernels(CARD, torch.float32, trials=lambda *given: [FASTER._replace(gain=1.04)])
+
+    def test_a_network_that_has_such_layers_already_is_tried_in_another_type(self, monkeypatch):
+        asked, network = [], torch.nn.Sequential(torch.nn.GroupNorm(2, 4))
+        monkeypatch.setattr("boxwright.nn.kernel_layers.try_kernels", lambda device, dtype, log: asked.append(dtype))
+        for dtype in (torch.float32, torch.bfloat16):
+            use_tried_kernels(network, CARD, dtype)
+        assert asked == [torch.float32, torch.bfloat16]
+
+    def test_layers_ask_for_their_own_kernel(self, monkeypatch):
+        asked = []
+
+        def none(maps, kernel):
+            asked.append(kernel)
+            return False
+
+        monkeypatch.setattr("boxwright.nn.rectify.takes_kernels", none)
+        monkeypatch.setattr("boxwright.nn.group_norm.takes_kernels", none)
+        rectified(torch.nn.Conv2d(2, 2, 3), torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, 2))
+        assert set(asked) == {"bias and ReLU"}
+        asked.clear()
+        GroupNorm(1, 2)(torch.zeros(1, 2, 4, 4))
+        assert asked == ["group norm"]
+
+    def test_compiled_networks_and_empty_maps_take_none(self, monkeypatch):
+        try_kernels(CARD, torch.float32, trials=lambda *given: [FASTER])
+        maps = map_of_a_card()
+        maps.numel = lambda: 0
+        assert not takes_kernels(maps, "group norm")
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not takes_kernels(map_of_a_card(), "group norm")
 
     def test_a_cpu_tries_nothing(self):
         assert not try_kernels(CPU, torch.float32, trials=lambda *given: pytest.fail("tried"))

@@ -107,6 +107,8 @@ class TestBoxLoss:
     def test_iou_is_the_negative_logarithm_of_the_overlap(self):
         predicted = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
         target = torch.tensor([[2.0, 1.0, 2.0, 1.0]])  # twice as wide: overlap 1/2
+        smooth = box_loss(torch.ones(1, 4), torch.tensor([[1.0, 1.0, 3.0, 1.0]]), torch.ones(1), "iou", smoothing=1.0)
+        torch.testing.assert_close(smooth, torch.tensor(5 / 9).log().neg(), rtol=1e-5, atol=0.0)  # 4 of 8, and 1 each
         loss = box_loss(predicted, target, torch.ones(1), "iou")
         torch.testing.assert_close(loss, torch.tensor(2.0).log())
 

@@ -41,10 +41,9 @@ def use_kernels(model: nn.Module) -> int:
     for part in model.modules():
         if type(part) in (nn.GroupNorm, ChannelNorm) and part.weight is not None:
             part.__class__ = GroupNorm
-            count += 1
         elif type(part) is nn.Sequential and _is_tower(part):
             part.__class__ = Tower
-            count += 1
+        count += isinstance(part, (GroupNorm, Tower))
     return count
 
 

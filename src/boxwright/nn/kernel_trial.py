@@ -24,6 +24,8 @@ SMALL = (2, 48, 19, 23)
 LARGE = (16, 256, 100, 136)
 """Images, channels, height and width."""
 GROUPS, EPS = 16, 1e-5
+FASTER = 1.05
+"""Times as fast as torch's operators: what is used does not hang on noise."""
 MAPS_AT_ONCE = 12
 """Maps in float32 whose memory a trial needs at most."""
 ROUNDS = 5
@@ -42,6 +44,8 @@ class Way(NamedTuple):
     ours: Layer
     torchs: Layer
     right: Layer
+    variants: Sequence[tuple[Layer, Layer]] = ()
+    """Other uses of it and what is right there: compared on the small map, not timed."""
 
 
 class Trial(NamedTuple):
@@ -73,7 +77,8 @@ def try_kernels(
         trials: makes the comparisons in place of `tried`.
 
     Returns:
-        The kernels in use. None where Triton does not work with this GPU: a warning says why.
+        The kernels in use. None where Triton does not work with this GPU: a warning says why. None, until another
+        call, where too little memory is free: the log says so.
     """
     if device.type != "cuda" or wanted() not in ("auto", "1"):
         return frozenset()
@@ -83,13 +88,14 @@ def try_kernels(
     found: Sequence[Trial] = ()
     try:
         found = (trials or tried)(device, dtype)
-    except ImportError:  # torch comes with Triton on Linux
-        pass
-    except Exception as error:  # a card that is too old, a machine without a C compiler: Triton has many kinds
+    except torch.OutOfMemoryError:
+        log("GPU kernels: too little memory is free to try them: torch's operators are used")
+        return frozenset()
+    except Exception as error:  # no Triton, a card that is too old, a machine without a C compiler
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         warnings.warn(
             f"{torch.cuda.get_device_name(device)}: our kernels cannot be used ({reason}): torch's operators are; "
-            f"{GPU_KERNELS}=0 asks for no others",
+            f"without {GPU_KERNELS} they are not asked for",
             stacklevel=2,
         )
     for wrong in (trial for trial in found if not trial.right):
@@ -98,7 +104,7 @@ def try_kernels(
             f"({wrong.difference:.2g} of its size): it is not used; please report this",
             stacklevel=2,
         )
-    used = frozenset(trial.kernel for trial in found if trial.right and (trial.gain > 1 or wanted() == "1"))
+    used = frozenset(trial.kernel for trial in found if trial.right and (trial.gain > FASTER or wanted() == "1"))
     if found:
         log(f"GPU kernels: {'; '.join(f'{trial}, {_use(trial, used)}' for trial in found)}")
     IN_USE[device, dtype] = used
@@ -115,22 +121,18 @@ def tried(
     ways: Callable[[torch.dtype], Sequence[Way]] | None = None,
     large: Sequence[int] = LARGE,
 ) -> list[Trial]:
-    """Each kernel against torch's operators on maps of a type; nothing where the memory does not suffice.
+    """Each kernel against torch's operators on maps of a type.
 
-    Chance that others draw from the device is left as it was. Whatever Triton raises comes through, and ImportError
-    where it is not installed.
+    Chance that others draw from the device is left as it was. Whatever Triton raises comes through, ImportError where
+    it is not installed, and torch.OutOfMemoryError where the memory does not suffice.
     """
     images, *rest = large
     images = min(images, _room(device) // (MAPS_AT_ONCE * 4 * torch.Size(rest).numel()))
     if images == 0:
-        return []
+        raise torch.OutOfMemoryError("too little memory is free to try kernels")
     with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad():
         own = (ways or ways_of)(dtype)
-        found = [_trial(way, _tensors(SMALL, device, dtype), _tensors((images, *rest), device, dtype)) for way in own]
-    if device.type == "cuda":  # what a trial needed is not what steps need
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    return found
+        return [_trial(way, _tensors(SMALL, device, dtype), _tensors((images, *rest), device, dtype)) for way in own]
 
 
 def ways_of(dtype: torch.dtype) -> list[Way]:
@@ -153,10 +155,25 @@ def ways_of(dtype: torch.dtype) -> list[Way]:
     def rectified_in_float32(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.relu(maps.float() + bias[:, None, None]).to(dtype)
 
+    def norm_alone(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        found: Tensor = NormalisedGroups.apply(maps, weight, bias, maps.shape[1], EPS, False)
+        return found
+
+    def norm_alone_of_torch(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.group_norm(maps.float(), maps.shape[1], weight, bias, EPS).to(dtype)
+
+    def with_shortcut(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        found: Tensor = Rectified.apply(maps * 1, bias.detach(), maps)
+        return found
+
+    def with_shortcut_in_float32(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.relu((maps * 1).float() + bias.detach()[:, None, None] + maps.float()).to(dtype)
+
     return [
-        Way("group norm", norm, norm_of_torch, norm_of_torch),
-        Way("bias and ReLU", rectified, rectified_by_torch, rectified_in_float32),
-    ]
+        Way("group norm", norm, norm_of_torch, norm_of_torch, [(norm_alone, norm_alone_of_torch)]),
+        Way("bias and ReLU", rectified, rectified_by_torch, rectified_in_float32,
+            [(with_shortcut, with_shortcut_in_float32)]),
+    ]  # fmt: skip
 
 
 class _Tensors(NamedTuple):
@@ -189,11 +206,9 @@ def _learnt(layer: Layer, given: _Tensors) -> Iterator[Tensor]:
 
 
 def _trial(way: Way, small: _Tensors, large: _Tensors) -> Trial:
-    apart = max(
-        _difference(found, wanted)
-        for given in (small, large)
-        for found, wanted in zip(_learnt(way.ours, given), _learnt(way.right, given), strict=True)
-    )
+    compared = [(way.ours, way.right, small), (way.ours, way.right, large)]
+    compared += [(ours, wanted, small) for ours, wanted in way.variants]
+    apart = max(_apart(*one) for one in compared)
     right = apart <= WITHIN[large.maps.dtype]  # not where it is not a number
     seconds: dict[str, list[float]] = {"ours": [], "torchs": []}
     for round_number in range(ROUNDS + 1 if right else 0):
@@ -205,12 +220,20 @@ def _trial(way: Way, small: _Tensors, large: _Tensors) -> Trial:
     return Trial(way.kernel, right, apart, gain)
 
 
+def _apart(ours: Layer, right: Layer, given: _Tensors) -> float:
+    """The largest difference of outputs and gradients; infinite where one has more of them."""
+    found, wanted = list(_learnt(ours, given)), list(_learnt(right, given))
+    if len(found) != len(wanted):
+        return torch.inf
+    return max(_difference(one, other) for one, other in zip(found, wanted, strict=True))
+
+
 def _difference(found: Tensor, wanted: Tensor) -> float:
     """Of two results, as a part of the size of what is right; infinite where one is not a number or of another type."""
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         return torch.inf
     apart = (found.float() - wanted.float()).norm() / wanted.float().norm().clamp(min=1e-6)
-    return float(apart.nan_to_num(torch.inf))
+    return float(apart.nan_to_num(torch.inf, posinf=torch.inf))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -225,5 +248,5 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _room(device: torch.device) -> int:
-    """Bytes that a trial may need: half of what is free."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**34
+    """Bytes that a trial may need: a quarter of what is free, which leaves graphs of steps their room."""
+    return torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 2**34
